@@ -1,0 +1,52 @@
+# Every target sets up what it needs: .venv is built once, and again when the requirements change.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.ready
+DEMO_OUT ?= results/demo/raw_data
+# uv does not read pip's configuration; a folder of wheels configured there is handed over when it exists.
+FIND_LINKS = $(shell d="$${PIP_FIND_LINKS:-$$($(PYTHON) -m pip config get global.find-links 2>/dev/null)}"; [ -d "$$d" ] && echo --find-links "$$d")
+
+.PHONY: help setup demo test check e2e schema requirements clean
+
+help: ## list the targets
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+
+$(STAMP): requirements.txt pyproject.toml
+	@echo "setting up .venv (python packages as pinned in requirements.txt) ..."
+	@$(PYTHON) -c 'import sys; sys.exit(not (3,11) <= sys.version_info[:2] <= (3,13))' || { echo "dlmbench needs Python 3.11 to 3.13; set PYTHON=/path/to/python3.12, for example" >&2; exit 2; }
+	@[ -x $(BIN)/python ] || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==0.13.9
+	@VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet $(FIND_LINKS) -r requirements.txt
+	@VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --no-deps -e .
+	@touch $@
+
+setup: $(STAMP) ## build .venv with the pinned packages and the dlmbench command
+
+demo: $(STAMP) ## compare the embedded tiny pair on this CPU: measure, score, draw, answer (about 3 minutes)
+	@$(BIN)/dlmbench demo --output_dir $(DEMO_OUT)
+
+test: $(STAMP) ## all tests that need no GPU
+	@$(BIN)/python -m pytest tests -m "not e2e and not gpu" -n auto
+
+e2e: $(STAMP) ## the slower proofs: whole runs, kills, resumes
+	@$(BIN)/python -m pytest tests -m "e2e and not gpu"
+
+check: $(STAMP) ## lint, types, import rules, generated files up to date
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-cache
+	@$(BIN)/python -m dlmbench.config | diff -u config/experiments.schema.json - || { echo "the schema is stale: run make schema" >&2; exit 1; }
+
+schema: $(STAMP) ## write config/experiments.schema.json from the code
+	@$(BIN)/python -m dlmbench.config > config/experiments.schema.json
+
+# torch pins its own CUDA libraries exactly, so they are left to it; the local label of a CPU build is dropped.
+requirements: $(STAMP) ## resolve and pin requirements.txt again
+	@$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 $(FIND_LINKS) --no-header --no-annotate --no-emit-find-links --quiet \
+	  | grep -vE '^(cuda-|triton=|nvidia-(cu|nccl|nvj|nvs|nvtx))' | sed -E 's/^torch==([0-9.]+).*/torch==\1/; s/ ; sys_platform != .emscripten.$$//' | grep -v emscripten | sort -u > requirements.txt
+
+clean: ## remove the environment and the demo's results
+	@rm -rf .venv results/demo .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -1,0 +1,66 @@
+"""Break-even: the step count at which diffusion takes as long as the baseline.
+
+A step costs the same whichever it is, so latency is a line in k; the line through the medians says where it crosses the
+baseline's latency, also between measured step counts. How far the medians are from that line is reported with it.
+Shape legend: K step counts, R repetitions, D draws.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from dlmbench.analysis.stats import FloatArray, percentiles, resampled_medians
+
+
+@dataclass(frozen=True)
+class BreakEven:
+    """latency(k) = intercept_s + slope_s * k, and where it meets the baseline's latency.
+
+    largest_residual: the largest distance of a median from the line, as a share of the median. steps: k*, None where
+    there is none, and then `reason` says why. is_extrapolated: k* lies outside the step counts measured.
+    share_crossing: the share of draws in which the line rises, over which low, high are taken.
+    """
+
+    intercept_s: float
+    slope_s: float
+    largest_residual: float
+    steps: float | None
+    low: float | None
+    high: float | None
+    is_extrapolated: bool
+    share_crossing: float
+    reason: str = ""
+
+
+def fit_line(steps_K: FloatArray, latency_KD: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Least-squares (intercept_D, slope_D) of every column of latency_KD on steps_K, points weighted equally."""
+    centred_K = steps_K - steps_K.mean()
+    slope_D = centred_K @ latency_KD / (centred_K @ centred_K)
+    return latency_KD.mean(axis=0) - slope_D * steps_K.mean(), slope_D
+
+
+def break_even(
+    latencies: Mapping[int, FloatArray], baseline: FloatArray, draws: int = 2000, seed: int = 0
+) -> BreakEven | None:
+    """Break-even of latencies (steps -> seconds_R) with the baseline's seconds_R; None below two step counts."""
+    if len(latencies) < 2:
+        return None
+    steps = sorted(latencies)
+    steps_K = np.array(steps, dtype=np.float64)
+    median_K = np.array([np.median(latencies[k]) for k in steps])
+    a, b = (float(x[0]) for x in fit_line(steps_K, median_K[:, None]))
+    residual = float(np.max(np.abs(a + b * steps_K - median_K) / median_K))
+    if b <= 0:
+        return BreakEven(a, b, residual, None, None, None, False, 0.0, "latency does not grow with the step count")
+    latency_KD = np.stack([resampled_medians(latencies[k], draws, (seed, k)) for k in steps])
+    a_D, b_D = fit_line(steps_K, latency_KD)
+    rises = b_D > 0
+    base_D = resampled_medians(baseline, draws, (seed, 0))
+    cross_D = np.divide(base_D - a_D, b_D, out=np.full(draws, np.nan), where=rises)
+    crossing = (float(np.median(baseline)) - a) / b
+    low, high = percentiles(cross_D)
+    outside = not steps[0] <= crossing <= steps[-1]
+    return BreakEven(a, b, residual, crossing, low, high, outside, float(rises.mean()))

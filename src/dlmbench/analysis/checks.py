@@ -1,0 +1,302 @@
+"""Findings: what a reader of the results should know before believing them, each with advice.
+
+Every check is silent where its data are missing: a CPU run has no clocks or temperatures, and that is not a fault.
+The thresholds stand here, in one place, and in the messages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Literal
+
+import numpy as np
+from scipy import stats as _scipy
+
+from dlmbench.analysis.parity import PerText, common_prompts
+from dlmbench.analysis.quality import all_cells, scores_by_text
+from dlmbench.analysis.stats import summarise
+from dlmbench.types import Cell, CellResult, Finding, Run, Sample
+
+WIDE_HALF_WIDTH = 0.05
+SLOWER_SHARE = 0.05
+SIGNIFICANCE = 0.01
+FEW_REPETITIONS = 10
+FEW_PROMPTS = 32
+SHORT_ENERGY_S = 0.5
+TEMPERATURE_SPAN_C = 10
+CLOCK_SPAN = 0.05
+REPETITION_MARGIN = 0.10
+# The true source's score of the reference text, by the metric that a scorer stores it under.
+TRUTH_METRIC = "oracle_log_prob_reference"
+
+
+def findings(run: Run) -> tuple[Finding, ...]:
+    """Everything worth a remark in `run`: errors first, then warnings, then notes, each in the order of the cells."""
+    found = [f for r in run.results for check in _OF_A_CELL for f in check(r)]
+    found += [f for check in _OF_A_RUN for f in check(run)]
+    rank = {"error": 0, "warning": 1, "info": 2}
+    return tuple(sorted(found, key=lambda f: rank[f.severity]))
+
+
+# ---------------------------------------------------------------- one cell
+
+
+def _failed(result: CellResult) -> Iterator[Finding]:
+    cell = result.cell
+    if result.status == "oom":
+        hint = "use a smaller batch or shorter sequences, or a device with more memory"
+        yield Finding("cell_failed", "warning", cell.id, f"{cell.label}: out of memory ({result.reason})", hint)
+    elif result.status in ("invalid", "error"):
+        hint = "mend the cause and run again: the cells that are done are kept"
+        yield Finding("cell_failed", "error", cell.id, f"{cell.label}: {result.status} ({result.reason})", hint)
+
+
+def _few_repetitions(result: CellResult) -> Iterator[Finding]:
+    n = len(result.timed)
+    if result.status == "ok" and n < FEW_REPETITIONS:
+        message = f"{result.cell.label}: {n} timed repetitions, fewer than {FEW_REPETITIONS}"
+        yield Finding("few_repetitions", "warning", result.cell.id, message, "raise min_repeats or max_time_s")
+
+
+def _wide_interval(result: CellResult) -> Iterator[Finding]:
+    if len(result.timed) < 2:
+        return
+    latency = summarise([s.latency_s for s in result.timed])
+    if latency.half_width > WIDE_HALF_WIDTH:
+        message = (
+            f"{result.cell.label}: the median latency is known to ±{latency.half_width:.0%}, "
+            f"more than {WIDE_HALF_WIDTH:.0%}"
+        )
+        hint = "raise max_repeats and max_time_s, and keep other work off the machine"
+        yield Finding("interval_wide", "warning", result.cell.id, message, hint)
+
+
+def _outliers(result: CellResult) -> Iterator[Finding]:
+    if len(result.timed) < FEW_REPETITIONS:
+        return
+    n = summarise([s.latency_s for s in result.timed]).outliers
+    if n:
+        message = f"{result.cell.label}: {n} of {len(result.timed)} latencies lie far from the rest (none is dropped)"
+        yield Finding("outliers", "info", result.cell.id, message, "look for other work on the machine at those times")
+
+
+def _slow_start(result: CellResult) -> Iterator[Finding]:
+    """The first fifth of a process's repetitions against the others: more warm-up is needed if it is slower."""
+    for process, samples in _by(result.timed, lambda s: s.process_id).items():
+        times = [s.latency_s for s in sorted(samples, key=lambda s: s.index)]
+        head = max(2, len(times) // 5)
+        if len(times) < 10:
+            continue
+        early, late = float(np.median(times[:head])), float(np.median(times[head:]))
+        p = _scipy.mannwhitneyu(times[:head], times[head:], alternative="greater", method="exact").pvalue
+        # Two against eight cannot be clearer than p = 1/45, hence a laxer level than elsewhere.
+        if early > (1 + SLOWER_SHARE) * late and p < 0.05:
+            which = f"the first {head} repetitions of process {process}"
+            message = f"{result.cell.label}: {which} are {early / late - 1:.0%} slower than its others"
+            yield Finding("warmup_short", "warning", result.cell.id, message, "raise warmup in the protocol")
+
+
+def _drift(result: CellResult) -> Iterator[Finding]:
+    """Rounds of the same cell that differ: the machine changed while it was being measured."""
+    rounds = [[s.latency_s for s in g] for _, g in sorted(_by(result.timed, lambda s: s.round).items()) if len(g) >= 4]
+    if len(rounds) < 2:
+        return
+    medians = [float(np.median(r)) for r in rounds]
+    span = max(medians) / min(medians) - 1
+    if span > SLOWER_SHARE and _scipy.kruskal(*rounds).pvalue < SIGNIFICANCE:
+        message = f"{result.cell.label}: the median latency differs by {span:.0%} between rounds"
+        hint = "let the machine settle, fix its clocks, keep other work off it; then run again into a new folder"
+        yield Finding("drift", "warning", result.cell.id, message, hint)
+
+
+def _spans_processes(result: CellResult) -> Iterator[Finding]:
+    groups = _by(result.timed, lambda s: s.process_id)
+    if len(groups) < 2:
+        return
+    medians = [float(np.median([s.latency_s for s in g])) for g in groups.values()]
+    span = max(medians) / min(medians) - 1
+    message = f"{result.cell.label}: measured in {len(groups)} processes, whose medians differ by {span:.1%}"
+    severity: Literal["info", "warning"] = "warning" if span > SLOWER_SHARE else "info"
+    hint = "the interval of the median says nothing of the spread between processes: read both"
+    yield Finding("spans_processes", severity, result.cell.id, message, hint)
+
+
+def _tokens_short(result: CellResult) -> Iterator[Finding]:
+    wanted = result.cell.batch_size * result.cell.new_tokens
+    least = min((s.new_tokens for s in result.timed), default=wanted)
+    if least < wanted:
+        message = f"{result.cell.label}: {least} new tokens in a repetition where {wanted} were asked for"
+        hint = "the models did unequal work: no end-of-text token may stop a timed run"
+        yield Finding("tokens_short", "error", result.cell.id, message, hint)
+
+
+def _energy_window(result: CellResult) -> Iterator[Finding]:
+    times = [s.latency_s for s in result.timed if s.energy_j is not None]
+    if times and float(np.median(times)) < SHORT_ENERGY_S:
+        message = (
+            f"{result.cell.label}: energy read over {float(np.median(times)):.2f} s, under {SHORT_ENERGY_S} s: "
+            "the counter is too coarse for it"
+        )
+        yield Finding("energy_window", "warning", result.cell.id, message, "trust energy at larger batches or lengths")
+
+
+def _temperature(result: CellResult) -> Iterator[Finding]:
+    values = [s.temperature_c for s in result.timed if s.temperature_c is not None]
+    if values and max(values) - min(values) > TEMPERATURE_SPAN_C:
+        message = f"{result.cell.label}: the device went from {min(values)} to {max(values)} °C"
+        yield Finding("temperature_drift", "warning", result.cell.id, message, "warm the device up for longer")
+
+
+def _clock(result: CellResult) -> Iterator[Finding]:
+    values = [s.sm_clock_mhz for s in result.timed if s.sm_clock_mhz]
+    if values and (max(values) - min(values)) / max(values) > CLOCK_SPAN:
+        message = f"{result.cell.label}: the device's clock ran between {min(values)} and {max(values)} MHz"
+        yield Finding("clock_drift", "warning", result.cell.id, message, "fix the clock, or check power and cooling")
+
+
+# ---------------------------------------------------------------- the whole run
+
+
+def _unmeasured(run: Run) -> Iterator[Finding]:
+    done = {r.cell.id for r in run.results}
+    absent = [c for c in run.cells if c.id not in done]
+    if absent:
+        message = f"{len(absent)} of {len(run.cells)} planned cells are not measured, first {absent[0].label}"
+        yield Finding("cells_unmeasured", "warning", None, message, "run the same command again: it goes on")
+
+
+def _controls(run: Run) -> Iterator[Finding]:
+    """Settings that must be equal for both models, else the comparison is of kernels, not of models."""
+    cells = all_cells(run)
+    clocks = {r.cell.id: {s.clock for s in r.timed} for r in run.results}
+    baseline, target = ([c for c in cells if c.model.role == role] for role in ("baseline", "target"))
+    if not baseline or not target:
+        return
+    reads: tuple[tuple[str, Callable[[Cell], set[str]]], ...] = (
+        ("precision", lambda c: {c.precision}),
+        ("attention kernel", lambda c: {c.attention}),
+        ("engine", lambda c: {c.engine}),
+        ("prompts", lambda c: {c.prompts}),
+        ("clock", lambda c: clocks.get(c.id, set())),
+    )
+    for name, read in reads:
+        ours, theirs = (set().union(*map(read, group)) for group in (baseline, target))
+        if ours and theirs and ours != theirs:
+            message = f"{name} differs: baseline {', '.join(sorted(ours))}; target {', '.join(sorted(theirs))}"
+            hint = "use the same for both models, or read the difference as part of the result"
+            yield Finding("controls_differ", "warning", None, message, hint)
+
+
+def _random_weights(run: Run) -> Iterator[Finding]:
+    keys = sorted({c.model.key for c in all_cells(run) if c.model.weights == "random"})
+    if keys:
+        message = f"random weights: {', '.join(keys)}. Times and memory are real, quality is not measured"
+        yield Finding("random_weights", "info", None, message, "give the models' trained weights to measure quality")
+
+
+def _few_prompts(run: Run) -> Iterator[Finding]:
+    for metric, scores in _by_metric(run).items():
+        n = min(len(s.prompt_indices) for s in scores.values())
+        if n < FEW_PROMPTS:
+            message = f"{metric} rests on {n} prompts, fewer than {FEW_PROMPTS}: its intervals are rough"
+            yield Finding("few_prompts", "warning", None, message, "raise the number of prompts")
+
+
+def _degenerate(run: Run) -> Iterator[Finding]:
+    for cell, own, base in _pairs_with_baseline(run, "repetition"):
+        if own.value > base.value + REPETITION_MARGIN:
+            message = (
+                f"{cell.label}: {own.value:.0%} of the text repeats itself, the baseline's {base.value:.0%}: "
+                "validity and judges can be fooled by it"
+            )
+            yield Finding("degenerate", "warning", cell.id, message, "read this cell's other metrics with suspicion")
+
+
+def _better_than_truth(run: Run) -> Iterator[Finding]:
+    scores = scores_by_text(run)
+    for cell in _one_per_text(run):
+        own = scores.get((cell.quality_key, "oracle_log_prob"))
+        truth = scores.get((cell.quality_key, TRUTH_METRIC))
+        if own and truth and own.value < truth.value:
+            message = (
+                f"{cell.label}: its text scores {own.value:.3f} nats/token under the true source, "
+                f"better than true text does ({truth.value:.3f})"
+            )
+            hint = "text more probable than the truth is duller than the truth: a warning, not a win"
+            yield Finding("better_than_truth", "warning", cell.id, message, hint)
+
+
+def _tokens_differ(run: Run) -> Iterator[Finding]:
+    """Nats per token compare only where both models cut the reference into the same number of tokens."""
+    for cell, own, base in _pairs_with_baseline(run, "likelihood"):
+        shared = common_prompts([own, base])
+        if shared and not np.array_equal(own.only(shared).weights, base.only(shared).weights):
+            message = f"{cell.label}: the two models cut the reference into different numbers of tokens"
+            hint = "nats per token then compare unequal things: compare bits per byte"
+            yield Finding("tokens_differ", "warning", cell.id, message, hint)
+            return
+
+
+# ---------------------------------------------------------------- what the checks share
+
+
+def _by(samples: Sequence[Sample], key: Callable[[Sample], int]) -> dict[int, list[Sample]]:
+    groups: dict[int, list[Sample]] = {}
+    for sample in samples:
+        groups.setdefault(key(sample), []).append(sample)
+    return groups
+
+
+def _one_per_text(run: Run) -> Iterable[Cell]:
+    """One cell for each set of texts."""
+    unique: dict[str, Cell] = {}
+    for cell in all_cells(run):
+        unique.setdefault(cell.quality_key, cell)
+    return unique.values()
+
+
+def _by_metric(run: Run) -> Mapping[str, Mapping[str, PerText]]:
+    groups: dict[str, dict[str, PerText]] = {}
+    for (key, metric), score in scores_by_text(run).items():
+        groups.setdefault(metric, {})[key] = score
+    return groups
+
+
+def _pairs_with_baseline(run: Run, metric: str) -> Iterator[tuple[Cell, PerText, PerText]]:
+    """Each target's texts with those of a baseline of the same prompt and new tokens."""
+    scores = scores_by_text(run)
+    cells = list(_one_per_text(run))
+    for cell in cells:
+        own = scores.get((cell.quality_key, metric))
+        if cell.model.role != "target" or own is None:
+            continue
+        for other in cells:
+            base = scores.get((other.quality_key, metric))
+            same = (other.prompt_tokens, other.new_tokens) == (cell.prompt_tokens, cell.new_tokens)
+            if other.model.role == "baseline" and same and base is not None:
+                yield cell, own, base
+                break
+
+
+_OF_A_CELL: tuple[Callable[[CellResult], Iterator[Finding]], ...] = (
+    _failed,
+    _few_repetitions,
+    _wide_interval,
+    _slow_start,
+    _drift,
+    _spans_processes,
+    _tokens_short,
+    _energy_window,
+    _temperature,
+    _clock,
+    _outliers,
+)
+_OF_A_RUN: tuple[Callable[[Run], Iterator[Finding]], ...] = (
+    _unmeasured,
+    _controls,
+    _random_weights,
+    _few_prompts,
+    _tokens_differ,
+    _degenerate,
+    _better_than_truth,
+)

@@ -1,0 +1,22 @@
+"""The Pareto front of latency and quality: the points that nothing else beats in both."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dlmbench.analysis.stats import FloatArray
+
+
+def on_front(latency_N: FloatArray, quality_N: FloatArray) -> NDArray[np.bool_]:
+    """front_N: True where no other point is at least as fast and at least as good, and better in one of the two.
+
+    quality_N is oriented: higher is better. A point whose latency or quality is not a number is never on the front, and
+    beats nothing.
+    """
+    known_N = np.isfinite(latency_N) & np.isfinite(quality_N)
+    faster = latency_N[:, None] <= latency_N[None, :]
+    better = quality_N[:, None] >= quality_N[None, :]
+    strict = (latency_N[:, None] < latency_N[None, :]) | (quality_N[:, None] > quality_N[None, :])
+    beaten_N = (faster & better & strict).any(axis=0)
+    return np.asarray(known_N & ~beaten_N)

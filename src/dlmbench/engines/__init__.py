@@ -1,0 +1,1 @@
+"""Engines: what runs a family, causal or bidirectional, behind the LanguageModel protocol."""

@@ -1,0 +1,56 @@
+"""Reading a config.json: required keys, refused values, both spellings of transformers 4 and 5."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from dlmbench.errors import BenchError
+
+
+def required(config: Mapping[str, Any], *keys: str) -> Any:
+    """The value of the first of `keys` present.
+
+    Raises:
+        BenchError: none of them is there.
+    """
+    for key in keys:
+        if config.get(key) is not None:
+            return config[key]
+    raise BenchError(f"config.json has no '{keys[0]}'", "the checkpoint is incomplete or of another family")
+
+
+def refuse(config: Mapping[str, Any], key: str, supported: tuple[Any, ...]) -> None:
+    """Stop at a value that this layout does not support, rather than ignore it and compute something else.
+
+    Raises:
+        BenchError: `key` is present with another value.
+    """
+    if key in config and config[key] not in supported:
+        raise BenchError(
+            f"config.json: {key} = {config[key]!r} is not supported",
+            f"supported: {' or '.join(repr(v) for v in supported)}",
+        )
+
+
+def rope_theta(config: Mapping[str, Any]) -> float:
+    """The rotary base, at top level (transformers 4) or in rope_parameters (transformers 5).
+
+    Raises:
+        BenchError: a scaled rotation, which changes what positions mean.
+    """
+    for key in ("rope_scaling", "rope_parameters"):
+        scaled = config.get(key) or {}
+        kind = scaled.get("rope_type", scaled.get("type", "default"))
+        if kind != "default":
+            raise BenchError(f"config.json: {key}.rope_type = {kind!r} is not supported", "supported: 'default'")
+    theta = config.get("rope_theta") or (config.get("rope_parameters") or {}).get("rope_theta") or 10000.0
+    return float(theta)
+
+
+def token_id(config: Mapping[str, Any], key: str) -> int | None:
+    """A special id; where the config lists several, the first."""
+    value = config.get(key)
+    if isinstance(value, list):
+        value = value[0] if value else None
+    return None if value is None else int(value)

@@ -1,0 +1,146 @@
+"""LLaDA: masked diffusion, bidirectional; the official layout (GSAI-ML/LLaDA-8B-Base, -Instruct, LLaDA-1.5).
+
+Large Language Diffusion with mAsking, Nie et al. 2025 (arXiv 2502.09992). The body is LLaMA's with bidirectional
+attention, so its tensors are read under LLaMA's names and no remote code is ever run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from dlmbench.families._reading import refuse, required, rope_theta, token_id
+from dlmbench.types import Architecture, TensorSpec
+
+PARADIGM = "diffusion"
+SAMPLER = "masked_diffusion"
+ROLE = "target"
+
+_EOT_ID = 126348  # <|eot_id|> of the published tokenizer; config.json does not name it
+
+KNOWN: dict[str, dict[str, Any]] = {
+    "8b": {
+        "model_type": "llada",
+        "d_model": 4096,
+        "n_layers": 32,
+        "n_heads": 32,
+        "n_kv_heads": 32,
+        "mlp_hidden_size": 12288,
+        "vocab_size": 126464,
+        "embedding_size": 126464,
+        "rope": True,
+        "rope_theta": 500000.0,
+        "rms_norm_eps": 1e-5,
+        "max_sequence_length": 4096,
+        "mask_token_id": 126336,
+        "eos_token_id": 126081,
+        "pad_token_id": 126081,
+    },
+    "tiny": {
+        "model_type": "llada",
+        "d_model": 64,
+        "n_layers": 2,
+        "n_heads": 4,
+        "n_kv_heads": 4,
+        "mlp_hidden_size": 128,
+        "vocab_size": 128,
+        "embedding_size": 128,
+        "rope": True,
+        "rms_norm_eps": 1e-5,
+        "max_sequence_length": 512,
+        "mask_token_id": 127,
+        "eos_token_id": 2,
+        "pad_token_id": 2,
+    },
+}
+
+_SUPPORTED: dict[str, tuple[Any, ...]] = {
+    "model_type": ("llada",),
+    "block_type": ("llama",),
+    "layer_norm_type": ("rms",),
+    "activation_type": ("silu",),
+    "rope": (True,),
+    "rope_full_precision": (True,),
+    "alibi": (False, None),
+    "attention_layer_norm": (False, None),
+    "include_bias": (False, None),
+    "include_qkv_bias": (False, None),
+    "bias_for_layer_norm": (False, None),
+    "input_emb_norm": (False, None),
+    "scale_logits": (False, None),
+    "multi_query_attention": (None, False),
+    "block_group_size": (1, None),
+    "quantization_config": (None,),
+}
+
+
+def architecture(config: Mapping[str, Any]) -> Architecture:
+    """Read the official config.json.
+
+    Raises:
+        BenchError: a key is missing, or has a value that this layout does not support (named).
+    """
+    for key, supported in _SUPPORTED.items():
+        refuse(config, key, supported)
+    heads = int(required(config, "n_heads"))
+    vocabulary = int(config.get("embedding_size") or required(config, "vocab_size"))
+    mask_id = token_id(config, "mask_token_id")
+    if mask_id is None:
+        mask_id = int(required(config, "mask_token_id"))
+    eot_id = token_id(config, "eot_token_id")
+    hidden = int(required(config, "d_model"))
+    return Architecture(
+        family="llada",
+        is_causal=False,
+        hidden_size=hidden,
+        intermediate_size=int(config.get("mlp_hidden_size") or int(config.get("mlp_ratio") or 4) * hidden),
+        layers=int(required(config, "n_layers")),
+        heads=heads,
+        kv_heads=int(config.get("n_kv_heads") or heads),
+        vocab_size=vocabulary,
+        max_positions=int(config.get("max_sequence_length") or 4096),
+        rope_theta=rope_theta(config),
+        norm_eps=float(config.get("rms_norm_eps") or 1e-5),
+        tied_head=bool(config.get("weight_tying", False)),
+        mask_id=mask_id,
+        eos_id=token_id(config, "eos_token_id"),
+        eot_id=eot_id if eot_id is not None else (_EOT_ID if vocabulary > _EOT_ID else None),
+        pad_id=token_id(config, "pad_token_id"),
+    )
+
+
+_BLOCK = {
+    "attn_norm": ("input_layernorm", "D"),
+    "q_proj": ("self_attn.q_proj", "DD"),
+    "k_proj": ("self_attn.k_proj", "KD"),
+    "v_proj": ("self_attn.v_proj", "KD"),
+    "attn_out": ("self_attn.o_proj", "DD"),
+    "ff_norm": ("post_attention_layernorm", "D"),
+    "ff_proj": ("mlp.gate_proj", "FD"),
+    "up_proj": ("mlp.up_proj", "FD"),
+    "ff_out": ("mlp.down_proj", "DF"),
+}
+
+
+def tensors(arch: Architecture) -> Iterator[TensorSpec]:
+    """Every tensor under its official name, LLaMA's name for it, and its shape.
+
+    `transformer.ff_out` is the head; a block's `ff_out` is the down projection.
+    """
+    width = {
+        "D": arch.hidden_size,
+        "K": arch.kv_heads * arch.head_size,
+        "F": arch.intermediate_size,
+        "V": arch.vocab_size,
+    }
+
+    def spec(official: str, llama: str, axes: str) -> TensorSpec:
+        return TensorSpec(f"model.transformer.{official}.weight", f"{llama}.weight", tuple(width[a] for a in axes))
+
+    yield spec("wte", "model.embed_tokens", "VD")
+    for i in range(arch.layers):
+        for official, (llama, axes) in _BLOCK.items():
+            yield spec(f"blocks.{i}.{official}", f"model.layers.{i}.{llama}", axes)
+    yield spec("ln_f", "model.norm", "D")
+    if not arch.tied_head:
+        yield spec("ff_out", "lm_head", "VD")

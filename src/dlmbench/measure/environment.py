@@ -1,0 +1,103 @@
+"""The fingerprint of where a run takes place, so that the incomparable is never merged.
+
+`Environment.COMPARABLE` names the fields that decide; the rest is kept for the reader of the results.
+"""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+
+import dlmbench
+from dlmbench.errors import BenchError
+from dlmbench.measure.energy import GpuMeter
+from dlmbench.types import Environment, stable_hash
+
+_PACKAGE = Path(dlmbench.__file__).resolve().parent
+
+
+def _version(distribution: str) -> str:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return "none"
+
+
+def _cpu_name() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _git(*arguments: str) -> str | None:
+    command = ["git", "-C", str(_PACKAGE), *arguments]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def git_commit() -> str | None:
+    """The commit of the checkout this package runs from, "-dirty" with changes on top; None outside a checkout.
+
+    An installed copy may lie inside somebody else's repository (a virtual environment often does), whose commit would
+    say nothing of ours: the package must stand at src/ of the checkout.
+    """
+    top = _git("rev-parse", "--show-toplevel")
+    if top is None or Path(top).resolve() / "src" / "dlmbench" != _PACKAGE:
+        return None
+    commit = _git("rev-parse", "--verify", "HEAD")
+    if commit is None:
+        return None
+    changes = _git("status", "--porcelain", "--untracked-files=no", "--", "src")
+    return f"{commit}-dirty" if changes else commit
+
+
+def fingerprint(device_type: str) -> Environment:
+    """The environment of this process on torch's current device of `device_type` (cuda or cpu).
+
+    memory_bytes is the measured device's: the GPU's, or the host's on a CPU. On a CPU `device` carries the model's
+    name, since folders are compared by it. The host is named by a hash: enough to tell two apart.
+
+    Raises:
+        BenchError: torch sees no such device.
+    """
+    import psutil
+    import torch
+
+    cpu = _cpu_name()
+    meter = GpuMeter.of_device(device_type)
+    if device_type == "cuda":
+        if not torch.cuda.is_available():
+            raise BenchError("torch sees no CUDA device", "Run with --device cpu, or check the driver with nvidia-smi")
+        device = torch.cuda.get_device_name()
+        device_count = torch.cuda.device_count()
+        memory_bytes = int(torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory)
+        cuda = torch.version.cuda or (f"rocm {torch.version.hip}" if torch.version.hip else None)
+    else:
+        device, device_count, cuda = f"CPU {cpu}", 1, None
+        memory_bytes = int(psutil.virtual_memory().total)
+    return Environment(
+        device=device,
+        device_count=device_count,
+        driver=meter.driver(),
+        cuda=cuda,
+        python=platform.python_version(),
+        torch=str(torch.__version__),
+        transformers=_version("transformers"),
+        cpu=cpu,
+        cpu_threads=torch.get_num_threads(),
+        memory_bytes=memory_bytes,
+        power_cap_w=meter.power_cap_w(),
+        host=stable_hash(platform.node(), 8),
+        platform=platform.platform(),
+        dlmbench=dlmbench.__version__,
+        git_commit=git_commit(),
+    )

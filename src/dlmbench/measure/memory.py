@@ -1,0 +1,87 @@
+"""Peak memory of one generation, in a pass of its own.
+
+Never read from the timed pass: allocators keep what larger cells asked for before, so the peak of a series belongs to
+its largest member. Here everything spare is handed back first, the peak is reset, and one generation runs.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from dlmbench.measure.energy import GpuMeter
+from dlmbench.types import MemoryPass
+
+_CLEAR_REFS = Path("/proc/self/clear_refs")
+_STATUS = Path("/proc/self/status")
+
+
+def reset_peak_resident() -> bool:
+    """Make the kernel forget this process's resident peak; False where it cannot be asked (not Linux, or forbidden)."""
+    try:
+        # "5" resets VmHWM to the present resident size: proc(5), since Linux 4.0.
+        _CLEAR_REFS.write_text("5", encoding="ascii")
+    except OSError:
+        return False
+    return True
+
+
+def peak_resident_bytes() -> int | None:
+    """The resident peak of this process (VmHWM), None where the kernel does not tell."""
+    try:
+        lines = _STATUS.read_text(encoding="ascii", errors="replace").splitlines()
+    except OSError:
+        return None
+    for line in lines:
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    return None
+
+
+def _release_spare_host_memory() -> None:
+    """Hand freed heap pages back to the kernel, as `empty_cache` does on a GPU; glibc only, harmless elsewhere."""
+    gc.collect()
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+    except (OSError, AttributeError):
+        return
+
+
+def measure_memory(cell_id: str, generate: Callable[[], object], device_type: str) -> MemoryPass:
+    """Peak memory of one call of `generate`.
+
+    On CUDA: peak bytes allocated and reserved by torch's allocator, and the process's device memory by NVML right
+    after, while the allocator still holds its peak. Everywhere: the host's resident peak, weights included.
+    The caller drops caches and captured graphs of other cells beforehand.
+    """
+    _release_spare_host_memory()
+    if device_type != "cuda":
+        peak_is_ours = reset_peak_resident()
+        generate()
+        return MemoryPass(
+            cell_id=cell_id,
+            process_id=os.getpid(),
+            source="rss",
+            peak_process_bytes=peak_resident_bytes() if peak_is_ours else None,
+        )
+
+    import torch
+
+    torch.cuda.synchronize()
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    peak_is_ours = reset_peak_resident()
+    generate()
+    torch.cuda.synchronize()
+    return MemoryPass(
+        cell_id=cell_id,
+        process_id=os.getpid(),
+        source="cuda",
+        peak_allocated_bytes=torch.cuda.max_memory_allocated(),
+        peak_reserved_bytes=torch.cuda.max_memory_reserved(),
+        device_bytes=GpuMeter.of_device(device_type).process_bytes(),
+        peak_process_bytes=peak_resident_bytes() if peak_is_ours else None,
+    )

@@ -1,0 +1,66 @@
+"""Left to right, one token a forward, with a key-value cache: the engine's own decode loop.
+
+In the hf engine that loop is transformers' `generate`. Exactly G tokens are made: the end-of-text token neither stops
+a measured run nor is it suppressed, for suppressing it would bend the text of one model only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from dlmbench.samplers._canvas import padded
+from dlmbench.samplers._choice import choose_tokens
+from dlmbench.types import Generation, KnobValue, LanguageModel, PromptBatch, StepObserver
+
+if TYPE_CHECKING:
+    import torch
+
+PARADIGM = "autoregressive"
+
+
+@dataclass(frozen=True)
+class Knobs:
+    """Grid axes of the sampler."""
+
+    temperature: float = field(default=0.0, metadata={"help": "0 for greedy; above 0 draws from softmax(logits / T)"})
+
+
+def check(knobs: Mapping[str, KnobValue], new_tokens: int) -> str | None:
+    """Why these knobs cannot run, or None."""
+    return "temperature must be 0 or more" if float(knobs["temperature"] or 0) < 0 else None
+
+
+def generate(
+    model: LanguageModel,
+    batch: PromptBatch,
+    new_tokens: int,
+    knobs: Mapping[str, KnobValue],
+    seed: int = 0,
+    observer: StepObserver | None = None,
+    trace: bool = False,
+) -> Generation:
+    """Continue each prompt by `new_tokens` tokens; `trace` has nothing to add here, for the order is known.
+
+    Work of a row: P + G - 1 token positions and as many keys a query as its place in the text, (P+G-1)(P+G)/2 pairs.
+    """
+    import torch
+
+    tokens_BP, attend_BP = padded(batch, model)
+    prompts_B = torch.tensor(batch.indices, device=model.device)
+    temperature = float(knobs["temperature"] or 0)
+
+    def choose(logits_BV: torch.Tensor, step: int) -> torch.Tensor:
+        position_1 = torch.tensor([step], device=logits_BV.device)
+        return choose_tokens(logits_BV[:, None], temperature, seed, prompts_B, step, position_1)[:, 0]
+
+    tokens_BG = model.decode(tokens_BP, attend_BP, new_tokens, choose if temperature > 0 else None, observer)
+    rows, prompt_tokens = tokens_BP.shape
+    computed = prompt_tokens + new_tokens - 1
+    return Generation(
+        tokens_BG=tuple(tuple(row) for row in tokens_BG.tolist()),
+        forwards=new_tokens,
+        positions=rows * computed,
+        attention_pairs=rows * computed * (computed + 1) // 2,
+    )

@@ -1,0 +1,1 @@
+"""Caches: which positions a forward computes anew, and which keys and values are kept; one file each."""

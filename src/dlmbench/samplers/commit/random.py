@@ -1,0 +1,28 @@
+"""Schedule: each step commits its share of positions, drawn at random.
+
+The order that the training objective of a masked diffusion model assumes: with one position a step its expected
+log-likelihood is the ELBO (Nie et al. 2025, arXiv 2502.09992).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from dlmbench.samplers._step import Decision, Step
+from dlmbench.types import KnobValue
+
+SCHEDULED = True
+
+
+@dataclass(frozen=True)
+class Knobs:
+    """Grid axes of the rule."""
+
+    steps: int | None = field(default=None, metadata={"help": "diffusion steps K in all blocks; default: one a token"})
+
+
+def decide(step: Step, knobs: Mapping[str, KnobValue]) -> Decision:
+    """`quota` masked positions, uniformly at random."""
+    assert step.quota is not None
+    return step.commit_best(step.draw(), step.quota)

@@ -1,0 +1,30 @@
+"""Threshold: each step commits every position whose chosen token is probable enough, and always the best one.
+
+Confidence-aware parallel decoding of Fast-dLLM (Wu et al. 2025, arXiv 2505.22618): a block takes as many forwards as
+it needs, so there is no step count to choose.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from dlmbench.samplers._step import Decision, Step
+from dlmbench.types import KnobValue
+
+SCHEDULED = False
+
+
+@dataclass(frozen=True)
+class Knobs:
+    """Grid axes of the rule."""
+
+    threshold: float = field(default=0.9, metadata={"help": "commit every position at least this probable"})
+
+
+def decide(step: Step, knobs: Mapping[str, KnobValue]) -> Decision:
+    """The best masked position, and every one with a probability of at least `threshold`."""
+    confidence_Bb = step.probability(str(knobs["confidence_dtype"]))
+    best = step.commit_best(confidence_Bb, 1)
+    sure_Bb = step.masked_Bb & (confidence_Bb >= float(knobs["threshold"] or 0))
+    return Decision(best.commit_Bb | sure_Bb, confidence_Bb)

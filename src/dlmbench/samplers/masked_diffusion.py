@@ -1,0 +1,133 @@
+"""Masked diffusion, block by block: LLaDA's sampler, with any commit rule and any cache.
+
+Vanilla LLaDA (Nie et al. 2025, arXiv 2502.09992) is commit low_confidence or random with cache none; Fast-dLLM
+(Wu et al. 2025, arXiv 2505.22618) adds threshold and factor, prefix and dual. Any pair works.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from dlmbench.samplers._canvas import Canvas
+from dlmbench.samplers._denoise import denoise
+from dlmbench.samplers._likelihood import log_likelihood
+from dlmbench.samplers._step import Decision, Step
+from dlmbench.types import Generation, KnobValue, LanguageModel, PromptBatch, StepObserver, Trace
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["PARADIGM", "PARTS", "Knobs", "check", "generate", "log_likelihood", "resolve"]
+
+PARADIGM = "diffusion"
+PARTS = {"commit": "samplers/commit", "cache": "samplers/cache"}
+
+
+@dataclass(frozen=True)
+class Knobs:
+    """Grid axes of the sampler; commit rule and cache add their own."""
+
+    commit: str = field(default="low_confidence", metadata={"help": "which positions become final after a forward"})
+    cache: str = field(default="none", metadata={"help": "which positions a forward computes anew"})
+    block_length: int | None = field(default=None, metadata={"help": "positions a block; default: all new tokens"})
+    temperature: float = field(default=0.0, metadata={"help": "0 for argmax; above 0 draws from softmax(logits / T)"})
+    cfg_scale: float = field(default=0.0, metadata={"help": "classifier-free guidance; above 0 doubles the work"})
+    logits_eos_inf: bool = field(default=False, metadata={"help": "forbid the end-of-text token"})
+    confidence_eos_eot_inf: bool = field(
+        default=False, metadata={"help": "commit end-of-text and end-of-turn last (at any temperature)"}
+    )
+    confidence_dtype: str = field(
+        default="auto", metadata={"help": "model, float32 or float64; auto: as the published code of the chosen parts"}
+    )
+
+
+def check(knobs: Mapping[str, KnobValue], new_tokens: int) -> str | None:
+    """Why these knobs cannot run with `new_tokens`, or None."""
+    block = int(knobs["block_length"] or new_tokens)
+    if block < 1 or new_tokens % block:
+        return f"block_length {block} does not divide the {new_tokens} new tokens"
+    steps, blocks = knobs.get("steps"), new_tokens // block
+    if steps is not None and (int(steps) < 1 or int(steps) % blocks):
+        return f"steps {steps} cannot be shared equally by {blocks} blocks of {block} ({new_tokens} new tokens)"
+    if float(knobs["cfg_scale"] or 0) > 0 and knobs["cache"] != "none":
+        return f"cfg_scale needs cache none: the {knobs['cache']} cache has no rows for the unconditional half"
+    for name in ("cfg_scale", "temperature", "factor"):
+        if float(knobs.get(name) or 0) < 0:
+            return f"{name} must be 0 or more"
+    if knobs["confidence_dtype"] not in ("auto", "model", "float32", "float64"):
+        return f"confidence_dtype is model, float32 or float64, not '{knobs['confidence_dtype']}'"
+    return None
+
+
+def resolve(knobs: Mapping[str, KnobValue], engine: str, new_tokens: int) -> dict[str, KnobValue]:
+    """Settle the knobs left open: K, the block length, and the precision of the confidence.
+
+    The published vanilla code takes the softmax in the model's precision, Fast-dLLM in float64.
+    """
+    settled = dict(knobs)
+    if settled["confidence_dtype"] == "auto":
+        published = "float64" if settled["cache"] != "none" or "steps" not in settled else "model"
+        settled["confidence_dtype"] = "float32" if engine == "native" and published == "model" else published
+    settled["block_length"] = settled["block_length"] or new_tokens
+    if "steps" in settled:
+        settled["steps"] = settled["steps"] or new_tokens
+    return settled
+
+
+def generate(
+    model: LanguageModel,
+    batch: PromptBatch,
+    new_tokens: int,
+    knobs: Mapping[str, KnobValue],
+    seed: int = 0,
+    observer: StepObserver | None = None,
+    trace: bool = False,
+) -> Generation:
+    """Fill a canvas of `new_tokens` masks behind each prompt.
+
+    Args:
+        model: bidirectional, with a mask token.
+        batch: prompts, padded on the left where they differ in length.
+        new_tokens: G.
+        knobs: settled ones, see `resolve`.
+        seed: of all draws.
+        observer: told after each forward.
+        trace: also record when and how confidently each position was committed.
+
+    Raises:
+        InvalidLogitsError: the model gave NaN or infinity.
+    """
+    import torch
+
+    canvas = Canvas.blank(model, batch, new_tokens)
+    when_BG = torch.zeros_like(canvas.new_BG)
+    confidence_BG = torch.zeros(when_BG.shape, dtype=torch.float64, device=model.device)
+
+    def reveal(step: Step, decision: Decision, block: slice) -> torch.Tensor:
+        if trace:
+            when_BG[:, block] += decision.commit_Bb * (step.forward + 1)
+            confidence_BG[:, block] += decision.confidence_Bb.double().masked_fill(~decision.commit_Bb, 0.0)
+        return step.chosen_Bb
+
+    loop = denoise(model, canvas, batch, knobs, seed, reveal, observer)
+    tokens_BG, work = canvas.new_BG.tolist(), canvas.work
+    assert not bool(canvas.masked_BG.any()), "the loop ended with masks left"
+    recorded = (
+        Trace(
+            committed_at_BG=tuple(map(tuple, when_BG.tolist())),
+            confidence_BG=tuple(map(tuple, confidence_BG.tolist())),
+            block_ends=tuple(loop.block_ends),
+        )
+        if trace
+        else None
+    )
+    return Generation(
+        tokens_BG=tuple(map(tuple, tokens_BG)),
+        forwards=work.forwards,
+        positions=work.positions,
+        attention_pairs=work.attention_pairs,
+        wasted_positions=work.wasted_positions,
+        trace=recorded,
+    )

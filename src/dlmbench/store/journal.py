@@ -1,0 +1,143 @@
+"""Files that survive a crash: logs that are appended to durably, and views that are swapped in whole.
+
+A killed run loses at most the line it was writing, and a full disk loses nothing that was written before.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from dlmbench.errors import BenchError
+
+LOCK = ".lock"
+
+
+def write_error(error: OSError, path: Path) -> BenchError:
+    """What to tell the user of a failed write."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return BenchError(
+            f"the disk is full: {path} could not be written",
+            "All that was recorded before is kept; free some space and start the same command again to resume",
+        )
+    reason = error.strerror or type(error).__name__
+    return BenchError(f"{path} could not be written: {reason}", "Check its permissions, or name another --output_dir")
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a new or renamed name in `folder` durable."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def replace_file(path: Path, text: str) -> None:
+    """Swap in new contents whole: a reader, or a crash, meets the old file or the new one."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with draft.open("w", encoding="utf-8", newline="") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        draft.unlink(missing_ok=True)
+        raise write_error(error, path) from error
+
+
+def append_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
+    """Append records in one write and wait until they are on the disk; on failure nothing of them stays behind.
+
+    The file is opened anew each time (microseconds beside the fsync): a folder that was deleted or a disk that was
+    unmounted meanwhile is then an error, and not records written into nowhere.
+    """
+    data = "".join(json.dumps(r, allow_nan=False, ensure_ascii=False) + "\n" for r in records).encode()
+    if not data:
+        return
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND)
+        try:
+            size = os.fstat(descriptor).st_size
+            try:
+                if os.write(descriptor, data) != len(data):
+                    raise OSError(errno.ENOSPC, "short write")
+                os.fsync(descriptor)
+            except OSError:
+                os.ftruncate(descriptor, size)
+                raise
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise write_error(error, path) from error
+
+
+def drop_torn_line(path: Path) -> None:
+    """Create the log if need be, and cut away a last line without an end: its writer was killed in mid write."""
+    try:
+        is_new = not path.exists()
+        with path.open("a+b") as file:
+            file.seek(0)
+            data = file.read()
+            if data and not data.endswith(b"\n"):
+                file.truncate(data.rfind(b"\n") + 1)
+                os.fsync(file.fileno())
+        if is_new:
+            _sync_folder(path.parent)
+    except OSError as error:
+        raise write_error(error, path) from error
+
+
+def broken_line(path: Path, number: int, reason: str) -> BenchError:
+    """What to tell the user of a log's line that is no record."""
+    return BenchError(
+        f"{path}, line {number}: {reason}", "Restore the file from a copy, or delete that line; the others are intact"
+    )
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Line numbers and records of a log; a last line without an end is passed over.
+
+    Raises:
+        BenchError: any other line that is no record, naming file and line.
+    """
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise BenchError(f"{path} could not be read: {error.strerror}", "Check its permissions") from error
+    for number, line in enumerate(data.split(b"\n")[:-1], start=1):
+        try:
+            record = json.loads(line)
+        except ValueError as error:
+            raise broken_line(path, number, "not a record") from error
+        if not isinstance(record, dict):
+            raise broken_line(path, number, "not a record")
+        yield number, record
+
+
+def lock_folder(folder: Path) -> tuple[int, bool]:
+    """An open lock file and whether the lock is held. The kernel lets go of it when the process ends, however."""
+    path = folder / LOCK
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise write_error(error, path) from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(descriptor)
+        raise BenchError(
+            f"another run is writing to {folder}", "Wait for it to end, or name another --output_dir"
+        ) from error
+    except OSError:
+        return descriptor, False
+    return descriptor, True

@@ -1,0 +1,107 @@
+"""The CSV and the JSON of a run folder, as text made from its records.
+
+A column carries its unit in its name, unknown is empty (CSV) or null (JSON), and nothing is computed here that a reader
+could not compute from the columns beside it.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, fields
+from typing import Any
+
+from dlmbench import registry
+from dlmbench.types import SCHEMA_VERSION, Cell, CellResult, Environment, Sample, Score
+
+# The knob columns follow these, so that a new plug-in appends a column and moves none.
+_COLUMNS = """
+cell_id index is_warmup round model role family weights engine sampler batch_size prompt_tokens new_tokens
+    sequence_length precision attention seed prompts status reason clock latency_s wall_s throughput_tokens_per_s
+    useful_tokens_per_s output_bytes_per_s tokens_per_forward forwards token_positions attention_pairs
+    wasted_positions first_token_s prefill_s inter_token_s inter_token_p50_s inter_token_p95_s first_block_s step_p50_s
+    peak_allocated_bytes peak_reserved_bytes device_bytes peak_process_bytes energy_j energy_pass_j power_w
+    idle_power_w sm_clock_mhz temperature_c throttle other_processes process_id started_at environment_id"""
+FIXED_COLUMNS = tuple(_COLUMNS.split())
+
+
+def _knob_columns(cells: Iterable[Cell]) -> tuple[str, ...]:
+    """Every knob of the installed samplers, and those on record whose sampler has gone since."""
+    names = tuple(sorted({*registry.knob_names(), *(name for cell in cells for name, _ in cell.knobs)}))
+    assert not set(names) & set(FIXED_COLUMNS), f"a knob is named like a column: {set(names) & set(FIXED_COLUMNS)}"
+    return names
+
+
+def _per(amount: float | None, divisor: float) -> float | None:
+    return None if amount is None or divisor <= 0 else amount / divisor
+
+
+def _cell_columns(result: CellResult) -> dict[str, Any]:
+    """What every row of a cell repeats."""
+    cell = result.cell
+    row = {f.name: getattr(cell, f.name) for f in fields(cell) if f.name not in ("model", "knobs")}
+    row |= dict(cell.knobs) | {"cell_id": cell.id, "sequence_length": cell.sequence_length}
+    row |= {n: getattr(cell.model, n) for n in ("role", "family", "weights")} | {"model": cell.model.key}
+    row |= {"status": result.status, "reason": result.reason, "environment_id": result.environment_id}
+    for record in (result.traced, result.memory):
+        row |= {k: v for k, v in asdict(record).items() if k in FIXED_COLUMNS} if record else {}
+    # Both belong to the pass that ran; each row's own process id comes from its sample.
+    row.pop("process_id", None)
+    return row | {"energy_pass_j": result.energy.energy_j if result.energy else None}
+
+
+def _sample_columns(sample: Sample, batch_size: int) -> dict[str, Any]:
+    own = {k: v for k, v in asdict(sample).items() if k in FIXED_COLUMNS and k != "new_tokens"}
+    return own | {
+        "throughput_tokens_per_s": _per(sample.new_tokens, sample.latency_s),
+        "useful_tokens_per_s": _per(sample.useful_tokens, sample.latency_s),
+        "output_bytes_per_s": _per(sample.output_bytes, sample.latency_s),
+        # Per row of the batch: 1 for autoregressive decoding at any batch size.
+        "tokens_per_forward": _per(sample.new_tokens / batch_size, sample.forwards),
+        "token_positions": sample.positions,
+    }
+
+
+def _csv_field(value: object) -> object:
+    """Unknown is empty; text that a spreadsheet would run as a formula is quoted by an apostrophe."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")):
+        return f"'{value}"
+    return value
+
+
+def raw_metrics(results: Sequence[CellResult]) -> str:
+    """The CSV: a row a repetition, and one for each cell that ended without any."""
+    columns = FIXED_COLUMNS + _knob_columns(r.cell for r in results)
+    out = io.StringIO()
+    table = csv.DictWriter(out, columns, restval="", lineterminator="\n")
+    table.writeheader()
+    for result in results:
+        common = _cell_columns(result)
+        rows: list[dict[str, Any]] = [_sample_columns(s, result.cell.batch_size) for s in result.samples]
+        if not rows and result.status is not None:
+            rows = [{}]
+        table.writerows({k: _csv_field(v) for k, v in {**common, **row}.items()} for row in rows)
+    return out.getvalue()
+
+
+def quality_metrics(environment: Environment, cells: Mapping[str, Cell], scores: Iterable[Score]) -> str:
+    """The JSON of aggregated scores, each with the cell it belongs to spelt out."""
+    knob_names = _knob_columns(cells.values())
+    entries = []
+    for score in scores:
+        cell = cells[score.cell_id]
+        # Later keys win: a knob of a plug-in can never hide a field of the score.
+        entry: dict[str, Any] = {name: cell.knob(name) for name in ("steps", *knob_names)}
+        entry |= {"model": cell.model.key, "role": cell.model.role, "sampler": cell.sampler}
+        entry |= {n: getattr(cell, n) for n in ("batch_size", "prompt_tokens", "new_tokens")}
+        entries.append(entry | asdict(score))
+    document = {
+        "schema_version": SCHEMA_VERSION,
+        "environment": {**asdict(environment), "id": environment.id},
+        "scores": entries,
+    }
+    return json.dumps(document, indent=1, allow_nan=False, ensure_ascii=False) + "\n"

@@ -1,0 +1,165 @@
+"""The exact scorer of a tiny story: its true log-probability, and what it gets wrong.
+
+A text of a model may contradict the story. The scorer then charges the violation, repairs it and reads on, so that one mistake counts once:
+- a word of the right class but the wrong content (another name, another count) is taken for the likeliest word of its class that may
+  stand there;
+- any other word breaks the sentence: text and story both go on after their next full stop.
+
+The smoothed log-probability mixes the truth with the uniform distribution over the tokenizer's tokens, (1 - EPSILON) p + EPSILON / V, so it
+stays finite; words skipped after a break get 1 / V. For text with violations it therefore depends on EPSILON: state it with the number.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dlmbench.tiny.story import Constraint, Slot, Story
+from dlmbench.tiny.vocabulary import CLASS_OF_WORD, TOKENS
+from dlmbench.tiny.world import Distribution
+
+EPSILON = 1e-3
+_UNIFORM = 1.0 / len(TOKENS)
+
+
+@dataclass(frozen=True)
+class TokenScore:
+    """One scored word. `constraint` is None for a word skipped after a broken sentence, which is no slot and no violation."""
+
+    word: str
+    constraint: Constraint | None
+    probability: float  # exact, of this word after the words before it (as repaired)
+    entropy: float  # nats, of the exact distribution that the word was drawn from
+    violated: bool
+
+    @property
+    def log_prob(self) -> float:
+        """Nats; minus infinity for an impossible word."""
+        return math.log(self.probability) if self.probability > 0.0 else -math.inf
+
+    @property
+    def smoothed_log_prob(self) -> float:
+        """Nats; finite."""
+        if self.constraint is None:
+            return math.log(_UNIFORM)
+        return math.log((1.0 - EPSILON) * self.probability + EPSILON * _UNIFORM)
+
+
+@dataclass(frozen=True)
+class StoryScore:
+    """The scored part of a story, from the position `start` on. Sums, in nats; sentences are those that end in the scored part."""
+
+    tokens: tuple[TokenScore, ...]
+    log_prob: float
+    smoothed_log_prob: float
+    path_entropy: float
+    slots: dict[Constraint, int]
+    violations: dict[Constraint, int]
+    sentences_total: int
+    sentences_valid: int
+
+    @property
+    def is_valid(self) -> bool:
+        """Whether the story could have been told so: nothing violated."""
+        return not self.violations
+
+
+class _Reader:
+    """A story that is being told along a text."""
+
+    def __init__(self) -> None:
+        self._telling = Story().tell()
+        self.slot: Slot = next(self._telling)
+
+    def read(self, word: str) -> None:
+        self.slot = self._telling.send(word)
+
+    def skip_sentence(self) -> None:
+        """Tell on, always the likeliest word, until the sentence has ended."""
+        word = ""
+        while word != ".":
+            _, distribution = self.slot
+            word = max(distribution, key=distribution.__getitem__)
+            self.read(word)
+
+
+def _repair(word: str, distribution: Distribution) -> str | None:
+    """The likeliest possible word of the class of the impossible `word`, if there is one."""
+    word_class = CLASS_OF_WORD.get(word)
+    if word_class is None or word_class == "function word":
+        return None
+    candidates = [other for other in distribution if CLASS_OF_WORD[other] == word_class]
+    return max(candidates, key=distribution.__getitem__, default=None)
+
+
+def _entropy(distribution: Distribution) -> float:
+    return -sum(p * math.log(p) for p in distribution.values())
+
+
+def _score_words(words: Sequence[str]) -> list[TokenScore]:
+    scores: list[TokenScore] = []
+    reader = _Reader()
+    skipping = False
+    for word in words:
+        if skipping:
+            scores.append(TokenScore(word, None, 0.0, 0.0, violated=False))
+            skipping = word != "."
+            continue
+        constraint, distribution = reader.slot
+        probability = distribution.get(word, 0.0)
+        scores.append(TokenScore(word, constraint, probability, _entropy(distribution), violated=probability == 0.0))
+        heard = word if probability > 0.0 else _repair(word, distribution)
+        if heard is not None:
+            reader.read(heard)
+        else:
+            reader.skip_sentence()
+            skipping = word != "."
+    return scores
+
+
+def score_story(words: Sequence[str], start: int = 0) -> StoryScore:
+    """Score `words[start:]` as the continuation of `words[:start]`, which is read with the same tolerance but not counted.
+
+    A word outside the vocabulary is a violation like another. `words` may end in the middle of a sentence, which is then scored but not
+    counted as a sentence.
+    """
+    scores = _score_words(words)
+    slots: dict[Constraint, int] = {}
+    violations: dict[Constraint, int] = {}
+    sentences_total = sentences_valid = 0
+    sentence_is_valid = True
+    for score in scores[start:]:
+        if score.constraint is not None:
+            slots[score.constraint] = slots.get(score.constraint, 0) + 1
+        if score.violated and score.constraint is not None:
+            violations[score.constraint] = violations.get(score.constraint, 0) + 1
+            sentence_is_valid = False
+        if score.word == ".":
+            sentences_total += 1
+            sentences_valid += sentence_is_valid
+            sentence_is_valid = True
+    scored = tuple(scores[start:])
+    return StoryScore(
+        tokens=scored,
+        log_prob=-math.inf if violations else math.fsum(score.log_prob for score in scored),
+        smoothed_log_prob=math.fsum(score.smoothed_log_prob for score in scored),
+        path_entropy=math.fsum(score.entropy for score in scored),
+        slots=slots,
+        violations=violations,
+        sentences_total=sentences_total,
+        sentences_valid=sentences_valid,
+    )
+
+
+def continuation_log_prob(prompt: Sequence[str], continuation: Sequence[str]) -> float:
+    """log p(continuation | prompt) in nats under the true source: exact; minus infinity where impossible."""
+    return score_story([*prompt, *continuation], start=len(prompt)).log_prob
+
+
+def next_word(prefix: Sequence[str]) -> Distribution:
+    """The exact p(next word | prefix). Raises ValueError for a prefix that no story begins with."""
+    reader = _Reader()
+    for position, word in enumerate(prefix):
+        if word not in reader.slot[1]:
+            raise ValueError(f"no story goes on with {word!r} at position {position}")
+        reader.read(word)
+    return reader.slot[1]

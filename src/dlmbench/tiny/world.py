@@ -1,0 +1,134 @@
+"""The facts of the tiny world that never change: what borders on what, what lives where, and how likely everything is.
+
+A model has to learn these facts by heart, as it has to learn the world behind real text. They are drawn once, by ranking the words of a
+class by a hash: no random generator is involved, so they are the same under every version of Python, for ever.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+
+from dlmbench.tiny.vocabulary import (
+    ADVERBS,
+    ANIMAL_STATES,
+    ANIMALS,
+    COLOURS,
+    CONTAINERS,
+    FEMALE_NAMES,
+    GARMENTS,
+    HOURS,
+    LANDMARKS,
+    MALE_NAMES,
+    MANNERS,
+    MOODS,
+    MOTIONS,
+    NUMBERS,
+    PLACES,
+    PLURALS,
+    PREPOSITIONS,
+    RELATIONS,
+    ROLES,
+    SKIES,
+    TRAITS,
+)
+
+Distribution = Mapping[str, float]
+"""Words, each with its probability: positive, distinct, summing to one."""
+
+
+def normalised(weights: Mapping[str, float]) -> Distribution:
+    """The distribution proportional to `weights`, which are positive."""
+    total = sum(weights.values())
+    return {word: weight / total for word, weight in weights.items()}
+
+
+def uniform(words: Iterable[str]) -> Distribution:
+    """Every distinct one of `words` equally likely."""
+    distinct = dict.fromkeys(words)
+    return dict.fromkeys(distinct, 1.0 / len(distinct))
+
+
+def keep(distribution: Distribution, allowed: Callable[[str], bool]) -> Distribution:
+    """`distribution` given that the word is `allowed`."""
+    return normalised({word: p for word, p in distribution.items() if allowed(word)})
+
+
+def _ranked(words: Iterable[str], fact: str) -> list[str]:
+    return sorted(words, key=lambda word: sha256(f"{fact}: {word}".encode()).digest())
+
+
+def _zipf(words: Iterable[str], exponent: float, fact: str) -> Distribution:
+    """Zipf-Mandelbrot over `words`, in an order of their own for each `fact`."""
+    return normalised({word: (rank + 1.5) ** -exponent for rank, word in enumerate(_ranked(words, fact))})
+
+
+def article_of(word: str) -> str:
+    """The indefinite article before `word` (the vocabulary has no silent h and no sounded-as-y vowel)."""
+    return "an" if word[0] in "aeiou" else "a"
+
+
+@dataclass(frozen=True)
+class Indefinite:
+    """A noun or adjective behind its article: first the article is chosen, then the word among those that it fits."""
+
+    article: Distribution
+    word: Mapping[str, Distribution]
+
+    @classmethod
+    def of(cls, words: Distribution) -> "Indefinite":
+        """Split `words` by article; the product of the two choices is `words` again."""
+        weights: dict[str, float] = {}
+        for word, probability in words.items():
+            weights[article_of(word)] = weights.get(article_of(word), 0.0) + probability
+        by_article = {article: keep(words, lambda word, a=article: article_of(word) == a) for article in weights}
+        return cls(normalised(weights), by_article)
+
+
+def _borders() -> dict[str, list[str]]:
+    """Every place borders on four others: those one and five steps away on a ring."""
+    count = len(PLACES)
+    return {
+        place: [PLACES[(index + step) % count] for step in (-5, -1, 1, 5)] for index, place in enumerate(PLACES)
+    }
+
+
+NAME = _zipf(FEMALE_NAMES + MALE_NAMES, 0.4, "name")
+NAME_OF_RELATION = {
+    relation: keep(NAME, FEMALE_NAMES.__contains__)
+    if relation == "sister"
+    else keep(NAME, MALE_NAMES.__contains__)
+    if relation == "brother"
+    else NAME
+    for relation in RELATIONS
+}
+RELATION = _zipf(RELATIONS, 0.3, "relation")
+TRAIT = Indefinite.of(_zipf(TRAITS, 0.4, "trait"))
+TRAIT_OF_HERO = _zipf(TRAITS, 0.4, "trait")
+ROLE_OF_TRAIT = {trait: _zipf(ROLES, 0.9, f"role of the {trait}") for trait in TRAITS}
+PLACE = _zipf(PLACES, 0.3, "place")
+NEIGHBOUR_OF = {place: _zipf(bordering, 0.5, f"way from the {place}") for place, bordering in _borders().items()}
+ANIMAL_OF = {
+    place: Indefinite.of(_zipf(_ranked(ANIMALS, f"fauna of the {place}")[:6], 0.6, f"animal in the {place}"))
+    for place in PLACES
+}
+LANDMARK_OF = {
+    place: _zipf(_ranked(LANDMARKS, f"sights of the {place}")[:4], 0.4, f"landmark in the {place}") for place in PLACES
+}
+STATE_OF = {
+    animal: _zipf(_ranked(ANIMAL_STATES, f"nature of the {animal}")[:4], 0.6, f"state of the {animal}")
+    for animal in ANIMALS
+}
+OBJECT_OF_ROLE = {role: _zipf(PLURALS, 1.3, f"object of the {role}") for role in ROLES}
+COLOUR = _zipf(COLOURS, 0.6, "colour")
+GARMENT = _zipf(GARMENTS, 0.3, "garment")
+CONTAINER = _zipf(CONTAINERS, 0.5, "container")
+MOOD = _zipf(MOODS, 0.3, "mood")
+MOTION = _zipf(MOTIONS, 0.5, "motion")
+MANNER = _zipf(MANNERS, 0.3, "manner")
+PREPOSITION = _zipf(PREPOSITIONS, 0.3, "preposition")
+ADVERB = _zipf(ADVERBS, 0.3, "adverb")
+SKY = _zipf(SKIES, 0.3, "sky")
+HOUR = _zipf(HOURS, 0.1, "hour")
+COUNT_OF_NEW = normalised(dict(zip(NUMBERS[1:], (3.0, 4.0, 4.0, 3.0, 2.0, 2.0), strict=True)))
+COUNT_OF = {number: count for count, number in enumerate(NUMBERS)}
+"""How many a number word means; `NUMBERS[count]` is the way back."""
