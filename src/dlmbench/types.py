@@ -56,13 +56,17 @@ class ModelSpec:
 
 @dataclass(frozen=True)
 class PromptSettings:
-    """Where prompts come from: `source` is wikitext-103, sharegpt, file or tiny; `path` a local file or folder."""
+    """Where prompts come from: `source` is wikitext-103, sharegpt, file or tiny; `path` a local file or folder.
+
+    count: exactly so many prompts; None for all that are long enough, at most `limit` of them where it is given.
+    """
 
     source: str
-    count: int
+    count: int | None
     path: str | None = None
     seed: int = 0
     chat: bool = False
+    limit: int | None = None
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,7 @@ class ProtocolSettings:
     max_time_s: float = 300.0
     half_width: float = 0.01
     rounds: int = 2
+    fresh_process_per_round: bool = False
 
 
 @dataclass(frozen=True)
@@ -151,6 +156,34 @@ class Plan:
     left_out: tuple[LeftOut, ...] = ()
     predictions: tuple[Prediction, ...] = ()
 
+    @property
+    def scored_cells(self) -> tuple[Cell, ...]:
+        """One cell for each group of equal texts, the one of smallest batch: quality is measured there."""
+        chosen: dict[str, Cell] = {}
+        for cell in sorted(self.cells, key=lambda c: c.batch_size):
+            chosen.setdefault(cell.quality_key, cell)
+        return tuple(c for c in self.cells if chosen[c.quality_key] is c)
+
+
+@dataclass(frozen=True)
+class SamplerAxes:
+    """A sampler of a grid and the values of each knob to sweep, in the order of the file."""
+
+    sampler: str
+    knobs: tuple[tuple[str, tuple[KnobValue, ...]], ...] = ()
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The axes of one grid; its cells are their product. `lengths` holds pairs (prompt tokens P, new tokens G)."""
+
+    lengths: tuple[tuple[int, int], ...]
+    batch_sizes: tuple[int, ...]
+    samplers: tuple[SamplerAxes, ...]
+    engines: tuple[str, ...]
+    precision: str
+    attention: str
+
 
 @dataclass(frozen=True)
 class Experiment:
@@ -158,12 +191,14 @@ class Experiment:
 
     name: str
     models: tuple[ModelSpec, ...]
-    grids: tuple[Mapping[str, Any], ...]
+    grids: tuple[Grid, ...]
     prompts: PromptSettings
     protocol: ProtocolSettings
     metrics: tuple[str, ...]
     metric_settings: Mapping[str, Any] = field(default_factory=dict)
     hardware: Mapping[str, Any] = field(default_factory=dict)
+    seed: int = 0
+    description: str = ""
 
 
 # ---------------------------------------------------------------- prompts and generations
@@ -233,6 +268,10 @@ class Likelihood:
 
     log_prob_BG: tuple[tuple[float, ...], ...]
     forwards: int
+
+
+# The prompts of each (model key, prompt tokens, new tokens), in that model's ids.
+PromptSets = Mapping[tuple[str, int, int], tuple[Prompt, ...]]
 
 
 @dataclass(frozen=True)
@@ -489,6 +528,30 @@ class TensorSpec:
     official: str
     llama: str
     shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Texts:
+    """What a metric scores: one cell's prompts, its generations, and the model where the metric needs it."""
+
+    cell: Cell
+    prompts: tuple[Prompt, ...]
+    generations: tuple[StoredGeneration, ...] = ()
+    model: LanguageModel | None = None
+    rows: int = 16
+
+
+class Progress(Protocol):
+    """Whoever shows how far a run is."""
+
+    def cell(self, cell: Cell, doing: str) -> None:
+        """A cell is being worked on."""
+
+    def repetition(self, cell: Cell, latency_s: float) -> None:
+        """A repetition is on record."""
+
+    def failed(self, cell: Cell, reason: str) -> None:
+        """A cell could not be measured or scored."""
 
 
 class StepObserver(Protocol):

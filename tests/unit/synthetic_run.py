@@ -118,13 +118,17 @@ def tiny_run(
         for b in batches:
             if "baseline" in roles:
                 of = baseline_cell(b, prompt, new, llama)
-                results.append(measured(of, noisy(0.15 * size * b**0.2, repetitions, rng), int((200 + 3 * b) * size) << 20))
+                results.append(
+                    measured(of, noisy(0.15 * size * b**0.2, repetitions, rng), int((200 + 3 * b) * size) << 20)
+                )
                 if scored and b == batches[0]:
                     scores += _scores(of, NATS_AR, hardness, rng)
             for block in blocks if "target" in roles else ():
                 for k in steps:
                     of = target_cell(k, block, b, prompt, new, llada)
-                    results.append(measured(of, noisy(0.01 * k * size * b**0.8, repetitions, rng), int((200 + 9 * b) * size) << 20))
+                    results.append(
+                        measured(of, noisy(0.01 * k * size * b**0.8, repetitions, rng), int((200 + 9 * b) * size) << 20)
+                    )
                     if scored and b == batches[0]:
                         scores += _scores(of, nats[block][k], hardness, rng)
     cells = tuple(r.cell for r in results)

@@ -10,7 +10,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dlmbench.analysis.breakeven import BreakEven
 from dlmbench.analysis.stats import Interval
 from dlmbench.analysis.study import RANDOM_WEIGHTS, CellSummary, Curve, MetricParity, Study
 from dlmbench.types import Cell
@@ -113,14 +112,19 @@ def _models(study: Study) -> str:
 
 
 def _group(curves: Sequence[Curve], name_it: bool) -> list[str]:
-    """The curves that differ only in batch size: one statement on quality, one on speed for each."""
+    """The curves that differ only in batch size: quality once, then speed by batch size, then what follows."""
     first = curves[0]
-    where = f"With {first.new_tokens} new tokens after {first.prompt_tokens}-token prompts"
+    where = f"With {first.new_tokens} new tokens after prompts of {first.prompt_tokens}"
     if name_it:
         where += f" ({first.label})"
-    parity = headline(first)
-    sentences = [f"{where}: {_quality(first, parity)}."]
-    sentences += [s for c in curves if (s := _speed(c, headline(c)))]
+    sentences = [f"{where}: {_quality(first, headline(first))}.", *_at_parity(curves), *_break_even(curves)]
+    verdicts: dict[str, list[int]] = {}
+    for curve in curves:
+        verdicts.setdefault(_verdict(headline(curve), curve), []).append(curve.batch_size)
+    for verdict, batches in verdicts.items():
+        at = f"at batch size {', '.join(map(str, batches))} " if len(verdicts) > 1 else ""
+        if verdict:
+            sentences.append(f"So {at}{verdict}.")
     return sentences
 
 
@@ -136,24 +140,25 @@ def _quality(curve: Curve, headline_parity: MetricParity | None) -> str:
             return RANDOM_WEIGHTS
         return "quality was not measured for both models, so parity is unknown"
     metric, parity = headline_parity.metric, headline_parity.parity
-    name = "the likelihood of the true text" if metric.name == "likelihood" else metric.name.replace("_", " ")
-    last = parity.points[-1]
+    name = "the likelihood of the true text" if metric.name == "likelihood" else metric.words
+    last, gap = parity.points[-1], f" ({_gap(headline_parity)})"
     base = curve.quality_baseline.cell.model.key if curve.quality_baseline else "the baseline"
     if parity.outcome == "reached":
-        text = f"quality parity with {base} by {name} is reached at K={parity.steps} diffusion steps"
+        text = f"S_parity, the diffusion steps needed to match {base} by {name}, is {parity.steps}"
     elif parity.outcome == "reached_at_smallest":
-        text = f"quality parity with {base} by {name} is reached already at the smallest K measured, {parity.steps}"
+        text = f"S_parity, the diffusion steps needed to match {base} by {name}, is {parity.steps} or fewer"
+        text += " (the smallest K measured already does)"
     elif parity.outcome == "not_reached":
-        text = f"quality parity with {base} by {name} is not reached up to K={last.steps} ({_gap(headline_parity)})"
+        text = f"quality parity (S_parity) with {base} by {name} is not reached up to K={last.steps}{gap}"
     else:
-        text = f"quality parity with {base} by {name} is undecided up to K={last.steps} ({_gap(headline_parity)})"
+        text = f"quality parity (S_parity) with {base} by {name} is undecided up to K={last.steps}{gap}"
     if parity.literal_steps is not None and parity.literal_steps != parity.steps:
         text += f"; K={parity.literal_steps} passes by itself, but a larger K does not"
     if not parity.is_monotone:
         text += "; more steps do not always help here"
     if not parity.reached:
         text += _with_margin(curve, headline_parity)
-    return text + f" ({parity.n} prompts)"
+    return text + f" (tested on {parity.n} prompts)"
 
 
 def _gap(shown: MetricParity) -> str:
@@ -175,88 +180,106 @@ def _with_margin(curve: Curve, shown: MetricParity) -> str:
         delta, steps = other.parity.delta, other.parity.steps
         if other.metric != shown.metric or delta == 0:
             continue
-        allowed = f"{delta:.0%} more perplexity" if other.metric.log_scale else f"a margin of {delta:g}"
+        allowed = _allowance(other)
         if steps is not None:
             small = " (the smallest measured)" if other.parity.outcome == "reached_at_smallest" else ""
-            parts.append(f"allowing {allowed}, K={steps}{small} is enough{_in_brackets(other)}")
+            parts.append(f"allowing {allowed}, K={steps}{small} is enough")
         else:
             parts.append(f"allowing {allowed}, it is {other.parity.outcome.replace('_', ' ')}")
     return "".join(f"; {p}" for p in parts)
 
 
-def _in_brackets(shown: MetricParity) -> str:
-    speedup = shown.speedup.latency if shown.speedup else None
-    return f" (there {_ratio(speedup)} at this batch size)" if speedup else ""
+def _allowance(shown: MetricParity) -> str:
+    """A margin in words."""
+    delta = shown.parity.delta
+    return f"a perplexity {delta:.0%} higher" if shown.metric.log_scale else f"a margin of {delta:g}"
 
 
-def _speed(curve: Curve, shown: MetricParity | None) -> str:
-    """Speed at parity, then break-even, then what both mean, for one batch size."""
-    where = f"At batch size {curve.batch_size}"
-    if curve.baseline is None or curve.baseline.latency is None:
-        return f"{where} the baseline was not timed, so no speedup is known."
-    if not any(p.latency for p in curve.points):
-        reason = next((p.reason or p.status for p in curve.points), "not measured")
-        return f"{where} diffusion was not timed ({reason})."
-    parts = []
-    speedup = shown.speedup.latency if shown and shown.speedup else None
-    if shown and shown.parity.reached:
-        if speedup is not None and shown.speedup is not None:
-            text = f"at K={shown.parity.steps} diffusion is {_ratio(speedup)}"
-            if shown.speedup.share_reached < 0.95:
-                text += f", parity being found again in {shown.speedup.share_reached:.0%} of resamples"
-            parts.append(text)
-        else:
-            parts.append(f"K={shown.parity.steps} was not timed, so the speedup at parity is unknown")
-    parts.append(_crossing(curve))
-    return f"{where} {'; '.join(parts)}. {_verdict(shown, speedup, curve)}".strip()
+def _at_parity(curves: Sequence[Curve]) -> list[str]:
+    """The speedup at S_parity for each batch size: at margin 0, else at the smallest margin that reaches it."""
+    parts, which = [], ""
+    for curve in curves:
+        shown = headline(curve)
+        reached = [p for p in curve.parities if shown and p.metric == shown.metric and p.parity.reached]
+        if not reached:
+            continue
+        best = min(reached, key=lambda p: p.parity.delta)
+        margin = f", allowing {_allowance(best)}" if best.parity.delta else ""
+        which = f"At K={best.parity.steps}{margin}"
+        where = f"at batch size {curve.batch_size}"
+        if best.speedup is None or best.speedup.latency is None:
+            parts.append(f"not timed {where}")
+            continue
+        text = f"{_ratio(best.speedup.latency)} {where}"
+        if best.speedup.share_reached < 0.95:
+            text += f" (parity was found again in {best.speedup.share_reached:.0%} of the resamples)"
+        parts.append(text)
+    return [f"{which}, diffusion's speed as a multiple of the baseline's is {'; '.join(parts)}."] if parts else []
 
 
 def _ratio(speedup: Interval) -> str:
-    """A speedup in words that keep the number: 2.00x as fast."""
-    return f"{speedup.value:.2f}x as fast as the baseline (95% interval {speedup.low:.2f} to {speedup.high:.2f})"
+    return f"{speedup.value:.2f}x (95% interval {speedup.low:.2f} to {speedup.high:.2f})"
 
 
-def _crossing(curve: Curve) -> str:
-    line = curve.break_even
-    timed = [p for p in curve.points if p.latency]
-    if line is None:
-        only = timed[0]
-        if only.speedup is None:
-            return f"only K={only.cell.steps} was timed, so no break-even is known"
-        return f"only K={only.cell.steps} was timed, and there diffusion is {_ratio(only.speedup)}"
-    if line.steps is None:
-        return f"no break-even: {line.reason}"
-    if line.steps < 1:
-        return "diffusion would be slower even with one step"
-    text = f"the two take equally long at K={_steps(line.steps)} (break-even"
-    if line.low is not None and line.high is not None:
-        text += f", 95% interval {_steps(line.low)} to {_steps(line.high)}"
-    if line.is_extrapolated:
-        text += f", extrapolated from K={timed[0].cell.steps} to {timed[-1].cell.steps}"
-    return text + "): fewer steps are faster than the baseline, more are slower"
+def _break_even(curves: Sequence[Curve]) -> list[str]:
+    """Where the two take equally long, for each batch size, and what keeps it from being known."""
+    crossings, others = [], []
+    for curve in curves:
+        where = f"at batch size {curve.batch_size}"
+        line, timed = curve.break_even, [p for p in curve.points if p.latency]
+        if not timed:
+            reason = next((p.reason or p.status or "" for p in curve.points), "")
+            others.append(f"{where} diffusion was not timed ({reason})")
+        elif curve.baseline is None or curve.baseline.latency is None:
+            others.append(f"{where} the baseline was not timed, so no speedup is known")
+        elif line is None:
+            only = timed[0]
+            ratio = f" and ran at {_ratio(only.speedup)} the baseline's speed" if only.speedup else ""
+            others.append(f"{where} only K={only.cell.steps} was timed{ratio}, so no break-even is known")
+        elif line.steps is None:
+            others.append(f"{where} there is no break-even: {line.reason}")
+        elif line.steps < 1:
+            others.append(f"{where} the measured line says that even one step would take longer than the baseline")
+        else:
+            text = f"K={_steps(line.steps)} {where}"
+            if line.low is not None and line.high is not None:
+                text += f" (95% interval {_steps(line.low)} to {_steps(line.high)})"
+            if line.is_extrapolated:
+                text += f", extrapolated from K={timed[0].cell.steps} to {timed[-1].cell.steps}"
+            crossings.append(text)
+    found = []
+    if crossings:
+        found.append(
+            f"Break-even k*, the step count at which both take equally long, is {'; '.join(crossings)}: "
+            "with fewer steps diffusion is faster, with more it is slower."
+        )
+    if others:
+        text = "; ".join(others)
+        found.append(text[0].upper() + text[1:] + ".")
+    return found
 
 
 def _steps(value: float) -> str:
     return f"{value:.1f}" if value < 100 else f"{value:.0f}"
 
 
-def _verdict(shown: MetricParity | None, speedup: Interval | None, curve: Curve) -> str:
+def _verdict(shown: MetricParity | None, curve: Curve) -> str:
+    """What follows for this batch size, at equal quality (margin 0); nothing where it cannot be said."""
     if shown is None:
         return ""
+    speedup = shown.speedup.latency if shown.speedup else None
     if speedup is not None:
         if speedup.low > 1:
-            return "So diffusion wins here: as good and faster."
+            return "diffusion wins: as good, and faster"
         if speedup.high < 1:
-            return "So the baseline wins here: to be as good, diffusion takes longer."
-        return "So the two cannot be told apart in speed at equal quality."
-    if shown.parity.outcome == "not_reached":
-        return _trade(curve.break_even)
+            return "the baseline wins: to write as well, diffusion takes longer"
+        return "neither is shown to be faster at equal quality"
     if shown.parity.outcome == "undecided":
-        return "So which one wins at equal quality is undecided: more prompts would tell."
+        return "which one wins at equal quality is undecided: more prompts would tell"
+    if shown.parity.outcome == "not_reached":
+        if any(p.speedup and p.speedup.low > 1 for p in curve.points):
+            return "diffusion can be faster here, but only with worse text"
+        if any(p.speedup for p in curve.points):
+            return "the baseline wins: better text, and diffusion was not shown to be faster at any step count timed"
+        return "the baseline wins on quality"
     return ""
-
-
-def _trade(line: BreakEven | None) -> str:
-    if line is not None and line.steps is not None and line.steps >= 1:
-        return "So at these step counts diffusion can be faster, but only with worse text."
-    return "So at these step counts the baseline wins on quality."

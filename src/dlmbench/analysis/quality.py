@@ -30,13 +30,21 @@ class MetricInfo:
         return self.unit.startswith("nats")
 
     @property
+    def words(self) -> str:
+        """The metric's name as a reader should see it: a likelihood scored in nats is a negative logarithm."""
+        return _WORDS.get(self.name, self.name.replace("_", " "))
+
+    @property
     def title(self) -> str:
         """The metric with its unit and direction, for a table or an axis."""
-        return (
-            f"{self.name.replace('_', ' ')} [{self.unit}], {'higher' if self.higher_is_better else 'lower'} is better"
-        )
+        return f"{self.words} [{self.unit}], {'higher' if self.higher_is_better else 'lower'} is better"
 
 
+_WORDS = {
+    "likelihood": "negative log-likelihood",
+    "oracle_log_prob": "negative oracle log-prob",
+    "repetition": "repeated 4-grams",
+}
 # Also the order of display. A score's own unit and direction win over these.
 KNOWN = (
     MetricInfo("likelihood", "nats/token", False),

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 from importlib import metadata
@@ -37,8 +38,10 @@ def _cpu_name() -> str:
 
 def _git(*arguments: str) -> str | None:
     command = ["git", "-C", str(_PACKAGE), *arguments]
+    # Inside a git hook GIT_DIR and its kin name whatever repository the hook belongs to.
+    variables = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False, env=variables)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() if done.returncode == 0 else None
@@ -56,7 +59,7 @@ def git_commit() -> str | None:
     commit = _git("rev-parse", "--verify", "HEAD")
     if commit is None:
         return None
-    changes = _git("status", "--porcelain", "--untracked-files=no", "--", "src")
+    changes = _git("status", "--porcelain", "--untracked-files=no", "--", ":/src")
     return f"{commit}-dirty" if changes else commit
 
 

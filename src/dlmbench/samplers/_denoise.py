@@ -71,7 +71,7 @@ class Loop:
         done_rows, forwards, left = 0, 0, block.stop - block.start
         while forwards < len(schedule) if schedule is not None else (left or forwards < at_least):
             quota = None if schedule is None else schedule[forwards]
-            self._forward(block, cache, first=forwards == 0, quota=quota, done_rows=done_rows)
+            self._forward(block, cache, forwards, quota, done_rows)
             forwards += 1
             if schedule is None:
                 open_rows = self.canvas.masked_BG[:, block].any(1).tolist()
@@ -79,12 +79,12 @@ class Loop:
             else:
                 done_rows = len(self.prompts_B) if sum(schedule[:forwards]) == block.stop - block.start else 0
 
-    def _forward(self, block: slice, cache: Any, *, first: bool, quota: int | None, done_rows: int) -> None:
+    def _forward(self, block: slice, cache: Any, number: int, quota: int | None, done_rows: int) -> None:
         import torch
 
         canvas, prompt = self.canvas, self.canvas.prompt_tokens
         lo, hi = prompt + block.start, prompt + block.stop
-        start, stop = (0, canvas.length) if first else self.reuse.span(lo, hi, canvas.length)
+        start, stop = (0, canvas.length) if number == 0 else self.reuse.span(lo, hi, canvas.length)
         tokens_BQ, attend_BN = canvas.tokens_BN[:, start:stop], canvas.attend_BN
         if self.unconditional is not None:
             self.unconditional[:, prompt:] = canvas.new_BG
@@ -97,7 +97,7 @@ class Loop:
             logits_BbV = blind + (self.scale + 1) * (given - blind)
 
         work, rows = canvas.work, tokens_BQ.shape[0]
-        step = self._step(logits_BbV, block, quota, work.forwards)
+        step = self._step(logits_BbV, block, quota, number)
         decision = self.rule.decide(step, self.knobs)
         canvas.new_BG[:, block] = torch.where(
             decision.commit_Bb, self.reveal(step, decision, block), canvas.new_BG[:, block]
@@ -110,8 +110,12 @@ class Loop:
         if self.observer is not None:
             self.observer(work.forwards)
 
-    def _step(self, logits_BbV: torch.Tensor, block: slice, quota: int | None, forward: int) -> Step:
-        """Choose a token for each position. The mask is never chosen, but counts in the confidence as published."""
+    def _step(self, logits_BbV: torch.Tensor, block: slice, quota: int | None, number: int) -> Step:
+        """Choose a token for each position. The mask is never chosen, but counts in the confidence as published.
+
+        Draws are keyed by the forward's number within the block: over the whole generation it would depend on how
+        long batch mates kept earlier blocks open.
+        """
         import torch
 
         architecture, infinite = self.model.architecture, float("-inf")
@@ -121,15 +125,13 @@ class Loop:
         mask_logit_Bb = logits_BbV[..., self.canvas.mask_id].clone()
         logits_BbV[..., self.canvas.mask_id] = infinite
         temperature = float(self.knobs["temperature"] or 0)
-        chosen_Bb = choose_tokens(logits_BbV, temperature, self.seed, self.prompts_B, forward, positions_b)
+        chosen_Bb = choose_tokens(logits_BbV, temperature, self.seed, self.prompts_B, number, positions_b)
         logits_BbV[..., self.canvas.mask_id] = mask_logit_Bb
         finite = logits_BbV.gather(-1, chosen_Bb[..., None]).isfinite().all()
         self.healthy = finite if self.healthy is None else self.healthy & finite
-        if self.knobs["confidence_eos_eot_inf"]:
-            for token in {architecture.eos_id, architecture.eot_id} - {None}:
-                logits_BbV[..., token] = infinite
+        ends = (architecture.eos_id, architecture.eot_id) if self.knobs["confidence_eos_eot_inf"] else ()
         masked_Bb = self.canvas.masked_BG[:, block]
-        return Step(logits_BbV, chosen_Bb, masked_Bb, quota, self.seed, forward, self.prompts_B, positions_b)
+        return Step(logits_BbV, chosen_Bb, masked_Bb, quota, self.seed, number, self.prompts_B, positions_b, ends)
 
 
 def denoise(

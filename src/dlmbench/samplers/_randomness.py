@@ -38,7 +38,7 @@ def uniform(
     Args:
         seed: of the cell.
         prompts_B: each row's place in the prompt set, int64.
-        step: the forward, counted from 0 over the whole generation.
+        step: the forward within its block, counted from 0.
         positions_Q: places in the generated span (0..G-1), int64.
         stream: "token" (which token) or "order" (which position); the two are independent.
         width: number of draws at each position, as many as the vocabulary has entries.

@@ -28,6 +28,7 @@ class Step:
 
     logits_BbV: of the block's positions. chosen_Bb: the token that each position would take. masked_Bb: positions
     that may still be committed. quota: how many the schedule asks for, None for a rule without a schedule.
+    number: of the forward within its block, from 0. ends: tokens that count as improbable when confidence is asked.
     """
 
     logits_BbV: torch.Tensor
@@ -35,20 +36,24 @@ class Step:
     masked_Bb: torch.Tensor
     quota: int | None
     seed: int
-    forward: int
+    number: int
     prompts_B: torch.Tensor
     positions_b: torch.Tensor
+    ends: tuple[int | None, ...] = ()
 
     def probability(self, dtype: str) -> torch.Tensor:
         """Un-tempered softmax probability_Bb of the chosen token, computed in `dtype` (model | float32 | float64)."""
         import torch
 
         to = self.logits_BbV.dtype if dtype == "model" else getattr(torch, dtype)
-        return self.logits_BbV.softmax(-1, dtype=to).gather(-1, self.chosen_Bb[..., None])[..., 0]
+        logits_BbV, ends = self.logits_BbV, [t for t in self.ends if t is not None]
+        if ends:
+            logits_BbV = logits_BbV.index_fill(-1, torch.tensor(ends, device=logits_BbV.device), float("-inf"))
+        return logits_BbV.softmax(-1, dtype=to).gather(-1, self.chosen_Bb[..., None])[..., 0]
 
     def draw(self) -> torch.Tensor:
-        """u_Bb in (0, 1), keyed by seed, prompt, forward and position."""
-        return uniform(self.seed, self.prompts_B, self.forward, self.positions_b, "order")
+        """u_Bb in (0, 1), keyed by seed, prompt, step and position."""
+        return uniform(self.seed, self.prompts_B, self.number, self.positions_b, "order")
 
     def ranked(self, confidence_Bb: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Sorted confidence_Bb (committed positions last, at -inf) and rank_Bb, 0 for the best; ties go leftmost."""

@@ -107,7 +107,7 @@ def generate(
 
     def reveal(step: Step, decision: Decision, block: slice) -> torch.Tensor:
         if trace:
-            when_BG[:, block] += decision.commit_Bb * (step.forward + 1)
+            when_BG[:, block] += decision.commit_Bb * (canvas.work.forwards + 1)
             confidence_BG[:, block] += decision.confidence_Bb.double().masked_fill(~decision.commit_Bb, 0.0)
         return step.chosen_Bb
 

@@ -72,7 +72,7 @@ class Store:
         recorded = self._contents.environment
         if recorded is not None:
             _refuse_another_environment(self.folder, recorded, environment)
-        self._scores = read_scores(self.folder)
+        self._scores = tuple(s for s in read_scores(self.folder) if s.cell_id in self._contents.cells)
         new: list[dict[str, Any]] = []
         if recorded != environment:
             new.append({"kind": "environment", **asdict(environment)})

@@ -5,6 +5,7 @@ A killed run loses at most the line it was writing, and a full disk loses nothin
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import json
@@ -40,9 +41,9 @@ def _sync_folder(folder: Path) -> None:
 
 def replace_file(path: Path, text: str) -> None:
     """Swap in new contents whole: a reader, or a crash, meets the old file or the new one."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    draft = path.with_name(f".{path.name}.tmp")
     try:
-        with draft.open("w", encoding="utf-8", newline="") as file:
+        with draft.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
@@ -59,7 +60,7 @@ def append_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
     The file is opened anew each time (microseconds beside the fsync): a folder that was deleted or a disk that was
     unmounted meanwhile is then an error, and not records written into nowhere.
     """
-    data = "".join(json.dumps(r, allow_nan=False, ensure_ascii=False) + "\n" for r in records).encode()
+    data = "".join(json.dumps(r, allow_nan=False) + "\n" for r in records).encode("ascii")
     if not data:
         return
     try:
@@ -71,7 +72,8 @@ def append_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
                     raise OSError(errno.ENOSPC, "short write")
                 os.fsync(descriptor)
             except OSError:
-                os.ftruncate(descriptor, size)
+                with contextlib.suppress(OSError):  # the first error is the one to tell of
+                    os.ftruncate(descriptor, size)
                 raise
         finally:
             os.close(descriptor)
@@ -133,7 +135,7 @@ def lock_folder(folder: Path) -> tuple[int, bool]:
         raise write_error(error, path) from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
+    except (BlockingIOError, PermissionError) as error:
         os.close(descriptor)
         raise BenchError(
             f"another run is writing to {folder}", "Wait for it to end, or name another --output_dir"

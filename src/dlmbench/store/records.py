@@ -61,6 +61,7 @@ class Contents:
     latest: dict[tuple[str, type[Any]], Any] = field(default_factory=dict)
 
     def add_cell(self, cell: Cell) -> None:
+        """A cell that is not on record yet."""
         self.cells[cell.id] = cell
         self.samples[cell.id] = {}
 
@@ -76,6 +77,7 @@ class Contents:
             self.latest[record.cell_id, type(record)] = record
 
     def results(self) -> tuple[CellResult, ...]:
+        """All that is known of every cell."""
         return tuple(self._result(cell_id) for cell_id in self.cells)
 
     def _result(self, cell_id: str) -> CellResult:
@@ -93,6 +95,7 @@ class Contents:
 
 
 def cell_record(cell: Cell) -> dict[str, Any]:
+    """The cell's line, with its id, so that a reader whose ids differ notices."""
     return {"kind": "cell", "id": cell.id, **asdict(cell)}
 
 
@@ -131,6 +134,11 @@ def _take(contents: Contents, values: dict[str, Any]) -> str | None:
 
 
 def read_contents(folder: Path) -> Contents:
+    """records.jsonl of a run folder; empty where there is none.
+
+    Raises:
+        BenchError: a broken line, naming file and line.
+    """
     contents, path = Contents(), folder / RECORDS
     for number, values in read_lines(path):
         try:
@@ -168,6 +176,7 @@ def read_text_scores(folder: Path) -> tuple[TextScore, ...]:
 
 
 def read_scores(folder: Path) -> tuple[Score, ...]:
+    """The aggregated scores of a run folder, none before it was scored."""
     path = folder / QUALITY_METRICS
     try:
         return tuple(from_mapping(Score, s) for s in json.loads(path.read_text(encoding="utf-8"))["scores"])

@@ -18,7 +18,7 @@ from dlmbench.types import SCHEMA_VERSION, Cell, CellResult, Environment, Sample
 
 # The knob columns follow these, so that a new plug-in appends a column and moves none.
 _COLUMNS = """
-cell_id index is_warmup round model role family weights engine sampler batch_size prompt_tokens new_tokens
+    cell_id index is_warmup round model role family weights engine sampler batch_size prompt_tokens new_tokens
     sequence_length precision attention seed prompts status reason clock latency_s wall_s throughput_tokens_per_s
     useful_tokens_per_s output_bytes_per_s tokens_per_forward forwards token_positions attention_pairs
     wasted_positions first_token_s prefill_s inter_token_s inter_token_p50_s inter_token_p95_s first_block_s step_p50_s
@@ -47,13 +47,13 @@ def _cell_columns(result: CellResult) -> dict[str, Any]:
     row |= {"status": result.status, "reason": result.reason, "environment_id": result.environment_id}
     for record in (result.traced, result.memory):
         row |= {k: v for k, v in asdict(record).items() if k in FIXED_COLUMNS} if record else {}
-    # Both belong to the pass that ran; each row's own process id comes from its sample.
+    # The passes ran in processes of their own; a row's process is its sample's.
     row.pop("process_id", None)
     return row | {"energy_pass_j": result.energy.energy_j if result.energy else None}
 
 
 def _sample_columns(sample: Sample, batch_size: int) -> dict[str, Any]:
-    own = {k: v for k, v in asdict(sample).items() if k in FIXED_COLUMNS and k != "new_tokens"}
+    own = {k: v for k, v in vars(sample).items() if k in FIXED_COLUMNS and k != "new_tokens"}
     return own | {
         "throughput_tokens_per_s": _per(sample.new_tokens, sample.latency_s),
         "useful_tokens_per_s": _per(sample.useful_tokens, sample.latency_s),

@@ -1,0 +1,367 @@
+"""The shape of a YAML file: pydantic models, and their complaints in our own words.
+
+Names that are files in a folder (families, samplers, knobs, engines, metrics, prompt sources) are taken from the
+registry, so a new plug-in is a legal value here, and known to editors through the JSON schema, without a change.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, create_model
+from pydantic import model_validator as validator
+from pydantic_core import PydanticCustomError
+
+from dlmbench import registry
+from dlmbench.errors import did_you_mean
+
+PROMPT_SIZES = {"small": 8, "medium": 32, "large": 128}
+EMBEDDED = ("embedded:ar", "embedded:llada")
+DEFAULT_METRICS = ("likelihood", "distinct_1", "distinct_2", "distinct_3", "repetition")
+
+
+def complaint(what: str, hint: str = "") -> PydanticCustomError:
+    """An error that is shown to the user as it is."""
+    return PydanticCustomError("ours", "{what}", {"what": what, "hint": hint})
+
+
+class Strict(BaseModel):
+    """Unknown keys are errors, values are never converted, nothing changes after loading."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @validator(mode="before")
+    @classmethod
+    def _known_keys(cls, value: Any) -> Any:
+        if isinstance(value, Mapping):
+            for key in value:
+                if key not in cls.model_fields:
+                    raise complaint(f"unknown key '{key}'", did_you_mean(str(key), cls.model_fields))
+        return value
+
+
+# ---------------------------------------------------------------- kinds of values
+
+
+def _as_list(value: Any) -> Any:
+    return value if isinstance(value, list) else [value]
+
+
+def axis(kind: Any) -> Any:
+    """One value or a list of them; never empty."""
+    return Annotated[list[kind], BeforeValidator(_as_list, json_schema_input_type=kind | list[kind]), Field(min_length=1)]
+
+
+def one_of(names: Iterable[str], what: str) -> Any:
+    """A text among `names`, met with the nearest one when it is not."""
+    known = list(names)
+
+    def check(value: str) -> str:
+        if value not in known:
+            raise complaint(f"unknown {what} '{value}'", did_you_mean(value, known))
+        return value
+
+    return Annotated[str, AfterValidator(check), Field(json_schema_extra={"enum": known})]
+
+
+Count = Annotated[int, Field(ge=1)]
+
+
+def prompt_sources() -> tuple[str, ...]:
+    """The prompt sources by the names that files use: `wikitext-103` is prompts/wikitext_103.py."""
+    return tuple(name.replace("_", "-") for name in registry.names("prompts"))
+
+
+def _knobs_model(sampler: str) -> type[BaseModel]:
+    """The knobs of a sampler and of all its parts; each an axis."""
+    fields: dict[str, Any] = {}
+    folders = registry.parts(sampler)
+    for knob in registry.all_knobs(sampler).values():
+        kind: Any = knob.kind
+        if knob.name in folders:
+            kind = one_of(registry.names(folders[knob.name]), f"value of {knob.name}")
+        elif kind is int:
+            kind = Count
+        # The default is the sampler's own: an axis that is not given is not part of the grid.
+        fields[knob.name] = (axis(kind | None if knob.optional else kind), Field(default=None, description=knob.help))
+    return create_model(f"{sampler}_knobs", __base__=Strict, **fields)
+
+
+def _nothing_is_defaults(value: Any) -> Any:
+    return {} if value is None else value
+
+
+def _samplers_model() -> type[BaseModel]:
+    fields: dict[str, Any] = {}
+    for name in registry.names("samplers"):
+        model = _knobs_model(name)
+        kind = Annotated[model, BeforeValidator(_nothing_is_defaults, json_schema_input_type=model | None)]
+        fields[name] = (kind, Field(default=None, description=registry.summary("samplers", name)))
+    return create_model("samplers", __base__=Strict, **fields)
+
+
+if TYPE_CHECKING:  # the kinds below are built when the module is read, which a type checker cannot follow
+    Counts = list[int]
+    FamilyName = SourceName = str
+    EngineNames = list[str]
+    SamplerAxesEntry = BaseModel
+else:
+    Counts = axis(Count)
+    FamilyName = one_of(registry.names("families"), "family")
+    SourceName = one_of(prompt_sources(), "prompt source")
+    EngineNames = axis(one_of(registry.names("engines"), "engine"))
+    SamplerAxesEntry = _samplers_model()
+
+
+# ---------------------------------------------------------------- the file
+
+
+class ModelEntry(Strict):
+    """One model: where it comes from, and which part it plays."""
+
+    family: FamilyName
+    source: str = Field(min_length=1, description="hub id, local folder, embedded:ar or embedded:llada")
+    revision: str | None = Field(default=None, description="branch, tag or commit of a hub id")
+    weights: Literal["pretrained", "random"] = Field(
+        default="pretrained", description="random: speed only; source may then be an architecture's name, as 8b"
+    )
+    role: Literal["baseline", "target"] | None = Field(default=None, description="default: the family's")
+
+    @validator(mode="after")
+    def _source_exists(self) -> ModelEntry:
+        if self.source.startswith("embedded:") and self.source not in EMBEDDED:
+            raise complaint(f"unknown source '{self.source}'", did_you_mean(self.source, EMBEDDED))
+        return self
+
+
+_LENGTH_FORMS = (
+    {"total", "prompt_ratio"},
+    {"total", "new_tokens"},
+    {"total", "prompt_tokens"},
+    {"prompt_tokens", "new_tokens"},
+)
+Ratio = Annotated[float, Field(gt=0, lt=1)]
+
+
+class Lengths(Strict):
+    """How long prompt and continuation are: two of these keys, in one of four pairs, fix all three lengths."""
+
+    model_config = ConfigDict(json_schema_extra={"oneOf": [{"required": sorted(form)} for form in _LENGTH_FORMS]})
+
+    total: Counts | None = Field(default=None, description="N, prompt and new tokens together")
+    prompt_ratio: Ratio = Field(default=0.5, description="the prompt's share of N")
+    prompt_tokens: Counts | None = Field(default=None, description="P")
+    new_tokens: Counts | None = Field(default=None, description="G, the tokens each model generates")
+
+    @validator(mode="after")
+    def _one_form(self) -> Lengths:
+        if self.model_fields_set not in _LENGTH_FORMS:
+            given = " and ".join(sorted(self.model_fields_set)) or "nothing"
+            raise complaint(
+                f"{given} given, which does not fix the lengths",
+                "Give total with prompt_ratio, new_tokens or prompt_tokens; or prompt_tokens with new_tokens",
+            )
+        self.pairs()
+        return self
+
+    def with_total(self, totals: list[int]) -> Lengths:
+        """The same lengths with another N: the prompt's share or length is kept, else the number of new tokens."""
+        kept = "prompt_tokens" if "prompt_tokens" in self.model_fields_set else "new_tokens"
+        kept = "prompt_ratio" if "prompt_ratio" in self.model_fields_set else kept
+        return Lengths.model_validate({"total": totals, kept: getattr(self, kept)})
+
+    def pairs(self) -> tuple[tuple[int, int], ...]:
+        """Pairs (prompt tokens, new tokens), in the order of the file, each once."""
+        found: list[tuple[int, int]] = []
+        if "total" not in self.model_fields_set:
+            found = [(prompt, new) for prompt in self.prompt_tokens for new in self.new_tokens]
+        for total in self.total or ():
+            if "prompt_ratio" in self.model_fields_set:
+                prompts = [round(total * self.prompt_ratio)]
+            elif "prompt_tokens" in self.model_fields_set:
+                prompts = self.prompt_tokens
+            else:
+                prompts = [total - new for new in self.new_tokens]
+            for prompt in prompts:
+                if not 0 < prompt < total:
+                    what = f"a prompt of {prompt} tokens" if prompt > 0 else f"{total - prompt} new tokens"
+                    left = "new tokens" if prompt > 0 else "a prompt"
+                    raise complaint(
+                        f"a sequence length of {total} leaves no room for {left} beside {what}",
+                        "the sequence length counts prompt and new tokens together",
+                    )
+                found.append((prompt, total - prompt))
+        return tuple(dict.fromkeys(found))
+
+
+class GridEntry(Strict):
+    """One grid: its cells are the product of its axes."""
+
+    lengths: Lengths
+    batch_size: Counts = Field(default=[1], description="B, sequences generated together")
+    precision: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+    attention: Literal["flash", "efficient", "math", "auto"] = Field(
+        default="math", description="the kernel enforced for every model alike; auto leaves the choice to torch"
+    )
+    engine: EngineNames = Field(default=["hf"], description="the implementation that runs every model")
+    samplers: SamplerAxesEntry = Field(description="by sampler, the knobs to sweep")
+
+
+class PromptEntry(Strict):
+    """Where prompts come from and how many there are."""
+
+    source: SourceName = "wikitext-103"
+    size: Literal["small", "medium", "large"] | None = Field(default=None, description="8, 32 or 128 prompts")
+    count: Count | None = Field(default=None, description="a number of prompts instead of a size")
+    path: str | None = Field(default=None, min_length=1, description="a local file or folder to read")
+    seed: int = Field(default=0, ge=0, description="of the choice of passages")
+    chat: bool = Field(default=False, description="wrap prompts in the tokenizer's chat template")
+
+    @validator(mode="after")
+    def _consistent(self) -> PromptEntry:
+        if self.size is not None and self.count is not None:
+            raise complaint("both size and count are given", "Keep one of them")
+        if self.source in ("file", "sharegpt") and self.path is None:
+            raise complaint(f"source {self.source} needs a path", "Name the file with path: or --prompt_file")
+        if self.source == "tiny" and self.path is not None:
+            raise complaint("source tiny has no path", "Its stories are made by the package; remove path")
+        if self.source == "tiny" and self.chat:
+            raise complaint("source tiny has no chat template", "Remove chat")
+        return self
+
+
+class ProtocolEntry(Strict):
+    """How often a cell is repeated."""
+
+    warmup: int = Field(default=3, ge=0, description="passes before measuring; recorded, never averaged")
+    pilot: int = Field(default=5, ge=2, description="first repetitions, which fix the number of further ones")
+    min_repeats: int = Field(default=10, ge=0, description="further repetitions at least")
+    max_repeats: int = Field(default=100, ge=1, description="further repetitions at most")
+    max_time_s: float = Field(default=300.0, gt=0, description="measured seconds a cell may take")
+    half_width: float = Field(default=0.01, gt=0, lt=1, description="aim for the median's interval, as a fraction")
+    rounds: int = Field(default=2, ge=1, description="visits of each cell, so that drift spreads over all")
+
+    @validator(mode="after")
+    def _ordered(self) -> ProtocolEntry:
+        if self.min_repeats > self.max_repeats:
+            raise complaint(f"min_repeats {self.min_repeats} is more than max_repeats {self.max_repeats}", "")
+        return self
+
+
+def _metric(value: Any) -> Any:
+    """A metric's name, or {name: {setting: value}}."""
+    if isinstance(value, Mapping) and len(value) == 1:
+        name, settings = next(iter(value.items()))
+    else:
+        name, settings = value, {}
+    if not isinstance(name, str) or not isinstance(settings, Mapping):
+        raise complaint(f"is {shown(value)}, not the name of a metric", "Write name, or name: {setting: value}")
+    if name not in registry.names("metrics"):
+        raise complaint(
+            f"metric '{name}' is not part of this version of dlmbench", did_you_mean(name, registry.names("metrics"))
+        )
+    return {"name": name, "settings": dict(settings)}
+
+
+class MetricEntry(Strict):
+    """A metric and its settings."""
+
+    name: str
+    settings: dict[str, JsonValue] = {}
+
+
+_METRIC_INPUT = one_of(registry.names("metrics"), "metric") | dict[str, dict[str, JsonValue]]
+Metric = Annotated[MetricEntry, BeforeValidator(_metric, json_schema_input_type=_METRIC_INPUT)]
+GRIDS = Annotated[
+    list[GridEntry],
+    BeforeValidator(_as_list, json_schema_input_type=GridEntry | list[GridEntry]),
+    Field(min_length=1),
+]
+
+
+class Document(Strict):
+    """An experiment of dlmbench: which models are compared, on which grid, with which prompts and metrics."""
+
+    name: str = Field(min_length=1)
+    description: str = ""
+    models: dict[str, ModelEntry] = Field(min_length=1)
+    grid: GRIDS
+    prompts: PromptEntry = PromptEntry()
+    protocol: ProtocolEntry = ProtocolEntry()
+    metrics: list[Metric] = Field(
+        default_factory=lambda: [MetricEntry(name=name) for name in DEFAULT_METRICS],
+        description=f"default: {', '.join(DEFAULT_METRICS)}",
+    )
+    hardware: dict[str, JsonValue] = Field(default={}, description="free notes on the machine that is meant")
+    seed: int = Field(default=0, ge=0, description="of every random draw")
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON schema of the file, for editors."""
+    schema = Document.model_json_schema()
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **_without_null_defaults(schema)}
+
+
+def _without_null_defaults(node: Any) -> Any:
+    """Leave `default: null` out: it stands for "not given" and would be offered as a value."""
+    if isinstance(node, dict):
+        return {
+            key: _without_null_defaults(value)
+            for key, value in node.items()
+            if not (key == "default" and value is None and "properties" not in node)
+        }
+    return [_without_null_defaults(item) for item in node] if isinstance(node, list) else node
+
+
+# ---------------------------------------------------------------- complaints in our own words
+
+
+def shown(value: Any) -> str:
+    """A value as it may stand in a message of one line."""
+    text = {True: "true", False: "false", None: "null"}.get(value) if isinstance(value, bool | None) else None
+    if text is None:
+        text = "a mapping" if isinstance(value, Mapping) else "a list" if isinstance(value, list) else repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+_WANTED = {
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "finite_number": "a finite number",
+    "string_type": "text",
+    "bool_type": "true or false",
+    "list_type": "a list",
+    "dict_type": "a mapping of keys to values",
+    "model_type": "a mapping of keys to values",
+    "model_attributes_type": "a mapping of keys to values",
+}
+_BOUNDS = {
+    "greater_than_equal": ("at least", "ge"),
+    "greater_than": ("more than", "gt"),
+    "less_than_equal": ("at most", "le"),
+    "less_than": ("less than", "lt"),
+}
+
+
+def in_words(error: Mapping[str, Any]) -> tuple[str, str]:
+    """(what is wrong, hint) of one of pydantic's errors; its own text is never shown."""
+    kind, value, context = error["type"], error["input"], error.get("ctx", {})
+    if kind == "ours":
+        return context["what"], context["hint"]
+    if kind == "missing":
+        return f"'{error['loc'][-1]}' is missing", "Add it"
+    if kind in _WANTED:
+        hint = "Put it in quotes" if kind == "string_type" and isinstance(value, bool | int | float) else ""
+        return f"is {shown(value)}, not {_WANTED[kind]}", hint
+    if kind in _BOUNDS:
+        word, key = _BOUNDS[kind]
+        return f"is {shown(value)}, but must be {word} {context[key]:g}", ""
+    if kind in ("too_short", "string_too_short"):
+        return "is empty", "Give at least one value"
+    if kind == "literal_error":
+        known = re.findall(r"'([^']*)'", str(context.get("expected", "")))
+        return f"is {shown(value)}, which is not known here", did_you_mean(str(value), known)
+    return f"is {shown(value)}, which is not understood here", "See docs/experiment_variables.md"

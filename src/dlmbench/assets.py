@@ -1,0 +1,261 @@
+"""Models and data sets: fetched ahead of time, checked offline, and found again when a run needs them.
+
+A compute node often has no network: whatever a run will read can be fetched on another machine and verified on this
+one, file by file, before a job is queued. Only safetensors, JSON and tokenizer files are ever fetched or accepted.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dlmbench import hub, registry
+from dlmbench.errors import BenchError
+from dlmbench.types import Experiment, ModelSpec
+
+_EMBEDDED = "embedded:"
+_TINY = Path(__file__).parent / "tiny"
+_INDEX, _SINGLE = "model.safetensors.index.json", "model.safetensors"
+_TOKENIZERS = ("tokenizer.json", "tokenizer.model")
+_LONGEST_HEADER = 100_000_000  # bytes; the safetensors format's own limit
+
+
+@dataclass(frozen=True)
+class AssetReport:
+    """One model or data set: where it lies, its size, and what is missing or broken (nothing when it is ready)."""
+
+    kind: str
+    name: str
+    folder: Path | None
+    files: int
+    size_bytes: int
+    problems: tuple[str, ...] = ()
+    remedy: str = ""
+
+    @property
+    def is_ready(self) -> bool:
+        """All files are there and whole."""
+        return not self.problems
+
+    @property
+    def line(self) -> str:
+        """The report in one line."""
+        if self.problems:
+            return f"{self.kind} {self.name}: {'; '.join(self.problems)}. {self.remedy}".strip()
+        where = f" in {self.folder}" if self.folder is not None else ""
+        return f"{self.kind} {self.name}: {self.files} files, {self.size_bytes / 1e6:.1f} MB{where}"
+
+
+def read_token(option: str | None) -> str | None:
+    """The token of `--hf-token`: itself, or the first line of a file that it names; None leaves it to $HF_TOKEN.
+
+    Raises:
+        BenchError: an empty token, or an unreadable file; the text given is never repeated.
+    """
+    if option is None:
+        return None
+    token = option.strip()
+    try:
+        path = Path(token).expanduser()
+        if token and path.is_file():
+            token = path.read_text(encoding="utf-8").strip().partition("\n")[0]
+    except (OSError, ValueError, RuntimeError):
+        raise BenchError("--hf-token: the file it names cannot be read", "Give the token, or a readable file") from None
+    if not token or any(sign.isspace() for sign in token) or not token.isascii():
+        raise BenchError("--hf-token is not a token", f"Make one at {hub.HOME}/settings/tokens")
+    return token
+
+
+# ---------------------------------------------------------------- where a model lies
+
+
+def resolve_model(spec: ModelSpec, cache_dir: Path | None = None) -> Path | None:
+    """The folder of a model: embedded, local, or in the hub's cache, from where it is fetched if it is not there.
+
+    None where random weights of an architecture known by name need no files.
+
+    Raises:
+        BenchError: no such folder or repository, or no network to fetch it.
+    """
+    folder = _without_network(spec, cache_dir)
+    if folder is not None or _is_named_architecture(spec):
+        return folder
+    return hub.fetch(spec.source, "model", _wanted(spec), spec.revision, cache_dir)
+
+
+def _is_named_architecture(spec: ModelSpec) -> bool:
+    return spec.weights == "random" and spec.source in registry.load("families", spec.family).KNOWN
+
+
+def _wanted(spec: ModelSpec) -> Sequence[str]:
+    """Random weights take only the architecture and the tokenizer."""
+    return hub.MODEL_FILES if spec.weights == "pretrained" else tuple(p for p in hub.MODEL_FILES if "safetensors" not in p)
+
+
+def _without_network(spec: ModelSpec, cache_dir: Path | None) -> Path | None:
+    if _is_named_architecture(spec):
+        return None
+    if spec.source.startswith(_EMBEDDED):
+        folder = _TINY / spec.source.removeprefix(_EMBEDDED)
+        if not (folder / "config.json").is_file():
+            raise BenchError(f"the package lacks its model {spec.source}", "Install dlmbench again")
+        return folder
+    local = Path(spec.source).expanduser()
+    if local.is_dir():
+        return local
+    if spec.source.startswith((".", "/", "~")) or spec.source.count("/") != 1:
+        known = ", ".join(registry.load("families", spec.family).KNOWN)
+        raise BenchError(
+            f"model {spec.key}: no folder at {spec.source}",
+            f"Name a folder, a hub id as org/name, or with weights: random an architecture ({known})",
+        )
+    folder_in_cache = hub.cached(spec.source, "model", _wanted(spec), spec.revision, cache_dir)
+    if folder_in_cache is not None and _model_problems(folder_in_cache, spec):
+        return None  # a download that was broken off is completed
+    return folder_in_cache
+
+
+# ---------------------------------------------------------------- verification, without network
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def _shard_problem(path: Path) -> str | None:
+    """What is wrong with a safetensors file: its header says how long it must be, so a part of one is noticed."""
+    if not path.is_file():
+        return f"{path.name} is missing"
+    size = path.stat().st_size
+    try:
+        with path.open("rb") as stream:
+            (length,) = struct.unpack("<Q", stream.read(8))
+            header = json.loads(stream.read(length)) if length <= min(size, _LONGEST_HEADER) else None
+        ends = [tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"]
+    except (OSError, ValueError, struct.error, AttributeError, KeyError, TypeError, IndexError):
+        return f"{path.name} is empty" if size == 0 else f"{path.name} is not a safetensors file"
+    expected = 8 + length + max(ends, default=0)
+    return None if size == expected else f"{path.name} has {size} bytes of {expected}"
+
+
+def _weight_problems(folder: Path) -> Iterator[str]:
+    index = folder / _INDEX
+    if index.is_file():
+        content = _read_json(index)
+        shards = content.get("weight_map") if isinstance(content, dict) else None
+        if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
+            yield f"{_INDEX} has no weight_map"
+            return
+        for name in sorted(set(shards.values())):
+            problem = _shard_problem(folder / name)
+            if problem is not None:
+                yield problem
+    elif (folder / _SINGLE).is_file():
+        problem = _shard_problem(folder / _SINGLE)
+        if problem is not None:
+            yield problem
+    elif any(folder.glob("*.bin")) or any(folder.glob("*.pt*")):
+        yield "only pickled weights, which are refused because loading them runs code; safetensors are needed"
+    else:
+        yield f"no {_SINGLE} and no {_INDEX}"
+
+
+def _model_problems(folder: Path, spec: ModelSpec | None) -> tuple[str, ...]:
+    """What a run would miss in a model's folder; `spec` None for an extra one, of which no family is known."""
+    found: list[str] = []
+    config = _read_json(folder / "config.json")
+    if not isinstance(config, dict):
+        found.append("config.json is damaged" if (folder / "config.json").is_file() else "config.json is missing")
+    elif spec is not None:
+        try:
+            registry.load("families", spec.family).architecture(config)
+        except BenchError as error:
+            found.append(error.message)
+    if not any((folder / name).is_file() and (folder / name).stat().st_size > 0 for name in _TOKENIZERS):
+        found.append("tokenizer.json is missing")
+    elif (folder / "tokenizer.json").is_file() and _read_json(folder / "tokenizer.json") is None:
+        found.append("tokenizer.json is damaged")
+    if spec is None or spec.weights == "pretrained":
+        found.extend(_weight_problems(folder))
+    return tuple(found)
+
+
+def _report(kind: str, name: str, folder: Path, problems: tuple[str, ...], remedy: str) -> AssetReport:
+    files = [p for p in folder.rglob("*") if p.is_file()]
+    return AssetReport(kind, name, folder, len(files), sum(p.stat().st_size for p in files), problems, remedy)
+
+
+# ---------------------------------------------------------------- download
+
+
+def download(
+    experiment: Experiment,
+    token: str | None = None,
+    model_cache_dir: Path | None = None,
+    dataset_cache_dir: Path | None = None,
+    extra_model_ids: Sequence[str] = (),
+    local_files_only: bool = False,
+) -> list[AssetReport]:
+    """Fetch what an experiment reads, then verify it; with `local_files_only` only verify, never asking the network.
+
+    Raises:
+        BenchError: something cannot be fetched (see `hub.fetch`). What is found missing or broken is reported instead.
+    """
+    extra = [ModelSpec(name, "", name, "baseline") for name in extra_model_ids]
+    reports = [_model(spec, True, token, model_cache_dir, local_files_only) for spec in experiment.models]
+    reports += [_model(spec, False, token, model_cache_dir, local_files_only) for spec in extra]
+    source = registry.load("prompts", experiment.prompts.source.replace("-", "_"))
+    if experiment.prompts.path is not None:
+        path = Path(experiment.prompts.path)
+        problems = () if path.exists() else ("there is nothing at this path",)
+        size = path.stat().st_size if path.is_file() else 0
+        reports.append(AssetReport("prompts", str(path), path.parent, 1, size, problems, "Check path under prompts"))
+    elif hasattr(source, "DATASET"):
+        reports.append(_dataset(source.DATASET, source.FILES, token, dataset_cache_dir, local_files_only))
+    return reports
+
+
+def _model(
+    spec: ModelSpec, of_experiment: bool, token: str | None, cache_dir: Path | None, local_files_only: bool
+) -> AssetReport:
+    if of_experiment and _is_named_architecture(spec):
+        return AssetReport("model", f"{spec.family} {spec.source} (random weights)", None, 0, 0)
+    remedy = f"Run `{hub.DOWNLOAD}` where there is network; page: {hub.page(spec.source, 'model')}"
+    if of_experiment and (spec.source.startswith(_EMBEDDED) or Path(spec.source).expanduser().is_dir()):
+        folder = _without_network(spec, cache_dir)
+        remedy = "Complete the folder, or name another source"
+    elif local_files_only:
+        folder = hub.cached(spec.source, "model", _wanted(spec), spec.revision, cache_dir)
+        if folder is None:
+            return AssetReport("model", spec.source, None, 0, 0, ("it is not in the cache",), remedy)
+    else:
+        if of_experiment:
+            _without_network(spec, cache_dir)  # a source that is neither a folder nor a hub id is met here
+        folder = hub.fetch(spec.source, "model", _wanted(spec), spec.revision, cache_dir, token)
+    assert folder is not None
+    return _report("model", spec.source, folder, _model_problems(folder, spec if of_experiment else None), remedy)
+
+
+def _dataset(
+    name: str, files: Sequence[str], token: str | None, cache_dir: Path | None, local_files_only: bool
+) -> AssetReport:
+    remedy = f"Run `{hub.DOWNLOAD}` where there is network; page: {hub.page(name, 'dataset')}"
+    if not local_files_only:
+        folder: Path | None = hub.fetch(name, "dataset", files, None, cache_dir, token)
+    else:
+        folder = hub.cached(name, "dataset", files, None, cache_dir)
+        folder = folder or next(iter(hub.prepared_datasets(name)), None)
+    if folder is None:
+        return AssetReport("dataset", name, None, 0, 0, ("it is not in the cache",), remedy)
+    tables = [p for p in folder.rglob("*valid*") if p.suffix in (".parquet", ".arrow")]
+    problems = tuple(f"{p.name} is empty" for p in tables if p.stat().st_size == 0)
+    if not tables:
+        problems = ("its validation file is missing",)
+    return _report("dataset", name, folder, problems, remedy)

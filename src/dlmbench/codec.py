@@ -1,0 +1,72 @@
+"""A checkpoint's own tokenizer, read from its tokenizer.json: text to ids and back, without torch.
+
+Special tokens are added where the tokenizer itself adds them (LLaMA-3 begins a text with one), so a model sees its
+prompts as it was trained to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from dlmbench.errors import BenchError
+
+
+class Codec:
+    """Encode and decode with one checkpoint's tokenizer."""
+
+    def __init__(self, folder: Path) -> None:
+        from tokenizers import Tokenizer
+
+        path = folder / "tokenizer.json"
+        if not path.is_file():
+            raise BenchError(
+                f"{folder} has no tokenizer.json", "fetch it with `dlmbench download`, or use --prompt_ids"
+            )
+        try:
+            self._tokenizer = Tokenizer.from_file(str(path))
+        except Exception as error:  # the library raises bare Exception
+            raise BenchError(f"{path} is not a tokenizer: {error}", "download it again") from None
+        self._tokenizer.no_padding()
+        self._tokenizer.no_truncation()
+        self._folder = folder
+
+    def encode(self, text: str, *, special: bool = True) -> list[int]:
+        """Ids of `text`; `special` False for a continuation, which begins nothing."""
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=special).ids
+        return ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of `ids`, special tokens left out."""
+        text: str = self._tokenizer.decode(list(ids), skip_special_tokens=True)
+        return text
+
+    def chat(self, text: str) -> list[int]:
+        """Ids of `text` as a user's turn in the checkpoint's chat template, ready for the answer.
+
+        Raises:
+            BenchError: the checkpoint has no chat template.
+        """
+        tokenizer = _with_template(self._folder)
+        if not tokenizer.chat_template:
+            raise BenchError(f"{self._folder} has no chat template", "leave --chat out, or use an Instruct checkpoint")
+        turns = [{"role": "user", "content": text}]
+        ids: list[int] = tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_dict=False)
+        return ids
+
+
+@lru_cache(maxsize=2)
+def _with_template(folder: Path) -> Any:
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    try:
+        return PreTrainedTokenizerFast.from_pretrained(str(folder))
+    except (OSError, ValueError):
+        return AutoTokenizer.from_pretrained(str(folder))
+
+
+def find(folder: Path) -> Codec | None:
+    """The folder's tokenizer, or None where it has none (random weights, bare checkpoints)."""
+    return Codec(folder) if (folder / "tokenizer.json").is_file() else None

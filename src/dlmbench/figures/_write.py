@@ -1,0 +1,82 @@
+"""Write every figure of a run: a PNG, and beside it the points it shows as CSV.
+
+Files appear whole or not at all (written under another name, then renamed). A figure that fails is reported and leaves
+a panel that says so; the others are not held up by it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import matplotlib as mpl
+import pandas as pd
+from matplotlib.figure import Figure
+
+from dlmbench import registry
+from dlmbench.analysis.study import Study
+from dlmbench.figures import _style
+from dlmbench.types import Run
+
+_LOG = logging.getLogger("dlmbench.figures")
+
+
+def write_all(
+    run: Run, study: Study, folder: Path, on_error: Callable[[str, Exception], None] | None = None
+) -> list[Path]:
+    """Draw every figure into `folder` and return the files written, PNG and CSV.
+
+    A figure that fails is handed to `on_error` with its name (by default: logged as a warning).
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    written: list[Path] = []
+    for name in registry.names("figures"):
+        try:
+            module = registry.load("figures", name)
+            written += write_one(module, module.points(run, study), folder)
+        except Exception as error:  # whatever one figure does, the next one is drawn
+            if on_error is not None:
+                on_error(name, error)
+            else:
+                _LOG.warning("figure %s could not be drawn: %s: %s", name, type(error).__name__, error)
+            failure = _style.new_figure()
+            _style.not_measured(failure, f"this figure could not be drawn ({type(error).__name__}: {error})")
+            written.append(_save(failure, folder / f"{name}.png"))
+    return written
+
+
+def write_one(module: ModuleType, frame: pd.DataFrame, folder: Path) -> list[Path]:
+    """One figure's PNG and CSV from its table of points."""
+    return [_save(render(module, frame), folder / f"{module.NAME}.png"), _table(frame, folder / f"{module.NAME}.csv")]
+
+
+def render(module: ModuleType, frame: pd.DataFrame) -> Figure:
+    """The figure, drawn in the shared style, for a PNG or a document."""
+    with mpl.rc_context(dict(_style.RC)):
+        figure = _style.new_figure()
+        module.draw(frame, figure)
+    return figure
+
+
+def _save(figure: Figure, path: Path) -> Path:
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with mpl.rc_context(dict(_style.RC)):
+            figure.savefig(partial, format="png", dpi=_style.DPI)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return path
+
+
+def _table(frame: pd.DataFrame, path: Path) -> Path:
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        frame.to_csv(partial, index=False, lineterminator="\n")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return path

@@ -1,0 +1,140 @@
+"""Peak memory over sequence length and batch size, a map for each model, cells that ran out of memory hatched.
+
+The largest of all step counts and settings of a model at that shape: what must fit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib import colormaps
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch, Rectangle
+
+from dlmbench.analysis.study import Study
+from dlmbench.figures import _style
+from dlmbench.figures._points import Point, each, rows_of, table, why_missing
+from dlmbench.types import Run
+
+NAME = "memory_heatmap"
+GIB = 1 << 30
+MIB = 1 << 20
+_OOM: dict[str, Any] = {"facecolor": "white", "edgecolor": "#B00020", "hatch": "////"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryPoint(Point):
+    """kind: ok, oom (no setting fitted), or some_oom (the peak is of those that did). series is the model."""
+
+    sequence_tokens: int | None = None
+    peak_bytes: float | None = None
+    source: str = ""
+
+
+def points(run: Run, study: Study) -> pd.DataFrame:
+    """The largest peak of each (model, sequence length, batch size), and where memory ran out."""
+    groups: dict[tuple[str, int, int], list[MemoryPoint]] = {}
+    for summary in study.cells:
+        cell = summary.cell
+        if summary.memory is None and summary.status != "oom":
+            continue
+        point = MemoryPoint(
+            kind="oom" if summary.status == "oom" else "ok",
+            series=cell.model.key,
+            batch_size=cell.batch_size,
+            prompt_tokens=cell.prompt_tokens,
+            new_tokens=cell.new_tokens,
+            weights=cell.model.weights,
+            sequence_tokens=cell.sequence_length,
+            # The peak that an allocation failed at is not the memory that the cell needs.
+            peak_bytes=summary.memory.bytes if summary.memory and summary.status != "oom" else None,
+            source=summary.memory.source if summary.memory else "",
+            note=summary.reason,
+        )
+        groups.setdefault((point.series, cell.sequence_length, cell.batch_size), []).append(point)
+    rows = [_largest(group) for group in groups.values()]
+    return table(MemoryPoint, rows, "no memory pass was run")
+
+
+def _largest(group: list[MemoryPoint]) -> MemoryPoint:
+    known = [p for p in group if p.peak_bytes is not None]
+    if not known:
+        return group[0]
+    top = max(known, key=lambda p: p.peak_bytes or 0)
+    failures = [p for p in group if p.kind == "oom"]
+    if not failures:
+        return top
+    return MemoryPoint(**{**top.__dict__, "kind": "some_oom", "note": failures[0].note})
+
+
+def caption(frame: pd.DataFrame) -> str:
+    """What is shown and which memory it is."""
+    if why := why_missing(frame):
+        return f"Not measured: {why}."
+    sources = " and ".join(s for s in dict.fromkeys(frame["source"]) if s) or "none measured"
+    return (
+        f"Peak memory of one generation ({sources}, weights included) by sequence length (prompt and new tokens) and "
+        "batch size: the largest over all step counts and settings of a model. Hatched: out of memory."
+    )
+
+
+def _amount(peak_bytes: float, unit: int) -> str:
+    return f"{peak_bytes / unit:.1f}" if unit == GIB else f"{peak_bytes / unit:.0f}"
+
+
+def draw(frame: pd.DataFrame, figure: Figure) -> None:
+    """A panel for each model, in one colour scale."""
+    if why := why_missing(frame):
+        return _style.not_measured(figure, why)
+    models = list(dict.fromkeys(frame["series"]))
+    lengths = [int(n) for n in sorted(frame["sequence_tokens"].unique())]
+    batches = [int(b) for b in sorted(frame["batch_size"].unique())]
+    known = frame["peak_bytes"].dropna()
+    unit, name = (GIB, "GiB") if len(known) and known.max() >= 2 * GIB else (MIB, "MiB")
+    top = float(known.max()) / unit if len(known) else 1.0
+    scale, colours = Normalize(0, top), colormaps["cividis"]
+    axes_of = _style.panels(figure, len(models), max(1.9, 0.32 * len(lengths) + 1.1))
+    for axes, model in zip(axes_of, models, strict=True):
+        own = rows_of(frame, series=model)
+        seen = set()
+        for r in each(own):
+            x, y = batches.index(int(r.batch_size)), lengths.index(int(r.sequence_tokens))
+            seen.add((x, y))
+            corner = (x - 0.5, y - 0.5)
+            if pd.isna(r.peak_bytes):
+                axes.add_patch(Rectangle(corner, 1, 1, linewidth=0, **_OOM))
+                box = {"facecolor": "white", "edgecolor": "none", "pad": 2.5}
+                axes.text(
+                    x, y, "OOM", ha="center", va="center", fontsize=7.5, fontweight="bold", color="#B00020", bbox=box
+                )
+                continue
+            share = float(scale(r.peak_bytes / unit))
+            axes.add_patch(Rectangle(corner, 1, 1, facecolor=colours(share), edgecolor="white"))
+            text = _amount(r.peak_bytes, unit) + ("\n(some OOM)" if r.kind == "some_oom" else "")
+            ink = "black" if share > 0.55 else "white"
+            axes.text(x, y, text, ha="center", va="center", fontsize=7 if len(batches) < 7 else 6, color=ink)
+        for x, y in np.ndindex(len(batches), len(lengths)):
+            if (x, y) not in seen:
+                axes.text(x, y, "–", ha="center", va="center", color="#777777")
+        axes.set_xlim(-0.5, len(batches) - 0.5)
+        axes.set_ylim(-0.5, len(lengths) - 0.5)
+        axes.set_xticks(range(len(batches)), [str(b) for b in batches])
+        axes.set_yticks(range(len(lengths)), [str(n) for n in lengths])
+        axes.grid(visible=False)
+        axes.set(title=model, xlabel="batch size", ylabel="sequence length [tokens]")
+    source = next((s for s in frame["source"] if s), "peak memory")
+    if len(known):
+        figure.colorbar(ScalarMappable(scale, colours), ax=axes_of, label=f"peak [{name}]", shrink=0.9)
+    handles = [Patch(facecolor="white", edgecolor="white", label=f"{source}, in {name}")]
+    if frame["peak_bytes"].isna().any():
+        handles.append(Patch(label="out of memory", **_OOM))
+    if len(frame) < len(models) * len(lengths) * len(batches):
+        handles.append(Patch(facecolor="white", edgecolor="white", label="– not measured"))
+    _style.legend_below(figure, handles)
+    _style.stamp(figure, frame)
+    return None

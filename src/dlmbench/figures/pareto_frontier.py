@@ -1,0 +1,171 @@
+"""Quality against latency: the diffusion curve over K, the baseline as a point, the front marked.
+
+Up and to the left is better: what lies below and to the right of another point has nothing for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from dlmbench.analysis.pareto import on_front
+from dlmbench.analysis.quality import MetricInfo
+from dlmbench.analysis.study import CellSummary, Study
+from dlmbench.figures import _style
+from dlmbench.figures._points import Point, each, rows_of, shapes, table, why_missing
+from dlmbench.types import Run
+
+NAME = "pareto_frontier"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParetoPoint(Point):
+    """kind: curve or baseline. quality is oriented (higher is better): a metric of which less is better is negated.
+
+    is_on_front: among all points of the same batch size, prompt and new tokens.
+    """
+
+    metric: str = ""
+    unit: str = ""
+    steps: float | None = None
+    latency_s: float | None = None
+    latency_low_s: float | None = None
+    latency_high_s: float | None = None
+    quality: float | None = None
+    quality_low: float | None = None
+    quality_high: float | None = None
+    is_on_front: bool | None = None
+
+
+def points(run: Run, study: Study) -> pd.DataFrame:
+    """Every cell with a latency and the leading metric: the likelihood where it was scored, else the first one."""
+    for metric in study.metrics:
+        cells = [("curve", c.label, p) for c in study.curves for p in c.points]
+        cells += [("baseline", study.label(b.cell), b) for b in study.baselines]
+        rows = [r for kind, series, cell in cells if (r := _point(kind, series, cell, metric)) is not None]
+        if any(r.kind == "curve" for r in rows):
+            return table(ParetoPoint, _with_front(rows), "")
+    random = any(c.weights == "random" for c in study.curves)
+    why = "the weights are random, so quality means nothing" if random else "no diffusion cell has latency and quality"
+    return table(ParetoPoint, [], why)
+
+
+def _point(kind: str, series: str, summary: CellSummary, metric: MetricInfo) -> ParetoPoint | None:
+    latency, quality, cell = summary.latency, summary.quality_in(metric.name), summary.cell
+    if latency is None or quality is None:
+        return None
+    ends = (quality.low, quality.high) if metric.higher_is_better else (_minus(quality.high), _minus(quality.low))
+    return ParetoPoint(
+        kind=kind,
+        series=series,
+        batch_size=cell.batch_size,
+        prompt_tokens=cell.prompt_tokens,
+        new_tokens=cell.new_tokens,
+        weights=cell.model.weights,
+        metric=metric.name,
+        unit=metric.unit if metric.higher_is_better else f"-{metric.unit}",
+        steps=cell.steps,
+        latency_s=latency.median,
+        latency_low_s=latency.low,
+        latency_high_s=latency.high,
+        quality=quality.oriented,
+        quality_low=ends[0],
+        quality_high=ends[1],
+    )
+
+
+def _minus(value: float | None) -> float | None:
+    return None if value is None else -value
+
+
+def _with_front(rows: Sequence[ParetoPoint]) -> list[ParetoPoint]:
+    marked: list[ParetoPoint] = []
+    keys = dict.fromkeys((r.batch_size, r.prompt_tokens, r.new_tokens) for r in rows)
+    for key in keys:
+        group = [r for r in rows if (r.batch_size, r.prompt_tokens, r.new_tokens) == key]
+        latency, quality = (np.array([getattr(r, n) for r in group], dtype=float) for n in ("latency_s", "quality"))
+        front = on_front(latency, quality)
+        marked += [replace(r, is_on_front=bool(f)) for r, f in zip(group, front, strict=True)]
+    return marked
+
+
+def _words(frame: pd.DataFrame) -> str:
+    """The metric as it is drawn: one that was negated loses its minus in the name."""
+    unit = str(frame["unit"].iloc[0])
+    words = MetricInfo(str(frame["metric"].iloc[0]), unit, True).words
+    return words.removeprefix("negative ") if words.startswith("negative ") or not unit.startswith("-") else f"-{words}"
+
+
+def _crosses(axes: Axes, rows: pd.DataFrame, **style: Any) -> None:
+    """Points joined in order, with bars of both intervals."""
+    bars = {}
+    for name, y in (("xerr", "latency_s"), ("yerr", "quality")):
+        low, high = (rows[_style.interval_column(y, end)].fillna(rows[y]) for end in ("low", "high"))
+        bars[name] = np.clip(np.stack([rows[y] - low, high - rows[y]]).astype(float), 0, None)
+    axes.errorbar(rows["latency_s"], rows["quality"], **bars, capsize=2, elinewidth=0.9, **style)
+
+
+def caption(frame: pd.DataFrame) -> str:
+    """What is shown and which way is better."""
+    if why := why_missing(frame):
+        return f"Not measured: {why}."
+    return (
+        f"Quality ({_words(frame)}, higher is better) against latency (further left is better), with 95% "
+        "intervals of both. Lines: diffusion, labelled with its step count K. Stars: the autoregressive baseline. "
+        "Rings: the Pareto front, points that no other of the same batch size and lengths beats in both."
+    )
+
+
+def draw(frame: pd.DataFrame, figure: Figure) -> None:
+    """One panel for each (prompt, new tokens); colour is batch size, marker and line style the sampler's settings."""
+    if why := why_missing(frame):
+        return _style.not_measured(figure, why)
+    curves = rows_of(frame, kind="curve")
+    series = list(dict.fromkeys(curves["series"]))
+    batches = sorted(frame["batch_size"].unique())
+    by_batch = len(batches) > 1
+    for axes, (prompt, new) in zip(_style.panels(figure, len(shapes(curves)), 3.3), shapes(curves), strict=True):
+        here = rows_of(frame, prompt_tokens=prompt, new_tokens=new)
+        for i, name in enumerate(series):
+            for j, batch in enumerate(batches):
+                own = rows_of(here, kind="curve", series=name, batch_size=batch).sort_values("steps")
+                hue = _style.colour(j if by_batch else i)
+                if len(own):
+                    _crosses(axes, own, **_style.look(i, hue))
+                # Quality does not depend on the batch, so K is written on one line of each of two series at most.
+                written = (i == 0 and batch == batches[0]) or (i == 1 and batch == batches[-1])
+                if written:
+                    for r in each(own):
+                        offset, side = ((-5, 5), "right") if i == 0 else ((6, -9), "left")
+                        at = (r.latency_s, r.quality)
+                        text: dict[str, Any] = {"textcoords": "offset points", "ha": side, "color": hue}
+                        axes.annotate(f"K={r.steps:.0f}", at, offset, fontsize=6.5, path_effects=_style.halo(), **text)
+        for j, batch in enumerate(batches):
+            hue = _style.colour(j) if by_batch else _style.BASELINE_COLOUR
+            own = rows_of(here, kind="baseline", batch_size=batch)
+            if len(own):
+                _crosses(axes, own, color=hue, marker="*", markersize=11, linestyle="none", markeredgecolor="black")
+        for r in each(here, is_on_front=True):
+            axes.plot(r.latency_s, r.quality, zorder=5, **_style.RING)
+        _style.log_axis(axes, list(here["latency_s"]), "x")
+        axes.margins(0.12)
+        name, unit = _words(frame), str(frame["unit"].iloc[0]).lstrip("-")
+        axes.set(title=f"{prompt} prompt + {new} new tokens", xlabel="latency [s], lower is better")
+        axes.set_ylabel(f"{name} [{unit}], higher is better")
+    handles = [_style.key(f"batch {b}", color=_style.colour(j)) for j, b in enumerate(batches) if by_batch]
+    for i, name in enumerate(series):
+        handles.append(_style.key(name, **_style.look(i, "grey" if by_batch else None)))
+    star: dict[str, Any] = {"marker": "*", "markersize": 10, "linestyle": "none", "markeredgecolor": "black"}
+    for name in dict.fromkeys(rows_of(frame, kind="baseline")["series"]):
+        hue = "grey" if by_batch else _style.BASELINE_COLOUR
+        handles.append(_style.key(f"{name} (autoregressive)", color=hue, **star))
+    handles.append(_style.key("Pareto front", **_style.RING))
+    _style.legend_below(figure, handles)
+    _style.stamp(figure, frame)
+    return None

@@ -1,0 +1,174 @@
+"""Quality against diffusion steps, a panel for each metric, the baseline as a band, S_parity marked.
+
+The second half of the question: from how many steps on does diffusion write as well as the baseline?
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from dlmbench.analysis.quality import MetricInfo
+from dlmbench.analysis.study import Study
+from dlmbench.figures import _style
+from dlmbench.figures._points import Point, each, rows_of, shapes, short, table, why_missing
+from dlmbench.types import Run
+
+NAME = "quality_vs_steps"
+_OUTCOMES = {"not_reached": "not reached", "undecided": "undecided"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class QualityPoint(Point):
+    """kind: curve, baseline, or parity, which has steps and value only where S_parity (margin 0) is reached."""
+
+    metric: str = ""
+    unit: str = ""
+    higher_is_better: bool | None = None
+    steps: float | None = None
+    value: float | None = None
+    value_low: float | None = None
+    value_high: float | None = None
+    texts: int | None = None
+
+
+def points(run: Run, study: Study) -> pd.DataFrame:
+    """Every metric of every step count, once for each set of texts (batch size does not matter), with its baseline."""
+    rows: list[QualityPoint] = []
+    seen: set[tuple[str, int, int]] = set()
+    for curve in study.curves:
+        key = (curve.label, curve.prompt_tokens, curve.new_tokens)
+        if key in seen:
+            continue
+        seen.add(key)
+        cells = [("curve", curve.label, p) for p in curve.points]
+        base = curve.quality_baseline
+        if base and not any(
+            r.kind == "baseline" and (r.prompt_tokens, r.new_tokens, r.series) == (*key[1:], study.label(base.cell))
+            for r in rows
+        ):
+            cells.append(("baseline", study.label(base.cell), base))
+        for kind, series, cell in cells:
+            for q in cell.quality:
+                rows.append(
+                    QualityPoint(
+                        kind=kind,
+                        series=series,
+                        metric=q.metric.name,
+                        unit=q.metric.unit,
+                        higher_is_better=q.metric.higher_is_better,
+                        steps=cell.cell.steps,
+                        value=q.value,
+                        value_low=q.low,
+                        value_high=q.high,
+                        texts=q.n,
+                        prompt_tokens=key[1],
+                        new_tokens=key[2],
+                    )
+                )
+        for metric in study.metrics:
+            if shown := curve.parity(metric.name):
+                steps = shown.parity.steps
+                note = _OUTCOMES.get(shown.parity.outcome, f"K = {steps}")
+                at = next((p.value for p in shown.parity.points if p.steps == steps), None)
+                rows.append(
+                    QualityPoint(
+                        kind="parity",
+                        series=curve.label,
+                        prompt_tokens=key[1],
+                        new_tokens=key[2],
+                        metric=metric.name,
+                        unit=metric.unit,
+                        higher_is_better=metric.higher_is_better,
+                        steps=steps,
+                        value=at,
+                        note=note,
+                    )
+                )
+    curves = [r for r in rows if r.kind == "curve"]
+    random = any(c.weights == "random" for c in study.curves)
+    return table(QualityPoint, rows if curves else [], _why(study, random))
+
+
+def _why(study: Study, random: bool) -> str:
+    if random:
+        return "the weights are random, so quality means nothing"
+    return "no diffusion cell with a step count" if not study.curves else "no metric has been scored"
+
+
+def caption(frame: pd.DataFrame) -> str:
+    """What is shown, and S_parity in words."""
+    if why := why_missing(frame):
+        return f"Not measured: {why}."
+    text = (
+        "Quality against diffusion steps, with 95% intervals of a bootstrap over prompts (unpaired; parity is tested "
+        "prompt by prompt, which is sharper). Bands: the autoregressive baseline. The likelihood is the "
+        "sampler's, with positions chosen by the model and tokens drawn at temperature 1."
+    )
+    marks = [
+        f"{r.metric} ({short(r.series)}, P={int(r.prompt_tokens)}, G={int(r.new_tokens)}): {r.note}"
+        for r in each(frame, kind="parity")
+    ]
+    return text + (f" S_parity at margin 0: {'; '.join(marks)}." if marks else "")
+
+
+def _verdict(verdicts: Sequence[tuple[str, str]]) -> str:
+    """S_parity of each line in the panel; said once where all agree."""
+    if not verdicts:
+        return ""
+    notes = list(dict.fromkeys(note for note, _ in verdicts))
+    if len(notes) == 1:
+        return "$S_{parity}$: " + notes[0]
+    each_note = (f"{note} ({', '.join(w for n, w in verdicts if n == note)})" for note in notes)
+    # The markup of the subscript is not printed, so the first line may be longer by it.
+    return "$S_{parity}$: " + textwrap.fill("; ".join(each_note), 42)
+
+
+def draw(frame: pd.DataFrame, figure: Figure) -> None:
+    """Panels in the order of the metrics; colour, marker and line style are the sampler's settings and lengths."""
+    if why := why_missing(frame):
+        return _style.not_measured(figure, why)
+    curves = rows_of(frame, kind="curve")
+    lines = [(s, *shape) for shape in shapes(curves) for s in dict.fromkeys(curves["series"])]
+    several = len(shapes(curves)) > 1
+    metrics = list(dict.fromkeys(curves["metric"]))
+    for axes, name in zip(_style.panels(figure, len(metrics), 2.4), metrics, strict=True):
+        here = rows_of(frame, metric=name)
+        verdicts = []
+        for i, (series, prompt, new) in enumerate(lines):
+            own = rows_of(here, series=series, prompt_tokens=prompt, new_tokens=new)
+            curve = rows_of(own, kind="curve").sort_values("steps")
+            if len(curve):
+                _style.with_intervals(axes, curve, "steps", "value", **_style.look(i))
+            for r in each(own, kind="parity"):
+                which = short(series) if len(lines) > len(shapes(curves)) else ""
+                which += f" {prompt}+{new}" if several else ""
+                verdicts.append((str(r.note), which.strip()))
+                if pd.notna(r.steps):
+                    axes.plot(r.steps, r.value, zorder=5, **_style.RING)
+        for r in each(here, kind="baseline"):
+            place = shapes(curves).index((int(r.prompt_tokens), int(r.new_tokens)))
+            hue = _style.colour(place * (len(lines) // len(shapes(curves)))) if several else _style.BASELINE_COLOUR
+            _style.band(axes, r.value, r.value_low, r.value_high, color=hue, linestyle="--")
+        first = here.iloc[0]
+        info = MetricInfo(name, str(first["unit"]), bool(first["higher_is_better"]))
+        _style.log2_axis(axes, list(curves["steps"]))
+        verdict = _verdict(verdicts)
+        direction = "higher is better" if info.higher_is_better else "lower is better"
+        axes.set_title(f"{info.words}, {direction}\n{verdict}".strip())
+        axes.set(xlabel="diffusion steps K", ylabel=info.unit)
+    handles = []
+    for i, (series, prompt, new) in enumerate(lines):
+        handles.append(_style.key(f"{series}, {prompt}+{new}" if several else series, **_style.look(i)))
+    for name in dict.fromkeys(rows_of(frame, kind="baseline")["series"]):
+        hue = "grey" if several else _style.BASELINE_COLOUR
+        handles.append(_style.key(f"{name} (autoregressive)", color=hue, linestyle="--"))
+    if rows_of(frame, kind="parity")["steps"].notna().any():
+        handles.append(_style.key("$S_{parity}$ at margin 0", **_style.RING))
+    _style.legend_below(figure, handles, columns=3)
+    _style.stamp(figure, frame)
+    return None

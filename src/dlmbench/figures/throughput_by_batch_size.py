@@ -1,0 +1,75 @@
+"""Throughput side by side at each batch size: the baseline's bar, then one for each step count.
+
+The same points as in the lines, for reading off who is ahead at a given batch size.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from dlmbench.analysis.study import Study
+from dlmbench.figures import _style
+from dlmbench.figures._points import each, rows_of, why_missing
+from dlmbench.figures._throughput import panel_keys, step_counts, throughput_caption, throughput_points
+from dlmbench.types import Run
+
+NAME = "throughput_by_batch_size"
+
+
+def points(run: Run, study: Study) -> pd.DataFrame:
+    """Median new tokens per second of every timed cell."""
+    return throughput_points(study)
+
+
+def caption(frame: pd.DataFrame) -> str:
+    """What is shown."""
+    return throughput_caption(frame, "side by side")
+
+
+def _hatch(kind: str) -> dict[str, Any]:
+    return {"hatch": "///", "edgecolor": "white"} if kind == "baseline" else {}
+
+
+def draw(frame: pd.DataFrame, figure: Figure) -> None:
+    """One panel for each (sampler's settings, prompt, new tokens); groups of bars at each batch size."""
+    if why := why_missing(frame):
+        return _style.not_measured(figure, why)
+    batches = [int(b) for b in sorted(frame["batch_size"].unique())]
+    bars: list[tuple[str, str, float | None, Any]] = [
+        ("baseline", name, None, _style.BASELINE_COLOUR)
+        for name in dict.fromkeys(rows_of(frame, kind="baseline")["series"])
+    ]
+    steps = step_counts(frame)
+    hues = _style.ordered_colours(len(steps))
+    bars += [("curve", f"K = {k:.0f}", k, hue) for k, hue in zip(steps, hues, strict=True)]
+    if rows_of(frame, kind="curve")["steps"].isna().any():
+        bars.append(("curve", "steps chosen by the sampler", None, _style.colour(0)))
+    width = 0.84 / len(bars)
+    panels = panel_keys(frame)
+    for axes, (series, prompt, new) in zip(_style.panels(figure, len(panels)), panels, strict=True):
+        here = rows_of(frame, prompt_tokens=prompt, new_tokens=new)
+        for i, (kind, name, k, hue) in enumerate(bars):
+            own = rows_of(here, kind=kind, series=name if kind == "baseline" else series)
+            own = own[own["steps"].isna()] if k is None else rows_of(own, steps=k)
+            for r in each(own):
+                x = batches.index(int(r.batch_size)) + (i - (len(bars) - 1) / 2) * width
+                value = r.tokens_per_s
+                error = np.clip([[value - r.tokens_per_s_low], [r.tokens_per_s_high - value]], 0, None)
+                axes.bar(x, value, width * 0.94, color=hue, **_hatch(kind))
+                axes.errorbar(x, r.tokens_per_s, error, color="#B00020", capsize=1.5, elinewidth=0.8, capthick=0.8)
+        axes.set_xticks(range(len(batches)), [str(b) for b in batches])
+        axes.grid(visible=False, axis="x")
+        axes.set(xlabel="batch size", ylabel="throughput [new tokens/s]")
+        axes.set_title(f"{series}\n{prompt} prompt + {new} new tokens")
+    handles = []
+    for kind, name, _, hue in bars:
+        label = f"{name} (autoregressive)" if kind == "baseline" else name
+        handles.append(Patch(facecolor=hue, label=label, **_hatch(kind)))
+    _style.legend_below(figure, handles)
+    _style.stamp(figure, frame)
+    return None

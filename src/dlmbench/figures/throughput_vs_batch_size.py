@@ -1,0 +1,65 @@
+"""Throughput against batch size, a line for each step count, with the baseline's.
+
+Shows how each model scales: an autoregressive step is bound by memory and gains from company, a diffusion step is
+already busy with one text.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from dlmbench.analysis.study import Study
+from dlmbench.figures import _style
+from dlmbench.figures._points import rows_of, why_missing
+from dlmbench.figures._throughput import panel_keys, step_counts, throughput_caption, throughput_points
+from dlmbench.types import Run
+
+NAME = "throughput_vs_batch_size"
+
+
+def points(run: Run, study: Study) -> pd.DataFrame:
+    """Median new tokens per second of every timed cell."""
+    return throughput_points(study)
+
+
+def caption(frame: pd.DataFrame) -> str:
+    """What is shown."""
+    return throughput_caption(frame, "a line for each step count K")
+
+
+def draw(frame: pd.DataFrame, figure: Figure) -> None:
+    """One panel for each (sampler's settings, prompt, new tokens); colour and marker are K, the baseline is dashed."""
+    if why := why_missing(frame):
+        return _style.not_measured(figure, why)
+    steps = step_counts(frame)
+    hues = _style.ordered_colours(len(steps))
+    looks: list[dict[str, Any]] = [_style.look(i, hue) | {"linestyle": "-"} for i, hue in enumerate(hues)]
+    baseline = {"color": _style.BASELINE_COLOUR, "linestyle": "--", "marker": "*", "markersize": 7}
+    panels = panel_keys(frame)
+    for axes, (series, prompt, new) in zip(_style.panels(figure, len(panels)), panels, strict=True):
+        here = rows_of(frame, prompt_tokens=prompt, new_tokens=new)
+        curves = rows_of(here, kind="curve", series=series)
+        for k, look in zip(steps, looks, strict=True):
+            own = rows_of(curves, steps=k).sort_values("batch_size")
+            if len(own):
+                _style.with_intervals(axes, own, "batch_size", "tokens_per_s", **look)
+        free = curves[curves["steps"].isna()].sort_values("batch_size")
+        if len(free):
+            _style.with_intervals(axes, free, "batch_size", "tokens_per_s", **_style.look(0))
+        for _, own in rows_of(here, kind="baseline").groupby("series", sort=False):
+            _style.with_intervals(axes, own.sort_values("batch_size"), "batch_size", "tokens_per_s", **baseline)
+        _style.log2_axis(axes, list(here["batch_size"]))
+        _style.log_axis(axes, list(frame["tokens_per_s"]))
+        axes.set(xlabel="batch size", ylabel="throughput [new tokens/s]")
+        axes.set_title(f"{series}\n{prompt} prompt + {new} new tokens")
+    handles = [_style.key(f"K = {k:.0f}", **look) for k, look in zip(steps, looks, strict=True)]
+    for name in dict.fromkeys(rows_of(frame, kind="baseline")["series"]):
+        handles.append(_style.key(f"{name} (autoregressive)", **baseline))
+    if (rows_of(frame, kind="curve")["steps"].isna()).any():
+        handles.append(_style.key("steps chosen by the sampler", **_style.look(0)))
+    _style.legend_below(figure, handles)
+    _style.stamp(figure, frame)
+    return None

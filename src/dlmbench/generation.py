@@ -1,0 +1,172 @@
+"""Generate from a file of prompts, outside any experiment: how users check a sampler against the authors' examples."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from dlmbench import axes, registry
+from dlmbench.assets import resolve_model
+from dlmbench.codec import Codec, find
+from dlmbench.engines import _checkpoint as checkpoint
+from dlmbench.errors import BenchError
+from dlmbench.types import Generation, KnobValue, ModelSpec, Prompt, PromptBatch, SamplerAxes
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to generate; None leaves a choice to the checkpoint's family or to the device."""
+
+    model: str
+    prompt_file: Path
+    prompts_are_ids: bool
+    sampler: str | None
+    knobs: Mapping[str, KnobValue]
+    new_tokens: int
+    seed: int
+    precision: str | None
+    attention: str
+    engine: str
+    batch_size: int
+    chat: bool
+    trace: bool
+
+
+@dataclass(frozen=True)
+class Output:
+    """One prompt's continuation. forwards: of the batch it ran in; positions: token positions computed for this row."""
+
+    prompt_index: int
+    text: str | None
+    output_ids: tuple[int, ...]
+    forwards: int
+    positions: int
+    committed_at: tuple[int, ...] | None = None
+    confidence: tuple[float, ...] | None = None
+
+
+def generate(request: Request) -> Iterator[Output]:
+    """Outputs in the order of the prompts.
+
+    Raises:
+        BenchError: the checkpoint, the prompts or the knobs cannot be used, with the place and the remedy.
+    """
+    import torch
+
+    # Read what is cheap first, so that a typing error does not cost the loading of a model.
+    folder = resolve_model(ModelSpec("model", "", request.model, "target"))
+    found = checkpoint.inspect(folder)
+    family = checkpoint.family_module(found.family)
+    sampler = request.sampler or family.SAMPLER
+    if registry.load("samplers", sampler).PARADIGM != family.PARADIGM:
+        raise BenchError(f"sampler '{sampler}' cannot run a model of family '{found.family}'", f"use {family.SAMPLER}")
+    knobs = settled(sampler, request)
+    codec = find(folder)
+    prompts = _prompts(request, codec, folder)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    precision = request.precision or ("bfloat16" if device == "cuda" else "float32")
+    spec = ModelSpec("model", found.family, request.model, family.ROLE)
+    engine = registry.load("engines", request.engine)
+    model = engine.load(spec, folder, precision=precision, attention=request.attention, device=device)
+    for first in range(0, len(prompts), request.batch_size):
+        batch = PromptBatch(prompts[first : first + request.batch_size], "")
+        made = registry.load("samplers", sampler).generate(
+            model, batch, request.new_tokens, knobs, request.seed, None, request.trace
+        )
+        yield from _outputs(made, batch, codec)
+
+
+def settled(sampler: str, request: Request) -> dict[str, KnobValue]:
+    """The knobs as they will be run.
+
+    Raises:
+        BenchError: a knob that the sampler or its chosen parts lack, or values that do not go together.
+    """
+    given = tuple((name, (value,)) for name, value in request.knobs.items())
+    known = registry.all_knobs(sampler)
+    for name, _ in given:
+        if name not in known:
+            owners = " or ".join(axes.owners(name))
+            raise BenchError(f"sampler '{sampler}' has no knob '{name}'", f"{owners} has; leave it out, or --sampler")
+    swept = SamplerAxes(sampler, given)
+    for name in axes.unused_knobs(swept):
+        # K is harmless beside a rule without a schedule, and the published programs take both.
+        if name != "steps":
+            chosen = ", ".join(f"{part} {request.knobs.get(part, known[part].default)}" for part in registry.parts(sampler))
+            raise BenchError(f"'{name}' does nothing with {chosen}", f"{name} belongs to {known[name].owner}")
+    knobs = next(axes.combinations(swept))
+    module = registry.load("samplers", sampler)
+    reason = module.check(knobs, request.new_tokens)
+    if reason is not None:
+        raise BenchError(reason, "change --steps, --block_length or --new_tokens so that they divide")
+    result: dict[str, KnobValue] = (
+        module.resolve(knobs, request.engine, request.new_tokens) if hasattr(module, "resolve") else knobs
+    )
+    return result
+
+
+def _prompts(request: Request, codec: Codec | None, folder: Path) -> tuple[Prompt, ...]:
+    path = request.prompt_file
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise BenchError(f"no prompt file at {path}", "give --prompt_file a file with one prompt a line") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise BenchError(f"cannot read {path}: {error}", "a prompt file is UTF-8 text, one prompt a line") from None
+    lines = [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+    if not lines:
+        raise BenchError(f"{path} is empty", "write one prompt a line")
+    if not request.prompts_are_ids and codec is None:
+        raise BenchError(f"{folder} has no tokenizer.json", "give ids instead: --prompt_ids")
+    found = []
+    for index, (number, line) in enumerate(lines):
+        if request.prompts_are_ids:
+            found.append(Prompt(index, _ids(path, number, line)))
+        else:
+            assert codec is not None
+            prompt = _text(path, number, line) if path.suffix in {".jsonl", ".ndjson"} else line
+            ids = codec.chat(prompt) if request.chat else codec.encode(prompt)
+            found.append(Prompt(index, tuple(ids), prompt))
+    return tuple(found)
+
+
+def _object(path: Path, number: int, line: str, wanted: str) -> dict[str, object]:
+    try:
+        value = json.loads(line)
+    except ValueError:
+        raise BenchError(f"{path}:{number} is not JSON", f"write {wanted} on each line") from None
+    if not isinstance(value, dict):
+        raise BenchError(f"{path}:{number} is not a JSON object", f"write {wanted} on each line")
+    return value
+
+
+def _ids(path: Path, number: int, line: str) -> tuple[int, ...]:
+    wanted = '{"prompt_ids": [1, 2, 3]}'
+    ids = _object(path, number, line, wanted).get("prompt_ids")
+    if not isinstance(ids, list) or not ids or not all(type(i) is int for i in ids):
+        raise BenchError(f"{path}:{number}: prompt_ids is not a list of whole numbers", f"write {wanted} on each line")
+    return tuple(ids)
+
+
+def _text(path: Path, number: int, line: str) -> str:
+    wanted = '{"prompt": "..."}'
+    prompt = _object(path, number, line, wanted).get("prompt")
+    if not isinstance(prompt, str) or not prompt:
+        raise BenchError(f"{path}:{number} has no prompt", f"write {wanted} on each line")
+    return prompt
+
+
+def _outputs(made: Generation, batch: PromptBatch, codec: Codec | None) -> Iterator[Output]:
+    for row, prompt in enumerate(batch.prompts):
+        ids = made.tokens_BG[row]
+        yield Output(
+            prompt_index=prompt.index,
+            text=codec.decode(ids) if codec else None,
+            output_ids=ids,
+            forwards=made.forwards,
+            positions=made.positions // len(batch.prompts),
+            committed_at=made.trace.committed_at_BG[row] if made.trace else None,
+            confidence=made.trace.confidence_BG[row] if made.trace else None,
+        )

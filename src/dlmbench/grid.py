@@ -1,0 +1,105 @@
+"""From an experiment to its plan: every cell in a fixed order, and the reason of each combination left out.
+
+The plan is a pure function of the experiment: the same file gives the same cells with the same ids in the same order
+on every machine, so a run can be resumed, or shared out over jobs, without a word between them.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import replace
+
+from dlmbench import axes, prompts, registry
+from dlmbench.errors import BenchError
+from dlmbench.types import Cell, Experiment, Grid, KnobValue, LeftOut, ModelSpec, Plan, SamplerAxes
+
+
+def expand(experiment: Experiment) -> Plan:
+    """The plan of an experiment, without predictions: grids in the order of the file, equal cells only once.
+
+    Within a grid: length, batch size, model, engine, knobs, the last one fastest. `Cell.knobs` are final values
+    (defaults settled by the sampler), sorted by name.
+
+    Raises:
+        BenchError: an unknown name, an unreadable prompt file, or nothing left to run.
+    """
+    source = prompts.identity(experiment.prompts)
+    cells: dict[str, Cell] = {}
+    left_out: dict[str, LeftOut] = {}
+    for grid in experiment.grids:
+        for found in _grid(experiment, grid, source):
+            if isinstance(found, Cell):
+                cells.setdefault(found.id, found)
+            else:
+                left_out.setdefault(found.label, found)
+    if not cells:
+        why = next(iter(left_out.values())).reason if left_out else "no sampler of the grid fits the models chosen"
+        raise BenchError(f"nothing to run in '{experiment.name}': {why}", "add a model, a sampler or a value")
+    return Plan(tuple(cells.values()), tuple(left_out.values()))
+
+
+def _grid(experiment: Experiment, grid: Grid, source: str) -> Iterator[Cell | LeftOut]:
+    points = itertools.product(grid.lengths, grid.batch_sizes, experiment.models, grid.engines)
+    for (prompt_tokens, new_tokens), batch_size, model, engine in points:
+        for sampler_axes in _fitting(grid, model):
+            for knobs in _settled(sampler_axes, model, engine, prompt_tokens, new_tokens):
+                if isinstance(knobs, LeftOut):
+                    yield knobs
+                    continue
+                yield Cell(
+                    model=model,
+                    engine=engine,
+                    sampler=sampler_axes.sampler,
+                    knobs=tuple(sorted(knobs.items())),
+                    batch_size=batch_size,
+                    prompt_tokens=prompt_tokens,
+                    new_tokens=new_tokens,
+                    precision=grid.precision,
+                    attention=grid.attention,
+                    seed=experiment.seed,
+                    prompts=source,
+                )
+
+
+def _fitting(grid: Grid, model: ModelSpec) -> Iterator[SamplerAxes]:
+    """The samplers of the grid that can run this model: those of its family's paradigm."""
+    paradigm = registry.load("families", model.family).PARADIGM
+    for sampler_axes in grid.samplers:
+        if registry.load("samplers", sampler_axes.sampler).PARADIGM == paradigm:
+            yield sampler_axes
+
+
+def _settled(
+    sampler_axes: SamplerAxes, model: ModelSpec, engine: str, prompt_tokens: int, new_tokens: int
+) -> Iterator[dict[str, KnobValue] | LeftOut]:
+    sampler = registry.load("samplers", sampler_axes.sampler)
+    swept = [name for name, _ in sampler_axes.knobs]
+    for knobs in axes.combinations(sampler_axes):
+        reason = sampler.check(knobs, new_tokens)
+        if reason is not None:
+            shown = " ".join(f"{name}={knobs[name]}" for name in swept if knobs.get(name) is not None)
+            yield LeftOut(f"{model.key} P={prompt_tokens} G={new_tokens} {shown}".strip(), reason)
+        else:
+            yield sampler.resolve(knobs, engine, new_tokens) if hasattr(sampler, "resolve") else knobs
+
+
+def shard(plan: Plan, index: int, count: int) -> Plan:
+    """The `index`-th (from 0) of `count` shares of a plan, dealt out in turn; together they are the plan.
+
+    Dealing in turn spreads the long cells, which stand side by side, over all the shares. What was left out is told
+    in share 0 only.
+
+    Raises:
+        BenchError: no such share.
+    """
+    if count < 1 or not 0 <= index < count:
+        raise BenchError(f"there is no shard {index} of {count}", "shards are counted from 0")
+    cells = plan.cells[index::count]
+    kept = {cell.id for cell in cells}
+    return replace(
+        plan,
+        cells=cells,
+        left_out=plan.left_out if index == 0 else (),
+        predictions=tuple(p for p in plan.predictions if p.cell_id in kept),
+    )

@@ -1,0 +1,149 @@
+"""The Hugging Face hub: a snapshot of a repository, from the cache where it is there, with errors a user can act on.
+
+Weights come as safetensors only: patterns never name a pickle, for loading one runs code. A token is handed through
+to the library; it is neither kept nor shown, and what the library raises is never passed on, for it may quote headers.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from dlmbench.errors import BenchError
+
+Kind = Literal["model", "dataset"]
+
+HOME = "https://huggingface.co"
+MODEL_FILES = ("*.safetensors", "*.json", "tokenizer*", "*.model", "*.jinja", "LICENSE*")
+REFUSED_FILES = ("original/*", "*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack", "*.py")
+DOWNLOAD = "dlmbench download --config FILE"
+
+
+def page(name: str, kind: Kind) -> str:
+    """The web page of a repository."""
+    return f"{HOME}/{'datasets/' if kind == 'dataset' else ''}{name}"
+
+
+def cache_folders(cache_dir: Path | None, kind: Kind) -> tuple[Path | None, ...]:
+    """Where a snapshot may lie, in the order of looking; None is the library's own default."""
+    from_environment = os.environ.get("HF_DATASETS_CACHE") if kind == "dataset" else None
+    found = [cache_dir, Path(from_environment) if from_environment else None]
+    return (*(folder for folder in found if folder is not None), None)
+
+
+def cached(
+    name: str,
+    kind: Kind,
+    files: Sequence[str] = MODEL_FILES,
+    revision: str | None = None,
+    cache_dir: Path | None = None,
+) -> Path | None:
+    """The snapshot folder of a repository in the cache, complete or not, or None; never asks the network."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    for folder in cache_folders(cache_dir, kind):
+        try:
+            return Path(
+                snapshot_download(
+                    name,
+                    repo_type=kind,
+                    revision=revision,
+                    cache_dir=folder,
+                    allow_patterns=list(files),
+                    ignore_patterns=list(REFUSED_FILES),
+                    local_files_only=True,
+                )
+            )
+        except LocalEntryNotFoundError as error:
+            # Newer versions of the library know which files a snapshot lacks, and where the rest lies.
+            incomplete = getattr(error, "snapshot_path", None)
+            if incomplete is not None:
+                return Path(incomplete)
+        except HFValidationError:
+            raise _no_such_name(name) from None
+    return None
+
+
+def prepared_datasets(name: str) -> tuple[Path, ...]:
+    """Folders where `datasets.load_dataset` keeps its own Arrow copy of a data set, those that are there."""
+    from huggingface_hub.constants import HF_HOME
+
+    root = Path(os.environ.get("HF_DATASETS_CACHE") or Path(HF_HOME) / "datasets")
+    folder = root / name.replace("/", "___")
+    return (folder,) if folder.is_dir() else ()
+
+
+def fetch(
+    name: str,
+    kind: Kind,
+    files: Sequence[str] = MODEL_FILES,
+    revision: str | None = None,
+    cache_dir: Path | None = None,
+    token: str | None = None,
+) -> Path:
+    """Download a snapshot, or complete the one in the cache, and return its folder.
+
+    Raises:
+        BenchError: no such repository or revision, a gated one without leave, no network, no space.
+    """
+    from huggingface_hub import errors, snapshot_download
+
+    where = page(name, kind)
+    again = "dlmbench download --config FILE --hf-token TOKEN"
+    try:
+        return Path(
+            snapshot_download(
+                name,
+                repo_type=kind,
+                revision=revision,
+                cache_dir=cache_dir,
+                token=token,
+                allow_patterns=list(files),
+                ignore_patterns=list(REFUSED_FILES),
+            )
+        )
+    except errors.GatedRepoError:
+        failure = BenchError(
+            f"{kind} {name} is gated and this account has no access",
+            f"Accept its conditions at {where}, make a token at {HOME}/settings/tokens, then run `{again}`",
+        )
+    except errors.RevisionNotFoundError:
+        failure = BenchError(f"{kind} {name} has no revision '{revision}'", f"See the branches and tags at {where}")
+    except errors.RepositoryNotFoundError:
+        failure = BenchError(
+            f"the hub knows no {kind} '{name}', or it is private",
+            f"Check the name at {where}; for a private one run `{again}`",
+        )
+    except errors.HFValidationError:
+        failure = _no_such_name(name)
+    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled):
+        failure = unreachable(name, kind)
+    except errors.HfHubHTTPError as error:
+        status = getattr(error.response, "status_code", None)
+        reason = "the token is not valid" if status == 401 else f"the hub answered with status {status}"
+        failure = BenchError(f"cannot fetch {kind} {name}: {reason}", f"See {where}, then run `{again}`")
+    except Exception as error:  # the library passes on whatever its HTTP client and the disk raise
+        code = getattr(error, "errno", None)
+        reason = os.strerror(code) if isinstance(code, int) else f"the connection or the disk failed ({type(error).__name__})"
+        failure = BenchError(
+            f"cannot fetch {kind} {name}: {reason}",
+            f"Check network and space, then run `{DOWNLOAD}` again: it goes on where it stopped",
+        )
+    # Outside the handlers, so that the library's exception does not travel along as context.
+    raise failure
+
+
+def unreachable(name: str, kind: Kind) -> BenchError:
+    """The error for a snapshot that is not in the cache when the hub cannot be asked."""
+    return BenchError(
+        f"{kind} {name} is not in the cache and {HOME} cannot be reached",
+        f"Where there is network run `{DOWNLOAD}` (page: {page(name, kind)}), and point HF_HOME or HF_HUB_CACHE "
+        "to the folder it filled",
+    )
+
+
+def _no_such_name(name: str) -> BenchError:
+    return BenchError(f"'{name}' is neither a folder here nor the name of a hub repository", "Names look like org/name")

@@ -1,0 +1,24 @@
+"""Negative log-probability of the true continuation under the embedded corpus's source: what no text should beat.
+
+The line to read oracle_log_prob against: generated text below it is duller than the truth, not better.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from dlmbench.tiny.oracle import score_story
+from dlmbench.tiny.vocabulary import decode
+from dlmbench.types import Texts, TextScore
+
+UNIT = "nats/token"
+HIGHER_IS_BETTER = False
+NEEDS = ("references", "tiny corpus")
+
+
+def score(texts: Texts) -> Iterator[TextScore]:
+    """One value a prompt: total nats of its true continuation over its tokens."""
+    for prompt in texts.prompts:
+        truth = prompt.reference_ids or ()
+        verdict = score_story(decode(prompt.ids + truth), len(prompt.ids))
+        yield TextScore(texts.cell.id, "oracle_truth", prompt.index, -verdict.smoothed_log_prob, len(truth))

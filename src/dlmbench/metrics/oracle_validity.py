@@ -1,0 +1,22 @@
+"""Share of generated sentences that are possible under the embedded corpus's true source.
+
+Beside it stands repetition: a text that says one valid sentence over and over is valid, and worthless.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from dlmbench.metrics._oracle import judged
+from dlmbench.types import Texts, TextScore
+
+UNIT = "share of sentences"
+HIGHER_IS_BETTER = True
+NEEDS = ("generations", "tiny corpus")
+
+
+def score(texts: Texts) -> Iterator[TextScore]:
+    """One value a generation with at least one finished sentence."""
+    for index, verdict in judged(texts):
+        if verdict.sentences_total:
+            yield TextScore(texts.cell.id, "oracle_validity", index, verdict.sentences_valid, verdict.sentences_total)

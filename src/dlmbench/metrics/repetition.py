@@ -1,0 +1,24 @@
+"""Share of 4-grams in a generated text that stood in it before: degenerate text loops.
+
+A worse model can look valid by saying the same sentence again, so this stands beside every validity.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from dlmbench.metrics._ngrams import ngrams
+from dlmbench.types import Texts, TextScore
+
+UNIT = "share"
+HIGHER_IS_BETTER = False
+NEEDS = ("generations",)
+
+
+def score(texts: Texts) -> Iterator[TextScore]:
+    """One value a generation of at least four tokens."""
+    for generation in texts.generations:
+        runs = ngrams(generation.output_ids, 4)
+        if runs:
+            repeated = len(runs) - len(set(runs))
+            yield TextScore(texts.cell.id, "repetition", generation.prompt_index, repeated, len(runs))

@@ -1,0 +1,23 @@
+"""Prompts: passages of text cut to exact token lengths, with their true continuations; one file a source.
+
+A source is a module with `load(settings, tokens)`, `WINDOWS` (its passages are long texts to be cut into several
+windows) and `SHUFFLED` (the seed chooses among them; otherwise they are taken in order).
+"""
+
+from dlmbench.prompts._passages import Passage, identity, load_texts
+from dlmbench.prompts._selection import BYTES, PromptSet, Tokenizer, choose, take
+from dlmbench.prompts._spans import ScoredSpan, same_bytes, scored_spans
+
+__all__ = [
+    "BYTES",
+    "Passage",
+    "PromptSet",
+    "ScoredSpan",
+    "Tokenizer",
+    "choose",
+    "identity",
+    "load_texts",
+    "same_bytes",
+    "scored_spans",
+    "take",
+]

@@ -1,0 +1,103 @@
+"""Passages as their sources give them, how a text file is read, and the name of a prompt set."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+from dlmbench import registry
+from dlmbench.errors import BenchError
+from dlmbench.types import PromptSettings
+
+_PIECE = 1 << 20
+
+
+@dataclass(frozen=True)
+class Passage:
+    """A text to prompt with. `reference` is its continuation where the source has one apart; ids stand for texts."""
+
+    text: str = ""
+    reference: str | None = None
+    ids: tuple[int, ...] | None = None
+    reference_ids: tuple[int, ...] | None = None
+
+
+def source_of(settings: PromptSettings) -> ModuleType:
+    """The plug-in of a prompt source.
+
+    Raises:
+        BenchError: no such source.
+    """
+    return registry.load("prompts", settings.source.replace("-", "_"))
+
+
+def load_texts(settings: PromptSettings, tokens: int = 0) -> list[Passage]:
+    """All passages of a source; sources that make their text make it at least `tokens` tokens long.
+
+    Raises:
+        BenchError: the source cannot be read, or is empty.
+    """
+    found: list[Passage] = source_of(settings).load(settings, tokens)
+    if not found:
+        raise BenchError(
+            f"prompt source {settings.source} has no text{f' in {settings.path}' if settings.path else ''}",
+            "Name another file, or another source",
+        )
+    return found
+
+
+def identity(settings: PromptSettings) -> str:
+    """A string that names the prompt set: source, number, seed, and the content (not the name) of a local file.
+
+    Raises:
+        BenchError: the file is not there or cannot be read.
+    """
+    number = "all" if settings.count is None and settings.limit is None else str(settings.count or settings.limit)
+    content = f" content={_content_hash(Path(settings.path))}" if settings.path is not None else ""
+    return f"{settings.source} n={number} seed={settings.seed}{' chat' if settings.chat else ''}{content}"
+
+
+def _content_hash(path: Path) -> str:
+    check_there(path)
+    digest = hashlib.sha256()
+    for file in sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]:
+        if path.is_dir():
+            digest.update(f"{file.relative_to(path).as_posix()}\0".encode())
+        try:
+            with file.open("rb") as stream:
+                while piece := stream.read(_PIECE):
+                    digest.update(piece)
+        except OSError as error:
+            raise BenchError(f"cannot read {file}: {error.strerror}", "Name a readable file") from None
+    return digest.hexdigest()[:12]
+
+
+def check_there(path: Path) -> None:
+    """Raise BenchError when there is nothing at `path`."""
+    if not path.exists():
+        raise BenchError(f"no prompt file at {path}", "Check --prompt_file, or path under prompts")
+
+
+def read_text(path: Path) -> str:
+    """The text of a file in UTF-8, line ends as \\n.
+
+    Raises:
+        BenchError: no such file, unreadable, binary, or nothing but blanks.
+    """
+    check_there(path)
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise BenchError(f"cannot read {path}: {error.strerror}", "Name a readable text file") from None
+    if b"\0" in data:
+        raise BenchError(f"{path} is not a text file", "Prompts are text, JSONL or JSON in UTF-8")
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise BenchError(f"{path}: line {line} is not UTF-8", "Convert the file to UTF-8") from None
+    if not text.strip():
+        raise BenchError(f"{path} is empty", "Put at least one prompt into it")
+    return text.replace("\r\n", "\n").replace("\r", "\n")

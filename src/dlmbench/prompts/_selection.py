@@ -1,0 +1,229 @@
+"""Which passages are used, and how they become prompts of exactly P tokens with continuations of exactly G.
+
+Every model of an experiment must see the same passages, and their tokenizers differ: a passage is chosen when it is
+long enough for all of them, and the choice depends on nothing but the settings, the text and the tokenizers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from dlmbench.errors import BenchError
+from dlmbench.prompts._passages import Passage, load_texts, source_of
+from dlmbench.prompts._spans import continuation, whole_characters
+from dlmbench.types import Prompt, PromptBatch, PromptSettings, stable_hash
+
+# Longest text that P + G tokens are looked for in, characters a token; a window that needs more is tried again whole.
+_CHARACTERS_A_TOKEN = 12
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """A model's own tokenizer as two functions: text to ids, ids to text with special tokens left out.
+
+    chat: a user's message to the ids of the chat template, ready for the answer; None where there is no template.
+    """
+
+    encode: Callable[[str], Sequence[int]]
+    decode: Callable[[Sequence[int]], str]
+    chat: Callable[[str], Sequence[int]] | None = None
+
+
+BYTES = Tokenizer(
+    encode=lambda text: tuple(text.encode()),
+    decode=lambda ids: bytes(i for i in ids if i < 256).decode(errors="replace"),
+)
+"""One id a byte: for models that come without a tokenizer, as random weights of a named architecture do."""
+
+
+@dataclass(frozen=True)
+class PromptSet:
+    """The prompts of an experiment in one model's ids. `prompt_hash` names the passages: equal for all models."""
+
+    prompts: tuple[Prompt, ...]
+    prompt_hash: str
+
+    def batch(self, number: int, size: int) -> PromptBatch:
+        """The `number`-th batch (from 0) of exactly `size` prompts; after the last prompt comes the first again."""
+        first = number * size
+        return PromptBatch(
+            tuple(self.prompts[i % len(self.prompts)] for i in range(first, first + size)), self.prompt_hash
+        )
+
+    def batches(self, size: int) -> tuple[PromptBatch, ...]:
+        """Every prompt once, in batches of `size`, the last one smaller where they do not come out even."""
+        return tuple(
+            PromptBatch(self.prompts[i : i + size], self.prompt_hash) for i in range(0, len(self.prompts), size)
+        )
+
+
+# ---------------------------------------------------------------- the choice
+
+
+def choose(
+    settings: PromptSettings,
+    tokenizers: Sequence[Tokenizer],
+    prompt_tokens: int,
+    new_tokens: int,
+    references: bool = True,
+) -> tuple[Passage, ...]:
+    """The passages of which every tokenizer makes P prompt tokens and G continuation tokens.
+
+    A smaller number of prompts is the beginning of a larger one. With `references` False the continuation may be
+    missing, and prompts of P tokens suffice.
+
+    Raises:
+        BenchError: fewer than asked for, with how many there are and how long the longest is.
+    """
+    source = source_of(settings)
+    total = prompt_tokens + new_tokens
+    passages: Iterator[Passage] = iter(load_texts(settings, total))
+    if source.WINDOWS:
+        passages = (w for p in passages for w in _windows(p.text, tokenizers, total if references else prompt_tokens))
+    if source.SHUFFLED:
+        passages = iter(sorted(passages, key=lambda p: hashlib.sha256(f"{settings.seed}\0{p.text}".encode()).digest()))
+    wanted = settings.count if settings.count is not None else settings.limit
+    found: list[Passage] = []
+    seen = longest = 0
+    for passage in passages:
+        seen += 1
+        cuts = [_cut(passage, t, prompt_tokens, new_tokens, references, settings.chat) for t in tokenizers]
+        longest = max(longest, min(length for _, length in cuts))
+        if all(cut is not None for cut, _ in cuts):
+            found.append(passage)
+            if len(found) == wanted:
+                break
+    if not found or (settings.count is not None and len(found) < settings.count):
+        need = f"{prompt_tokens} prompt and {new_tokens} reference tokens" if references else f"{prompt_tokens} tokens"
+        where = f" in {settings.path}" if settings.path else ""
+        asked = f" of {settings.count} asked for" if settings.count is not None else ""
+        longest_one = f"; of {seen} passages the longest has {longest} tokens" if seen else ""
+        raise BenchError(
+            f"prompt source {settings.source}{where}: found {len(found)} prompts{asked} with {need}{longest_one}",
+            "Use fewer prompts, shorter lengths, or a longer text",
+        )
+    return tuple(found)
+
+
+def _windows(text: str, tokenizers: Sequence[Tokenizer], total: int) -> Iterator[Passage]:
+    """Passages of a long text that start at a paragraph, end at one, do not overlap, and are `total` tokens long."""
+    starts = []
+    at = 0
+    for line in text.split("\n"):
+        if line.strip() and not line.lstrip().startswith("= "):
+            starts.append(at)
+        at += len(line) + 1
+    free = 0
+    for start in starts:
+        if start < free:
+            continue
+        stop = max((_stop(text, start, t, total) for t in tokenizers), default=len(text) + 1)
+        if stop > len(text):
+            return
+        end = text.find("\n", stop)
+        free = len(text) if end < 0 else end
+        yield Passage(text[start:free])
+
+
+def _stop(text: str, start: int, tokenizer: Tokenizer, total: int) -> int:
+    """Where the first `total` tokens from `start` on end; beyond the text when it has fewer."""
+    for stop in (start + total * _CHARACTERS_A_TOKEN, len(text)):
+        ids = tokenizer.encode(text[start:stop])
+        if len(ids) >= total:
+            return start + len(tokenizer.decode(ids[:total]))
+    return len(text) + 1
+
+
+# ---------------------------------------------------------------- cutting to exact lengths
+
+Cut = tuple[tuple[int, ...], tuple[int, ...] | None]
+
+
+def _cut(
+    passage: Passage, tokenizer: Tokenizer, prompt_tokens: int, new_tokens: int, references: bool, chat: bool
+) -> tuple[Cut | None, int]:
+    """(P prompt ids, G reference ids) of a passage, None where it is too short; and how many tokens it has.
+
+    The prompt is the passage's first P tokens and the reference the next G. Where the source gives the reference apart
+    the prompt is the last P tokens, so that the reference really follows.
+    """
+    following: tuple[int, ...] | None
+    if passage.ids is not None:
+        ids, following = passage.ids, passage.reference_ids
+        opening: tuple[int, ...] = ()
+    else:
+        opening, ids = tuple(tokenizer.encode("")), tuple(tokenizer.encode(passage.text))
+        following = None if passage.reference is None else continuation(tokenizer.encode, passage.reference)
+    length = len(ids) + (0 if following is None else len(following))
+    if chat:
+        prompt, used = _in_template(ids, tokenizer, prompt_tokens)
+        if prompt is None:
+            return None, length
+    elif len(ids) < prompt_tokens:
+        return None, length
+    elif following is None:
+        prompt, used = ids[:prompt_tokens], prompt_tokens
+    else:
+        prompt, used = opening + ids[len(ids) - prompt_tokens + len(opening) :], len(ids)
+    rest = ids[used:] if following is None else following
+    if len(rest) < new_tokens:
+        return (None if references else (prompt, None)), length
+    return (prompt, rest[:new_tokens]), length
+
+
+def _in_template(ids: tuple[int, ...], tokenizer: Tokenizer, prompt_tokens: int) -> tuple[tuple[int, ...] | None, int]:
+    """The chat template's ids, exactly P of them, around the passage's first tokens; and how many of those it holds."""
+    if tokenizer.chat is None:
+        raise BenchError("chat: true needs a tokenizer with a chat template", "Use an Instruct model, or chat: false")
+    room = prompt_tokens - len(tokenizer.chat(""))
+    # Cutting a text and encoding it again can merge or split a token at the end, so neighbours are tried as well.
+    for used in (room + nudge for nudge in (0, 1, -1, 2, -2, 3, -3)):
+        if 0 < used <= len(ids):
+            prompt = tuple(tokenizer.chat(tokenizer.decode(ids[:used])))
+            if len(prompt) == prompt_tokens:
+                return prompt, used
+    return None, 0
+
+
+def take(
+    settings: PromptSettings,
+    tokenizer: Tokenizer,
+    prompt_tokens: int,
+    new_tokens: int,
+    also: Sequence[Tokenizer] = (),
+    references: bool = True,
+) -> PromptSet:
+    """The prompt set of one model: exactly P ids a prompt, exactly G ids a reference.
+
+    Args:
+        settings: source, number and seed.
+        tokenizer: of the model.
+        prompt_tokens: P.
+        new_tokens: G.
+        also: tokenizers of the experiment's other models, for which the passages must be long enough too.
+        references: False keeps prompts without a known continuation as well.
+
+    Raises:
+        BenchError: see `choose`.
+    """
+    chosen = choose(settings, [tokenizer, *also], prompt_tokens, new_tokens, references)
+    prompts = []
+    for index, passage in enumerate(chosen):
+        cut, _ = _cut(passage, tokenizer, prompt_tokens, new_tokens, references, settings.chat)
+        assert cut is not None
+        prompts.append(_prompt(index, *cut, tokenizer))
+    names = [[p.text, p.reference, p.ids, p.reference_ids] for p in chosen]
+    return PromptSet(tuple(prompts), stable_hash(names))
+
+
+def _prompt(index: int, ids: tuple[int, ...], reference_ids: tuple[int, ...] | None, tokenizer: Tokenizer) -> Prompt:
+    text = tokenizer.decode(ids)
+    if reference_ids is None:
+        return Prompt(index, ids, text)
+    both = ids + reference_ids
+    first, last = whole_characters(both, len(ids), len(both), tokenizer.decode)
+    before, whole = tokenizer.decode(both[:first]), tokenizer.decode(both[:last])
+    reference = whole[len(before) :] if whole.startswith(before) else tokenizer.decode(reference_ids)
+    return Prompt(index, ids, text, reference_ids, reference)

@@ -1,0 +1,23 @@
+"""The embedded story corpus, held out from training: every word's true probability is known.
+
+Story number i of a seed is the same in every set, and a longer story begins with the shorter one.
+"""
+
+from __future__ import annotations
+
+from dlmbench.prompts._passages import Passage
+from dlmbench.tiny.windows import LONGEST_WINDOW, heldout_windows
+from dlmbench.types import PromptSettings
+
+WINDOWS = False
+SHUFFLED = False
+
+_STORIES_A_SEED = 1_000_000
+
+
+def load(settings: PromptSettings, tokens: int) -> list[Passage]:
+    """As many stories as are asked for, of at least `tokens` words."""
+    assert settings.count is not None
+    length = max(tokens, LONGEST_WINDOW)
+    windows = heldout_windows(settings.count, length, 0, first=settings.seed * _STORIES_A_SEED)
+    return [Passage(" ".join(window.words)) for window in windows]

@@ -1,0 +1,164 @@
+"""The speed pass: every cell repeated as the protocol says, in rounds, each model in a process of its own.
+
+Cells are visited in rounds in a shuffled order, so that drift spreads over all of them. Where all models fit in the
+device's memory their processes stay alive and alternate; otherwise baseline, target and baseline again run one after
+the other, and the two baseline passes check for drift. Nothing is decided here twice: what is left to do follows from
+the records alone, so a resumed run is the same code as a fresh one.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+from dlmbench.measure.protocol import plan_visit
+from dlmbench.store import Store
+from dlmbench.types import (
+    Cell,
+    CellStatus,
+    Plan,
+    Progress,
+    Prompt,
+    PromptBatch,
+    PromptSets,
+    ProtocolSettings,
+    StoredGeneration,
+)
+from dlmbench.worker import Complete, Failed, Inspect, Pool, Repeat, Repetition, Worker
+
+# Rows generated at once for prompts that no timed repetition met: batch mates never change a row.
+COMPLETION_ROWS = 16
+
+
+def prompt_batches(prompts: Sequence[Prompt], rows: int, prompt_hash: str) -> tuple[PromptBatch, ...]:
+    """All prompts in batches of exactly `rows`; the last one, or a set that is too small, starts again in front."""
+    count = -(-len(prompts) // rows)
+    ordered = [prompts[i % len(prompts)] for i in range(count * rows)]
+    return tuple(PromptBatch(tuple(ordered[i * rows : (i + 1) * rows]), prompt_hash) for i in range(count))
+
+
+class SpeedPass:
+    """One run of a plan into a store."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        settings: ProtocolSettings,
+        store: Store,
+        pool: Pool,
+        prompts: PromptSets,
+        progress: Progress,
+        seed: int,
+    ) -> None:
+        self.plan, self.settings, self.store, self.pool = plan, settings, store, pool
+        self.prompts, self.progress, self.seed = prompts, progress, seed
+        self.scored = {cell.id for cell in plan.scored_cells}
+        self.ended = {r.cell.id: r.status for r in store.results() if r.status is not None}
+        self.generated = {(g.cell_id, g.prompt_index) for g in store.generations()}
+
+    def run(self, *, together: bool) -> None:
+        """Do all that is left. `together`: all models fit in memory at once."""
+        rounds = range(self.settings.rounds)
+        if together:
+            for number in rounds:
+                self._round(self.plan.cells, number)
+        else:
+            baseline = [c for c in self.plan.cells if c.model.role == "baseline"]
+            target = [c for c in self.plan.cells if c.model.role != "baseline"]
+            for cells, numbers in ((baseline, rounds[:-1]), (target, rounds), (baseline, rounds[-1:])):
+                for number in numbers:
+                    self._round(cells, number)
+                self._stop(cells)
+        for key in dict.fromkeys(c.model.key for c in self.plan.cells):
+            cells = [c for c in self.plan.cells if c.model.key == key and c.id not in self.ended]
+            for cell in cells:
+                self._finish(cell)
+            if not together:
+                self._stop(cells)
+
+    def _round(self, cells: Sequence[Cell], number: int) -> None:
+        order = list(cells)
+        random.Random(f"{self.seed}:{number}").shuffle(order)
+        if self.settings.fresh_process_per_round:
+            self._stop(cells)
+        for cell in order:
+            if cell.id not in self.ended:
+                self._visit(cell, number)
+
+    def _stop(self, cells: Sequence[Cell]) -> None:
+        for key in {c.model.key for c in cells}:
+            self.pool.worker(key).stop()
+
+    def _visit(self, cell: Cell, number: int) -> None:
+        """One cell in one round: the number of repetitions is asked again once the pilot is on record."""
+        worker = self.pool.worker(cell.model.key)
+        while cell.id not in self.ended:
+            fresh = cell.id not in worker.met
+            visit = plan_visit(self.store.samples(cell.id), self.settings, number, fresh_process=fresh)
+            if visit.is_empty or self._too_large(cell):
+                return
+            self.progress.cell(cell, f"round {number + 1} of {self.settings.rounds}")
+            worker.met.add(cell.id)
+            self._take(worker, Repeat(cell, visit, number, self._batches(cell, cell.batch_size)))
+
+    def _too_large(self, cell: Cell) -> bool:
+        """Whether a smaller batch of the same shape ran out of memory; then this one is recorded as such, untried."""
+        for other in self.plan.cells:
+            smaller = other.quality_key == cell.quality_key and other.batch_size < cell.batch_size
+            if smaller and self.ended.get(other.id) == "oom":
+                self._end(cell, Failed("oom", f"not tried: batch {other.batch_size} of this shape ran out of memory"))
+                return True
+        return False
+
+    def _finish(self, cell: Cell) -> None:
+        """The passes of their own, the texts still missing, and the cell's end."""
+        worker = self.pool.worker(cell.model.key)
+        known = next(r for r in self.store.results() if r.cell.id == cell.id)
+        batches = self._batches(cell, cell.batch_size)
+        if known.traced is None or known.memory is None:
+            self.progress.cell(cell, "inner times and memory")
+            self._take(worker, Inspect(cell, batches[0]))
+        missing = [p for p in self._prompts(cell) if (cell.id, p.index) not in self.generated]
+        if cell.id in self.scored and missing and cell.id not in self.ended:
+            self.progress.cell(cell, "texts for scoring")
+            rows = max(COMPLETION_ROWS, cell.batch_size)
+            hashed = batches[0].prompt_hash
+            parts = [PromptBatch(tuple(missing[i : i + rows]), hashed) for i in range(0, len(missing), rows)]
+            self._take(worker, Complete(cell, tuple(parts)))
+        if cell.id not in self.ended:
+            self._end(cell, None)
+
+    def _take(self, worker: Worker, request: Repeat | Inspect | Complete) -> None:
+        """Put each reply on record as it comes."""
+        cell = request.cell
+        for reply in worker.ask(request):
+            if isinstance(reply, Failed):
+                self._end(cell, reply)
+            elif isinstance(reply, Repetition):
+                self.store.append(reply.sample)
+                self._keep(cell, reply.generations)
+                self.progress.repetition(cell, reply.sample.latency_s)
+            elif isinstance(reply, StoredGeneration):
+                self._keep(cell, (reply,))
+            else:
+                assert not hasattr(reply, "metric")
+                self.store.append(reply)
+
+    def _keep(self, cell: Cell, generations: Sequence[StoredGeneration]) -> None:
+        new = [g for g in generations if cell.id in self.scored and (cell.id, g.prompt_index) not in self.generated]
+        self.store.add_generations(new)
+        self.generated |= {(g.cell_id, g.prompt_index) for g in new}
+
+    def _end(self, cell: Cell, failure: Failed | None) -> None:
+        status = CellStatus(cell.id, failure.status, failure.reason) if failure else CellStatus(cell.id, "ok")
+        self.store.append(status)
+        self.ended[cell.id] = status.status
+        if failure:
+            self.progress.failed(cell, failure.reason)
+        self.store.write_views()
+
+    def _prompts(self, cell: Cell) -> tuple[Prompt, ...]:
+        return self.prompts[cell.model.key, cell.prompt_tokens, cell.new_tokens]
+
+    def _batches(self, cell: Cell, rows: int) -> tuple[PromptBatch, ...]:
+        return prompt_batches(self._prompts(cell), rows, cell.prompts)

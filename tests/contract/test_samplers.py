@@ -1,0 +1,339 @@
+"""What every sampler owes, over every file in the samplers folder: a new one is covered without editing a test."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from contract.reference import run, schedule
+from dlmbench import registry
+from dlmbench.errors import BenchError, InvalidLogitsError
+from dlmbench.samplers import masked_diffusion
+from dlmbench.samplers._denoise import quotas
+from dlmbench.samplers._step import Step
+from dlmbench.samplers.commit import factor as factor_rule
+from dlmbench.types import Prompt, PromptBatch
+
+MASK, EOS = 60, 2
+PARTS = {
+    (sampler, *pair)
+    for sampler in registry.names("samplers")
+    for pair in itertools.product(*(registry.names(folder) for folder in registry.parts(sampler).values()))
+}
+
+
+def batch(*rows, first=0, references=None) -> PromptBatch:
+    given_ = references or [None] * len(rows)
+    return PromptBatch(
+        tuple(Prompt(first + i, tuple(r), reference_ids=x) for i, (r, x) in enumerate(zip(rows, given_, strict=True))),
+        "",
+    )
+
+
+def settled(sampler: str, new_tokens: int, **given_):
+    module = registry.load("samplers", sampler)
+    knobs = {k.name: k.default for k in registry.knobs_of(sampler, given_).values()}
+    knobs |= {k: v for k, v in given_.items() if k in knobs}
+    assert module.check(knobs, new_tokens) is None
+    return module.resolve(knobs, "hf", new_tokens) if hasattr(module, "resolve") else knobs
+
+
+@pytest.fixture(params=sorted(PARTS), ids="-".join)
+def case(request, diffusion, causal):
+    """(module, model, knobs by temperature) for each sampler and each choice of its parts."""
+    sampler, *chosen = request.param
+    module = registry.load("samplers", sampler)
+    given_ = dict(zip(registry.parts(sampler), chosen, strict=True))
+    if module.PARADIGM == "diffusion":
+        given_ |= {"block_length": 4, "steps": 6, "threshold": 0.12, "factor": 2.0}
+    model = diffusion if module.PARADIGM == "diffusion" else causal
+    return module, model, lambda temperature: settled(sampler, 12, **given_, temperature=temperature)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+def test_exactly_g_tokens_none_a_mask_and_the_same_again(case, temperature):
+    module, model, knobs = case
+    prompts = batch([5, 9, 13], [7, 30, 44])
+    made = module.generate(model, prompts, 12, knobs(temperature), seed=3, trace=True)
+    assert [len(row) for row in made.tokens_BG] == [12, 12]
+    assert all(0 <= t < 61 for row in made.tokens_BG for t in row)
+    if module.PARADIGM == "diffusion":
+        assert MASK not in itertools.chain(*made.tokens_BG)
+        assert {min(w) for w in made.trace.committed_at_BG} == {1}
+        assert max(map(max, made.trace.committed_at_BG)) <= made.forwards
+    assert module.generate(model, prompts, 12, knobs(temperature), seed=3).tokens_BG == made.tokens_BG
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+def test_batch_mates_never_change_a_row(case, temperature):
+    module, model, knobs = case
+    rows = [[5, 9, 13], [7, 30, 44, 12, 8], [22], [9, 9, 9, 9]]
+    together = module.generate(model, batch(*rows), 12, knobs(temperature), seed=5).tokens_BG
+    for i, row in enumerate(rows):
+        alone = module.generate(model, batch(row, first=i), 12, knobs(temperature), seed=5).tokens_BG
+        assert together[i] == alone[0]
+
+
+def test_seeds_differ_above_temperature_0(case):
+    module, model, knobs = case
+    made = {module.generate(model, batch([5, 9, 13]), 12, knobs(1.0), seed=s).tokens_BG for s in range(4)}
+    assert len(made) > 1
+
+
+def test_forwards_are_observed_one_by_one(case):
+    module, model, knobs = case
+    seen: list[int] = []
+    made = module.generate(model, batch([5, 9, 13]), 12, knobs(0.0), observer=seen.append)
+    assert seen == list(range(1, made.forwards + 1))
+
+
+# ---------------------------------------------------------------- against the literal sampler
+
+
+@st.composite
+def configurations(draw):
+    block = draw(st.sampled_from([2, 4, 8]))
+    blocks = draw(st.integers(1, 3))
+    knobs = {
+        "block_length": block,
+        "commit": draw(st.sampled_from(["low_confidence", "threshold", "factor"])),
+        "cache": draw(st.sampled_from(["none", "prefix", "dual"])),
+        "steps": blocks * draw(st.integers(1, 2 * block)),
+        "threshold": draw(st.sampled_from([0.05, 0.1, 0.2, 0.9])),
+        "factor": draw(st.sampled_from([0.5, 1.0, 2.0, 3.0])),
+        "factor_quirk": draw(st.booleans()),
+        "published_loop": draw(st.booleans()),
+        "logits_eos_inf": draw(st.booleans()),
+        "confidence_eos_eot_inf": draw(st.booleans()),
+        "confidence_dtype": draw(st.sampled_from(["float32", "float64"])),
+    }
+    if knobs["cache"] == "none":
+        knobs["cfg_scale"] = draw(st.sampled_from([0.0, 0.0, 0.7, 2.0]))
+    token = st.integers(3, MASK - 1)
+    rows = draw(st.lists(st.lists(token, min_size=1, max_size=7), min_size=1, max_size=3))
+    return knobs, blocks * block, rows
+
+
+@settings(max_examples=250, deadline=None)
+@given(configurations())
+def test_tokens_and_forwards_equal_the_literal_sampler(diffusion, plain, configuration):
+    knobs, new_tokens, rows = configuration
+    references = [tuple((7 * i + 3 * j) % 57 + 3 for j in range(new_tokens)) for i in range(len(rows))]
+    longest = max(map(len, rows))
+    made = masked_diffusion.generate(
+        diffusion, batch(*rows), new_tokens, settled("masked_diffusion", new_tokens, **knobs)
+    )
+    likelihood = masked_diffusion.log_likelihood(
+        diffusion, batch(*rows, references=references), settled("masked_diffusion", new_tokens, **knobs)
+    )
+    forwards = []
+    for i, row in enumerate(rows):
+        literal = {
+            "mask": MASK,
+            "block": knobs["block_length"],
+            "commit": knobs["commit"],
+            "steps": knobs["steps"],
+            "threshold": knobs["threshold"],
+            "factor": knobs["factor"],
+            "quirk": knobs["factor_quirk"],
+            "cache": knobs["cache"],
+            "published_loop": knobs["published_loop"],
+            "cfg": knobs.get("cfg_scale", 0.0),
+            "eos": EOS,
+            "forbid_eos": knobs["logits_eos_inf"],
+            "eos_last": knobs["confidence_eos_eot_inf"],
+            "confidence_dtype": getattr(torch, knobs["confidence_dtype"]),
+            "pad": [EOS] * (longest - len(row)),
+        }
+        tokens, per_block, positions, _ = run(plain, row, new_tokens, **literal)
+        assert list(made.tokens_BG[i]) == tokens
+        forwards.append(per_block)
+        *_, log_p = run(plain, row, new_tokens, **literal, reference=list(references[i]))
+        assert sum(likelihood.log_prob_BG[i]) == pytest.approx(log_p, abs=1e-3)
+        if len(rows) == 1:
+            assert made.positions == positions
+    # A batch goes on until its slowest row is done, block by block.
+    assert made.forwards == sum(map(max, zip(*forwards, strict=True)))
+
+
+# ---------------------------------------------------------------- work, by the closed formulas
+
+
+@pytest.mark.parametrize(("block", "steps", "rows"), [(12, 6, 1), (4, 6, 2), (4, 24, 3), (6, 2, 1)])
+@pytest.mark.parametrize("cache", ["none", "prefix", "dual"])
+def test_counted_work_equals_the_closed_formulas(diffusion, cache, block, steps, rows):
+    prompt, new_tokens = 5, 12
+    length, blocks = prompt + new_tokens, new_tokens // block
+    knobs = settled("masked_diffusion", new_tokens, block_length=block, steps=steps, cache=cache)
+    made = masked_diffusion.generate(diffusion, batch(*[[5, 9, 13, 7, 8 + i] for i in range(rows)]), new_tokens, knobs)
+    each = steps // blocks if cache == "none" else max(2, min(steps // blocks, block))
+    positions = pairs = 0
+    for i in range(blocks):
+        start = prompt + i * block
+        later = {"none": length, "prefix": length - start, "dual": block}[cache]
+        positions += length + (each - 1) * later
+        pairs += length * (length + (each - 1) * later)
+    assert made.forwards == blocks * each
+    assert made.positions == rows * positions
+    assert made.attention_pairs == rows * pairs
+
+
+def test_guidance_doubles_the_positions_of_a_forward(diffusion):
+    plain_ = masked_diffusion.generate(diffusion, batch([5, 9]), 8, settled("masked_diffusion", 8, steps=4))
+    guided = masked_diffusion.generate(
+        diffusion, batch([5, 9]), 8, settled("masked_diffusion", 8, steps=4, cfg_scale=1.0)
+    )
+    assert guided.forwards == plain_.forwards == 4
+    assert guided.positions == 2 * plain_.positions == 2 * 4 * 10
+
+
+def test_rows_that_wait_are_counted_as_waste(diffusion):
+    knobs = settled("masked_diffusion", 8, commit="threshold", threshold=0.1)
+    rows = [[5, 9], [7, 30], [44, 12]]
+    alone = [masked_diffusion.generate(diffusion, batch(r), 8, knobs).forwards for r in rows]
+    made = masked_diffusion.generate(diffusion, batch(*rows), 8, knobs)
+    assert len(set(alone)) > 1
+    assert made.forwards == max(alone)
+    assert made.wasted_positions == sum(max(alone) - n for n in alone) * 10
+
+
+def test_autoregressive_work(causal):
+    module = registry.load("samplers", "autoregressive")
+    made = module.generate(causal, batch([5, 9, 13], [7, 8, 9]), 6, {"temperature": 0.0})
+    assert (made.forwards, made.positions, made.attention_pairs) == (6, 2 * 8, 2 * 8 * 9 // 2)
+
+
+def test_autoregressive_greedy_is_the_argmax_of_full_forwards(causal):
+    module = registry.load("samplers", "autoregressive")
+    made = module.generate(causal, batch([5, 9, 13], [7, 8, 9, 11, 4]), 10, {"temperature": 0.0})
+    for row, prompt in zip(made.tokens_BG, ([5, 9, 13], [7, 8, 9, 11, 4]), strict=True):
+        text = list(prompt)
+        for _ in range(10):
+            logits = causal.logits(causal.forward(torch.tensor([text])), len(text) - 1, len(text))
+            text.append(int(logits[0, 0].argmax()))
+        assert list(row) == text[len(prompt) :]
+
+
+# ---------------------------------------------------------------- vectors and laws
+
+
+@pytest.mark.parametrize(
+    ("masks", "steps", "expected"),
+    [(10, 4, [3, 3, 2, 2]), (128, 48, [3] * 32 + [2] * 16), (32, 64, [1] * 32 + [0] * 32), (5, 1, [5])],
+)
+def test_schedules(masks, steps, expected):
+    assert quotas(masks, steps) == expected == schedule(masks, steps)
+
+
+@pytest.mark.parametrize(
+    ("confidence", "factor", "quirk", "committed"),
+    [
+        ((0.99, 0.98, 0.97, 0.5), 1.0, True, 4),
+        ((0.6, 0.5), 1.0, True, 2),
+        ((0.99,), 1.0, True, 1),
+        ((0.5, 0.4, 0.3), 1.0, True, 1),
+        ((0.5, 0.4, 0.3), 2.0, True, 3),
+        ((0.99, 0.98, 0.97, 0.5), 1.0, False, 3),
+        ((0.6, 0.5), 1.0, False, 1),
+    ],
+)
+def test_factor_vectors(confidence, factor, quirk, committed):
+    n = len(confidence)
+    probabilities = torch.tensor(confidence, dtype=torch.float64)
+    # Two tokens, the chosen one with exactly the wanted probability.
+    logits = torch.stack([probabilities.log(), (1 - probabilities).log()], -1)[None]
+    step = Step(
+        logits,
+        torch.zeros(1, n, dtype=torch.long),
+        torch.ones(1, n, dtype=torch.bool),
+        None,
+        0,
+        0,
+        torch.zeros(1, dtype=torch.long),
+        torch.arange(n),
+    )
+    knobs = {"factor": factor, "factor_quirk": quirk, "confidence_dtype": "float64"}
+    assert int(factor_rule.decide(step, knobs).commit_Bb.sum()) == committed
+
+
+@pytest.mark.parametrize("knobs", [{"steps": 1}, {"steps": 2}, {"steps": 3}, {"commit": "threshold", "threshold": 0.1}])
+def test_sampler_likelihoods_of_all_answers_sum_to_one(diffusion, knobs):
+    """Three answer positions and four tokens: 64 answers, whose probabilities are one distribution."""
+    four = _FourTokens(diffusion)
+    answers = [tuple(a) for a in itertools.product(range(4), repeat=3)]
+    prompts = batch(*[[5, 9]] * 64, references=answers)
+    total = 0.0
+    for i in range(64):
+        alone = PromptBatch((prompts.prompts[i],), "")
+        found = masked_diffusion.log_likelihood(four, alone, settled("masked_diffusion", 3, **knobs))
+        total += torch.tensor(found.log_prob_BG).sum().exp().item()
+    assert total == pytest.approx(1.0, abs=1e-5)
+
+
+class _FourTokens:
+    """The random model with all but four tokens and the mask shut off."""
+
+    def __init__(self, model):
+        self._model, self.architecture, self.device = model, model.architecture, model.device
+        self.forward, self.new_cache = model.forward, model.new_cache
+
+    def logits(self, hidden, first, last):
+        logits = self._model.logits(hidden, first, last).clone()
+        logits[..., 4:MASK] = -torch.inf
+        return logits
+
+
+def test_draws_follow_the_softmax(diffusion):
+    """One masked position at temperature 0.7: 4000 prompts draw 4000 tokens from softmax(logits / T)."""
+    from dlmbench.samplers._choice import choose_tokens
+
+    logits_V = torch.tensor([1.0, 0.2, -0.5, 2.0, 0.0])
+    drawn = choose_tokens(
+        logits_V.expand(4000, 1, 5), 0.7, seed=1, prompts_B=torch.arange(4000), step=0, positions_Q=torch.tensor([0])
+    )
+    counts = torch.bincount(drawn[:, 0], minlength=5).double()
+    expected = (logits_V.double() / 0.7).softmax(-1) * 4000
+    assert float(((counts - expected) ** 2 / expected).sum()) < 18.5  # chi-square, 4 degrees of freedom, p = 0.001
+
+
+# ---------------------------------------------------------------- refusals
+
+
+def test_prompts_that_cannot_be_run_are_refused(diffusion):
+    knobs = settled("masked_diffusion", 8)
+    for row, message in (([5, 61], "outside the vocabulary"), ([MASK], "mask id"), ([], "empty"), ([-1], "outside")):
+        with pytest.raises(BenchError, match=message):
+            masked_diffusion.generate(diffusion, batch(row), 8, knobs)
+
+
+def test_a_causal_model_cannot_be_diffused(causal):
+    with pytest.raises(BenchError, match="no mask token"):
+        masked_diffusion.generate(causal, batch([5]), 8, settled("masked_diffusion", 8))
+
+
+@pytest.mark.parametrize(
+    ("given_", "words"),
+    [
+        ({"block_length": 5}, "does not divide"),
+        ({"block_length": 4, "steps": 7}, "shared equally"),
+        ({"cfg_scale": 1.0, "cache": "dual"}, "cfg_scale needs cache none"),
+        ({"confidence_dtype": "int8"}, "confidence_dtype"),
+    ],
+)
+def test_impossible_knobs_have_a_reason(given_, words):
+    knobs = {k.name: k.default for k in registry.knobs_of("masked_diffusion", given_).values()} | given_
+    assert words in masked_diffusion.check(knobs, 12)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_broken_logits_are_invalid_not_text(diffusion, causal, value):
+    class Broken(_FourTokens):
+        def logits(self, hidden, first, last):
+            return self._model.logits(hidden, first, last).clone().fill_(value)
+
+    with pytest.raises(InvalidLogitsError):
+        masked_diffusion.generate(Broken(diffusion), batch([5]), 8, settled("masked_diffusion", 8))

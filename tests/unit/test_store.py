@@ -1,0 +1,365 @@
+import csv
+import errno
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from dlmbench import registry
+from dlmbench.errors import BenchError
+from dlmbench.store import FIXED_COLUMNS, Store, read_generations, read_run, read_text_scores
+from dlmbench.types import (
+    Cell,
+    CellStatus,
+    EnergyPass,
+    Environment,
+    LeftOut,
+    MemoryPass,
+    ModelSpec,
+    Plan,
+    Sample,
+    Score,
+    StoredGeneration,
+    TextScore,
+    TracedPass,
+)
+
+HERE = Path(__file__).resolve()
+GOLDEN = HERE.parents[1] / "golden" / "raw_metrics_header.csv"
+ENVIRONMENT = Environment(
+    device="GPU A", device_count=1, driver="1", cuda="12", python="3.11", torch="2", transformers="5", cpu="c",
+    cpu_threads=2, memory_bytes=1, power_cap_w=None, host="h", platform="p", dlmbench="0", git_commit=None,
+)  # fmt: skip
+
+
+def a_cell(key="llada", knobs=(("steps", 8),), **changes):
+    model = ModelSpec(key, "llada", "somewhere", "target", weights="random")
+    cell = Cell(model, "native", "masked_diffusion", knobs, 2, 16, 4, "bfloat16", "math", 0, "tiny")
+    return replace(cell, **changes)
+
+
+def a_sample(cell, index, **changes):
+    sample = Sample(
+        cell_id=cell.id, index=index, is_warmup=False, round=0, process_id=os.getpid(), started_at="2026-01-01",
+        clock="wall", latency_s=0.5, wall_s=0.6, new_tokens=8, useful_tokens=6, output_bytes=20, forwards=2,
+        positions=40, attention_pairs=800, wasted_positions=0,
+    )  # fmt: skip
+    return replace(sample, **changes)
+
+
+def an_open_store(folder, cell=None, environment=ENVIRONMENT):
+    store = Store.open(folder, environment, "study")
+    store.add_plan(Plan((cell or a_cell(),), (LeftOut("x", "does not divide"),)))
+    return store
+
+
+def rows_of(folder):
+    with (folder / "raw_metrics.csv").open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def child(code, *arguments):
+    """A process that runs `code` with this module's names at hand."""
+    prelude = (
+        "import importlib.util as u, sys; s = u.spec_from_file_location('t', sys.argv[1]);"
+        "t = u.module_from_spec(s); s.loader.exec_module(t); from pathlib import Path; folder = Path(sys.argv[2])\n"
+    )
+    command = [sys.executable, "-c", prelude + code, str(HERE), *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_everything_recorded_is_read_back_as_it_was(tmp_path):
+    cell = a_cell(knobs=(("steps", 8), ("temperature", 0.5), ("commit", "confidence"), ("block_length", None)))
+    records = (
+        a_sample(cell, 0, is_warmup=True),
+        a_sample(cell, 0),
+        TracedPass(cell.id, 1, None, None, None, None, None, 0.25, 0.1),
+        MemoryPass(cell.id, 1, "rss", peak_process_bytes=9),
+        EnergyPass(cell.id, 1, 3, 0.6, 12.5),
+        CellStatus(cell.id, "error", "first"),
+        CellStatus(cell.id, "ok"),
+    )
+    text = StoredGeneration(cell.id, 0, "h", (1, 2), "é\u2028\ud800", 8, 2, 3)
+    scores = (TextScore(cell.id, "m", 0, 1.0, 4.0), TextScore(cell.id, "m", 1, math.inf, 4.0))
+    score = Score(cell.id, "m", math.nan, None, math.inf, 0.5, 2, "nats", False)
+    with an_open_store(tmp_path, cell) as store:
+        for record in records:
+            store.append(record)
+        store.add_generations([text, replace(text, prompt_index=1)])
+        store.add_generations([replace(text, output_ids=(7,))])
+        store.add_text_scores([replace(scores[0], total=99.0), *scores])
+        store.write_scores([score])
+        assert store.results() == read_run(tmp_path).results
+        assert store.samples(cell.id) == records[:2]
+    run = read_run(tmp_path)
+    assert (run.name, run.environment, run.cells) == ("study", ENVIRONMENT, (cell,))
+    assert run.left_out == (LeftOut("x", "does not divide"),)
+    result = run.results[0]
+    assert result.timed == (records[1],)
+    assert (result.traced, result.memory, result.energy) == records[2:5]
+    assert (result.status, result.reason, result.environment_id) == ("ok", "", ENVIRONMENT.id)
+    assert read_generations(tmp_path) == (replace(text, output_ids=(7,)), replace(text, prompt_index=1))
+    assert read_text_scores(tmp_path) == run.text_scores == scores
+    assert run.scores == (replace(score, value=None, high=None),)
+
+
+def test_resuming_adds_no_cell_twice_and_refuses_a_repetition_twice(tmp_path):
+    cell = a_cell()
+    for index in range(2):
+        with an_open_store(tmp_path, cell) as store:
+            store.append(a_sample(cell, index))
+            with pytest.raises(AssertionError):
+                store.append(a_sample(cell, index))
+    kinds = [json.loads(line)["kind"] for line in (tmp_path / "records.jsonl").read_text().splitlines()]
+    assert kinds == ["environment", "experiment", "cell", "left_out", "sample", "sample"]
+
+
+def test_a_killed_writer_loses_at_most_the_line_it_was_writing(tmp_path):
+    code = """
+cell = t.a_cell()
+store = t.an_open_store(folder, cell)
+for index in range(len(store.samples(cell.id)), 10**6):
+    store.append(t.a_sample(cell, index))
+    print(index, flush=True)
+"""
+    for _ in range(3):
+        writer = child(code, tmp_path)
+        for _ in range(20):
+            acknowledged = int(writer.stdout.readline())
+        writer.send_signal(signal.SIGKILL)
+        rest = writer.communicate()[0].split()
+        acknowledged = int(rest[-1]) if rest else acknowledged
+        with (tmp_path / "records.jsonl").open("ab") as file:
+            file.write(b'{"kind": "sample", "cell_id": "ab')
+        with an_open_store(tmp_path) as store:
+            indices = [s.index for s in store.samples(a_cell().id)]
+        assert indices == list(range(len(indices)))
+        assert len(indices) in (acknowledged + 1, acknowledged + 2)
+        assert (tmp_path / "records.jsonl").read_bytes().endswith(b"}\n")
+
+
+def test_a_reader_passes_over_a_line_still_being_written(tmp_path):
+    with an_open_store(tmp_path) as store:
+        store.append(a_sample(a_cell(), 0))
+        before = read_run(tmp_path)
+        with (tmp_path / "records.jsonl").open("ab") as file:
+            file.write(b'{"kind"')
+        assert read_run(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        (b'{"kind": "sample", "cell\n', "not a record"),
+        (b"[]\n", "not a record"),
+        (b'{"kind": "status"}\n', "not a whole record"),
+        (b'{"kind": "song"}\n', "unknown kind of record 'song'"),
+        (b'{"kind": "status", "cell_id": "?", "status": "ok"}\n', "cell \\? is not on record"),
+        (b'{"kind": "experiment", "name": "x", "schema_version": 99}\n', "schema version 99"),
+    ],
+)
+def test_a_broken_line_in_the_middle_is_named(tmp_path, line, reason):
+    with an_open_store(tmp_path):
+        pass
+    with (tmp_path / "records.jsonl").open("ab") as file:
+        file.write(line + b'{"kind": "left_out", "label": "a", "reason": "b"}\n')
+    for attempt in (read_run, an_open_store):
+        with pytest.raises(BenchError, match=rf"records\.jsonl, line 5: {reason}"):
+            attempt(tmp_path)
+
+
+def test_a_cell_whose_id_no_longer_fits_its_content_is_not_mistaken_for_another(tmp_path):
+    with an_open_store(tmp_path):
+        pass
+    path = tmp_path / "records.jsonl"
+    path.write_text(path.read_text().replace('"batch_size": 2', '"batch_size": 3'))
+    with pytest.raises(BenchError, match="another version"):
+        read_run(tmp_path)
+
+
+def test_of_two_processes_one_writes_and_a_killed_one_leaves_no_lock(tmp_path):
+    code = """
+import time
+while time.time() < float(sys.argv[3]): pass
+try:
+    store = t.Store.open(folder, t.ENVIRONMENT, "study")
+except t.BenchError as error:
+    print("refused:", error.message, flush=True)
+else:
+    print("open", flush=True)
+    time.sleep(60)
+"""
+    start = time.time() + 1.0
+    racers = [child(code, tmp_path, start) for _ in range(2)]
+    try:
+        answers = sorted(r.stdout.readline().strip() for r in racers)
+        assert answers[0] == "open"
+        assert answers[1].startswith("refused: another run is writing to")
+        with pytest.raises(BenchError, match="another run is writing"):
+            an_open_store(tmp_path)
+    finally:
+        for racer in racers:
+            racer.kill()
+            racer.communicate()
+    an_open_store(tmp_path).close()
+
+
+def test_a_disk_that_fills_up_is_said_so_and_loses_nothing_written_before(tmp_path):
+    # A limit on the size of files is met in mid write, as a full disk is: part of the line, then an error.
+    code = """
+import resource
+cell = t.a_cell()
+store = t.an_open_store(folder, cell)
+resource.setrlimit(resource.RLIMIT_FSIZE, (6000, 6000))
+for index in range(1000):
+    try:
+        store.append(t.a_sample(cell, index))
+    except t.BenchError as error:
+        print(index, error, flush=True)
+        break
+"""
+    writer = child(code, tmp_path)
+    out, err = writer.communicate(timeout=60)
+    assert writer.returncode == 0, err
+    index, message = out.split(" ", 1)
+    assert int(index) > 3
+    assert "disk is full" in message
+    assert "resume" in message
+    assert (tmp_path / "records.jsonl").read_bytes().endswith(b"}\n")
+    with an_open_store(tmp_path) as store:
+        assert [s.index for s in store.samples(a_cell().id)] == list(range(int(index)))
+        store.append(a_sample(a_cell(), int(index)))
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_enospc_in_one_log_leaves_the_others_alone(tmp_path):
+    with an_open_store(tmp_path) as store:
+        (tmp_path / "generations.jsonl").unlink()
+        (tmp_path / "generations.jsonl").symlink_to("/dev/full")
+        with pytest.raises(BenchError, match="disk is full"):
+            store.add_generations([StoredGeneration(a_cell().id, 0, "h", (1,), None, 1, None, None)])
+        store.append(a_sample(a_cell(), 0))
+    assert len(read_run(tmp_path).results[0].samples) == 1
+
+
+def test_a_view_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch):
+    with an_open_store(tmp_path) as store:
+        store.append(a_sample(a_cell(), 0))
+        store.write_views()
+        before = (tmp_path / "raw_metrics.csv").read_text()
+        store.append(a_sample(a_cell(), 1))
+
+        def full(_):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(os, "fsync", full)
+        with pytest.raises(BenchError, match="disk is full"):
+            store.write_views()
+        monkeypatch.undo()
+    assert (tmp_path / "raw_metrics.csv").read_text() == before
+    assert not list(tmp_path.glob("*.tmp")) + list(tmp_path.glob(".*.tmp"))
+
+
+def test_a_folder_that_vanishes_is_noticed_at_the_next_record(tmp_path):
+    folder = tmp_path / "run"
+    with an_open_store(folder) as store:
+        folder.rename(tmp_path / "elsewhere")
+        with pytest.raises(BenchError, match="could not be written: No such file"):
+            store.append(a_sample(a_cell(), 0))
+
+
+def test_a_folder_belongs_to_one_environment(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    an_open_store(tmp_path).close()
+    other = replace(ENVIRONMENT, device="GPU B", cpu_threads=8, host="elsewhere")
+    with pytest.raises(BenchError) as caught:
+        an_open_store(tmp_path, environment=other)
+    assert "device: 'GPU A' on record, 'GPU B' now; cpu_threads: 2 on record, 8 now" in caught.value.message
+    assert "host" not in caught.value.message
+    assert "--output_dir" in caught.value.hint
+    an_open_store(tmp_path, environment=replace(ENVIRONMENT, host="elsewhere")).close()
+    assert read_run(tmp_path).environment.host == "elsewhere"
+
+
+def test_a_folder_that_cannot_be_one(tmp_path):
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(BenchError, match="is not a folder"):
+            an_open_store(path)
+    if os.geteuid() != 0:
+        (tmp_path / "closed").mkdir(mode=0o500)
+        with pytest.raises(BenchError, match="could not be written: Permission denied"):
+            an_open_store(tmp_path / "closed")
+    with pytest.raises(BenchError, match="holds no run"):
+        read_run(tmp_path)
+
+
+def test_the_header_only_ever_grows_at_its_end(tmp_path):
+    an_open_store(tmp_path, a_cell(knobs=(("a_knob_of_a_plugin_since_gone", 1),))).close()
+    with Store.open(tmp_path, ENVIRONMENT, "study"):
+        header = (tmp_path / "raw_metrics.csv").read_text().splitlines()[0].split(",")
+    golden = GOLDEN.read_text().strip().split(",")
+    assert header[: len(FIXED_COLUMNS)] == golden == list(FIXED_COLUMNS)
+    knobs = header[len(FIXED_COLUMNS) :]
+    assert knobs == sorted(knobs)
+    assert {"a_knob_of_a_plugin_since_gone", "steps", *registry.knob_names()} == set(knobs)
+
+
+def test_a_row_of_the_csv_to_the_digit(tmp_path):
+    cell = a_cell(key="=cmd()")
+    failed = a_cell(key="other")
+    pending = a_cell(key="pending")
+    with an_open_store(tmp_path, cell) as store:
+        store.add_plan(Plan((failed, pending)))
+        store.append(a_sample(cell, 0, is_warmup=True))
+        store.append(a_sample(cell, 0, useful_tokens=None, energy_j=0.0))
+        store.append(MemoryPass(cell.id, 4242, "cuda", peak_reserved_bytes=64, idle_power_w=70.0))
+        store.append(TracedPass(cell.id, 4242, None, None, None, None, None, 0.25, 0.1))
+        store.append(CellStatus(failed.id, "oom", "-1 byte free"))
+        store.write_views()
+    warmup, row, lost = rows_of(tmp_path)
+    assert (warmup["is_warmup"], row["is_warmup"]) == ("true", "false")
+    expected = {
+        "model": "'=cmd()", "weights": "random", "steps": "8", "batch_size": "2", "sequence_length": "20",
+        "new_tokens": "4", "latency_s": "0.5", "throughput_tokens_per_s": "16.0", "useful_tokens_per_s": "",
+        "output_bytes_per_s": "40.0", "tokens_per_forward": "2.0", "token_positions": "40", "energy_j": "0.0",
+        "peak_reserved_bytes": "64", "peak_allocated_bytes": "", "first_block_s": "0.25", "inter_token_s": "",
+        "idle_power_w": "70.0", "process_id": str(os.getpid()), "environment_id": ENVIRONMENT.id, "status": "",
+        "cell_id": cell.id, "wasted_positions": "0",
+    }  # fmt: skip
+    assert {k: row[k] for k in expected} == expected
+    assert (lost["model"], lost["index"], lost["latency_s"], lost["status"]) == ("other", "", "", "oom")
+    assert lost["reason"] == "'-1 byte free"
+
+
+def test_quality_metrics_are_strict_json_with_the_cell_spelt_out(tmp_path):
+    cell = a_cell()
+    score = Score(cell.id, "judge_nll", 2.5, 2.25, math.inf, math.nan, 3, "nats/token", False, judge="j")
+    with an_open_store(tmp_path, cell) as store:
+        store.write_scores([score])
+
+    def refuse(word):
+        raise AssertionError(word)
+
+    document = json.loads((tmp_path / "quality_metrics.json").read_text(), parse_constant=refuse)
+    assert document["schema_version"] == 1
+    assert document["environment"]["device"] == "GPU A"
+    (entry,) = document["scores"]
+    expected = {
+        "cell_id": cell.id, "model": "llada", "role": "target", "sampler": "masked_diffusion", "steps": 8,
+        "batch_size": 2, "prompt_tokens": 16, "new_tokens": 4, "metric": "judge_nll", "value": 2.5, "low": 2.25,
+        "high": None, "stderr": None, "n": 3, "unit": "nats/token", "higher_is_better": False, "judge": "j", "note": "",
+    }  # fmt: skip
+    assert {k: entry[k] for k in expected} == expected
+    with Store.open(tmp_path, ENVIRONMENT, "study"):
+        assert json.loads((tmp_path / "quality_metrics.json").read_text()) == document
+    (tmp_path / "quality_metrics.json").write_text("{")
+    with pytest.raises(BenchError, match="is not the file dlmbench wrote"):
+        read_run(tmp_path)
