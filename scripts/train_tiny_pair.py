@@ -59,6 +59,7 @@ def _train(arguments: argparse.Namespace) -> None:
         seed=arguments.seed,
         optimizer=arguments.optimizer,
         matrix_rate=arguments.matrix_rate,
+        matrix_decay=arguments.matrix_decay,
         other_rate=arguments.other_rate,
         lengths=tuple(arguments.lengths),
     )
@@ -166,7 +167,8 @@ def _parser() -> argparse.ArgumentParser:
     training.add_argument("--lengths", type=int, nargs="+", default=(192, 128, 192, 128, 96), help="taken in turn")
     training.add_argument("--low-noise-first", action="store_true", help="the curriculum over masking rates (LLaDA)")
     training.add_argument("--optimizer", choices=("muon", "adamw"), default="muon")
-    training.add_argument("--matrix-rate", type=float, default=0.02, help="Muon's learning rate")
+    training.add_argument("--matrix-rate", type=float, default=0.015, help="Muon's learning rate")
+    training.add_argument("--matrix-decay", type=float, default=0.03, help="Muon's weight decay, times its rate")
     training.add_argument("--other-rate", type=float, default=2e-3, help="AdamW's learning rate")
     training.add_argument("--seed", type=int, default=0)
     training.add_argument("--device", default=default_device)

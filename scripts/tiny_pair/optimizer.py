@@ -27,7 +27,7 @@ def orthogonalised(matrices: Tensor, steps: int = 5) -> Tensor:
 class Muon:
     """Momentum, orthogonalisation, decoupled weight decay."""
 
-    def __init__(self, matrices: list[Tensor], momentum: float = 0.95, weight_decay: float = 0.01) -> None:
+    def __init__(self, matrices: list[Tensor], weight_decay: float, momentum: float = 0.95) -> None:
         self.momentum, self.weight_decay = momentum, weight_decay
         shapes = dict.fromkeys(matrix.shape for matrix in matrices)
         self._groups = [[matrix for matrix in matrices if matrix.shape == shape] for shape in shapes]
@@ -50,15 +50,15 @@ class Optimizer:
     """Both together, on one schedule: warm up, stay, then fall linearly to zero over the last part."""
 
     def __init__(
-        self, weights: dict[str, Tensor], steps: int, use_muon: bool, matrix_rate: float, other_rate: float,
-        warm_up: int = 300, decay_share: float = 0.45,
+        self, weights: dict[str, Tensor], steps: int, use_muon: bool, matrix_rate: float, matrix_decay: float,
+        other_rate: float, warm_up: int = 300, decay_share: float = 0.45,
     ) -> None:  # fmt: skip
         self._steps, self._warm_up, self._decay_share = steps, warm_up, decay_share
         self._matrix_rate, self._other_rate = matrix_rate, other_rate
         matrices = [tensor for name, tensor in weights.items() if name.startswith("blocks.") and tensor.ndim == 2]
         in_muon = {id(tensor) for tensor in matrices} if use_muon else set()
         others = [tensor for tensor in weights.values() if id(tensor) not in in_muon]
-        self.muon = Muon(matrices) if use_muon else None
+        self.muon = Muon(matrices, weight_decay=matrix_decay) if use_muon else None
         self.adam = torch.optim.AdamW(
             [
                 {"params": [tensor for tensor in others if tensor.ndim == 2], "weight_decay": 0.05},

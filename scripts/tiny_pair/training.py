@@ -7,6 +7,7 @@ at 0.3 for the first quarter of the steps and at 0.6 until two fifths.
 """
 
 import json
+import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -37,6 +38,7 @@ class Run:
     seed: int
     optimizer: str  # "muon" or "adamw"
     matrix_rate: float
+    matrix_decay: float
     other_rate: float
     lengths: tuple[int, ...]  # steps take them in turn
     shape: Shape = Shape()  # noqa: RUF009 - frozen
@@ -165,10 +167,13 @@ def train(
 ) -> bool:  # fmt: skip
     """Train until the last step or for about `stop_after` seconds; save to `directory`. Returns whether the run is complete."""
     began = time.monotonic()
+    # cuDNN's attention backward returns NaN on this GPU family where L mod 128 = 64 and a row's log-sum-exp is below -88 (pytorch issue
+    # 196678): it ended an earlier attempt at these models after some thousand steps. The flash kernel is as fast here.
+    torch.backends.cuda.enable_cudnn_sdp(False)
     resuming = (directory / "progress.json").exists()
     weights = load_weights(directory, device) if resuming else initial_weights(run.shape, run.seed)
     weights = {name: tensor.to(device).requires_grad_() for name, tensor in weights.items()}
-    optimizer = Optimizer(weights, run.steps, run.optimizer == "muon", run.matrix_rate, run.other_rate)
+    optimizer = Optimizer(weights, run.steps, run.optimizer == "muon", run.matrix_rate, run.matrix_decay, run.other_rate)
     progress = _resume(directory, run, optimizer, device) if resuming else Progress(history=[])
     seconds_before = progress.seconds
     on_gpu = device.type == "cuda"
@@ -186,6 +191,8 @@ def train(
         progress.words += run.tokens_per_step
         if progress.step % 50 == 0:
             loss = running.item() / counted  # waits for the GPU, so the clock below is honest
+            if not math.isfinite(loss):
+                raise SystemExit(f"{directory}: the loss is {loss} at step {progress.step}; nothing was saved")
             elapsed = time.monotonic() - began
             progress.seconds = seconds_before + elapsed
             if progress.step % validate_every == 0 or progress.step == run.steps:

@@ -10,7 +10,16 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, create_model
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    WithJsonSchema,
+    create_model,
+)
 from pydantic import model_validator as validator
 from pydantic_core import PydanticCustomError
 
@@ -51,7 +60,8 @@ def _as_list(value: Any) -> Any:
 
 def axis(kind: Any) -> Any:
     """One value or a list of them; never empty."""
-    return Annotated[list[kind], BeforeValidator(_as_list, json_schema_input_type=kind | list[kind]), Field(min_length=1)]
+    as_list = BeforeValidator(_as_list, json_schema_input_type=kind | list[kind])
+    return Annotated[list[kind], as_list, Field(min_length=1)]
 
 
 def one_of(names: Iterable[str], what: str) -> Any:
@@ -63,7 +73,7 @@ def one_of(names: Iterable[str], what: str) -> Any:
             raise complaint(f"unknown {what} '{value}'", did_you_mean(value, known))
         return value
 
-    return Annotated[str, AfterValidator(check), Field(json_schema_extra={"enum": known})]
+    return Annotated[str, AfterValidator(check), WithJsonSchema({"type": "string", "enum": known})]
 
 
 Count = Annotated[int, Field(ge=1)]
@@ -97,14 +107,16 @@ def _samplers_model() -> type[BaseModel]:
     fields: dict[str, Any] = {}
     for name in registry.names("samplers"):
         model = _knobs_model(name)
-        kind = Annotated[model, BeforeValidator(_nothing_is_defaults, json_schema_input_type=model | None)]
+        or_nothing = BeforeValidator(_nothing_is_defaults, json_schema_input_type=model | None)
+        kind = Annotated[model, or_nothing]  # type: ignore[valid-type]
         fields[name] = (kind, Field(default=None, description=registry.summary("samplers", name)))
     return create_model("samplers", __base__=Strict, **fields)
 
 
 if TYPE_CHECKING:  # the kinds below are built when the module is read, which a type checker cannot follow
     Counts = list[int]
-    FamilyName = SourceName = str
+    FamilyName = str
+    SourceName = str
     EngineNames = list[str]
     SamplerAxesEntry = BaseModel
 else:
@@ -145,10 +157,14 @@ _LENGTH_FORMS = (
 Ratio = Annotated[float, Field(gt=0, lt=1)]
 
 
+def _length_forms(schema: dict[str, Any]) -> None:
+    schema["oneOf"] = [{"required": sorted(form)} for form in _LENGTH_FORMS]
+
+
 class Lengths(Strict):
     """How long prompt and continuation are: two of these keys, in one of four pairs, fix all three lengths."""
 
-    model_config = ConfigDict(json_schema_extra={"oneOf": [{"required": sorted(form)} for form in _LENGTH_FORMS]})
+    model_config = ConfigDict(json_schema_extra=_length_forms)
 
     total: Counts | None = Field(default=None, description="N, prompt and new tokens together")
     prompt_ratio: Ratio = Field(default=0.5, description="the prompt's share of N")
@@ -176,14 +192,14 @@ class Lengths(Strict):
         """Pairs (prompt tokens, new tokens), in the order of the file, each once."""
         found: list[tuple[int, int]] = []
         if "total" not in self.model_fields_set:
-            found = [(prompt, new) for prompt in self.prompt_tokens for new in self.new_tokens]
+            found = [(prompt, new) for prompt in self.prompt_tokens or () for new in self.new_tokens or ()]
         for total in self.total or ():
             if "prompt_ratio" in self.model_fields_set:
                 prompts = [round(total * self.prompt_ratio)]
             elif "prompt_tokens" in self.model_fields_set:
-                prompts = self.prompt_tokens
+                prompts = list(self.prompt_tokens or ())
             else:
-                prompts = [total - new for new in self.new_tokens]
+                prompts = [total - new for new in self.new_tokens or ()]
             for prompt in prompts:
                 if not 0 < prompt < total:
                     what = f"a prompt of {prompt} tokens" if prompt > 0 else f"{total - prompt} new tokens"

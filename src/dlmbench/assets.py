@@ -74,26 +74,45 @@ def read_token(option: str | None) -> str | None:
 
 
 def resolve_model(spec: ModelSpec, cache_dir: Path | None = None) -> Path | None:
-    """The folder of a model: embedded, local, or in the hub's cache, from where it is fetched if it is not there.
+    """The folder of a model: embedded, local, or in the hub's cache; what the cache lacks is fetched.
 
     None where random weights of an architecture known by name need no files.
 
     Raises:
-        BenchError: no such folder or repository, or no network to fetch it.
+        BenchError: no such folder or repository, no network to fetch it, or a snapshot that is not complete.
     """
     folder = _without_network(spec, cache_dir)
-    if folder is not None or _is_named_architecture(spec):
+    if not _is_from_hub(spec):
         return folder
-    return hub.fetch(spec.source, "model", _wanted(spec), spec.revision, cache_dir)
+    if folder is not None and not _model_problems(folder, spec):
+        return folder
+    # Without network the library gives back what is in the cache, whole or not: hence the second look.
+    folder = hub.fetch(spec.source, "model", _wanted(spec), spec.revision, cache_dir)
+    problems = _model_problems(folder, spec)
+    if problems:
+        raise BenchError(f"model {spec.source} in {folder}: {'; '.join(problems)}", _remedy(spec.source, "model"))
+    return folder
+
+
+def _remedy(name: str, kind: hub.Kind) -> str:
+    return f"Run `{hub.DOWNLOAD}` where there is network; page: {hub.page(name, kind)}"
+
+
+def _is_from_hub(spec: ModelSpec) -> bool:
+    is_local = spec.source.startswith(_EMBEDDED) or Path(spec.source).expanduser().is_dir()
+    return not is_local and not _is_named_architecture(spec)
 
 
 def _is_named_architecture(spec: ModelSpec) -> bool:
-    return spec.weights == "random" and spec.source in registry.load("families", spec.family).KNOWN
+    # The family of a model that no experiment describes is "".
+    known = registry.load("families", spec.family).KNOWN if spec.weights == "random" and spec.family else ()
+    return spec.source in known
 
 
 def _wanted(spec: ModelSpec) -> Sequence[str]:
     """Random weights take only the architecture and the tokenizer."""
-    return hub.MODEL_FILES if spec.weights == "pretrained" else tuple(p for p in hub.MODEL_FILES if "safetensors" not in p)
+    is_needed = spec.weights == "pretrained"
+    return tuple(pattern for pattern in hub.MODEL_FILES if is_needed or "safetensors" not in pattern)
 
 
 def _without_network(spec: ModelSpec, cache_dir: Path | None) -> Path | None:
@@ -108,15 +127,10 @@ def _without_network(spec: ModelSpec, cache_dir: Path | None) -> Path | None:
     if local.is_dir():
         return local
     if spec.source.startswith((".", "/", "~")) or spec.source.count("/") != 1:
-        known = ", ".join(registry.load("families", spec.family).KNOWN)
-        raise BenchError(
-            f"model {spec.key}: no folder at {spec.source}",
-            f"Name a folder, a hub id as org/name, or with weights: random an architecture ({known})",
-        )
-    folder_in_cache = hub.cached(spec.source, "model", _wanted(spec), spec.revision, cache_dir)
-    if folder_in_cache is not None and _model_problems(folder_in_cache, spec):
-        return None  # a download that was broken off is completed
-    return folder_in_cache
+        known = registry.load("families", spec.family).KNOWN if spec.weights == "random" else ()
+        architecture = f", or the name of an architecture ({', '.join(known)})" if known else ""
+        raise BenchError(f"no model folder at {spec.source}", f"Name a folder, a hub id as org/name{architecture}")
+    return hub.cached(spec.source, "model", _wanted(spec), spec.revision, cache_dir)
 
 
 # ---------------------------------------------------------------- verification, without network
@@ -137,7 +151,7 @@ def _shard_problem(path: Path) -> str | None:
     try:
         with path.open("rb") as stream:
             (length,) = struct.unpack("<Q", stream.read(8))
-            header = json.loads(stream.read(length)) if length <= min(size, _LONGEST_HEADER) else None
+            header: Any = json.loads(stream.read(length)) if length <= min(size, _LONGEST_HEADER) else None
         ends = [tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"]
     except (OSError, ValueError, struct.error, AttributeError, KeyError, TypeError, IndexError):
         return f"{path.name} is empty" if size == 0 else f"{path.name} is not a safetensors file"
@@ -167,13 +181,13 @@ def _weight_problems(folder: Path) -> Iterator[str]:
         yield f"no {_SINGLE} and no {_INDEX}"
 
 
-def _model_problems(folder: Path, spec: ModelSpec | None) -> tuple[str, ...]:
-    """What a run would miss in a model's folder; `spec` None for an extra one, of which no family is known."""
+def _model_problems(folder: Path, spec: ModelSpec) -> tuple[str, ...]:
+    """What a run would miss in a model's folder. The family of an extra model is "": its config is only read."""
     found: list[str] = []
     config = _read_json(folder / "config.json")
     if not isinstance(config, dict):
         found.append("config.json is damaged" if (folder / "config.json").is_file() else "config.json is missing")
-    elif spec is not None:
+    elif spec.family:
         try:
             registry.load("families", spec.family).architecture(config)
         except BenchError as error:
@@ -182,7 +196,7 @@ def _model_problems(folder: Path, spec: ModelSpec | None) -> tuple[str, ...]:
         found.append("tokenizer.json is missing")
     elif (folder / "tokenizer.json").is_file() and _read_json(folder / "tokenizer.json") is None:
         found.append("tokenizer.json is damaged")
-    if spec is None or spec.weights == "pretrained":
+    if spec.weights == "pretrained":
         found.extend(_weight_problems(folder))
     return tuple(found)
 
@@ -208,9 +222,8 @@ def download(
     Raises:
         BenchError: something cannot be fetched (see `hub.fetch`). What is found missing or broken is reported instead.
     """
-    extra = [ModelSpec(name, "", name, "baseline") for name in extra_model_ids]
-    reports = [_model(spec, True, token, model_cache_dir, local_files_only) for spec in experiment.models]
-    reports += [_model(spec, False, token, model_cache_dir, local_files_only) for spec in extra]
+    specs = [*experiment.models, *(ModelSpec(name, "", name, "baseline") for name in extra_model_ids)]
+    reports = [_model(spec, token, model_cache_dir, local_files_only) for spec in specs]
     source = registry.load("prompts", experiment.prompts.source.replace("-", "_"))
     if experiment.prompts.path is not None:
         path = Path(experiment.prompts.path)
@@ -222,31 +235,25 @@ def download(
     return reports
 
 
-def _model(
-    spec: ModelSpec, of_experiment: bool, token: str | None, cache_dir: Path | None, local_files_only: bool
-) -> AssetReport:
-    if of_experiment and _is_named_architecture(spec):
+def _model(spec: ModelSpec, token: str | None, cache_dir: Path | None, local_files_only: bool) -> AssetReport:
+    if _is_named_architecture(spec):
         return AssetReport("model", f"{spec.family} {spec.source} (random weights)", None, 0, 0)
-    remedy = f"Run `{hub.DOWNLOAD}` where there is network; page: {hub.page(spec.source, 'model')}"
-    if of_experiment and (spec.source.startswith(_EMBEDDED) or Path(spec.source).expanduser().is_dir()):
-        folder = _without_network(spec, cache_dir)
-        remedy = "Complete the folder, or name another source"
-    elif local_files_only:
-        folder = hub.cached(spec.source, "model", _wanted(spec), spec.revision, cache_dir)
-        if folder is None:
-            return AssetReport("model", spec.source, None, 0, 0, ("it is not in the cache",), remedy)
-    else:
-        if of_experiment:
-            _without_network(spec, cache_dir)  # a source that is neither a folder nor a hub id is met here
-        folder = hub.fetch(spec.source, "model", _wanted(spec), spec.revision, cache_dir, token)
-    assert folder is not None
-    return _report("model", spec.source, folder, _model_problems(folder, spec if of_experiment else None), remedy)
+    # Looked for without network first: a source that is neither a folder nor a hub id is an error here.
+    folder = _without_network(spec, cache_dir)
+    remedy = "Complete the folder, or name another source"
+    if _is_from_hub(spec):
+        remedy = _remedy(spec.source, "model")
+        if not local_files_only:
+            folder = hub.fetch(spec.source, "model", _wanted(spec), spec.revision, cache_dir, token)
+    if folder is None:
+        return AssetReport("model", spec.source, None, 0, 0, ("it is not in the cache",), remedy)
+    return _report("model", spec.source, folder, _model_problems(folder, spec), remedy)
 
 
 def _dataset(
     name: str, files: Sequence[str], token: str | None, cache_dir: Path | None, local_files_only: bool
 ) -> AssetReport:
-    remedy = f"Run `{hub.DOWNLOAD}` where there is network; page: {hub.page(name, 'dataset')}"
+    remedy = _remedy(name, "dataset")
     if not local_files_only:
         folder: Path | None = hub.fetch(name, "dataset", files, None, cache_dir, token)
     else:

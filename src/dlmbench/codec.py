@@ -6,6 +6,7 @@ prompts as it was trained to.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -29,6 +30,7 @@ class Codec:
             self._tokenizer = Tokenizer.from_file(str(path))
         except Exception as error:  # the library raises bare Exception
             raise BenchError(f"{path} is not a tokenizer: {error}", "download it again") from None
+        self.content = hashlib.sha256(path.read_bytes()).hexdigest()
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
         self._folder = folder

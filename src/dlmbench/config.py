@@ -9,12 +9,10 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from dlmbench import axes, registry
@@ -28,6 +26,7 @@ from dlmbench._config_schema import (
     in_words,
     json_schema,
 )
+from dlmbench._config_yaml import place, read
 from dlmbench.errors import BenchError, did_you_mean
 from dlmbench.types import (
     Experiment,
@@ -124,89 +123,20 @@ def parse_overrides(
     )
 
 
-# ---------------------------------------------------------------- reading YAML
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML without the two surprises: a key given twice is an error, and 1e-3 is a number."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        """A mapping whose keys are distinct."""
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if key.tag == "tag:yaml.org,2002:merge":
-                continue
-            name = str(key.value)
-            if name in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"key '{name}' is given twice", key.start_mark)
-            seen.add(name)
-        return super().construct_mapping(node, deep)
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
-)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise BenchError(f"no configuration file at {path}", "Check --config; examples are in config/") from None
-    except OSError as error:
-        raise BenchError(f"cannot read {path}: {error.strerror}", "Name a readable YAML file") from None
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        text = "\0"
-    if "\0" in text:
-        raise BenchError(f"{path} is not a text file", "Name a YAML file in UTF-8")
-    try:
-        value = yaml.load(text, Loader=_Loader)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        line = f"line {mark.line + 1}: " if mark else ""
-        raise BenchError(f"{path}: {line}{error.problem or error.context}", "Mend the YAML there") from None
-    except yaml.reader.ReaderError as error:
-        line = text[: error.position].count("\n") + 1
-        raise BenchError(f"{path}: line {line}: a character that YAML does not allow", "Remove it") from None
-    except (ValueError, RecursionError) as error:
-        raise BenchError(f"{path}: a value that cannot be read: {error}", "Mend the YAML") from None
-    if value is None:
-        raise BenchError(f"{path} is empty", "Start from one of the files in config/")
-    if not isinstance(value, dict):
-        raise BenchError(f"{path} is not a mapping of keys to values", "Start from one of the files in config/")
-    return value
-
-
-def _place(where: Sequence[int | str], raw: Any) -> str:
-    """A dotted path such as grid[0].batch_size; the index of a list that the file does not have is left out."""
-    text, node = "", raw
-    for part in where:
-        if isinstance(part, int):
-            if isinstance(node, list):
-                text += f"[{part}]"
-                node = node[part] if part < len(node) else None
-        else:
-            text += f".{part}" if text else str(part)
-            node = node.get(part) if isinstance(node, Mapping) else None
-    return text
+# ---------------------------------------------------------------- from the document to the experiment
 
 
 def _parse(path: Path) -> Document:
-    raw = _read(path)
+    raw = read(path)
     try:
         return Document.model_validate(raw)
     except ValidationError as error:
         errors = error.errors(include_url=False)
         first = errors[0]
         what, hint = in_words(first)
-        place = _place([p for p in first["loc"] if p != "[key]"][: -1 if first["type"] == "missing" else None], raw)
+        where = place([p for p in first["loc"] if p != "[key]"][: -1 if first["type"] == "missing" else None], raw)
         more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
-        raise BenchError(f"{path}: {place}: {what}{more}" if place else f"{path}: {what}{more}", hint) from None
-
-
-# ---------------------------------------------------------------- from the document to the experiment
+        raise BenchError(f"{path}: {where}: {what}{more}" if where else f"{path}: {what}{more}", hint) from None
 
 
 def load(path: Path | str, overrides: Overrides | None = None) -> Experiment:
@@ -236,9 +166,9 @@ def load(path: Path | str, overrides: Overrides | None = None) -> Experiment:
             found = axes.impossible_value(grid, sampler_axes)
             if found is not None:
                 knob, value, reason = found
-                place = _axis_place(number, many, sampler_axes.sampler, knob)
+                where = _axis_place(number, many, sampler_axes.sampler, knob)
                 raise BenchError(
-                    f"{path}: {place}: {value} goes with no length and no other value of the grid: {reason}",
+                    f"{path}: {where}: {value} goes with no length and no other value of the grid: {reason}",
                     f"Change {knob}, or what it must go with",
                 )
     protocol = document.protocol
@@ -364,7 +294,11 @@ def _prompts(entry: PromptEntry, overrides: Overrides) -> PromptSettings:
 def _metrics(entries: Sequence[MetricEntry], overrides: Overrides) -> tuple[str, ...]:
     names = dict.fromkeys(entry.name for entry in entries)
     if overrides.compute_bertscore:
-        registry.load("metrics", "bertscore")
+        if "bertscore" not in registry.names("metrics"):
+            raise BenchError(
+                "--compute_bertscore: the metric bertscore is not part of this version of dlmbench",
+                f"Leave the option out; known metrics: {', '.join(registry.names('metrics'))}",
+            )
         names["bertscore"] = None
     return tuple(names)
 

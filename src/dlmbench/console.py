@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Sequence
 from types import TracebackType
@@ -32,7 +31,7 @@ class LiveProgress:
         )
         self._task = self._bar.add_task(title, total=visits)
         self._started = time.monotonic()
-        self._repetitions = 0
+        self._title = title
 
     def __enter__(self) -> LiveProgress:
         self._bar.start()
@@ -42,14 +41,16 @@ class LiveProgress:
         self._bar.stop()
 
     def cell(self, cell: Cell, doing: str) -> None:
-        """Show which cell is worked on."""
+        """Show which cell is worked on; the title comes first, once there is something to do."""
+        if self._title:
+            TALK.print(self._title, markup=False)
+            self._title = ""
         self._bar.update(self._task, description=f"{doing}: {cell.label}", advance=1)
         if not TALK.is_terminal:
             TALK.print(f"[{time.monotonic() - self._started:6.1f} s] {doing}: {cell.label}", markup=False)
 
     def repetition(self, cell: Cell, latency_s: float) -> None:
         """Show the last latency."""
-        self._repetitions += 1
         if TALK.is_terminal:
             self._bar.update(self._task, description=f"{cell.label}: {latency_s * 1e3:.1f} ms")
 
@@ -97,7 +98,7 @@ def cells(planned: Sequence[Cell]) -> Table:
     for name in ("id", "model", "sampler", "B", "P", "G", "precision", "attention", "knobs"):
         table.add_column(name)
     for cell in planned:
-        knobs = " ".join(f"{k}={v}" for k, v in cell.knobs)
+        knobs = cell.label.partition(f"G={cell.new_tokens}")[2].strip()
         sizes = (str(cell.batch_size), str(cell.prompt_tokens), str(cell.new_tokens))
         table.add_row(cell.id, cell.model.key, cell.sampler, *sizes, cell.precision, cell.attention, knobs)
     return table
@@ -119,12 +120,6 @@ def findings(found: Sequence[Finding]) -> None:
         first = group[0]
         style = {"error": "red", "warning": "yellow"}.get(first.severity, "dim")
         TALK.print(f"{first.severity}: {first.message}{more}: {first.hint}", style=style, markup=False)
-
-
-def error(message: str, hint: str) -> None:
-    """One line: what is wrong, and what to do."""
-    line = " ".join(f"{message.rstrip('. ')}. {hint}".split()) if hint else " ".join(message.split())
-    sys.stderr.write(f"dlmbench: {line}\n")
 
 
 def say(text: str) -> None:

@@ -57,6 +57,7 @@ def generate(request: Request) -> Iterator[Output]:
 
     # Read what is cheap first, so that a typing error does not cost the loading of a model.
     folder = resolve_model(ModelSpec("model", "", request.model, "target"))
+    assert folder is not None
     found = checkpoint.inspect(folder)
     family = checkpoint.family_module(found.family)
     sampler = request.sampler or family.SAMPLER
@@ -94,7 +95,9 @@ def settled(sampler: str, request: Request) -> dict[str, KnobValue]:
     for name in axes.unused_knobs(swept):
         # K is harmless beside a rule without a schedule, and the published programs take both.
         if name != "steps":
-            chosen = ", ".join(f"{part} {request.knobs.get(part, known[part].default)}" for part in registry.parts(sampler))
+            chosen = ", ".join(
+                f"{part} {request.knobs.get(part, known[part].default)}" for part in registry.parts(sampler)
+            )
             raise BenchError(f"'{name}' does nothing with {chosen}", f"{name} belongs to {known[name].owner}")
     knobs = next(axes.combinations(swept))
     module = registry.load("samplers", sampler)

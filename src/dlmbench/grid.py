@@ -66,7 +66,7 @@ def _fitting(grid: Grid, model: ModelSpec) -> Iterator[SamplerAxes]:
     """The samplers of the grid that can run this model: those of its family's paradigm."""
     paradigm = registry.load("families", model.family).PARADIGM
     for sampler_axes in grid.samplers:
-        if registry.load("samplers", sampler_axes.sampler).PARADIGM == paradigm:
+        if paradigm == registry.load("samplers", sampler_axes.sampler).PARADIGM:
             yield sampler_axes
 
 

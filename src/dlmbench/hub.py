@@ -127,13 +127,13 @@ def fetch(
         failure = BenchError(f"cannot fetch {kind} {name}: {reason}", f"See {where}, then run `{again}`")
     except Exception as error:  # the library passes on whatever its HTTP client and the disk raise
         code = getattr(error, "errno", None)
-        reason = os.strerror(code) if isinstance(code, int) else f"the connection or the disk failed ({type(error).__name__})"
+        reason = os.strerror(code) if isinstance(code, int) else f"it failed with {type(error).__name__}"
         failure = BenchError(
             f"cannot fetch {kind} {name}: {reason}",
             f"Check network and space, then run `{DOWNLOAD}` again: it goes on where it stopped",
         )
     # Outside the handlers, so that the library's exception does not travel along as context.
-    raise failure
+    raise failure from None
 
 
 def unreachable(name: str, kind: Kind) -> BenchError:

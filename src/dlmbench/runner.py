@@ -18,7 +18,6 @@ from dlmbench.types import (
     CellStatus,
     Plan,
     Progress,
-    Prompt,
     PromptBatch,
     PromptSets,
     ProtocolSettings,
@@ -30,11 +29,11 @@ from dlmbench.worker import Complete, Failed, Inspect, Pool, Repeat, Repetition,
 COMPLETION_ROWS = 16
 
 
-def prompt_batches(prompts: Sequence[Prompt], rows: int, prompt_hash: str) -> tuple[PromptBatch, ...]:
+def prompt_batches(every: PromptBatch, rows: int) -> tuple[PromptBatch, ...]:
     """All prompts in batches of exactly `rows`; the last one, or a set that is too small, starts again in front."""
-    count = -(-len(prompts) // rows)
-    ordered = [prompts[i % len(prompts)] for i in range(count * rows)]
-    return tuple(PromptBatch(tuple(ordered[i * rows : (i + 1) * rows]), prompt_hash) for i in range(count))
+    prompts, count = every.prompts, -(-len(every.prompts) // rows)
+    ordered = tuple(prompts[i % len(prompts)] for i in range(count * rows))
+    return tuple(PromptBatch(ordered[i * rows : (i + 1) * rows], every.prompt_hash) for i in range(count))
 
 
 class SpeedPass:
@@ -99,7 +98,7 @@ class SpeedPass:
                 return
             self.progress.cell(cell, f"round {number + 1} of {self.settings.rounds}")
             worker.met.add(cell.id)
-            self._take(worker, Repeat(cell, visit, number, self._batches(cell, cell.batch_size)))
+            self._take(worker, Repeat(cell, visit, number, prompt_batches(self._prompts(cell), cell.batch_size)))
 
     def _too_large(self, cell: Cell) -> bool:
         """Whether a smaller batch of the same shape ran out of memory; then this one is recorded as such, untried."""
@@ -114,16 +113,15 @@ class SpeedPass:
         """The passes of their own, the texts still missing, and the cell's end."""
         worker = self.pool.worker(cell.model.key)
         known = next(r for r in self.store.results() if r.cell.id == cell.id)
-        batches = self._batches(cell, cell.batch_size)
+        every = self._prompts(cell)
         if known.traced is None or known.memory is None:
             self.progress.cell(cell, "inner times and memory")
-            self._take(worker, Inspect(cell, batches[0]))
-        missing = [p for p in self._prompts(cell) if (cell.id, p.index) not in self.generated]
+            self._take(worker, Inspect(cell, prompt_batches(every, cell.batch_size)[0]))
+        missing = tuple(p for p in every.prompts if (cell.id, p.index) not in self.generated)
         if cell.id in self.scored and missing and cell.id not in self.ended:
             self.progress.cell(cell, "texts for scoring")
             rows = max(COMPLETION_ROWS, cell.batch_size)
-            hashed = batches[0].prompt_hash
-            parts = [PromptBatch(tuple(missing[i : i + rows]), hashed) for i in range(0, len(missing), rows)]
+            parts = (PromptBatch(missing[i : i + rows], every.prompt_hash) for i in range(0, len(missing), rows))
             self._take(worker, Complete(cell, tuple(parts)))
         if cell.id not in self.ended:
             self._end(cell, None)
@@ -157,8 +155,5 @@ class SpeedPass:
             self.progress.failed(cell, failure.reason)
         self.store.write_views()
 
-    def _prompts(self, cell: Cell) -> tuple[Prompt, ...]:
+    def _prompts(self, cell: Cell) -> PromptBatch:
         return self.prompts[cell.model.key, cell.prompt_tokens, cell.new_tokens]
-
-    def _batches(self, cell: Cell, rows: int) -> tuple[PromptBatch, ...]:
-        return prompt_batches(self._prompts(cell), rows, cell.prompts)

@@ -52,7 +52,7 @@ def score_run(
         for cell in cells.values():
             if inapplicable(metric, cell) or cell.id in failed or (cell.id, metric) in done:
                 continue
-            wanted = prompts()[cell.model.key, cell.prompt_tokens, cell.new_tokens]
+            wanted = prompts()[cell.model.key, cell.prompt_tokens, cell.new_tokens].prompts
             progress.cell(cell, f"scoring {metric}")
             try:
                 texts = _texts(cell, wanted, written, module)

@@ -1,18 +1,17 @@
 """A whole run, as its table of contents: prompts, speed pass, quality pass, analysis, figures.
 
-The steps from `conclude` on work from the run folder alone, so they can be repeated without the models.
+`conclude` works from the run folder alone, so it can be repeated without the models, and on another machine.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from dlmbench import prompts as prompt_sources
-from dlmbench import registry
 from dlmbench.analysis.answer import SummaryRow, answer, summary_rows
 from dlmbench.analysis.checks import findings
 from dlmbench.analysis.study import analyse
@@ -20,10 +19,204 @@ from dlmbench.assets import resolve_model
 from dlmbench.codec import Codec, find
 from dlmbench.engines import _checkpoint as checkpoint
 from dlmbench.errors import BenchError
-from dlmbench.figures import write_all
+from dlmbench.figures._write import write_all
 from dlmbench.measure.environment import fingerprint
 from dlmbench.runner import SpeedPass
 from dlmbench.scorer import score_run
 from dlmbench.store import Store, read_run
-from dlmbench.types import Experiment, Finding, ModelSpec, Plan, Progress, PromptSets, PromptSettings, from_mapping
+from dlmbench.store.journal import replace_file
+from dlmbench.types import (
+    Architecture,
+    Cell,
+    Experiment,
+    Finding,
+    ModelSpec,
+    Plan,
+    Progress,
+    Prompt,
+    PromptBatch,
+    PromptSets,
+    PromptSettings,
+    from_mapping,
+)
 from dlmbench.worker import Pool
+
+EXPERIMENT = "experiment.json"
+_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a run works with, once its models are resolved to folders (None: random weights of a known shape)."""
+
+    models: tuple[ModelSpec, ...]
+    prompts: PromptSettings
+    cells: tuple[Cell, ...]
+    folders: dict[str, Path | None]
+    device: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the files of a run say."""
+
+    rows: list[SummaryRow]
+    answer: str
+    findings: tuple[Finding, ...]
+    figures: list[Path]
+
+
+def prepare(models: tuple[ModelSpec, ...], prompts: PromptSettings, cells: tuple[Cell, ...]) -> Setting:
+    """Find every model before anything is measured.
+
+    Raises:
+        BenchError: a model is not there, or not what the experiment says; which file, and how to fetch it.
+    """
+    import torch
+
+    used = {c.model.key for c in cells}
+    folders = {spec.key: resolve_model(spec) for spec in models if spec.key in used}
+    for spec in models:
+        folder = folders.get(spec.key)
+        if folder is not None:
+            checkpoint.inspect(folder, spec.family)
+    return Setting(models, prompts, cells, folders, "cuda" if torch.cuda.is_available() else "cpu")
+
+
+def measure(experiment: Experiment, plan: Plan, output: Path, progress: Progress) -> None:
+    """Speed pass, then quality pass; what is on record already is not done again."""
+    setting = prepare(experiment.models, experiment.prompts, plan.cells)
+    with ExitStack() as stack:
+        store = stack.enter_context(Store.open(output, fingerprint(setting.device), experiment.name))
+        replace_file(output / EXPERIMENT, json.dumps(asdict(experiment), indent=2) + "\n")
+        store.add_plan(plan)
+        pool = stack.enter_context(Pool(setting.folders, setting.device))
+        sets = _Prompts(setting)
+        ended = {r.cell.id for r in store.results() if r.status is not None}
+        if any(cell.id not in ended for cell in plan.cells):
+            speed = SpeedPass(plan, experiment.protocol, store, pool, sets.speed(), progress, experiment.seed)
+            speed.run(together=_fit_together(setting))
+        score_run(plan, experiment.metrics, store, lambda: pool, sets.quality, progress)
+        store.write_views()
+
+
+def score(output: Path, metrics: Sequence[str], progress: Progress) -> None:
+    """Add `metrics` to a finished run, from its texts and references.
+
+    Raises:
+        BenchError: no run there, or a metric that does not exist.
+    """
+    run = read_run(output)
+    assert run.environment is not None
+    saved = json.loads((output / EXPERIMENT).read_text(encoding="utf-8"))
+    models = tuple(from_mapping(ModelSpec, m) for m in saved["models"])
+    setting = prepare(models, from_mapping(PromptSettings, saved["prompts"]), run.cells)
+    with ExitStack() as stack:
+        # Scores do not depend on where the speed was measured, so the folder's own environment is kept.
+        store = stack.enter_context(Store.open(output, run.environment, run.name))
+        pool = stack.enter_context(Pool(setting.folders, setting.device))
+        score_run(Plan(run.cells), metrics, store, lambda: pool, _Prompts(setting).quality, progress)
+
+
+def conclude(output: Path) -> Outcome:
+    """Tables, answer, findings and figures, from the files alone.
+
+    Raises:
+        BenchError: no run there.
+    """
+    run = read_run(output)
+    study = analyse(run)
+    figures = write_all(run, study, figures_folder(output))
+    return Outcome(summary_rows(study), answer(study), findings(run), figures)
+
+
+def figures_folder(output: Path) -> Path:
+    """Beside a folder named raw_data, inside any other."""
+    return output.parent / "figures" if output.resolve().name == "raw_data" else output / "figures"
+
+
+def _architecture(setting: Setting, spec: ModelSpec) -> Architecture:
+    folder = setting.folders[spec.key]
+    if folder is None:
+        return checkpoint.named_architecture(spec.family, spec.source)
+    return checkpoint.inspect(folder, spec.family).architecture
+
+
+def _fit_together(setting: Setting) -> bool:
+    """Whether all models' weights fit at once, with half of the memory left for activations and caches."""
+    import psutil
+    import torch
+
+    on_gpu = setting.device == "cuda"
+    room = torch.cuda.get_device_properties(0).total_memory if on_gpu else psutil.virtual_memory().available
+    width = max(_BYTES[cell.precision] for cell in setting.cells)
+    used = [spec for spec in setting.models if spec.key in setting.folders]
+    return sum(_architecture(setting, spec).parameters for spec in used) * width <= room / 2
+
+
+class _Prompts:
+    """The prompts of every model and length, made when they are first asked for."""
+
+    def __init__(self, setting: Setting) -> None:
+        self._settings = setting.prompts
+        self._roles = {spec.key: spec.role for spec in setting.models}
+        self._shapes = dict.fromkeys((c.model.key, c.prompt_tokens, c.new_tokens) for c in setting.cells)
+        self._codecs = {key: find(folder) if folder else None for key, folder in setting.folders.items()}
+        self._tokenizers = {key: _tokenizer(codec) for key, codec in self._codecs.items()}
+        self._speed: PromptSets | None = None
+        self._quality: PromptSets | None = None
+
+    def speed(self) -> PromptSets:
+        """The first P tokens of each passage by the model's own tokenizer, and the next G as the continuation."""
+        if self._speed is None:
+            self._speed = {shape: self._take(*shape) for shape in self._shapes}
+        return self._speed
+
+    def quality(self) -> PromptSets:
+        """The same for a target; a baseline with another tokenizer gets the bytes of the target's prompt and span."""
+        if self._quality is None:
+            self._quality = {shape: self._same_bytes(*shape) for shape in self._shapes}
+        return self._quality
+
+    def _take(self, key: str, prompt_tokens: int, new_tokens: int) -> PromptBatch:
+        """Continuations are wanted but not required: a metric that needs them says so when they are missing."""
+        own, others = self._tokenizers[key], [t for k, t in self._tokenizers.items() if k != key]
+        try:
+            made = prompt_sources.take(self._settings, own, prompt_tokens, new_tokens, others)
+        except BenchError:
+            made = prompt_sources.take(self._settings, own, prompt_tokens, new_tokens, others, references=False)
+        return PromptBatch(made.prompts, made.prompt_hash)
+
+    def _same_bytes(self, key: str, prompt_tokens: int, new_tokens: int) -> PromptBatch:
+        mine = self.speed()[key, prompt_tokens, new_tokens]
+        targets = [k for k, role in self._roles.items() if role == "target" and k in self._codecs]
+        references = all(p.reference_ids for p in mine.prompts)
+        if not targets or not references or all(_alike(self._codecs[key], self._codecs[t]) for t in targets):
+            return mine
+        target = targets[0]
+        source = self._take(target, prompt_tokens, new_tokens)
+        theirs = prompt_sources.PromptSet(source.prompts, source.prompt_hash)
+        spans = prompt_sources.scored_spans(theirs, self._tokenizers[target], self._tokenizers[key])
+        prompts = []
+        for prompt, span in zip(source.prompts, spans, strict=True):
+            count = span.last - span.first
+            if self._roles[key] == "target":
+                prompts.append(_with_span(mine.prompts[prompt.index], span.first, span.last))
+            else:
+                ids, reference = span.prompt_ids, span.reference_ids
+                prompts.append(Prompt(prompt.index, ids, span.before, reference, span.text, scored_tokens=count))
+        return PromptBatch(tuple(prompts), source.prompt_hash)
+
+
+def _with_span(prompt: Prompt, first: int, last: int) -> Prompt:
+    return Prompt(prompt.index, prompt.ids, prompt.text, prompt.reference_ids, prompt.reference_text, (first, last))
+
+
+def _tokenizer(codec: Codec | None) -> prompt_sources.Tokenizer:
+    if codec is None:
+        return prompt_sources.BYTES
+    return prompt_sources.Tokenizer(codec.encode, codec.decode, codec.chat)
+
+
+def _alike(one: Codec | None, other: Codec | None) -> bool:
+    return one is other or (one is not None and other is not None and one.content == other.content)

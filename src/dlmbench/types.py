@@ -125,8 +125,10 @@ class Cell:
 
     @property
     def label(self) -> str:
-        """The cell in a few words, for tables and messages."""
-        knobs = " ".join(f"{k}={v}" for k, v in self.knobs if v is not None)
+        """The cell in a few words, for tables and messages: knobs that are off or only technical are left out."""
+        off = (None, False, 0, "none")
+        shown = ((k, v) for k, v in self.knobs if v not in off and k != "confidence_dtype")
+        knobs = " ".join(f"{k}={v}" for k, v in shown)
         return f"{self.model.key} B={self.batch_size} P={self.prompt_tokens} G={self.new_tokens} {knobs}".strip()
 
 
@@ -206,13 +208,19 @@ class Experiment:
 
 @dataclass(frozen=True)
 class Prompt:
-    """A prompt in one model's ids, its place in the prompt set, and the true continuation where it is known."""
+    """A prompt in one model's ids, its place in the prompt set, and the true continuation where it is known.
+
+    scored: which of the reference tokens a likelihood counts, first to last (exclusive); None for all. scored_tokens:
+    how many tokens its nats are divided by, where that is not their own number (tokenizers differ; see prompts).
+    """
 
     index: int
     ids: tuple[int, ...]
     text: str | None = None
     reference_ids: tuple[int, ...] | None = None
     reference_text: str | None = None
+    scored: tuple[int, int] | None = None
+    scored_tokens: int | None = None
 
 
 @dataclass(frozen=True)
@@ -270,8 +278,8 @@ class Likelihood:
     forwards: int
 
 
-# The prompts of each (model key, prompt tokens, new tokens), in that model's ids.
-PromptSets = Mapping[tuple[str, int, int], tuple[Prompt, ...]]
+# All prompts of each (model key, prompt tokens, new tokens), in that model's ids.
+PromptSets = Mapping[tuple[str, int, int], PromptBatch]
 
 
 @dataclass(frozen=True)

@@ -143,6 +143,7 @@ def _scores(of: Cell, nats: float, hardness: np.ndarray, rng: np.random.Generato
         per_text(of, "likelihood", nats + hardness + rng.normal(0, 0.04, n))
         + per_text(of, "oracle_validity", validity, 5.0)
         + per_text(of, "oracle_log_prob", 0.9 + worse + rng.normal(0, 0.1, n))
+        + per_text(of, "oracle_truth", 0.86 + hardness)
         + per_text(of, "repetition", np.clip(0.05 + 0.1 * worse + rng.normal(0, 0.02, n), 0, 1), 61.0)
         + per_text(of, "distinct_2", np.clip(0.9 - 0.05 * worse + rng.normal(0, 0.02, n), 0, 1), 63.0)
     )

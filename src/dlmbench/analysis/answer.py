@@ -16,6 +16,8 @@ from dlmbench.types import Cell
 
 # Beyond so many settings a paragraph is no longer read; the rest is counted, and stands in the table.
 MOST_SETTINGS = 6
+# From such a distance of a median from the line on, the crossing is only a rough value.
+POOR_FIT = 0.1
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ def _row(study: Study, summary: CellSummary) -> SummaryRow:
         batch_size=cell.batch_size,
         prompt_tokens=cell.prompt_tokens,
         new_tokens=cell.new_tokens,
-        status=summary.status or "not measured",
+        status=summary.status or ("unfinished" if latency else "not measured"),
         latency_s=latency.median if latency else None,
         latency_low_s=latency.low if latency else None,
         latency_high_s=latency.high if latency else None,
@@ -104,6 +106,11 @@ def answer(study: Study) -> str:
     if shown < len(study.curves):
         rest = len(study.curves) - shown
         sentences.append(f"{rest} more of {len(study.curves)} settings are in the table, not in this paragraph.")
+    if study.others:
+        sentences.append(
+            f"{len(study.others)} settings whose sampler chooses its own number of steps have no place on a curve "
+            "over K; they are in the table."
+        )
     return " ".join(sentences)
 
 
@@ -218,12 +225,12 @@ def _at_parity(curves: Sequence[Curve]) -> list[str]:
 
 
 def _ratio(speedup: Interval) -> str:
-    return f"{speedup.value:.2f}x (95% interval {speedup.low:.2f} to {speedup.high:.2f})"
+    return f"{speedup.value:.3g}x (95% interval {speedup.low:.3g} to {speedup.high:.3g})"
 
 
 def _break_even(curves: Sequence[Curve]) -> list[str]:
     """Where the two take equally long, for each batch size, and what keeps it from being known."""
-    crossings, others = [], []
+    crossings, others, outside = [], [], ""
     for curve in curves:
         where = f"at batch size {curve.batch_size}"
         line, timed = curve.break_even, [p for p in curve.points if p.latency]
@@ -245,13 +252,16 @@ def _break_even(curves: Sequence[Curve]) -> list[str]:
             if line.low is not None and line.high is not None:
                 text += f" (95% interval {_steps(line.low)} to {_steps(line.high)})"
             if line.is_extrapolated:
-                text += f", extrapolated from K={timed[0].cell.steps} to {timed[-1].cell.steps}"
+                text += ", extrapolated"
+                outside = f" (K={timed[0].cell.steps} to {timed[-1].cell.steps} were timed)"
+            if line.largest_residual > POOR_FIT:
+                text += f", a rough value: latency strays from a straight line by {line.largest_residual:.0%}"
             crossings.append(text)
     found = []
     if crossings:
         found.append(
             f"Break-even k*, the step count at which both take equally long, is {'; '.join(crossings)}: "
-            "with fewer steps diffusion is faster, with more it is slower."
+            f"with fewer steps diffusion is faster, with more it is slower{outside}."
         )
     if others:
         text = "; ".join(others)

@@ -13,7 +13,7 @@ import numpy as np
 from scipy import stats as _scipy
 
 from dlmbench.analysis.parity import PerText, common_prompts
-from dlmbench.analysis.quality import all_cells, scores_by_text
+from dlmbench.analysis.quality import TRUTH, all_cells, scores_by_text
 from dlmbench.analysis.stats import summarise
 from dlmbench.types import Cell, CellResult, Finding, Run, Sample
 
@@ -26,8 +26,6 @@ SHORT_ENERGY_S = 0.5
 TEMPERATURE_SPAN_C = 10
 CLOCK_SPAN = 0.05
 REPETITION_MARGIN = 0.10
-# The true source's score of the reference text, by the metric that a scorer stores it under.
-TRUTH_METRIC = "oracle_log_prob_reference"
 
 
 def findings(run: Run) -> tuple[Finding, ...]:
@@ -216,7 +214,7 @@ def _better_than_truth(run: Run) -> Iterator[Finding]:
     scores = scores_by_text(run)
     for cell in _one_per_text(run):
         own = scores.get((cell.quality_key, "oracle_log_prob"))
-        truth = scores.get((cell.quality_key, TRUTH_METRIC))
+        truth = scores.get((cell.quality_key, TRUTH))
         if own and truth and own.value < truth.value:
             message = (
                 f"{cell.label}: its text scores {own.value:.3f} nats/token under the true source, "

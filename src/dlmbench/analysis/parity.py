@@ -79,7 +79,7 @@ class Parity:
     """Where quality parity is reached, if it is.
 
     steps: S_parity. literal_steps: the first k that passes by itself (it may be smaller where the curve is not
-    monotone). is_monotone: False where some k is worse than the one before it with probability >= 1 - alpha.
+    monotone). is_monotone: False where some k is worse than the one before it, beyond noise at level alpha.
     """
 
     outcome: Outcome
@@ -177,7 +177,8 @@ def steps_to_parity(
         outcome = "not_reached"
     else:
         outcome = "undecided"
-    falls = (np.diff(gap_KD, axis=0) < 0).mean(axis=1) >= 1 - alpha
+    # One test for each neighbouring pair: shared among them (Bonferroni), else long plateaus look broken by chance.
+    falls = (np.diff(gap_KD, axis=0) < 0).mean(axis=1) >= 1 - alpha / max(len(steps) - 1, 1)
     points = tuple(
         ParityPoint(k, curve[k].value, Interval(float(gap_K[i]), *percentiles(gap_KD[i])), float(p), bool(passes_K[i]))
         for i, (k, p) in enumerate(zip(steps, probability_K, strict=True))

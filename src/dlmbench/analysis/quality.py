@@ -40,6 +40,8 @@ class MetricInfo:
         return f"{self.words} [{self.unit}], {'higher' if self.higher_is_better else 'lower'} is better"
 
 
+# The true text's own score under its source: the line that oracle_log_prob is read against, of no model.
+TRUTH = "oracle_truth"
 _WORDS = {
     "likelihood": "negative log-likelihood",
     "oracle_log_prob": "negative oracle log-prob",
@@ -50,6 +52,7 @@ KNOWN = (
     MetricInfo("likelihood", "nats/token", False),
     MetricInfo("oracle_validity", "share", True),
     MetricInfo("oracle_log_prob", "nats/token", False),
+    MetricInfo(TRUTH, "nats/token", False),
     MetricInfo("repetition", "share", False),
     MetricInfo("distinct_1", "share", True),
     MetricInfo("distinct_2", "share", True),

@@ -25,6 +25,7 @@ from dlmbench.analysis.parity import (
     steps_to_parity,
 )
 from dlmbench.analysis.quality import (
+    TRUTH,
     MetricInfo,
     Quality,
     all_cells,
@@ -157,6 +158,7 @@ class _Analysis:
         self.cells = all_cells(self.run)
         self.results = {r.cell.id: r for r in self.run.results}
         self.metrics = metrics_of(self.run)
+        self.compared = tuple(m for m in self.metrics if m.name != TRUTH)
         self.texts = scores_by_text(self.run)
         self.whole = whole_scores(self.run)
         self.labels = labels_of(self.cells)
@@ -184,13 +186,13 @@ class _Analysis:
             missing.append("no baseline: parity, speedup and break-even need an autoregressive model in the run")
         if not targets:
             missing.append("no target: there is no diffusion model in the run")
-        if not self.metrics:
+        if not self.compared:
             missing.append("no quality: no metric has been scored")
         if len({b.cell.model.key for b in baselines}) > 1:
             missing.append("several baselines: each curve is compared with the first that matches its settings best")
         return Study(
             name=self.run.name,
-            metrics=self.metrics,
+            metrics=self.compared,
             baselines=baselines,
             curves=curves,
             others=others,
@@ -302,7 +304,7 @@ class _Analysis:
         found = []
         times = self.times(cells)
         base_times = _repetitions(self.results[timed.cell.id]) if timed else None
-        for metric in self.metrics:
+        for metric in self.compared:
             base = self.texts.get((scored.quality_key, metric.name))
             curve = {c.steps: self.texts[k] for c in cells if (k := (c.quality_key, metric.name)) in self.texts}
             known: dict[int, PerText] = {k: v for k, v in curve.items() if k is not None}
@@ -348,23 +350,34 @@ class _Analysis:
 
 
 def labels_of(cells: Sequence[Cell]) -> dict[str, str]:
-    """Cell id -> model key and, of the settings other than K, B, P and G, those that vary among its role's cells."""
+    """Cell id -> model key and, of the settings other than K, B, P and G, as few as tell its role's cells apart."""
     labels = {}
     for role in ("baseline", "target"):
         group = [c for c in cells if c.model.role == role]
         settings = [_settings(c) for c in group]
         names = list(dict.fromkeys(itertools.chain.from_iterable(settings)))
-        varying = [n for n in names if len({s.get(n) for s in settings}) > 1]
+        varying: list[str] = []
+        for name in names:
+            # A setting that follows from those already shown (a threshold only one rule has) says nothing new.
+            if _distinct(settings, [*varying, name]) > _distinct(settings, varying):
+                varying.append(name)
         for cell, own in zip(group, settings, strict=True):
             shown = [_in_words(n, own[n]) for n in varying if n in own]
             labels[cell.id] = ", ".join([cell.model.key, *shown])
     return labels
 
 
+def _distinct(settings: Sequence[Mapping[str, KnobValue]], names: Sequence[str]) -> int:
+    return len({tuple(s.get(n) for n in names) for s in settings})
+
+
 def _in_words(name: str, value: KnobValue) -> str:
     if name == "block_length":
         return "one block" if value is None else f"block {value}"
-    return str(value) if isinstance(value, str) else f"{name} {value}"
+    if name == "cache":
+        return "no cache" if value == "none" else f"{value} cache"
+    speaks_for_itself = name in ("engine", "sampler", "precision", "commit")
+    return str(value) if speaks_for_itself else f"{name.replace('_', ' ')} {value}"
 
 
 def _settings(cell: Cell) -> dict[str, KnobValue]:

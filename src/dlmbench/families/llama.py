@@ -35,7 +35,7 @@ KNOWN: dict[str, dict[str, Any]] = {
         "num_hidden_layers": 2,
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
-        "vocab_size": 128,
+        "vocab_size": 384,
         "max_position_embeddings": 512,
         "rms_norm_eps": 1e-5,
         "eos_token_id": 2,

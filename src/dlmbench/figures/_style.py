@@ -167,6 +167,11 @@ def stamp(figure: Figure, frame: pd.DataFrame) -> None:
         figure.suptitle(text, color="#B00020", fontsize=8.5, fontweight="bold")
 
 
+def wrapped(title: str, width: int = 44) -> str:
+    """A title whose lines fit over a panel of half the page."""
+    return "\n".join(textwrap.fill(line, width) for line in title.splitlines())
+
+
 def halo() -> list[Any]:
     """Path effects that keep small text readable over lines."""
     return [patheffects.withStroke(linewidth=2, foreground="white")]

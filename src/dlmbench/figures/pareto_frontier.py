@@ -26,7 +26,9 @@ NAME = "pareto_frontier"
 
 @dataclass(frozen=True, kw_only=True)
 class ParetoPoint(Point):
-    """kind: curve or baseline. quality is oriented (higher is better): a metric of which less is better is negated.
+    """kind: curve, baseline, or other (a sampler that chooses its own number of steps).
+
+    quality is oriented (higher is better): a metric of which less is better is negated.
 
     is_on_front: among all points of the same batch size, prompt and new tokens.
     """
@@ -48,8 +50,9 @@ def points(run: Run, study: Study) -> pd.DataFrame:
     for metric in study.metrics:
         cells = [("curve", c.label, p) for c in study.curves for p in c.points]
         cells += [("baseline", study.label(b.cell), b) for b in study.baselines]
+        cells += [("other", study.label(o.cell), o) for o in study.others]
         rows = [r for kind, series, cell in cells if (r := _point(kind, series, cell, metric)) is not None]
-        if any(r.kind == "curve" for r in rows):
+        if any(r.kind != "baseline" for r in rows):
             return table(ParetoPoint, _with_front(rows), "")
     random = any(c.weights == "random" for c in study.curves)
     why = "the weights are random, so quality means nothing" if random else "no diffusion cell has latency and quality"
@@ -128,9 +131,11 @@ def draw(frame: pd.DataFrame, figure: Figure) -> None:
         return _style.not_measured(figure, why)
     curves = rows_of(frame, kind="curve")
     series = list(dict.fromkeys(curves["series"]))
+    panels = shapes(frame[frame["kind"] != "baseline"])
     batches = sorted(frame["batch_size"].unique())
     by_batch = len(batches) > 1
-    for axes, (prompt, new) in zip(_style.panels(figure, len(shapes(curves)), 3.3), shapes(curves), strict=True):
+    others = list(dict.fromkeys(rows_of(frame, kind="other")["series"]))
+    for axes, (prompt, new) in zip(_style.panels(figure, len(panels), 3.3), panels, strict=True):
         here = rows_of(frame, prompt_tokens=prompt, new_tokens=new)
         for i, name in enumerate(series):
             for j, batch in enumerate(batches):
@@ -151,6 +156,10 @@ def draw(frame: pd.DataFrame, figure: Figure) -> None:
             own = rows_of(here, kind="baseline", batch_size=batch)
             if len(own):
                 _crosses(axes, own, color=hue, marker="*", markersize=11, linestyle="none", markeredgecolor="black")
+        for i, name in enumerate(others):
+            own = rows_of(here, kind="other", series=name)
+            if len(own):
+                _crosses(axes, own, **(_style.look(len(series) + i) | {"linestyle": "none"}))
         for r in each(here, is_on_front=True):
             axes.plot(r.latency_s, r.quality, zorder=5, **_style.RING)
         _style.log_axis(axes, list(here["latency_s"]), "x")
@@ -161,6 +170,8 @@ def draw(frame: pd.DataFrame, figure: Figure) -> None:
     handles = [_style.key(f"batch {b}", color=_style.colour(j)) for j, b in enumerate(batches) if by_batch]
     for i, name in enumerate(series):
         handles.append(_style.key(name, **_style.look(i, "grey" if by_batch else None)))
+    for i, name in enumerate(others):
+        handles.append(_style.key(name, **(_style.look(len(series) + i) | {"linestyle": "none"})))
     star: dict[str, Any] = {"marker": "*", "markersize": 10, "linestyle": "none", "markeredgecolor": "black"}
     for name in dict.fromkeys(rows_of(frame, kind="baseline")["series"]):
         hue = "grey" if by_batch else _style.BASELINE_COLOUR

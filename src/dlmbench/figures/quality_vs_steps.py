@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import pandas as pd
 from matplotlib.figure import Figure
 
-from dlmbench.analysis.quality import MetricInfo
+from dlmbench.analysis.quality import TRUTH, MetricInfo, Quality
 from dlmbench.analysis.study import Study
 from dlmbench.figures import _style
 from dlmbench.figures._points import Point, each, rows_of, shapes, short, table, why_missing
@@ -24,7 +24,10 @@ _OUTCOMES = {"not_reached": "not reached", "undecided": "undecided"}
 
 @dataclass(frozen=True, kw_only=True)
 class QualityPoint(Point):
-    """kind: curve, baseline, or parity, which has steps and value only where S_parity (margin 0) is reached."""
+    """kind: curve, baseline, truth (the true text's own score) or parity.
+
+    A parity row has steps and value only where S_parity at margin 0 is reached.
+    """
 
     metric: str = ""
     unit: str = ""
@@ -40,6 +43,7 @@ def points(run: Run, study: Study) -> pd.DataFrame:
     """Every metric of every step count, once for each set of texts (batch size does not matter), with its baseline."""
     rows: list[QualityPoint] = []
     seen: set[tuple[str, int, int]] = set()
+    truth: dict[tuple[int, int], Quality] = {}
     for curve in study.curves:
         key = (curve.label, curve.prompt_tokens, curve.new_tokens)
         if key in seen:
@@ -54,6 +58,9 @@ def points(run: Run, study: Study) -> pd.DataFrame:
             cells.append(("baseline", study.label(base.cell), base))
         for kind, series, cell in cells:
             for q in cell.quality:
+                if q.metric.name == TRUTH:
+                    truth.setdefault(key[1:], q)
+                    continue
                 rows.append(
                     QualityPoint(
                         kind=kind,
@@ -73,7 +80,8 @@ def points(run: Run, study: Study) -> pd.DataFrame:
         for metric in study.metrics:
             if shown := curve.parity(metric.name):
                 steps = shown.parity.steps
-                note = _OUTCOMES.get(shown.parity.outcome, f"K = {steps}")
+                fewer = " or fewer" if shown.parity.outcome == "reached_at_smallest" else ""
+                note = _OUTCOMES.get(shown.parity.outcome, f"K = {steps}{fewer}")
                 at = next((p.value for p in shown.parity.points if p.steps == steps), None)
                 rows.append(
                     QualityPoint(
@@ -89,6 +97,22 @@ def points(run: Run, study: Study) -> pd.DataFrame:
                         note=note,
                     )
                 )
+    for (prompt, new), q in truth.items():
+        rows.append(
+            QualityPoint(
+                kind="truth",
+                series="true text",
+                prompt_tokens=prompt,
+                new_tokens=new,
+                metric="oracle_log_prob",
+                unit=q.metric.unit,
+                higher_is_better=False,
+                value=q.value,
+                value_low=q.low,
+                value_high=q.high,
+                texts=q.n,
+            )
+        )
     curves = [r for r in rows if r.kind == "curve"]
     random = any(c.weights == "random" for c in study.curves)
     return table(QualityPoint, rows if curves else [], _why(study, random))
@@ -125,7 +149,7 @@ def _verdict(verdicts: Sequence[tuple[str, str]]) -> str:
         return "$S_{parity}$: " + notes[0]
     each_note = (f"{note} ({', '.join(w for n, w in verdicts if n == note)})" for note in notes)
     # The markup of the subscript is not printed, so the first line may be longer by it.
-    return "$S_{parity}$: " + textwrap.fill("; ".join(each_note), 42)
+    return "$S_{parity}$: " + textwrap.fill("; ".join(each_note), 36)
 
 
 def draw(frame: pd.DataFrame, figure: Figure) -> None:
@@ -154,6 +178,8 @@ def draw(frame: pd.DataFrame, figure: Figure) -> None:
             place = shapes(curves).index((int(r.prompt_tokens), int(r.new_tokens)))
             hue = _style.colour(place * (len(lines) // len(shapes(curves)))) if several else _style.BASELINE_COLOUR
             _style.band(axes, r.value, r.value_low, r.value_high, color=hue, linestyle="--")
+        for r in each(here, kind="truth"):
+            axes.axhline(r.value, color="#B00020", linestyle=":", linewidth=1.2)
         first = here.iloc[0]
         info = MetricInfo(name, str(first["unit"]), bool(first["higher_is_better"]))
         _style.log2_axis(axes, list(curves["steps"]))
@@ -167,6 +193,8 @@ def draw(frame: pd.DataFrame, figure: Figure) -> None:
     for name in dict.fromkeys(rows_of(frame, kind="baseline")["series"]):
         hue = "grey" if several else _style.BASELINE_COLOUR
         handles.append(_style.key(f"{name} (autoregressive)", color=hue, linestyle="--"))
+    if len(rows_of(frame, kind="truth")):
+        handles.append(_style.key("true text", color="#B00020", linestyle=":"))
     if rows_of(frame, kind="parity")["steps"].notna().any():
         handles.append(_style.key("$S_{parity}$ at margin 0", **_style.RING))
     _style.legend_below(figure, handles, columns=3)

@@ -64,8 +64,11 @@ def draw(frame: pd.DataFrame, figure: Figure) -> None:
                 axes.errorbar(x, r.tokens_per_s, error, color="#B00020", capsize=1.5, elinewidth=0.8, capthick=0.8)
         axes.set_xticks(range(len(batches)), [str(b) for b in batches])
         axes.grid(visible=False, axis="x")
+        # Bars are read from zero; only where that would hide the small ones does a logarithm serve better.
+        if frame["tokens_per_s"].max() > 30 * frame["tokens_per_s"].min():
+            _style.log_axis(axes, list(frame["tokens_per_s"]))
         axes.set(xlabel="batch size", ylabel="throughput [new tokens/s]")
-        axes.set_title(f"{series}\n{prompt} prompt + {new} new tokens")
+        axes.set_title(_style.wrapped(f"{series}\n{prompt} prompt + {new} new tokens"))
     handles = []
     for kind, name, _, hue in bars:
         label = f"{name} (autoregressive)" if kind == "baseline" else name

@@ -54,7 +54,7 @@ def draw(frame: pd.DataFrame, figure: Figure) -> None:
         _style.log2_axis(axes, list(here["batch_size"]))
         _style.log_axis(axes, list(frame["tokens_per_s"]))
         axes.set(xlabel="batch size", ylabel="throughput [new tokens/s]")
-        axes.set_title(f"{series}\n{prompt} prompt + {new} new tokens")
+        axes.set_title(_style.wrapped(f"{series}\n{prompt} prompt + {new} new tokens"))
     handles = [_style.key(f"K = {k:.0f}", **look) for k, look in zip(steps, looks, strict=True)]
     for name in dict.fromkeys(rows_of(frame, kind="baseline")["series"]):
         handles.append(_style.key(f"{name} (autoregressive)", **baseline))

@@ -7,15 +7,13 @@ model would be meaningless (published drafts that computed one got six-digit val
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from dlmbench import registry
 from dlmbench.errors import BenchError
 from dlmbench.types import Cell, KnobValue, Prompt, PromptBatch, Texts, TextScore
-
-if TYPE_CHECKING:
-    import torch
 
 UNIT = "nats/token"
 HIGHER_IS_BETTER = False
@@ -41,39 +39,46 @@ def score(texts: Texts) -> Iterator[TextScore]:
     if cell.model.weights == "random":
         raise BenchError(f"model '{cell.model.key}' has random weights, so it has no quality", "drop the metric")
     sampler = registry.load("samplers", cell.sampler)
-    for first in range(0, len(texts.prompts), texts.rows):
-        prompts = texts.prompts[first : first + texts.rows]
-        if any(not p.reference_ids for p in prompts):
-            raise BenchError(
-                "a prompt has no true continuation", "use a prompt source with references, or drop likelihood"
-            )
+    if any(not p.reference_ids for p in texts.prompts):
+        raise BenchError("a prompt has no true continuation", "use prompts with references, or drop likelihood")
+    for prompts in _rows(texts):
         if sampler.PARADIGM == "autoregressive":
-            nats_B = _exact(texts, prompts)
+            log_prob_BG = _exact(texts, prompts)
         else:
             knobs: dict[str, KnobValue] = dict(cell.knobs)
             found = sampler.log_likelihood(texts.model, PromptBatch(prompts, cell.prompts), knobs, cell.seed)
-            nats_B = [-sum(row) for row in found.log_prob_BG]
-        for prompt, nats in zip(prompts, nats_B, strict=True):
-            assert prompt.reference_ids is not None
-            yield TextScore(cell.id, "likelihood", prompt.index, nats, len(prompt.reference_ids))
+            log_prob_BG = found.log_prob_BG
+        for prompt, log_prob_G in zip(prompts, log_prob_BG, strict=True):
+            first, last = prompt.scored or (0, len(log_prob_G))
+            nats = -math.fsum(log_prob_G[first:last])
+            yield TextScore(cell.id, "likelihood", prompt.index, nats, prompt.scored_tokens or last - first)
 
 
-def _exact(texts: Texts, prompts: tuple[Prompt, ...]) -> list[float]:
-    """-sum log p(x_i | x_<i) over each continuation: one causal forward over prompt and continuation, rows equal."""
+def _rows(texts: Texts) -> Iterator[tuple[Prompt, ...]]:
+    """Prompts in batches of equal shape, for the model sees no padding here."""
+
+    def shape(prompt: Prompt) -> tuple[int, int]:
+        return len(prompt.ids), len(prompt.reference_ids or ())
+
+    for _, group in itertools.groupby(sorted(texts.prompts, key=shape), key=shape):
+        equal = tuple(group)
+        for first in range(0, len(equal), texts.rows):
+            yield equal[first : first + texts.rows]
+
+
+def _exact(texts: Texts, prompts: tuple[Prompt, ...]) -> list[list[float]]:
+    """log p(x_i | x_<i) of each continuation token: one causal forward over prompt and continuation."""
     import torch
 
     model = texts.model
     assert model is not None
-    rows = [list(p.ids) + list(p.reference_ids or ()) for p in prompts]
+    tokens_BN = torch.tensor([p.ids + (p.reference_ids or ()) for p in prompts], device=model.device)
     prompt_tokens = len(prompts[0].ids)
-    assert all(len(r) == len(rows[0]) for r in rows)
-    assert all(len(p.ids) == prompt_tokens for p in prompts)
-    tokens_BN = torch.tensor(rows, device=model.device)
     with torch.inference_mode():
         hidden_BND = model.forward(tokens_BN)
         # The logits at a position predict the next one, so those of the last position are not needed.
         logits_BGV = model.logits(hidden_BND, prompt_tokens - 1, tokens_BN.shape[1] - 1).float()
         truth_BG = tokens_BN[:, prompt_tokens:]
-        log_p_BG: torch.Tensor = logits_BGV.log_softmax(-1).gather(-1, truth_BG[..., None])[..., 0]
-    nats: list[float] = (-log_p_BG.double().sum(-1)).tolist()
-    return nats
+        log_p_BG = logits_BGV.log_softmax(-1).gather(-1, truth_BG[..., None])[..., 0]
+    rows: list[list[float]] = log_p_BG.double().tolist()
+    return rows

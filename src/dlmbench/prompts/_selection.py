@@ -15,8 +15,8 @@ from dlmbench.prompts._passages import Passage, load_texts, source_of
 from dlmbench.prompts._spans import continuation, whole_characters
 from dlmbench.types import Prompt, PromptBatch, PromptSettings, stable_hash
 
-# Longest text that P + G tokens are looked for in, characters a token; a window that needs more is tried again whole.
-_CHARACTERS_A_TOKEN = 12
+# English has 4 to 5 characters a token; a piece that proves too short for P + G tokens is tried again doubled.
+_CHARACTERS_A_TOKEN = 6
 
 
 @dataclass(frozen=True)
@@ -79,11 +79,13 @@ def choose(
     """
     source = source_of(settings)
     total = prompt_tokens + new_tokens
-    passages: Iterator[Passage] = iter(load_texts(settings, total))
-    if source.WINDOWS:
-        passages = (w for p in passages for w in _windows(p.text, tokenizers, total if references else prompt_tokens))
+    texts = load_texts(settings, total)
     if source.SHUFFLED:
-        passages = iter(sorted(passages, key=lambda p: hashlib.sha256(f"{settings.seed}\0{p.text}".encode()).digest()))
+        texts.sort(key=lambda p: hashlib.sha256(f"{settings.seed}\0{p.text}".encode()).digest())
+    passages: Iterator[Passage] = iter(texts)
+    if source.WINDOWS:
+        length = total if references else prompt_tokens
+        passages = _in_turn([_windows(p.text, tokenizers, length) for p in texts])
     wanted = settings.count if settings.count is not None else settings.limit
     found: list[Passage] = []
     seen = longest = 0
@@ -105,6 +107,18 @@ def choose(
             "Use fewer prompts, shorter lengths, or a longer text",
         )
     return tuple(found)
+
+
+def _in_turn(series: list[Iterator[Passage]]) -> Iterator[Passage]:
+    """The first passage of each series, then the second of each, and so on: few prompts come from many texts."""
+    while series:
+        left = []
+        for one in series:
+            passage = next(one, None)
+            if passage is not None:
+                yield passage
+                left.append(one)
+        series = left
 
 
 def _windows(text: str, tokenizers: Sequence[Tokenizer], total: int) -> Iterator[Passage]:
@@ -129,11 +143,14 @@ def _windows(text: str, tokenizers: Sequence[Tokenizer], total: int) -> Iterator
 
 def _stop(text: str, start: int, tokenizer: Tokenizer, total: int) -> int:
     """Where the first `total` tokens from `start` on end; beyond the text when it has fewer."""
-    for stop in (start + total * _CHARACTERS_A_TOKEN, len(text)):
-        ids = tokenizer.encode(text[start:stop])
+    size = total * _CHARACTERS_A_TOKEN
+    while True:
+        ids = tokenizer.encode(text[start : start + size])
         if len(ids) >= total:
             return start + len(tokenizer.decode(ids[:total]))
-    return len(text) + 1
+        if start + size >= len(text):
+            return len(text) + 1
+        size *= 2
 
 
 # ---------------------------------------------------------------- cutting to exact lengths

@@ -58,7 +58,9 @@ def whole_characters(ids: Sequence[int], first: int, last: int, decode: Decode) 
     return first, last
 
 
-def same_bytes(target_ids: Sequence[int], prompt_tokens: int, target_decode: Decode, baseline_encode: Encode) -> ScoredSpan:
+def same_bytes(
+    target_ids: Sequence[int], prompt_tokens: int, target_decode: Decode, baseline_encode: Encode
+) -> ScoredSpan:
     """The text of the target's tokens from `prompt_tokens` on, and the baseline's ids for the same bytes.
 
     Before and span are encoded apart for the baseline, so that no token of its straddles the start of the span: that

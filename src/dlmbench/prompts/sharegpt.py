@@ -5,6 +5,7 @@ A JSON file: a list of {"conversations": [{"from": "human", "value": ...}, {"fro
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,7 @@ def conversations(records: list[Any], path: Path, *, chat: bool) -> list[Passage
         turns = record.get("conversations") if isinstance(record, dict) else None
         if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
             raise BenchError(f"{path}: record {number} has no list 'conversations'", "See docs/experiment_variables.md")
-        for asked, answered in zip(turns, turns[1:], strict=False):
+        for asked, answered in itertools.pairwise(turns):
             if asked.get("from") in _HUMAN and answered.get("from") in _MODEL:
                 prompt, reference = asked.get("value"), answered.get("value")
                 if isinstance(prompt, str) and isinstance(reference, str) and prompt.strip() and reference.strip():

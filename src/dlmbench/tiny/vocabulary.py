@@ -42,7 +42,20 @@ ANIMALS = (
     "swan", "duck", "frog", "snake", "mouse", "hedgehog", "eagle", "donkey", "turtle", "squirrel", "otter", "badger",
 )  # fmt: skip
 ANIMAL_STATES = ("hungry", "sleepy", "wild", "tiny", "huge", "friendly", "angry", "lame", "fast", "silent")
-MOODS = ("happy", "sad", "afraid", "tired", "calm", "worried", "excited", "lonely", "grateful", "bored", "curious", "hopeful")
+MOODS = (
+    "happy",
+    "sad",
+    "afraid",
+    "tired",
+    "calm",
+    "worried",
+    "excited",
+    "lonely",
+    "grateful",
+    "bored",
+    "curious",
+    "hopeful",
+)
 GARMENTS = ("hat", "coat", "scarf", "cloak", "dress", "shirt", "belt", "apron", "vest", "jacket")
 CONTAINERS = ("basket", "bag", "box", "sack", "chest", "bucket", "pocket", "cart")
 LANDMARKS = (
@@ -102,7 +115,9 @@ TOKEN_IDS = {token: token_id for token_id, token in enumerate(TOKENS)}
 START_OF_TEXT_ID = TOKEN_IDS[START_OF_TEXT]
 END_OF_TEXT_ID = TOKEN_IDS[END_OF_TEXT]  # also the padding token, as in LLaDA
 
-EMBEDDING_SIZE = 384  # a multiple of 128, for the GPU; the rows beyond the tokenizer's length are unused but for the mask
+EMBEDDING_SIZE = (
+    384  # a multiple of 128, for the GPU; the rows beyond the tokenizer's length are unused but for the mask
+)
 MASK_TOKEN_ID = EMBEDDING_SIZE - 1
 
 assert sum(map(len, WORD_CLASSES.values())) == len(WORDS), "a word stands in two classes"

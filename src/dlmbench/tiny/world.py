@@ -87,9 +87,7 @@ class Indefinite:
 def _borders() -> dict[str, list[str]]:
     """Every place borders on four others: those one and five steps away on a ring."""
     count = len(PLACES)
-    return {
-        place: [PLACES[(index + step) % count] for step in (-5, -1, 1, 5)] for index, place in enumerate(PLACES)
-    }
+    return {place: [PLACES[(index + step) % count] for step in (-5, -1, 1, 5)] for index, place in enumerate(PLACES)}
 
 
 NAME = _zipf(FEMALE_NAMES + MALE_NAMES, 0.4, "name")

@@ -1,0 +1,5 @@
+"""`python -m dlmbench`: the command line."""
+
+from dlmbench.cli import main
+
+main()

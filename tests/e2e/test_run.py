@@ -1,0 +1,173 @@
+"""Whole runs with real processes: all cells measured, a kill costs one repetition, a resume repeats nothing."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from dlmbench.store import read_run
+
+pytestmark = pytest.mark.e2e
+CONFIG = """
+name: small
+models:
+  ar: {family: llama, source: "embedded:ar"}
+  llada: {family: llada, source: "embedded:llada"}
+grid:
+  lengths: {prompt_tokens: 24, new_tokens: 16}
+  batch_size: [1, 2]
+  precision: float32
+  attention: auto
+  samplers:
+    autoregressive: {}
+    masked_diffusion: {steps: [4, 16]}
+prompts: {source: tiny, count: 6}
+protocol: {warmup: 1, pilot: 5, max_repeats: 10, max_time_s: 20}
+metrics: [likelihood, oracle_log_prob, oracle_validity, oracle_truth, distinct_1, repetition]
+"""
+
+
+@pytest.fixture
+def command(tmp_path):
+    config = tmp_path / "small.yaml"
+    config.write_text(CONFIG)
+    output = tmp_path / "raw_data"
+    return [sys.executable, "-m", "dlmbench", "run", "--config", str(config), "--output_dir", str(output)], output
+
+
+def rows(output: Path) -> list[dict[str, str]]:
+    with (output / "raw_metrics.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_run_leaves_everything_and_a_second_one_adds_nothing(command):
+    arguments, output = command
+    first = subprocess.run(arguments, capture_output=True, text=True, timeout=400)
+    assert first.returncode == 0, first.stderr
+    table = rows(output)
+    assert len({r["cell_id"] for r in table}) == 6
+    assert all(r["status"] == "ok" for r in table)
+    keys = [(r["cell_id"], r["index"], r["is_warmup"]) for r in table]
+    assert len(set(keys)) == len(keys)
+    for cell in {r["cell_id"] for r in table}:
+        timed = [r for r in table if r["cell_id"] == cell and r["is_warmup"] == "false"]
+        assert len(timed) >= 15
+    figures = output.parent / "figures"
+    for name in (
+        "latency_vs_steps",
+        "quality_vs_steps",
+        "pareto_frontier",
+        "throughput_vs_batch_size",
+        "throughput_by_batch_size",
+        "memory_heatmap",
+    ):
+        assert (figures / f"{name}.png").stat().st_size > 10_000
+    scores = json.loads((output / "quality_metrics.json").read_text())["scores"]
+    likelihood = {s["steps"]: s["value"] for s in scores if s["metric"] == "likelihood" and s["role"] == "target"}
+    assert likelihood[16] < likelihood[4]  # more steps, better
+    assert {s["n"] for s in scores if s["metric"] == "likelihood"} == {6}
+
+    before = (output / "records.jsonl").read_bytes()
+    again = subprocess.run(arguments, capture_output=True, text=True, timeout=100)
+    assert again.returncode == 0, again.stderr
+    assert (output / "records.jsonl").read_bytes() == before
+    assert again.stdout == first.stdout
+
+
+def test_kill_9_in_the_middle_and_the_same_command_again(command):
+    arguments, output = command
+    process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    records = output / "records.jsonl"
+    deadline = time.monotonic() + 200
+    while not records.exists() or records.read_text().count('"kind": "sample"') < 12:
+        assert time.monotonic() < deadline, "no samples"
+        assert process.poll() is None
+        time.sleep(0.02)
+    workers = psutil.Process(process.pid).children(recursive=True)
+    assert len(workers) >= 2
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    _, alive = psutil.wait_procs(workers, timeout=30)
+    assert not alive, "workers outlived their parent"
+    kept = [line for line in records.read_text().splitlines() if '"kind": "sample"' in line]
+
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stderr
+    samples = [line for line in records.read_text().splitlines() if '"kind": "sample"' in line]
+    assert samples[: len(kept)] == kept
+    table = rows(output)
+    keys = [(r["cell_id"], r["index"], r["is_warmup"]) for r in table]
+    assert len(set(keys)) == len(keys)
+    run = read_run(output)
+    assert {r.cell.id for r in run.results} == {c.id for c in run.cells}
+    assert len(run.cells) == 6
+    assert all(r.status == "ok" and len(r.timed) >= 15 for r in run.results)
+    spans = [r for r in run.results if len({s.process_id for s in r.samples}) > 1]
+    assert spans, "the kill came too late to prove anything"
+    for result in spans:  # a fresh process warms up again
+        assert sum(s.is_warmup for s in result.samples) >= 2
+
+
+def test_two_runs_cannot_write_into_one_folder(command):
+    arguments, output = command
+    process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        while not (output / "records.jsonl").exists():
+            time.sleep(0.02)
+        second = subprocess.run(arguments, capture_output=True, text=True, timeout=100)
+        assert second.returncode == 2
+        assert "another run" in second.stderr.lower()
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_a_worker_that_dies_costs_its_cell_and_no_other(command):
+    arguments, output = command
+    process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    records = output / "records.jsonl"
+    while not records.exists() or records.read_text().count('"kind": "sample"') < 12:
+        assert process.poll() is None
+        time.sleep(0.02)
+    workers = [p for p in psutil.Process(process.pid).children(recursive=True) if "spawn_main" in " ".join(p.cmdline())]
+    workers[0].kill()
+    _, talk = process.communicate(timeout=400)
+    assert process.returncode == 0, talk
+    statuses = {r.cell.id: (r.status, r.reason) for r in read_run(output).results}
+    assert len(statuses) == 6
+    failed = [reason for status, reason in statuses.values() if status != "ok"]
+    assert len(failed) <= 1
+    assert all("died" in reason for reason in failed)
+
+
+def test_the_embedded_demo_answers_and_resumes(tmp_path):
+    output = tmp_path / "raw_data"
+    command = [sys.executable, "-m", "dlmbench", "demo", "--output_dir", str(output)]
+    first = subprocess.run(command, capture_output=True, text=True, timeout=900)
+    assert first.returncode == 0, first.stderr
+    scores = json.loads((output / "quality_metrics.json").read_text())["scores"]
+
+    def curve(metric: str, block: int) -> list[float]:
+        found = [s for s in scores if s["metric"] == metric and s["role"] == "target" and s["block_length"] == block]
+        return [s["value"] for s in sorted(found, key=lambda s: s["steps"])]
+
+    for block in {s["block_length"] for s in scores if s["role"] == "target"}:
+        nats = curve("likelihood", block)
+        assert nats == sorted(nats, reverse=True), "the likelihood improves with every step count"
+        validity = curve("oracle_validity", block)
+        assert validity[-1] > validity[0], "and the oracle agrees"
+    assert "parity" in first.stdout
+    assert "reached" in first.stdout
+    assert "interval" in first.stdout
+    begun = time.monotonic()
+    assert subprocess.run(command, capture_output=True, text=True, timeout=100).stdout == first.stdout
+    assert time.monotonic() - begun < 60

@@ -1,0 +1,126 @@
+"""Each finding appears where its cause is planted, and a clean run has none."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from tests.unit.synthetic_run import baseline_cell, failed, measured, per_text, sample, target_cell, tiny_run
+
+from dlmbench.analysis.checks import findings
+from dlmbench.types import Cell, CellResult, Run, Sample, TextScore
+
+STEADY = [1.0, 1.001, 0.999, 1.002, 0.998, 1.003, 0.997, 1.0, 1.001, 0.999, 1.002, 0.998]
+
+
+def run_of(*results: CellResult, scores: Sequence[TextScore] = ()) -> Run:
+    return Run("f", "n", None, tuple(r.cell for r in results), (), results, tuple(scores))
+
+
+def codes(run: Run) -> set[str]:
+    return {f.code for f in findings(run)}
+
+
+def changed(of: Cell, **by_index: Any) -> CellResult:
+    """A steady cell whose samples' fields are set from lists, one value a repetition."""
+    result = measured(of, STEADY)
+    samples: list[Sample] = [
+        replace(s, **{name: values[i] for name, values in by_index.items()}) for i, s in enumerate(result.timed)
+    ]
+    return replace(result, samples=tuple(samples))
+
+
+def test_a_steady_run_has_no_findings():
+    assert codes(run_of(measured(baseline_cell(), STEADY), measured(target_cell(8), STEADY))) == set()
+
+
+N = len(STEADY)
+
+
+@pytest.mark.parametrize(
+    ("code", "fields"),
+    [
+        ("interval_wide", {"latency_s": [1.0, 1.3] * (N // 2)}),
+        ("warmup_short", {"latency_s": [1.4, 1.3, *STEADY[2:]]}),
+        ("drift", {"round": [0] * 6 + [1] * 6, "latency_s": [*STEADY[:6], *(1.2 * x for x in STEADY[6:])]}),
+        ("spans_processes", {"process_id": [1] * 6 + [2] * 6}),
+        ("tokens_short", {"new_tokens": [64] * (N - 1) + [63]}),
+        ("energy_window", {"energy_j": [1.0] * N, "latency_s": [x / 10 for x in STEADY]}),
+        ("temperature_drift", {"temperature_c": [40] * (N - 1) + [55]}),
+        ("clock_drift", {"sm_clock_mhz": [1980] * (N - 1) + [1500]}),
+        ("outliers", {"latency_s": [*STEADY[:5], 5.0, *STEADY[6:]]}),
+    ],
+)
+def test_planted_fault_is_found(code, fields):
+    found = [f for f in findings(run_of(changed(target_cell(8), **fields))) if f.code == code]
+    assert len(found) == 1
+    assert found[0].cell_id == target_cell(8).id
+    assert found[0].hint
+
+
+def test_energy_over_a_long_window_and_steady_sensors_are_silent():
+    quiet = changed(target_cell(8), energy_j=[1.0] * N, temperature_c=[40] * N, sm_clock_mhz=[1980] * N)
+    assert codes(run_of(quiet)) == set()
+
+
+def test_few_repetitions():
+    assert "few_repetitions" in codes(run_of(measured(target_cell(8), STEADY[:4])))
+
+
+def test_failed_and_unmeasured_cells():
+    oom, broken, absent = target_cell(8), target_cell(16), target_cell(32)
+    run = run_of(failed(oom), failed(broken, "error", "boom"))
+    run = replace(run, cells=(*run.cells, absent))
+    found = {(f.code, f.severity) for f in findings(run)}
+    assert found == {("cell_failed", "warning"), ("cell_failed", "error"), ("cells_unmeasured", "warning")}
+    assert findings(run)[0].severity == "error"  # the worst first
+
+
+@pytest.mark.parametrize("field", ["precision", "attention", "engine", "prompts"])
+def test_controls_that_differ(field):
+    other = replace(target_cell(8), **{field: "other"})
+    found = findings(run_of(measured(baseline_cell(), STEADY), measured(other, STEADY)))
+    assert [f.code for f in found] == ["controls_differ"]
+    assert "other" in found[0].message
+
+
+def test_repetition_above_the_baselines_is_degenerate():
+    base, good, bad = baseline_cell(), target_cell(8), target_cell(4)
+    scores = [s for c, v in ((base, 0.05), (good, 0.14), (bad, 0.5)) for s in per_text(c, "repetition", [v] * 40)]
+    found = findings(run_of(*(measured(c, STEADY) for c in (base, good, bad)), scores=scores))
+    assert [(f.code, f.cell_id) for f in found] == [("degenerate", bad.id)]
+
+
+def test_better_than_the_truth_is_a_warning():
+    cell = target_cell(8)
+    scores = per_text(cell, "oracle_log_prob", [0.5] * 40) + per_text(cell, "oracle_truth", [0.85] * 40)
+    assert codes(run_of(measured(cell, STEADY), scores=scores)) == {"better_than_truth"}
+
+
+def test_few_prompts_and_tokens_that_differ():
+    base, target = baseline_cell(), target_cell(8)
+    scores = per_text(base, "likelihood", [1.0] * 8, weight=60) + per_text(target, "likelihood", [1.0] * 8, weight=64)
+    found = codes(run_of(measured(base, STEADY), measured(target, STEADY), scores=scores))
+    assert found == {"few_prompts", "tokens_differ"}
+
+
+def test_random_weights_are_noted():
+    assert "random_weights" in codes(tiny_run(weights="random", batches=(1,), steps=(8,)))
+
+
+def test_false_alarms_are_rare():
+    """Steady but noisy cells: the checks with a threshold must stay silent on almost all."""
+    rng = np.random.default_rng(4)
+    noisy = [measured(target_cell(k), list(rng.normal(1, 0.03, 20))) for k in range(1, 201)]
+    alarms = [f for f in findings(run_of(*noisy)) if f.code in ("interval_wide", "warmup_short", "drift")]
+    assert len(alarms) <= 4
+
+
+def test_warm_ups_are_never_looked_at():
+    cell = target_cell(8)
+    cold = replace(sample(cell, 0, 99.0), is_warmup=True, new_tokens=1)
+    result = replace(measured(cell, STEADY), samples=(cold, *measured(cell, STEADY).timed))
+    assert codes(run_of(result)) == set()

@@ -1,0 +1,264 @@
+"""The command line as a user meets it: the whole surface frozen, every mistake one line and exit code 2."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from checkpoints import LLADA, LLAMA, write_checkpoint
+from dlmbench.cli import main
+
+ROOT = Path(__file__).parents[2]
+GOOD = """
+name: t
+models:
+  a: {family: llama, source: tiny, weights: random}
+  d: {family: llada, source: tiny, weights: random}
+grid:
+  lengths: {prompt_tokens: 8, new_tokens: 8}
+  batch_size: [1]
+  precision: float32
+  attention: auto
+  samplers:
+    autoregressive: {}
+    masked_diffusion: {steps: [4, 8]}
+prompts: {source: tiny, count: 2}
+"""
+
+
+def run(capsys, *arguments: object) -> tuple[int, str, str]:
+    """(exit code, stdout, stderr) of a command run in this process."""
+    try:
+        main([str(a) for a in arguments])
+        code = 0
+    except SystemExit as stop:
+        code = int(stop.code or 0)
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def fails(capsys, *arguments: object, says: str) -> None:
+    code, _, err = run(capsys, *arguments)
+    assert code == 2, err
+    assert err.count("\n") == 1, err
+    assert "Traceback" not in err
+    for word in says.split(" ... "):
+        assert word in err, err
+
+
+@pytest.fixture
+def config(tmp_path):
+    def write(text: str | bytes) -> Path:
+        path = tmp_path / "config.yaml"
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "empty"),
+        (b"\x00\xff\xfe\x80binary", "config.yaml"),
+        ("- a\n- b\n", "config.yaml"),
+        ("a: [1,\n", "config.yaml"),
+        (GOOD + "sedd: 3\n", "sedd ... seed"),
+        (GOOD.replace("batch_size: [1]", "batch_size: [one]"), "batch_size"),
+        (GOOD.replace("batch_size: [1]", "batch_size: []"), "batch_size ... empty"),
+        (GOOD.replace("batch_size: [1]", "batch_size: [0]"), "batch_size"),
+        (GOOD.replace("steps: [4, 8]", "steps: [4, 8], block_length: 5"), "block_length"),
+        (GOOD.replace("steps: [4, 8]", "steps: [4, 3], block_length: 4"), "steps"),
+        (GOOD.replace("steps: [4, 8]", "stepz: [4, 8]"), "stepz ... steps"),
+        (GOOD.replace("masked_diffusion:", "masked_difusion:"), "masked_difusion ... masked_diffusion"),
+        (GOOD.replace("family: llada", "family: lada"), "lada ... llada"),
+        (GOOD + "metrics: [likelyhood]\n", "likelyhood ... likelihood"),
+        (GOOD.replace("{prompt_tokens: 8, new_tokens: 8}", "{total: 8, prompt_tokens: 8}"), "lengths"),
+    ],
+)
+def test_a_bad_file_is_one_line_with_the_place_and_the_remedy(capsys, config, text, says):
+    fails(capsys, "plan", "--config", config(text), says=says)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--steps", "abc"], "--steps"),
+        (["--steps", "0"], "--steps"),
+        (["--batch_size", "-4"], "--batch_size"),
+        (["--max_prompts", "many"], "--max_prompts"),
+        (["--seq_len", "8.5"], "--seq_len"),
+        (["--models", "lama"], "lama"),
+        (["--knob", "block_len=4"], "block_len ... block_length"),
+        (["--knob", "block_length"], "name=value"),
+        (["--step_s", "4"], "--step"),
+        (["--prompt_file", "/nowhere/prompts.txt"], "/nowhere/prompts.txt"),
+    ],
+)
+def test_a_bad_option_is_one_line(capsys, config, options, says):
+    fails(capsys, "plan", "--config", config(GOOD), *options, says=says)
+
+
+def test_missing_config_and_output_that_is_a_file(capsys, config, tmp_path):
+    fails(capsys, "run", "--config", tmp_path / "no.yaml", says="no.yaml")
+    taken = tmp_path / "taken"
+    taken.write_text("x")
+    fails(capsys, "run", "--config", config(GOOD), "--output_dir", taken, says="taken ... --output_dir")
+    fails(capsys, "analyze", tmp_path / "nothing", says="nothing")
+
+
+def test_several_values_by_comma_or_by_repeating_and_both_spellings(capsys, config):
+    path = config(GOOD)
+    shown = [
+        run(capsys, "plan", "--config", path, *options)[1]
+        for options in (
+            ["--steps", "2,4", "--batch_size", "1,2"],
+            ["--steps", "2", "--steps", "4", "--batch-size", "1", "--batch-size=2"],
+        )
+    ]
+    assert shown[0] == shown[1]
+    assert "steps=2" in shown[0]
+    assert "steps=8" not in shown[0]
+
+
+def test_help_answers_at_once():
+    start = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "dlmbench", "--help"], capture_output=True, text=True
+    )
+    assert done.returncode == 0
+    assert "generate" in done.stdout
+    # What makes help slow is importing what it does not need, which unlike seconds is the same on every machine.
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert not imported & {"torch", "transformers", "pandas", "matplotlib", "pydantic", "scipy"}
+    assert time.monotonic() - start < 60
+
+
+def surface() -> dict[str, list[str]]:
+    import typer
+
+    from dlmbench.cli import app
+
+    group = typer.main.get_command(app)
+    return {
+        name: sorted(o for p in command.params for o in p.opts if o.startswith("--"))
+        for name, command in sorted(group.commands.items())
+    }
+
+
+def test_the_surface_is_frozen():
+    """Users' scripts depend on it; a deliberate change is made here and in the golden file together."""
+    golden = json.loads((ROOT / "tests/golden/cli_options.json").read_text())
+    assert surface() == golden
+
+
+def test_main_py_runs_from_any_folder(tmp_path):
+    for command, folder in (
+        ([sys.executable, str(ROOT / "src" / "main.py")], tmp_path),
+        ([sys.executable, "-m", "src.main"], ROOT),
+    ):
+        done = subprocess.run([*command, "--config", "nowhere.yaml"], cwd=folder, capture_output=True, text=True)
+        assert done.returncode == 2
+        assert "nowhere.yaml" in done.stderr
+
+
+# ---------------------------------------------------------------- generate
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    return write_checkpoint(tmp_path / "llada", LLADA, seed=7, scale=0.35)
+
+
+@pytest.fixture
+def ids(tmp_path):
+    path = tmp_path / "prompts.jsonl"
+    path.write_text('{"prompt_ids": [5, 9, 13]}\n{"prompt_ids": [7, 30]}\n')
+    return path
+
+
+def generate(capsys, model, ids, *options):
+    given = ["--model", model, "--prompt_file", ids, "--prompt_ids", "--new_tokens", 8, "--json", *options]
+    code, out, err = run(capsys, "generate", *given)
+    assert code == 0, err
+    return [json.loads(line) for line in out.splitlines()]
+
+
+def test_generate_prints_a_json_line_a_prompt_in_order(capsys, checkpoint, ids):
+    alone = generate(capsys, checkpoint, ids, "--steps", 4, "--block_length", 4)
+    together = generate(capsys, checkpoint, ids, "--steps", 4, "--block_length", 4, "--batch_size", 2)
+    assert [line["prompt_index"] for line in alone] == [0, 1]
+    assert [line["forwards"] for line in alone] == [4, 4]
+    assert [line["positions"] for line in alone] == [4 * 11, 4 * 10]
+    assert [line["output_ids"] for line in alone] == [line["output_ids"] for line in together]
+    assert [len(line["output_ids"]) for line in alone] == [8, 8]
+    assert alone[0]["text"] is None
+    assert "committed_at" not in alone[0]
+
+
+def test_generate_runs_every_cache_and_rule_and_traces(capsys, checkpoint, ids):
+    for cache in ("none", "prefix", "dual"):
+        for commit in ("low_confidence", "random", "threshold", "factor"):
+            lines = generate(
+                capsys, checkpoint, ids, "--cache", cache, "--commit", commit, "--block_length", 4, "--trace"
+            )
+            assert sorted(set(lines[0]["committed_at"]))[0] == 1
+
+
+def test_generate_from_an_autoregressive_checkpoint(capsys, tmp_path, ids):
+    lines = generate(capsys, write_checkpoint(tmp_path / "llama", LLAMA), ids)
+    assert [line["forwards"] for line in lines] == [8, 8]
+
+
+@pytest.mark.parametrize(
+    ("content", "options", "says"),
+    [
+        ('{"prompt_ids": [5]}\nnot json\n', [], ":2 is not JSON"),
+        ('{"prompt_ids": [5, 99]}\n', [], "99 ... vocabulary of 61"),
+        ('{"prompt_ids": "5"}\n', [], "prompt_ids"),
+        ("", [], "empty"),
+        ('{"prompt_ids": [5]}\n', ["--sampler", "masked_difusion"], "masked_diffusion"),
+        ('{"prompt_ids": [5]}\n', ["--cache", "duel"], "dual"),
+        ('{"prompt_ids": [5]}\n', ["--steps", "3", "--block_length", "4"], "steps 3"),
+        ('{"prompt_ids": [5]}\n', ["--threshold", "0.5"], "threshold ... commit low_confidence"),
+        ('{"prompt_ids": [5]}\n', ["--cfg_scale", "1", "--cache", "dual"], "cfg_scale"),
+        ('{"prompt_ids": [5]}\n', ["--precision", "float8"], "precision"),
+        ('{"prompt_ids": [5]}\n', ["--sampler", "autoregressive"], "autoregressive"),
+    ],
+)
+def test_generate_refuses_in_one_line(capsys, checkpoint, tmp_path, content, options, says):
+    path = tmp_path / "p.jsonl"
+    path.write_text(content)
+    given = ["generate", "--model", checkpoint, "--prompt_file", path, "--prompt_ids", "--new_tokens", 8, *options]
+    fails(capsys, *given, says=says)
+
+
+def test_generate_without_a_tokenizer_or_model(capsys, checkpoint, tmp_path):
+    text = tmp_path / "p.txt"
+    text.write_text("hello\n")
+    fails(capsys, "generate", "--model", checkpoint, "--prompt_file", text, says="tokenizer.json ... --prompt_ids")
+    fails(capsys, "generate", "--model", tmp_path / "no", "--prompt_file", text, says="no")
+    fails(capsys, "generate", "--model", checkpoint, "--prompt_file", tmp_path / "no.txt", says="no.txt")
+
+
+# ---------------------------------------------------------------- list and download
+
+
+def test_list_names_every_plug_in(capsys):
+    code, out, _ = run(capsys, "list")
+    assert code == 0
+    for name in ("llada", "masked_diffusion", "dual", "threshold", "hf", "likelihood", "pareto_frontier", "tiny"):
+        assert name in out
+    fails(capsys, "list", "sampler", says="sampler ... samplers")
+
+
+def test_download_checks_offline_and_names_what_is_missing(capsys, config):
+    embedded = GOOD.replace("source: tiny, weights: random}\n  d", "source: meta-llama/Meta-Llama-3-8B}\n  d")
+    code, _, err = run(capsys, "download", "--config", config(embedded), "--local-files-only")
+    assert code == 2
+    assert "meta-llama/Meta-Llama-3-8B" in err

@@ -1,0 +1,181 @@
+"""Figures by the points they show, never by pixels; and that each file is written whatever the run lacks."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import ModuleType
+
+import matplotlib
+import pandas as pd
+import pytest
+from tests.unit.synthetic_run import LLADA, baseline_cell, cell, failed, measured, per_text, target_cell, tiny_run
+
+from dlmbench import registry
+from dlmbench.analysis.answer import answer
+from dlmbench.analysis.study import analyse
+from dlmbench.figures._style import interval_column
+from dlmbench.figures._write import render, write_all
+
+NAMES = (
+    "latency_vs_steps",
+    "memory_heatmap",
+    "pareto_frontier",
+    "quality_vs_steps",
+    "throughput_by_batch_size",
+    "throughput_vs_batch_size",
+)
+RUN = tiny_run(batches=(1, 4), blocks=(None,), steps=(4, 16, 64), repetitions=12)
+STUDY = analyse(RUN, draws=200)
+
+
+def figure(name: str) -> ModuleType:
+    return registry.load("figures", name)
+
+
+def frame_of(name: str) -> pd.DataFrame:
+    return figure(name).points(RUN, STUDY)
+
+
+def test_the_folder_is_the_list_and_each_file_names_itself():
+    assert registry.names("figures") == NAMES
+    for name in NAMES:
+        assert name == figure(name).NAME
+        assert registry.summary("figures", name)
+
+
+def test_latency_points():
+    frame = frame_of("latency_vs_steps")
+    assert frame["kind"].value_counts().to_dict() == {"curve": 6, "baseline": 2, "break_even": 2}
+    curve = frame[(frame["kind"] == "curve") & (frame["batch_size"] == 1)]
+    expected = [p.latency.median for p in STUDY.curves[0].points]
+    assert curve["latency_s"].tolist() == expected
+    assert (curve["latency_low_s"] <= curve["latency_s"]).all()
+    assert (curve["latency_s"] <= curve["latency_high_s"]).all()
+    marks = frame[frame["kind"] == "break_even"].set_index("batch_size")["steps"]
+    assert marks[1] == pytest.approx(15, rel=0.02)
+
+
+def test_quality_points_appear_once_for_all_batch_sizes():
+    frame = frame_of("quality_vs_steps")
+    likelihood = frame[frame["metric"] == "likelihood"]
+    assert likelihood["kind"].value_counts().to_dict() == {"curve": 3, "baseline": 1, "parity": 1}
+    assert frame["metric"].iloc[0] == "likelihood"
+    truth = frame[frame["kind"] == "truth"]
+    assert truth["metric"].tolist() == ["oracle_log_prob"]  # a line beside the models, not a metric of theirs
+    values = likelihood[likelihood["kind"] == "curve"]["value"].tolist()
+    assert values == [p.quality_in("likelihood").value for p in STUDY.curves[0].points]
+    assert likelihood[likelihood["kind"] == "parity"]["note"].tolist() == ["not reached"]
+
+
+def test_pareto_points_are_oriented_and_the_front_is_right():
+    frame = frame_of("pareto_frontier")
+    one = frame[frame["batch_size"] == 1].set_index("steps", drop=False)
+    assert (one["unit"] == "-nats/token").all()
+    # Fast and bad (K=4), and the baseline, which beats K=16 and K=64 in both.
+    assert sorted(one[one["is_on_front"]]["kind"]) == ["baseline", "curve"]
+    assert bool(one.loc[4.0, "is_on_front"])
+    assert (one["quality_low"] <= one["quality"]).all()
+    assert (one["quality"] <= one["quality_high"]).all()
+
+
+def test_a_sampler_that_chooses_its_steps_has_a_place():
+    adaptive = cell(LLADA, (("block_length", None), ("commit", "threshold"), ("threshold", 0.9)))
+    scores = per_text(adaptive, "likelihood", [1.1] * 64)
+    run = replace(
+        RUN,
+        cells=(*RUN.cells, adaptive),
+        results=(*RUN.results, measured(adaptive, [0.05] * 12)),
+        text_scores=(*RUN.text_scores, *scores),
+    )
+    study = analyse(run, draws=20)
+    frame = figure("pareto_frontier").points(run, study)
+    row = frame[frame["kind"] == "other"].iloc[0]
+    assert (row["latency_s"], row["quality"]) == (0.05, pytest.approx(-1.1))
+    assert bool(row["is_on_front"])
+    for name in ("pareto_frontier", "throughput_vs_batch_size", "throughput_by_batch_size"):
+        assert render(figure(name), figure(name).points(run, study)).axes
+    assert "chooses its own number of steps" in answer(study)
+
+
+def test_throughput_points_are_equal_in_both_figures():
+    lines, bars = frame_of("throughput_vs_batch_size"), frame_of("throughput_by_batch_size")
+    pd.testing.assert_frame_equal(lines, bars)
+    row = lines[(lines["steps"] == 16) & (lines["batch_size"] == 4)].iloc[0]
+    assert row["tokens_per_s"] == pytest.approx(4 * 64 / (0.16 * 4**0.8), rel=0.02)
+
+
+def test_memory_is_the_largest_of_a_shape_and_failures_are_kept():
+    lost = {target_cell(k, None, 4).id for k in (4, 16, 64)}
+    partly = target_cell(64, None, 1).id
+    results = tuple(failed(r.cell) if r.cell.id in lost | {partly} else r for r in RUN.results)
+    frame = figure("memory_heatmap").points(RUN, analyse(replace(RUN, results=results), draws=20))
+    kinds = frame.set_index(["series", "batch_size"])["kind"].to_dict()
+    assert kinds == {
+        ("tiny-llama", 1): "ok",
+        ("tiny-llama", 4): "ok",
+        ("tiny-llada", 1): "some_oom",
+        ("tiny-llada", 4): "oom",
+    }
+    peaks = frame.set_index(["series", "batch_size"])["peak_bytes"]
+    assert peaks["tiny-llada", 1] == 209 << 20
+    assert pd.isna(peaks["tiny-llada", 4])
+
+
+DEGENERATE = {
+    "one K": tiny_run(steps=(16,), batches=(1,), repetitions=3),
+    "no baseline": tiny_run(roles=("target",), batches=(1,), steps=(4, 8)),
+    "only a baseline": tiny_run(roles=("baseline",), batches=(1,)),
+    "random weights": tiny_run(weights="random", batches=(1,), steps=(4, 8)),
+    "all failed": replace(RUN, results=tuple(failed(r.cell) for r in RUN.results)),
+    "nothing": replace(RUN, cells=(), results=(), text_scores=()),
+    "baseline failed": replace(
+        RUN, results=tuple(failed(r.cell) if r.cell.id == baseline_cell().id else r for r in RUN.results)
+    ),
+}
+
+
+@pytest.mark.parametrize("case", DEGENERATE)
+def test_degenerate_runs_are_drawn_or_say_why(case):
+    run = DEGENERATE[case]
+    study = analyse(run, draws=20)
+    for name in NAMES:
+        module = figure(name)
+        frame = module.points(run, study)
+        assert len(frame)
+        drawn = render(module, frame)
+        assert drawn.axes
+        if (frame["kind"] == "missing").all():
+            assert module.caption(frame) == f"Not measured: {frame['note'].iloc[0]}."
+        if case == "random weights" and not (frame["kind"] == "missing").all():
+            assert "random weights" in drawn.get_suptitle()
+
+
+def test_writes_png_and_csv_and_changes_nothing_global(tmp_path):
+    before = dict(matplotlib.rcParams)
+    paths = write_all(RUN, STUDY, tmp_path / "figures")
+    assert dict(matplotlib.rcParams) == before
+    assert {p.name for p in paths} == {f"{n}.{end}" for n in NAMES for end in ("png", "csv")}
+    assert {p.name for p in (tmp_path / "figures").iterdir()} == {p.name for p in paths}  # nothing half-written is left
+    for path in paths:
+        if path.suffix == ".png":
+            assert path.read_bytes().startswith(b"\x89PNG")
+    frame = pd.read_csv(tmp_path / "figures" / "latency_vs_steps.csv")
+    assert frame["latency_s"].tolist() == frame_of("latency_vs_steps")["latency_s"].tolist()
+
+
+def test_one_failing_figure_is_reported_and_stops_no_other(tmp_path, monkeypatch):
+    def broken(run, study):
+        raise ZeroDivisionError("planted")
+
+    monkeypatch.setattr(figure("memory_heatmap"), "points", broken)
+    for name in set(NAMES) - {"latency_vs_steps", "memory_heatmap"}:
+        monkeypatch.setattr(figure(name), "draw", lambda frame, figure: None)  # fast
+    reported = []
+    paths = write_all(RUN, STUDY, tmp_path, lambda name, error: reported.append((name, str(error))))
+    assert reported == [("memory_heatmap", "planted")]
+    assert {p.name for p in paths if p.suffix == ".png"} == {f"{n}.png" for n in NAMES}
+
+
+def test_interval_columns_keep_the_unit_last():
+    assert interval_column("latency_s", "low") == "latency_low_s"
+    assert interval_column("tokens_per_s", "high") == "tokens_per_s_high"

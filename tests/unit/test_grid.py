@@ -1,0 +1,119 @@
+"""The plan: which cells there are, in which order, under which names, and what is left out."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dlmbench import axes, grid
+from dlmbench.errors import BenchError
+from dlmbench.types import Experiment, Grid, ModelSpec, PromptSettings, ProtocolSettings, SamplerAxes
+
+LLAMA = ModelSpec("llama", "llama", "org/llama", "baseline")
+LLADA = ModelSpec("llada", "llada", "org/llada", "target")
+
+
+def experiment(*grids, models=(LLAMA, LLADA), seed=0, prompts=None):
+    prompts = prompts or PromptSettings("tiny", 8)
+    return Experiment("study", models, grids, prompts, ProtocolSettings(), (), seed=seed)
+
+
+def one_grid(**knobs):
+    swept = tuple((name, values) for name, values in knobs.items())
+    samplers = (SamplerAxes("autoregressive", (("temperature", (0.0,)),)), SamplerAxes("masked_diffusion", swept))
+    return Grid(((64, 64),), (1, 4), samplers, ("hf",), "float32", "auto")
+
+
+def diffusion(plan):
+    return [c for c in plan.cells if c.model.key == "llada"]
+
+
+def test_cells_are_the_product_in_the_order_of_the_file():
+    plan = grid.expand(experiment(one_grid(steps=(32, 16), block_length=(None, 16))))
+    seen = [(c.batch_size, c.model.key, c.steps, c.knob("block_length")) for c in plan.cells]
+    # block_length None is settled as the whole of the 64 new tokens; the last knob of the sampler varies fastest
+    one = [("llama", None, None), ("llada", 32, 64), ("llada", 16, 64), ("llada", 32, 16), ("llada", 16, 16)]
+    assert seen == [(batch, *rest) for batch in (1, 4) for rest in one]
+    assert plan.left_out == ()
+
+
+def test_each_model_meets_the_samplers_of_its_paradigm():
+    plan = grid.expand(experiment(one_grid(steps=(16,))))
+    assert {(c.model.key, c.sampler) for c in plan.cells} == {
+        ("llama", "autoregressive"),
+        ("llada", "masked_diffusion"),
+    }
+
+
+def test_knobs_are_settled_and_sorted():
+    cell = diffusion(grid.expand(experiment(one_grid(steps=(16,)))))[0]
+    assert list(cell.knobs) == sorted(cell.knobs)
+    assert (cell.knob("block_length"), cell.knob("confidence_dtype")) == (64, "model")
+
+
+def test_a_knob_that_the_chosen_part_lacks_makes_no_cells_of_its_own():
+    plan = grid.expand(experiment(one_grid(steps=(16, 32), commit=("low_confidence", "threshold"), threshold=(0.8,))))
+    first = [c for c in diffusion(plan) if c.batch_size == 1]
+    assert [(c.knob("commit"), c.steps, c.knob("threshold")) for c in first] == [
+        ("low_confidence", 16, None),
+        ("low_confidence", 32, None),
+        ("threshold", None, 0.8),
+    ]
+
+
+def test_what_cannot_run_is_listed_once_with_its_reason():
+    plan = grid.expand(experiment(one_grid(steps=(2, 16), block_length=(16, 64))))
+    assert [(o.label, o.reason) for o in plan.left_out] == [
+        (
+            "llada P=64 G=64 steps=2 block_length=16",
+            "steps 2 cannot be shared equally by 4 blocks of 16 (64 new tokens)",
+        )
+    ]
+    assert len(diffusion(plan)) == 3 * 2
+
+
+def test_grids_are_joined_and_equal_cells_are_one():
+    same = one_grid(steps=(16, 64), block_length=(None,))
+    overlapping = one_grid(steps=(64, 32), block_length=(64,))
+    plan = grid.expand(experiment(same, overlapping))
+    assert [c.steps for c in diffusion(plan) if c.batch_size == 1] == [16, 64, 32]
+    assert len({c.id for c in plan.cells}) == len(plan.cells)
+
+
+def test_ids_depend_on_the_content_alone():
+    ids = [c.id for c in grid.expand(experiment(one_grid(steps=(16,)))).cells]
+    assert ids == [c.id for c in grid.expand(experiment(one_grid(steps=(16,)))).cells]
+    other_seed = [c.id for c in grid.expand(experiment(one_grid(steps=(16,)), seed=1)).cells]
+    other_prompts = grid.expand(experiment(one_grid(steps=(16,)), prompts=PromptSettings("tiny", 9))).cells
+    assert not set(ids) & (set(other_seed) | {c.id for c in other_prompts})
+
+
+def test_an_empty_plan_is_an_error():
+    only_diffusion = Grid(((8, 8),), (1,), (SamplerAxes("masked_diffusion"),), ("hf",), "float32", "auto")
+    with pytest.raises(BenchError, match="nothing to run in 'study': no sampler of the grid fits"):
+        grid.expand(experiment(only_diffusion, models=(LLAMA,)))
+
+
+@given(
+    counts=st.integers(1, 7),
+    steps=st.lists(st.sampled_from([1, 2, 4, 8, 16, 32, 64]), min_size=1, max_size=5, unique=True),
+)
+@settings(max_examples=25, deadline=None)
+def test_shards_are_disjoint_and_together_the_plan(counts, steps):
+    plan = grid.expand(experiment(one_grid(steps=tuple(steps), block_length=(16, 64))))
+    shards = [grid.shard(plan, i, counts) for i in range(counts)]
+    assert sorted(c.id for s in shards for c in s.cells) == sorted(c.id for c in plan.cells)
+    assert max(len(s.cells) for s in shards) - min(len(s.cells) for s in shards) <= 1
+    assert sum((s.left_out for s in shards), ()) == plan.left_out
+
+
+def test_a_shard_that_is_not_there():
+    plan = grid.expand(experiment(one_grid(steps=(16,))))
+    with pytest.raises(BenchError, match="no shard 2 of 2"):
+        grid.shard(plan, 2, 2)
+
+
+def test_an_impossible_value_is_blamed_and_not_a_bystander():
+    swept = SamplerAxes("masked_diffusion", (("steps", (8, 16)), ("block_length", (48,))))
+    found = axes.impossible_value(one_grid(), swept)
+    assert found == ("block_length", 48, "block_length 48 does not divide the 64 new tokens")
+    assert axes.impossible_value(one_grid(), SamplerAxes("masked_diffusion", (("steps", (3, 500)),))) is None

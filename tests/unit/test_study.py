@@ -1,0 +1,195 @@
+"""A whole synthetic run through the analysis: its numbers, its answer, and what it says when data are missing."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from tests.unit.synthetic_run import (
+    LLADA,
+    NATS,
+    baseline_cell,
+    cell,
+    failed,
+    measured,
+    per_text,
+    target_cell,
+    tiny_run,
+)
+
+from dlmbench.analysis.answer import answer, summary_rows
+from dlmbench.analysis.study import analyse, labels_of
+from dlmbench.types import Run, Score
+
+# Better than the baseline (0.923) from K = 16 on.
+REACHED = {None: {4: 2.0, 8: 1.5, 16: 0.85, 32: 0.85, 64: 0.85}}
+
+
+@pytest.fixture(scope="module")
+def study():
+    return analyse(tiny_run(batches=(1, 4), blocks=(None, 16)), draws=400)
+
+
+def test_curves_are_joined_with_their_baselines(study):
+    assert [(c.label, c.batch_size) for c in study.curves] == [
+        (f"tiny-llada, {b}", n) for n in (1, 4) for b in ("one block", "block 16")
+    ]
+    assert [b.cell.batch_size for b in study.baselines] == [1, 4]
+    for curve in study.curves:
+        assert [p.cell.steps for p in curve.points] == [4, 8, 16, 32, 64]
+        assert curve.baseline is not None
+        assert curve.baseline.cell.batch_size == curve.batch_size
+        assert curve.missing == ()
+
+
+def test_numbers_against_plain_arithmetic(study):
+    run = tiny_run(batches=(1, 4), blocks=(None, 16))
+    cell = target_cell(16, None, 4)
+    times = [s.latency_s for r in run.results if r.cell.id == cell.id for s in r.samples if not s.is_warmup]
+    base = [s.latency_s for r in run.results if r.cell.id == baseline_cell(4).id for s in r.samples if not s.is_warmup]
+    point = next(c for c in study.curves if c.batch_size == 4 and "one block" in c.label).at(16)
+    assert point.latency.median == np.median(times)
+    assert point.throughput.median == pytest.approx(np.median([4 * 64 / t for t in times]))
+    assert point.speedup.value == pytest.approx(np.median(base) / np.median(times))
+    # The texts were scored at batch size 1 only; batch 4 has the same.
+    scored = [t for t in run.text_scores if t.cell_id == target_cell(16).id and t.metric == "likelihood"]
+    assert point.quality_in("likelihood").value == pytest.approx(
+        sum(t.total for t in scored) / sum(t.weight for t in scored)
+    )
+    assert point.memory.source.startswith("resident")
+
+
+def test_parity_of_the_prototypes_curve(study):
+    # 1.05 - 0.923 = 0.127 nats: beyond ln 1.1 = 0.095, within ln 1.2 = 0.182.
+    for curve in study.curves:
+        outcomes = [curve.parity("likelihood", d).parity for d in (0.0, 0.1, 0.2)]
+        assert [(p.outcome, p.steps) for p in outcomes] == [
+            ("not_reached", None),
+            ("not_reached", None),
+            ("reached", 64),
+        ]
+        assert outcomes[0].points[-1].gap.value == pytest.approx(-0.127, abs=0.02)
+
+
+def test_break_even_of_the_lines(study):
+    # 0.15 s * B^0.2 over 0.01 s * B^0.8 a step: 15 steps at batch 1, 6.53 at batch 4.
+    for curve in study.curves:
+        assert curve.break_even.steps == pytest.approx(15 / curve.batch_size**0.6, rel=0.02)
+        assert curve.break_even.low < curve.break_even.steps < curve.break_even.high
+
+
+def test_answer_says_not_reached_with_gap_and_break_even(study):
+    text = answer(study)
+    assert "not reached up to K=64" in text
+    assert "nats/token worse, 95% interval" in text
+    assert "K=15.0 at batch size 1" in text
+    assert "only with worse text" in text
+
+
+def test_answer_names_s_parity_and_the_winner():
+    run = tiny_run(batches=(1,), blocks=(None,), nats=REACHED)
+    fast = replace(
+        run,
+        results=tuple(
+            replace(r, samples=tuple(replace(s, latency_s=s.latency_s * 4) for s in r.samples))
+            if r.cell.model.role == "baseline"
+            else r
+            for r in run.results
+        ),
+    )
+    slow_text, fast_text = answer(analyse(run, draws=300)), answer(analyse(fast, draws=300))
+    assert (
+        "S_parity, the diffusion steps needed to match tiny-llama by the likelihood of the true text, is 16"
+        in slow_text
+    )
+    assert "the baseline wins: to write as well, diffusion takes longer" in slow_text
+    assert "diffusion wins: as good, and faster" in fast_text
+    curve = analyse(fast, draws=300).curves[0]
+    assert curve.parity("likelihood").speedup.latency.value == pytest.approx(4 * 0.15 / 0.16, rel=0.03)
+
+
+def test_random_weights_claim_no_quality():
+    found = analyse(tiny_run(weights="random", batches=(1,), blocks=(None,)), draws=100)
+    assert "random weights: quality not measured" in answer(found)
+    assert found.curves[0].parities == ()
+    assert all(c.quality == () for c in found.cells)
+
+
+def test_missing_parts_are_said_and_never_crash():
+    alone = analyse(tiny_run(roles=("target",), batches=(1,)), draws=50)
+    assert "Without an autoregressive baseline" in answer(alone)
+    assert alone.curves[0].break_even is None
+    assert "nothing to compare" in answer(analyse(tiny_run(roles=("baseline",)), draws=50))
+    assert "nothing to compare" in answer(analyse(Run("f", "n", None, (), (), ()), draws=50))
+    single = analyse(tiny_run(steps=(16,), batches=(1,), blocks=(None,)), draws=50)
+    assert "only K=16 was timed" in answer(single)
+    unscored = analyse(tiny_run(scored=False, batches=(1,), blocks=(None,)), draws=50)
+    assert "quality was not measured" in answer(unscored)
+    assert "K=15" in answer(unscored)
+
+
+def test_a_failed_cell_is_a_row_and_the_rest_stands():
+    run = tiny_run(batches=(1,), blocks=(None,))
+    lost = target_cell(64)
+    run = replace(run, results=tuple(failed(r.cell) if r.cell.id == lost.id else r for r in run.results))
+    found = analyse(run, draws=100)
+    curve = found.curves[0]
+    assert any("K=64 oom" in m for m in curve.missing)
+    assert curve.break_even.steps == pytest.approx(15, rel=0.02)
+    reached = curve.parity("likelihood", 0.2)  # its text was scored, its time is unknown
+    assert reached.parity.steps == 64
+    assert reached.speedup.latency is None
+    assert "not timed at batch size 1" in answer(found)
+    row = next(r for r in summary_rows(found) if r.steps == 64)
+    assert (row.status, row.latency_s, row.n) == ("oom", None, 0)
+
+
+def test_only_shared_prompts_are_compared():
+    base, target = baseline_cell(), target_cell(8)
+    results = (measured(base, [1.0] * 10), measured(target, [1.0] * 10))
+    scores = (*per_text(base, "likelihood", [1.0] * 40), *per_text(target, "likelihood", [0.9] * 30))
+    run = Run("f", "n", None, (base, target), (), results, scores)
+    parity = analyse(run, draws=100).curves[0].parity("likelihood").parity
+    assert (parity.n, parity.outcome) == (30, "reached_at_smallest")
+    assert parity.points[0].gap.value == pytest.approx(0.1)
+
+
+def test_a_metric_of_whole_sets_is_shown_without_parity():
+    base, target = baseline_cell(), target_cell(8)
+    results = (measured(base, [1.0] * 10), measured(target, [1.0] * 10))
+    score = Score(target.id, "mauve", 0.7, 0.6, 0.8, None, 40, "share", True)
+    found = analyse(Run("f", "n", None, (base, target), (), results, (), (score,)), draws=50)
+    quality = found.curves[0].points[0].quality_in("mauve")
+    assert (quality.value, quality.low, quality.high) == (0.7, 0.6, 0.8)
+    assert found.curves[0].parities == ()
+
+
+def test_the_same_seed_gives_the_same_numbers():
+    run = tiny_run(batches=(1,), blocks=(None,))
+    assert analyse(run, 100, seed=1) == analyse(run, 100, seed=1)
+
+
+def test_rows_of_the_table(study):
+    rows = summary_rows(study)
+    assert len(rows) == 2 + 2 * 2 * 5
+    assert [r.steps for r in rows[:2]] == [None, None]
+    by_key = {(r.steps, r.block_length, r.batch_size): r for r in rows}
+    row = by_key[64, 64, 1]  # one block is as long as the new tokens
+    assert row.likelihood == pytest.approx(NATS[None][64], abs=0.06)
+    assert row.latency_low_s < row.latency_s < row.latency_high_s
+    assert row.tokens_per_s == pytest.approx(64 / row.latency_s, rel=1e-6)
+    assert math.isclose(row.memory_bytes, 209 << 20)
+    assert row.n == 20
+
+
+def test_labels_show_only_what_tells_cells_apart():
+    rule = (("block_length", 16), ("commit", "threshold"), ("threshold", 0.9))
+    cells = [baseline_cell(), target_cell(8, 16), cell(LLADA, rule), target_cell(8, 16, batch_size=4)]
+    assert list(labels_of(cells).values()) == [
+        "tiny-llama",
+        "tiny-llada, low_confidence",
+        "tiny-llada, threshold",  # the threshold itself follows from the rule: nothing else has it
+        "tiny-llada, low_confidence",
+    ]
