@@ -18,7 +18,7 @@ from dlmbench.errors import BenchError
 from dlmbench.types import Experiment, ModelSpec
 
 _EMBEDDED = "embedded:"
-_TINY = Path(__file__).parent / "tiny"
+_TINY = Path(__file__).parent / "tiny" / "checkpoints"
 _INDEX, _SINGLE = "model.safetensors.index.json", "model.safetensors"
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model")
 _LONGEST_HEADER = 100_000_000  # bytes; the safetensors format's own limit

@@ -133,7 +133,7 @@ def fetch(
             f"Check network and space, then run `{DOWNLOAD}` again: it goes on where it stopped",
         )
     # Outside the handlers, so that the library's exception does not travel along as context.
-    raise failure from None
+    raise failure
 
 
 def unreachable(name: str, kind: Kind) -> BenchError:

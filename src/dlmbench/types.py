@@ -346,6 +346,17 @@ class TracedPass:
 
 
 @dataclass(frozen=True)
+class CommitOrder:
+    """When each new position of one prompt became final, by the forward (from 1), and with what confidence."""
+
+    cell_id: str
+    prompt_index: int
+    forwards: int
+    committed_at: tuple[int, ...]
+    confidence: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class MemoryPass:
     """Peak memory of one generation, from a pass of its own; `source` says who counted (cuda | rss).
 
@@ -395,6 +406,7 @@ class CellResult:
     memory: MemoryPass | None
     environment_id: str
     schema_version: int = SCHEMA_VERSION
+    order: CommitOrder | None = None
     energy: EnergyPass | None = None
 
     @property

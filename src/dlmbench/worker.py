@@ -25,6 +25,7 @@ from dlmbench.measure.memory import measure_memory
 from dlmbench.measure.protocol import Visit, timed_repetition, traced_pass
 from dlmbench.types import (
     Cell,
+    CommitOrder,
     EnergyPass,
     Generation,
     LanguageModel,
@@ -91,7 +92,7 @@ class Repetition:
 
 
 Request = Repeat | Inspect | Complete | Measure
-Reply = Repetition | TracedPass | MemoryPass | EnergyPass | StoredGeneration | TextScore
+Reply = Repetition | TracedPass | MemoryPass | EnergyPass | CommitOrder | StoredGeneration | TextScore
 
 
 @dataclass
@@ -179,12 +180,16 @@ class _Server:
     def _inspect(self, request: Inspect, model: _Model) -> Iterator[Reply]:
         cell, batch = request.cell, request.batch
         is_autoregressive = registry.load("samplers", cell.sampler).PARADIGM == "autoregressive"
-        yield traced_pass(
-            lambda observer: self._generate(cell, model, batch, observer, trace=True),
-            self.clock,
-            cell_id=cell.id,
-            is_autoregressive=is_autoregressive,
-        )
+        made: list[Generation] = []
+
+        def traced(observer: StepObserver) -> Generation:
+            made.append(self._generate(cell, model, batch, observer, trace=True))
+            return made[-1]
+
+        yield traced_pass(traced, self.clock, cell_id=cell.id, is_autoregressive=is_autoregressive)
+        if (trace := made[0].trace) is not None:
+            first = batch.prompts[0].index
+            yield CommitOrder(cell.id, first, made[0].forwards, trace.committed_at_BG[0], trace.confidence_BG[0])
         yield measure_memory(cell.id, lambda: self._generate(cell, model, batch), self.device)
         energy = repeat_for_energy(cell.id, lambda: self._generate(cell, model, batch), self.clock, self.meter)
         if energy is not None:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import traceback
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from huggingface_hub import errors
@@ -124,6 +125,16 @@ def test_a_complete_model_is_ready(cache):
     assert report.line.startswith("model org/llama: 5 files, ")
 
 
+def _shorten(path):
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def _pickled(folder):
+    for file in folder.glob("*safetensors*"):
+        file.unlink()
+    (folder / "pytorch_model.bin").write_bytes(b"x")
+
+
 @pytest.mark.parametrize(
     ("damage", "expected"),
     [
@@ -137,7 +148,7 @@ def test_a_complete_model_is_ready(cache):
         (lambda f: (f / "config.json").write_text(json.dumps(llada.KNOWN["tiny"])), "model_type = 'llada'"),
         (lambda f: (f / "tokenizer.json").unlink(), "tokenizer.json is missing"),
         (lambda f: (f / "tokenizer.json").write_text("{"), "tokenizer.json is damaged"),
-        (lambda f: _pickled(f), "only pickled weights, which are refused"),
+        (_pickled, "only pickled weights, which are refused"),
     ],
 )
 def test_what_is_missing_or_broken_is_named(cache, damage, expected):
@@ -147,16 +158,6 @@ def test_what_is_missing_or_broken_is_named(cache, damage, expected):
     assert expected in report.line
     assert "dlmbench download --config" in report.line
     assert "https://huggingface.co/org/llama" in report.line
-
-
-def _shorten(path):
-    path.write_bytes(path.read_bytes()[:-1])
-
-
-def _pickled(folder):
-    for file in folder.glob("*safetensors*"):
-        file.unlink()
-    (folder / "pytorch_model.bin").write_bytes(b"x")
 
 
 def test_what_is_not_there_is_named_with_the_rest(cache):
@@ -192,15 +193,10 @@ def test_a_prompt_file_is_looked_for(tmp_path):
 # ---------------------------------------------------------------- fetching
 
 
-class _Response:
-    status_code = 503
-    headers: dict[str, str] = {}
-    request = None
-
-
 def _raised(kind):
     if issubclass(kind, errors.HfHubHTTPError):
-        return kind(f"Authorization: Bearer {TOKEN}", response=_Response())
+        response = SimpleNamespace(status_code=503, headers={}, request=None)
+        return kind(f"Authorization: Bearer {TOKEN}", response=response)
     return kind(f"Authorization: Bearer {TOKEN}")
 
 

@@ -1,5 +1,6 @@
 """Prompts: exact lengths, the same passages and the same bytes for two tokenizers, and every kind of file."""
 
+import itertools
 import json
 import os
 from pathlib import Path
@@ -102,13 +103,25 @@ def test_the_choice_is_deterministic_nested_and_the_seed_changes_it(corpus):
 
 def test_windows_of_an_article_do_not_overlap(corpus):
     asked = PromptSettings("wikitext-103", None, str(corpus))
-    found = [p.text for p in prompts.choose(asked, [FINE], 40, 24)]
-    text = "\n".join(prompts._passages.load_texts(asked)[0].text.split("\n"))
-    inside = sorted((text.index(t), text.index(t) + len(t)) for t in found if t in text)
-    assert len(inside) == 6  # one a paragraph: each is longer than 64 tokens
-    first = [t.partition(":")[0] for t in found[:4]]
+    # each window needs more than one of an article's six paragraphs
+    found = [p.text for p in prompts.choose(asked, [FINE], 300, 100)]
+    assert all("\n" in text for text in found)
+    for article in prompts.load_texts(asked):
+        inside = sorted((article.text.index(t), article.text.index(t) + len(t)) for t in found if t in article.text)
+        assert len(inside) == 3
+        assert all(stop <= start for (_, stop), (start, _) in itertools.pairwise(inside))
+    first = [text.partition(":")[0] for text in found[:4]]
     assert sorted(first) == [f"No. {a}-0 " for a in range(4)]  # one of each article before a second of any
-    assert all(stop <= start for (_, stop), (start, _) in zip(inside, inside[1:], strict=False))
+
+
+def test_a_prompt_too_short_for_one_of_the_models_is_used_for_none(tmp_path):
+    path = tmp_path / "p.txt"
+    path.write_text("\n".join([SENTENCES[0], SENTENCES[0] * 3]))
+    lengths = [len(t.encode(SENTENCES[0])) for t in (FINE, COARSE)]
+    assert lengths[0] > 30 > lengths[1]
+    for first, second in ((FINE, COARSE), (COARSE, FINE)):
+        found = prompts.take(file_settings(path), first, 20, 10, also=[second]).prompts
+        assert len(found) == 1
 
 
 def test_too_short_a_corpus_says_how_many_there_are(corpus):

@@ -18,6 +18,7 @@ from dlmbench.types import (
     Cell,
     CellResult,
     CellStatus,
+    CommitOrder,
     EnergyPass,
     Environment,
     LeftOut,
@@ -37,13 +38,14 @@ GENERATIONS = "generations.jsonl"
 TEXT_SCORES = "scores.jsonl"
 QUALITY_METRICS = "quality_metrics.json"
 
-Record = Sample | TracedPass | MemoryPass | EnergyPass | CellStatus
+Record = Sample | TracedPass | MemoryPass | EnergyPass | CommitOrder | CellStatus
 
 KIND_OF = {
     Sample: "sample",
     TracedPass: "traced",
     MemoryPass: "memory",
     EnergyPass: "energy",
+    CommitOrder: "order",
     CellStatus: "status",
 }
 _TYPE_OF: dict[str, type[Any]] = {kind: record for record, kind in KIND_OF.items()}
@@ -91,6 +93,7 @@ class Contents:
             memory=self.latest.get((cell_id, MemoryPass)),
             environment_id=self.environment.id if self.environment else "",
             energy=self.latest.get((cell_id, EnergyPass)),
+            order=self.latest.get((cell_id, CommitOrder)),
         )
 
 
