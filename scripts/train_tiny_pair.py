@@ -2,13 +2,14 @@
 
 Four commands, in this order; `corpus` may run beside `train`, which waits for the stories that it needs:
 
-  corpus     write the training stories as token ids
-  train      train one model; with --stop-after-seconds in legs: the same command again resumes where the last leg ended
-  export     write a trained model as a checkpoint folder (bf16 weights), compared with transformers on the way
-  evaluate   likelihoods of held-out stories under an exported folder, in fp32 arithmetic; written to its training.json
+corpus     write the training stories as token ids train      train one model; with --stop-after-seconds in legs: the
+same command again resumes where the last leg ended export     write a trained model as a checkpoint folder (bf16
+weights), compared with transformers on the way evaluate   likelihoods of held-out stories under an exported folder,
+in fp32 arithmetic; written to its training.json
 
-The step number decides batch, masks and learning rate, and the budget is in steps, so a rerun does the same. A GPU is needed in practice:
-the pair as shipped took minutes on one and would take days on a CPU. The model cards beside the checkpoints have the command lines.
+The step number decides batch, masks and learning rate, and the budget is in steps, so a rerun does the same. A GPU is
+needed in practice: the pair as shipped took minutes on one and would take days on a CPU. The model cards beside the
+checkpoints have the command lines.
 """
 
 import argparse
@@ -41,7 +42,8 @@ def _say(text: str) -> None:
 
 
 def _validation(paradigm: str, device: torch.device, windows: int) -> Callable[[Transformer], float]:
-    """Nats a word on the validation set: exact for AR, the ELBO with 16 draws for LLaDA (the same masks every time)."""
+    """Nats a word on the validation set: exact for AR, the ELBO with 16 draws for LLaDA (the same masks every
+    time)."""
     stories = [encode(story_of("validation", index, PROMPT + CONTINUATION)) for index in range(windows)]
     tokens = torch.tensor(stories, device=device)
     if paradigm == "ar":
@@ -103,7 +105,7 @@ def _interval(sums: torch.Tensor) -> dict[str, float]:
     return {"nats": per_word.mean().item(), "half_width": 1.96 * per_word.std().item() / len(per_word) ** 0.5}
 
 
-def _likelihoods(paradigm: str, model: Transformer, tokens: torch.Tensor, seeds: int) -> dict[str, object]:
+def _likelihoods(paradigm: str, model: Transformer, tokens: torch.Tensor, seeds: int, draws: int) -> dict[str, object]:
     if paradigm == "ar":
         return {"exact": _interval(likelihood.autoregressive_losses(model, tokens, PROMPT).sum(1))}
 
@@ -114,7 +116,8 @@ def _likelihoods(paradigm: str, model: Transformer, tokens: torch.Tensor, seeds:
         return torch.stack([sampler(steps, random_seed=seed) for seed in range(seeds)]).mean(0)
 
     return {
-        "elbo_128_draws": _interval(likelihood.elbo_losses(model, tokens, PROMPT, 128, seed=0).mean(1)),
+        "elbo": _interval(likelihood.elbo_losses(model, tokens, PROMPT, draws, seed=0).mean(1)),
+        "elbo_draws": draws,
         "random": {steps: _interval(random_order(steps)) for steps in STEP_COUNTS},
         "random_order_seeds": seeds,
         "confidence": {steps: _interval(sampler(steps)) for steps in STEP_COUNTS},
@@ -140,7 +143,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         "arithmetic": "bf16 weights, fp32 arithmetic",
         "oracle_nats": -fmean(score.log_prob for score in scores) / CONTINUATION,
         "oracle_path_entropy": fmean(score.path_entropy for score in scores) / CONTINUATION,
-        **_likelihoods(paradigm, model, tokens, arguments.random_order_seeds),
+        **_likelihoods(paradigm, model, tokens, arguments.random_order_seeds, arguments.elbo_draws),
     }
     record_path.write_text(json.dumps(record, indent=1) + "\n")
     _say(f"evaluated {arguments.folder.name} in {time.monotonic() - began:.0f} s")
@@ -184,7 +187,8 @@ def _parser() -> argparse.ArgumentParser:
     evaluating = commands.add_parser("evaluate", help="held-out likelihoods of a checkpoint folder")
     evaluating.add_argument("--folder", type=Path, required=True)
     evaluating.add_argument("--windows", type=int, default=256)
-    evaluating.add_argument("--random-order-seeds", type=int, default=4)
+    evaluating.add_argument("--random-order-seeds", type=int, default=4, help="random orders to average over")
+    evaluating.add_argument("--elbo-draws", type=int, default=128, help="a multiple of 16")
     evaluating.add_argument("--device", default=default_device)
     return parser
 

@@ -1,7 +1,7 @@
 """Training stories as token ids on disk: written by many processes once, read by every run.
 
-Chunk c holds stories c * CHUNK_STORIES and on of the training set, so a step number determines its stories: a rerun, a resumed run and
-a run on another machine all see the same data in the same order.
+Chunk c holds stories c * CHUNK_STORIES and on of the training set, so a step number determines its stories: a rerun,
+a resumed run and a run on another machine all see the same data in the same order.
 """
 
 import os

@@ -1,4 +1,5 @@
-"""Write the trained weights as the checkpoint folders that users know: transformers' LLaMA and the official LLaDA layout."""
+"""Write the trained weights as the checkpoint folders that users know: transformers' LLaMA and the official LLaDA
+layout."""
 
 import json
 from pathlib import Path
@@ -174,7 +175,8 @@ def load_exported(paradigm: str, shape: Shape, folder: Path, device: torch.devic
 
 @torch.no_grad()
 def difference_from_transformers(paradigm: str, shape: Shape, weights: Weights, tokens_BL: Tensor) -> float:
-    """Largest difference between our logits and those of transformers' LLaMA (bidirectional for LLaDA), both in fp32 on the CPU."""
+    """Largest difference between our logits and those of transformers' LLaMA (bidirectional for LLaDA), both in fp32
+    on the CPU."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     config = LlamaConfig(**{key: value for key, value in llama_config(shape).items() if key != "torch_dtype"})

@@ -1,13 +1,13 @@
 """Likelihoods of held-out continuations, in nats: exact for the AR model; ELBO and sampler likelihood for LLaDA.
 
-Self-contained on purpose (the benchmark has its own, on its own engines): two independent implementations can be compared.
-Shape legend: B windows, L positions, N continuation positions, V rows of the embedding.
+Self-contained on purpose (the benchmark has its own, on its own engines): two independent implementations can be
+compared. Shape legend: B windows, L positions, N continuation positions, V rows of the embedding.
 """
 
 from collections.abc import Iterator
 
 import torch
-import torch.nn.functional as F
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from dlmbench.tiny.vocabulary import MASK_TOKEN_ID
@@ -30,11 +30,13 @@ def autoregressive_losses(model: Transformer, tokens_BL: Tensor, prompt: int) ->
 
 @torch.no_grad()
 def elbo_losses(model: Transformer, tokens_BL: Tensor, prompt: int, draws: int, seed: int) -> Tensor:
-    """LLaDA's bound on -log p of the continuation: one estimate per window and draw (B, draws); their mean is the bound.
+    """LLaDA's bound on -log p of the continuation: one estimate per window and draw (B, draws); their mean is the
+    bound.
 
-    A draw masks x ~ U{1..N} positions and weighs the summed cross-entropy by N / x. As in LLaDA's own code the x of a batch of draws are
-    evenly spaced from a random start: x_i = ((round(k + i N / batch) - 1) mod N) + 1. The batch must divide N: halves round to even, so
-    with N = 64 and 128 in a batch even x come up three times as often as odd ones, and the bound is 0.016 nats a word too high.
+    A draw masks x ~ U{1..N} positions and weighs the summed cross-entropy by N / x. As in LLaDA's own code the x of a
+    batch of draws are evenly spaced from a random start: x_i = ((round(k + i N / batch) - 1) mod N) + 1. The batch
+    must divide N: halves round to even, so with N = 64 and 128 in a batch even x come up three times as often as odd
+    ones, and the bound is 0.015 nats a word too high.
     """
     generator = torch.Generator(tokens_BL.device).manual_seed(seed)
     count, length = tokens_BL.shape
@@ -68,12 +70,18 @@ def _schedule(answer: int, block: int, steps: int) -> Iterator[tuple[int, int]]:
 
 @torch.no_grad()
 def sampler_losses(
-    model: Transformer, tokens_BL: Tensor, prompt: int, steps: int, block: int | None = None, random_seed: int | None = None
+    model: Transformer,
+    tokens_BL: Tensor,
+    prompt: int,
+    steps: int,
+    block: int | None = None,
+    random_seed: int | None = None,
 ) -> Tensor:
     """-log p of the reference continuation under the K-step sampler, per word (B, N).
 
-    Every step commits the masked positions whose largest probability is largest (or, with `random_seed`, random ones) and reveals the
-    reference there. It is the likelihood of the sampler that chooses positions so and draws words at temperature 1.
+    Every step commits the masked positions whose largest probability is largest (or, with `random_seed`, random ones)
+    and reveals the reference there. It is the likelihood of the sampler that chooses positions so and draws words at
+    temperature 1.
     """
     count, length = tokens_BL.shape
     answer, device = length - prompt, tokens_BL.device

@@ -1,7 +1,8 @@
 """The transformer of the tiny pair, as pure functions over named weights.
 
-It is LLaMA's and LLaDA's common body: RMSNorm, rotary attention, SwiGLU, an untied head. A block is a function of tensors alone, so that
-one compiled block serves all six layers. Weights carry LLaDA's names; export.py knows LLaMA's. tests compare both with transformers.
+It is LLaMA's and LLaDA's common body: RMSNorm, rotary attention, SwiGLU, an untied head. A block is a function of
+tensors alone, so that one compiled block serves all six layers. Weights carry LLaDA's names; export.py knows LLaMA's.
+tests compare both with transformers.
 
 Shape legend: B sequences, L positions, D model width, H heads, E width of a head, V rows of the embedding.
 """
@@ -10,7 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from dlmbench.tiny.vocabulary import EMBEDDING_SIZE
@@ -57,7 +58,8 @@ def block_of(weights: Weights, layer: int) -> Block:
 
 
 def initial_weights(shape: Shape, seed: int) -> Weights:
-    """Normal with deviation 0.02, less where a layer writes to the residual stream; drawn on the CPU so that the seed alone decides."""
+    """Normal with deviation 0.02, less where a layer writes to the residual stream; drawn on the CPU so that the seed
+    alone decides."""
     generator = torch.Generator().manual_seed(seed)
 
     def normal(rows: int, columns: int, deviation: float = 0.02) -> Tensor:
@@ -105,7 +107,14 @@ def _rotate(x_BHLE: Tensor, cos_LE: Tensor, sin_LE: Tensor) -> Tensor:
 
 
 def block_forward(
-    x_BLD: Tensor, block: Block, cos_LE: Tensor, sin_LE: Tensor, heads: int, epsilon: float, causal: bool, dtype: torch.dtype
+    x_BLD: Tensor,
+    block: Block,
+    cos_LE: Tensor,
+    sin_LE: Tensor,
+    heads: int,
+    epsilon: float,
+    causal: bool,
+    dtype: torch.dtype,
 ) -> Tensor:
     """One layer. The residual stream stays in fp32, the matrix products run in `dtype`."""
     B, L, D = x_BLD.shape
@@ -128,7 +137,13 @@ def head_forward(x_BLD: Tensor, norm: Tensor, head: Tensor, epsilon: float, dtyp
 
 
 def weighted_loss(
-    x_BLD: Tensor, norm: Tensor, head: Tensor, targets_BL: Tensor, weights_BL: Tensor, epsilon: float, dtype: torch.dtype
+    x_BLD: Tensor,
+    norm: Tensor,
+    head: Tensor,
+    targets_BL: Tensor,
+    weights_BL: Tensor,
+    epsilon: float,
+    dtype: torch.dtype,
 ) -> Tensor:
     """Sum of the cross-entropies (nats) times `weights_BL`."""
     logits = head_forward(x_BLD, norm, head, epsilon, dtype)
@@ -139,7 +154,9 @@ def weighted_loss(
 class Transformer:
     """The functions above over one set of weights; `compiled` fuses each of them for the GPU."""
 
-    def __init__(self, shape: Shape, weights: Weights, causal: bool, dtype: torch.dtype, compiled: bool = False) -> None:
+    def __init__(
+        self, shape: Shape, weights: Weights, causal: bool, dtype: torch.dtype, compiled: bool = False
+    ) -> None:
         self.shape, self.weights, self.causal, self.dtype = shape, weights, causal, dtype
         self._block = torch.compile(block_forward, dynamic=False) if compiled else block_forward
         self._loss = torch.compile(weighted_loss, dynamic=False) if compiled else weighted_loss
@@ -157,11 +174,19 @@ class Transformer:
     def logits(self, tokens_BL: Tensor) -> Tensor:
         """(B, L, V) in fp32; position i speaks of word i + 1 when causal, of word i otherwise."""
         weights = self.weights
-        return head_forward(self._body(tokens_BL), weights["ln_f"], weights["ff_out"], self.shape.norm_epsilon, self.dtype)
+        return head_forward(
+            self._body(tokens_BL), weights["ln_f"], weights["ff_out"], self.shape.norm_epsilon, self.dtype
+        )
 
     def loss(self, tokens_BL: Tensor, targets_BL: Tensor, weights_BL: Tensor) -> Tensor:
         """Sum of weighted cross-entropies."""
         weights = self.weights
         return self._loss(
-            self._body(tokens_BL), weights["ln_f"], weights["ff_out"], targets_BL, weights_BL, self.shape.norm_epsilon, self.dtype
+            self._body(tokens_BL),
+            weights["ln_f"],
+            weights["ff_out"],
+            targets_BL,
+            weights_BL,
+            self.shape.norm_epsilon,
+            self.dtype,
         )

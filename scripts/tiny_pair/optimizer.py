@@ -1,7 +1,8 @@
 """Muon for the matrices inside the blocks, AdamW for everything else.
 
-Muon (Jordan et al., 2024) replaces the momentum of a matrix by the nearest semi-orthogonal matrix, found by five Newton-Schulz steps. All
-matrices of a shape are orthogonalised in one batch: for a model this small a loop over 42 matrices would cost more than the model itself.
+Muon (Jordan et al., 2024) replaces the momentum of a matrix by the nearest semi-orthogonal matrix, found by five
+Newton-Schulz steps. All matrices of a shape are orthogonalised in one batch: for a model this small a loop over 42
+matrices would cost more than the model itself.
 """
 
 import torch
@@ -11,7 +12,8 @@ _NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # the quintic of the Muon authors
 
 
 def orthogonalised(matrices: Tensor, steps: int = 5) -> Tensor:
-    """Nearly semi-orthogonal matrices for a batch (n, rows, columns) of them; singular values land between about 0.7 and 1.2."""
+    """Nearly semi-orthogonal matrices for a batch (n, rows, columns) of them; singular values land between about 0.7
+    and 1.2."""
     a, b, c = _NEWTON_SCHULZ
     x = matrices.bfloat16() if matrices.is_cuda else matrices.float()
     tall = x.shape[-2] > x.shape[-1]

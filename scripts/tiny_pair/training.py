@@ -1,9 +1,11 @@
-"""The training loop: a function of the run's settings and the step number, so that a leg can end anywhere and be resumed.
+"""The training loop: a function of the run's settings and the step number, so that a leg can end anywhere and be
+resumed.
 
-Objectives, in nats a word. AR: cross-entropy of every word given the words before it. LLaDA: a masking rate t, uniform on (0, 1) and
-stratified over the batch; every word masked with probability t; cross-entropy of the masked words, weighed by 1 / t, over the number of
-words that could have been masked. Half of the sequences keep their first words (a prompt) unmasked. The low-noise-first curriculum caps t
-at 0.3 for the first quarter of the steps and at 0.6 until two fifths.
+Objectives, in nats a word. AR: cross-entropy of every word given the words before it. LLaDA: a masking rate t,
+uniform on (0, 1) and stratified over the batch; every word masked with probability t; cross-entropy of the masked
+words, weighed by 1 / t, over the number of words that could have been masked. Half of the sequences keep their first
+words (a prompt) unmasked. The low-noise-first curriculum caps t at 0.3 for the first quarter of the steps and at 0.6
+until two fifths.
 """
 
 import json
@@ -12,6 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -75,7 +78,8 @@ def largest_rate(run: Run, step: int) -> float:
 
 
 class Gradients:
-    """Loss and gradients of a batch, the gradients left in `.grad`. On a GPU one CUDA graph per shape is captured and replayed."""
+    """Loss and gradients of a batch, the gradients left in `.grad`. On a GPU one CUDA graph per shape is captured and
+    replayed."""
 
     def __init__(self, model: Transformer) -> None:
         self._model = model
@@ -146,9 +150,13 @@ def _save(directory: Path, run: Run, weights: Weights, optimizer: Optimizer, pro
     (directory / "progress.json").write_text(json.dumps({"run": asdict(run), "progress": asdict(progress)}, indent=1))
 
 
+def _load(path: Path, device: torch.device) -> dict[str, Any]:
+    return torch.load(path, map_location=device, weights_only=True)
+
+
 def load_weights(directory: Path, device: torch.device) -> Weights:
     """The fp32 weights of a saved run."""
-    return torch.load(directory / "weights.pt", map_location=device, weights_only=True)
+    return _load(directory / "weights.pt", device)
 
 
 def _resume(directory: Path, run: Run, optimizer: Optimizer, device: torch.device) -> Progress:
@@ -156,8 +164,8 @@ def _resume(directory: Path, run: Run, optimizer: Optimizer, device: torch.devic
     if saved["run"] != json.loads(json.dumps(asdict(run))):
         raise SystemExit(f"{directory} holds another run: {saved['run']}")
     if optimizer.muon:
-        optimizer.muon.velocities = torch.load(directory / "momentum.pt", map_location=device, weights_only=True)["muon"]
-    optimizer.adam.load_state_dict(torch.load(directory / "adam.pt", map_location=device, weights_only=True)["adam"])
+        optimizer.muon.velocities = _load(directory / "momentum.pt", device)["muon"]
+    optimizer.adam.load_state_dict(_load(directory / "adam.pt", device)["adam"])
     return Progress(**saved["progress"])
 
 
@@ -165,15 +173,17 @@ def train(
     run: Run, reader: StoryReader, directory: Path, device: torch.device, stop_after: float,
     validate: Callable[[Transformer], float], validate_every: int, say: Callable[[str], None],
 ) -> bool:  # fmt: skip
-    """Train until the last step or for about `stop_after` seconds; save to `directory`. Returns whether the run is complete."""
+    """Train until the last step or for about `stop_after` seconds; save to `directory`. Returns whether the run is
+    complete."""
     began = time.monotonic()
-    # cuDNN's attention backward returns NaN on this GPU family where L mod 128 = 64 and a row's log-sum-exp is below -88 (pytorch issue
-    # 196678): it ended an earlier attempt at these models after some thousand steps. The flash kernel is as fast here.
+    # cuDNN's attention backward returns NaN on this GPU family where L mod 128 = 64 and the log-sum-exp of a row is
+    # below -88 (pytorch issue 196678); it ended an earlier attempt at these models. The flash kernel is as fast here.
     torch.backends.cuda.enable_cudnn_sdp(False)
     resuming = (directory / "progress.json").exists()
     weights = load_weights(directory, device) if resuming else initial_weights(run.shape, run.seed)
     weights = {name: tensor.to(device).requires_grad_() for name, tensor in weights.items()}
-    optimizer = Optimizer(weights, run.steps, run.optimizer == "muon", run.matrix_rate, run.matrix_decay, run.other_rate)
+    use_muon = run.optimizer == "muon"
+    optimizer = Optimizer(weights, run.steps, use_muon, run.matrix_rate, run.matrix_decay, run.other_rate)
     progress = _resume(directory, run, optimizer, device) if resuming else Progress(history=[])
     seconds_before = progress.seconds
     on_gpu = device.type == "cuda"

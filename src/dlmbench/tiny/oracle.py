@@ -1,19 +1,22 @@
 """The exact scorer of a tiny story: its true log-probability, and what it gets wrong.
 
-A text of a model may contradict the story. The scorer then charges the violation, repairs it and reads on, so that one mistake counts once:
-- a word of the right class but the wrong content (another name, another count) is taken for the likeliest word of its class that may
-  stand there;
+A text of a model may contradict the story. The scorer then charges the violation, repairs it and reads on, so that
+one mistake counts once:
+- a word of the right class but the wrong content (another name, another count) is taken for the likeliest word of its
+  class that may stand there;
 - any other word breaks the sentence: text and story both go on after their next full stop.
 
-The smoothed log-probability mixes the truth with the uniform distribution over the tokenizer's tokens, (1 - EPSILON) p + EPSILON / V, so it
-stays finite; words skipped after a break get 1 / V. For text with violations it therefore depends on EPSILON: state it with the number.
+The smoothed log-probability mixes the truth with the uniform distribution over the tokenizer's tokens, (1 - EPSILON)
+p + EPSILON / V, so it stays finite; words skipped after a break get 1 / V. For text with violations it therefore
+depends on EPSILON: state it with the number.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dlmbench.tiny.story import Constraint, Slot, Story
+from dlmbench.tiny.constraint import Constraint, Slot
+from dlmbench.tiny.story import tell
 from dlmbench.tiny.vocabulary import CLASS_OF_WORD, TOKENS
 from dlmbench.tiny.world import Distribution
 
@@ -23,7 +26,8 @@ _UNIFORM = 1.0 / len(TOKENS)
 
 @dataclass(frozen=True)
 class TokenScore:
-    """One scored word. `constraint` is None for a word skipped after a broken sentence, which is no slot and no violation."""
+    """One scored word. `constraint` is None for a word skipped after a broken sentence, which is no slot and no
+    violation."""
 
     word: str
     constraint: Constraint | None
@@ -46,7 +50,8 @@ class TokenScore:
 
 @dataclass(frozen=True)
 class StoryScore:
-    """The scored part of a story, from the position `start` on. Sums, in nats; sentences are those that end in the scored part."""
+    """The scored part of a story, from the position `start` on. Sums, in nats; sentences are those that end in the
+    scored part."""
 
     tokens: tuple[TokenScore, ...]
     log_prob: float
@@ -67,7 +72,7 @@ class _Reader:
     """A story that is being told along a text."""
 
     def __init__(self) -> None:
-        self._telling = Story().tell()
+        self._telling = tell()
         self.slot: Slot = next(self._telling)
 
     def read(self, word: str) -> None:
@@ -117,10 +122,11 @@ def _score_words(words: Sequence[str]) -> list[TokenScore]:
 
 
 def score_story(words: Sequence[str], start: int = 0) -> StoryScore:
-    """Score `words[start:]` as the continuation of `words[:start]`, which is read with the same tolerance but not counted.
+    """Score `words[start:]` as the continuation of `words[:start]`, which is read with the same tolerance but not
+    counted.
 
-    A word outside the vocabulary is a violation like another. `words` may end in the middle of a sentence, which is then scored but not
-    counted as a sentence.
+    A word outside the vocabulary is a violation like another. `words` may end in the middle of a sentence, which is
+    then scored but not counted as a sentence.
     """
     scores = _score_words(words)
     slots: dict[Constraint, int] = {}

@@ -1,8 +1,8 @@
 """The words of the tiny corpus, their classes and their token ids.
 
-A story is a list of words and a word is a token, so the grammar and the oracle speak in words and never in ids: ids exist only for
-the models. The two special tokens come after the words, as in LLaDA's tokenizer; the mask token is not in the tokenizer at all but lies
-beyond its length, in the padded part of the embedding.
+A story is a list of words and a word is a token, so the grammar and the oracle speak in words and never in ids: ids
+exist only for the models. The two special tokens come after the words, as in LLaDA's tokenizer; the mask token is not
+in the tokenizer at all but lies beyond its length, in the padded part of the embedding.
 """
 
 from collections.abc import Iterable, Sequence
@@ -16,30 +16,30 @@ MALE_NAMES = (
     "kevin", "leo", "martin", "noah", "oscar", "peter", "ralph", "simon", "tom", "victor",
 )  # fmt: skip
 ROLES = (
-    "baker", "farmer", "sailor", "teacher", "doctor", "painter", "hunter", "singer", "weaver", "miller", "tailor", "guard",
-    "priest", "smith", "potter", "writer", "dancer", "gardener", "merchant", "soldier", "shepherd", "fisher", "carpenter", "cook",
+    "baker", "farmer", "sailor", "teacher", "doctor", "painter", "hunter", "singer", "weaver", "miller",
+    "tailor", "guard", "priest", "smith", "potter", "writer", "dancer", "gardener", "merchant", "soldier",
+    "shepherd", "fisher", "carpenter", "cook",
 )  # fmt: skip
 TRAITS = (
     "kind", "brave", "clever", "gentle", "quiet", "proud", "young", "old", "tall", "shy",
     "funny", "patient", "upright", "lazy", "strong", "careful", "polite", "stubborn", "cheerful", "wise",
 )  # fmt: skip
 PLACES = (
-    "village", "forest", "harbor", "castle", "market", "meadow", "river", "mountain", "valley", "library", "garden", "chapel",
-    "tower", "bridge", "lake", "island", "farm", "mill", "inn", "cave", "desert", "beach", "temple", "orchard",
+    "village", "forest", "harbor", "castle", "market", "meadow", "river", "mountain", "valley", "library",
+    "garden", "chapel", "tower", "bridge", "lake", "island", "farm", "mill", "inn", "cave", "desert", "beach",
+    "temple", "orchard",
 )  # fmt: skip
 COLOURS = ("red", "blue", "green", "yellow", "white", "black", "golden", "silver")
 PLURALS = {
-    "apple": "apples", "book": "books", "coin": "coins", "candle": "candles", "key": "keys", "ribbon": "ribbons",
-    "stone": "stones", "shell": "shells", "feather": "feathers", "button": "buttons", "cup": "cups", "flower": "flowers",
-    "letter": "letters", "ring": "rings", "bottle": "bottles", "lamp": "lamps", "spoon": "spoons", "nut": "nuts",
-    "bell": "bells", "mirror": "mirrors",
+    "apple": "apples", "book": "books", "coin": "coins", "candle": "candles", "key": "keys",
+    "ribbon": "ribbons", "stone": "stones", "shell": "shells", "feather": "feathers", "button": "buttons",
+    "cup": "cups", "flower": "flowers", "letter": "letters", "ring": "rings", "bottle": "bottles",
+    "lamp": "lamps", "spoon": "spoons", "nut": "nuts", "bell": "bells", "mirror": "mirrors",
 }  # fmt: skip
-NUMBERS = (
-    "none", "one", "two", "three", "four", "five", "six",
-)  # fmt: skip
+NUMBERS = ("none", "one", "two", "three", "four", "five", "six")
 ANIMALS = (
-    "fox", "owl", "rabbit", "deer", "bear", "wolf", "horse", "goat", "sheep", "cat", "dog", "crow",
-    "swan", "duck", "frog", "snake", "mouse", "hedgehog", "eagle", "donkey", "turtle", "squirrel", "otter", "badger",
+    "fox", "owl", "rabbit", "deer", "bear", "wolf", "horse", "goat", "sheep", "cat", "dog", "crow", "swan",
+    "duck", "frog", "snake", "mouse", "hedgehog", "eagle", "donkey", "turtle", "squirrel", "otter", "badger",
 )  # fmt: skip
 ANIMAL_STATES = ("hungry", "sleepy", "wild", "tiny", "huge", "friendly", "angry", "lame", "fast", "silent")
 MOODS = (
@@ -73,10 +73,12 @@ SUBJECT_PRONOUNS = ("she", "he")
 POSSESSIVES = ("her", "his")
 ANSWERS = ("yes", "no")
 ARTICLES = ("a", "an")
-FUNCTION_WORDS = tuple(
-    "once upon time long ago , the lived in . had named carried wore and was arrived from to with gave took of them it left found saw"
-    " felt remained because cleaned remembered home counted there were asked are you ? said looked at sky".split()
-)
+FUNCTION_WORDS = (
+    "once", "upon", "time", "long", "ago", ",", "the", "lived", "in", ".", "had", "named", "carried", "wore",
+    "and", "was", "arrived", "from", "to", "with", "gave", "took", "of", "them", "it", "left", "found", "saw",
+    "felt", "remained", "because", "cleaned", "remembered", "home", "counted", "there", "were", "asked", "are",
+    "you", "?", "said", "looked", "at", "sky",
+)  # fmt: skip
 
 WORD_CLASSES: dict[str, tuple[str, ...]] = {
     "name": FEMALE_NAMES + MALE_NAMES,
@@ -130,5 +132,6 @@ def encode(words: Iterable[str]) -> list[int]:
 
 
 def decode(token_ids: Sequence[int]) -> list[str]:
-    """Words of `token_ids`; ids without a token (the mask, the unused rows) come back as `<unused N>`, which no story contains."""
+    """Words of `token_ids`; ids without a token (the mask, the unused rows) come back as `<unused N>`, which no story
+    contains."""
     return [TOKENS[token_id] if token_id < len(TOKENS) else f"<unused {token_id}>" for token_id in token_ids]

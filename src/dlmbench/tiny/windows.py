@@ -1,7 +1,8 @@
 """Story windows: where each set of them comes from, and that the sets never share a random stream.
 
-A window is the beginning of a story, from its first word, so that the oracle knows everything that its words refer to. Each set has a
-purpose ("training", "validation", "heldout") that is part of every random seed in it: a window is a function of (purpose, index) alone.
+A window is the beginning of a story, from its first word, so that the oracle knows everything that its words refer
+to. Each set has a purpose ("training", "validation", "heldout") that is part of every random seed in it: a window is
+a function of (purpose, index) alone.
 """
 
 import random
@@ -32,7 +33,8 @@ def story_of(purpose: str, index: int, length: int = LONGEST_WINDOW) -> list[str
 
 
 def heldout_windows(count: int, prompt_words: int, continuation_words: int, first: int = 0) -> list[Window]:
-    """`count` windows on which no shipped model was trained. A shorter window is the beginning of the longer one of the same index."""
+    """`count` windows on which no shipped model was trained. A shorter window is the beginning of the longer one of
+    the same index."""
     length = prompt_words + continuation_words
     stories = (story_of("heldout", index, length) for index in range(first, first + count))
     return [Window(tuple(words[:prompt_words]), tuple(words[prompt_words:])) for words in stories]

@@ -1,7 +1,9 @@
-"""The facts of the tiny world that never change: what borders on what, what lives where, and how likely everything is.
+"""The facts of the tiny world that never change: what borders on what, what lives where, and how likely everything
+is.
 
-A model has to learn these facts by heart, as it has to learn the world behind real text. They are drawn once, by ranking the words of a
-class by a hash: no random generator is involved, so they are the same under every version of Python, for ever.
+A model has to learn these facts by heart, as it has to learn the world behind real text. They are drawn once, by
+ranking the words of a class by a hash: no random generator is involved, so they are the same under every version of
+Python, for ever.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -80,7 +82,10 @@ class Indefinite:
         weights: dict[str, float] = {}
         for word, probability in words.items():
             weights[article_of(word)] = weights.get(article_of(word), 0.0) + probability
-        by_article = {article: keep(words, lambda word, a=article: article_of(word) == a) for article in weights}
+        by_article = {
+            article: normalised({word: p for word, p in words.items() if article_of(word) == article})
+            for article in weights
+        }
         return cls(normalised(weights), by_article)
 
 

@@ -1,0 +1,260 @@
+"""Fitting the corrected model's few efficiencies to measured cells, and saying how wrong it is on cells it never saw.
+
+Four numbers describe an engine on a device (`Efficiencies`). They are fitted in the logarithm of the latency, so that
+short cells weigh as much as long ones. Cells of one model and length resemble one another, so whole (model, length)
+groups are left out in turn: an error on the cells fitted, or on near copies of them, would say nothing.
+Shape legend: C cells, F kinds of forwards over all cells.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dlmbench.errors import BenchError
+from dlmbench.roofline import work
+from dlmbench.roofline.corrected import Efficiencies, Limits, floor_s, latency_s, limits_of
+from dlmbench.roofline.hardware import Hardware
+from dlmbench.types import Architecture, Cell
+
+FloatArray = NDArray[np.float64]
+Group = tuple[str, int, int]
+
+# Where the cells do not determine a number, it stays near these: as a cell would pull that knows them to 25%, 20% and
+# 33%, against measured cells known to 5%. Without this, matrix and bandwidth trade against one another on cells whose
+# FLOPs and bytes grow together. The host's time is held far more loosely, below what any cell needed.
+_PRIOR = (0.6, 0.7, 0.4)
+_PRIOR_WEIGHTS = (0.2, 0.25, 0.15, 0.05)
+_PRIOR_HOST_SHARE = 0.25
+_LEAST = (0.01, 0.01, 0.001)
+_LEAST_HOST_S, _MOST_HOST_S = 1e-7, 100.0
+# Spread of the logarithm of the latency when efficiencies move to another device: an assumption (a fifth up or down),
+# until cells of two devices are at hand for `log_errors` to measure it.
+TRANSFER_SD = 0.2
+
+
+@dataclass(frozen=True)
+class MeasuredCell:
+    """A cell, where it ran, and its median latency; `forwards` where no schedule fixes them."""
+
+    cell: Cell
+    architecture: Architecture
+    hardware: Hardware
+    latency_s: float
+    forwards: float | None = None
+
+    @property
+    def group(self) -> Group:
+        """What is left out together: model and length."""
+        return self.cell.model.key, self.cell.prompt_tokens, self.cell.new_tokens
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Relative errors |predicted / measured - 1| of one group, by efficiencies fitted without it."""
+
+    model: str
+    prompt_tokens: int
+    new_tokens: int
+    errors: tuple[float, ...]
+    log_errors: tuple[float, ...]
+    efficiencies: Efficiencies
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Efficiencies of one engine on one device, and what they are worth.
+
+    median_error, p90_error: of the groups left out; None with a single group, for then nothing is known of others.
+    """
+
+    label: str
+    hardware: str
+    efficiencies: Efficiencies
+    cells: int
+    fitted_error: float
+    median_error: float | None
+    p90_error: float | None
+    held_out: tuple[HeldOut, ...]
+
+    def to_json(self) -> str:
+        """As a JSON text that `from_json` reads."""
+        return json.dumps(asdict(self), indent=2)
+
+    @classmethod
+    def from_json(cls, text: str) -> Calibration:
+        """Read back `to_json`.
+
+        Raises:
+            BenchError: not such a text.
+        """
+        try:
+            values: dict[str, Any] = json.loads(text)
+            held_out = tuple(
+                HeldOut(
+                    **{
+                        **h,
+                        "errors": tuple(h["errors"]),
+                        "log_errors": tuple(h["log_errors"]),
+                        "efficiencies": Efficiencies(**h["efficiencies"]),
+                    }
+                )
+                for h in values["held_out"]
+            )
+            values |= {"efficiencies": Efficiencies(**values["efficiencies"]), "held_out": held_out}
+            return cls(**values)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise BenchError(f"not a calibration ({error})", "Write one with Calibration.to_json") from error
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """All forwards of all cells as arrays: seconds_C = sum over the cell's forwards of count_F * seconds_F."""
+
+    limits: Limits
+    count_F: FloatArray
+    starts_C: NDArray[np.intp]
+    latency_C: FloatArray
+
+    @classmethod
+    def of(cls, rows: Sequence[MeasuredCell]) -> _Problem:
+        limits: list[Limits] = []
+        counts: list[float] = []
+        starts = [0]
+        for row in rows:
+            kinds = work.forwards_of(row.cell, row.forwards)
+            assert kinds, f"{row.cell.label}: no schedule fixes its forwards, and they are not given"
+            limits += [limits_of(f, row.cell, row.architecture, row.hardware) for f in kinds]
+            counts += [f.count for f in kinds]
+            starts.append(len(counts))
+        assert all(a < b for a, b in pairwise(starts))
+        columns: dict[str, Any] = {
+            name: np.array([getattr(one, name) for one in limits]) for name in Limits.__dataclass_fields__
+        }
+        return cls(Limits(**columns), np.array(counts), np.array(starts[:-1]), np.array([r.latency_s for r in rows]))
+
+    def log_errors(self, efficiencies: Efficiencies) -> FloatArray:
+        seconds_F: Any = self.limits.seconds(efficiencies, np.maximum)
+        return np.asarray(np.log(np.add.reduceat(self.count_F * seconds_F, self.starts_C) / self.latency_C))
+
+    def seconds_per_forward(self) -> FloatArray:
+        return np.asarray(self.latency_C / np.add.reduceat(self.count_F, self.starts_C))
+
+
+def _fit(rows: Sequence[MeasuredCell]) -> Efficiencies:
+    from scipy.optimize import least_squares
+
+    problem = _Problem.of(rows)
+    shortest = float(problem.seconds_per_forward().min())
+    centre = np.log([*_PRIOR, _PRIOR_HOST_SHARE * shortest])
+    low = np.log([*_LEAST, _LEAST_HOST_S])
+    high = np.log([1.0, 1.0, 1.0, _MOST_HOST_S])
+
+    def residuals(x: FloatArray) -> FloatArray:
+        return np.concatenate([problem.log_errors(Efficiencies(*np.exp(x))), _PRIOR_WEIGHTS * (x - centre)])
+
+    # The host's time acts only on cells that it limits: from below all of them its slope is 0, so begin at several.
+    best = None
+    for share in (0.02, 0.5, 1.0, 1.5):
+        start = np.clip(np.log([*_PRIOR, share * shortest]), low + 1e-9, high - 1e-9)
+        found = least_squares(residuals, start, bounds=(low, high), x_scale=0.1)
+        if best is None or found.cost < best.cost:
+            best = found
+    assert best is not None
+    return Efficiencies(*(float(v) for v in np.exp(best.x)))
+
+
+def log_errors(efficiencies: Efficiencies, rows: Sequence[MeasuredCell]) -> tuple[float, ...]:
+    """log(predicted / measured) of each cell: also how well efficiencies of one device serve cells of another."""
+    return tuple(float(v) for v in _Problem.of(rows).log_errors(efficiencies))
+
+
+def calibrate(rows: Sequence[MeasuredCell], label: str = "") -> Calibration:
+    """Fit one engine's efficiencies on one device, and measure their error on each (model, length) group left out.
+
+    Args:
+        rows: measured cells of one engine on one device, their paradigm alike.
+        label: what to call the engine.
+
+    Raises:
+        BenchError: no cells, a latency that is not above 0, or cells of two devices.
+    """
+    if not rows:
+        raise BenchError("no measured cells to calibrate with", "Name a run folder with finished cells")
+    for row in rows:
+        if not 0 < row.latency_s < math.inf:
+            raise BenchError(f"{row.cell.label}: a latency of {row.latency_s} s", "Leave out cells that failed")
+    devices = sorted({r.hardware.name for r in rows})
+    if len(devices) > 1:
+        raise BenchError(f"cells of {' and '.join(devices)} in one calibration", "Calibrate each device by itself")
+    efficiencies = _fit(rows)
+    held_out = []
+    groups = list(dict.fromkeys(r.group for r in rows))
+    for group in groups if len(groups) > 1 else ():
+        without = _fit([r for r in rows if r.group != group])
+        logs = log_errors(without, [r for r in rows if r.group == group])
+        held_out.append(HeldOut(*group, tuple(abs(math.expm1(v)) for v in logs), logs, without))
+    errors = [e for h in held_out for e in h.errors]
+    return Calibration(
+        label=label,
+        hardware=devices[0],
+        efficiencies=efficiencies,
+        cells=len(rows),
+        fitted_error=float(np.median(np.abs(np.expm1(log_errors(efficiencies, rows))))),
+        median_error=float(np.median(errors)) if errors else None,
+        p90_error=float(np.percentile(errors, 90)) if errors else None,
+        held_out=tuple(held_out),
+    )
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Expected seconds with a 95% interval, never below the floor; on a device other than the calibration's?"""
+
+    value_s: float
+    low_s: float
+    high_s: float
+    is_extrapolated: bool
+
+
+def estimate(
+    calibration: Calibration,
+    cell: Cell,
+    architecture: Architecture,
+    hardware: Hardware,
+    forwards: float | None = None,
+    transfer_sd: float = TRANSFER_SD,
+) -> Estimate | None:
+    """Latency of a cell, on the calibration's device or another one; None where its forwards are unknown.
+
+    The interval joins the errors of the groups left out, how far the refits without them disagree on this very cell,
+    and, on another device, `transfer_sd`. Student's t with as many degrees as groups less one.
+
+    Raises:
+        BenchError: the calibration has a single group, so that its error is not known.
+    """
+    from scipy import stats
+
+    value = latency_s(cell, architecture, hardware, calibration.efficiencies, forwards)
+    if value is None:
+        return None
+    if not calibration.held_out:
+        raise BenchError(
+            f"the calibration of {calibration.label or calibration.hardware} has one group of cells, hence no error",
+            "Measure a second model or length",
+        )
+    refits = [latency_s(cell, architecture, hardware, h.efficiencies, forwards) for h in calibration.held_out]
+    apart = [math.log(r / value) ** 2 for r in refits if r is not None]
+    missed = [v**2 for h in calibration.held_out for v in h.log_errors]
+    is_extrapolated = hardware.name != calibration.hardware
+    variance = sum(missed) / len(missed) + sum(apart) / len(apart) + (transfer_sd**2 if is_extrapolated else 0.0)
+    factor = math.exp(float(stats.t.ppf(0.975, len(calibration.held_out) - 1)) * math.sqrt(variance))
+    floor = floor_s(cell, architecture, hardware, forwards)
+    return Estimate(value, min(max(value / factor, floor), value), value * factor, is_extrapolated)

@@ -1,0 +1,165 @@
+"""Devices and what their makers say they can do, found by our name or by the name a driver reports.
+
+Rates are dense (no structured sparsity) and at boost clock, so a floor made of them lies below any measurement. Users
+add rows of their own from YAML, with measured ceilings where they have them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from dlmbench.errors import BenchError, did_you_mean
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """One device.
+
+    bf16_flops: dense matrix FLOP/s with 32-bit accumulation, bfloat16 or float16. fp32_flops: FLOP/s without matrix
+    units. bandwidth: of the device memory, bytes/s. memory_bytes: as sold, decimal. cache_bytes: the last-level cache.
+    source, date: the document these are from. aliases: other names, such as the driver's.
+    """
+
+    name: str
+    bf16_flops: float
+    fp32_flops: float
+    bandwidth: float
+    memory_bytes: float
+    cache_bytes: float
+    source: str
+    date: str
+    aliases: tuple[str, ...] = ()
+
+    def matrix_flops(self, precision: str) -> float:
+        """Peak FLOP/s of a matrix product in `precision` (float32 is taken without TF32, torch's default)."""
+        return self.fp32_flops if precision == "float32" else self.bf16_flops
+
+
+_A100 = ("NVIDIA A100 data sheet", "2021-06")
+_ADA = ("NVIDIA Ada GPU architecture whitepaper 2.02", "2022")
+_H100 = ("NVIDIA H100 data sheet", "2022-11")
+
+ROWS: tuple[Hardware, ...] = (
+    Hardware("A100 40GB PCIe", 312e12, 19.5e12, 1555e9, 40e9, 40e6, *_A100, ("NVIDIA A100-PCIE-40GB",)),
+    Hardware("A100 80GB PCIe", 312e12, 19.5e12, 1935e9, 80e9, 40e6, *_A100, ("NVIDIA A100-PCIE-80GB",)),
+    Hardware("A100 40GB SXM", 312e12, 19.5e12, 1555e9, 40e9, 40e6, *_A100, ("NVIDIA A100-SXM4-40GB",)),
+    Hardware("A100 80GB SXM", 312e12, 19.5e12, 2039e9, 80e9, 40e6, *_A100, ("NVIDIA A100-SXM4-80GB",)),
+    Hardware("RTX A6000", 154.8e12, 38.7e12, 768e9, 48e9, 6e6, "NVIDIA RTX A6000 data sheet", "2021", ("A6000",)),
+    Hardware("RTX 4090", 165.2e12, 82.6e12, 1008e9, 24e9, 72e6, *_ADA, ("4090",)),
+    Hardware(
+        "RTX 5090", 209.5e12, 104.8e12, 1792e9, 32e9, 96e6, "NVIDIA RTX Blackwell whitepaper 1.1", "2025", ("5090",)
+    ),
+    Hardware("L40S", 362.05e12, 91.6e12, 864e9, 48e9, 96e6, "NVIDIA L40S data sheet", "2023"),
+    Hardware("H100 PCIe", 756e12, 51e12, 2039e9, 80e9, 50e6, *_H100, ("H100 80GB PCIe",)),
+    Hardware("H100 SXM", 989.4e12, 66.9e12, 3350e9, 80e9, 50e6, *_H100, ("NVIDIA H100 80GB HBM3", "H100 SXM5")),
+    Hardware("H200", 989.4e12, 66.9e12, 4800e9, 141e9, 50e6, "NVIDIA H200 data sheet", "2023-11", ("H200 SXM",)),
+    Hardware("B200", 2250e12, 80e12, 8000e9, 180e9, 126e6, "NVIDIA Blackwell data sheet", "2024", ("B200 SXM",)),
+    Hardware(
+        "MI300X",
+        1307.4e12,
+        163.4e12,
+        5325e9,
+        192e9,
+        256e6,
+        "AMD Instinct MI300X data sheet",
+        "2023-12",
+        ("MI300X OAM",),
+    ),
+    Hardware("RX 7900 XT", 103.2e12, 51.6e12, 800e9, 20e9, 80e6, "AMD Radeon RX 7900 XT page", "2022-12", ("7900 XT",)),
+)
+
+_MAKERS = r"\b(nvidia|amd|geforce|radeon|instinct)\b"
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", re.sub(_MAKERS, "", name.lower()))
+
+
+def _index(rows: Iterable[Hardware]) -> dict[str, Hardware]:
+    """Later rows win, so that a user's row can replace ours."""
+    return {_plain(name): row for row in (*ROWS, *rows) for name in (row.name, *row.aliases)}
+
+
+def of_device(name: str, rows: Iterable[Hardware] = ()) -> Hardware | None:
+    """The row of a device name as torch or NVML reports it, None for one we do not know (or a slice of one, MIG)."""
+    return _index(rows).get(_plain(name))
+
+
+def find(name: str, rows: Iterable[Hardware] = ()) -> Hardware:
+    """The row called `name`, ours or the driver's way; case, spaces and makers' names do not matter.
+
+    Raises:
+        BenchError: no such row; the nearest ones.
+    """
+    rows = tuple(rows)
+    row = of_device(name, rows)
+    if row is not None:
+        return row
+    known = [r.name for r in (*ROWS, *rows)]
+    variants = [k for k in known if _plain(name) and _plain(name) in _plain(k)]
+    hint = f"Which one: {', '.join(variants)}?" if variants else _nearest(name, known)
+    raise BenchError(f"unknown hardware '{name}'", hint)
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    by_plain = {_plain(k): k for k in known}
+    hint = did_you_mean(_plain(name), by_plain)
+    if not hint.startswith("Did you mean"):
+        return f"Known: {', '.join(known)}"
+    return f"Did you mean '{by_plain[hint.split(chr(39))[1]]}'? Known: {', '.join(known)}"
+
+
+_NUMBERS = ("bf16_flops", "fp32_flops", "bandwidth", "memory_bytes", "cache_bytes")
+
+
+def load_rows(path: Path) -> tuple[Hardware, ...]:
+    """Rows of a YAML file: a list of mappings with the fields of `Hardware` (cache_bytes and aliases may be left out).
+
+    Raises:
+        BenchError: unreadable, or a row with a missing, unknown or impossible field, which is named.
+    """
+    import yaml
+
+    try:
+        rows = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise BenchError(f"cannot read {path}: {str(error).splitlines()[0]}", "Give a YAML list of devices") from error
+    if not isinstance(rows, list):
+        raise BenchError(f"{path} is not a list of devices", "Begin each device with '- name: ...'")
+    return tuple(_row(path, number, row) for number, row in enumerate(rows, 1))
+
+
+def _row(path: Path, number: int, row: object) -> Hardware:
+    where, known = f"{path}, device {number}", [f.name for f in fields(Hardware)]
+    if not isinstance(row, dict):
+        raise BenchError(f"{where} is not a mapping", f"Fields: {', '.join(known)}")
+    values = {"cache_bytes": 0.0, "aliases": (), **row}
+    for key in values:
+        if key not in known:
+            raise BenchError(f"{where}: unknown field '{key}'", did_you_mean(str(key), known))
+    for key in known:
+        if values.get(key) is None:
+            raise BenchError(f"{where}: '{key}' is missing", f"Fields: {', '.join(known)}")
+    for key in _NUMBERS:
+        try:
+            values[key] = float(values[key])
+        except (TypeError, ValueError):
+            raise BenchError(f"{where}: {key} is not a number", "Write it as 312e12, in FLOP/s, B/s or bytes") from None
+        if not 0 <= values[key] < float("inf") or (values[key] == 0 and key != "cache_bytes"):
+            raise BenchError(f"{where}: {key} must be above 0", "Write it as 312e12, in FLOP/s, B/s or bytes")
+    if isinstance(values["aliases"], str):
+        values["aliases"] = (values["aliases"],)
+    return Hardware(
+        name=str(values["name"]),
+        bf16_flops=values["bf16_flops"],
+        fp32_flops=values["fp32_flops"],
+        bandwidth=values["bandwidth"],
+        memory_bytes=values["memory_bytes"],
+        cache_bytes=values["cache_bytes"],
+        source=str(values["source"]),
+        date=str(values["date"]),
+        aliases=tuple(str(a) for a in values["aliases"]),
+    )

@@ -1,0 +1,100 @@
+"""Latencies of 8B shapes on one H200, measured by this project: what the default efficiencies are fitted to.
+
+bfloat16, random weights, torch 2.11, transformers 5.17, medians of whole generations. They stand here so that the
+defaults can be fitted again with one command; a study calibrates with cells of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from dlmbench.roofline.calibrate import MeasuredCell
+from dlmbench.roofline.hardware import find
+from dlmbench.roofline.shapes import LLADA_8B, LLAMA_8B, cell
+
+DEVICE = "H200"
+
+# (B, P, G): milliseconds a step. LLaDA's own code evaluates the head on the whole canvas.
+_OFFICIAL = {
+    (1, 64, 64): 20.1,
+    (1, 256, 256): 21.1,
+    (1, 512, 512): 35.0,
+    (1, 1024, 1024): 69.2,
+    (8, 256, 256): 133.0,
+    (8, 512, 512): 266.0,
+    (32, 256, 256): 526.0,
+    (32, 512, 512): 1072.0,
+    (64, 512, 512): 2134.0,
+}
+# Plain transformers with the head on the output positions.
+_TRANSFORMERS = {
+    (1, 64, 64): 13.1,
+    (1, 256, 256): 18.7,
+    (1, 512, 512): 32.2,
+    (1, 1024, 1024): 63.4,
+    (8, 256, 256): 120.0,
+    (8, 512, 512): 251.2,
+    (32, 256, 256): 491.0,
+}
+# A compiled block with the whole step in a CUDA graph where it is short.
+_COMPILED = {
+    (1, 64, 64): 5.3,
+    (1, 256, 256): 12.1,
+    (1, 512, 512): 23.9,
+    (8, 512, 512): 196.6,
+    (32, 256, 256): 388.0,
+}
+# transformers' generate with its growing cache, prefill included: milliseconds a token. How many tokens were made is
+# not on record; 128 is the number at which the times without prefill agree over the batch sizes.
+_GENERATE = {(1, 64, 128): 14.6, (8, 512, 128): 15.9, (32, 512, 128): 18.3}
+_PREFILL = {(1, 128, 1): 14.9, (1, 512, 1): 18.9, (1, 2048, 1): 59.9, (8, 512, 1): 117.0}
+# The same compiled block with a static cache: (B, context) milliseconds a token, prefill not included.
+_COMPILED_DECODE = {(1, 128): 4.75, (1, 1024): 4.83, (32, 1024): 5.9, (32, 2048): 6.9}
+
+
+def _steps(table: dict[tuple[int, int, int], float], engine: str) -> Iterator[MeasuredCell]:
+    for shape, ms in table.items():
+        one_step = cell(LLADA_8B, engine, shape, steps=1)
+        yield MeasuredCell(one_step, LLADA_8B, find(DEVICE), ms / 1e3)
+
+
+def official() -> tuple[MeasuredCell, ...]:
+    """LLaDA's published code."""
+    return tuple(_steps(_OFFICIAL, "hf"))
+
+
+def plain_transformers() -> tuple[MeasuredCell, ...]:
+    """LLaDA in plain transformers, head on the outputs."""
+    return tuple(_steps(_TRANSFORMERS, "plain"))
+
+
+def compiled() -> tuple[MeasuredCell, ...]:
+    """LLaDA as one compiled block."""
+    return tuple(_steps(_COMPILED, "native"))
+
+
+def generate() -> tuple[MeasuredCell, ...]:
+    """LLaMA by transformers' generate: whole generations, and prefills alone."""
+    table = {shape: ms * shape[2] for shape, ms in (_GENERATE | _PREFILL).items()}
+    return tuple(
+        MeasuredCell(cell(LLAMA_8B, "hf", shape), LLAMA_8B, find(DEVICE), ms / 1e3) for shape, ms in table.items()
+    )
+
+
+def compiled_decode() -> tuple[MeasuredCell, ...]:
+    """LLaMA's decode as one compiled block; a prompt of 0 and 2L - 1 tokens have the mean context L."""
+    rows = []
+    for (batch, context), ms in _COMPILED_DECODE.items():
+        new = 2 * context - 1
+        decode = cell(LLAMA_8B, "native", (batch, 0, new))
+        rows.append(MeasuredCell(decode, LLAMA_8B, find(DEVICE), new * ms / 1e3))
+    return tuple(rows)
+
+
+TABLES: dict[str, Callable[[], tuple[MeasuredCell, ...]]] = {
+    "LLaDA, official code": official,
+    "LLaDA, plain transformers": plain_transformers,
+    "LLaDA, one compiled block": compiled,
+    "LLaMA, transformers generate": generate,
+    "LLaMA decode, one compiled block": compiled_decode,
+}

@@ -1,0 +1,133 @@
+"""Where a cell's memory goes: weights, cache, logits and their copies, activations; predicted from shapes alone.
+
+Two moments can be the peak: inside a layer (activations of its feed-forward part) and after the head (logits, and the
+softmax of the confidence). Weights and cache are there in both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dlmbench.roofline import work
+from dlmbench.types import Architecture, Cell
+
+# What libraries keep beside the tensors: the intercept of the official code's peak on an H200 (14.97 GiB) less its
+# weights; cuBLAS' workspace on that GPU alone is 32 MiB.
+WORKSPACE_BYTES = 43_000_000
+# The native engine's head works through its positions in pieces of at most this many bytes of logits.
+CHUNK_BYTES = 2**28
+_OFFICIAL_COPIES = 3
+
+
+@dataclass(frozen=True)
+class MemorySplit:
+    """Bytes at the peak of one generation. logits and hidden belong to one moment, activations to the other."""
+
+    weights: int
+    cache: int
+    logits: int
+    hidden: int
+    activations: int
+    workspace: int = WORKSPACE_BYTES
+
+    @property
+    def total(self) -> int:
+        """The larger of the two moments."""
+        return self.weights + self.cache + max(self.logits + self.hidden, self.activations) + self.workspace
+
+
+def split(cell: Cell, arch: Architecture) -> MemorySplit:
+    """The predicted split of one generation of `cell` on its engine (allocated, not reserved, bytes)."""
+    e = work.element_bytes(cell.precision)
+    # A rule without a schedule takes an unknown number of forwards, but their shapes are known.
+    kinds = work.forwards_of(cell, total=work.least_forwards(cell)) or ()
+    tokens = max((f.rows * f.queries for f in kinds), default=0)
+    cached = max((f.cached for f in kinds), default=0)
+    rows = max((f.rows for f in kinds), default=0)
+    if cell.sampler == "autoregressive":
+        cached = max(cell.prompt_tokens + cell.new_tokens - 1, cell.prompt_tokens)
+    return MemorySplit(
+        weights=arch.parameters * e,
+        cache=int(rows * cached) * work.cache_bytes_per_token(arch, cell.precision),
+        logits=max((_logit_bytes(f, cell, arch) for f in kinds), default=0),
+        hidden=tokens * arch.hidden_size * e,
+        activations=tokens * (3 * arch.intermediate_size + 5 * arch.hidden_size) * e
+        + max((_score_bytes(f, cell, arch) for f in kinds), default=0),
+    )
+
+
+def _logit_bytes(forward: work.Forward, cell: Cell, arch: Architecture) -> int:
+    e, evaluated = work.element_bytes(cell.precision), forward.rows * forward.head * arch.vocab_size
+    if cell.sampler == "autoregressive":
+        return evaluated * (e + 4)  # transformers keeps a float32 copy of the last position
+    chosen, c = cell.batch_size * forward.choosing * arch.vocab_size, work.confidence_bytes(cell)
+    copies = chosen * (c if c <= 4 else 2 * c)  # float64 converts its input first
+    if float(cell.knob("temperature") or 0) > 0:
+        copies = max(copies, chosen * 4 * 8)
+    if float(cell.knob("cfg_scale") or 0) > 0:
+        copies += chosen * 2 * e
+    total = evaluated * e + copies
+    return min(total, CHUNK_BYTES) if cell.engine == "native" else total
+
+
+def _score_bytes(forward: work.Forward, cell: Cell, arch: Architecture) -> int:
+    """torch's math kernel holds one layer's scores twice, and its queries, keys and values once, in 32 bits."""
+    if cell.attention != "math":
+        return 0
+    scores = forward.rows * arch.heads * forward.queries * forward.context
+    return int(2 * 4 * scores + 4 * 4 * forward.rows * forward.context * arch.hidden_size)
+
+
+# ---------------------------------------------------------------- the official code's memory law
+
+
+@dataclass(frozen=True)
+class MemoryLaw:
+    """Peak = fixed_bytes + position_bytes * B (P + G), and how many copies of the canvas's logits that is.
+
+    is_explained: the copies are the three that the official code makes; anything else is reported, not explained.
+    """
+
+    fixed_bytes: float
+    position_bytes: float
+    copies: float
+
+    @property
+    def is_explained(self) -> bool:
+        """Within 2% of the three copies (logits, their softmax, and a working copy) that the code's text shows."""
+        return abs(self.copies / _OFFICIAL_COPIES - 1) < 0.02
+
+    def peak(self, positions: int) -> float:
+        """Bytes at B (P + G) = `positions`."""
+        return self.fixed_bytes + self.position_bytes * positions
+
+    def __str__(self) -> str:
+        text = f"{self.copies:.2f} copies of the logits and one hidden state a position"
+        return text if self.is_explained else f"{text}: unexplained, the code makes {_OFFICIAL_COPIES}"
+
+
+def official_law(arch: Architecture, precision: str = "bfloat16", copies: float = _OFFICIAL_COPIES) -> MemoryLaw:
+    """The law of LLaDA's official sampler at temperature 0: whole-canvas logits `copies` times, one hidden state."""
+    e = work.element_bytes(precision)
+    position = e * (copies * arch.vocab_size + arch.hidden_size)
+    return MemoryLaw(arch.parameters * e + WORKSPACE_BYTES, position, copies)
+
+
+def law_of(arch: Architecture, fixed_bytes: float, position_bytes: float, precision: str = "bfloat16") -> MemoryLaw:
+    """Read a published or measured law: how many copies of the logits its slope amounts to."""
+    e = work.element_bytes(precision)
+    return MemoryLaw(fixed_bytes, position_bytes, (position_bytes / e - arch.hidden_size) / arch.vocab_size)
+
+
+def fit_law(arch: Architecture, peaks: Sequence[tuple[int, float]], precision: str = "bfloat16") -> MemoryLaw:
+    """The least-squares line through (B (P + G), peak bytes) of measured cells.
+
+    Two different positions at least.
+    """
+    n = len(peaks)
+    mean_x, mean_y = sum(x for x, _ in peaks) / n, sum(y for _, y in peaks) / n
+    spread = sum((x - mean_x) ** 2 for x, _ in peaks)
+    assert spread > 0, "a line needs two different positions"
+    slope = sum((x - mean_x) * (y - mean_y) for x, y in peaks) / spread
+    return law_of(arch, mean_y - slope * mean_x, slope, precision)

@@ -1,0 +1,5 @@
+"""For all tests: threads that wait give their core away, for several processes share few cores here."""
+
+import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

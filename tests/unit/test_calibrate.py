@@ -1,0 +1,112 @@
+"""Calibration finds known efficiencies again, is tested on groups left out, and fits what was measured on an H200."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from dlmbench.errors import BenchError
+from dlmbench.roofline import corrected, measured
+from dlmbench.roofline.calibrate import Calibration, MeasuredCell, calibrate, estimate, log_errors
+from dlmbench.roofline.hardware import find
+from dlmbench.roofline.shapes import LLADA_8B, LLAMA_8B, cell
+
+H200, A100 = find("H200"), find("A100 80GB SXM")
+TRUE = corrected.Efficiencies(matrix=0.52, bandwidth=0.81, attention=0.3, host_s=0.005)
+
+
+def _cells(arch, hardware=H200, efficiencies=TRUE, noise=0.02, seed=0):
+    draw, rows = np.random.default_rng(seed), []
+    for prompt, new in ((16, 16), (64, 64), (256, 256), (512, 512), (1024, 1024), (1920, 128)):
+        for batch in (1, 4, 16, 64):
+            for knobs in (
+                ({},) if arch.is_causal else ({"steps": 16}, {"steps": 64, "block_length": 16, "cache": "dual"})
+            ):
+                x = cell(arch, "hf", (batch, prompt, new), **knobs)
+                seconds = corrected.latency_s(x, arch, hardware, efficiencies)
+                rows.append(MeasuredCell(x, arch, hardware, seconds * math.exp(noise * draw.standard_normal())))
+    return rows
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_known_efficiencies_are_found_again(seed):
+    """Both models together meet every limit: compute, launches, and memory in decodes of large batches."""
+    found = calibrate(_cells(LLADA_8B, seed=seed) + _cells(LLAMA_8B, seed=seed + 2))
+    for name in ("matrix", "bandwidth", "host_s"):
+        assert getattr(found.efficiencies, name) == pytest.approx(getattr(TRUE, name), rel=0.05), name
+    # A small part of the work: known less well, and mattering less.
+    assert found.efficiencies.attention == pytest.approx(TRUE.attention, rel=0.25)
+    assert found.median_error < 0.03
+    assert found.p90_error < 0.06
+    assert len(found.held_out) == 12
+
+
+def test_left_out_groups_are_really_left_out():
+    """One length is made three times as slow: its own fit must not have seen it."""
+    rows = [replace(r, latency_s=3 * r.latency_s) if r.cell.prompt_tokens == 1920 else r for r in _cells(LLADA_8B)]
+    odd = next(h for h in calibrate(rows).held_out if h.prompt_tokens == 1920)
+    assert odd.efficiencies.matrix == pytest.approx(TRUE.matrix, rel=0.05)
+    assert all(e == pytest.approx(2 / 3, abs=0.1) for e in odd.errors)
+
+
+def test_json_there_and_back():
+    found = calibrate(_cells(LLADA_8B)[::3], "hf")
+    assert Calibration.from_json(found.to_json()) == found
+    for text in ("", "[]", "{}", found.to_json().replace("matrix", "matrices")):
+        with pytest.raises(BenchError):
+            Calibration.from_json(text)
+
+
+def test_estimates_cover_and_widen_on_another_device():
+    found = calibrate(_cells(LLADA_8B))
+    x = cell(LLADA_8B, "hf", (8, 300, 100), steps=20)
+    here, there = (estimate(found, x, LLADA_8B, h) for h in (H200, A100))
+    truth = corrected.latency_s(x, LLADA_8B, H200, TRUE)
+    assert here.low_s < truth < here.high_s
+    assert here.high_s / here.value_s < 1.1
+    assert (here.is_extrapolated, there.is_extrapolated) == (False, True)
+    assert there.high_s / there.value_s > 1.3
+    assert there.low_s >= corrected.floor_s(x, LLADA_8B, A100)
+
+
+def test_how_well_efficiencies_move_can_be_measured():
+    elsewhere = _cells(LLADA_8B, A100, replace(TRUE, matrix=0.7, host_s=0.02), noise=0)
+    errors = log_errors(TRUE, elsewhere)
+    assert max(errors) == pytest.approx(math.log(0.7 / 0.52), abs=0.05)
+
+
+def test_what_cannot_be_calibrated():
+    rows = _cells(LLADA_8B)[:2]
+    with pytest.raises(BenchError, match="no measured cells"):
+        calibrate([])
+    with pytest.raises(BenchError, match="latency of 0"):
+        calibrate([replace(rows[0], latency_s=0.0)])
+    with pytest.raises(BenchError, match="A100 80GB SXM and H200"):
+        calibrate([rows[0], replace(rows[1], hardware=A100)])
+    alone = calibrate(rows)
+    assert alone.median_error is None
+    with pytest.raises(BenchError, match="one group"):
+        estimate(alone, rows[0].cell, LLADA_8B, H200)
+
+
+@pytest.mark.parametrize(
+    ("table", "key", "median", "p90"),
+    [
+        (measured.official, None, 0.02, 0.06),
+        (measured.plain_transformers, "hf/masked_diffusion", 0.05, 0.30),
+        (measured.compiled, "native/masked_diffusion", 0.04, 0.12),
+        (measured.generate, "hf/autoregressive", 0.03, 0.20),
+        (measured.compiled_decode, "native/autoregressive", 0.06, 0.09),
+    ],
+)
+def test_the_h200_cells(table, key, median, p90):
+    """Errors on the groups left out stay as documented, and the defaults are what the fit says."""
+    found = calibrate(table())
+    assert found.median_error < median
+    assert found.p90_error < p90
+    if key:
+        for name in ("matrix", "bandwidth", "attention", "host_s"):
+            assert getattr(corrected.DEFAULT[key], name) == pytest.approx(getattr(found.efficiencies, name), rel=0.01)
+    for row in table():
+        assert corrected.floor_s(row.cell, row.architecture, H200) < row.latency_s

@@ -1,0 +1,245 @@
+"""The corrected model: counts against the samplers' own, FLOPs against known formulas, floors, break-even, devices."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from dlmbench import registry
+from dlmbench.errors import BenchError
+from dlmbench.families import llada
+from dlmbench.roofline import corrected, hardware, work
+from dlmbench.roofline.differences import differences
+from dlmbench.roofline.shapes import LLADA_8B, LLAMA_8B, cell
+from dlmbench.types import Prompt, PromptBatch
+
+H200 = hardware.find("H200")
+CEILINGS = replace(H200, bf16_flops=799e12, bandwidth=4.29e12)
+TINY = llada.architecture(llada.KNOWN["tiny"])
+
+
+class Oracle:
+    """Stands in for an engine: no weights, only logits that commit whatever the rule asks for."""
+
+    architecture = TINY
+    device = torch.device("cpu")
+
+    def forward(self, tokens_BQ, attend_BN=None, cache=None, start=0):
+        return tokens_BQ[..., None].float()
+
+    def logits(self, hidden_BQD, first, last):
+        return torch.zeros(len(hidden_BQD), last - first, TINY.vocab_size).index_fill_(-1, torch.tensor([7]), 9.0)
+
+    def new_cache(self):
+        return object()
+
+
+@pytest.mark.parametrize(
+    "knobs",
+    [
+        {"steps": 6},
+        {"steps": 24},  # more steps than positions: the forwards still run without a cache
+        {"steps": 8, "block_length": 4, "cfg_scale": 1.0},
+        {"steps": 6, "block_length": 4, "cache": "prefix"},
+        {"steps": 12, "block_length": 4, "cache": "dual"},
+        {"steps": 3, "block_length": 4, "cache": "dual"},  # one step a block, two as published
+        {"steps": 3, "block_length": 4, "cache": "dual", "published_loop": False},
+        {"steps": 36, "block_length": 4, "cache": "prefix"},
+        {"commit": "threshold", "threshold": 2.0, "block_length": 6},  # one position a forward
+        {"commit": "threshold", "threshold": 2.0, "block_length": 6, "cache": "prefix"},
+    ],
+)
+def test_forwards_are_the_samplers_own(knobs):
+    prompt, new, rows = 5, 12, 2
+    sampler = registry.load("samplers", "masked_diffusion")
+    defaults = {name: k.default for name, k in registry.knobs_of("masked_diffusion", knobs).items()}
+    settled = sampler.resolve(defaults | knobs, "hf", new)
+    batch = PromptBatch(tuple(Prompt(i, tuple(range(3, 3 + prompt))) for i in range(rows)), "x")
+    made = sampler.generate(Oracle(), batch, new, settled)
+
+    one = cell(TINY, "hf", (rows, prompt, new), **settled)
+    kinds = work.forwards_of(one, None if "steps" in settled else made.forwards)
+    assert sum(f.count for f in kinds) == made.forwards
+    assert sum(f.count * f.rows * f.queries for f in kinds) == made.positions
+    assert sum(f.count * f.rows * f.pairs for f in kinds) == made.attention_pairs
+    assert work.least_forwards(one) <= made.forwards
+
+
+@pytest.mark.parametrize(("prompt", "new"), [(5, 12), (7, 1), (1, 30)])
+def test_autoregressive_counts(prompt, new):
+    """As the sampler counts them: P + G - 1 positions, each seeing itself and all before it."""
+    kinds = work.forwards_of(cell(LLAMA_8B, "hf", (3, prompt, new)))
+    positions = prompt + new - 1
+    assert sum(f.count * f.rows * f.queries for f in kinds) == 3 * positions
+    assert sum(f.count * f.rows * f.pairs for f in kinds) == 3 * positions * (positions + 1) / 2
+    assert sum(f.count for f in kinds) == new
+
+
+def test_flops_of_the_8b_models():
+    assert work.body_weights(LLADA_8B) == work.body_weights(LLAMA_8B) == 6_979_321_856
+    assert (LLADA_8B.parameters, LLAMA_8B.parameters) == (8_015_581_184, 8_030_261_248)
+    for engine, share in (("hf", 1), ("native", 0.25)):
+        x = cell(LLADA_8B, engine, (3, 768, 256), steps=1)
+        load = work.load_of(work.forwards_of(x)[0], x, LLADA_8B)
+        head = 517_996_544 * share
+        assert load.flops == 2 * 3 * 1024 * (6_979_321_856 + head) + 524_288 * 3 * 1024**2
+    x = cell(LLAMA_8B, "hf", (2, 100, 2))
+    prefill, decode = (work.load_of(f, x, LLAMA_8B) for f in work.forwards_of(x))
+    head = 2 * 2 * 525_336_576
+    assert prefill.flops == 2 * 2 * 100 * 6_979_321_856 + 262_144 * 2 * 100 * 101 + head
+    assert decode.flops == 2 * 2 * 6_979_321_856 + 524_288 * 2 * 101 + head
+    assert decode.cached_bytes == 2 * 101 * 131_072
+
+
+@pytest.mark.parametrize(
+    ("shape", "milliseconds"),
+    [
+        ((1, 256, 256), 9.4),
+        ((1, 512, 512), 19.2),
+        ((1, 1024, 1024), 39.9),
+        ((8, 256, 256), 75.6),
+        ((8, 512, 512), 153.9),
+        ((32, 256, 256), 302.4),
+        ((64, 512, 512), 1231.4),
+    ],
+)
+def test_floor_of_a_diffusion_step(shape, milliseconds):
+    """Computed by hand from 799 TFLOP/s, 4.29 TB/s and the head on the output positions."""
+    floor = corrected.floor_s(cell(LLADA_8B, "hf", shape, steps=1), LLADA_8B, CEILINGS)
+    assert round(1e3 * floor, 1) == milliseconds
+
+
+def test_floor_of_cached_forwards_is_weights_and_cache():
+    for (batch, context), milliseconds in {(1, 128): 3.5, (32, 1024): 4.5, (32, 2048): 5.5}.items():
+        decode = cell(LLAMA_8B, "hf", (batch, 0, 2 * context - 1))
+        assert round(1e3 * corrected.floor_s(decode, LLAMA_8B, CEILINGS) / (2 * context - 1), 1) == milliseconds
+    dual = cell(LLADA_8B, "hf", (1, 256, 256), cache="dual", block_length=32, steps=256)
+    (later,) = work.forwards_of(dual, needed_head_only=True)[1:]
+    assert round(1e3 * work.load_of(later, dual, LLADA_8B).compulsory_bytes / 4.29e12, 1) == 3.6
+
+
+def test_block_length_does_not_change_a_vanilla_generation():
+    seconds = {
+        corrected.floor_s(cell(LLADA_8B, "hf", (1, 128, 512), steps=256, block_length=b), LLADA_8B, H200)
+        for b in (512, 128, 32)
+    }
+    full = max(seconds)
+    # Only the head's needed positions differ, which the floor counts and the official code does not exploit.
+    assert min(seconds) > 0.93 * full
+    expected = {
+        corrected.latency_s(cell(LLADA_8B, "hf", (1, 128, 512), steps=256, block_length=b), LLADA_8B, H200, e)
+        for b in (512, 128, 32)
+        for e in (corrected.DEFAULT["hf/masked_diffusion"],)
+    }
+    assert max(expected) / min(expected) < 1.01
+
+
+def test_guidance_doubles_the_work_and_caches_save_it():
+    plain = cell(LLADA_8B, "hf", (8, 512, 512), steps=128, block_length=32)
+    floor = {
+        name: corrected.floor_s(cell(LLADA_8B, "hf", (8, 512, 512), steps=128, block_length=32, **k), LLADA_8B, H200)
+        for name, k in (("cfg", {"cfg_scale": 2.0}), ("prefix", {"cache": "prefix"}), ("dual", {"cache": "dual"}))
+    }
+    vanilla = corrected.floor_s(plain, LLADA_8B, H200)
+    assert floor["cfg"] == pytest.approx(2 * vanilla)
+    assert floor["dual"] < floor["prefix"] < vanilla
+
+
+def test_a_floor_is_below_every_roofline():
+    for arch, knobs in ((LLAMA_8B, {}), (LLADA_8B, {"steps": 32}), (LLADA_8B, {"steps": 32, "cache": "dual"})):
+        for attention in ("flash", "math"):
+            for shape in ((1, 64, 64), (8, 512, 512)):
+                x = cell(arch, "hf", shape, attention=attention, **knobs)
+                ideal = corrected.latency_s(x, arch, H200, corrected.IDEAL)
+                assert corrected.floor_s(x, arch, H200) <= ideal < corrected.predict(x, arch, H200).latency_s
+
+
+def test_rules_without_a_schedule():
+    x = cell(LLADA_8B, "hf", (1, 128, 128), commit="threshold", threshold=0.9, block_length=32, cache="dual")
+    unknown = corrected.predict(x, LLADA_8B, H200)
+    assert unknown.latency_s is None
+    assert unknown.peak_bytes is not None
+    known = corrected.predict(x, LLADA_8B, H200, forwards=40)
+    assert 0 < unknown.floor_s < known.floor_s < known.latency_s  # at least two forwards a block
+    assert corrected.predict(x, LLADA_8B, H200, efficiencies={"other": corrected.IDEAL}, forwards=40).latency_s is None
+
+
+def test_a_model_within_the_cache_is_read_once():
+    small = cell(TINY, "hf", (1, 64, 64), precision="float32", steps=64)
+    read_once = corrected.compulsory(small, TINY, cache_bytes=H200.cache_bytes)
+    each_time = corrected.compulsory(small, TINY)
+    assert each_time.bytes == pytest.approx(64 * read_once.bytes)
+    assert each_time.flops == read_once.flops
+
+
+def test_break_even_is_where_the_two_latencies_meet():
+    pair = (cell(LLAMA_8B, "hf", (1, 1, 1)), LLAMA_8B), (cell(LLADA_8B, "hf", (1, 1, 1)), LLADA_8B)
+    points = corrected.break_even_surface(*pair, H200, [(256, 256, 1), (256, 256, 32)])
+    for p in points:
+        shape = (p.batch_size, p.prompt_tokens, p.new_tokens)
+        both = [
+            corrected.predict(cell(arch, "hf", shape, **k), arch, H200).latency_s
+            for arch, k in ((LLAMA_8B, {}), (LLADA_8B, {"steps": 64}))
+        ]
+        assert p.steps == pytest.approx(64 * both[0] / both[1], rel=1e-6)
+    assert points[1].steps < points[0].steps / 10  # batches feed the baseline's idle arithmetic
+
+
+def test_money():
+    # 100 tokens in 3.6 s at 2.5 an hour: 1e4 generations an hour's thousandth each.
+    assert corrected.cost_per_million_tokens(3.6, 100, 2.5) == pytest.approx(25.0)
+
+
+@pytest.mark.parametrize(
+    ("reported", "row"),
+    [
+        ("NVIDIA A100-SXM4-80GB", "A100 80GB SXM"),
+        ("A100-SXM4-40GB", "A100 40GB SXM"),
+        ("NVIDIA A100-PCIE-40GB", "A100 40GB PCIe"),
+        ("NVIDIA A100 80GB PCIe", "A100 80GB PCIe"),
+        ("NVIDIA RTX A6000", "RTX A6000"),
+        ("NVIDIA GeForce RTX 4090", "RTX 4090"),
+        ("NVIDIA GeForce RTX 5090", "RTX 5090"),
+        ("NVIDIA L40S", "L40S"),
+        ("NVIDIA H100 PCIe", "H100 PCIe"),
+        ("NVIDIA H100 80GB HBM3", "H100 SXM"),
+        ("NVIDIA H200", "H200"),
+        ("NVIDIA B200", "B200"),
+        ("AMD Instinct MI300X", "MI300X"),
+        ("AMD Radeon RX 7900 XT", "RX 7900 XT"),
+        ("AMD Radeon RX 7900 XTX", None),
+        ("NVIDIA A100-SXM4-40GB MIG 1g.5gb", None),
+        ("cpu", None),
+    ],
+)
+def test_devices_by_the_name_a_driver_reports(reported, row):
+    found = hardware.of_device(reported)
+    assert (found.name if found else None) == row
+
+
+def test_rows_of_a_user(tmp_path):
+    path = tmp_path / "mine.yaml"
+    good = "{name: Box, bf16_flops: 1e12, fp32_flops: 5e11, bandwidth: 5e10, memory_bytes: 6.4e10, source: me, date: x}"
+    path.write_text(f"- {good}\n")
+    rows = hardware.load_rows(path)
+    assert hardware.find("box", rows).bandwidth == 5e10
+    for old, new, complaint in (
+        ("bandwidth: 5e10, ", "", "'bandwidth' is missing"),
+        ("bandwidth", "bandwith", "Did you mean 'bandwidth'"),
+        ("5e10", "fast", "bandwidth is not a number"),
+        ("5e10", "0", "bandwidth must be above 0"),
+    ):
+        path.write_text(f"- {good.replace(old, new)}\n")
+        with pytest.raises(BenchError) as error:
+            hardware.load_rows(path)
+        assert complaint in str(error.value)
+        assert "device 1" in error.value.message
+
+
+def test_sizes_of_the_published_errors():
+    by_quantity = {d.quantity: d for d in differences()}
+    assert by_quantity["the same at base clock"].ratio == pytest.approx(2)
+    assert by_quantity["256 steps, 512 tokens, block 32"].ratio == pytest.approx(0.676, abs=1e-3)
+    assert 1 - by_quantity["LLaDA forward over 640"].ratio == pytest.approx(0.068, abs=1e-3)
+    mask = by_quantity["attention of prefill 2048"]
+    assert (round(mask.published, 2), round(mask.right, 2)) == (8.46, 4.54)

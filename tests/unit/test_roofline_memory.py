@@ -1,0 +1,72 @@
+"""Predicted memory: the official law, and how the split follows engine, precision, cache and kernel."""
+
+import pytest
+
+from dlmbench.roofline import memory
+from dlmbench.roofline.shapes import LLADA_8B, LLAMA_8B, cell
+
+GIB = 2**30
+# (B, P + G): peak GiB allocated by LLaDA's official code, bf16, on an H200.
+OFFICIAL_PEAKS = {(1, 128): 15.06, (1, 512): 15.33, (1, 2048): 16.43, (8, 1024): 20.82, (64, 1024): 61.78}
+
+
+def test_the_law_of_the_official_code():
+    law = memory.official_law(LLADA_8B)
+    assert law.position_bytes == 3 * 252_928 + 8_192
+    assert round(law.fixed_bytes / GIB, 2) == 14.97
+    for (batch, length), peak in OFFICIAL_PEAKS.items():
+        assert law.peak(batch * length) / GIB == pytest.approx(peak, abs=0.011)
+
+
+def test_a_measured_law_is_read_as_copies_of_the_logits():
+    fitted = memory.fit_law(LLADA_8B, [(b * n, peak * GIB) for (b, n), peak in OFFICIAL_PEAKS.items()])
+    assert fitted.copies == pytest.approx(3, abs=0.01)
+    assert fitted.is_explained
+    authors = memory.law_of(LLADA_8B, 16.036e9, 0.970e6)
+    assert authors.copies == pytest.approx(3.8, abs=0.01)
+    assert not authors.is_explained
+    assert "3.80" in str(authors)
+    assert "unexplained" in str(authors)
+
+
+def test_weights_and_caches():
+    ar = memory.split(cell(LLAMA_8B, "hf", (4, 512, 128)), LLAMA_8B)
+    assert ar.weights == 16_060_522_496
+    assert ar.cache == 4 * (512 + 128 - 1) * 131_072
+    knobs = {"block_length": 32, "steps": 128}
+    dual = memory.split(cell(LLADA_8B, "hf", (4, 512, 128), cache="dual", **knobs), LLADA_8B)
+    assert (dual.weights, dual.cache) == (16_031_162_368, 4 * 640 * 524_288)
+    assert memory.split(cell(LLADA_8B, "hf", (4, 512, 128), **knobs), LLADA_8B).cache == 0
+
+
+def test_logits_by_engine_and_precision():
+    def logits(engine="hf", precision="bfloat16", **knobs):
+        x = cell(LLADA_8B, engine, (2, 64, 64), precision=precision, steps=4, **knobs)
+        return memory.split(x, LLADA_8B).logits / (126_464 * 2)
+
+    # The whole canvas of 128 in bf16, and the softmax of the 64 new positions in bf16, float32, float64 (converted).
+    assert logits(confidence_dtype="model") == 128 * 2 + 64 * 2
+    assert logits(confidence_dtype="float32") == 128 * 2 + 64 * 4
+    assert logits(confidence_dtype="float64") == 128 * 2 + 64 * 16
+    assert logits(precision="float32", confidence_dtype="model") == 128 * 4 + 64 * 4
+    assert logits(temperature=1.0, confidence_dtype="model") == 128 * 2 + 64 * 32
+    assert logits(cfg_scale=1.0, confidence_dtype="model") == 256 * 2 + 64 * 2 + 64 * 4
+    assert logits(engine="native", confidence_dtype="float32") < logits(confidence_dtype="float32")
+
+
+def test_the_two_moments_are_not_added():
+    split = memory.MemorySplit(weights=100, cache=10, logits=5, hidden=1, activations=7, workspace=0)
+    assert split.total == 117
+
+
+def test_native_peak_at_a_large_batch():
+    """16.8 GiB were measured with the one-page prototype of the compiled block, at 32 rows of 512."""
+    split = memory.split(cell(LLADA_8B, "native", (32, 256, 256), steps=4, confidence_dtype="float32"), LLADA_8B)
+    assert split.total / GIB == pytest.approx(16.8, abs=0.15)
+
+
+def test_the_math_kernel_holds_scores():
+    flash, math = (
+        memory.split(cell(LLADA_8B, "hf", (4, 512, 512), attention=a, steps=4), LLADA_8B) for a in ("flash", "math")
+    )
+    assert math.activations - flash.activations == 4 * (2 * 4 * 32 * 1024**2 + 4 * 4 * 1024 * 4096)
