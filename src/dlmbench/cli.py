@@ -93,7 +93,7 @@ def _run(experiment: Experiment, plan: Plan, output_dir: Path) -> None:
     from dlmbench import console, session
 
     console.left_out(plan.left_out)
-    visits = len(plan.cells) * (experiment.protocol.rounds + 2) + len(plan.scored_cells) * len(experiment.metrics)
+    visits = len(plan.cells) * (experiment.protocol.rounds + 1) + len(plan.scored_cells)
     title = f"{experiment.name}: {len(plan.cells)} cells into {output_dir}"
     with console.LiveProgress(title, visits) as progress:
         session.measure(experiment, plan, output_dir, progress)

@@ -48,10 +48,11 @@ class SpeedPass:
         prompts: PromptSets,
         progress: Progress,
         seed: int,
+        texts_needed: bool = True,
     ) -> None:
         self.plan, self.settings, self.store, self.pool = plan, settings, store, pool
         self.prompts, self.progress, self.seed = prompts, progress, seed
-        self.scored = {cell.id for cell in plan.scored_cells}
+        self.scored = {cell.id for cell in plan.scored_cells if texts_needed and cell.model.weights != "random"}
         self.ended = {r.cell.id: r.status for r in store.results() if r.status is not None}
         self.generated = {(g.cell_id, g.prompt_index) for g in store.generations()}
 
@@ -59,6 +60,7 @@ class SpeedPass:
         """Do all that is left. `together`: all models fit in memory at once."""
         rounds = range(self.settings.rounds)
         if together:
+            self.pool.start({c.model.key: c for c in self.plan.cells if c.id not in self.ended})
             for number in rounds:
                 self._round(self.plan.cells, number)
         else:

@@ -53,7 +53,8 @@ def score_run(
             if inapplicable(metric, cell) or cell.id in failed or (cell.id, metric) in done:
                 continue
             wanted = prompts()[cell.model.key, cell.prompt_tokens, cell.new_tokens].prompts
-            progress.cell(cell, f"scoring {metric}")
+            if "model" in module.NEEDS:
+                progress.cell(cell, f"scoring {metric}")
             try:
                 texts = _texts(cell, wanted, written, module)
                 store.add_text_scores(_scores(metric, module, texts, pool))

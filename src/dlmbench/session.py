@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from dlmbench import prompts as prompt_sources
+from dlmbench import registry
 from dlmbench.analysis.answer import SummaryRow, answer, summary_rows
 from dlmbench.analysis.checks import findings
 from dlmbench.analysis.study import analyse
@@ -94,7 +95,10 @@ def measure(experiment: Experiment, plan: Plan, output: Path, progress: Progress
         sets = _Prompts(setting)
         ended = {r.cell.id for r in store.results() if r.status is not None}
         if any(cell.id not in ended for cell in plan.cells):
-            speed = SpeedPass(plan, experiment.protocol, store, pool, sets.speed(), progress, experiment.seed)
+            needs_texts = any("generations" in registry.load("metrics", m).NEEDS for m in experiment.metrics)
+            speed = SpeedPass(
+                plan, experiment.protocol, store, pool, sets.speed(), progress, experiment.seed, needs_texts
+            )
             speed.run(together=_fit_together(setting))
         score_run(plan, experiment.metrics, store, lambda: pool, sets.quality, progress)
         store.write_views()

@@ -6,6 +6,7 @@ parent owns the records: what a worker has sent is safe, whatever happens to the
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -120,7 +121,7 @@ class _Server:
     def answer(self, request: Request) -> Iterator[Reply]:
         """The replies to one request, each as soon as it is there."""
         cell = request.texts.cell if isinstance(request, Measure) else request.cell
-        model = self._loaded(cell)
+        model = self.load(cell)
         if isinstance(request, Measure):
             texts = Texts(cell, request.texts.prompts, request.texts.generations, model.language_model)
             yield from registry.load("metrics", request.metric).score(texts)
@@ -133,7 +134,8 @@ class _Server:
                 generation = self._generate(cell, model, batch)
                 yield from _stored(cell, batch, generation, model)
 
-    def _loaded(self, cell: Cell) -> _Model:
+    def load(self, cell: Cell) -> _Model:
+        """The model as `cell` asks for it; the one that is there, if it fits."""
         if self.model is None or self.model.setting != _setting(cell):
             self.model = None  # the old one goes before the new one comes
             engine = registry.load("engines", cell.engine)
@@ -239,7 +241,10 @@ def _failure(error: Exception) -> Failed:
     return Failed("error", f"{type(error).__name__}: {error}" if not isinstance(error, BenchError) else str(error))
 
 
-def _serve(connection: Connection, folder: Path | None, device: str) -> None:
+_READY = "ready"  # a worker's first word: libraries and first model are loaded
+
+
+def _serve(connection: Connection, folder: Path | None, device: str, first: Cell | None) -> None:
     """The worker's main loop; ends when the parent hangs up, however it ended."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     import torch
@@ -248,6 +253,10 @@ def _serve(connection: Connection, folder: Path | None, device: str) -> None:
     logging.set_verbosity_error()
     server = _Server(folder, device)
     try:
+        if first is not None:
+            with contextlib.suppress(Exception):  # it fails again, and is recorded, when the cell is run
+                server.load(first)
+        connection.send(_READY)
         while (request := connection.recv()) is not None:
             try:
                 for reply in server.answer(request):
@@ -269,13 +278,14 @@ class Worker:
         self._process: BaseProcess | None = None
         self._connection: Connection | None = None
         self.met: set[str] = set()
+        self._is_ready = False
 
     def ask(self, request: Request) -> Iterator[Reply | Failed]:
         """Replies to `request` as they come; the last may be `Failed`."""
-        if self._process is None:
-            self._start()
+        self.start()
         assert self._connection is not None
         try:
+            self.wait()
             self._connection.send(request)
             while (reply := self._connection.recv()) is not None:
                 yield reply
@@ -285,17 +295,27 @@ class Worker:
             advice = "; the system may have run out of memory" if code == -signal.SIGKILL else ""
             yield Failed("error", f"the model's process died: {how}{advice}")
 
-    def _start(self) -> None:
+    def start(self, first: Cell | None = None) -> None:
+        """Start the process, if there is none, without waiting for it; it loads what the cell `first` asks for."""
+        if self._process is not None:
+            return
         if self._device == "cpu":
-            # A thread that spins while it waits takes a core from the one it waits for: with another process on a core
-            # a forward of the embedded pair took 950 ms in place of 26. OpenMP reads this when torch is loaded.
-            os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+            # A thread that spins for long while it waits takes a core from the one it waits for: with another process
+            # on a core, a forward of the embedded pair took 950 ms in place of 20. libgomp reads this with torch.
+            os.environ.setdefault("GOMP_SPINCOUNT", "2000")
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, self._folder, self._device), daemon=True)
+        self._process = context.Process(target=_serve, args=(theirs, self._folder, self._device, first), daemon=True)
         self._process.start()
         theirs.close()
-        self.met = set()
+        self.met, self._is_ready = set(), False
+
+    def wait(self) -> None:
+        """Wait until the process is ready for requests."""
+        if not self._is_ready:
+            assert self._connection is not None
+            assert self._connection.recv() == _READY
+            self._is_ready = True
 
     def _join(self) -> int:
         assert self._process is not None
@@ -333,6 +353,13 @@ class Pool:
     def __exit__(self, *_: object) -> None:
         for worker in self._workers.values():
             worker.stop()
+
+    def start(self, first: Mapping[str, Cell]) -> None:
+        """Start these models' workers and wait for all, so that none loads while another measures."""
+        for key, cell in first.items():
+            self._workers[key].start(cell)
+        for key in first:
+            self._workers[key].wait()
 
     def worker(self, key: str) -> Worker:
         """The worker of a model."""

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from checkpoints import LLADA, write_checkpoint
 
 ROOT = Path(__file__).parents[2]

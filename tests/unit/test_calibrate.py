@@ -8,9 +8,10 @@ import pytest
 
 from dlmbench.errors import BenchError
 from dlmbench.roofline import corrected, measured
-from dlmbench.roofline.calibrate import Calibration, MeasuredCell, calibrate, estimate, log_errors
+from dlmbench.roofline.calibrate import Calibration, MeasuredCell, calibrate, estimate, log_errors, measured_cells
 from dlmbench.roofline.hardware import find
 from dlmbench.roofline.shapes import LLADA_8B, LLAMA_8B, cell
+from dlmbench.types import CellResult, Sample
 
 H200, A100 = find("H200"), find("A100 80GB SXM")
 TRUE = corrected.Efficiencies(matrix=0.52, bandwidth=0.81, attention=0.3, host_s=0.005)
@@ -74,6 +75,22 @@ def test_how_well_efficiencies_move_can_be_measured():
     elsewhere = _cells(LLADA_8B, A100, replace(TRUE, matrix=0.7, host_s=0.02), noise=0)
     errors = log_errors(TRUE, elsewhere)
     assert max(errors) == pytest.approx(math.log(0.7 / 0.52), abs=0.05)
+
+
+def test_cells_of_a_run_by_engine_and_sampler():
+    def result(x, latencies, status="ok"):
+        samples = tuple(
+            Sample(x.id, i, i == 0, 0, 1, "", "wall", s, s, 1, None, None, 7, 1, 1, 0) for i, s in enumerate(latencies)
+        )
+        return CellResult(x, status, "", samples, None, None, "e")
+
+    ar, dlm = cell(LLAMA_8B, "hf", (1, 8, 8)), cell(LLADA_8B, "hf", (1, 8, 8), commit="threshold", threshold=0.9)
+    results = [result(ar, [99.0, 1.0, 2.0, 6.0]), result(dlm, [99.0, 3.0]), result(dlm, [1.0, 1.0], "oom")]
+    found = measured_cells(results, {"llama": LLAMA_8B, "llada": LLADA_8B}, H200)
+    assert {k: [(r.latency_s, r.forwards) for r in rows] for k, rows in found.items()} == {
+        "hf/autoregressive": [(2.0, 7.0)],  # the warm-up does not count
+        "hf/masked_diffusion": [(3.0, 7.0)],
+    }
 
 
 def test_what_cannot_be_calibrated():

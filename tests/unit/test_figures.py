@@ -15,8 +15,9 @@ from dlmbench.analysis.answer import answer
 from dlmbench.analysis.study import analyse
 from dlmbench.figures._style import interval_column
 from dlmbench.figures._write import render, write_all
+from dlmbench.types import CommitOrder
 
-NAMES = (
+PROMISED = (
     "latency_vs_steps",
     "memory_heatmap",
     "pareto_frontier",
@@ -24,6 +25,7 @@ NAMES = (
     "throughput_by_batch_size",
     "throughput_vs_batch_size",
 )
+NAMES = registry.names("figures")
 RUN = tiny_run(batches=(1, 4), blocks=(None,), steps=(4, 16, 64), repetitions=12)
 STUDY = analyse(RUN, draws=200)
 
@@ -37,7 +39,7 @@ def frame_of(name: str) -> pd.DataFrame:
 
 
 def test_the_folder_is_the_list_and_each_file_names_itself():
-    assert registry.names("figures") == NAMES
+    assert set(PROMISED) < set(NAMES)
     for name in NAMES:
         assert name == figure(name).NAME
         assert registry.summary("figures", name)
@@ -53,6 +55,18 @@ def test_latency_points():
     assert (curve["latency_s"] <= curve["latency_high_s"]).all()
     marks = frame[frame["kind"] == "break_even"].set_index("batch_size")["steps"]
     assert marks[1] == pytest.approx(15, rel=0.02)
+
+
+def test_commitment_points_are_the_traced_text_of_each_setting_once():
+    result = RUN.results[-1]
+    order = CommitOrder(result.cell.id, 3, 2, (1, 2, 2, 1), (0.9, 0.4, 0.6, 0.8))
+    traced = replace(RUN, results=(replace(result, order=order), RUN.results[0]))
+    frame = figure("commitment_order").points(traced, STUDY)
+    assert frame["forward"].tolist() == [1, 2, 2, 1]
+    assert frame["confidence"].tolist() == [0.9, 0.4, 0.6, 0.8]
+    assert frame["position"].tolist() == [0, 1, 2, 3]
+    assert len(render(figure("commitment_order"), frame).axes) == 2  # one panel and the colour scale
+    assert "no diffusion cell was traced" in figure("commitment_order").caption(frame_of("commitment_order"))
 
 
 def test_quality_points_appear_once_for_all_batch_sizes():

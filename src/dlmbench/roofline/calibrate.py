@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any
@@ -22,7 +22,7 @@ from dlmbench.errors import BenchError
 from dlmbench.roofline import work
 from dlmbench.roofline.corrected import Efficiencies, Limits, floor_s, latency_s, limits_of
 from dlmbench.roofline.hardware import Hardware
-from dlmbench.types import Architecture, Cell
+from dlmbench.types import Architecture, Cell, CellResult
 
 FloatArray = NDArray[np.float64]
 Group = tuple[str, int, int]
@@ -54,6 +54,27 @@ class MeasuredCell:
     def group(self) -> Group:
         """What is left out together: model and length."""
         return self.cell.model.key, self.cell.prompt_tokens, self.cell.new_tokens
+
+
+def measured_cells(
+    results: Iterable[CellResult], architectures: Mapping[str, Architecture], hardware: Hardware
+) -> dict[str, tuple[MeasuredCell, ...]]:
+    """The finished cells of a run, by "engine/sampler" as `corrected.predict` looks efficiencies up.
+
+    Args:
+        results: of one run folder; cells without a timed repetition are left out.
+        architectures: by model key.
+        hardware: what the run's environment names.
+    """
+    found: dict[str, list[MeasuredCell]] = {}
+    for result in results:
+        if result.status == "ok" and result.timed:
+            latency = float(np.median([s.latency_s for s in result.timed]))
+            forwards = float(np.median([s.forwards for s in result.timed]))
+            cell = result.cell
+            row = MeasuredCell(cell, architectures[cell.model.key], hardware, latency, forwards)
+            found.setdefault(f"{cell.engine}/{cell.sampler}", []).append(row)
+    return {key: tuple(rows) for key, rows in found.items()}
 
 
 @dataclass(frozen=True)
