@@ -258,6 +258,9 @@ class ProtocolEntry(Strict):
     max_time_s: float = Field(default=300.0, gt=0, description="measured seconds a cell may take")
     half_width: float = Field(default=0.01, gt=0, lt=1, description="aim for the median's interval, as a fraction")
     rounds: int = Field(default=2, ge=1, description="visits of each cell, so that drift spreads over all")
+    fresh_process_per_round: bool = Field(
+        default=False, description="every round in a new process, so that the spread between processes is measured"
+    )
 
     @validator(mode="after")
     def _ordered(self) -> ProtocolEntry:

@@ -16,19 +16,13 @@ from dlmbench import registry
 from dlmbench.errors import InvalidLogitsError
 from dlmbench.samplers._canvas import Canvas
 from dlmbench.samplers._choice import choose_tokens
-from dlmbench.samplers._step import Decision, Step
+from dlmbench.samplers._step import Decision, Step, quotas
 from dlmbench.types import KnobValue, LanguageModel, PromptBatch, StepObserver
 
 if TYPE_CHECKING:
     import torch
 
 Reveal = Callable[[Step, Decision, slice], "torch.Tensor"]
-
-
-def quotas(masks: int, steps: int) -> list[int]:
-    """How many of `masks` positions each of `steps` steps commits: equal shares, the first ones take the remainder."""
-    base, extra = divmod(masks, steps)
-    return [base + (i < extra) for i in range(steps)]
 
 
 @dataclass
@@ -111,16 +105,12 @@ class Loop:
             self.observer(work.forwards)
 
     def _step(self, logits_BbV: torch.Tensor, block: slice, quota: int | None, number: int) -> Step:
-        """Choose a token for each position. The mask is never chosen, but counts in the confidence as published.
-
-        Draws are keyed by the forward's number within the block: over the whole generation it would depend on how
-        long batch mates kept earlier blocks open.
-        """
+        """Choose a token for each position. The mask is never chosen, but counts in the confidence, as published."""
         import torch
 
         architecture, infinite = self.model.architecture, float("-inf")
         positions_b = torch.arange(block.start, block.stop, device=logits_BbV.device)
-        if self.knobs["logits_eos_inf"]:
+        if self.knobs["logits_eos_inf"] and architecture.eos_id is not None:
             logits_BbV[..., architecture.eos_id] = infinite
         mask_logit_Bb = logits_BbV[..., self.canvas.mask_id].clone()
         logits_BbV[..., self.canvas.mask_id] = infinite

@@ -14,6 +14,12 @@ if TYPE_CHECKING:
     import torch
 
 
+def quotas(masks: int, steps: int) -> list[int]:
+    """How many of `masks` positions each of `steps` steps commits: equal shares, the first ones take the remainder."""
+    base, extra = divmod(masks, steps)
+    return [base + (i < extra) for i in range(steps)]
+
+
 @dataclass
 class Decision:
     """Which positions become final now (commit_Bb), and the confidence_Bb that decided it (for the trace)."""
