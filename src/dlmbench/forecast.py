@@ -127,7 +127,10 @@ def _caveats(cells: Sequence[Cell], calibrated: Mapping[str, Efficiencies]) -> l
     notes = []
     engines = dict.fromkeys(f"{c.engine}/{c.sampler}" for c in cells)
     if lacking := [e for e in engines if e not in calibrated and e in DEFAULT]:
-        notes.append(f"{', '.join(lacking)}: efficiencies measured on one H200, bfloat16, flash attention")
+        notes.append(
+            f"{', '.join(lacking)}: efficiencies measured on one H200, bfloat16, flash attention; where the host's "
+            "launching decides (decoding, short cells) a later run took up to 2.3 times as long: calibrate with your own"
+        )
     if unheard := [e for e in engines if e not in calibrated and e not in DEFAULT]:
         notes.append(f"{', '.join(unheard)}: no efficiencies known, hence no times; give a --calibration")
     others = {c.attention for c in cells if c.attention == "math"} | {c.precision for c in cells} & {"float32"}

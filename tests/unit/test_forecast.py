@@ -96,6 +96,15 @@ def test_what_fits_is_the_device_s_memory():
         assert all(made.fits(c) for c in cells) is answer
 
 
+def test_predicted_memory_is_what_the_h200_measured():
+    """Nothing is fitted to it: weights, cache, logits and activations from shapes alone, against torch's own peak."""
+    measured = {r.cell: r.memory.peak_allocated_bytes for r in read_run(H200_RUN).results if r.memory}
+    made = forecast.predict(Plan(tuple(measured)), H200)
+    assert len(measured) >= 22
+    for cell, peak in measured.items():
+        assert made.of(cell).peak_bytes == pytest.approx(peak, rel=0.02), cell.label
+
+
 def test_the_bill_by_hand(tmp_path):
     """3 warm-ups, 5 pilots, 10 more over one later round with one warm-up, two passes: 21 generations; noisy 111."""
     steady = ProtocolSettings(warmup=3, pilot=5, min_repeats=10, max_repeats=100, max_time_s=300, rounds=2)
