@@ -129,7 +129,7 @@ def _caveats(cells: Sequence[Cell], calibrated: Mapping[str, Efficiencies]) -> l
     if lacking := [e for e in engines if e not in calibrated and e in DEFAULT]:
         notes.append(
             f"{', '.join(lacking)}: efficiencies measured on one H200, bfloat16, flash attention; where the host's "
-            "launching decides (decoding, short cells) a later run took up to 2.3 times as long: calibrate with your own"
+            "launching decides (decoding, short cells) a later run took up to 2.3 times as long: calibrate on your own"
         )
     if unheard := [e for e in engines if e not in calibrated and e not in DEFAULT]:
         notes.append(f"{', '.join(unheard)}: no efficiencies known, hence no times; give a --calibration")

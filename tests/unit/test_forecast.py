@@ -15,12 +15,13 @@ import yaml
 from test_cli import GOOD, fails, run
 
 from dlmbench import config, forecast, grid
+from dlmbench.measure.protocol import plan_visit
 from dlmbench.roofline import corrected, memory
 from dlmbench.roofline.calibrate import Calibration
 from dlmbench.roofline.hardware import find
 from dlmbench.roofline.shapes import LLADA_8B, LLAMA_8B
 from dlmbench.store import read_run
-from dlmbench.types import Plan, ProtocolSettings
+from dlmbench.types import Plan, ProtocolSettings, Sample
 
 ROOT = Path(__file__).parents[2]
 H200_RUN = ROOT / "docs/study/h200-random"
@@ -121,6 +122,26 @@ def test_the_bill_by_hand(tmp_path):
     assert total.money(36.0) == pytest.approx((0.21 * one, 1.11 * one))
     small = replace(made, hardware=replace(H200, memory_bytes=1.0))
     assert forecast.bill(small, steady) == forecast.Bill(0.0, 0.0, 3, 0)
+
+
+@pytest.mark.parametrize("latency_s", [0.01, 30.0, 45.0, 200.0])
+@pytest.mark.parametrize("rounds", [1, 2, 4])
+@pytest.mark.parametrize("fresh", [False, True])
+def test_the_bill_counts_what_the_protocol_does(latency_s, rounds, fresh):
+    """Every visit of a cell of steady latency, as the run makes them."""
+    settings = ProtocolSettings(rounds=rounds, min_repeats=7, fresh_process_per_round=fresh)
+    done: list[Sample] = []
+    for number in range(rounds):
+        is_new = fresh or number == 0
+        while not (visit := plan_visit(done, settings, number, fresh_process=is_new)).is_empty:
+            is_new = False
+            for is_warmup, first, count in (
+                (True, visit.first_warmup_index, visit.warmups),
+                (False, visit.first_index, visit.repetitions),
+            ):
+                made = ("c", is_warmup, number, 1, "", "wall", latency_s, latency_s, 1, None, None, 1, 1, 1, 0)
+                done += [Sample(made[0], first + i, *made[1:]) for i in range(count)]
+    assert forecast.generations_of(latency_s, settings) == len(done) + 2
 
 
 def test_a_rule_without_a_schedule_has_no_time_and_is_counted(tmp_path):
