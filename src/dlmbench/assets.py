@@ -94,6 +94,17 @@ def resolve_model(spec: ModelSpec, cache_dir: Path | None = None) -> Path | None
     return folder
 
 
+def local_folder(spec: ModelSpec, cache_dir: Path | None = None) -> Path | None:
+    """The folder of a model as far as this machine has it, complete or not; never asks the network.
+
+    None where a model of the hub is not in the cache, or where an architecture known by name needs no files.
+
+    Raises:
+        BenchError: a source that is neither a folder here nor a hub id.
+    """
+    return _without_network(spec, cache_dir)
+
+
 def _remedy(name: str, kind: hub.Kind) -> str:
     return f"Run `{hub.DOWNLOAD}` where there is network; page: {hub.page(name, kind)}"
 

@@ -38,6 +38,7 @@ _LEAST_HOST_S, _MOST_HOST_S = 1e-7, 100.0
 # Spread of the logarithm of the latency when efficiencies move to another device: an assumption (a fifth up or down),
 # until cells of two devices are at hand for `log_errors` to measure it.
 TRANSFER_SD = 0.2
+_FEW_GROUPS = 3
 
 
 @dataclass(frozen=True)
@@ -59,16 +60,17 @@ class MeasuredCell:
 def measured_cells(
     results: Iterable[CellResult], architectures: Mapping[str, Architecture], hardware: Hardware
 ) -> dict[str, tuple[MeasuredCell, ...]]:
-    """The finished cells of a run, by "engine/sampler" as `corrected.predict` looks efficiencies up.
+    """The measured cells of a run, by "engine/sampler" as `corrected.predict` looks efficiencies up.
 
     Args:
-        results: of one run folder; cells without a timed repetition are left out.
+        results: of one run folder; cells that failed or have no timed repetition are left out, those of a run that
+            was cut off count with the repetitions they have.
         architectures: by model key.
         hardware: what the run's environment names.
     """
     found: dict[str, list[MeasuredCell]] = {}
     for result in results:
-        if result.status == "ok" and result.timed:
+        if result.status in ("ok", None) and result.timed:
             latency = float(np.median([s.latency_s for s in result.timed]))
             forwards = float(np.median([s.forwards for s in result.timed]))
             cell = result.cell
@@ -233,6 +235,21 @@ def calibrate(rows: Sequence[MeasuredCell], label: str = "") -> Calibration:
         p90_error=float(np.percentile(errors, 90)) if errors else None,
         held_out=tuple(held_out),
     )
+
+
+def too_small(calibration: Calibration, groups: int) -> str | None:
+    """Why a calibration of so few cells, in `groups` of a model and length, is to be mistrusted; None where it is not.
+
+    Five cells are one more than the numbers fitted; of two groups, each is predicted from a single other one.
+    """
+    if groups == 1:
+        return "too small: one model and length, so nothing is known of the error elsewhere; measure a second length"
+    reasons = []
+    if calibration.cells <= len(Efficiencies.__dataclass_fields__):
+        reasons.append(f"{calibration.cells} cells for 4 numbers, which rest on usual values")
+    if groups < _FEW_GROUPS:
+        reasons.append(f"errors left out are of {groups} groups only")
+    return f"too small: {'; '.join(reasons)}" if reasons else None
 
 
 @dataclass(frozen=True)
