@@ -1,0 +1,130 @@
+"""What the parts ask of one another: architectures, and the protocols of engines and observers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from dlmbench.types._study import Cell
+from dlmbench.types._texts import Prompt, StoredGeneration
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A decoder-only transformer of LLaMA's shape, causal or bidirectional, as its config.json states it."""
+
+    family: str
+    is_causal: bool
+    hidden_size: int
+    intermediate_size: int
+    layers: int
+    heads: int
+    kv_heads: int
+    vocab_size: int
+    max_positions: int
+    rope_theta: float
+    norm_eps: float
+    tied_head: bool = False
+    mask_id: int | None = None
+    eos_id: int | None = None
+    eot_id: int | None = None
+    pad_id: int | None = None
+
+    @property
+    def head_size(self) -> int:
+        """Width of one attention head."""
+        return self.hidden_size // self.heads
+
+    @property
+    def parameters(self) -> int:
+        """Number of weights, norms and embeddings included."""
+        kv = self.kv_heads * self.head_size
+        attention = 2 * self.hidden_size**2 + 2 * self.hidden_size * kv
+        layer = attention + 3 * self.hidden_size * self.intermediate_size + 2 * self.hidden_size
+        embeddings = self.vocab_size * self.hidden_size * (1 if self.tied_head else 2)
+        return self.layers * layer + embeddings + self.hidden_size
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One tensor of a checkpoint: its official name, LLaMA's name for it, and its shape."""
+
+    official: str
+    llama: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Texts:
+    """What a metric scores: one cell's prompts, its generations, and the model where the metric needs it."""
+
+    cell: Cell
+    prompts: tuple[Prompt, ...]
+    generations: tuple[StoredGeneration, ...] = ()
+    model: LanguageModel | None = None
+    rows: int = 16
+
+
+class Progress(Protocol):
+    """Whoever shows how far a run is."""
+
+    def cell(self, cell: Cell, doing: str) -> None:
+        """A cell is being worked on."""
+
+    def repetition(self, cell: Cell, latency_s: float) -> None:
+        """A repetition is on record."""
+
+    def failed(self, cell: Cell, reason: str) -> None:
+        """A cell could not be measured or scored."""
+
+
+class StepObserver(Protocol):
+    """Called by a sampler in traced passes only: once after the prefill or each forward (and its commits)."""
+
+    def __call__(self, forwards: int) -> None:
+        """`forwards` done so far."""
+
+
+class LanguageModel(Protocol):
+    """What a sampler sees of an engine. Tensors live on `device`; no method waits for the device."""
+
+    architecture: Architecture
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+
+    def forward(
+        self,
+        tokens_BQ: torch.Tensor,
+        attend_BN: torch.Tensor | None = None,
+        cache: Any = None,
+        start: int = 0,
+    ) -> torch.Tensor:
+        """Hidden states_BQD of `tokens_BQ`, which stand at positions start..start+Q of the canvas.
+
+        attend_BN: 1 for real tokens, 0 for padding, over the whole canvas; None when nothing is padded.
+        cache: from `new_cache`, or None to compute the whole canvas without keeping anything.
+        """
+
+    def logits(self, hidden_BQD: torch.Tensor, first: int, last: int) -> torch.Tensor:
+        """Logits_B(last-first)V of positions first..last of `hidden_BQD`."""
+
+    def new_cache(self) -> Any:
+        """An empty key-value cache over a canvas; see engines/."""
+
+    def decode(
+        self,
+        tokens_BP: torch.Tensor,
+        attend_BP: torch.Tensor | None,
+        new_tokens: int,
+        choose: Any,
+        on_step: StepObserver | None = None,
+    ) -> torch.Tensor:
+        """tokens_BG of the engine's own autoregressive loop with a KV cache: exactly `new_tokens` a row.
+
+        choose: (logits_BV, step) -> tokens_B, or None for the argmax.
+        """

@@ -1,0 +1,28 @@
+"""Rules of the house that can be counted."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+FILES = [*(ROOT / "src").rglob("*.py"), *(ROOT / "scripts").rglob("*.py")]
+
+
+def test_no_file_is_longer_than_500_lines():
+    assert {p.name: n for p in FILES if (n := len(p.read_text().splitlines())) > 500} == {}
+
+
+def test_no_sampler_file_is_longer_than_150_lines():
+    samplers = (ROOT / "src/dlmbench/samplers").rglob("*.py")
+    assert {p.name: n for p in samplers if (n := len(p.read_text().splitlines())) > 150} == {}
+
+
+def test_no_room_for_odds_and_ends():
+    assert not {p.stem for p in FILES} & {"utils", "util", "common", "helpers", "misc"}
+
+
+def test_no_path_of_a_build_machine_is_committed():
+    words = ["/" + "work/", "/" + "opt/wheels", "file:" + "///opt"]
+    found = subprocess.run(["git", "grep", "-lF", *(f"-e{w}" for w in words)], cwd=ROOT, capture_output=True, text=True)
+    assert found.stdout == ""
