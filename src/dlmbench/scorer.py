@@ -26,6 +26,8 @@ def inapplicable(metric: str, cell: Cell) -> str | None:
     needs = registry.load("metrics", metric).NEEDS
     if cell.model.weights == "random":
         return "random weights have no quality"
+    if "diffusion" in needs and registry.load("samplers", cell.sampler).PARADIGM != "diffusion":
+        return "only a masked diffusion model has it"
     if "tiny corpus" in needs and not cell.prompts.startswith("tiny"):
         return "only the embedded corpus has an oracle"
     return None

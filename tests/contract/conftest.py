@@ -7,32 +7,34 @@ import torch
 
 from checkpoints import LLADA, LLAMA, write_checkpoint
 from contract.reference import PlainModel
+from dlmbench import registry
 from dlmbench.engines import _checkpoint as checkpoint
-from dlmbench.engines import hf
 from dlmbench.types import ModelSpec
 
+# Every engine in the folder: a new one is held to the same tokens without an edit here.
+ENGINES = registry.names("engines")
 
-def _engine(folder, config):
+
+def _engine(name, folder, config):
     write_checkpoint(folder, config, seed=7, scale=0.35)
     spec = ModelSpec("m", config["model_type"], str(folder), "target")
-    return hf.load(spec, folder, precision="float32", attention="math", device="cpu")
+    engine = registry.load("engines", name)
+    return engine.load(spec, folder, precision="float32", attention="math", device="cpu")
 
 
 @pytest.fixture(scope="session")
 def diffusion_folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("llada")
-    _engine(folder, LLADA)
-    return folder
+    return write_checkpoint(tmp_path_factory.mktemp("llada"), LLADA, seed=7, scale=0.35)
 
 
-@pytest.fixture(scope="session")
-def diffusion(diffusion_folder):
-    return _engine(diffusion_folder, LLADA)
+@pytest.fixture(scope="session", params=ENGINES)
+def diffusion(request, diffusion_folder):
+    return _engine(request.param, diffusion_folder, LLADA)
 
 
-@pytest.fixture(scope="session")
-def causal(tmp_path_factory):
-    return _engine(tmp_path_factory.mktemp("llama"), LLAMA)
+@pytest.fixture(scope="session", params=ENGINES)
+def causal(request, tmp_path_factory):
+    return _engine(request.param, tmp_path_factory.mktemp("llama"), LLAMA)
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import statistics
 
 import pytest
 import torch
@@ -12,11 +13,12 @@ from hypothesis import strategies as st
 from contract.reference import run, schedule
 from dlmbench import registry
 from dlmbench.errors import BenchError, InvalidLogitsError
+from dlmbench.metrics import elbo
 from dlmbench.samplers import masked_diffusion
 from dlmbench.samplers._denoise import quotas
 from dlmbench.samplers._step import Step
 from dlmbench.samplers.commit import factor as factor_rule
-from dlmbench.types import Prompt, PromptBatch
+from dlmbench.types import Cell, ModelSpec, Prompt, PromptBatch, Texts
 
 MASK, EOS = 60, 2
 PARTS = {
@@ -272,6 +274,43 @@ def test_sampler_likelihoods_of_all_answers_sum_to_one(diffusion, knobs):
         found = masked_diffusion.log_likelihood(four, alone, settled("masked_diffusion", 3, **knobs))
         total += torch.tensor(found.log_prob_BG).sum().exp().item()
     assert total == pytest.approx(1.0, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("length", "rows", "first", "counts"),
+    [
+        (10, 4, 3, [3, 6, 8, 10]),
+        (7, 4, 6, [6, 1, 3, 4]),
+        (16, 16, 5, [*range(5, 17), *range(1, 5)]),
+    ],
+)
+def test_elbo_counts(length, rows, first, counts):
+    assert elbo.masked_counts(length, rows, first) == counts
+
+
+def _texts(model, reference, rows=16):
+    spec = ModelSpec("m", "llada", "x", "target")
+    cell = Cell(spec, "hf", "masked_diffusion", (), 1, 2, len(reference), "float32", "math", 0, "test")
+    return Texts(cell, (Prompt(0, (5, 9), reference_ids=reference),), model=model, rows=rows)
+
+
+def test_elbo_of_one_token_is_its_likelihood(diffusion):
+    texts = _texts(diffusion, (17,))
+    exact = masked_diffusion.log_likelihood(
+        diffusion, PromptBatch(texts.prompts, ""), settled("masked_diffusion", 1, steps=1)
+    )
+    assert elbo.estimate(texts, texts.prompts[0]) == pytest.approx(-exact.log_prob_BG[0][0], abs=1e-5)
+
+
+def test_elbo_is_the_mean_over_random_orders(diffusion):
+    texts = _texts(diffusion, (17, 30, 8, 41), rows=4)
+    knobs = settled("masked_diffusion", 4, commit="random", steps=4)
+    orders = [
+        -sum(masked_diffusion.log_likelihood(diffusion, PromptBatch(texts.prompts, ""), knobs, seed).log_prob_BG[0])
+        for seed in range(200)
+    ]
+    mean, error = statistics.fmean(orders), statistics.stdev(orders) / 200**0.5
+    assert elbo.estimate(texts, texts.prompts[0], draws=2000) == pytest.approx(mean, abs=5 * error + 0.05)
 
 
 class _FourTokens:
