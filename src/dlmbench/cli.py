@@ -49,10 +49,6 @@ HardwareFile = Annotated[Path | None, typer.Option("--hardware-file", help="YAML
 RunFolder = Annotated[Path, typer.Argument(help="folder of a finished run")]
 
 
-def _joined(values: list[str] | None) -> str | None:
-    return None if values is None else ",".join(values)
-
-
 def _load(config: Path, **overrides: Any) -> tuple[Experiment, Plan]:
     from dlmbench import config as configuration
     from dlmbench import grid
@@ -60,7 +56,10 @@ def _load(config: Path, **overrides: Any) -> tuple[Experiment, Plan]:
     # A path that is not found from here is tried from the checkout, so that programs run from any folder.
     checkout = Path(__file__).parents[2] / config
     path = checkout if not config.is_absolute() and not config.exists() and checkout.exists() else config
-    experiment = configuration.load(path, configuration.parse_overrides(**overrides))
+    # An option given several times is the comma-separated list it could have been; knobs are parsed one by one.
+    knobs = overrides.pop("knobs", None) or ()
+    given: dict[str, Any] = {k: ",".join(v) if isinstance(v, list) else v for k, v in overrides.items()}
+    experiment = configuration.load(path, configuration.parse_overrides(**given, knobs=knobs))
     return experiment, grid.expand(experiment)
 
 
@@ -80,14 +79,14 @@ def run(
     """Measure speed and quality of every cell, then tables, figures and the answer. Resumes where it stopped."""
     experiment, plan = _load(
         config,
-        steps=_joined(steps),
-        batch_size=_joined(batch_size),
-        seq_len=_joined(seq_len),
+        steps=steps,
+        batch_size=batch_size,
+        seq_len=seq_len,
         max_prompts=max_prompts,
         prompt_file=prompt_file,
         compute_bertscore=compute_bertscore,
-        models=_joined(models),
-        knobs=knob or (),
+        models=models,
+        knobs=knob,
     )
     _run(experiment, plan, output_dir)
 
@@ -145,13 +144,13 @@ def plan(
 
     experiment, planned = _load(
         config,
-        steps=_joined(steps),
-        batch_size=_joined(batch_size),
-        seq_len=_joined(seq_len),
+        steps=steps,
+        batch_size=batch_size,
+        seq_len=seq_len,
         max_prompts=max_prompts,
         prompt_file=prompt_file,
-        models=_joined(models),
-        knobs=knob or (),
+        models=models,
+        knobs=knob,
     )
     forecast = _forecast(planned, hardware, hardware_file, price, calibration)
     Console(width=None if sys.stdout.isatty() else 200).print(console.cells(planned.cells, forecast, price))
