@@ -1,0 +1,65 @@
+"""What all commands share: the application, the options that several take, and the way from a file to a plan."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from dlmbench.types import Experiment, Plan
+
+app = typer.Typer(
+    name="dlmbench",
+    help="Is a diffusion language model worth it for you, instead of an autoregressive one? Measure both, and see.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
+
+Config = Annotated[Path, typer.Option("--config", "-c", help="experiment file; see config/ for annotated ones")]
+OutputDir = Annotated[Path, typer.Option("--output-dir", "-o", help="run folder; the same one again resumes the run")]
+Steps = Annotated[list[str] | None, typer.Option(help="diffusion steps K instead of the file's, as in --steps 16,64")]
+BatchSize = Annotated[list[str] | None, typer.Option(help="batch sizes B instead of the file's")]
+SeqLen = Annotated[list[str] | None, typer.Option(help="total lengths N (prompt and new tokens) instead of the file's")]
+MaxPrompts = Annotated[str | None, typer.Option(help="use at most so many prompts")]
+PromptFile = Annotated[str | None, typer.Option(help="prompts from this file: text lines, JSONL or paragraphs")]
+Bertscore = Annotated[bool, typer.Option("--compute-bertscore", help="also score BERTScore against the references")]
+Models = Annotated[list[str] | None, typer.Option(help="only these models of the file, by their keys")]
+KnobOption = Annotated[list[str] | None, typer.Option("--knob", help="any sampler knob: name=value or name=v1,v2")]
+HardwareName = Annotated[str | None, typer.Option("--hardware", help="device, as in --hardware h200")]
+HardwareFile = Annotated[Path | None, typer.Option("--hardware-file", help="YAML with devices of your own")]
+RunFolder = Annotated[Path, typer.Argument(help="folder of a finished run")]
+
+
+def load(config: Path, **overrides: Any) -> tuple[Experiment, Plan]:
+    from dlmbench import config as configuration
+    from dlmbench import grid
+
+    # A path that is not found from here is tried from the checkout, so that programs run from any folder.
+    checkout = Path(__file__).parents[2] / config
+    path = checkout if not config.is_absolute() and not config.exists() and checkout.exists() else config
+    # An option given several times is the comma-separated list it could have been; knobs are parsed one by one.
+    knobs = overrides.pop("knobs", None) or ()
+    given: dict[str, Any] = {k: ",".join(v) if isinstance(v, list) else v for k, v in overrides.items()}
+    experiment = configuration.load(path, configuration.parse_overrides(**given, knobs=knobs))
+    return experiment, grid.expand(experiment)
+
+
+def conclude(output_dir: Path) -> None:
+    from rich.console import Console
+
+    from dlmbench import console, session
+
+    outcome = session.conclude(output_dir)
+    console.findings(outcome.findings)
+    width = None if sys.stdout.isatty() else 160
+    out = Console(width=width, highlight=False)
+    out.print(console.summary(outcome.rows, "Summary"))
+    out.print(f"\n{outcome.answer}\n", markup=False, soft_wrap=True)
+    for path in (output_dir / "raw_metrics.csv", output_dir / "quality_metrics.json", *outcome.figures):
+        print(path)

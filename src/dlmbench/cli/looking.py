@@ -1,0 +1,71 @@
+"""Look around: `list` what there is, `doctor` whether this machine is fit, `download` what a run needs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dlmbench.cli._app import Config, app, load
+from dlmbench.errors import BenchError, did_you_mean
+
+FOLDERS = ("families", "samplers", "samplers/commit", "samplers/cache", "engines", "prompts", "metrics", "figures")
+
+
+@app.command(name="list")
+def list_(what: Annotated[str | None, typer.Argument(help=f"one of: {', '.join(FOLDERS)}")] = None) -> None:
+    """List what there is to choose from: models' families, samplers, engines, prompts, metrics, figures."""
+    from dlmbench import registry
+
+    if what is not None and what not in FOLDERS:
+        raise BenchError(f"there is no list '{what}'", did_you_mean(what, FOLDERS))
+    for folder in [what] if what else FOLDERS:
+        print(f"{folder}:")
+        for name in registry.names(folder):
+            print(f"  {name:<24} {registry.summary(folder, name)}")
+        if folder == "samplers":
+            for name in registry.names(folder):
+                for knob in registry.all_knobs(name).values():
+                    print(f"    {name}: --knob {knob.name}={knob.default}: {knob.help}")
+
+
+@app.command()
+def doctor() -> None:
+    """Say what this machine is and whether a study may start on it."""
+    from dlmbench import console, diagnosis
+
+    problems = 0
+    for finding in diagnosis.examine():
+        console.say(f"{finding.state:<8} {finding.subject}: {finding.text}")
+        problems += finding.state == "error"
+    if problems:
+        raise BenchError(f"{problems} problems stand in the way of a study", "mend what is marked error above")
+
+
+@app.command()
+def download(
+    config: Config = Path("config/experiments.yaml"),
+    hf_token: Annotated[str | None, typer.Option(help="token for gated models, or a file that holds it")] = None,
+    model_cache_dir: Annotated[Path | None, typer.Option(help="where models are kept")] = None,
+    dataset_cache_dir: Annotated[Path | None, typer.Option(help="where data sets are kept")] = None,
+    extra_model_id: Annotated[list[str] | None, typer.Option(help="also fetch this model; may be repeated")] = None,
+    local_files_only: Annotated[bool, typer.Option("--local-files-only", help="only check what is there")] = False,
+) -> None:
+    """Fetch the models and data of an experiment ahead of time, or check that they are all there."""
+    from dlmbench import assets, console
+
+    experiment, _ = load(config)
+    reports = assets.download(
+        experiment,
+        assets.read_token(hf_token),
+        model_cache_dir,
+        dataset_cache_dir,
+        [name for item in extra_model_id or () for name in item.split(",")],
+        local_files_only,
+    )
+    for report in reports:
+        console.say(report.line)
+    missing = [r for r in reports if not r.is_ready]
+    if missing:
+        raise BenchError(f"{len(missing)} of {len(reports)} assets are not ready", missing[0].remedy)

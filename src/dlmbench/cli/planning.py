@@ -1,0 +1,131 @@
+"""Predict: `plan` before measuring, `calibrate` after it."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from dlmbench.cli._app import (
+    BatchSize,
+    Config,
+    HardwareFile,
+    HardwareName,
+    KnobOption,
+    MaxPrompts,
+    Models,
+    PromptFile,
+    RunFolder,
+    SeqLen,
+    Steps,
+    app,
+    load,
+)
+from dlmbench.errors import BenchError
+
+if TYPE_CHECKING:
+    from dlmbench.forecast import Forecast
+    from dlmbench.types import Plan
+
+
+@app.command()
+def plan(
+    config: Config = Path("config/experiments.yaml"),
+    steps: Steps = None,
+    batch_size: BatchSize = None,
+    seq_len: SeqLen = None,
+    max_prompts: MaxPrompts = None,
+    prompt_file: PromptFile = None,
+    models: Models = None,
+    knob: KnobOption = None,
+    hardware: HardwareName = None,
+    hardware_file: HardwareFile = None,
+    price: Annotated[float | None, typer.Option(help="of one GPU hour, in any currency; with --hardware")] = None,
+    calibration: Annotated[
+        Path | None, typer.Option(help="what `dlmbench calibrate` wrote, instead of the H200 defaults")
+    ] = None,
+) -> None:
+    """Show the cells of an experiment and what is left out, without running anything.
+
+    With --hardware also what is predicted of each cell and of the whole run: time, memory, money.
+    """
+    from rich.console import Console
+
+    from dlmbench import console
+
+    experiment, planned = load(
+        config,
+        steps=steps,
+        batch_size=batch_size,
+        seq_len=seq_len,
+        max_prompts=max_prompts,
+        prompt_file=prompt_file,
+        models=models,
+        knobs=knob,
+    )
+    forecast = _forecast(planned, hardware, hardware_file, price, calibration)
+    Console(width=None if sys.stdout.isatty() else 200).print(console.cells(planned.cells, forecast, price))
+    if forecast is not None:
+        from dlmbench.forecast import bill
+
+        print(console.total(bill(forecast, experiment.protocol), price))
+        for note in forecast.notes:
+            console.say(note)
+    console.left_out(planned.left_out)
+
+
+def _forecast(
+    planned: Plan, name: str | None, file: Path | None, price: float | None, calibration: Path | None
+) -> Forecast | None:
+    if name is None:
+        given = {"--hardware-file": file, "--price": price, "--calibration": calibration}
+        if alone := [option for option, value in given.items() if value is not None]:
+            raise BenchError(f"{alone[0]} says nothing without a device", "Add --hardware, as in --hardware h200")
+        return None
+    if price is not None and not 0 <= price < float("inf"):
+        raise BenchError(f"--price {price:g} is not a price", "Give what one GPU hour costs, as in --price 2.5")
+    from dlmbench import forecast
+    from dlmbench.roofline import hardware
+
+    device = hardware.find(name, forecast.devices(file))
+    if calibration is None:
+        return forecast.predict(planned, device)
+    saved = forecast.load_calibration(calibration)
+    made = forecast.predict(planned, device, saved.efficiencies)
+    if saved.hardware == device.name:
+        return made
+    note = f"{calibration} was measured on {saved.hardware}: carried over to {device.name}, untested"
+    return replace(made, notes=(note, *made.notes))
+
+
+@app.command()
+def calibrate(
+    run_folder: RunFolder,
+    hardware: HardwareName = None,
+    hardware_file: HardwareFile = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", help="JSON for `plan --calibration`; default: calibration.json in RUN")
+    ] = None,
+) -> None:
+    """Fit the cost model to the cells of a run, with its error on cells left out, and hold each against its floor."""
+    from rich.console import Console
+
+    from dlmbench import console, forecast
+    from dlmbench.store import read_run
+    from dlmbench.store.journal import replace_file
+
+    made = forecast.calibrate(read_run(run_folder), hardware, forecast.devices(hardware_file))
+    path = run_folder / "calibration.json" if output is None else output
+    if path.is_dir() or not path.parent.is_dir():
+        raise BenchError(f"{path} cannot be written as a file", "Name a file in a folder that exists with --output")
+    replace_file(path, made.to_json())
+    out = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
+    out.print(console.calibrations(made.calibrations, made.hardware.name))
+    out.print(console.bounds(made.bounds))
+    for note in made.notes:
+        out.print(note, markup=False, soft_wrap=True)
+    console.findings(made.findings)
+    print(path)
