@@ -45,7 +45,7 @@ schema: $(STAMP) ## write config/experiments.schema.json from the code
 
 # torch pins its own CUDA libraries exactly, so they are left to it; the local label of a CPU build is dropped.
 requirements: $(STAMP) ## resolve and pin requirements.txt again
-	@$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 $(FIND_LINKS) --no-header --no-annotate --no-emit-find-links --quiet \
+	@$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 $(FIND_LINKS) --no-header --no-annotate --no-emit-find-links --quiet \
 	  | grep -vE '^(cuda-|triton=|nvidia-(cu|nccl|nvj|nvs|nvtx))' | sed -E 's/^torch==([0-9.]+).*/torch==\1/; s/ ; sys_platform != .emscripten.$$//' | grep -v emscripten | sort -u > requirements.txt
 
 clean: ## remove the environment and the demo's results
