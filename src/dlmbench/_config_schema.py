@@ -218,7 +218,7 @@ class GridEntry(Strict):
     lengths: Lengths
     batch_size: Counts = Field(default=[1], description="B, sequences generated together")
     precision: Literal["bfloat16", "float16", "float32"] = "bfloat16"
-    attention: Literal["flash", "efficient", "math", "auto"] = Field(
+    attention: Literal["flash", "efficient", "cudnn", "math", "auto"] = Field(
         default="math", description="the kernel enforced for every model alike; auto leaves the choice to torch"
     )
     engine: EngineNames = Field(default=["hf"], description="the implementation that runs every model")

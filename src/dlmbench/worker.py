@@ -162,6 +162,7 @@ class _Server:
 
     def _repeat(self, request: Repeat, model: _Model) -> Iterator[Reply]:
         cell, visit = request.cell, request.visit
+        model.language_model.forget()  # what cells before recorded would take this one's memory
         todo = [(True, visit.first_warmup_index + i) for i in range(visit.warmups)]
         todo += [(False, visit.first_index + i) for i in range(visit.repetitions)]
         for is_warmup, index in todo:
@@ -192,6 +193,7 @@ class _Server:
         if (trace := made[0].trace) is not None:
             first = batch.prompts[0].index
             yield CommitOrder(cell.id, first, made[0].forwards, trace.committed_at_BG[0], trace.confidence_BG[0])
+        model.language_model.forget()
         yield measure_memory(cell.id, lambda: self._generate(cell, model, batch), self.device)
         energy = repeat_for_energy(cell.id, lambda: self._generate(cell, model, batch), self.clock, self.meter)
         if energy is not None:

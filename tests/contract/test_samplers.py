@@ -246,18 +246,7 @@ def test_schedules(masks, steps, expected):
 def test_factor_vectors(confidence, factor, quirk, committed):
     n = len(confidence)
     probabilities = torch.tensor(confidence, dtype=torch.float64)
-    # Two tokens, the chosen one with exactly the wanted probability.
-    logits = torch.stack([probabilities.log(), (1 - probabilities).log()], -1)[None]
-    step = Step(
-        logits,
-        torch.zeros(1, n, dtype=torch.long),
-        torch.ones(1, n, dtype=torch.bool),
-        None,
-        0,
-        0,
-        torch.zeros(1, dtype=torch.long),
-        torch.arange(n),
-    )
+    step = Step(probabilities[None], torch.ones(1, n, dtype=torch.bool))
     knobs = {"factor": factor, "factor_quirk": quirk, "confidence_dtype": "float64"}
     assert int(factor_rule.decide(step, knobs).commit_Bb.sum()) == committed
 
@@ -319,9 +308,13 @@ class _FourTokens:
     def __init__(self, model):
         self._model, self.architecture, self.device = model, model.architecture, model.device
         self.forward, self.new_cache = model.forward, model.new_cache
+        self.workspace, self.fused = model.workspace, model.fused
 
-    def logits(self, hidden, first, last):
-        logits = self._model.logits(hidden, first, last).clone()
+    def logits_in_pieces(self, hidden, first, last):
+        for logits in self._model.logits_in_pieces(hidden, first, last):
+            yield self.changed(logits.clone())
+
+    def changed(self, logits):
         logits[..., 4:MASK] = -torch.inf
         return logits
 
@@ -332,7 +325,7 @@ def test_draws_follow_the_softmax(diffusion):
 
     logits_V = torch.tensor([1.0, 0.2, -0.5, 2.0, 0.0])
     drawn = choose_tokens(
-        logits_V.expand(4000, 1, 5), 0.7, seed=1, prompts_B=torch.arange(4000), step=0, positions_Q=torch.tensor([0])
+        logits_V.expand(4000, 1, 5), 0.7, seed=1, prompts_B=torch.arange(4000), step=0, positions_w=torch.tensor([0])
     )
     counts = torch.bincount(drawn[:, 0], minlength=5).double()
     expected = (logits_V.double() / 0.7).softmax(-1) * 4000
@@ -371,8 +364,8 @@ def test_impossible_knobs_have_a_reason(given_, words):
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_broken_logits_are_invalid_not_text(diffusion, causal, value):
     class Broken(_FourTokens):
-        def logits(self, hidden, first, last):
-            return self._model.logits(hidden, first, last).clone().fill_(value)
+        def changed(self, logits):
+            return logits.fill_(value)
 
     with pytest.raises(InvalidLogitsError):
         masked_diffusion.generate(Broken(diffusion), batch([5]), 8, settled("masked_diffusion", 8))

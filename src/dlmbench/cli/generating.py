@@ -30,7 +30,7 @@ def generate(
     temperature: Annotated[float | None, typer.Option(help="default 0, the most probable token")] = None,
     seed: Annotated[int, typer.Option(help="of all random draws")] = 0,
     precision: Annotated[str | None, typer.Option(help="float32 | bfloat16 | float16; default by device")] = None,
-    attention: Annotated[str, typer.Option(help="auto | flash | efficient | math")] = "auto",
+    attention: Annotated[str, typer.Option(help="auto | flash | efficient | cudnn | math")] = "auto",
     engine: Annotated[str, typer.Option(help="see `dlmbench list engines`")] = "hf",
     batch_size: Annotated[int, typer.Option(min=1, help="rows at once; padded on the left where they differ")] = 1,
     chat: Annotated[bool, typer.Option("--chat", help="put each prompt into the chat template")] = False,
@@ -63,7 +63,7 @@ def generate(
         knobs[name] = values[0]  # type: ignore[assignment]
     for name, value, known in (
         ("precision", precision, ("float32", "bfloat16", "float16")),
-        ("attention", attention, ("auto", "flash", "efficient", "math")),
+        ("attention", attention, ("auto", "flash", "efficient", "cudnn", "math")),
     ):
         if value is not None and value not in known:
             raise BenchError(f"unknown {name} '{value}'", did_you_mean(value, known))

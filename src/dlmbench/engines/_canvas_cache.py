@@ -16,28 +16,29 @@ if TYPE_CHECKING:
 
 
 class CanvasCache(Cache):  # type: ignore[misc]
-    """transformers' Cache protocol over tensors_BHNd of fixed length; the first forward must cover the canvas."""
+    """transformers' Cache protocol over tensors_BHNd of fixed length; a forward over all of it starts anew."""
 
-    def __init__(self, layers: int) -> None:
+    def __init__(self, layers: int, length: int) -> None:
         super().__init__(layers=[DynamicLayer() for _ in range(layers)])
         self._keys: list[torch.Tensor | None] = [None] * layers
         self._values: list[torch.Tensor | None] = [None] * layers
-        self._start = self._stop = self._length = 0
+        self._start = self._stop = 0
+        self._length = length
 
     def place(self, start: int, positions: int) -> None:
         """Say where the next forward's positions stand."""
         self._start, self._stop = start, start + positions
-        self._length = max(self._length, self._stop)
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *_: Any, **__: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Write the forward's keys and values, return those of the whole canvas."""
         keys, values = self._keys[layer_idx], self._values[layer_idx]
-        if keys is None or values is None:
-            assert self._start == 0, "the first forward of a cache covers the whole canvas"
+        if self._stop - self._start == self._length:
             self._keys[layer_idx], self._values[layer_idx] = key_states, value_states
             return key_states, value_states
+        assert keys is not None, "the first forward of a cache covers the whole canvas"
+        assert values is not None
         keys[:, :, self._start : self._stop] = key_states
         values[:, :, self._start : self._stop] = value_states
         return keys, values

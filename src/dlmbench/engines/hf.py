@@ -6,20 +6,18 @@ as the official LLaDA code does, and the autoregressive loop is transformers' ow
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dlmbench.engines import _checkpoint as checkpoint
-from dlmbench.errors import BenchError, InvalidLogitsError
-from dlmbench.types import Architecture, ModelSpec, StepObserver
+from dlmbench.engines._attention import enforced
+from dlmbench.engines._workspace import PlainWorkspace
+from dlmbench.errors import InvalidLogitsError
+from dlmbench.types import Architecture, ModelSpec, StepObserver, Workspace
 
 if TYPE_CHECKING:
     import torch
-
-PRECISIONS = ("float32", "bfloat16", "float16")
-ATTENTION = ("auto", "flash", "efficient", "math")
 
 
 def load(
@@ -86,7 +84,7 @@ class HFModel:
         if cache is not None:
             cache.place(start, tokens_BQ.shape[1])
         positions_Q = torch.arange(start, start + tokens_BQ.shape[1], device=self._device)
-        with torch.inference_mode(), _kernel(self._attention):
+        with torch.inference_mode(), enforced(self._attention):
             hidden_BQD: torch.Tensor = self._llama.model(
                 input_ids=tokens_BQ,
                 attention_mask=attend_BN,
@@ -104,11 +102,26 @@ class HFModel:
             logits_BQV: torch.Tensor = self._llama.lm_head(hidden_BQD)
         return logits_BQV[:, first:last]
 
-    def new_cache(self) -> Any:
+    def logits_in_pieces(self, hidden_BQD: torch.Tensor, first: int, last: int) -> Iterator[torch.Tensor]:
+        """One piece: what the head gave for the whole canvas is there anyway."""
+        yield self.logits(hidden_BQD, first, last)
+
+    def new_cache(self, rows: int, length: int) -> Any:
         """Keys and values of a whole canvas, replaced in place by later forwards."""
         from dlmbench.engines._canvas_cache import CanvasCache
 
-        return CanvasCache(self.architecture.layers)
+        return CanvasCache(self.architecture.layers, length)
+
+    def workspace(self, key: Hashable, make: Callable[[], Any]) -> Workspace:
+        """Made anew for each generation: nothing is recorded."""
+        return PlainWorkspace(make())
+
+    def fused(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """`function` as it is: nothing is compiled."""
+        return function
+
+    def forget(self) -> None:
+        """Nothing is kept."""
 
     def decode(
         self,
@@ -127,7 +140,7 @@ class HFModel:
         watcher = _Watcher(on_step) if on_step else None
         if watcher:
             processors.insert(0, watcher.see_logits)
-        with torch.inference_mode(), _kernel(self._attention):
+        with torch.inference_mode(), enforced(self._attention):
             output_BN: torch.Tensor = self._llama.generate(
                 tokens_BP,
                 attention_mask=torch.ones_like(tokens_BP) if attend_BP is None else attend_BP,
@@ -181,27 +194,6 @@ def _assemble(
     llama.generation_config.eos_token_id = None
     llama.generation_config.pad_token_id = arch.pad_id if arch.pad_id is not None else 0
     return llama.eval()
-
-
-@contextmanager
-def _kernel(attention: str) -> Iterator[None]:
-    """Allow one attention kernel only; torch raises where it cannot run, rather than taking another in silence."""
-    from torch.nn.attention import SDPBackend, sdpa_kernel
-
-    if attention == "auto":
-        yield
-        return
-    backend = {"flash": "FLASH_ATTENTION", "efficient": "EFFICIENT_ATTENTION", "math": "MATH"}[attention]
-    try:
-        with sdpa_kernel(getattr(SDPBackend, backend)):
-            yield
-    except RuntimeError as error:
-        if "No available kernel" in str(error):
-            raise BenchError(
-                f"attention '{attention}' cannot run here (this device, precision or padding)",
-                "set attention: math, which always can, or auto",
-            ) from error
-        raise
 
 
 class _Chooser:

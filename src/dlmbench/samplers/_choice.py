@@ -3,6 +3,8 @@
 The published code draws argmax exp(logit) / (-ln u)^T with u uniform in float64, which is an exact draw from
 softmax(logit / T); float32 noise would bend it (Zheng et al., arXiv 2409.02908). The same in logarithms is
 argmax logit - T ln(-ln u), which cannot overflow.
+
+Shapes: B rows, w positions of a piece of the block, V vocabulary.
 """
 
 from __future__ import annotations
@@ -16,15 +18,24 @@ if TYPE_CHECKING:
 
 
 def choose_tokens(
-    logits_BQV: torch.Tensor,
+    logits_BwV: torch.Tensor,
     temperature: float,
     seed: int,
     prompts_B: torch.Tensor,
-    step: int,
-    positions_Q: torch.Tensor,
+    step: int | torch.Tensor,
+    positions_w: torch.Tensor,
+    never: int | None = None,
 ) -> torch.Tensor:
-    """Chosen tokens_BQ: the argmax at temperature 0, else a draw from softmax(logits / temperature)."""
+    """Chosen tokens_Bw: the argmax at temperature 0, else a draw from softmax(logits / temperature).
+
+    The token `never` is not chosen.
+    """
+    import torch
+
+    if never is not None:
+        columns_V = torch.arange(logits_BwV.shape[-1], device=logits_BwV.device)
+        logits_BwV = logits_BwV.masked_fill(columns_V == never, float("-inf"))
     if temperature == 0:
-        return logits_BQV.argmax(-1)
-    u_BQV = uniform(seed, prompts_B, step, positions_Q, "token", logits_BQV.shape[-1])
-    return (logits_BQV.double() - temperature * (-u_BQV.log()).log()).argmax(-1)
+        return logits_BwV.argmax(-1)
+    u_BwV = uniform(seed, prompts_B, step, positions_w, "token", logits_BwV.shape[-1])
+    return (logits_BwV.double() - temperature * (-u_BwV.log()).log()).argmax(-1)

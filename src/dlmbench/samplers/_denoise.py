@@ -1,50 +1,42 @@
 """The one loop of masked diffusion: blocks from left to right, forwards within a block, commits after each forward.
 
-`reveal` decides what becomes final at the chosen positions: the model's own tokens when it generates, the reference's
-when a likelihood is computed (the rule never knows which). No step waits for the device, except a rule without a
-schedule, which must ask once a forward whether masks are left.
+What becomes final at the committed positions is the model's own tokens when it generates and the reference's when a
+likelihood is computed; the rule never knows which. A step is a function of tensors in place, without any wait for the
+device, so that an engine may record it; only a rule without a schedule asks, once a forward, whether masks are left.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
 
 from dlmbench import registry
 from dlmbench.errors import InvalidLogitsError
-from dlmbench.samplers._canvas import Canvas
-from dlmbench.samplers._choice import choose_tokens
-from dlmbench.samplers._step import Decision, Step, quotas
-from dlmbench.types import KnobValue, LanguageModel, PromptBatch, StepObserver
-
-if TYPE_CHECKING:
-    import torch
-
-Reveal = Callable[[Step, Decision, slice], "torch.Tensor"]
+from dlmbench.samplers._canvas import Canvas, Work
+from dlmbench.samplers._padding import padded
+from dlmbench.samplers._reading import Reader
+from dlmbench.samplers._step import decided_by, quotas
+from dlmbench.types import KnobValue, LanguageModel, PromptBatch, StepObserver, Workspace
 
 
 @dataclass
 class Loop:
-    """One pass over the canvas. `healthy` turns False (on the device) when a chosen logit is not finite."""
+    """One pass over the canvas."""
 
     model: LanguageModel
-    canvas: Canvas
+    workspace: Workspace
     knobs: Mapping[str, KnobValue]
     seed: int
-    prompts_B: torch.Tensor
-    reveal: Reveal
     observer: StepObserver | None = None
-    block_ends: list[int] = field(default_factory=list)
-    healthy: torch.Tensor | None = None
+    work: Work = field(default_factory=Work)
 
     def __post_init__(self) -> None:
+        self.canvas: Canvas = self.workspace.state
         self.rule: ModuleType = registry.load("samplers/commit", str(self.knobs["commit"]))
         self.reuse: ModuleType = registry.load("samplers/cache", str(self.knobs["cache"]))
-        self.scale = float(self.knobs["cfg_scale"] or 0)
-        # CFG's unconditional rows see blanks where the prompt and its padding were.
-        self.unconditional = self.canvas.without_prompt() if self.scale > 0 else None
+        self.decide = self.model.fused(decided_by)
+        self.reader = Reader(self.model, self.rule, self.knobs, self.seed)
 
     def run(self) -> None:
         """Fill the whole canvas."""
@@ -53,87 +45,78 @@ class Loop:
         steps = int(self.knobs.get("steps") or new_tokens) // (new_tokens // block)
         for first in range(0, new_tokens, block):
             self._block(slice(first, first + block), quotas(block, steps) if self.rule.SCHEDULED else None)
-            self.block_ends.append(self.canvas.work.forwards)
+            self.work.block_ends.append(self.work.forwards)
 
     def _block(self, block: slice, schedule: list[int] | None) -> None:
         """One block. A schedule fixes the number of forwards; without one they go on until no mask is left."""
-        cache = self.model.new_cache() if self.reuse.KEEPS else None
+        canvas, length = self.canvas, block.stop - block.start
         at_least = 2 if self.reuse.KEEPS and self.knobs["published_loop"] else 1
         if schedule is not None and self.reuse.KEEPS:
             # With a cache the loop ends when the block is full: steps whose quota is 0 are not run.
             schedule = [q for q in schedule if q] + [0] * (at_least - sum(q > 0 for q in schedule))
-        done_rows, forwards, left = 0, 0, block.stop - block.start
+        canvas.number_1.zero_()
+        lo, hi = canvas.prompt_tokens + block.start, canvas.prompt_tokens + block.stop
+        done_rows, forwards, left = 0, 0, length
         while forwards < len(schedule) if schedule is not None else (left or forwards < at_least):
+            span = (0, canvas.length) if forwards == 0 else self.reuse.span(lo, hi, canvas.length)
             quota = None if schedule is None else schedule[forwards]
-            self._forward(block, cache, forwards, quota, done_rows)
+            self.workspace.run((lo, span, quota), lambda span=span, quota=quota: self._step(block, span, quota))  # type: ignore[misc]
             forwards += 1
+            self._count(span, done_rows)
             if schedule is None:
-                open_rows = self.canvas.masked_BG[:, block].any(1).tolist()
+                open_rows = canvas.masked_BG[:, block].any(1).tolist()
                 left, done_rows = any(open_rows), open_rows.count(False)
             else:
-                done_rows = len(self.prompts_B) if sum(schedule[:forwards]) == block.stop - block.start else 0
+                done_rows = len(canvas.prompts_B) if sum(schedule[:forwards]) == length else 0
 
-    def _forward(self, block: slice, cache: Any, number: int, quota: int | None, done_rows: int) -> None:
+    def _step(self, block: slice, span: tuple[int, int], quota: int | None) -> None:
+        """Forward over `span` of the canvas, choose, rank, commit: on the device from beginning to end."""
         import torch
 
-        canvas, prompt = self.canvas, self.canvas.prompt_tokens
-        lo, hi = prompt + block.start, prompt + block.stop
-        start, stop = (0, canvas.length) if number == 0 else self.reuse.span(lo, hi, canvas.length)
+        canvas, (start, stop), prompt = self.canvas, span, self.canvas.prompt_tokens
         tokens_BQ, attend_BN = canvas.tokens_BN[:, start:stop], canvas.attend_BN
-        if self.unconditional is not None:
-            self.unconditional[:, prompt:] = canvas.new_BG
-            tokens_BQ = torch.cat([tokens_BQ, self.unconditional])
+        if canvas.blind_BN is not None:
+            canvas.blind_BN[:, prompt:] = canvas.new_BG
+            tokens_BQ = torch.cat([tokens_BQ, canvas.blind_BN])
             attend_BN = None if attend_BN is None else torch.cat([attend_BN, attend_BN])
-        hidden_BQD = self.model.forward(tokens_BQ, attend_BN, cache, start)
-        logits_BbV = self.model.logits(hidden_BQD, lo - start, hi - start)
-        if self.unconditional is not None:
-            given, blind = logits_BbV.chunk(2)
-            logits_BbV = blind + (self.scale + 1) * (given - blind)
+        hidden_BQD = self.model.forward(tokens_BQ, attend_BN, canvas.cache, start)
+        seen = self.reader.block(hidden_BQD, canvas, block, prompt - start)
+        decided = self.decide(seen.confidence_Bb, canvas.masked_BG[:, block], quota, self.rule.decide, self.knobs)
+        commit_Bb, confidence_Bb = decided
+        final_Bb = seen.chosen_Bb if canvas.reference_BG is None else canvas.reference_BG[:, block]
+        canvas.new_BG[:, block] = torch.where(commit_Bb, final_Bb, canvas.new_BG[:, block])
+        canvas.masked_BG[:, block] &= ~commit_Bb
+        canvas.number_1 += 1
+        canvas.forwards_1 += 1
+        if canvas.log_prob_BG is not None and seen.log_prob_Bb is not None:
+            canvas.log_prob_BG[:, block] += seen.log_prob_Bb.double().masked_fill(~commit_Bb, 0.0)
+        if canvas.when_BG is not None and canvas.confidence_BG is not None:
+            canvas.when_BG[:, block] += commit_Bb * canvas.forwards_1
+            canvas.confidence_BG[:, block] += confidence_Bb.double().masked_fill(~commit_Bb, 0.0)
 
-        work, rows = canvas.work, tokens_BQ.shape[0]
-        step = self._step(logits_BbV, block, quota, number)
-        decision = self.rule.decide(step, self.knobs)
-        canvas.new_BG[:, block] = torch.where(
-            decision.commit_Bb, self.reveal(step, decision, block), canvas.new_BG[:, block]
-        )
-        canvas.masked_BG[:, block] &= ~decision.commit_Bb
+    def _count(self, span: tuple[int, int], done_rows: int) -> None:
+        work, canvas, positions = self.work, self.canvas, span[1] - span[0]
+        copies = 1 if canvas.blind_BN is None else 2
         work.forwards += 1
-        work.positions += rows * (stop - start)
-        work.attention_pairs += rows * (stop - start) * canvas.length
-        work.wasted_positions += rows // len(self.prompts_B) * done_rows * (stop - start)
+        work.positions += copies * len(canvas.prompts_B) * positions
+        work.attention_pairs += copies * len(canvas.prompts_B) * positions * canvas.length
+        work.wasted_positions += copies * done_rows * positions
         if self.observer is not None:
             self.observer(work.forwards)
-
-    def _step(self, logits_BbV: torch.Tensor, block: slice, quota: int | None, number: int) -> Step:
-        """Choose a token for each position. The mask is never chosen, but counts in the confidence, as published."""
-        import torch
-
-        architecture, infinite = self.model.architecture, float("-inf")
-        positions_b = torch.arange(block.start, block.stop, device=logits_BbV.device)
-        if self.knobs["logits_eos_inf"] and architecture.eos_id is not None:
-            logits_BbV[..., architecture.eos_id] = infinite
-        mask_logit_Bb = logits_BbV[..., self.canvas.mask_id].clone()
-        logits_BbV[..., self.canvas.mask_id] = infinite
-        temperature = float(self.knobs["temperature"] or 0)
-        chosen_Bb = choose_tokens(logits_BbV, temperature, self.seed, self.prompts_B, number, positions_b)
-        logits_BbV[..., self.canvas.mask_id] = mask_logit_Bb
-        finite = logits_BbV.gather(-1, chosen_Bb[..., None]).isfinite().all()
-        self.healthy = finite if self.healthy is None else self.healthy & finite
-        ends = (architecture.eos_id, architecture.eot_id) if self.knobs["confidence_eos_eot_inf"] else ()
-        masked_Bb = self.canvas.masked_BG[:, block]
-        return Step(logits_BbV, chosen_Bb, masked_Bb, quota, self.seed, number, self.prompts_B, positions_b, ends)
 
 
 def denoise(
     model: LanguageModel,
-    canvas: Canvas,
     batch: PromptBatch,
+    new_tokens: int,
     knobs: Mapping[str, KnobValue],
     seed: int,
-    reveal: Reveal,
+    *,
     observer: StepObserver | None = None,
-) -> Loop:
-    """Run the loop without gradients.
+    scored: bool = False,
+    traced: bool = False,
+) -> tuple[Canvas, Work]:
+    """Run the loop without gradients; the canvas is the engine's, to be read before the next generation.
 
     Raises:
         InvalidLogitsError: the model gave NaN or infinity.
@@ -141,9 +124,21 @@ def denoise(
     import torch
 
     with torch.inference_mode():
-        prompts_B = torch.tensor(batch.indices, device=model.device)
-        loop = Loop(model, canvas, knobs, seed, prompts_B, reveal, observer)
+        tokens_BP, attend_BP = padded(batch, model)
+        shape = (*tokens_BP.shape, new_tokens)
+        keeps = registry.load("samplers/cache", str(knobs["cache"])).KEEPS
+        needs = {
+            "padding": attend_BP is not None,
+            "keeps": keeps,
+            "guided": float(knobs["cfg_scale"] or 0) > 0,
+            "scored": scored,
+            "traced": traced,
+        }
+        key = (shape, seed, *needs.items(), *sorted(knobs.items()))
+        workspace = model.workspace(key, lambda: Canvas.blank(model, shape, **needs))
+        workspace.state.lay(tokens_BP, attend_BP, batch)
+        loop = Loop(model, workspace, knobs, seed, observer)
         loop.run()
-        if loop.healthy is not None and not bool(loop.healthy):
+        if not bool(loop.canvas.healthy):
             raise InvalidLogitsError("the model gave NaN or infinite logits")
-    return loop
+    return loop.canvas, loop.work

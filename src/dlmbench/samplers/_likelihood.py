@@ -6,16 +6,10 @@ At each step the rule picks positions as it would in generation; their reference
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 from dlmbench.errors import BenchError
-from dlmbench.samplers._canvas import Canvas
 from dlmbench.samplers._denoise import denoise
-from dlmbench.samplers._step import Decision, Step
 from dlmbench.types import KnobValue, LanguageModel, Likelihood, PromptBatch
-
-if TYPE_CHECKING:
-    import torch
 
 
 def log_likelihood(
@@ -28,21 +22,11 @@ def log_likelihood(
     thought of as drawn at temperature 1, so it is exact for rules that do not depend on drawn tokens, and one
     sample of an average over orders for commit random. References must have one length.
     """
-    import torch
-
+    lengths = {len(p.reference_ids or ()) for p in batch.prompts}
     if any(p.reference_ids is None for p in batch.prompts):
         raise BenchError("a likelihood needs the true continuations", "use a prompt source with references")
-    reference_BG = torch.tensor([p.reference_ids for p in batch.prompts], device=model.device)
-    canvas = Canvas.blank(model, batch, reference_BG.shape[1])
-    log_prob_BG = torch.zeros(reference_BG.shape, dtype=torch.float64, device=model.device)
-
-    def reveal(step: Step, decision: Decision, block: slice) -> torch.Tensor:
-        truth_Bb = reference_BG[:, block]
-        allowed_BbV = step.logits_BbV.float()
-        allowed_BbV[..., canvas.mask_id] = float("-inf")
-        log_p_Bb = allowed_BbV.log_softmax(-1).gather(-1, truth_Bb[..., None])[..., 0]
-        log_prob_BG[:, block] += log_p_Bb.double().masked_fill(~decision.commit_Bb, 0.0)
-        return truth_Bb
-
-    denoise(model, canvas, batch, dict(knobs) | {"temperature": 0.0}, seed, reveal)
-    return Likelihood(log_prob_BG=tuple(map(tuple, log_prob_BG.tolist())), forwards=canvas.work.forwards)
+    assert len(lengths) == 1, "references of one length"
+    settled = dict(knobs) | {"temperature": 0.0}
+    canvas, work = denoise(model, batch, lengths.pop(), settled, seed, scored=True)
+    assert canvas.log_prob_BG is not None
+    return Likelihood(log_prob_BG=tuple(map(tuple, canvas.log_prob_BG.tolist())), forwards=work.forwards)

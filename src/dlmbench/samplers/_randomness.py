@@ -31,14 +31,19 @@ def _mix(x: torch.Tensor) -> torch.Tensor:
 
 
 def uniform(
-    seed: int, prompts_B: torch.Tensor, step: int, positions_Q: torch.Tensor, stream: str, width: int | None = None
+    seed: int,
+    prompts_B: torch.Tensor,
+    step: int | torch.Tensor,
+    positions_Q: torch.Tensor,
+    stream: str,
+    width: int | None = None,
 ) -> torch.Tensor:
     """Draws u in (0, 1), float64: u_BQ, or u_BQW when `width` asks for W draws at each position.
 
     Args:
         seed: of the cell.
         prompts_B: each row's place in the prompt set, int64.
-        step: the forward within its block, counted from 0.
+        step: the forward within its block, counted from 0; a number, or an int64 tensor of one on the device.
         positions_Q: places in the generated span (0..G-1), int64.
         stream: "token" (which token) or "order" (which position); the two are independent.
         width: number of draws at each position, as many as the vocabulary has entries.
@@ -47,7 +52,9 @@ def uniform(
 
     key = _signed(seed * _GOLDEN + _STREAMS[stream])
     state_B = _mix(prompts_B + key)
-    state_B = _mix(state_B + _signed(step * _GOLDEN + 1))
+    state_B = _mix(
+        state_B + (step * _signed(_GOLDEN) + 1 if not isinstance(step, int) else _signed(step * _GOLDEN + 1))
+    )
     state_BQ = _mix(state_B[:, None] + (positions_Q + 1)[None, :] * _signed(_GOLDEN))
     if width is not None:
         counter_W = torch.arange(1, width + 1, device=prompts_B.device, dtype=torch.int64) * _signed(_GOLDEN)

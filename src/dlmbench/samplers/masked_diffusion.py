@@ -8,16 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
-from dlmbench.samplers._canvas import Canvas
 from dlmbench.samplers._denoise import denoise
 from dlmbench.samplers._likelihood import log_likelihood
-from dlmbench.samplers._step import Decision, Step
 from dlmbench.types import Generation, KnobValue, LanguageModel, PromptBatch, StepObserver, Trace
-
-if TYPE_CHECKING:
-    import torch
 
 __all__ = ["PARADIGM", "PARTS", "Knobs", "check", "generate", "log_likelihood", "resolve"]
 
@@ -64,12 +58,13 @@ def check(knobs: Mapping[str, KnobValue], new_tokens: int) -> str | None:
 def resolve(knobs: Mapping[str, KnobValue], engine: str, new_tokens: int) -> dict[str, KnobValue]:
     """Settle the knobs left open: K, the block length, and the precision of the confidence.
 
-    The published vanilla code takes the softmax in the model's precision, Fast-dLLM in float64.
+    The published vanilla code takes the softmax in the model's precision, Fast-dLLM in float64. The native engine takes
+    it in float32 for both: in the model's bfloat16 many positions tie, and float64 would cost more than it tells.
     """
     settled = dict(knobs)
     if settled["confidence_dtype"] == "auto":
         published = "float64" if settled["cache"] != "none" or "steps" not in settled else "model"
-        settled["confidence_dtype"] = "float32" if engine == "native" and published == "model" else published
+        settled["confidence_dtype"] = "float32" if engine.startswith("native") else published
     settled["block_length"] = settled["block_length"] or new_tokens
     if "steps" in settled:
         settled["steps"] = settled["steps"] or new_tokens
@@ -99,32 +94,17 @@ def generate(
     Raises:
         InvalidLogitsError: the model gave NaN or infinity.
     """
-    import torch
-
-    canvas = Canvas.blank(model, batch, new_tokens)
-    when_BG = torch.zeros_like(canvas.new_BG)
-    confidence_BG = torch.zeros(when_BG.shape, dtype=torch.float64, device=model.device)
-
-    def reveal(step: Step, decision: Decision, block: slice) -> torch.Tensor:
-        if trace:
-            when_BG[:, block] += decision.commit_Bb * (canvas.work.forwards + 1)
-            confidence_BG[:, block] += decision.confidence_Bb.double().masked_fill(~decision.commit_Bb, 0.0)
-        return step.chosen_Bb
-
-    loop = denoise(model, canvas, batch, knobs, seed, reveal, observer)
-    tokens_BG, work = canvas.new_BG.tolist(), canvas.work
+    canvas, work = denoise(model, batch, new_tokens, knobs, seed, observer=observer, traced=trace)
     assert not bool(canvas.masked_BG.any()), "the loop ended with masks left"
-    recorded = (
-        Trace(
-            committed_at_BG=tuple(map(tuple, when_BG.tolist())),
-            confidence_BG=tuple(map(tuple, confidence_BG.tolist())),
-            block_ends=tuple(loop.block_ends),
+    recorded = None
+    if canvas.when_BG is not None and canvas.confidence_BG is not None:
+        recorded = Trace(
+            committed_at_BG=tuple(map(tuple, canvas.when_BG.tolist())),
+            confidence_BG=tuple(map(tuple, canvas.confidence_BG.tolist())),
+            block_ends=tuple(work.block_ends),
         )
-        if trace
-        else None
-    )
     return Generation(
-        tokens_BG=tuple(map(tuple, tokens_BG)),
+        tokens_BG=tuple(map(tuple, canvas.new_BG.tolist())),
         forwards=work.forwards,
         positions=work.positions,
         attention_pairs=work.attention_pairs,

@@ -16,7 +16,7 @@ from dlmbench.types._measurements import (
     Sample,
     TracedPass,
 )
-from dlmbench.types._parts import Architecture, LanguageModel, Progress, StepObserver, TensorSpec, Texts
+from dlmbench.types._parts import Architecture, LanguageModel, Progress, StepObserver, TensorSpec, Texts, Workspace
 from dlmbench.types._results import Finding, Run, Score, TextScore
 from dlmbench.types._study import (
     Cell,
@@ -74,6 +74,7 @@ __all__ = [
     "Trace",
     "TracedPass",
     "Weights",
+    "Workspace",
     "from_mapping",
     "stable_hash",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -88,6 +89,18 @@ class StepObserver(Protocol):
         """`forwards` done so far."""
 
 
+class Workspace(Protocol):
+    """Tensors that one kind of generation works on, and the steps that change them in place.
+
+    An engine may keep a workspace and record its steps, to play them again without launching them one by one.
+    """
+
+    state: Any
+
+    def run(self, name: Hashable, step: Callable[[], None]) -> None:
+        """Carry out `step`, or play again what was recorded under `name`; steps of one name do the same."""
+
+
 class LanguageModel(Protocol):
     """What a sampler sees of an engine. Tensors live on `device`; no method waits for the device."""
 
@@ -113,8 +126,20 @@ class LanguageModel(Protocol):
     def logits(self, hidden_BQD: torch.Tensor, first: int, last: int) -> torch.Tensor:
         """Logits_B(last-first)V of positions first..last of `hidden_BQD`."""
 
-    def new_cache(self) -> Any:
-        """An empty key-value cache over a canvas; see engines/."""
+    def logits_in_pieces(self, hidden_BQD: torch.Tensor, first: int, last: int) -> Iterator[torch.Tensor]:
+        """The same from left to right in pieces logits_BwV, each small enough to hold; the next may overwrite it."""
+
+    def new_cache(self, rows: int, length: int) -> Any:
+        """A key-value cache over a canvas; its first forward must cover the whole canvas. See engines/."""
+
+    def workspace(self, key: Hashable, make: Callable[[], Any]) -> Workspace:
+        """The workspace of all generations that agree in `key`, its state made by `make`."""
+
+    def fused(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """`function` of tensors, as few kernels where the engine compiles, else as it is."""
+
+    def forget(self) -> None:
+        """Drop every workspace and record, so that the next memory reading is of one generation alone."""
 
     def decode(
         self,

@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from dlmbench.samplers._step import Decision, Step
+from dlmbench.samplers._step import Decision, Step, chosen_probability
 from dlmbench.types import KnobValue
 
 SCHEDULED = False
+confidence = chosen_probability
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,7 @@ def decide(step: Step, knobs: Mapping[str, KnobValue]) -> Decision:
     """
     import torch
 
-    confidence_Bb = step.probability(str(knobs["confidence_dtype"]))
-    sorted_Bb, _ = step.ranked(confidence_Bb)
+    sorted_Bb, _ = step.ranked()
     masks_B = step.masked_Bb.sum(-1)
     rank_b = torch.arange(1, sorted_Bb.shape[-1] + 1, device=sorted_Bb.device, dtype=torch.float64)
     fails_Bb = (sorted_Bb < 1 - float(knobs["factor"] or 0) / (rank_b + 1)) & (rank_b > 1)
@@ -42,4 +42,4 @@ def decide(step: Step, knobs: Mapping[str, KnobValue]) -> Decision:
     top_B = (~fails_Bb).long().cumprod(-1).sum(-1)
     if knobs["factor_quirk"]:
         top_B = torch.where(top_B == masks_B - 1, masks_B, top_B)
-    return step.commit_best(confidence_Bb, top_B.clamp(min=1))
+    return step.commit_best(top_B.clamp(min=1))

@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from dlmbench.samplers._step import Decision, Step
+from dlmbench.samplers._step import Decision, Step, chosen_probability
 from dlmbench.types import KnobValue
 
 SCHEDULED = True
+confidence = chosen_probability
 
 
 @dataclass(frozen=True)
@@ -25,4 +26,4 @@ class Knobs:
 def decide(step: Step, knobs: Mapping[str, KnobValue]) -> Decision:
     """The `quota` masked positions whose chosen token has the highest probability."""
     assert step.quota is not None
-    return step.commit_best(step.probability(str(knobs["confidence_dtype"])), step.quota)
+    return step.commit_best(step.quota)

@@ -8,9 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from dlmbench.samplers._step import Decision, Step
+from dlmbench.samplers._step import Decision, Piece, Step
 from dlmbench.types import KnobValue
+
+if TYPE_CHECKING:
+    import torch
 
 SCHEDULED = True
 
@@ -22,7 +26,12 @@ class Knobs:
     steps: int | None = field(default=None, metadata={"help": "diffusion steps K in all blocks; default: one a token"})
 
 
+def confidence(piece: Piece, knobs: Mapping[str, KnobValue]) -> torch.Tensor:
+    """A draw: every position is as good as any other."""
+    return piece.draw()
+
+
 def decide(step: Step, knobs: Mapping[str, KnobValue]) -> Decision:
     """`quota` masked positions, uniformly at random."""
     assert step.quota is not None
-    return step.commit_best(step.draw(), step.quota)
+    return step.commit_best(step.quota)

@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from dlmbench.samplers._step import Decision, Step
+from dlmbench.samplers._step import Decision, Step, chosen_probability
 from dlmbench.types import KnobValue
 
 SCHEDULED = False
+confidence = chosen_probability
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,6 @@ class Knobs:
 
 def decide(step: Step, knobs: Mapping[str, KnobValue]) -> Decision:
     """The best masked position, and every one with a probability of at least `threshold`."""
-    confidence_Bb = step.probability(str(knobs["confidence_dtype"]))
-    best = step.commit_best(confidence_Bb, 1)
-    sure_Bb = step.masked_Bb & (confidence_Bb >= float(knobs["threshold"] or 0))
-    return Decision(best.commit_Bb | sure_Bb, confidence_Bb)
+    best = step.commit_best(1)
+    sure_Bb = step.masked_Bb & (step.confidence_Bb >= float(knobs["threshold"] or 0))
+    return Decision(best.commit_Bb | sure_Bb, step.confidence_Bb)

@@ -1,0 +1,395 @@
+"""The two engines side by side on one GPU: 8B shapes with random weights, in one run.
+
+    python benchmarks/engines.py --output engines.json      # measure; about five minutes on an H200
+    python benchmarks/engines.py --page engines.json        # docs/performance.md on stdout, from that file alone
+
+First the device's own ceilings (one large matrix product, one large copy), then the same cells by both engines in
+turn, each a whole generation divided by its forwards or tokens. All results are ratios within the run: two hosts with
+the same GPU differ by a third where launching kernels is what takes the time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dlmbench.types import LanguageModel, PromptBatch
+
+# (B, P, G) of LLaDA without a cache; the last ones only where they fit.
+CANVASES = (
+    (1, 64, 64),
+    (1, 256, 256),
+    (1, 512, 512),
+    (1, 1024, 1024),
+    (8, 256, 256),
+    (8, 512, 512),
+    (32, 256, 256),
+    (32, 512, 512),
+    (64, 512, 512),
+)
+# Where attention weighs most, also by the other fused kernel.
+COMPARED = ((1, 1024, 1024), (8, 512, 512))
+# (cache, P = G) at batch 1 with blocks of 32.
+CACHED = (("none", 256), ("prefix", 256), ("dual", 256), ("none", 512), ("prefix", 512), ("dual", 512))
+# (B, P, G) of LLaMA's generation; G = 1 is a prefill.
+DECODED = ((1, 64, 128), (1, 512, 128), (8, 512, 128), (32, 512, 128))
+PREFILLED = ((1, 128), (1, 512), (1, 2048), (8, 512))
+PROFILED = ((1, 64, 64), (1, 512, 512), (8, 512, 512))
+# Kernel names to what they do; the first that fits.
+KERNELS = (
+    ("attention", ("flash", "fmha", "cudnn", "_mix", "_join")),
+    ("matrix products", ("nvjet", "gemm", "cutlass", "splitkreduce", "gemv")),
+    ("norms", ("rsqrt",)),
+    ("gate", ("silu",)),
+    ("rotation and cache", ("split_with_sizes", "index_copy")),
+    ("choice and commit", ("max", "softmax", "sort", "reduce", "scatter", "gather", "exp", "where", "sum")),
+)
+
+
+@dataclass
+class Row:
+    """One cell by one engine. ms: of a forward (diffusion), of a token after the prefill, or of a prefill.
+
+    Measured under load, one generation after another; rested_ms is of a generation after a second of rest, when the
+    device may clock higher. With a cache: of a later forward of a block alone, its first is like one without a cache.
+    """
+
+    what: str
+    engine: str
+    attention: str
+    batch: int
+    prompt: int
+    new: int
+    ms: float
+    repetitions: list[float] = field(default_factory=list)
+    rested_ms: float | None = None
+    first_call_s: float | None = None
+    peak_over_weights_gib: float | None = None
+    forwards: int | None = None
+
+
+def timed(run: Callable[[], object]) -> float:
+    """Milliseconds of one call, by CUDA events."""
+    import torch
+
+    torch.cuda.synchronize()
+    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    start.record()
+    run()
+    end.record()
+    torch.cuda.synchronize()
+    return float(start.elapsed_time(end))
+
+
+def ceilings() -> dict[str, float]:
+    """Matrix rate of an 8192^3 product and bytes moved by a 4 GiB copy, medians of ten; the former also under load.
+
+    Under load: a tenth of a second each, the median of the last ten out of twenty-five.
+    """
+    import torch
+
+    a, b = (torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+    source = torch.empty(2**32, device="cuda", dtype=torch.uint8).random_()
+    target = torch.empty_like(source)
+    for _ in range(3):
+        _ = a @ b
+        target.copy_(source)
+    product = statistics.median(timed(lambda: a @ b) for _ in range(10))
+    copy = statistics.median(timed(lambda: target.copy_(source)) for _ in range(10))
+    many = 100
+    loaded = [timed(lambda: [a @ b for _ in range(many)]) / many for _ in range(25)]
+    return {
+        "matrix_flops": 2 * 8192**3 / product * 1e3,
+        "matrix_flops_under_load": 2 * 8192**3 / statistics.median(loaded[-10:]) * 1e3,
+        "bandwidth": 2 * 2**32 / copy * 1e3,
+    }
+
+
+def batch_of(rows: int, tokens: int) -> PromptBatch:
+    """Prompts of random tokens."""
+    import torch
+
+    from dlmbench.types import Prompt, PromptBatch
+
+    generator = torch.Generator().manual_seed(rows * 100_003 + tokens)
+    drawn = torch.randint(10, 100_000, (rows, tokens), generator=generator).tolist()
+    return PromptBatch(tuple(Prompt(i, tuple(row)) for i, row in enumerate(drawn)), "random")
+
+
+def load(engine: str, family: str, attention: str) -> LanguageModel:
+    """An 8B model with random weights."""
+    from dlmbench import registry
+    from dlmbench.types import ModelSpec
+
+    spec = ModelSpec(family, family, "8b", "target", weights="random")
+    model: LanguageModel = registry.load("engines", engine).load(
+        spec, None, precision="bfloat16", attention=attention, device="cuda"
+    )
+    return model
+
+
+def diffusion_knobs(engine: str, new: int, **given: Any) -> dict[str, Any]:
+    """Settled knobs of the masked-diffusion sampler."""
+    from dlmbench import registry
+
+    sampler = registry.load("samplers", "masked_diffusion")
+    knobs = {k.name: k.default for k in registry.knobs_of("masked_diffusion", given).values()} | given
+    settled: dict[str, Any] = sampler.resolve(knobs, engine, new)
+    return settled
+
+
+def measure(row: Row, model: LanguageModel, run: Callable[[], int], repetitions: int, rest: bool = False) -> Row:
+    """Fill a row: the first call, from a clean start and with its peak, then `repetitions`, then one after a rest."""
+    import torch
+
+    model.forget()
+    torch.cuda.empty_cache()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    began = time.perf_counter()
+    row.forwards = run()
+    torch.cuda.synchronize()
+    row.first_call_s = time.perf_counter() - began
+    row.peak_over_weights_gib = (torch.cuda.max_memory_allocated() - before) / 2**30
+    row.repetitions = [timed(run) / row.forwards for _ in range(repetitions)]
+    row.ms = statistics.median(row.repetitions)
+    if rest:
+        time.sleep(1.0)
+        row.rested_ms = timed(run) / row.forwards
+    say(f"{row.what:8} {row.engine:6} {row.attention:5} B={row.batch} P={row.prompt} G={row.new}: {row.ms:.3f} ms")
+    return row
+
+
+def diffusion(engines: dict[str, LanguageModel], attention: str, everything: bool) -> list[Row]:
+    """LLaDA's table, engines in turn."""
+    from dlmbench import registry
+
+    sampler, rows = registry.load("samplers", "masked_diffusion"), []
+    for batch, prompt, new in CANVASES if everything else COMPARED:
+        for engine, model in engines.items():
+            prompts, steps = batch_of(batch, prompt), 8 if batch == 1 else 4
+            knobs = diffusion_knobs(engine, new, steps=steps)
+            run = lambda: sampler.generate(model, prompts, new, knobs).forwards  # noqa: B023, E731
+            row = Row("step", engine, attention, batch, prompt, new, 0.0)
+            rows.append(measure(row, model, run, 3 if batch == 1 else 2 if batch == 8 else 1, rest=True))
+    for cache, length in CACHED if everything else ():
+        for engine, model in engines.items():
+            prompts, found = batch_of(1, length), []
+            for steps in (length // 16, length // 8):
+                knobs = diffusion_knobs(engine, length, cache=cache, block_length=32, steps=steps)
+                run = lambda: sampler.generate(model, prompts, length, knobs).forwards  # noqa: B023, E731
+                found.append(measure(Row(cache, engine, attention, 1, length, length, 0.0), model, run, 2))
+            few, many = found
+            assert few.forwards is not None
+            assert many.forwards is not None
+            many.ms = (many.ms * many.forwards - few.ms * few.forwards) / (many.forwards - few.forwards)
+            rows.append(many)
+    return rows
+
+
+def autoregression(engines: dict[str, LanguageModel], attention: str) -> list[Row]:
+    """LLaMA's table: prefills, and decoding without its prefill."""
+    from dlmbench import registry
+
+    sampler, rows = registry.load("samplers", "autoregressive"), []
+
+    def run(model: LanguageModel, prompts: PromptBatch, new: int) -> int:
+        sampler.generate(model, prompts, new, {"temperature": 0.0})
+        return 1
+
+    for engine, model in engines.items():
+        for batch, prompt in PREFILLED:
+            prompts = batch_of(batch, prompt)
+            row = Row("prefill", engine, attention, batch, prompt, 1, 0.0)
+            rows.append(measure(row, model, lambda: run(model, prompts, 1), 3))  # noqa: B023
+        for batch, prompt, new in DECODED:
+            prompts = batch_of(batch, prompt)
+            alone = Row("prefill", engine, attention, batch, prompt, 1, 0.0)
+            prefill = measure(alone, model, lambda: run(model, prompts, 1), 2).ms  # noqa: B023
+            row = Row("decode", engine, attention, batch, prompt, new, 0.0)
+            measure(row, model, lambda: run(model, prompts, new), 2)  # noqa: B023
+            row.repetitions = [(whole - prefill) / (new - 1) for whole in row.repetitions]
+            row.ms = statistics.median(row.repetitions)
+            rows.append(row)
+    return rows
+
+
+def profile(model: LanguageModel) -> list[dict[str, Any]]:
+    """Where a native step's device time goes, by kind of kernel, and the time between kernels."""
+    import torch
+    from torch.profiler import ProfilerActivity
+
+    from dlmbench import registry
+
+    sampler, found = registry.load("samplers", "masked_diffusion"), []
+    for batch, prompt, new in PROFILED:
+        prompts, knobs = batch_of(batch, prompt), diffusion_knobs("native", new, steps=8)
+        run = lambda: sampler.generate(model, prompts, new, knobs)  # noqa: B023, E731
+        run()
+        whole = timed(run) / 8
+        with torch.profiler.profile(activities=[ProfilerActivity.CUDA]) as seen:
+            run()
+            torch.cuda.synchronize()
+        shares: dict[str, float] = {}
+        for event in seen.key_averages():
+            name = event.key.lower()
+            kind = next((k for k, words in KERNELS if any(w in name for w in words)), "other")
+            shares[kind] = shares.get(kind, 0.0) + event.self_device_time_total / 8e3
+        found.append({"shape": [batch, prompt, new], "ms": whole, "kernels_ms": shares})
+    return found
+
+
+def sustained(model: LanguageModel) -> dict[str, float | int]:
+    """SM clock, power and cap in the middle of seconds of full load."""
+    import threading
+
+    import pynvml
+
+    from dlmbench import registry
+
+    pynvml.nvmlInit()
+    handle = pynvml.nvmlDeviceGetHandleByIndex(0)
+    readings: list[tuple[int, float]] = []
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.2):
+            clock = pynvml.nvmlDeviceGetClockInfo(handle, pynvml.NVML_CLOCK_SM)
+            readings.append((clock, pynvml.nvmlDeviceGetPowerUsage(handle) / 1e3))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    sampler = registry.load("samplers", "masked_diffusion")
+    sampler.generate(model, batch_of(8, 512), 512, diffusion_knobs("native", 512, steps=16))
+    done.set()
+    watcher.join()
+    middle = readings[len(readings) // 2 :]
+    return {
+        "sm_clock_mhz": statistics.median(clock for clock, _ in middle),
+        "sm_clock_max_mhz": pynvml.nvmlDeviceGetMaxClockInfo(handle, pynvml.NVML_CLOCK_SM),
+        "power_w": statistics.median(power for _, power in middle),
+        "power_cap_w": pynvml.nvmlDeviceGetPowerManagementLimit(handle) / 1e3,
+    }
+
+
+def run_all(output: Path) -> None:
+    """The whole benchmark; the file is written again after each part, so that a run cut short keeps what it has."""
+    import gc
+
+    import torch
+    import transformers
+
+    began = time.perf_counter()
+    result: dict[str, Any] = {
+        "gpu": torch.cuda.get_device_name(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "precision": "bfloat16",
+        "ceilings": ceilings(),
+        "rows": [],
+    }
+    say(f"{result['gpu']}: {result['ceilings']}")
+
+    def keep(rows: list[Row]) -> None:
+        result["rows"] += [asdict(r) for r in rows]
+        result["seconds"] = time.perf_counter() - began
+        output.write_text(json.dumps(result, indent=1) + "\n")
+        gc.collect()
+        torch.cuda.empty_cache()
+
+    def pair(family: str) -> dict[str, LanguageModel]:
+        return {name: load(name, family, "flash") for name in ("hf", "native")}
+
+    engines = pair("llada")
+    result["profile"] = profile(engines["native"])
+    result["sustained"] = sustained(engines["native"])
+    keep(diffusion(engines, "flash", everything=True))
+    engines.clear()
+    keep(autoregression(pair("llama"), "flash"))
+    keep(diffusion({"native": load("native", "llada", "cudnn")}, "cudnn", everything=False))
+
+
+def say(line: str) -> None:
+    """Progress, on stderr."""
+    sys.stderr.write(line + "\n")
+
+
+# ---------------------------------------------------------------- the page
+
+
+def page(found: dict[str, Any]) -> str:
+    """docs/performance.md, from the JSON and the text in performance.md.jinja."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    folder = Path(__file__).parent
+    environment = Environment(
+        loader=FileSystemLoader(folder), undefined=StrictUndefined, trim_blocks=True, keep_trailing_newline=True
+    )
+    text = environment.get_template("performance.md.jinja").render(run=found, tables=tables(found))
+    return text
+
+
+def tables(found: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """Each cell's engines on one line, with the floor that this run's ceilings give."""
+    from dlmbench.roofline import corrected
+    from dlmbench.roofline.hardware import Hardware
+    from dlmbench.roofline.shapes import LLADA_8B, LLAMA_8B, cell
+
+    rate, bandwidth = found["ceilings"]["matrix_flops"], found["ceilings"]["bandwidth"]
+    device = Hardware("measured", rate, rate / 16, bandwidth, 0.0, 50e6, "this run", "")
+    made: dict[str, list[dict[str, Any]]] = {}
+    for row in (r for r in found["rows"] if r["engine"] == "native" and r["attention"] == "flash"):
+        batch, prompt, new = row["batch"], row["prompt"], row["new"]
+        shape = (row["what"], batch, prompt, new)
+        same = [r for r in found["rows"] if (r["what"], r["batch"], r["prompt"], r["new"]) == shape]
+        hf = next((r for r in same if r["engine"] == "hf"), None)
+        cudnn = next((r for r in same if r["attention"] == "cudnn"), None)
+        if row["what"] == "decode":
+            # Half way through: a prompt of 0 and 2L - 1 tokens have the mean context L.
+            tokens = 2 * (prompt + new // 2) - 1
+            floor = corrected.floor_s(cell(LLAMA_8B, "native", (batch, 0, tokens)), LLAMA_8B, device) / tokens
+        elif row["what"] == "prefill":
+            floor = corrected.floor_s(cell(LLAMA_8B, "native", (batch, prompt, 1)), LLAMA_8B, device)
+        elif row["what"] == "step":
+            floor = corrected.floor_s(cell(LLADA_8B, "native", (batch, prompt, new), steps=1), LLADA_8B, device)
+        else:
+            floor = None
+        line = {
+            **row,
+            "hf": hf and hf["ms"],
+            "hf_peak": hf and hf["peak_over_weights_gib"],
+            "cudnn": cudnn and cudnn["ms"],
+            "floor": None if floor is None else 1e3 * floor,
+        }
+        known = made.setdefault(row["what"], [])
+        if not any(k["batch"] == batch and k["prompt"] == prompt for k in known):
+            known.append(line)
+    return made
+
+
+def main() -> None:
+    """Measure, or make the page from what was measured."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, help="measure on this GPU and write the JSON here")
+    parser.add_argument("--page", type=Path, help="write the page made from this JSON to stdout")
+    given = parser.parse_args()
+    if given.page:
+        sys.stdout.write(page(json.loads(given.page.read_text())))
+        return
+    import torch
+
+    if given.output is None or not torch.cuda.is_available():
+        parser.error("needs --output and a CUDA device, or --page with an earlier run's JSON")
+    run_all(given.output)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,39 @@
+"""The attention kernel as a control: allowed alone, so that no other is taken in silence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from dlmbench.errors import BenchError
+
+KERNELS = {
+    "flash": "FLASH_ATTENTION",
+    "efficient": "EFFICIENT_ATTENTION",
+    "cudnn": "CUDNN_ATTENTION",
+    "math": "MATH",
+}
+
+
+@contextmanager
+def enforced(attention: str) -> Iterator[None]:
+    """Allow one attention kernel only; `auto` leaves the choice to torch.
+
+    Raises:
+        BenchError: the kernel cannot run here.
+    """
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    if attention == "auto":
+        yield
+        return
+    try:
+        with sdpa_kernel(getattr(SDPBackend, KERNELS[attention])):
+            yield
+    except RuntimeError as error:
+        if "No available kernel" in str(error):
+            raise BenchError(
+                f"attention '{attention}' cannot run here (this device, precision or padding)",
+                "set attention: math, which always can, or auto",
+            ) from error
+        raise

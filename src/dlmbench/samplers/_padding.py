@@ -1,0 +1,46 @@
+"""Prompts of different lengths side by side: padded on the left, so that all of them end where the new text begins."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dlmbench.errors import BenchError
+from dlmbench.types import LanguageModel, PromptBatch
+
+if TYPE_CHECKING:
+    import torch
+
+
+def padded(batch: PromptBatch, model: LanguageModel) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Prompts as tokens_BP, padded on the left, with attend_BP (1 real, 0 padding; None when nothing is padded).
+
+    Raises:
+        BenchError: a prompt is empty, or has an id outside the vocabulary or equal to the mask.
+    """
+    import torch
+
+    architecture = model.architecture
+    longest = max(len(p.ids) for p in batch.prompts)
+    pad = architecture.pad_id if architecture.pad_id is not None else architecture.eos_id or 0
+    rows, attend = [], []
+    for prompt in batch.prompts:
+        if not prompt.ids:
+            raise BenchError(f"prompt {prompt.index} is empty", "give it at least one token")
+        for token in prompt.ids:
+            if not 0 <= token < architecture.vocab_size:
+                raise BenchError(
+                    f"prompt {prompt.index} has the id {token}, outside the vocabulary of {architecture.vocab_size}",
+                    "check that the ids were made with this model's tokenizer",
+                )
+            if token == architecture.mask_id:
+                raise BenchError(
+                    f"prompt {prompt.index} contains the mask id {token}",
+                    "prompts are text; masks mark what is to come",
+                )
+        gap = longest - len(prompt.ids)
+        rows.append([pad] * gap + list(prompt.ids))
+        attend.append([0] * gap + [1] * len(prompt.ids))
+    tokens_BP = torch.tensor(rows, device=model.device)
+    if all(len(p.ids) == longest for p in batch.prompts):
+        return tokens_BP, None
+    return tokens_BP, torch.tensor(attend, device=model.device)
