@@ -1,0 +1,108 @@
+"""The native engine on a GPU: as exact as bfloat16 allows, and the same tokens whether or not steps are recorded."""
+
+from __future__ import annotations
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from dlmbench import registry  # noqa: E402
+from dlmbench.engines import hf, native  # noqa: E402
+from dlmbench.types import ModelSpec, Prompt, PromptBatch  # noqa: E402
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+
+
+def load(engine, family, precision="bfloat16", attention="flash", **given):
+    spec = ModelSpec("m", family, "tiny", "target", weights="random")
+    return engine.load(spec, None, precision=precision, attention=attention, device="cuda", seed=3, **given)
+
+
+def prompts(rows, length):
+    generator = torch.Generator().manual_seed(rows)
+    drawn = torch.randint(5, 200, (rows, length), generator=generator).tolist()
+    return PromptBatch(tuple(Prompt(i, tuple(row)) for i, row in enumerate(drawn)), "")
+
+
+def knobs(new, **given):
+    sampler = registry.load("samplers", "masked_diffusion")
+    chosen = {k.name: k.default for k in registry.knobs_of("masked_diffusion", given).values()} | given
+    return sampler.resolve(chosen, "native", new)
+
+
+@pytest.mark.parametrize("family", ["llada", "llama"])
+def test_bfloat16_logits_are_as_near_to_float32_as_those_of_transformers(family):
+    tokens = torch.tensor([p.ids for p in prompts(2, 96).prompts], device="cuda")
+
+    def logits(engine, **given):
+        model = load(engine, family, **given)
+        return model.logits(model.forward(tokens), 0, 96).double()
+
+    exact = logits(native, precision="float32", attention="math", compile=False, record=False)
+    ours, theirs = (((logits(e) - exact).norm() / exact.norm()).item() for e in (native, hf))
+    plain = ((logits(native, compile=False, record=False) - exact).norm() / exact.norm()).item()
+    print(f"{family}: native {ours:.2e}, native plain {plain:.2e}, hf {theirs:.2e}")
+    assert max(ours, plain) < 2e-2
+    assert max(ours, plain) < 1.1 * theirs
+
+
+SETTINGS = [
+    {"steps": 8},
+    {"commit": "random", "steps": 16},
+    {"commit": "threshold", "threshold": 0.02, "cache": "dual", "block_length": 16},
+    {"commit": "factor", "cache": "prefix", "block_length": 16},
+    {"steps": 8, "temperature": 0.7, "cfg_scale": 1.0},
+]
+
+
+def test_recorded_steps_give_the_same_tokens():
+    sampler = registry.load("samplers", "masked_diffusion")
+    recorded, launched = (load(native, "llada", record=record) for record in (True, False))
+    for given in SETTINGS:
+        for rows in (1, 3):
+            one, other = (
+                [sampler.generate(m, prompts(rows, 24), 32, knobs(32, **given), seed=5).tokens_BG for _ in range(3)]
+                for m in (recorded, launched)
+            )
+            assert len({*one, *other}) == 1, given
+    other_prompts = prompts(2, 24)
+    made = [sampler.generate(m, other_prompts, 32, knobs(32, steps=8)).tokens_BG for m in (recorded, launched)]
+    assert made[0] == made[1]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+def test_recorded_decoding_gives_the_same_tokens(temperature):
+    sampler = registry.load("samplers", "autoregressive")
+    made = []
+    for record in (True, False):
+        model = load(native, "llama", record=record)
+        for length in (10, 300):
+            made.append(sampler.generate(model, prompts(2, length), 40, {"temperature": temperature}, seed=1).tokens_BG)
+            made.append(sampler.generate(model, prompts(2, length), 40, {"temperature": temperature}, seed=1).tokens_BG)
+    assert made[:4] == made[4:]
+    assert made[0] == made[1]
+    assert made[2] == made[3]
+
+
+def test_flash_decoding_is_attention():
+    from dlmbench.engines import _flash_decode
+
+    for rows, place in ((1, 0), (1, 63), (1, 700), (4, 511), (40, 129)):
+        q = torch.randn(rows, 32, 128, device="cuda", dtype=torch.bfloat16)
+        k, v = (torch.randn(rows, 800, 8, 128, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+        found = _flash_decode.attend(q, k, v, torch.tensor([place], device="cuda"))
+        keys, values = (t[:, : place + 1].transpose(1, 2).double() for t in (k, v))
+        exact = torch.nn.functional.scaled_dot_product_attention(q.double()[:, :, None], keys, values, enable_gqa=True)[
+            :, :, 0
+        ]
+        assert ((found.double() - exact).norm() / exact.norm()).item() < 5e-3
+
+
+def test_loading_holds_the_model_once():
+    torch.cuda.empty_cache()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    model = load(native, "llada")
+    weights = 2 * model.architecture.parameters
+    largest = 2 * model.architecture.vocab_size * model.architecture.hidden_size
+    assert torch.cuda.max_memory_allocated() - before < 1.02 * weights + largest
