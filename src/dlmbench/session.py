@@ -186,10 +186,9 @@ class _Prompts:
         """Continuations are wanted but not required: a metric that needs them says so when they are missing."""
         own, others = self._tokenizers[key], [t for k, t in self._tokenizers.items() if k != key]
         try:
-            made = prompt_sources.take(self._settings, own, prompt_tokens, new_tokens, others)
+            return prompt_sources.take(self._settings, own, prompt_tokens, new_tokens, others)
         except BenchError:
-            made = prompt_sources.take(self._settings, own, prompt_tokens, new_tokens, others, references=False)
-        return PromptBatch(made.prompts, made.prompt_hash)
+            return prompt_sources.take(self._settings, own, prompt_tokens, new_tokens, others, references=False)
 
     def _same_bytes(self, key: str, prompt_tokens: int, new_tokens: int) -> PromptBatch:
         mine = self.speed()[key, prompt_tokens, new_tokens]
@@ -199,8 +198,7 @@ class _Prompts:
             return mine
         target = targets[0]
         source = self._take(target, prompt_tokens, new_tokens)
-        theirs = prompt_sources.PromptSet(source.prompts, source.prompt_hash)
-        spans = prompt_sources.scored_spans(theirs, self._tokenizers[target], self._tokenizers[key])
+        spans = prompt_sources.scored_spans(source, self._tokenizers[target], self._tokenizers[key])
         prompts = []
         for prompt, span in zip(source.prompts, spans, strict=True):
             count = span.last - span.first
