@@ -8,8 +8,18 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+)
 from rich.table import Table
+from rich.text import Text
 
 from dlmbench.types import Cell, Finding, LeftOut
 
@@ -33,12 +43,15 @@ class LiveProgress:
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
+            _Left(self),
             console=TALK,
             disable=not TALK.is_terminal,
         )
         self._task = self._bar.add_task(title, total=visits)
         self._started = time.monotonic()
         self._title = title
+        self._ends: float | None = None
+        self._unknown = 0
 
     def __enter__(self) -> LiveProgress:
         self._bar.start()
@@ -54,16 +67,44 @@ class LiveProgress:
             self._title = ""
         self._bar.update(self._task, description=f"{doing}: {cell.label}", advance=1)
         if not TALK.is_terminal:
-            TALK.print(f"[{time.monotonic() - self._started:6.1f} s] {doing}: {cell.label}", markup=False)
+            left = f"; {self.outlook}" if self.outlook else ""
+            TALK.print(f"[{time.monotonic() - self._started:6.1f} s{left}] {doing}: {cell.label}", markup=False)
 
     def repetition(self, cell: Cell, latency_s: float) -> None:
         """Show the last latency."""
         if TALK.is_terminal:
             self._bar.update(self._task, description=f"{cell.label}: {latency_s * 1e3:.1f} ms")
 
+    def left(self, seconds: float | None, unknown_cells: int) -> None:
+        """Take over a new forecast of what the speed pass still takes; it counts down by itself."""
+        self._ends = None if seconds is None else time.monotonic() + seconds
+        self._unknown = unknown_cells
+
+    @property
+    def outlook(self) -> str:
+        """The time left in words; "" where nothing is known."""
+        if self._ends is None:
+            return ""
+        seconds = max(0.0, self._ends - time.monotonic())
+        if self._unknown:
+            return f"over {_duration(seconds)} left" if seconds else ""
+        return f"about {_duration(seconds)} left"
+
     def failed(self, cell: Cell, reason: str) -> None:
         """Say at once what could not be done."""
         TALK.print(f"  not measured: {cell.label}: {reason}", style="yellow", markup=False)
+
+
+class _Left(ProgressColumn):
+    """The time left, counting down."""
+
+    def __init__(self, progress: LiveProgress) -> None:
+        super().__init__()
+        self._progress = progress
+
+    def render(self, task: Task) -> Text:
+        """One line's worth."""
+        return Text(self._progress.outlook)
 
 
 def summary(rows: Sequence[SummaryRow], title: str) -> Table:
@@ -154,7 +195,7 @@ def _between(low_s: float, high_s: float) -> str:
 
 def _duration(seconds: float) -> str:
     if seconds < 120:
-        return f"{seconds:.1f} s"
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 

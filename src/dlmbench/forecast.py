@@ -9,24 +9,22 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dlmbench.errors import BenchError
 from dlmbench.families._shapes import architectures
-from dlmbench.measure.protocol import further_repetitions
-from dlmbench.roofline import corrected, hardware
+from dlmbench.measure.remaining import OWN_PASSES, Expectation, repetitions_left
+from dlmbench.roofline import corrected, hardware, memory, work
 from dlmbench.roofline.corrected import DEFAULT, Efficiencies, cost_per_million_tokens
 from dlmbench.roofline.hardware import Hardware
-from dlmbench.types import Cell, Finding, Plan, Prediction, ProtocolSettings, Run
+from dlmbench.types import Architecture, Cell, Environment, Finding, Plan, Prediction, ProtocolSettings, Run
 
 if TYPE_CHECKING:
     from dlmbench.roofline.bounds import Bounds
     from dlmbench.roofline.calibrate import Calibration
 
-# After the timed repetitions: one traced generation and one for memory. Those for energy are few and only on a GPU.
-_OWN_PASSES = 2
 _SCHEMA = 1
 
 
@@ -120,11 +118,7 @@ class Bill:
 
 def generations_of(latency_s: float, protocol: ProtocolSettings) -> int:
     """How many generations the protocol makes of a cell of steady `latency_s`: warm-ups, repetitions, passes."""
-    further = further_repetitions([latency_s] * protocol.pilot, protocol)
-    # Later rounds in the same process begin with one warm-up, in a fresh one with all; a round without work has none.
-    later = min(further, protocol.rounds - 1)
-    again = protocol.warmup if protocol.fresh_process_per_round else min(1, protocol.warmup)
-    return protocol.warmup + later * again + protocol.pilot + further + _OWN_PASSES
+    return repetitions_left((), latency_s, protocol) + OWN_PASSES
 
 
 def bill(forecast: Forecast, protocol: ProtocolSettings) -> Bill:
@@ -142,6 +136,85 @@ def bill(forecast: Forecast, protocol: ProtocolSettings) -> Bill:
             low += latency * generations_of(latency, protocol)
             high += latency * generations_of(latency, noisy)
     return Bill(low, high, too_large, without_time)
+
+
+# ---------------------------------------------------------------- while a run goes on
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What the user says of a run's machine: the name of a device that does not tell its own, and rows of theirs."""
+
+    name: str | None = None
+    rows: tuple[Hardware, ...] = ()
+
+
+AS_FOUND = Machine()
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What is expected of the cells of a run on its own device. too_large: by cell id, why it should not fit."""
+
+    device: Hardware | None
+    expectation: Expectation
+    too_large: Mapping[str, str]
+
+
+def outlook(
+    cells: Sequence[Cell], known: Mapping[str, Architecture], environment: Environment, machine: Machine = AS_FOUND
+) -> Outlook:
+    """Times of the cells by the corrected model where the device is known, else their work; and what cannot fit.
+
+    Args:
+        cells: of the plan.
+        known: the shape of every model, by key.
+        environment: where the run takes place.
+        machine: see there.
+
+    Raises:
+        BenchError: the machine is known to be another one.
+    """
+    device = _device_here(environment, machine)
+    # A row of the user's own says how much memory there is; otherwise the device itself does, better than a data sheet.
+    own_row = device is not None and device in machine.rows
+    capacity = device.memory_bytes if device is not None and own_row else float(environment.memory_bytes)
+    peaks = {c.id: memory.split(c, known[c.model.key]).total for c in cells}
+    where = device.name if device is not None else environment.device
+    too_large = {
+        cell_id: f"predicted not to fit: {peak / 1e9:.3g} GB of the {capacity / 1e9:.3g} GB of {where}"
+        for cell_id, peak in peaks.items()
+        if peak > capacity
+    }
+    return Outlook(device, _expectation(known, device), too_large)
+
+
+def _device_here(environment: Environment, machine: Machine) -> Hardware | None:
+    here = hardware.of_device(environment.device, machine.rows)
+    if machine.name is None:
+        return here
+    named = hardware.find(machine.name, machine.rows)
+    is_gpu = environment.cuda is not None
+    if (here is not None and here != named) or (not is_gpu and named not in machine.rows):
+        raise BenchError(
+            f"this machine measures on {environment.device}, not on {named.name}",
+            "Leave --hardware out, or describe this device with --hardware-file (docs/roofline.md)",
+        )
+    return named
+
+
+def _expectation(known: Mapping[str, Architecture], device: Hardware | None) -> Expectation:
+    @cache
+    def seconds(cell: Cell) -> float | None:
+        assert device is not None
+        return corrected.predict(cell, known[cell.model.key], device).latency_s
+
+    @cache
+    def flops(cell: Cell) -> float | None:
+        is_scheduled = work.forwards_of(cell) is not None
+        return corrected.compulsory(cell, known[cell.model.key]).flops if is_scheduled else None
+
+    return Expectation(flops, is_seconds=False) if device is None else Expectation(seconds, is_seconds=True)
 
 
 def million_tokens(cell: Cell, prediction: Prediction, price_per_gpu_hour: float) -> float | None:
