@@ -26,9 +26,11 @@ from dlmbench.types import Cell, Finding, LeftOut
 if TYPE_CHECKING:
     # Types only: these bring in numpy and scipy, and `plan` is to answer at once.
     from dlmbench.analysis.answer import SummaryRow
+    from dlmbench.analysis.cost import CellCost, Cheapest
     from dlmbench.forecast import Bill, Forecast
     from dlmbench.roofline.bounds import Bounds
     from dlmbench.roofline.calibrate import Calibration
+    from dlmbench.roofline.surface import Surface
 
 TALK = Console(stderr=True, highlight=False, soft_wrap=True)
 
@@ -146,7 +148,8 @@ def cells(planned: Sequence[Cell], forecast: Forecast | None = None, price: floa
     table = Table(title=title, title_justify="left", pad_edge=False)
     for name in ("id", "model", "sampler", "B", "P", "G", "precision", "attention", "knobs"):
         table.add_column(name)
-    for name in ("latency ms", "tokens/s", "memory GB", "fits") if forecast else ():
+    latency = "latency ms [95%]" if forecast and forecast.estimates else "latency ms"
+    for name in (latency, "tokens/s", "memory GB", "fits") if forecast else ():
         table.add_column(name, justify="right", no_wrap=True)
     if forecast and price is not None:
         table.add_column("per M tokens", justify="right", no_wrap=True)
@@ -165,8 +168,11 @@ def _predicted(cell: Cell, forecast: Forecast, price: float | None) -> tuple[str
     rate = cell.batch_size * cell.new_tokens / expected.latency_s if expected.latency_s else None
     fits = {True: "yes", False: "no", None: "-"}[forecast.fits(cell)]
     money = () if price is None else (_number(million_tokens(cell, expected, price), 1, 3),)
+    latency = _number(expected.latency_s, 1e3, 1)
+    if (between := forecast.estimates.get(cell.id)) is not None:
+        latency += f" [{between.low_s * 1e3:.3g}, {between.high_s * 1e3:.3g}]"
     return (
-        _number(expected.latency_s, 1e3, 1),
+        latency,
         _number(rate, 1, 1),
         _number(expected.peak_bytes, 1e-9, 2),
         fits,
@@ -226,6 +232,74 @@ def bounds(measured: Sequence[Bounds]) -> Table:
         times = (_number(b.latency_s, 1e3, 1), _number(b.floor_s, 1e3, 1))
         table.add_row(b.cell.label, *times, ratio, f"{b.mfu:.1%}", f"{b.mbu:.1%}")
     return table
+
+
+def surfaces(predicted: Sequence[Surface], device: str) -> list[Table]:
+    """Break-even step counts: a table for each way to run diffusion, a row a length, a column a batch size."""
+    tables = []
+    for surface in predicted:
+        batches = sorted({p.batch_size for p in surface.points})
+        title = f"Break-even k* on {device}, predicted: {surface.target} against {surface.baseline}"
+        table = Table(title=title, title_justify="left", pad_edge=False)
+        for name in ("P", "G", *(f"B={b}" for b in batches)):
+            table.add_column(name, justify="right", no_wrap=True)
+        steps = {(p.prompt_tokens, p.new_tokens, p.batch_size): p.steps for p in surface.points}
+        for prompt, new in dict.fromkeys((p, g) for p, g, _ in steps):
+            table.add_row(str(prompt), str(new), *(_break_even(steps.get((prompt, new, b)), new) for b in batches))
+        tables.append(table)
+    return tables
+
+
+def reading_of_surfaces(number: int) -> str:
+    """What the tables mean, or why there is none."""
+    if not number:
+        return (
+            "No break-even is predicted: it needs a baseline and a diffusion model whose shapes and schedule are known."
+        )
+    return (
+        "With fewer steps than k* diffusion is faster. +: k* is at least G, so it is faster with one step a token; "
+        "none: not even with a single step."
+    )
+
+
+def _break_even(steps: float | None, new_tokens: int) -> str:
+    if steps is None:
+        return "-"
+    if steps < 1:
+        return "none"
+    return f"{steps:.1f}" if steps < 10 else f"{steps:.0f}" + ("+" if steps >= new_tokens else "")
+
+
+def costs(priced: Sequence[CellCost], price: float) -> Table:
+    """What a million tokens of every timed cell cost."""
+    table = Table(title=f"Cost at {price:g} a GPU hour", title_justify="left", pad_edge=False)
+    table.add_column("cell")
+    for name in ("B", "P", "G", "K", "per M tokens [95%]", "tokens a generation"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for c in priced:
+        sizes = (str(c.cell.batch_size), str(c.cell.prompt_tokens), str(c.cell.new_tokens), _number(c.cell.steps))
+        money = f"{c.per_million:.3g} [{c.low:.3g}, {c.high:.3g}]"
+        table.add_row(c.label, *sizes, money, f"{c.tokens:.0f} {c.counted}")
+    return table
+
+
+def cheapest(found: Sequence[Cheapest]) -> list[str]:
+    """The cheapest way of each length in words."""
+    if not found:
+        return ["The cheapest way to a given quality is not known: no metric was scored for both models."]
+    lines = []
+    for best in found:
+        where = f"{best.prompt_tokens} prompt and {best.new_tokens} new tokens: the cheapest way to {best.goal} is"
+        if best.cost is None:
+            lines.append(f"{where} not known: no timed cell reaches it.")
+            continue
+        cell = best.cost.cell
+        steps = "" if cell.steps is None else f", K={cell.steps}"
+        lines.append(
+            f"{where} {best.cost.label}, B={cell.batch_size}{steps}: {best.cost.per_million:.3g} a million "
+            f"{best.cost.counted} tokens (of {best.candidates} cells that reach it)."
+        )
+    return lines
 
 
 def left_out(combinations: Sequence[LeftOut]) -> None:

@@ -13,17 +13,19 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dlmbench.analysis.cost import per_million_tokens
 from dlmbench.errors import BenchError
 from dlmbench.families._shapes import architectures
 from dlmbench.measure.remaining import OWN_PASSES, Expectation, repetitions_left
 from dlmbench.roofline import corrected, hardware, memory, work
-from dlmbench.roofline.corrected import DEFAULT, Efficiencies, cost_per_million_tokens
+from dlmbench.roofline.corrected import DEFAULT, Efficiencies
 from dlmbench.roofline.hardware import Hardware
+from dlmbench.roofline.surface import Surface, surfaces
 from dlmbench.types import Architecture, Cell, Environment, Finding, Plan, Prediction, ProtocolSettings, Run
 
 if TYPE_CHECKING:
     from dlmbench.roofline.bounds import Bounds
-    from dlmbench.roofline.calibrate import Calibration
+    from dlmbench.roofline.calibrate import Calibration, Estimate
 
 _SCHEMA = 1
 
@@ -38,11 +40,17 @@ def devices(file: Path | None) -> tuple[Hardware, ...]:
 
 @dataclass(frozen=True)
 class Forecast:
-    """A plan with a prediction for every cell (an empty one where nothing is known), and remarks for its reader."""
+    """A plan with a prediction for every cell (an empty one where nothing is known), and remarks for its reader.
+
+    estimates: by cell id, the interval of the latency where a calibration says how wrong it is. known: shapes by model.
+    """
 
     plan: Plan
     hardware: Hardware
     notes: tuple[str, ...]
+    estimates: Mapping[str, Estimate]
+    known: Mapping[str, Architecture]
+    efficiencies: Mapping[str, Efficiencies]
 
     def of(self, cell: Cell) -> Prediction:
         """The prediction of one cell of the plan."""
@@ -57,17 +65,21 @@ class Forecast:
         peak = self.of(cell).peak_bytes
         return None if peak is None else peak <= self.hardware.memory_bytes
 
+    def surfaces(self) -> tuple[Surface, ...]:
+        """The break-even surface of every way in which the plan runs diffusion."""
+        return surfaces(self.plan.cells, self.known, self.hardware, self.efficiencies)
 
-def predict(plan: Plan, device: Hardware, efficiencies: Mapping[str, Efficiencies] | None = None) -> Forecast:
+
+def predict(plan: Plan, device: Hardware, saved: Saved | None = None) -> Forecast:
     """Predictions for every cell of a plan on `device`.
 
     Args:
         plan: of an experiment.
         device: where it is to run.
-        efficiencies: by "engine/sampler", from a calibration; engines that it lacks keep `corrected.DEFAULT`.
+        saved: a calibration; engines that it lacks keep `corrected.DEFAULT`, which has no interval.
     """
     known, unknown = architectures(dict.fromkeys(c.model for c in plan.cells))
-    chosen = {**DEFAULT, **(efficiencies or {})}
+    chosen = {**DEFAULT, **(saved.efficiencies if saved else {})}
     predictions = tuple(
         corrected.predict(cell, known[cell.model.key], device, chosen)
         if cell.model.key in known
@@ -76,7 +88,29 @@ def predict(plan: Plan, device: Hardware, efficiencies: Mapping[str, Efficiencie
     )
     notes = [f"{key}: no prediction: {why}" for key, why in unknown.items()]
     predicted = [c for c in plan.cells if c.model.key in known]
-    return Forecast(replace(plan, predictions=predictions), device, (*notes, *_caveats(predicted, efficiencies or {})))
+    notes += _caveats(predicted, saved.efficiencies if saved else {})
+    if saved is not None and saved.hardware != device.name:
+        notes.append(
+            f"calibrated on {saved.hardware} and carried over to {device.name}: the intervals are that much wider "
+            "(docs/roofline.md)"
+        )
+    estimates = _estimates(predicted, known, device, saved) if saved else {}
+    return Forecast(replace(plan, predictions=predictions), device, tuple(notes), estimates, known, chosen)
+
+
+def _estimates(
+    cells: Sequence[Cell], known: Mapping[str, Architecture], device: Hardware, saved: Saved
+) -> dict[str, Estimate]:
+    from dlmbench.roofline.calibrate import estimate
+
+    by_label = {c.label: c for c in saved.calibrations if c.held_out}
+    found = {}
+    for cell in cells:
+        calibration = by_label.get(f"{cell.engine}/{cell.sampler}")
+        made = estimate(calibration, cell, known[cell.model.key], device) if calibration else None
+        if made is not None:
+            found[cell.id] = made
+    return found
 
 
 def _caveats(cells: Sequence[Cell], calibrated: Mapping[str, Efficiencies]) -> list[str]:
@@ -221,7 +255,7 @@ def million_tokens(cell: Cell, prediction: Prediction, price_per_gpu_hour: float
     """Predicted money for a million new tokens; None without a predicted time."""
     if prediction.latency_s is None:
         return None
-    return cost_per_million_tokens(prediction.latency_s, cell.batch_size * cell.new_tokens, price_per_gpu_hour)
+    return per_million_tokens(prediction.latency_s, cell.batch_size * cell.new_tokens, price_per_gpu_hour)
 
 
 # ---------------------------------------------------------------- a finished run
@@ -320,11 +354,16 @@ def _device_of(run: Run, name: str | None, rows: Sequence[Hardware]) -> Hardware
 
 @dataclass(frozen=True)
 class Saved:
-    """A calibration file: efficiencies by "engine/sampler", and the device and run they are from."""
+    """A calibration file: what was fitted, and the device and run it is from."""
 
     hardware: str
     run: str
-    efficiencies: Mapping[str, Efficiencies]
+    calibrations: tuple[Calibration, ...]
+
+    @cached_property
+    def efficiencies(self) -> dict[str, Efficiencies]:
+        """By "engine/sampler"."""
+        return {c.label: c.efficiencies for c in self.calibrations}
 
 
 def load_calibration(path: Path) -> Saved:
@@ -345,11 +384,10 @@ def load_calibration(path: Path) -> Saved:
     try:
         if document["schema_version"] != _SCHEMA:
             raise BenchError(f"{path} is of another version of dlmbench", remedy)
-        found = [Calibration.from_json(json.dumps(c)) for c in document["calibrations"]]
-        numbers = {c.label: c.efficiencies for c in found}
-        if not all(0 < v < float("inf") for e in numbers.values() for v in asdict(e).values()):
+        found = tuple(Calibration.from_json(json.dumps(c)) for c in document["calibrations"])
+        if not all(0 < v < float("inf") for c in found for v in asdict(c.efficiencies).values()):
             raise BenchError(f"{path} has an efficiency that is not above 0", remedy)
-        return Saved(str(document["hardware"]["name"]), str(document["run"]), numbers)
+        return Saved(str(document["hardware"]["name"]), str(document["run"]), found)
     except BenchError as error:
         message = error.message if str(path) in error.message else f"{path} is {error.message}"
         raise BenchError(message, remedy) from error

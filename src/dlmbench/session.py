@@ -15,6 +15,7 @@ from dlmbench import forecast, registry
 from dlmbench import prompts as prompt_sources
 from dlmbench.analysis.answer import SummaryRow, answer, summary_rows
 from dlmbench.analysis.checks import findings
+from dlmbench.analysis.cost import CellCost, Cheapest, cheapest, costs, goal_of
 from dlmbench.analysis.study import analyse
 from dlmbench.assets import resolve_model
 from dlmbench.codec import Codec, find
@@ -68,6 +69,8 @@ class Outcome:
     answer: str
     findings: tuple[Finding, ...]
     figures: list[Path]
+    costs: tuple[CellCost, ...] = ()
+    cheapest: tuple[Cheapest, ...] = ()
 
 
 def prepare(models: tuple[ModelSpec, ...], prompts: PromptSettings, cells: tuple[Cell, ...]) -> Setting:
@@ -144,16 +147,23 @@ def score(output: Path, metrics: Sequence[str], progress: Progress) -> None:
         score_run(Plan(run.cells), metrics, store, lambda: pool, _Prompts(setting).quality, progress)
 
 
-def conclude(output: Path) -> Outcome:
-    """Tables, answer, findings and figures, from the files alone.
+def conclude(output: Path, price_per_gpu_hour: float | None = None, quality: str | None = None) -> Outcome:
+    """Tables, answer, findings and figures, from the files alone; with a price also what the cells cost.
+
+    `quality` is the goal of the cheapest way: see `analysis.cost.goal_of`.
 
     Raises:
-        BenchError: no run there.
+        BenchError: no run there, no such metric, or no price.
     """
     run = read_run(output)
     study = analyse(run)
+    priced: tuple[CellCost, ...] = ()
+    best: tuple[Cheapest, ...] = ()
+    if price_per_gpu_hour is not None:
+        priced = costs(run, study, price_per_gpu_hour)
+        best = cheapest(priced, study, goal_of(quality, study))
     figures = write_all(run, study, figures_folder(output))
-    return Outcome(summary_rows(study), answer(study), findings(run), figures)
+    return Outcome(summary_rows(study), answer(study), findings(run), figures, priced, best)
 
 
 def figures_folder(output: Path) -> Path:

@@ -25,6 +25,7 @@ from dlmbench.cli._app import (
     conclude,
     load,
 )
+from dlmbench.errors import BenchError
 
 if TYPE_CHECKING:
     from dlmbench.forecast import Machine
@@ -108,6 +109,16 @@ def score(
 
 
 @app.command()
-def analyze(run_folder: RunFolder) -> None:
-    """Draw the figures and state the answer again, from the files of a run alone."""
-    conclude(run_folder)
+def analyze(
+    run_folder: RunFolder,
+    price: Annotated[
+        float | None, typer.Option(help="of one GPU hour, in any currency: what each cell costs, and the cheapest way")
+    ] = None,
+    quality: Annotated[
+        str | None, typer.Option(help="what the cheapest way must reach: METRIC=VALUE, or METRIC for parity by it")
+    ] = None,
+) -> None:
+    """Draw the figures and state the answer again, from the files of a run alone; with a price, also what it costs."""
+    if quality is not None and price is None:
+        raise BenchError("--quality says what the cheapest way must reach, and there is no price", "Add --price 2.5")
+    conclude(run_folder, price, quality)
