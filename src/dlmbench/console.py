@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -170,7 +170,7 @@ def _predicted(cell: Cell, forecast: Forecast, price: float | None) -> tuple[str
     money = () if price is None else (_number(million_tokens(cell, expected, price), 1, 3),)
     latency = _number(expected.latency_s, 1e3, 1)
     if (between := forecast.estimates.get(cell.id)) is not None:
-        latency += f" [{between.low_s * 1e3:.3g}, {between.high_s * 1e3:.3g}]"
+        latency += f" [{_short(between.low_s * 1e3)}, {_short(between.high_s * 1e3)}]"
     return (
         latency,
         _number(rate, 1, 1),
@@ -234,32 +234,25 @@ def bounds(measured: Sequence[Bounds]) -> Table:
     return table
 
 
-def surfaces(predicted: Sequence[Surface], device: str) -> list[Table]:
+def surfaces(predicted: Sequence[Surface], device: str) -> Iterator[str | Table]:
     """Break-even step counts: a table for each way to run diffusion, a row a length, a column a batch size."""
-    tables = []
     for surface in predicted:
         batches = sorted({p.batch_size for p in surface.points})
-        title = f"Break-even k* on {device}, predicted: {surface.target} against {surface.baseline}"
-        table = Table(title=title, title_justify="left", pad_edge=False)
+        table = Table(pad_edge=False)
         for name in ("P", "G", *(f"B={b}" for b in batches)):
             table.add_column(name, justify="right", no_wrap=True)
         steps = {(p.prompt_tokens, p.new_tokens, p.batch_size): p.steps for p in surface.points}
         for prompt, new in dict.fromkeys((p, g) for p, g, _ in steps):
             table.add_row(str(prompt), str(new), *(_break_even(steps.get((prompt, new, b)), new) for b in batches))
-        tables.append(table)
-    return tables
-
-
-def reading_of_surfaces(number: int) -> str:
-    """What the tables mean, or why there is none."""
-    if not number:
-        return (
-            "No break-even is predicted: it needs a baseline and a diffusion model whose shapes and schedule are known."
+        yield f"Break-even k* on {device}, predicted: {surface.target} against {surface.baseline}"
+        yield table
+    if not predicted:
+        yield "No break-even is predicted: it needs a baseline and a scheduled diffusion model whose shapes are known."
+    else:
+        yield (
+            "With fewer steps than k* diffusion is faster. +: k* is at least G, so it is faster with one step a token; "
+            "none: not even with a single step."
         )
-    return (
-        "With fewer steps than k* diffusion is faster. +: k* is at least G, so it is faster with one step a token; "
-        "none: not even with a single step."
-    )
 
 
 def _break_even(steps: float | None, new_tokens: int) -> str:
@@ -267,7 +260,12 @@ def _break_even(steps: float | None, new_tokens: int) -> str:
         return "-"
     if steps < 1:
         return "none"
-    return f"{steps:.1f}" if steps < 10 else f"{steps:.0f}" + ("+" if steps >= new_tokens else "")
+    return (f"{steps:.1f}" if steps < 10 else f"{steps:.0f}") + ("+" if steps >= new_tokens else "")
+
+
+def _short(value: float) -> str:
+    """Two or three digits, never an exponent."""
+    return f"{value:.0f}" if value >= 99.5 else f"{value:.3g}"
 
 
 def costs(priced: Sequence[CellCost], price: float) -> Table:
@@ -278,7 +276,7 @@ def costs(priced: Sequence[CellCost], price: float) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     for c in priced:
         sizes = (str(c.cell.batch_size), str(c.cell.prompt_tokens), str(c.cell.new_tokens), _number(c.cell.steps))
-        money = f"{c.per_million:.3g} [{c.low:.3g}, {c.high:.3g}]"
+        money = f"{_short(c.per_million)} [{_short(c.low)}, {_short(c.high)}]"
         table.add_row(c.label, *sizes, money, f"{c.tokens:.0f} {c.counted}")
     return table
 
@@ -296,7 +294,7 @@ def cheapest(found: Sequence[Cheapest]) -> list[str]:
         cell = best.cost.cell
         steps = "" if cell.steps is None else f", K={cell.steps}"
         lines.append(
-            f"{where} {best.cost.label}, B={cell.batch_size}{steps}: {best.cost.per_million:.3g} a million "
+            f"{where} {best.cost.label}, B={cell.batch_size}{steps}: {_short(best.cost.per_million)} a million "
             f"{best.cost.counted} tokens (of {best.candidates} cells that reach it)."
         )
     return lines

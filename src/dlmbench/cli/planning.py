@@ -72,10 +72,8 @@ def plan(
     forecast = _forecast(planned, hardware, hardware_file, price, calibration, break_even)
     out = Console(width=None if sys.stdout.isatty() else 200)
     if break_even and forecast is not None:
-        tables = console.surfaces(forecast.surfaces(), forecast.hardware.name)
-        for table in tables:
-            out.print(table)
-        print(console.reading_of_surfaces(len(tables)))
+        for part in console.surfaces(forecast.surfaces(), forecast.hardware.name):
+            out.print(part, soft_wrap=isinstance(part, str), highlight=False)
     else:
         out.print(console.cells(planned.cells, forecast, price))
     if forecast is not None:
