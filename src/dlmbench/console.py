@@ -188,7 +188,7 @@ def total(bill: Bill, price: float | None) -> str:
         text += f"; {low if low == high else f'{low} to {high}'} at {price:g} a GPU hour"
     text += ". Loading models and scoring are not in it"
     if bill.too_large:
-        text += f", nor {bill.too_large} cells that should not fit"
+        text += f", nor {bill.too_large} cells that should not fit and that `run` skips without --try-oom"
     if bill.without_time:
         text += f", nor {bill.without_time} cells without a predicted time"
     return f"{text}."

@@ -70,10 +70,10 @@ def plan(
         knobs=knob,
     )
     forecast = _forecast(planned, hardware, hardware_file, price, calibration, break_even)
-    out = Console(width=None if sys.stdout.isatty() else 200)
+    out = Console(width=None if sys.stdout.isatty() else 200, markup=False, emoji=False, highlight=False)
     if break_even and forecast is not None:
         for part in console.surfaces(forecast.surfaces(), forecast.hardware.name):
-            out.print(part, soft_wrap=isinstance(part, str), highlight=False)
+            out.print(part, soft_wrap=isinstance(part, str))
     else:
         out.print(console.cells(planned.cells, forecast, price))
     if forecast is not None:
