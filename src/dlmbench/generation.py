@@ -112,9 +112,8 @@ def settled(sampler: str, request: Request) -> dict[str, KnobValue]:
 
 def _prompts(request: Request, codec: Codec | None, folder: Path) -> tuple[Prompt, ...]:
     found = []
-    for index, passage in enumerate(
-        load_texts(PromptSettings("file", None, str(request.prompt_file), chat=request.chat))
-    ):
+    settings = PromptSettings("file", None, str(request.prompt_file), chat=request.chat)
+    for index, passage in enumerate(load_texts(settings)):
         if passage.ids is not None:
             found.append(Prompt(index, passage.ids))
         elif request.prompts_are_ids:

@@ -61,15 +61,18 @@ class SpeedPass:
 
     def skip(self, reasons: Mapping[str, str]) -> None:
         """End these cells untried, by id, each with its reason; what was begun already is gone on with."""
+        new = []
         for cell in self.plan.cells:
             if cell.id in reasons and cell.id not in self.ended and not self.store.samples(cell.id):
                 self.ended[cell.id] = "skipped"
-                status = CellStatus(cell.id, "skipped", reasons[cell.id])
                 known = self.store.result(cell.id)
-                if (known.status, known.reason) != (status.status, status.reason):
-                    self.store.append(status)
-                    self.progress.failed(cell, status.reason)
-        self.store.write_views()
+                if (known.status, known.reason) != ("skipped", reasons[cell.id]):
+                    new.append(cell)
+        for cell in new:
+            self.store.append(CellStatus(cell.id, "skipped", reasons[cell.id]))
+            self.progress.failed(cell, reasons[cell.id])
+        if new:
+            self.store.write_views()
 
     def run(self, prompts: PromptSets, *, together: bool) -> None:
         """Do all that is left. `together`: all models fit in memory at once."""

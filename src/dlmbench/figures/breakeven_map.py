@@ -143,7 +143,7 @@ def draw(frame: pd.DataFrame, figure: Figure) -> None:
                     look = {"color": _style.colour(i), "marker": _style.MARKERS[i % 7], "linestyle": "none"}
                     _style.with_intervals(axes, marks, "batch_size", "steps", markerfacecolor=face, **look)
         _style.log2_axis(axes, list(frame["batch_size"]))
-        _style.log_axis(axes, list(frame["steps"].clip(lower=1.0)))
+        _style.log_axis(axes, [*frame["steps"].clip(lower=1.0), *frame["steps_high"].dropna()])
         if axes.get_yscale() == "log":
             axes.set_ylim(bottom=1.4 * _LOWEST)
         axes.axhline(1, color="grey", linewidth=0.8)
