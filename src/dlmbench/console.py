@@ -3,22 +3,34 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+)
 from rich.table import Table
+from rich.text import Text
 
 from dlmbench.types import Cell, Finding, LeftOut
 
 if TYPE_CHECKING:
     # Types only: these bring in numpy and scipy, and `plan` is to answer at once.
     from dlmbench.analysis.answer import SummaryRow
+    from dlmbench.analysis.cost import CellCost, Cheapest
     from dlmbench.forecast import Bill, Forecast
     from dlmbench.roofline.bounds import Bounds
     from dlmbench.roofline.calibrate import Calibration
+    from dlmbench.roofline.surface import Surface
 
 TALK = Console(stderr=True, highlight=False, soft_wrap=True)
 
@@ -33,12 +45,15 @@ class LiveProgress:
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
+            _Left(self),
             console=TALK,
             disable=not TALK.is_terminal,
         )
         self._task = self._bar.add_task(title, total=visits)
         self._started = time.monotonic()
         self._title = title
+        self._ends: float | None = None
+        self._unknown = 0
 
     def __enter__(self) -> LiveProgress:
         self._bar.start()
@@ -54,16 +69,44 @@ class LiveProgress:
             self._title = ""
         self._bar.update(self._task, description=f"{doing}: {cell.label}", advance=1)
         if not TALK.is_terminal:
-            TALK.print(f"[{time.monotonic() - self._started:6.1f} s] {doing}: {cell.label}", markup=False)
+            left = f"; {self.outlook}" if self.outlook else ""
+            TALK.print(f"[{time.monotonic() - self._started:6.1f} s{left}] {doing}: {cell.label}", markup=False)
 
     def repetition(self, cell: Cell, latency_s: float) -> None:
         """Show the last latency."""
         if TALK.is_terminal:
             self._bar.update(self._task, description=f"{cell.label}: {latency_s * 1e3:.1f} ms")
 
+    def left(self, seconds: float | None, unknown_cells: int) -> None:
+        """Take over a new forecast of what the speed pass still takes; it counts down by itself."""
+        self._ends = None if seconds is None else time.monotonic() + seconds
+        self._unknown = unknown_cells
+
+    @property
+    def outlook(self) -> str:
+        """The time left in words; "" where nothing is known."""
+        if self._ends is None:
+            return ""
+        seconds = max(0.0, self._ends - time.monotonic())
+        if self._unknown:
+            return f"over {_duration(seconds)} left" if seconds else ""
+        return f"about {_duration(seconds)} left"
+
     def failed(self, cell: Cell, reason: str) -> None:
         """Say at once what could not be done."""
         TALK.print(f"  not measured: {cell.label}: {reason}", style="yellow", markup=False)
+
+
+class _Left(ProgressColumn):
+    """The time left, counting down."""
+
+    def __init__(self, progress: LiveProgress) -> None:
+        super().__init__()
+        self._progress = progress
+
+    def render(self, task: Task) -> Text:
+        """One line's worth."""
+        return Text(self._progress.outlook)
 
 
 def summary(rows: Sequence[SummaryRow], title: str) -> Table:
@@ -105,7 +148,8 @@ def cells(planned: Sequence[Cell], forecast: Forecast | None = None, price: floa
     table = Table(title=title, title_justify="left", pad_edge=False)
     for name in ("id", "model", "sampler", "B", "P", "G", "precision", "attention", "knobs"):
         table.add_column(name)
-    for name in ("latency ms", "tokens/s", "memory GB", "fits") if forecast else ():
+    latency = "latency ms [95%]" if forecast and forecast.estimates else "latency ms"
+    for name in (latency, "tokens/s", "memory GB", "fits") if forecast else ():
         table.add_column(name, justify="right", no_wrap=True)
     if forecast and price is not None:
         table.add_column("per M tokens", justify="right", no_wrap=True)
@@ -124,8 +168,11 @@ def _predicted(cell: Cell, forecast: Forecast, price: float | None) -> tuple[str
     rate = cell.batch_size * cell.new_tokens / expected.latency_s if expected.latency_s else None
     fits = {True: "yes", False: "no", None: "-"}[forecast.fits(cell)]
     money = () if price is None else (_number(million_tokens(cell, expected, price), 1, 3),)
+    latency = _number(expected.latency_s, 1e3, 1)
+    if (between := forecast.estimates.get(cell.id)) is not None:
+        latency += f" [{_short(between.low_s * 1e3)}, {_short(between.high_s * 1e3)}]"
     return (
-        _number(expected.latency_s, 1e3, 1),
+        latency,
         _number(rate, 1, 1),
         _number(expected.peak_bytes, 1e-9, 2),
         fits,
@@ -141,7 +188,7 @@ def total(bill: Bill, price: float | None) -> str:
         text += f"; {low if low == high else f'{low} to {high}'} at {price:g} a GPU hour"
     text += ". Loading models and scoring are not in it"
     if bill.too_large:
-        text += f", nor {bill.too_large} cells that should not fit"
+        text += f", nor {bill.too_large} cells that should not fit and that `run` skips without --try-oom"
     if bill.without_time:
         text += f", nor {bill.without_time} cells without a predicted time"
     return f"{text}."
@@ -154,7 +201,7 @@ def _between(low_s: float, high_s: float) -> str:
 
 def _duration(seconds: float) -> str:
     if seconds < 120:
-        return f"{seconds:.1f} s"
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
@@ -185,6 +232,72 @@ def bounds(measured: Sequence[Bounds]) -> Table:
         times = (_number(b.latency_s, 1e3, 1), _number(b.floor_s, 1e3, 1))
         table.add_row(b.cell.label, *times, ratio, f"{b.mfu:.1%}", f"{b.mbu:.1%}")
     return table
+
+
+def surfaces(predicted: Sequence[Surface], device: str) -> Iterator[str | Table]:
+    """Break-even step counts: a table for each way to run diffusion, a row a length, a column a batch size."""
+    for surface in predicted:
+        batches = sorted({p.batch_size for p in surface.points})
+        table = Table(pad_edge=False)
+        for name in ("P", "G", *(f"B={b}" for b in batches)):
+            table.add_column(name, justify="right", no_wrap=True)
+        steps = {(p.prompt_tokens, p.new_tokens, p.batch_size): p.steps for p in surface.points}
+        for prompt, new in dict.fromkeys((p, g) for p, g, _ in steps):
+            table.add_row(str(prompt), str(new), *(_break_even(steps.get((prompt, new, b)), new) for b in batches))
+        yield f"Break-even k* on {device}, predicted: {surface.target} against {surface.baseline}"
+        yield table
+    if not predicted:
+        yield "No break-even is predicted: it needs a baseline and a scheduled diffusion model whose shapes are known."
+    else:
+        yield (
+            "With fewer steps than k* diffusion is faster. +: k* is at least G, so it is faster with one step a token; "
+            "none: not even with a single step."
+        )
+
+
+def _break_even(steps: float | None, new_tokens: int) -> str:
+    if steps is None:
+        return "-"
+    if steps < 1:
+        return "none"
+    return (f"{steps:.1f}" if steps < 10 else f"{steps:.0f}") + ("+" if steps >= new_tokens else "")
+
+
+def _short(value: float) -> str:
+    """Two or three digits, never an exponent."""
+    return f"{value:.0f}" if value >= 99.5 else f"{value:.3g}"
+
+
+def costs(priced: Sequence[CellCost], price: float) -> Table:
+    """What a million tokens of every timed cell cost."""
+    table = Table(title=f"Cost at {price:g} a GPU hour", title_justify="left", pad_edge=False)
+    table.add_column("cell")
+    for name in ("B", "P", "G", "K", "per M tokens [95%]", "tokens a generation"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for c in priced:
+        sizes = (str(c.cell.batch_size), str(c.cell.prompt_tokens), str(c.cell.new_tokens), _number(c.cell.steps))
+        money = f"{_short(c.per_million)} [{_short(c.low)}, {_short(c.high)}]"
+        table.add_row(c.label, *sizes, money, f"{c.tokens:.0f} {c.counted}")
+    return table
+
+
+def cheapest(found: Sequence[Cheapest]) -> list[str]:
+    """The cheapest way of each length in words."""
+    if not found:
+        return ["The cheapest way to a given quality is not known: no metric was scored for both models."]
+    lines = []
+    for best in found:
+        where = f"{best.prompt_tokens} prompt and {best.new_tokens} new tokens: the cheapest way to {best.goal} is"
+        if best.cost is None:
+            lines.append(f"{where} not known: no timed cell reaches it.")
+            continue
+        cell = best.cost.cell
+        steps = "" if cell.steps is None else f", K={cell.steps}"
+        lines.append(
+            f"{where} {best.cost.label}, B={cell.batch_size}{steps}: {_short(best.cost.per_million)} a million "
+            f"{best.cost.counted} tokens (of {best.candidates} cells that reach it)."
+        )
+    return lines
 
 
 def left_out(combinations: Sequence[LeftOut]) -> None:

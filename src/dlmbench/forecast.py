@@ -1,35 +1,32 @@
 """Before a run: what each cell should take, whether it fits, and what the whole costs. After it: the fit to its cells.
 
-Nothing here asks the network: shapes come from a config.json that is on this machine, or from the published 8B pair's
-where an experiment names exactly that pair. Where neither is there, there is no prediction, and that is said.
+A model whose shape is not known on this machine (families/_shapes.py) has no prediction, and that is said.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from dlmbench import assets, registry
+from dlmbench.analysis.cost import per_million_tokens
 from dlmbench.errors import BenchError
-from dlmbench.measure.protocol import further_repetitions
-from dlmbench.roofline import corrected, hardware
-from dlmbench.roofline.corrected import DEFAULT, Efficiencies, cost_per_million_tokens
+from dlmbench.families._shapes import architectures
+from dlmbench.measure.remaining import OWN_PASSES, Expectation, repetitions_left
+from dlmbench.roofline import corrected, hardware, memory, work
+from dlmbench.roofline.corrected import DEFAULT, Efficiencies
 from dlmbench.roofline.hardware import Hardware
-from dlmbench.types import Architecture, Cell, Finding, ModelSpec, Plan, Prediction, ProtocolSettings, Run
+from dlmbench.roofline.surface import Surface, surfaces
+from dlmbench.types import Architecture, Cell, Environment, Finding, Plan, Prediction, ProtocolSettings, Run
 
 if TYPE_CHECKING:
     from dlmbench.roofline.bounds import Bounds
-    from dlmbench.roofline.calibrate import Calibration
+    from dlmbench.roofline.calibrate import Calibration, Estimate
 
-# Whose shapes are known although their config.json may not be here.
-PUBLISHED_8B = {("llama", "meta-llama/Meta-Llama-3-8B"), ("llada", "GSAI-ML/LLaDA-8B-Base")}
-# After the timed repetitions: one traced generation and one for memory. Those for energy are few and only on a GPU.
-_OWN_PASSES = 2
 _SCHEMA = 1
 
 
@@ -38,54 +35,22 @@ def devices(file: Path | None) -> tuple[Hardware, ...]:
     return () if file is None else hardware.load_rows(file)
 
 
-# ---------------------------------------------------------------- architectures
-
-
-def architecture_of(spec: ModelSpec) -> Architecture | str:
-    """The shape of a model as its config.json on this machine states it, or why it is not known."""
-    family = registry.load("families", spec.family)
-    try:
-        if spec.weights == "random" and spec.source in family.KNOWN:
-            config: Any = family.KNOWN[spec.source]
-        elif (folder := assets.local_folder(spec)) is not None and (folder / "config.json").is_file():
-            config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        elif (spec.family, spec.source) in PUBLISHED_8B:
-            config = family.KNOWN["8b"]
-        else:
-            return f"config.json is not here ({spec.source})"
-        architecture: Architecture = family.architecture(config)
-        if architecture.parameters <= 0 or architecture.head_size <= 0:
-            return f"config.json of {spec.source} describes no model"
-    except BenchError as error:
-        return error.message
-    except (OSError, ValueError, TypeError, AttributeError, ArithmeticError):
-        return f"config.json of {spec.source} cannot be read"
-    return architecture
-
-
-def architectures(models: Iterable[ModelSpec]) -> tuple[dict[str, Architecture], dict[str, str]]:
-    """The shapes that are known by model key, and why the others are not."""
-    known: dict[str, Architecture] = {}
-    unknown: dict[str, str] = {}
-    for spec in models:
-        found = architecture_of(spec)
-        if isinstance(found, Architecture):
-            known[spec.key] = found
-        else:
-            unknown[spec.key] = found
-    return known, unknown
-
-
 # ---------------------------------------------------------------- a plan
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """A plan with a prediction for every cell (an empty one where nothing is known), and remarks for its reader."""
+    """A plan with a prediction for every cell (an empty one where nothing is known), and remarks for its reader.
+
+    estimates: by cell id, the interval of the latency where a calibration says how wrong it is. known: shapes by model.
+    """
 
     plan: Plan
     hardware: Hardware
     notes: tuple[str, ...]
+    estimates: Mapping[str, Estimate]
+    known: Mapping[str, Architecture]
+    efficiencies: Mapping[str, Efficiencies]
 
     def of(self, cell: Cell) -> Prediction:
         """The prediction of one cell of the plan."""
@@ -100,17 +65,21 @@ class Forecast:
         peak = self.of(cell).peak_bytes
         return None if peak is None else peak <= self.hardware.memory_bytes
 
+    def surfaces(self) -> tuple[Surface, ...]:
+        """The break-even surface of every way in which the plan runs diffusion."""
+        return surfaces(self.plan.cells, self.known, self.hardware, self.efficiencies)
 
-def predict(plan: Plan, device: Hardware, efficiencies: Mapping[str, Efficiencies] | None = None) -> Forecast:
+
+def predict(plan: Plan, device: Hardware, saved: Saved | None = None) -> Forecast:
     """Predictions for every cell of a plan on `device`.
 
     Args:
         plan: of an experiment.
         device: where it is to run.
-        efficiencies: by "engine/sampler", from a calibration; engines that it lacks keep `corrected.DEFAULT`.
+        saved: a calibration; engines that it lacks keep `corrected.DEFAULT`, which has no interval.
     """
     known, unknown = architectures(dict.fromkeys(c.model for c in plan.cells))
-    chosen = {**DEFAULT, **(efficiencies or {})}
+    chosen = {**DEFAULT, **(saved.efficiencies if saved else {})}
     predictions = tuple(
         corrected.predict(cell, known[cell.model.key], device, chosen)
         if cell.model.key in known
@@ -119,7 +88,29 @@ def predict(plan: Plan, device: Hardware, efficiencies: Mapping[str, Efficiencie
     )
     notes = [f"{key}: no prediction: {why}" for key, why in unknown.items()]
     predicted = [c for c in plan.cells if c.model.key in known]
-    return Forecast(replace(plan, predictions=predictions), device, (*notes, *_caveats(predicted, efficiencies or {})))
+    notes += _caveats(predicted, saved.efficiencies if saved else {})
+    if saved is not None and saved.hardware != device.name:
+        notes.append(
+            f"calibrated on {saved.hardware} and carried over to {device.name}: the intervals are that much wider "
+            "(docs/roofline.md)"
+        )
+    estimates = _estimates(predicted, known, device, saved) if saved else {}
+    return Forecast(replace(plan, predictions=predictions), device, tuple(notes), estimates, known, chosen)
+
+
+def _estimates(
+    cells: Sequence[Cell], known: Mapping[str, Architecture], device: Hardware, saved: Saved
+) -> dict[str, Estimate]:
+    from dlmbench.roofline.calibrate import estimate
+
+    by_label = {c.label: c for c in saved.calibrations if c.held_out}
+    found = {}
+    for cell in cells:
+        calibration = by_label.get(f"{cell.engine}/{cell.sampler}")
+        made = estimate(calibration, cell, known[cell.model.key], device) if calibration else None
+        if made is not None:
+            found[cell.id] = made
+    return found
 
 
 def _caveats(cells: Sequence[Cell], calibrated: Mapping[str, Efficiencies]) -> list[str]:
@@ -161,11 +152,7 @@ class Bill:
 
 def generations_of(latency_s: float, protocol: ProtocolSettings) -> int:
     """How many generations the protocol makes of a cell of steady `latency_s`: warm-ups, repetitions, passes."""
-    further = further_repetitions([latency_s] * protocol.pilot, protocol)
-    # Later rounds in the same process begin with one warm-up, in a fresh one with all; a round without work has none.
-    later = min(further, protocol.rounds - 1)
-    again = protocol.warmup if protocol.fresh_process_per_round else min(1, protocol.warmup)
-    return protocol.warmup + later * again + protocol.pilot + further + _OWN_PASSES
+    return repetitions_left((), latency_s, protocol) + OWN_PASSES
 
 
 def bill(forecast: Forecast, protocol: ProtocolSettings) -> Bill:
@@ -185,11 +172,90 @@ def bill(forecast: Forecast, protocol: ProtocolSettings) -> Bill:
     return Bill(low, high, too_large, without_time)
 
 
+# ---------------------------------------------------------------- while a run goes on
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What the user says of a run's machine: the name of a device that does not tell its own, and rows of theirs."""
+
+    name: str | None = None
+    rows: tuple[Hardware, ...] = ()
+
+
+AS_FOUND = Machine()
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What is expected of the cells of a run on its own device. too_large: by cell id, why it should not fit."""
+
+    device: Hardware | None
+    expectation: Expectation
+    too_large: Mapping[str, str]
+
+
+def outlook(
+    cells: Sequence[Cell], known: Mapping[str, Architecture], environment: Environment, machine: Machine = AS_FOUND
+) -> Outlook:
+    """Times of the cells by the corrected model where the device is known, else their work; and what cannot fit.
+
+    Args:
+        cells: of the plan.
+        known: the shape of every model, by key.
+        environment: where the run takes place.
+        machine: see there.
+
+    Raises:
+        BenchError: the machine is known to be another one.
+    """
+    device = _device_here(environment, machine)
+    # A row of the user's own says how much memory there is; otherwise the device itself does, better than a data sheet.
+    own_row = device is not None and device in machine.rows
+    capacity = device.memory_bytes if device is not None and own_row else float(environment.memory_bytes)
+    peaks = {c.id: memory.split(c, known[c.model.key]).total for c in cells}
+    where = device.name if device is not None else environment.device
+    too_large = {
+        cell_id: f"predicted not to fit: {peak / 1e9:.3g} GB of the {capacity / 1e9:.3g} GB of {where}"
+        for cell_id, peak in peaks.items()
+        if peak > capacity
+    }
+    return Outlook(device, _expectation(known, device), too_large)
+
+
+def _device_here(environment: Environment, machine: Machine) -> Hardware | None:
+    here = hardware.of_device(environment.device, machine.rows)
+    if machine.name is None:
+        return here
+    named = hardware.find(machine.name, machine.rows)
+    is_gpu = environment.cuda is not None
+    if (here is not None and here != named) or (not is_gpu and named not in machine.rows):
+        raise BenchError(
+            f"this machine measures on {environment.device}, not on {named.name}",
+            "Leave --hardware out, or describe this device with --hardware-file (docs/roofline.md)",
+        )
+    return named
+
+
+def _expectation(known: Mapping[str, Architecture], device: Hardware | None) -> Expectation:
+    @cache
+    def seconds(cell: Cell) -> float | None:
+        assert device is not None
+        return corrected.predict(cell, known[cell.model.key], device).latency_s
+
+    @cache
+    def flops(cell: Cell) -> float | None:
+        is_scheduled = work.forwards_of(cell) is not None
+        return corrected.compulsory(cell, known[cell.model.key]).flops if is_scheduled else None
+
+    return Expectation(flops, is_seconds=False) if device is None else Expectation(seconds, is_seconds=True)
+
+
 def million_tokens(cell: Cell, prediction: Prediction, price_per_gpu_hour: float) -> float | None:
     """Predicted money for a million new tokens; None without a predicted time."""
     if prediction.latency_s is None:
         return None
-    return cost_per_million_tokens(prediction.latency_s, cell.batch_size * cell.new_tokens, price_per_gpu_hour)
+    return per_million_tokens(prediction.latency_s, cell.batch_size * cell.new_tokens, price_per_gpu_hour)
 
 
 # ---------------------------------------------------------------- a finished run
@@ -288,11 +354,16 @@ def _device_of(run: Run, name: str | None, rows: Sequence[Hardware]) -> Hardware
 
 @dataclass(frozen=True)
 class Saved:
-    """A calibration file: efficiencies by "engine/sampler", and the device and run they are from."""
+    """A calibration file: what was fitted, and the device and run it is from."""
 
     hardware: str
     run: str
-    efficiencies: Mapping[str, Efficiencies]
+    calibrations: tuple[Calibration, ...]
+
+    @cached_property
+    def efficiencies(self) -> dict[str, Efficiencies]:
+        """By "engine/sampler"."""
+        return {c.label: c.efficiencies for c in self.calibrations}
 
 
 def load_calibration(path: Path) -> Saved:
@@ -313,11 +384,10 @@ def load_calibration(path: Path) -> Saved:
     try:
         if document["schema_version"] != _SCHEMA:
             raise BenchError(f"{path} is of another version of dlmbench", remedy)
-        found = [Calibration.from_json(json.dumps(c)) for c in document["calibrations"]]
-        numbers = {c.label: c.efficiencies for c in found}
-        if not all(0 < v < float("inf") for e in numbers.values() for v in asdict(e).values()):
+        found = tuple(Calibration.from_json(json.dumps(c)) for c in document["calibrations"])
+        if not all(0 < v < float("inf") for c in found for v in asdict(c.efficiencies).values()):
             raise BenchError(f"{path} has an efficiency that is not above 0", remedy)
-        return Saved(str(document["hardware"]["name"]), str(document["run"]), numbers)
+        return Saved(str(document["hardware"]["name"]), str(document["run"]), found)
     except BenchError as error:
         message = error.message if str(path) in error.message else f"{path} is {error.message}"
         raise BenchError(message, remedy) from error

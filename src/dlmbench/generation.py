@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,8 @@ from dlmbench.assets import resolve_model
 from dlmbench.codec import Codec, find
 from dlmbench.engines import _checkpoint as checkpoint
 from dlmbench.errors import BenchError
-from dlmbench.types import Generation, KnobValue, ModelSpec, Prompt, PromptBatch, SamplerAxes
+from dlmbench.prompts import load_texts
+from dlmbench.types import Generation, KnobValue, ModelSpec, Prompt, PromptBatch, PromptSettings, SamplerAxes
 
 
 @dataclass(frozen=True)
@@ -111,54 +111,22 @@ def settled(sampler: str, request: Request) -> dict[str, KnobValue]:
 
 
 def _prompts(request: Request, codec: Codec | None, folder: Path) -> tuple[Prompt, ...]:
-    path = request.prompt_file
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise BenchError(f"no prompt file at {path}", "give --prompt_file a file with one prompt a line") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise BenchError(f"cannot read {path}: {error}", "a prompt file is UTF-8 text, one prompt a line") from None
-    lines = [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
-    if not lines:
-        raise BenchError(f"{path} is empty", "write one prompt a line")
-    if not request.prompts_are_ids and codec is None:
-        raise BenchError(f"{folder} has no tokenizer.json", "give ids instead: --prompt_ids")
     found = []
-    for index, (number, line) in enumerate(lines):
-        if request.prompts_are_ids:
-            found.append(Prompt(index, _ids(path, number, line)))
+    settings = PromptSettings("file", None, str(request.prompt_file), chat=request.chat)
+    for index, passage in enumerate(load_texts(settings)):
+        if passage.ids is not None:
+            found.append(Prompt(index, passage.ids))
+        elif request.prompts_are_ids:
+            raise BenchError(
+                f"{request.prompt_file}: prompt {index + 1} has no prompt_ids",
+                'write {"prompt_ids": [1, 2, 3]} on each line, or leave --prompt_ids out',
+            )
+        elif codec is None:
+            raise BenchError(f"{folder} has no tokenizer.json", "give ids instead: --prompt_ids")
         else:
-            assert codec is not None
-            prompt = _text(path, number, line) if path.suffix in {".jsonl", ".ndjson"} else line
-            ids = codec.chat(prompt) if request.chat else codec.encode(prompt)
-            found.append(Prompt(index, tuple(ids), prompt))
+            ids = codec.chat(passage.text) if request.chat else codec.encode(passage.text)
+            found.append(Prompt(index, tuple(ids), passage.text))
     return tuple(found)
-
-
-def _object(path: Path, number: int, line: str, wanted: str) -> dict[str, object]:
-    try:
-        value = json.loads(line)
-    except ValueError:
-        raise BenchError(f"{path}:{number} is not JSON", f"write {wanted} on each line") from None
-    if not isinstance(value, dict):
-        raise BenchError(f"{path}:{number} is not a JSON object", f"write {wanted} on each line")
-    return value
-
-
-def _ids(path: Path, number: int, line: str) -> tuple[int, ...]:
-    wanted = '{"prompt_ids": [1, 2, 3]}'
-    ids = _object(path, number, line, wanted).get("prompt_ids")
-    if not isinstance(ids, list) or not ids or not all(type(i) is int for i in ids):
-        raise BenchError(f"{path}:{number}: prompt_ids is not a list of whole numbers", f"write {wanted} on each line")
-    return tuple(ids)
-
-
-def _text(path: Path, number: int, line: str) -> str:
-    wanted = '{"prompt": "..."}'
-    prompt = _object(path, number, line, wanted).get("prompt")
-    if not isinstance(prompt, str) or not prompt:
-        raise BenchError(f"{path}:{number} has no prompt", f"write {wanted} on each line")
-    return prompt
 
 
 def _outputs(made: Generation, batch: PromptBatch, codec: Codec | None) -> Iterator[Output]:

@@ -7,6 +7,7 @@ to the library; it is neither kept nor shown, and what the library raises is nev
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -41,6 +42,8 @@ def cached(
     cache_dir: Path | None = None,
 ) -> Path | None:
     """The snapshot folder of a repository in the cache, complete or not, or None; never asks the network."""
+    if _is_plain(name) and all(_has_nothing(folder, name, kind) for folder in cache_folders(cache_dir, kind)):
+        return None
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
@@ -65,6 +68,18 @@ def cached(
         except HFValidationError:
             raise _no_such_name(name) from None
     return None
+
+
+def _is_plain(name: str) -> bool:
+    """Certainly a name that the library allows; of any other it says itself what is wrong."""
+    return len(name) <= 96 and re.fullmatch(r"(?!.*(--|\.\.))\w([\w.-]*\w)?/\w([\w.-]*\w)?", name, re.ASCII) is not None
+
+
+def _has_nothing(folder: Path | None, name: str, kind: Kind) -> bool:
+    """Whether a cache has no folder for the repository: seen without the library, which takes a while to import."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    return not ((folder or Path(HF_HUB_CACHE)) / f"{kind}s--{name.replace('/', '--')}").is_dir()
 
 
 def prepared_datasets(name: str) -> tuple[Path, ...]:

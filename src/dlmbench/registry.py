@@ -35,8 +35,9 @@ def summary(folder: str, name: str) -> str:
     return (ast.get_docstring(ast.parse(source)) or "").partition("\n")[0]
 
 
+@cache
 def load(folder: str, name: str) -> ModuleType:
-    """Import the plug-in `name` of `folder`.
+    """Import the plug-in `name` of `folder`; looked for once, for a plan asks thousands of times.
 
     Raises:
         BenchError: no such file, with the nearest known name.

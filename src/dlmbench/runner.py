@@ -9,15 +9,18 @@ the records alone, so a resumed run is the same code as a fresh one.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from dlmbench.measure.protocol import plan_visit
+from dlmbench.measure.remaining import Expectation, remaining
+from dlmbench.prompts import in_batches
 from dlmbench.store import Store
 from dlmbench.types import (
     Cell,
     CellStatus,
     Plan,
     Progress,
+    Prompt,
     PromptBatch,
     PromptSets,
     ProtocolSettings,
@@ -29,13 +32,6 @@ from dlmbench.worker import Complete, Failed, Inspect, Pool, Repeat, Repetition,
 COMPLETION_ROWS = 16
 
 
-def prompt_batches(every: PromptBatch, rows: int) -> tuple[PromptBatch, ...]:
-    """All prompts in batches of exactly `rows`; the last one, or a set that is too small, starts again in front."""
-    prompts, count = every.prompts, -(-len(every.prompts) // rows)
-    ordered = tuple(prompts[i % len(prompts)] for i in range(count * rows))
-    return tuple(PromptBatch(ordered[i * rows : (i + 1) * rows], every.prompt_hash) for i in range(count))
-
-
 class SpeedPass:
     """One run of a plan into a store."""
 
@@ -45,19 +41,42 @@ class SpeedPass:
         settings: ProtocolSettings,
         store: Store,
         pool: Pool,
-        prompts: PromptSets,
         progress: Progress,
+        expectation: Expectation,
         seed: int,
         texts_needed: bool = True,
     ) -> None:
         self.plan, self.settings, self.store, self.pool = plan, settings, store, pool
-        self.prompts, self.progress, self.seed = prompts, progress, seed
+        self.progress, self.expectation, self.seed = progress, expectation, seed
+        self.prompts: PromptSets = {}
         self.scored = {cell.id for cell in plan.scored_cells if texts_needed and cell.model.weights != "random"}
-        self.ended = {r.cell.id: r.status for r in store.results() if r.status is not None}
+        # What was skipped on a prediction may be tried by a later run.
+        self.ended = {r.cell.id: r.status for r in store.results() if r.status not in (None, "skipped")}
         self.generated = {(g.cell_id, g.prompt_index) for g in store.generations()}
 
-    def run(self, *, together: bool) -> None:
+    @property
+    def is_done(self) -> bool:
+        """Whether every cell has ended."""
+        return all(cell.id in self.ended for cell in self.plan.cells)
+
+    def skip(self, reasons: Mapping[str, str]) -> None:
+        """End these cells untried, by id, each with its reason; what was begun already is gone on with."""
+        new = []
+        for cell in self.plan.cells:
+            if cell.id in reasons and cell.id not in self.ended and not self.store.samples(cell.id):
+                self.ended[cell.id] = "skipped"
+                known = self.store.result(cell.id)
+                if (known.status, known.reason) != ("skipped", reasons[cell.id]):
+                    new.append(cell)
+        for cell in new:
+            self.store.append(CellStatus(cell.id, "skipped", reasons[cell.id]))
+            self.progress.failed(cell, reasons[cell.id])
+        if new:
+            self.store.write_views()
+
+    def run(self, prompts: PromptSets, *, together: bool) -> None:
         """Do all that is left. `together`: all models fit in memory at once."""
+        self.prompts = prompts
         rounds = range(self.settings.rounds)
         if together:
             self.pool.start({c.model.key: c for c in self.plan.cells if c.id not in self.ended})
@@ -76,6 +95,7 @@ class SpeedPass:
                 self._finish(cell)
             if not together:
                 self._stop(cells)
+        self.progress.left(None, 0)
 
     def _round(self, cells: Sequence[Cell], number: int) -> None:
         order = list(cells)
@@ -98,9 +118,9 @@ class SpeedPass:
             visit = plan_visit(self.store.samples(cell.id), self.settings, number, fresh_process=fresh)
             if visit.is_empty or self._too_large(cell):
                 return
-            self.progress.cell(cell, f"round {number + 1} of {self.settings.rounds}")
+            self._show(cell, f"round {number + 1} of {self.settings.rounds}")
             worker.met.add(cell.id)
-            self._take(worker, Repeat(cell, visit, number, prompt_batches(self._prompts(cell), cell.batch_size)))
+            self._take(worker, Repeat(cell, visit, number, in_batches(self._prompts(cell), cell.batch_size)))
 
     def _too_large(self, cell: Cell) -> bool:
         """Whether a smaller batch of the same shape ran out of memory; then this one is recorded as such, untried."""
@@ -114,14 +134,14 @@ class SpeedPass:
     def _finish(self, cell: Cell) -> None:
         """The passes of their own, the texts still missing, and the cell's end."""
         worker = self.pool.worker(cell.model.key)
-        known = next(r for r in self.store.results() if r.cell.id == cell.id)
+        known = self.store.result(cell.id)
         every = self._prompts(cell)
         if known.traced is None or known.memory is None:
-            self.progress.cell(cell, "inner times and memory")
-            self._take(worker, Inspect(cell, prompt_batches(every, cell.batch_size)[0]))
-        missing = tuple(p for p in every.prompts if (cell.id, p.index) not in self.generated)
-        if cell.id in self.scored and missing and cell.id not in self.ended:
-            self.progress.cell(cell, "texts for scoring")
+            self._show(cell, "inner times and memory")
+            self._take(worker, Inspect(cell, in_batches(every, cell.batch_size)[0]))
+        missing = self._missing(cell)
+        if missing and cell.id not in self.ended:
+            self._show(cell, "texts for scoring")
             rows = max(COMPLETION_ROWS, cell.batch_size)
             parts = (PromptBatch(missing[i : i + rows], every.prompt_hash) for i in range(0, len(missing), rows))
             self._take(worker, Complete(cell, tuple(parts)))
@@ -156,6 +176,20 @@ class SpeedPass:
         if failure:
             self.progress.failed(cell, failure.reason)
         self.store.write_views()
+
+    def _show(self, cell: Cell, doing: str) -> None:
+        """Say what is done now, and how long all that is left should take."""
+        results = [self.store.result(c.id) for c in self.plan.cells]
+        texts = {c.id: len(self._missing(c)) for c in self.plan.cells if c.id not in self.ended}
+        left = remaining(results, self.ended, self.settings, self.expectation, texts, COMPLETION_ROWS)
+        self.progress.left(left.seconds, left.unknown)
+        self.progress.cell(cell, doing)
+
+    def _missing(self, cell: Cell) -> tuple[Prompt, ...]:
+        """The prompts whose texts scoring still needs."""
+        if cell.id not in self.scored:
+            return ()
+        return tuple(p for p in self._prompts(cell).prompts if (cell.id, p.index) not in self.generated)
 
     def _prompts(self, cell: Cell) -> PromptBatch:
         return self.prompts[cell.model.key, cell.prompt_tokens, cell.new_tokens]

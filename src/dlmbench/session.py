@@ -11,17 +11,21 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from dlmbench import forecast, registry
 from dlmbench import prompts as prompt_sources
-from dlmbench import registry
 from dlmbench.analysis.answer import SummaryRow, answer, summary_rows
 from dlmbench.analysis.checks import findings
+from dlmbench.analysis.cost import CellCost, Cheapest, cheapest, costs, goal_of
 from dlmbench.analysis.study import analyse
 from dlmbench.assets import resolve_model
 from dlmbench.codec import Codec, find
 from dlmbench.engines import _checkpoint as checkpoint
 from dlmbench.errors import BenchError
+from dlmbench.families._shapes import architectures
 from dlmbench.figures._write import write_all
+from dlmbench.forecast import AS_FOUND, Machine
 from dlmbench.measure.environment import fingerprint
+from dlmbench.roofline.work import element_bytes
 from dlmbench.runner import SpeedPass
 from dlmbench.scorer import score_run
 from dlmbench.store import Store, read_run
@@ -43,7 +47,6 @@ from dlmbench.types import (
 from dlmbench.worker import Pool
 
 EXPERIMENT = "experiment.json"
-_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,7 @@ class Setting:
     prompts: PromptSettings
     cells: tuple[Cell, ...]
     folders: dict[str, Path | None]
+    architectures: dict[str, Architecture]
     device: str
 
 
@@ -65,6 +69,8 @@ class Outcome:
     answer: str
     findings: tuple[Finding, ...]
     figures: list[Path]
+    costs: tuple[CellCost, ...] = ()
+    cheapest: tuple[Cheapest, ...] = ()
 
 
 def prepare(models: tuple[ModelSpec, ...], prompts: PromptSettings, cells: tuple[Cell, ...]) -> Setting:
@@ -81,27 +87,46 @@ def prepare(models: tuple[ModelSpec, ...], prompts: PromptSettings, cells: tuple
         folder = folders.get(spec.key)
         if folder is not None:
             checkpoint.inspect(folder, spec.family)
-    return Setting(models, prompts, cells, folders, "cuda" if torch.cuda.is_available() else "cpu")
+    known, unknown = architectures(spec for spec in models if spec.key in used)
+    for key, why in unknown.items():
+        raise BenchError(f"model {key}: {why}", "Name a whole checkpoint, or an architecture known by name")
+    return Setting(models, prompts, cells, folders, known, "cuda" if torch.cuda.is_available() else "cpu")
 
 
-def measure(experiment: Experiment, plan: Plan, output: Path, progress: Progress) -> None:
-    """Speed pass, then quality pass; what is on record already is not done again."""
+def measure(
+    experiment: Experiment,
+    plan: Plan,
+    output: Path,
+    progress: Progress,
+    machine: Machine = AS_FOUND,
+    *,
+    try_oom: bool = False,
+) -> None:
+    """Speed pass, then quality pass; what is on record already is not done again.
+
+    `try_oom`: also try the cells that are predicted not to fit into memory.
+
+    Raises:
+        BenchError: a model that cannot be used, a folder that cannot be written, another device than `machine` says.
+    """
     setting = prepare(experiment.models, experiment.prompts, plan.cells)
+    environment = fingerprint(setting.device)
+    outlook = forecast.outlook(plan.cells, setting.architectures, environment, machine)
     with ExitStack() as stack:
-        store = stack.enter_context(Store.open(output, fingerprint(setting.device), experiment.name))
+        store = stack.enter_context(Store.open(output, environment, experiment.name))
         replace_file(output / EXPERIMENT, json.dumps(asdict(experiment), indent=2) + "\n")
         store.add_plan(plan)
         pool = stack.enter_context(Pool(setting.folders, setting.device))
         sets = _Prompts(setting)
-        ended = {r.cell.id for r in store.results() if r.status is not None}
-        if any(cell.id not in ended for cell in plan.cells):
-            needs_texts = any("generations" in registry.load("metrics", m).NEEDS for m in experiment.metrics)
-            speed = SpeedPass(
-                plan, experiment.protocol, store, pool, sets.speed(), progress, experiment.seed, needs_texts
-            )
-            speed.run(together=_fit_together(setting))
+        needs_texts = any("generations" in registry.load("metrics", m).NEEDS for m in experiment.metrics)
+        speed = SpeedPass(
+            plan, experiment.protocol, store, pool, progress, outlook.expectation, experiment.seed, needs_texts
+        )
+        if not try_oom:
+            speed.skip(outlook.too_large)
+        if not speed.is_done:
+            speed.run(sets.speed(), together=_fit_together(setting))
         score_run(plan, experiment.metrics, store, lambda: pool, sets.quality, progress)
-        store.write_views()
 
 
 def score(output: Path, metrics: Sequence[str], progress: Progress) -> None:
@@ -122,28 +147,28 @@ def score(output: Path, metrics: Sequence[str], progress: Progress) -> None:
         score_run(Plan(run.cells), metrics, store, lambda: pool, _Prompts(setting).quality, progress)
 
 
-def conclude(output: Path) -> Outcome:
-    """Tables, answer, findings and figures, from the files alone.
+def conclude(output: Path, price_per_gpu_hour: float | None = None, quality: str | None = None) -> Outcome:
+    """Tables, answer, findings and figures, from the files alone; with a price also what the cells cost.
+
+    `quality` is the goal of the cheapest way: see `analysis.cost.goal_of`.
 
     Raises:
-        BenchError: no run there.
+        BenchError: no run there, no such metric, or no price.
     """
     run = read_run(output)
     study = analyse(run)
+    priced: tuple[CellCost, ...] = ()
+    best: tuple[Cheapest, ...] = ()
+    if price_per_gpu_hour is not None:
+        priced = costs(run, study, price_per_gpu_hour)
+        best = cheapest(priced, study, goal_of(quality, study))
     figures = write_all(run, study, figures_folder(output))
-    return Outcome(summary_rows(study), answer(study), findings(run), figures)
+    return Outcome(summary_rows(study), answer(study), findings(run), figures, priced, best)
 
 
 def figures_folder(output: Path) -> Path:
     """Beside a folder named raw_data, inside any other."""
     return output.parent / "figures" if output.resolve().name == "raw_data" else output / "figures"
-
-
-def _architecture(setting: Setting, spec: ModelSpec) -> Architecture:
-    folder = setting.folders[spec.key]
-    if folder is None:
-        return checkpoint.named_architecture(spec.family, spec.source)
-    return checkpoint.inspect(folder, spec.family).architecture
 
 
 def _fit_together(setting: Setting) -> bool:
@@ -153,9 +178,8 @@ def _fit_together(setting: Setting) -> bool:
 
     on_gpu = setting.device == "cuda"
     room = torch.cuda.get_device_properties(0).total_memory if on_gpu else psutil.virtual_memory().available
-    width = max(_BYTES[cell.precision] for cell in setting.cells)
-    used = [spec for spec in setting.models if spec.key in setting.folders]
-    return sum(_architecture(setting, spec).parameters for spec in used) * width <= room / 2
+    width = max(element_bytes(cell.precision) for cell in setting.cells)
+    return sum(arch.parameters for arch in setting.architectures.values()) * width <= room / 2
 
 
 class _Prompts:
@@ -186,10 +210,9 @@ class _Prompts:
         """Continuations are wanted but not required: a metric that needs them says so when they are missing."""
         own, others = self._tokenizers[key], [t for k, t in self._tokenizers.items() if k != key]
         try:
-            made = prompt_sources.take(self._settings, own, prompt_tokens, new_tokens, others)
+            return prompt_sources.take(self._settings, own, prompt_tokens, new_tokens, others)
         except BenchError:
-            made = prompt_sources.take(self._settings, own, prompt_tokens, new_tokens, others, references=False)
-        return PromptBatch(made.prompts, made.prompt_hash)
+            return prompt_sources.take(self._settings, own, prompt_tokens, new_tokens, others, references=False)
 
     def _same_bytes(self, key: str, prompt_tokens: int, new_tokens: int) -> PromptBatch:
         mine = self.speed()[key, prompt_tokens, new_tokens]
@@ -199,8 +222,7 @@ class _Prompts:
             return mine
         target = targets[0]
         source = self._take(target, prompt_tokens, new_tokens)
-        theirs = prompt_sources.PromptSet(source.prompts, source.prompt_hash)
-        spans = prompt_sources.scored_spans(theirs, self._tokenizers[target], self._tokenizers[key])
+        spans = prompt_sources.scored_spans(source, self._tokenizers[target], self._tokenizers[key])
         prompts = []
         for prompt, span in zip(source.prompts, spans, strict=True):
             count = span.last - span.first

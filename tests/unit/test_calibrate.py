@@ -2,15 +2,26 @@
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from dlmbench.errors import BenchError
+from dlmbench.families._shapes import architectures
 from dlmbench.roofline import corrected, measured
-from dlmbench.roofline.calibrate import Calibration, MeasuredCell, calibrate, estimate, log_errors, measured_cells
+from dlmbench.roofline.calibrate import (
+    TRANSFER_SD,
+    Calibration,
+    MeasuredCell,
+    calibrate,
+    estimate,
+    log_errors,
+    measured_cells,
+)
 from dlmbench.roofline.hardware import find
 from dlmbench.roofline.shapes import LLADA_8B, LLAMA_8B, cell
+from dlmbench.store import read_run
 from dlmbench.types import CellResult, Sample
 
 H200, A100 = find("H200"), find("A100 80GB SXM")
@@ -75,6 +86,19 @@ def test_how_well_efficiencies_move_can_be_measured():
     elsewhere = _cells(LLADA_8B, A100, replace(TRUE, matrix=0.7, host_s=0.02), noise=0)
     errors = log_errors(TRUE, elsewhere)
     assert max(errors) == pytest.approx(math.log(0.7 / 0.52), abs=0.05)
+
+
+def test_the_spread_of_a_move_is_the_one_that_was_measured():
+    """Efficiencies of one session on an H200, held against the cells of another session on one."""
+    run = read_run(Path(__file__).parents[2] / "docs/study/h200-random")
+    known, _ = architectures(dict.fromkeys(c.model for c in run.cells))
+    errors = [
+        error
+        for label, rows in measured_cells(run.results, known, H200).items()
+        for error in log_errors(corrected.DEFAULT[label], rows)
+    ]
+    assert len(errors) == 30
+    assert math.sqrt(sum(e**2 for e in errors) / len(errors)) == pytest.approx(TRANSFER_SD, abs=0.01)
 
 
 def test_cells_of_a_run_by_engine_and_sampler():

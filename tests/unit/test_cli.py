@@ -218,7 +218,7 @@ def test_generate_from_an_autoregressive_checkpoint(capsys, tmp_path, ids):
 @pytest.mark.parametrize(
     ("content", "options", "says"),
     [
-        ('{"prompt_ids": [5]}\nnot json\n', [], ":2 is not JSON"),
+        ('{"prompt_ids": [5]}\nnot json\n', [], "line 2 is not JSON"),
         ('{"prompt_ids": [5, 99]}\n', [], "99 ... vocabulary of 61"),
         ('{"prompt_ids": "5"}\n', [], "prompt_ids"),
         ("", [], "empty"),

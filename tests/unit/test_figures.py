@@ -13,11 +13,15 @@ from tests.unit.synthetic_run import LLADA, baseline_cell, cell, failed, measure
 from dlmbench import registry
 from dlmbench.analysis.answer import answer
 from dlmbench.analysis.study import analyse
+from dlmbench.families._shapes import architecture_of
 from dlmbench.figures._style import interval_column
 from dlmbench.figures._write import render, write_all
+from dlmbench.roofline.hardware import find
+from dlmbench.roofline.surface import break_even_surface
 from dlmbench.types import CommitOrder
 
 PROMISED = (
+    "breakeven_map",
     "latency_vs_steps",
     "memory_heatmap",
     "pareto_frontier",
@@ -90,6 +94,30 @@ def test_pareto_points_are_oriented_and_the_front_is_right():
     assert bool(one.loc[4.0, "is_on_front"])
     assert (one["quality_low"] <= one["quality"]).all()
     assert (one["quality"] <= one["quality_high"]).all()
+
+
+def test_break_evens_are_the_curves_own_and_predicted_only_for_a_known_device():
+    frame = frame_of("breakeven_map")
+    assert frame["kind"].value_counts().to_dict() == {"measured": 2}  # this run is of a CPU
+    own = {c.batch_size: c.break_even for c in STUDY.curves}
+    for row in frame.itertuples():
+        line = own[row.batch_size]
+        assert (row.steps, row.steps_low, row.steps_high) == (line.steps, line.low, line.high)
+    # A model known by its name alone has a shape, hence predictions on a device with a data sheet.
+    named = tiny_run(batches=(1, 4), blocks=(None,), steps=(4, 16, 64), repetitions=12, weights="random")
+    gpu = replace(named, environment=replace(RUN.environment, device="NVIDIA H200"))
+    study = analyse(gpu, draws=200)
+    frame = figure("breakeven_map").points(gpu, study)
+    predicted = frame[frame["kind"] == "predicted"].set_index("batch_size")["steps"]
+    assert sorted(predicted.index) == [1, 2, 4, 8, 16, 32, 64]
+    assert set(frame[frame["kind"] == "predicted"]["device"]) == {"H200"}
+    baseline, target = study.baselines[0].cell, study.curves[0].points[0].cell
+    known = [(c, architecture_of(c.model)) for c in (baseline, target)]
+    (at_8,) = break_even_surface(*known, find("H200"), [(64, 64, 8)])
+    assert predicted[8] == at_8.steps
+    caption = figure("breakeven_map").caption(frame)
+    assert "predicted for the H200" in caption
+    assert "not fitted to this run" in caption
 
 
 def test_a_sampler_that_chooses_its_steps_has_a_place():

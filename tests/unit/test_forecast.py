@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import statistics
 import subprocess
 import sys
 import time
@@ -15,9 +16,11 @@ import yaml
 from test_cli import GOOD, fails, run
 
 from dlmbench import config, forecast, grid
+from dlmbench.errors import BenchError
+from dlmbench.forecast import Machine
 from dlmbench.measure.protocol import plan_visit
 from dlmbench.roofline import corrected, memory
-from dlmbench.roofline.calibrate import Calibration
+from dlmbench.roofline.calibrate import TRANSFER_SD, Calibration
 from dlmbench.roofline.hardware import find
 from dlmbench.roofline.shapes import LLADA_8B, LLAMA_8B
 from dlmbench.store import read_run
@@ -269,6 +272,7 @@ def test_what_calibrate_writes_plan_reads(capsys, tmp_path):
     assert document["environment"]["device"] == "NVIDIA H200"
     assert len(document["cells"]) == 30
     saved = forecast.load_calibration(path)
+    assert (saved.hardware, saved.run) == ("H200", document["run"])
     fitted = {c["label"]: Calibration.from_json(json.dumps(c)).efficiencies for c in document["calibrations"]}
     assert saved.efficiencies == fitted
     grid_file = ROOT / "config/experiments_h200_random.yaml"
@@ -276,9 +280,82 @@ def test_what_calibrate_writes_plan_reads(capsys, tmp_path):
         code, out, err = run(capsys, "plan", "--config", grid_file, "--hardware", device, "--calibration", path)
         assert code == 0
         assert ("carried over to H100 SXM" in err) is carried
+        assert "latency ms [95%]" in out
     plan = grid.expand(config.load(grid_file, config.parse_overrides()))
     cell = plan.cells[0]
-    assert forecast.predict(plan, H200, saved.efficiencies).of(cell) == corrected.predict(cell, LLAMA_8B, H200, fitted)
+    assert forecast.predict(plan, H200, saved).of(cell) == corrected.predict(cell, LLAMA_8B, H200, fitted)
+
+
+def test_intervals_are_those_of_the_errors_left_out_and_wider_on_another_device(capsys, tmp_path):
+    path = tmp_path / "h200.json"
+    assert run(capsys, "calibrate", H200_RUN, "--output", path)[0] == 0
+    saved = forecast.load_calibration(path)
+    study = read_run(H200_RUN)
+    here = forecast.predict(Plan(study.cells), H200, saved)
+    there = forecast.predict(Plan(study.cells), find("H100 SXM"), saved)
+    covered = 0
+    for result in study.results:
+        near, far = (made.estimates[result.cell.id] for made in (here, there))
+        assert near.low_s <= here.of(result.cell).latency_s == near.value_s <= near.high_s
+        # On another device at least the spread of a move comes in, unless the floor cuts it.
+        assert far.high_s / far.value_s > max(near.high_s / near.value_s, 1.96 * TRANSFER_SD)
+        covered += near.low_s <= statistics.median(s.latency_s for s in result.timed) <= near.high_s
+    assert covered >= 28  # of 30
+    # Without a calibration nothing says how wrong the defaults are.
+    assert forecast.predict(Plan(study.cells), H200).estimates == {}
+
+
+def test_break_even_is_printed_for_any_device(capsys):
+    given = ["plan", "--config", ROOT / "config/experiments_h200_random.yaml", "--break-even"]
+    code, out, _ = run(capsys, *given, "--hardware", "rtx 4090")
+    assert code == 0
+    assert out.count("Break-even k* on RTX 4090") == 4  # whole canvas, and blocks with each cache
+    assert "B=32" in out
+    fails(capsys, *given, says="--break-even ... --hardware")
+
+
+# ---------------------------------------------------------------- the device of a run
+
+
+def environment(device="NVIDIA H200", memory=150e9, cuda="13.0"):
+    return replace(read_run(H200_RUN).environment, device=device, memory_bytes=int(memory), cuda=cuda)
+
+
+def test_a_run_knows_its_device_by_its_own_name_or_by_the_user_s(tmp_path):
+    cells = read_run(H200_RUN).cells
+    known = {"llama": LLAMA_8B, "llada": LLADA_8B}
+    found = forecast.outlook(cells, known, environment())
+    assert found.device == H200
+    assert found.expectation.is_seconds
+    assert found.expectation.weight(cells[0]) == corrected.predict(cells[0], LLAMA_8B, H200).latency_s
+    assert found.too_large == {}
+    unknown = forecast.outlook(cells, known, environment("NVIDIA Next"))
+    assert unknown.device is None
+    assert not unknown.expectation.is_seconds
+    # Half the work, half the weight: whatever the device.
+    four, eight = (c for c in cells if c.steps in (4, 8) and (c.batch_size, c.prompt_tokens) == (1, 1984))
+    assert unknown.expectation.weight(eight) == pytest.approx(2 * unknown.expectation.weight(four))
+    assert forecast.outlook(cells, known, environment("NVIDIA Next"), Machine("h200")).device == H200
+    with pytest.raises(BenchError, match="not on H200"):
+        forecast.outlook(cells, known, environment("NVIDIA B200"), Machine("h200"))
+    with pytest.raises(BenchError, match="not on H200"):
+        forecast.outlook(cells, known, environment("CPU Box", cuda=None), Machine("h200"))
+
+
+def test_what_should_not_fit_is_judged_by_the_device_s_own_memory_or_the_user_s_row():
+    cells = read_run(H200_RUN).cells
+    known = {"llama": LLAMA_8B, "llada": LLADA_8B}
+    peaks = {c.id: memory.split(c, known[c.model.key]).total for c in cells}
+    room = sorted(peaks.values())[len(peaks) // 2]
+    too_large = {cell_id for cell_id, peak in peaks.items() if peak > room}
+    assert 0 < len(too_large) < len(cells)
+    by_device = forecast.outlook(cells, known, environment(memory=room))
+    row = replace(H200, name="Mine", memory_bytes=float(room), aliases=("NVIDIA H200",))
+    by_row = forecast.outlook(cells, known, environment(), Machine(None, (row,)))
+    for found, where in ((by_device, "H200"), (by_row, "Mine")):
+        assert set(found.too_large) == too_large
+        assert all(reason.startswith("predicted not to fit: ") for reason in found.too_large.values())
+        assert all(reason.endswith(where) for reason in found.too_large.values())
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"schema_version": 9}', "\x00"])

@@ -166,10 +166,11 @@ def test_wikitext_without_cache_or_network_says_how_to_get_it(tmp_path, monkeypa
     assert "dlmbench download --config" in caught.value.hint
 
 
-def test_batches_are_full_or_once_through(corpus):
+def test_batches_are_full_and_start_again_in_front(corpus):
     found = prompts.take(PromptSettings("wikitext-103", 5, str(corpus)), FINE, 30, 10)
-    assert [found.batch(n, 3).indices for n in range(3)] == [(0, 1, 2), (3, 4, 0), (1, 2, 3)]
-    assert [b.indices for b in found.batches(2)] == [(0, 1), (2, 3), (4,)]
+    assert [b.indices for b in prompts.in_batches(found, 3)] == [(0, 1, 2), (3, 4, 0)]
+    assert [b.indices for b in prompts.in_batches(found, 7)] == [(0, 1, 2, 3, 4, 0, 1)]
+    assert {b.prompt_hash for b in prompts.in_batches(found, 2)} == {found.prompt_hash}
 
 
 def test_tiny_stories_are_held_out_and_known_to_the_oracle():

@@ -11,6 +11,7 @@ from dlmbench.families import llada
 from dlmbench.roofline import corrected, hardware, work
 from dlmbench.roofline.differences import differences
 from dlmbench.roofline.shapes import LLADA_8B, LLAMA_8B, cell
+from dlmbench.roofline.surface import break_even_surface, surfaces
 from dlmbench.types import Prompt, PromptBatch
 
 H200 = hardware.find("H200")
@@ -173,8 +174,8 @@ def test_a_model_within_the_cache_is_read_once():
 
 
 def test_break_even_is_where_the_two_latencies_meet():
-    pair = (cell(LLAMA_8B, "hf", (1, 1, 1)), LLAMA_8B), (cell(LLADA_8B, "hf", (1, 1, 1)), LLADA_8B)
-    points = corrected.break_even_surface(*pair, H200, [(256, 256, 1), (256, 256, 32)])
+    pair = (cell(LLAMA_8B, "hf", (1, 1, 1)), LLAMA_8B), (cell(LLADA_8B, "hf", (1, 1, 1), steps=None), LLADA_8B)
+    points = break_even_surface(*pair, H200, [(256, 256, 1), (256, 256, 32)])
     for p in points:
         shape = (p.batch_size, p.prompt_tokens, p.new_tokens)
         both = [
@@ -185,9 +186,42 @@ def test_break_even_is_where_the_two_latencies_meet():
     assert points[1].steps < points[0].steps / 10  # batches feed the baseline's idle arithmetic
 
 
-def test_money():
-    # 100 tokens in 3.6 s at 2.5 an hour: 1e4 generations an hour's thousandth each.
-    assert corrected.cost_per_million_tokens(3.6, 100, 2.5) == pytest.approx(25.0)
+@pytest.mark.parametrize("cache", ["prefix", "dual"])
+def test_break_even_with_a_cache_lies_between_the_schedules_around_it(cache):
+    """By the latencies of whole schedules, one by one: the last that is faster, and the first that is slower."""
+    knobs = {"block_length": 32, "cache": cache, "commit": "low_confidence"}
+    base = cell(LLAMA_8B, "hf", (32, 448, 64)), LLAMA_8B
+    target = cell(LLADA_8B, "hf", (32, 448, 64), steps=64, **knobs), LLADA_8B
+    (point,) = break_even_surface(base, target, H200, [(448, 64, 32)])
+    decoding = corrected.predict(base[0], LLAMA_8B, H200).latency_s
+
+    def seconds(steps):
+        schedule = cell(LLADA_8B, "hf", (32, 448, 64), steps=steps, **knobs)
+        return corrected.predict(schedule, LLADA_8B, H200).latency_s
+
+    faster = [k for k in range(4, 65, 2) if seconds(k) < decoding]
+    assert 4 < max(faster) < 64
+    assert max(faster) <= point.steps <= max(faster) + 2
+
+
+def test_a_plan_has_a_surface_for_each_way_to_run_diffusion():
+    shapes = [(1, 64, 64), (8, 64, 64), (1, 448, 64)]
+    baselines = [cell(LLAMA_8B, "hf", s) for s in shapes] + [cell(LLAMA_8B, "hf", shapes[0], attention="math")]
+    whole = [cell(LLADA_8B, "hf", s, block_length=64, steps=k, commit="low_confidence") for s in shapes for k in (4, 8)]
+    blocks = [cell(LLADA_8B, "hf", shapes[0], block_length=32, steps=8, commit="low_confidence", attention="math")]
+    free = [cell(LLADA_8B, "hf", shapes[0], commit="threshold", threshold=0.9, block_length=32)]
+    known = {"llama": LLAMA_8B, "llada": LLADA_8B}
+    one, two = surfaces([*baselines, *whole, *blocks, *free], known, H200)  # what has no schedule has none
+    assert [(p.prompt_tokens, p.new_tokens, p.batch_size) for p in one.points] == [
+        (64, 64, 1),
+        (64, 64, 8),
+        (448, 64, 1),
+    ]
+    assert "math" not in one.baseline
+    assert "math" in two.baseline
+    assert "block_length=32" in two.target
+    assert surfaces(whole, known, H200) == ()
+    assert surfaces([*baselines, *whole], {"llama": LLAMA_8B}, H200) == ()
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,9 @@ def _failed(result: CellResult) -> Iterator[Finding]:
     if result.status == "oom":
         hint = "use a smaller batch or shorter sequences, or a device with more memory"
         yield Finding("cell_failed", "warning", cell.id, f"{cell.label}: out of memory ({result.reason})", hint)
+    elif result.status == "skipped":
+        hint = "the same command with --try-oom measures it: a prediction is advice"
+        yield Finding("not_tried", "warning", cell.id, f"{cell.label}: not tried ({result.reason})", hint)
     elif result.status in ("invalid", "error"):
         hint = "mend the cause and run again: the cells that are done are kept"
         yield Finding("cell_failed", "error", cell.id, f"{cell.label}: {result.status} ({result.reason})", hint)

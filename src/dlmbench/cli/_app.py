@@ -50,16 +50,20 @@ def load(config: Path, **overrides: Any) -> tuple[Experiment, Plan]:
     return experiment, grid.expand(experiment)
 
 
-def conclude(output_dir: Path) -> None:
+def conclude(output_dir: Path, price: float | None = None, quality: str | None = None) -> None:
     from rich.console import Console
 
     from dlmbench import console, session
 
-    outcome = session.conclude(output_dir)
+    outcome = session.conclude(output_dir, price, quality)
     console.findings(outcome.findings)
     width = None if sys.stdout.isatty() else 160
     out = Console(width=width, highlight=False)
     out.print(console.summary(outcome.rows, "Summary"))
     out.print(f"\n{outcome.answer}\n", markup=False, soft_wrap=True)
+    if price is not None:
+        out.print(console.costs(outcome.costs, price))
+        for line in console.cheapest(outcome.cheapest):
+            out.print(line, markup=False, soft_wrap=True)
     for path in (output_dir / "raw_metrics.csv", output_dir / "quality_metrics.json", *outcome.figures):
         print(path)

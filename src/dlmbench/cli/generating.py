@@ -16,7 +16,7 @@ from dlmbench.errors import BenchError, did_you_mean
 @app.command()
 def generate(
     model: Annotated[str, typer.Option(help="checkpoint folder, hub id, or embedded:ar | embedded:llada")],
-    prompt_file: Annotated[Path, typer.Option(help="one prompt a line, or JSON lines")],
+    prompt_file: Annotated[Path, typer.Option(help="text lines, JSONL or paragraphs")],
     prompt_ids: Annotated[bool, typer.Option("--prompt-ids", help='lines are {"prompt_ids": [..]}')] = False,
     sampler: Annotated[str | None, typer.Option(help="default: the one of the checkpoint's family")] = None,
     new_tokens: Annotated[int, typer.Option(min=1, help="G, tokens to generate for each prompt")] = 128,

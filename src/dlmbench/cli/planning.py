@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -47,10 +46,14 @@ def plan(
     calibration: Annotated[
         Path | None, typer.Option(help="what `dlmbench calibrate` wrote, instead of the H200 defaults")
     ] = None,
+    break_even: Annotated[
+        bool, typer.Option("--break-even", help="instead of the cells: at how many steps both models take equally long")
+    ] = False,
 ) -> None:
     """Show the cells of an experiment and what is left out, without running anything.
 
-    With --hardware also what is predicted of each cell and of the whole run: time, memory, money.
+    With --hardware also what is predicted of each cell and of the whole run: time, memory, money; with --break-even
+    the step counts at which diffusion takes as long as the baseline, at each length and batch size.
     """
     from rich.console import Console
 
@@ -66,39 +69,44 @@ def plan(
         models=models,
         knobs=knob,
     )
-    forecast = _forecast(planned, hardware, hardware_file, price, calibration)
-    Console(width=None if sys.stdout.isatty() else 200).print(console.cells(planned.cells, forecast, price))
+    forecast = _forecast(planned, hardware, hardware_file, price, calibration, break_even)
+    out = Console(width=None if sys.stdout.isatty() else 200, markup=False, emoji=False, highlight=False)
+    if break_even and forecast is not None:
+        for part in console.surfaces(forecast.surfaces(), forecast.hardware.name):
+            out.print(part, soft_wrap=isinstance(part, str))
+    else:
+        out.print(console.cells(planned.cells, forecast, price))
     if forecast is not None:
-        from dlmbench.forecast import bill
+        if not break_even:
+            from dlmbench.forecast import bill
 
-        print(console.total(bill(forecast, experiment.protocol), price))
+            print(console.total(bill(forecast, experiment.protocol), price))
         for note in forecast.notes:
             console.say(note)
     console.left_out(planned.left_out)
 
 
 def _forecast(
-    planned: Plan, name: str | None, file: Path | None, price: float | None, calibration: Path | None
+    planned: Plan, name: str | None, file: Path | None, price: float | None, calibration: Path | None, break_even: bool
 ) -> Forecast | None:
     if name is None:
-        given = {"--hardware-file": file, "--price": price, "--calibration": calibration}
+        given = {
+            "--hardware-file": file,
+            "--price": price,
+            "--calibration": calibration,
+            "--break-even": break_even or None,
+        }
         if alone := [option for option, value in given.items() if value is not None]:
             raise BenchError(f"{alone[0]} says nothing without a device", "Add --hardware, as in --hardware h200")
         return None
-    if price is not None and not 0 <= price < float("inf"):
-        raise BenchError(f"--price {price:g} is not a price", "Give what one GPU hour costs, as in --price 2.5")
     from dlmbench import forecast
+    from dlmbench.analysis.cost import check_price
     from dlmbench.roofline import hardware
 
+    if price is not None:
+        check_price(price)
     device = hardware.find(name, forecast.devices(file))
-    if calibration is None:
-        return forecast.predict(planned, device)
-    saved = forecast.load_calibration(calibration)
-    made = forecast.predict(planned, device, saved.efficiencies)
-    if saved.hardware == device.name:
-        return made
-    note = f"{calibration} was measured on {saved.hardware}: carried over to {device.name}, untested"
-    return replace(made, notes=(note, *made.notes))
+    return forecast.predict(planned, device, None if calibration is None else forecast.load_calibration(calibration))
 
 
 @app.command()

@@ -11,6 +11,8 @@ from dlmbench.cli._app import (
     BatchSize,
     Bertscore,
     Config,
+    HardwareFile,
+    HardwareName,
     KnobOption,
     MaxPrompts,
     Models,
@@ -23,8 +25,10 @@ from dlmbench.cli._app import (
     conclude,
     load,
 )
+from dlmbench.errors import BenchError
 
 if TYPE_CHECKING:
+    from dlmbench.forecast import Machine
     from dlmbench.types import Experiment, Plan
 
 
@@ -40,8 +44,16 @@ def run(
     compute_bertscore: Bertscore = False,
     models: Models = None,
     knob: KnobOption = None,
+    hardware: HardwareName = None,
+    hardware_file: HardwareFile = None,
+    try_oom: Annotated[
+        bool, typer.Option("--try-oom", help="also try the cells that are predicted not to fit into memory")
+    ] = False,
 ) -> None:
-    """Measure speed and quality of every cell, then tables, figures and the answer. Resumes where it stopped."""
+    """Measure speed and quality of every cell, then tables, figures and the answer. Resumes where it stopped.
+
+    The device is the one found; --hardware is for one that does not tell its name, --hardware-file for one not known.
+    """
     experiment, plan = load(
         config,
         steps=steps,
@@ -53,17 +65,22 @@ def run(
         models=models,
         knobs=knob,
     )
-    _run(experiment, plan, output_dir)
+    from dlmbench.forecast import Machine, devices
+
+    _run(experiment, plan, output_dir, Machine(hardware, devices(hardware_file)), try_oom=try_oom)
 
 
-def _run(experiment: Experiment, plan: Plan, output_dir: Path) -> None:
+def _run(
+    experiment: Experiment, plan: Plan, output_dir: Path, machine: Machine | None = None, *, try_oom: bool = False
+) -> None:
     from dlmbench import console, session
+    from dlmbench.forecast import AS_FOUND
 
     console.left_out(plan.left_out)
     visits = len(plan.cells) * (experiment.protocol.rounds + 1) + len(plan.scored_cells)
     title = f"{experiment.name}: {len(plan.cells)} cells into {output_dir}"
     with console.LiveProgress(title, visits) as progress:
-        session.measure(experiment, plan, output_dir, progress)
+        session.measure(experiment, plan, output_dir, progress, machine or AS_FOUND, try_oom=try_oom)
     conclude(output_dir)
 
 
@@ -92,6 +109,16 @@ def score(
 
 
 @app.command()
-def analyze(run_folder: RunFolder) -> None:
-    """Draw the figures and state the answer again, from the files of a run alone."""
-    conclude(run_folder)
+def analyze(
+    run_folder: RunFolder,
+    price: Annotated[
+        float | None, typer.Option(help="of one GPU hour, in any currency: what each cell costs, and the cheapest way")
+    ] = None,
+    quality: Annotated[
+        str | None, typer.Option(help="what the cheapest way must reach: METRIC=VALUE, or METRIC for parity by it")
+    ] = None,
+) -> None:
+    """Draw the figures and state the answer again, from the files of a run alone; with a price, also what it costs."""
+    if quality is not None and price is None:
+        raise BenchError("--quality says what the cheapest way must reach, and there is no price", "Add --price 2.5")
+    conclude(run_folder, price, quality)

@@ -5,17 +5,17 @@ windows) and `SHUFFLED` (the seed chooses among them; otherwise they are taken i
 """
 
 from dlmbench.prompts._passages import Passage, identity, load_texts
-from dlmbench.prompts._selection import BYTES, PromptSet, Tokenizer, choose, take
+from dlmbench.prompts._selection import BYTES, Tokenizer, choose, in_batches, take
 from dlmbench.prompts._spans import ScoredSpan, same_bytes, scored_spans
 
 __all__ = [
     "BYTES",
     "Passage",
-    "PromptSet",
     "ScoredSpan",
     "Tokenizer",
     "choose",
     "identity",
+    "in_batches",
     "load_texts",
     "same_bytes",
     "scored_spans",

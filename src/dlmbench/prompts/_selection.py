@@ -38,25 +38,11 @@ BYTES = Tokenizer(
 """One id a byte: for models that come without a tokenizer, as random weights of a named architecture do."""
 
 
-@dataclass(frozen=True)
-class PromptSet:
-    """The prompts of an experiment in one model's ids. `prompt_hash` names the passages: equal for all models."""
-
-    prompts: tuple[Prompt, ...]
-    prompt_hash: str
-
-    def batch(self, number: int, size: int) -> PromptBatch:
-        """The `number`-th batch (from 0) of exactly `size` prompts; after the last prompt comes the first again."""
-        first = number * size
-        return PromptBatch(
-            tuple(self.prompts[i % len(self.prompts)] for i in range(first, first + size)), self.prompt_hash
-        )
-
-    def batches(self, size: int) -> tuple[PromptBatch, ...]:
-        """Every prompt once, in batches of `size`, the last one smaller where they do not come out even."""
-        return tuple(
-            PromptBatch(self.prompts[i : i + size], self.prompt_hash) for i in range(0, len(self.prompts), size)
-        )
+def in_batches(every: PromptBatch, rows: int) -> tuple[PromptBatch, ...]:
+    """All prompts in batches of exactly `rows`; the last one, or a set that is too small, starts again in front."""
+    prompts, count = every.prompts, -(-len(every.prompts) // rows)
+    ordered = tuple(prompts[i % len(prompts)] for i in range(count * rows))
+    return tuple(PromptBatch(ordered[i * rows : (i + 1) * rows], every.prompt_hash) for i in range(count))
 
 
 # ---------------------------------------------------------------- the choice
@@ -211,8 +197,10 @@ def take(
     new_tokens: int,
     also: Sequence[Tokenizer] = (),
     references: bool = True,
-) -> PromptSet:
-    """The prompt set of one model: exactly P ids a prompt, exactly G ids a reference.
+) -> PromptBatch:
+    """All prompts of one model: exactly P ids a prompt, exactly G ids a reference.
+
+    `prompt_hash` names the passages: equal for all models.
 
     Args:
         settings: source, number and seed.
@@ -232,7 +220,7 @@ def take(
         assert cut is not None
         prompts.append(_prompt(index, *cut, tokenizer))
     names = [[p.text, p.reference, p.ids, p.reference_ids] for p in chosen]
-    return PromptSet(tuple(prompts), stable_hash(names))
+    return PromptBatch(tuple(prompts), stable_hash(names))
 
 
 def _prompt(index: int, ids: tuple[int, ...], reference_ids: tuple[int, ...] | None, tokenizer: Tokenizer) -> Prompt:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 from dlmbench.errors import BenchError
 
 if TYPE_CHECKING:
-    from dlmbench.prompts._selection import PromptSet, Tokenizer
+    from dlmbench.prompts._selection import Tokenizer
+    from dlmbench.types import PromptBatch
 
 Encode = Callable[[str], Sequence[int]]
 Decode = Callable[[Sequence[int]], str]
@@ -96,7 +97,7 @@ def same_bytes(
     )
 
 
-def scored_spans(prompts: PromptSet, target: Tokenizer, baseline: Tokenizer) -> tuple[ScoredSpan, ...]:
+def scored_spans(prompts: PromptBatch, target: Tokenizer, baseline: Tokenizer) -> tuple[ScoredSpan, ...]:
     """`same_bytes` of every prompt of the target's set, in its order.
 
     Raises:

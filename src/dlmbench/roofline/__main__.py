@@ -9,6 +9,7 @@ from dlmbench.errors import BenchError, did_you_mean
 from dlmbench.roofline import corrected, memory
 from dlmbench.roofline.hardware import ROWS, Hardware, find
 from dlmbench.roofline.shapes import LLADA_8B, LLAMA_8B, cell
+from dlmbench.roofline.surface import break_even_surface
 
 
 def _differences() -> Iterator[str]:
@@ -72,7 +73,7 @@ def _breakeven() -> Iterator[str]:
     for device in devices:
         for engine in ("hf", "native"):
             pair = [(cell(a, engine, shapes[0], cache=None), a) for a in (LLAMA_8B, LLADA_8B)]
-            columns.append(corrected.break_even_surface(pair[0], pair[1], device, shapes))
+            columns.append(break_even_surface(pair[0], pair[1], device, shapes))
     for i, (p, _, b) in enumerate(shapes):
         yield f"| {p} | {b} | " + " | ".join(f"{column[i].steps:.0f}" for column in columns) + " |"
 

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import json
 import math
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from itertools import pairwise
 from typing import Any
 
@@ -20,7 +22,7 @@ from numpy.typing import NDArray
 
 from dlmbench.errors import BenchError
 from dlmbench.roofline import work
-from dlmbench.roofline.corrected import Efficiencies, Limits, floor_s, latency_s, limits_of
+from dlmbench.roofline.corrected import Efficiencies, Limits, floor_s, limits_of
 from dlmbench.roofline.hardware import Hardware
 from dlmbench.types import Architecture, Cell, CellResult
 
@@ -35,9 +37,12 @@ _PRIOR_WEIGHTS = (0.2, 0.25, 0.15, 0.05)
 _PRIOR_HOST_SHARE = 0.25
 _LEAST = (0.01, 0.01, 0.001)
 _LEAST_HOST_S, _MOST_HOST_S = 1e-7, 100.0
-# Spread of the logarithm of the latency when efficiencies move to another device: an assumption (a fifth up or down),
-# until cells of two devices are at hand for `log_errors` to measure it.
-TRANSFER_SD = 0.2
+# Spread of the logarithm of the latency when efficiencies move to another machine. Measured, as far as it could be:
+# the root mean square of `log_errors` of `corrected.DEFAULT`, fitted to one session on an H200, over the 30 cells of
+# docs/study/h200-random, another session on an H200 (0.38 decoding, 0.34 diffusion, nearly all of it the host's
+# launching). Another GPU comes with another host, so it is no less there; what the step from data sheet to data sheet
+# adds is not known. A test computes it again.
+TRANSFER_SD = 0.36
 _FEW_GROUPS = 3
 
 
@@ -135,6 +140,11 @@ class Calibration:
             return cls(**values)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise BenchError(f"not a calibration ({error})", "Write one with Calibration.to_json") from error
+
+    @property
+    def held_out_variance(self) -> float:
+        """Mean square of the logarithmic errors of the cells left out, each by the efficiencies of the other groups."""
+        return statistics.fmean(v**2 for h in self.held_out for v in h.log_errors)
 
 
 @dataclass(frozen=True)
@@ -252,6 +262,14 @@ def too_small(calibration: Calibration, groups: int) -> str | None:
     return f"too small: {'; '.join(reasons)}" if reasons else None
 
 
+@cache
+def _student_975(degrees: int) -> float:
+    """The 97.5% quantile of Student's t."""
+    from scipy.special import stdtrit  # the whole of scipy.stats takes seconds to import
+
+    return float(stdtrit(degrees, 0.975))
+
+
 @dataclass(frozen=True)
 class Estimate:
     """Expected seconds with a 95% interval, never below the floor; on a device other than the calibration's?"""
@@ -278,21 +296,23 @@ def estimate(
     Raises:
         BenchError: the calibration has a single group, so that its error is not known.
     """
-    from scipy import stats
-
-    value = latency_s(cell, architecture, hardware, calibration.efficiencies, forwards)
-    if value is None:
+    kinds = work.forwards_of(cell, forwards)
+    if kinds is None:
         return None
+    limits = [(f.count, limits_of(f, cell, architecture, hardware)) for f in kinds]
+
+    def seconds(efficiencies: Efficiencies) -> float:
+        return sum(count * one.seconds(efficiencies) for count, one in limits)
+
+    value = seconds(calibration.efficiencies)
     if not calibration.held_out:
         raise BenchError(
             f"the calibration of {calibration.label or calibration.hardware} has one group of cells, hence no error",
             "Measure a second model or length",
         )
-    refits = [latency_s(cell, architecture, hardware, h.efficiencies, forwards) for h in calibration.held_out]
-    apart = [math.log(r / value) ** 2 for r in refits if r is not None]
-    missed = [v**2 for h in calibration.held_out for v in h.log_errors]
     is_extrapolated = hardware.name != calibration.hardware
-    variance = sum(missed) / len(missed) + sum(apart) / len(apart) + (transfer_sd**2 if is_extrapolated else 0.0)
-    factor = math.exp(float(stats.t.ppf(0.975, len(calibration.held_out) - 1)) * math.sqrt(variance))
+    apart = statistics.fmean(math.log(seconds(h.efficiencies) / value) ** 2 for h in calibration.held_out)
+    variance = calibration.held_out_variance + apart + (transfer_sd**2 if is_extrapolated else 0.0)
+    factor = math.exp(_student_975(len(calibration.held_out) - 1) * math.sqrt(variance))
     floor = floor_s(cell, architecture, hardware, forwards)
     return Estimate(value, min(max(value / factor, floor), value), value * factor, is_extrapolated)

@@ -6,8 +6,8 @@ below it, something is wrong. `latency_s` is an expectation, with efficiencies f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from dlmbench.roofline import memory, work
@@ -163,63 +163,3 @@ def predict(
         peak_bytes=memory.split(cell, architecture).total,
         floor_s=floor_s(cell, architecture, hardware, forwards),
     )
-
-
-# ---------------------------------------------------------------- break-even and money
-
-
-@dataclass(frozen=True)
-class BreakEvenPoint:
-    """The step count k* at which diffusion takes as long as the baseline, at one shape (P, G, B).
-
-    steps: may lie above G, where every schedule wins, and below 1, where none does.
-    """
-
-    prompt_tokens: int
-    new_tokens: int
-    batch_size: int
-    steps: float
-    baseline_s: float
-    step_s: float
-
-
-def break_even_surface(
-    baseline: tuple[Cell, Architecture],
-    target: tuple[Cell, Architecture],
-    hardware: Hardware,
-    shapes: Sequence[tuple[int, int, int]],
-    efficiencies: Efficiencies | Mapping[str, Efficiencies] = DEFAULT,
-) -> tuple[BreakEvenPoint, ...]:
-    """k* for each shape (P, G, B) by the model, for the engines, samplers and knobs of two cells.
-
-    The target must follow a schedule without a cache: only then does every step cost the same.
-    """
-    return tuple(_break_even(baseline, target, hardware, shapes, efficiencies))
-
-
-def _break_even(
-    baseline: tuple[Cell, Architecture],
-    target: tuple[Cell, Architecture],
-    hardware: Hardware,
-    shapes: Sequence[tuple[int, int, int]],
-    efficiencies: Efficiencies | Mapping[str, Efficiencies],
-) -> Iterator[BreakEvenPoint]:
-    open_knobs = {"block_length": None, "steps": None}
-    assert target[0].knob("cache") in (None, "none"), "with a cache, steps differ in cost"
-    for prompt, new, batch in shapes:
-        seconds = []
-        for cell, arch in (baseline, target):
-            knobs = tuple((k, open_knobs.get(k, v)) for k, v in cell.knobs)
-            shaped = replace(cell, prompt_tokens=prompt, new_tokens=new, batch_size=batch, knobs=knobs)
-            chosen = efficiencies_for(cell, efficiencies)
-            assert chosen is not None, f"no efficiencies for {cell.engine}"
-            total = latency_s(shaped, arch, hardware, chosen)
-            assert total is not None, "the number of forwards must be scheduled"
-            seconds.append(total)
-        step_s = seconds[1] / new  # steps left open are one a token
-        yield BreakEvenPoint(prompt, new, batch, seconds[0] / step_s, seconds[0], step_s)
-
-
-def cost_per_million_tokens(latency_s: float, useful_tokens: float, price_per_gpu_hour: float, gpus: int = 1) -> float:
-    """Money for a million useful tokens, in the currency of the price."""
-    return 1e6 * latency_s * gpus * price_per_gpu_hour / 3600 / useful_tokens

@@ -53,7 +53,7 @@ ROWS: tuple[Hardware, ...] = (
         "RTX 5090", 209.5e12, 104.8e12, 1792e9, 32e9, 96e6, "NVIDIA RTX Blackwell whitepaper 1.1", "2025", ("5090",)
     ),
     Hardware("L40S", 362.05e12, 91.6e12, 864e9, 48e9, 96e6, "NVIDIA L40S data sheet", "2023"),
-    Hardware("H100 PCIe", 756e12, 51e12, 2039e9, 80e9, 50e6, *_H100, ("H100 80GB PCIe",)),
+    Hardware("H100 PCIe", 756.5e12, 51.2e12, 2039e9, 80e9, 50e6, *_H100, ("H100 80GB PCIe",)),
     Hardware("H100 SXM", 989.4e12, 66.9e12, 3350e9, 80e9, 50e6, *_H100, ("NVIDIA H100 80GB HBM3", "H100 SXM5")),
     Hardware("H200", 989.4e12, 66.9e12, 4800e9, 141e9, 50e6, "NVIDIA H200 data sheet", "2023-11", ("H200 SXM",)),
     Hardware("B200", 2250e12, 80e12, 8000e9, 180e9, 126e6, "NVIDIA Blackwell data sheet", "2024", ("B200 SXM",)),

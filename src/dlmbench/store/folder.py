@@ -139,6 +139,10 @@ class Store:
         """All that is on record of every cell, in the order of the plan."""
         return self._contents.results()
 
+    def result(self, cell_id: str) -> CellResult:
+        """All that is on record of one cell."""
+        return self._contents.result(cell_id)
+
     def generations(self) -> tuple[StoredGeneration, ...]:
         """The texts on record."""
         return read_generations(self.folder)

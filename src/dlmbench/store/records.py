@@ -80,9 +80,10 @@ class Contents:
 
     def results(self) -> tuple[CellResult, ...]:
         """All that is known of every cell."""
-        return tuple(self._result(cell_id) for cell_id in self.cells)
+        return tuple(self.result(cell_id) for cell_id in self.cells)
 
-    def _result(self, cell_id: str) -> CellResult:
+    def result(self, cell_id: str) -> CellResult:
+        """All that is known of one cell."""
         status: CellStatus | None = self.latest.get((cell_id, CellStatus))
         return CellResult(
             cell=self.cells[cell_id],

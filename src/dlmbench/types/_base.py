@@ -14,7 +14,7 @@ KnobValue = bool | int | float | str | None
 Knobs = tuple[tuple[str, KnobValue], ...]
 Role = Literal["baseline", "target"]
 Weights = Literal["pretrained", "random"]
-Status = Literal["ok", "oom", "invalid", "error"]
+Status = Literal["ok", "oom", "invalid", "error", "skipped"]
 
 T = TypeVar("T")
 

@@ -96,7 +96,10 @@ class EnergyPass:
 
 @dataclass(frozen=True)
 class CellStatus:
-    """How a cell ended. A cell never vanishes: what failed is a record with its reason."""
+    """How a cell ended. A cell never vanishes: what failed is a record with its reason.
+
+    skipped: it was not tried, because it is predicted not to fit into memory; a later run may still try it.
+    """
 
     cell_id: str
     status: Status

@@ -78,6 +78,9 @@ class Progress(Protocol):
     def repetition(self, cell: Cell, latency_s: float) -> None:
         """A repetition is on record."""
 
+    def left(self, seconds: float | None, unknown_cells: int) -> None:
+        """How long the speed pass should still take, without cells of which nothing is known; None when it is over."""
+
     def failed(self, cell: Cell, reason: str) -> None:
         """A cell could not be measured or scored."""
 

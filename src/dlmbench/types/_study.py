@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any, cast
 
 from dlmbench.types._base import Knobs, KnobValue, Role, Weights, stable_hash
@@ -66,7 +67,7 @@ class Cell:
     seed: int
     prompts: str
 
-    @property
+    @cached_property
     def id(self) -> str:
         """Hash of the content: the same cell has the same id in every run and on every machine."""
         return stable_hash(asdict(self))
@@ -85,7 +86,7 @@ class Cell:
         """The value of a knob, None where this cell's sampler lacks it."""
         return dict(self.knobs).get(name)
 
-    @property
+    @cached_property
     def quality_key(self) -> str:
         """Equal for cells whose texts are equal: all but the batch size, for batch mates never change a row."""
         return stable_hash({k: v for k, v in asdict(self).items() if k != "batch_size"})

@@ -1,0 +1,169 @@
+"""Money: what a million useful tokens of each cell cost, and the cheapest way to a given quality.
+
+A run says how long a generation takes and how good it is; a price per GPU hour makes both one question. Useful tokens
+end with the first end of text; where that says nothing (random weights, the embedded corpus) all new tokens count, and
+the row says so. Two models' tokens are not equally long texts, which the price of a token cannot show.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from dlmbench.errors import BenchError, did_you_mean
+from dlmbench.types import Cell, CellResult, Run
+
+if TYPE_CHECKING:
+    # Types only: it brings in numpy and scipy, and a plan with a price is to answer at once.
+    from dlmbench.analysis.study import CellSummary, Study
+
+
+def per_million_tokens(latency_s: float, tokens: float, price_per_gpu_hour: float, gpus: int = 1) -> float:
+    """Money for a million tokens when one generation of `tokens` takes `latency_s`, in the currency of the price."""
+    return 1e6 * latency_s * gpus * price_per_gpu_hour / 3600 / tokens
+
+
+@dataclass(frozen=True)
+class CellCost:
+    """Money for a million tokens of one cell, with the interval of its median latency.
+
+    tokens: of one generation, over the whole batch, the mean of its repetitions; counted: which of them those are.
+    """
+
+    cell: Cell
+    label: str
+    tokens: float
+    counted: Literal["useful", "new"]
+    per_million: float
+    low: float
+    high: float
+
+
+def costs(run: Run, study: Study, price_per_gpu_hour: float) -> tuple[CellCost, ...]:
+    """What every timed cell costs, in the order of the summary.
+
+    Raises:
+        BenchError: a price that is none.
+    """
+    check_price(price_per_gpu_hour)
+    results = {r.cell.id: r for r in run.results}
+    found = []
+    for summary in study.cells:
+        if summary.latency is None:
+            continue
+        tokens, counted = _tokens(results[summary.cell.id])
+        low, middle, high = (
+            per_million_tokens(s, tokens, price_per_gpu_hour)
+            for s in (summary.latency.low, summary.latency.median, summary.latency.high)
+        )
+        found.append(CellCost(summary.cell, study.label(summary.cell), tokens, counted, middle, low, high))
+    return tuple(found)
+
+
+def check_price(price_per_gpu_hour: float) -> None:
+    """Refuse what is no price.
+
+    Raises:
+        BenchError: negative or not finite.
+    """
+    if not 0 <= price_per_gpu_hour < math.inf:
+        raise BenchError(f"--price {price_per_gpu_hour:g} is not a price", "Give what one GPU hour costs: --price 2.5")
+
+
+def _tokens(result: CellResult) -> tuple[float, Literal["useful", "new"]]:
+    useful = [s.useful_tokens for s in result.timed if s.useful_tokens is not None]
+    if len(useful) == len(result.timed) and sum(useful) > 0:
+        return statistics.fmean(useful), "useful"
+    return max(1.0, statistics.fmean(s.new_tokens for s in result.timed)), "new"
+
+
+# ---------------------------------------------------------------- the cheapest way to a given quality
+
+
+@dataclass(frozen=True)
+class Goal:
+    """A quality asked for: parity with the baseline by `metric` ("": the one that leads), or a value of it."""
+
+    metric: str = ""
+    value: float | None = None
+
+
+@dataclass(frozen=True)
+class Cheapest:
+    """The cheapest cell of one length that is good enough, over all batch sizes; None where none is."""
+
+    prompt_tokens: int
+    new_tokens: int
+    goal: str
+    cost: CellCost | None
+    candidates: int
+
+
+def goal_of(text: str | None, study: Study) -> Goal:
+    """`METRIC=VALUE` as a goal; nothing is parity by the metric that leads.
+
+    Raises:
+        BenchError: another form, or a metric that the run was not scored with.
+    """
+    if text is None:
+        return Goal()
+    metric, sign, value = text.partition("=")
+    names = [m.name for m in study.metrics]
+    if metric not in names:
+        raise BenchError(f"--quality: this run has no metric '{metric}'", did_you_mean(metric, names))
+    try:
+        number = float(value) if sign else None
+    except ValueError:
+        number = math.nan
+    if number is not None and not math.isfinite(number):
+        raise BenchError(f"--quality: '{value}' is not a number", f"Write {metric}=1.2, or {metric} for parity by it")
+    return Goal(metric, number)
+
+
+def cheapest(priced: Sequence[CellCost], study: Study, goal: Goal) -> tuple[Cheapest, ...]:
+    """For each length, the cell of the smallest price among those that are good enough.
+
+    At parity are the baseline itself, and of each curve the step counts from S_parity on (margin 0). A stated value
+    is compared with the measured one, whatever its interval. Nothing without a scored metric.
+    """
+    metric = goal.metric or _headline(study)
+    if not metric:
+        return ()
+    good = dict.fromkeys(_at_parity(study, metric) if goal.value is None else _at_value(study, metric, goal.value))
+    words = f"parity by {metric}" if goal.value is None else f"{metric} of {goal.value:g} or better"
+    found = []
+    for prompt, new in sorted({(c.cell.prompt_tokens, c.cell.new_tokens) for c in priced}):
+        ways = [c for c in priced if (c.cell.prompt_tokens, c.cell.new_tokens) == (prompt, new) and c.cell.id in good]
+        best = min(ways, key=lambda c: c.per_million, default=None)
+        found.append(Cheapest(prompt, new, words, best, len(ways)))
+    return tuple(found)
+
+
+def _headline(study: Study) -> str:
+    """The metric by which parity is told first: likelihood where it was scored."""
+    names = [p.metric.name for c in study.curves for p in c.parities]
+    return "likelihood" if "likelihood" in names else next(iter(names), "")
+
+
+def _at_parity(study: Study, metric: str) -> Iterator[str]:
+    # A text does not depend on the batch it was made in, so a quality holds for every batch size.
+    for curve in study.curves:
+        shown = curve.parity(metric)
+        if shown is not None and curve.quality_baseline is not None:
+            yield from (b.cell.id for b in study.baselines if _same_text(b, curve.quality_baseline))
+            if (least := shown.parity.steps) is not None:
+                yield from (p.cell.id for p in curve.points if (p.cell.steps or 0) >= least)
+
+
+def _same_text(one: CellSummary, other: CellSummary) -> bool:
+    return one.cell.quality_key == other.cell.quality_key
+
+
+def _at_value(study: Study, metric: str, value: float) -> Iterator[str]:
+    for summary in study.cells:
+        quality = summary.quality_in(metric)
+        if quality is not None and quality.oriented >= (value if quality.metric.higher_is_better else -value):
+            yield summary.cell.id

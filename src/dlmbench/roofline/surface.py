@@ -1,0 +1,146 @@
+"""The break-even surface: k*(P, G, B), at how many steps diffusion takes as long as decoding, on any device.
+
+A step of one schedule costs the same whichever it is, also with a cache, where each block's first step refreshes it and
+costs more. So latency is a line in the step count, and two points of it tell where it meets the baseline's latency.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from dlmbench import registry
+from dlmbench.roofline.corrected import DEFAULT, Efficiencies, efficiencies_for, latency_s
+from dlmbench.roofline.hardware import Hardware
+from dlmbench.types import Architecture, Cell, KnobValue
+
+Shape = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class BreakEvenPoint:
+    """The step count k* at which diffusion takes as long as the baseline, at one shape (P, G, B).
+
+    steps: may lie above G, where every schedule wins, and below 1, where none does. step_s: what a further step adds.
+    """
+
+    prompt_tokens: int
+    new_tokens: int
+    batch_size: int
+    steps: float
+    baseline_s: float
+    step_s: float
+
+
+@dataclass(frozen=True)
+class Surface:
+    """The break-even points of one way to run diffusion, against one way to run the baseline."""
+
+    target: str
+    baseline: str
+    points: tuple[BreakEvenPoint, ...]
+
+
+def break_even_surface(
+    baseline: tuple[Cell, Architecture],
+    target: tuple[Cell, Architecture],
+    hardware: Hardware,
+    shapes: Iterable[Shape],
+    efficiencies: Efficiencies | Mapping[str, Efficiencies] = DEFAULT,
+) -> tuple[BreakEvenPoint, ...]:
+    """k* by the model for each shape (P, G, B), with the engines, samplers and knobs of two cells.
+
+    A block as long as the target's canvas grows with it; shapes that any other block length does not divide are left
+    out. Nothing comes of a target without a schedule, nor of engines without efficiencies.
+    """
+    return tuple(_points(baseline, target, hardware, shapes, efficiencies))
+
+
+def _points(
+    baseline: tuple[Cell, Architecture],
+    target: tuple[Cell, Architecture],
+    hardware: Hardware,
+    shapes: Iterable[Shape],
+    efficiencies: Efficiencies | Mapping[str, Efficiencies],
+) -> Iterator[BreakEvenPoint]:
+    block = _block(target[0])
+    for prompt, new, batch in shapes:
+        if new % (block or new):
+            continue
+
+        def seconds(
+            of: tuple[Cell, Architecture], at: Shape = (prompt, new, batch), **knobs: KnobValue
+        ) -> float | None:
+            cell, arch = of
+            changed = tuple((k, knobs.get(k, v)) for k, v in cell.knobs)
+            prompt, new, batch = at
+            shaped = replace(cell, prompt_tokens=prompt, new_tokens=new, batch_size=batch, knobs=changed)
+            chosen = efficiencies_for(shaped, efficiencies)
+            return None if chosen is None else latency_s(shaped, arch, hardware, chosen)
+
+        # One step a token, and (with more than two tokens a block) two a block, which a cache needs at least.
+        most, least = new, 2 * (new // (block or new))
+        base_s = seconds(baseline)
+        most_s = seconds(target, block_length=block, steps=most)
+        least_s = seconds(target, block_length=block, steps=least) if least < most else 0.0
+        if base_s is None or most_s is None or least_s is None:
+            continue
+        step_s = (most_s - least_s) / (most - least) if least < most else most_s / most
+        fixed_s = most_s - step_s * most
+        yield BreakEvenPoint(prompt, new, batch, (base_s - fixed_s) / step_s, base_s, step_s)
+
+
+def _block(cell: Cell) -> int | None:
+    """The block length of a target; None for a whole canvas, which settled knobs spell as all new tokens."""
+    block = cell.knob("block_length")
+    return None if block is None or block == cell.new_tokens else int(block)
+
+
+def surfaces(
+    cells: Sequence[Cell],
+    known: Mapping[str, Architecture],
+    hardware: Hardware,
+    efficiencies: Efficiencies | Mapping[str, Efficiencies] = DEFAULT,
+) -> tuple[Surface, ...]:
+    """The surface of every way in which a plan runs diffusion, over its lengths and batch sizes.
+
+    Args:
+        cells: of the plan; a target's baseline is the one that shares most of engine, precision and attention.
+        known: shapes by model key; models without one are left out.
+        hardware: any device.
+        efficiencies: by "engine/sampler".
+    """
+    usable = [c for c in cells if c.model.key in known]
+    baselines = [c for c in usable if _paradigm(c) == "autoregressive"]
+    ways: dict[tuple[object, ...], list[Cell]] = {}
+    for cell in usable:
+        if _paradigm(cell) == "diffusion":
+            ways.setdefault((cell.model.key, _setting(cell), *_knobs(cell)), []).append(cell)
+    found = []
+    for group in ways.values() if baselines else ():
+        first = group[0]
+        base = max(baselines, key=lambda b: sum(x == y for x, y in zip(_setting(b), _setting(first), strict=True)))
+        shapes = sorted({(c.prompt_tokens, c.new_tokens, c.batch_size) for c in group})
+        pair = [(c, known[c.model.key]) for c in (base, first)]
+        points = break_even_surface(pair[0], pair[1], hardware, shapes, efficiencies)
+        found.append(Surface(_label(first), _label(base), points))
+    return tuple(s for s in found if s.points)
+
+
+def _paradigm(cell: Cell) -> str:
+    return str(registry.load("samplers", cell.sampler).PARADIGM)
+
+
+def _setting(cell: Cell) -> tuple[str, ...]:
+    return cell.engine, cell.precision, cell.attention
+
+
+def _knobs(cell: Cell) -> tuple[tuple[str, KnobValue], ...]:
+    """The knobs that tell one way from another."""
+    own = {**dict(cell.knobs), "block_length": _block(cell)}
+    return tuple((k, v) for k, v in sorted(own.items()) if k != "steps")
+
+
+def _label(cell: Cell) -> str:
+    shown = [f"{k}={v}" for k, v in _knobs(cell) if v not in (None, False, 0, "none") and k != "confidence_dtype"]
+    return ", ".join([cell.model.key, *_setting(cell), *shown])
