@@ -9,8 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from dlmbench.analysis.breakeven import BreakEven
-from dlmbench.analysis.parity import Parity, Speedup
+from dlmbench.analysis.pareto import Front
+from dlmbench.analysis.parity import Parity
 from dlmbench.analysis.quality import MetricInfo, Quality
+from dlmbench.analysis.speedup import Speedup
 from dlmbench.analysis.stats import Interval, Summary
 from dlmbench.types import Cell, Finding, Knobs, Status
 
@@ -86,6 +88,11 @@ class Curve:
         """Parity by a metric's name at `delta`."""
         return next((p for p in self.parities if p.metric.name == metric and p.parity.delta == delta), None)
 
+    @property
+    def is_step_per_token(self) -> bool:
+        """Whether every point takes as many steps as new tokens: nothing is decoded in parallel."""
+        return all(p.cell.steps == self.new_tokens for p in self.points)
+
     def at(self, steps: int) -> CellSummary | None:
         """The point at `steps`."""
         return next((p for p in self.points if p.cell.steps == steps), None)
@@ -105,6 +112,12 @@ class Study:
     missing: tuple[str, ...]
     draws: int
     seed: int
+    fronts: tuple[Front, ...] = ()
+
+    def front(self, metric: str, batch_size: int, prompt_tokens: int, new_tokens: int) -> Front | None:
+        """The Pareto front of one batch size and pair of lengths by one metric."""
+        key = (metric, batch_size, prompt_tokens, new_tokens)
+        return next((f for f in self.fronts if (f.metric, f.batch_size, f.prompt_tokens, f.new_tokens) == key), None)
 
     @property
     def cells(self) -> tuple[CellSummary, ...]:

@@ -6,24 +6,25 @@ missing and why, and everything else stands.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 
 from dlmbench.analysis.breakeven import break_even
 from dlmbench.analysis.cells import peak_of, repetitions_of
 from dlmbench.analysis.checks import findings
 from dlmbench.analysis.matching import curve_key, knobs_without_steps, labels_of, nearest, timed_of
 from dlmbench.analysis.nouns import RANDOM_WEIGHTS, CellSummary, Curve, MetricParity, PeakMemory, Study
+from dlmbench.analysis.pareto import Contender, Front, front_places
 from dlmbench.analysis.parity import (
     DELTAS,
     Parity,
     PerText,
-    Repetitions,
     common_prompts,
-    speedup_at_parity,
     steps_to_parity,
 )
 from dlmbench.analysis.quality import TRUTH, Quality, all_cells, metrics_of, quality_of, scores_by_text, whole_scores
+from dlmbench.analysis.speedup import Repetitions, speedup_at_parity
 from dlmbench.analysis.stats import IndexArray, bootstrap_indices, ratio_interval, summarise
 from dlmbench.types import Cell, Run
 
@@ -92,7 +93,27 @@ class _Analysis:
             missing=tuple(missing),
             draws=self.draws,
             seed=self.seed,
+            fronts=tuple(self.fronts()),
         )
+
+    def fronts(self) -> Iterator[Front]:
+        """Among the cells of one shape that were timed and scored, by every metric scored text by text."""
+        shapes: dict[tuple[int, int, int], list[Cell]] = {}
+        for cell in self.cells:
+            if cell.model.weights != "random":
+                shapes.setdefault((cell.batch_size, cell.prompt_tokens, cell.new_tokens), []).append(cell)
+        for metric, (shape, cells) in itertools.product(self.compared, shapes.items()):
+            found = []
+            for cell in cells:
+                result, texts = self.results.get(cell.id), self.texts.get((cell.quality_key, metric.name))
+                reps = repetitions_of(result) if result else None
+                if reps is not None and texts is not None:
+                    found.append(Contender(cell.id, reps.latency_s, texts))
+            shared = common_prompts([c.texts for c in found])
+            if shared:
+                paired = [replace(c, texts=c.texts.only(shared)) for c in found]
+                places = front_places(paired, metric.higher_is_better, self.indices(len(shared)), self.seed)
+                yield Front(metric.name, *shape, places, len(shared))
 
     def summary(self, cell: Cell, baseline: CellSummary | None = None) -> CellSummary:
         """One cell, with its speedup over `baseline` where both were timed."""
@@ -226,15 +247,6 @@ class _Analysis:
                 parity = self._parities[key]
                 speedup = None
                 if base_times is not None:
-                    speedup = speedup_at_parity(
-                        parity,
-                        known,
-                        base,
-                        times,
-                        base_times,
-                        higher_is_better=metric.higher_is_better,
-                        indices=indices,
-                        seed=self.seed,
-                    )
+                    speedup = speedup_at_parity(parity, times, base_times, self.draws, self.seed)
                 found.append(MetricParity(metric, parity, speedup))
         return tuple(found)
