@@ -72,7 +72,8 @@ def _group(curves: Sequence[Curve], name_it: bool) -> list[str]:
     difference = why_parities_differ(first)
     if difference:
         sentences.append(difference)
-    sentences += [*_at_parity(curves), *_break_even(curves)]
+    speeds = _at_parity(curves)
+    sentences += [*speeds, *_break_even(curves, said=bool(speeds))]
     verdicts: dict[str, list[int]] = {}
     for curve in curves:
         verdicts.setdefault(_verdict(curve), []).append(curve.batch_size)
@@ -176,9 +177,12 @@ def _ratio(speedup: Interval) -> str:
     return f"{speedup.value:.3g}x (95% interval {speedup.low:.3g} to {speedup.high:.3g})"
 
 
-def _break_even(curves: Sequence[Curve]) -> list[str]:
-    """Where the two take equally long, for each batch size, and what keeps it from being known."""
-    crossings, others, outside = [], [], ""
+def _break_even(curves: Sequence[Curve], said: bool) -> list[str]:
+    """Where the two take equally long, for each batch size, and what keeps it from being known.
+
+    said: whether the speeds at parity were given already.
+    """
+    crossings, others, single, outside = [], [], [], ""
     for curve in curves:
         where = f"at batch size {curve.batch_size}"
         line, timed = curve.break_even, [p for p in curve.points if p.latency]
@@ -188,9 +192,7 @@ def _break_even(curves: Sequence[Curve]) -> list[str]:
         elif curve.baseline is None or curve.baseline.latency is None:
             others.append(f"{where} the baseline was not timed, so no speedup is known")
         elif line is None:
-            only = timed[0]
-            ratio = f" and ran at {_ratio(only.speedup)} the baseline's speed" if only.speedup else ""
-            others.append(f"{where} only K={only.cell.steps} was timed{ratio}, so no break-even is known")
+            single.append((timed[0], where))
         elif line.steps is None:
             others.append(f"{where} there is no break-even: {line.reason}")
         elif line.steps < 1:
@@ -211,6 +213,12 @@ def _break_even(curves: Sequence[Curve]) -> list[str]:
             f"Break-even k*, the step count at which both take equally long, is {'; '.join(crossings)}: "
             f"with fewer steps diffusion is faster, with more it is slower{outside}."
         )
+    if single:
+        steps = " or ".join(dict.fromkeys(f"K={p.cell.steps}" for p, _ in single))
+        found.append(f"Here only {steps} was timed, so no break-even is known.")
+        speeds = [f"{_ratio(p.speedup)} {where}" for p, where in single if p.speedup]
+        if speeds and not said:
+            found.append(f"Diffusion's speed as a multiple of the baseline's is {'; '.join(speeds)}.")
     if others:
         text = "; ".join(others)
         found.append(text[0].upper() + text[1:] + ".")
@@ -233,7 +241,7 @@ def _verdict(curve: Curve) -> str:
     )
     faster = worse_but_faster(curve)
     if faster:
-        text += f"; it can be faster here (K={', '.join(map(str, faster))}), but only with worse text"
+        text += f"; diffusion can be faster here (K={', '.join(map(str, faster))}), but only with worse text"
     return text
 
 

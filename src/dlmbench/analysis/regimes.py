@@ -13,16 +13,16 @@ from dlmbench.analysis.winners import headline, pace, winner_of
 
 
 def regimes(curves: Sequence[Curve]) -> list[str]:
-    """A sentence for each regime and one on what that means; nothing where a study has only one."""
+    """A sentence for each regime, and one where their verdicts differ; nothing where a study has only one regime."""
     sweeps = [c for c in curves if not c.is_step_per_token]
     full = [c for c in curves if c.is_step_per_token]
     if not sweeps or not full:
         return []
-    first = _sentence("With fewer steps than new tokens", sweeps)
-    second = _sentence("With a step for every new token", full)
+    first = _sentence("Where steps are saved", sweeps)
+    second = _sentence("Where every token gets a step of its own", full)
     found = ["It was measured in two regimes.", first, second]
     if _faster(sweeps) and not _faster(full):
-        found.append("The verdicts differ: a comparison that looks at one of these regimes alone finds only its half.")
+        found.append("Both are true, each in its regime: a comparison that measures only one of them tells half of it.")
     return found
 
 
@@ -49,15 +49,17 @@ def _faster(curves: Sequence[Curve]) -> list[tuple[float, Curve, CellSummary]]:
 def _sentence(regime: str, curves: Sequence[Curve]) -> str:
     tokens = " and ".join(str(g) for g in sorted({c.new_tokens for c in curves}))
     sizes = sorted({c.batch_size for c in curves})
-    where = f"{regime} ({tokens} of them, batch size{'s' if len(sizes) > 1 else ''} {', '.join(map(str, sizes))})"
+    steps = sorted({p.cell.steps for c in curves for p in c.points if p.cell.steps})
+    span = " to ".join(dict.fromkeys(str(k) for k in (steps[0], steps[-1])))
+    batches = f"batch size{'s' if len(sizes) > 1 else ''} {', '.join(map(str, sizes))}"
+    where = f"{regime} (K={span} for {tokens} new tokens, {batches}),"
     speeds = [p.speedup for c in curves for p in c.points if p.speedup]
     if not speeds:
         return f"{where} the two were not timed side by side."
     if fastest := _faster(curves):
         value, curve, point = fastest[0]
-        steps = point.cell.steps
-        text = f"{where} diffusion takes {1 / value:.2g} of the baseline's time at best (K={steps})"
-        if steps in worse_but_faster(curve):
+        text = f"{where} diffusion takes {1 / value:.2g} of the baseline's time at best (K={point.cell.steps})"
+        if point.cell.steps in worse_but_faster(curve):
             text += ", but writes worse there"
         verdicts = {winner_of(c).verdict for c in curves}
         if verdicts == {"baseline"}:
@@ -67,6 +69,6 @@ def _sentence(regime: str, curves: Sequence[Curve]) -> str:
         return f"{text}."
     if all(s.high < 1 for s in speeds):
         times = sorted(1 / s.value for s in speeds)
-        span = f"{times[0]:.2g}" if len(times) == 1 else f"{times[0]:.2g} to {times[-1]:.2g}"
-        return f"{where} the baseline wins whatever the quality: diffusion takes {span} times as long."
+        factor = " to ".join(dict.fromkeys(f"{t:.2g}" for t in (times[0], times[-1])))
+        return f"{where} the baseline wins whatever the quality: diffusion takes {factor} times as long."
     return f"{where} diffusion is not shown to be faster anywhere."
