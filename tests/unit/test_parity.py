@@ -10,7 +10,7 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dlmbench.analysis.parity import PerText, common_prompts, steps_to_parity
+from dlmbench.analysis.parity import PerText, common_prompts, parity_draws, steps_to_parity
 from dlmbench.analysis.speedup import Repetitions, speedup_at_parity
 from dlmbench.analysis.stats import bootstrap_indices
 
@@ -131,6 +131,7 @@ def test_speedup_at_parity_without_noise_is_the_ratio():
     speedup = speedup_at_parity(found, times, repetitions(0.5, 4.0))
     assert speedup is not None
     assert (speedup.steps, speedup.low_steps, speedup.high_steps, speedup.is_bounded) == (16, 16, 16, True)
+    assert speedup.share_reached == 1.0
     for ratio, expected in ((speedup.latency, 2.5), (speedup.throughput, 2.5), (speedup.energy, 0.4)):
         assert ratio is not None
         assert (ratio.value, ratio.low, ratio.high) == pytest.approx((expected,) * 3)
@@ -153,6 +154,9 @@ def test_not_knowing_s_parity_widens_the_speedup():
     untimed = speedup_at_parity(found, {16: repetitions(0.2)}, repetitions(0.4))
     assert untimed is not None
     assert not untimed.is_bounded
+    steps = parity_draws(found, curve, base, higher_is_better=False, indices=INDICES)
+    assert untimed.share_reached == pytest.approx((steps == 16).mean())
+    assert set(steps.tolist()) == {16, 32}
 
 
 def test_no_parity_no_speedup_and_an_untimed_k_is_said():

@@ -69,7 +69,8 @@ class ParityPoint:
     """The test at one step count.
 
     value: the metric itself, in its unit. gap: f(k) - Q, oriented, without the margin: negative means worse than the
-    baseline. probability: P(f(k) >= Q - margin).
+    baseline. probability: P(f(k) >= Q - margin). share: of the resamples, those in which parity lies at this step
+    count.
     """
 
     steps: int
@@ -77,6 +78,7 @@ class ParityPoint:
     gap: Interval
     probability: float
     passes: bool
+    share: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -175,7 +177,12 @@ def steps_to_parity(
     low, high = min(low, first), max(high, first) if first < len(steps) else high
     points = tuple(
         ParityPoint(
-            k, curve[k].value, Interval(float(gap_K[i]), *bootstrap_interval(gap_KD[i], n)), float(p), bool(passes_K[i])
+            k,
+            curve[k].value,
+            Interval(float(gap_K[i]), *bootstrap_interval(gap_KD[i], n)),
+            float(p),
+            bool(passes_K[i]),
+            float((first_D == i).mean()),
         )
         for i, (k, p) in enumerate(zip(steps, probability_K, strict=True))
     )
@@ -192,3 +199,17 @@ def steps_to_parity(
         low_steps=steps[low] if low < len(steps) else None,
         high_steps=steps[high] if high < len(steps) else None,
     )
+
+
+def parity_draws(
+    parity: Parity,
+    curve: Mapping[int, PerText],
+    baseline: PerText,
+    *,
+    higher_is_better: bool,
+    indices: IndexArray,
+) -> NDArray[np.intp]:
+    """steps_D: where parity lies in each resample of the prompts, 0 where at none of the step counts of `curve`."""
+    _, gap_KD = _gaps(curve, baseline, higher_is_better, indices)
+    grid = np.array([*sorted(curve), 0])
+    return np.asarray(grid[_smallest_passing(gap_KD >= -parity.margin - ROUNDING)])

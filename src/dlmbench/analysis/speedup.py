@@ -30,7 +30,8 @@ class Speedup:
 
     throughput is target over baseline, energy baseline over target; None where not measured. low_steps, high_steps: the
     timed step counts that the intervals span. is_bounded: False where parity may also lie at a step count that was not
-    timed, or beyond the largest: the intervals then say nothing of that case.
+    timed, or beyond the largest: the intervals then say nothing of that case. share_reached: the share of the resamples
+    in which parity lies at a step count that was timed.
     """
 
     steps: int
@@ -40,6 +41,7 @@ class Speedup:
     low_steps: int | None
     high_steps: int | None
     is_bounded: bool
+    share_reached: float
 
 
 def plausible_steps(parity: Parity) -> tuple[tuple[int, ...], bool]:
@@ -79,4 +81,5 @@ def speedup_at_parity(
         low_steps=min(timed, default=None),
         high_steps=max(timed, default=None),
         is_bounded=not beyond and len(timed) == len(steps),
+        share_reached=sum(p.share for p in parity.points if p.steps in times),
     )

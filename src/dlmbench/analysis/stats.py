@@ -9,9 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import special
 from scipy import stats as _scipy
 
 FloatArray = NDArray[np.float64]
@@ -69,6 +71,7 @@ class Summary:
         return Interval(self.median, self.low, self.high)
 
 
+@cache
 def median_ranks(n: int, confidence: float = CONFIDENCE) -> tuple[int, int] | None:
     """Ranks (from 1) of two order statistics that hold the median with `confidence` or more, None if n is too small.
 
@@ -78,6 +81,14 @@ def median_ranks(n: int, confidence: float = CONFIDENCE) -> tuple[int, int] | No
     lower = int(_scipy.binom.ppf((1 - confidence) / 2, n, 0.5))
     # ppf gives the first rank whose tail is at least alpha/2; the tail left out must not exceed it.
     return (lower, n + 1 - lower) if lower >= 1 else None
+
+
+@cache
+def _inwards(n: int, outer: int, confidence: float) -> float:
+    """How far from rank `outer` of n towards the next one, as a share of the way, the interval's end lies."""
+    holds, holds_inside = (1 - 2 * float(_scipy.binom.cdf(r - 1, n, 0.5)) for r in (outer, outer + 1))
+    too_often = (holds - confidence) / (holds - holds_inside)
+    return (n - outer) * too_often / (outer + (n - 2 * outer) * too_often)
 
 
 def median_interval(sorted_R: FloatArray, confidence: float = CONFIDENCE) -> tuple[float, float] | None:
@@ -91,10 +102,7 @@ def median_interval(sorted_R: FloatArray, confidence: float = CONFIDENCE) -> tup
     ranks = median_ranks(n, confidence)
     if ranks is None:
         return None
-    outer = ranks[0]
-    holds, holds_inside = (1 - 2 * float(_scipy.binom.cdf(r - 1, n, 0.5)) for r in (outer, outer + 1))
-    too_often = (holds - confidence) / (holds - holds_inside)
-    inwards = (n - outer) * too_often / (outer + (n - 2 * outer) * too_often)
+    outer, inwards = ranks[0], _inwards(n, ranks[0], confidence)
     low = (1 - inwards) * sorted_R[outer - 1] + inwards * sorted_R[outer]
     high = (1 - inwards) * sorted_R[n - outer] + inwards * sorted_R[n - outer - 1]
     return float(low), float(high)
@@ -132,6 +140,7 @@ def percentiles(draws_D: FloatArray, confidence: float = CONFIDENCE) -> tuple[fl
     return float(low), float(high)
 
 
+@cache
 def expanded_tail(tail: float, n: int) -> float:
     """The tail to cut from a bootstrap over n texts so that it stands for `tail`, the smaller of the two.
 
@@ -153,7 +162,7 @@ def share_to_probability(share: float, n: int) -> float:
     """P(statement), from the share of the resamples of n texts in which it holds: the same correction, read back."""
     if n < 2:
         return 0.5
-    return float(_scipy.t.cdf(_scipy.norm.ppf(share) * math.sqrt((n - 1) / n), n - 1))
+    return float(special.stdtr(n - 1, special.ndtri(share) * math.sqrt((n - 1) / n)))
 
 
 def bootstrap_interval(draws_D: FloatArray, n: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
@@ -174,6 +183,16 @@ def ratio_of_sums(totals: FloatArray, weights: FloatArray, indices: IndexArray) 
     return np.asarray(np.divide(above, below, out=np.full(len(indices), np.nan), where=below != 0), dtype=np.float64)
 
 
+@cache
+def _width_in_errors(n: int) -> tuple[int, float]:
+    """A rank, and how many standard errors of the median of n values lie between it and its mirror image.
+
+    This follows from the binomial, for any distribution.
+    """
+    rank = max(1, round((n + 1) / 2 - math.sqrt(n)))
+    return rank, float(2 * _scipy.norm.isf(_scipy.binom.cdf(rank - 1, n, 0.5)))
+
+
 def median_draws(values: Sequence[float] | FloatArray, draws: int, seed: int | Sequence[int]) -> FloatArray:
     """medians_D: where the median of values_R may lie, as draws around it; not a number for a single value.
 
@@ -185,11 +204,8 @@ def median_draws(values: Sequence[float] | FloatArray, draws: int, seed: int | S
     n = data.size
     if n < 2:
         return np.full(draws, np.nan)
-    rank = max(1, round((n + 1) / 2 - math.sqrt(n)))
-    # How many standard errors lie between these two ranks follows from the binomial, for any distribution.
-    width = 2 * _scipy.norm.ppf(_scipy.binom.sf(rank - 1, n, 0.5))
-    error = (data[n - rank] - data[rank - 1]) / width
-    error *= 1 + WIDER / n
+    rank, width = _width_in_errors(n)
+    error = (data[n - rank] - data[rank - 1]) / width * (1 + WIDER / n)
     return np.asarray(np.median(data) + error * np.random.default_rng(seed).standard_normal(draws), dtype=np.float64)
 
 
