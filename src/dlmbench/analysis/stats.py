@@ -21,8 +21,8 @@ IndexArray = NDArray[np.intp]
 CONFIDENCE = 0.95
 # Three interquartile ranges beyond the quartiles: Tukey's "far out", about 2 in a million of a normal sample.
 FENCE = 3.0
-# The error of a median is itself estimated. Set by simulation so that a single median (94.4% at 15 repetitions) and a
-# line through four (96.0%) are equally far from 95%; see docs/protocol.md.
+# The error of a median is itself estimated. Set by simulation so that at 15 repetitions what rests on one median (93.6 to
+# 95.3%) and the ratio of two (96.2 to 96.6%) are about equally far from 95%; see docs/protocol.md.
 WIDER = 0.4
 
 
