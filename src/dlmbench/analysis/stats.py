@@ -21,8 +21,8 @@ IndexArray = NDArray[np.intp]
 CONFIDENCE = 0.95
 # Three interquartile ranges beyond the quartiles: Tukey's "far out", about 2 in a million of a normal sample.
 FENCE = 3.0
-# The error of a median is itself estimated. Set by simulation so that at 15 repetitions what rests on one median (93.6 to
-# 95.3%) and the ratio of two (96.2 to 96.6%) are about equally far from 95%; see docs/protocol.md.
+# The error of a median is itself estimated. Set by simulation so that at 15 repetitions what rests on one median (93.6
+# to 95.3%) and the ratio of two (96.2 to 96.6%) are about equally far from 95%; see docs/protocol.md.
 WIDER = 0.4
 
 
@@ -197,7 +197,7 @@ def median_draws(values: Sequence[float] | FloatArray, draws: int, seed: int | S
     """medians_D: where the median of values_R may lie, as draws around it; not a number for a single value.
 
     Normal, with the standard error that two order statistics give (Bonett and Price, Psychological Methods 7, 2002,
-    p. 370, for linear functions of medians), widened by WIDER / n. A bootstrap of so few values is too narrow for one
+    for linear functions of medians), widened by WIDER / n. A bootstrap of so few values is too narrow for one
     median and too wide for sums and ratios of several: simulated at 15 repetitions, 92 and 97.5% instead of 95%.
     """
     data = np.sort(np.asarray(values, dtype=np.float64))
