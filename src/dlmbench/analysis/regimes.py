@@ -62,10 +62,13 @@ def _sentence(regime: str, curves: Sequence[Curve]) -> str:
         if point.cell.steps in worse_but_faster(curve):
             text += ", but writes worse there"
         verdicts = {winner_of(c).verdict for c in curves}
-        if verdicts == {"baseline"}:
-            text += "; at equal quality the baseline wins"
-        elif "diffusion" in verdicts:
-            text += "; at equal quality diffusion wins" + (" in some settings" if len(verdicts) > 1 else "")
+        known = sorted(verdicts - {"undecided"})
+        if known:
+            winners = " and ".join("the baseline" if v == "baseline" else v for v in known)
+            text += (
+                f"; at equal quality {winners} wins" if len(known) == 1 else f"; at equal quality {winners} each win"
+            )
+            text += " in some settings" if len(verdicts) > 1 else ""
         return f"{text}."
     if all(s.high < 1 for s in speeds):
         times = sorted(1 / s.value for s in speeds)
