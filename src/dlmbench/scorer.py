@@ -12,7 +12,7 @@ from types import ModuleType
 import numpy as np
 
 from dlmbench import registry
-from dlmbench.analysis.stats import bootstrap_indices, percentiles, ratio_of_sums
+from dlmbench.analysis.stats import bootstrap_indices, bootstrap_interval, ratio_of_sums
 from dlmbench.errors import BenchError
 from dlmbench.store import Store, read_text_scores
 from dlmbench.types import Cell, Plan, Progress, Prompt, PromptSets, Score, StoredGeneration, Texts, TextScore
@@ -106,7 +106,7 @@ def aggregate(cells: dict[str, Cell], texts: Sequence[TextScore], draws: int = D
         totals = np.array([t.total for t in ordered], dtype=np.float64)
         weights = np.array([t.weight for t in ordered], dtype=np.float64)
         ratios = ratio_of_sums(totals, weights, bootstrap_indices(len(ordered), draws, seed=0))
-        low, high = percentiles(ratios)
+        low, high = bootstrap_interval(ratios, len(ordered)) if len(ordered) > 1 else (None, None)
         yield Score(
             cell_id=cell_id,
             metric=metric,

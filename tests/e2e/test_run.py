@@ -161,15 +161,28 @@ def test_the_embedded_demo_answers_and_resumes(tmp_path):
     assert first.returncode == 0, first.stderr
     scores = json.loads((output / "quality_metrics.json").read_text())["scores"]
 
-    def curve(metric: str, block: int) -> list[float]:
-        found = [s for s in scores if s["metric"] == metric and s["role"] == "target" and s["block_length"] == block]
+    def curve(metric: str, tokens: int, block: int) -> list[float]:
+        wanted = {"metric": metric, "role": "target", "new_tokens": tokens, "block_length": block}
+        found = [s for s in scores if all(s[k] == v for k, v in wanted.items())]
         return [s["value"] for s in sorted(found, key=lambda s: s["steps"])]
 
-    for block in {s["block_length"] for s in scores if s["role"] == "target"}:
-        nats = curve("likelihood", block)
-        assert nats == sorted(nats, reverse=True), "the likelihood improves with every step count"
-        validity = curve("oracle_validity", block)
-        assert validity[-1] > validity[0], "and the oracle agrees"
+    sweep = curve("likelihood", 64, 64)
+    assert len(sweep) == 4
+    assert sweep == sorted(sweep, reverse=True), "the likelihood improves with every step count"
+    validity = curve("oracle_validity", 64, 64)
+    assert validity[-1] > validity[0], "and the oracle agrees"
+    assert len(curve("likelihood", 64, 16)) == 1
+    assert len(curve("likelihood", 32, 32)) == 1
+    # Two regimes, each with a verdict of its own.
+    assert {(r["batch_size"], r["new_tokens"]) for r in rows(output)} == {
+        ("1", "64"),
+        ("1", "32"),
+        ("2", "32"),
+        ("4", "32"),
+    }
+    told = " ".join(first.stdout.split())
+    assert "Where steps are saved (K=8 to 64 for 64 new tokens, batch size 1)" in told
+    assert "Where every token gets a step of its own (K=32 for 32 new tokens, batch sizes 1, 2, 4)" in told
     assert "parity" in first.stdout
     assert "reached" in first.stdout
     assert "interval" in first.stdout

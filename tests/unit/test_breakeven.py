@@ -1,4 +1,4 @@
-"""Break-even on lines whose crossing is known, and the Pareto front on points placed by hand."""
+"""Break-even on lines whose crossing is known."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from dlmbench.analysis.breakeven import break_even
-from dlmbench.analysis.pareto import on_front
 
 
 def test_an_exact_line_crosses_where_algebra_says():
@@ -51,8 +50,12 @@ def test_what_has_no_crossing_says_why():
     assert beyond.is_extrapolated
 
 
-def test_front_of_points_placed_by_hand():
-    latency = np.array([1.0, 2.0, 2.0, 3.0, 3.0, np.nan])
-    quality = np.array([0.1, 0.5, 0.4, 0.5, 0.9, 2.0])
-    assert on_front(latency, quality).tolist() == [True, True, False, False, True, False]
-    assert on_front(np.array([1.0, 1.0]), np.array([1.0, 1.0])).tolist() == [True, True]
+def test_two_points_fit_any_line_and_one_repetition_has_no_interval():
+    two = break_even({8: np.full(5, 1.0), 16: np.full(5, 2.0)}, np.full(5, 1.5))
+    three = break_even({8: np.full(5, 1.0), 16: np.full(5, 2.0), 32: np.full(5, 4.0)}, np.full(5, 1.5))
+    assert two is not None
+    assert three is not None
+    assert (two.is_checked, three.is_checked) == (False, True)
+    once = break_even({8: np.array([1.0]), 16: np.array([2.0])}, np.array([1.5]))
+    assert once is not None
+    assert (once.steps, once.low, once.high) == (12, None, None)

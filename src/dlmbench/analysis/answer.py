@@ -1,18 +1,23 @@
-"""The answer in plain English, and the rows of the printed table.
+"""The answer in plain English.
 
-Three questions in the reader's order: how many steps does diffusion need to write as well as the baseline, is it faster
-there, and up to how many steps is it faster at all. Only what was measured is said; what was not is named.
+Four questions in the reader's order: which regimes were measured and who wins in each, how many steps does diffusion
+need to write as well as the baseline, is it faster there, and up to how many steps is it faster at all. Only what was
+measured is said; what was not is named.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+from dlmbench.analysis.disagreement import why_parities_differ
+from dlmbench.analysis.nouns import RANDOM_WEIGHTS, Curve, MetricParity, Study
+from dlmbench.analysis.regimes import regimes, worse_but_faster
+from dlmbench.analysis.rows import SummaryRow, block_length, summary_rows
 from dlmbench.analysis.stats import Interval
-from dlmbench.analysis.study import RANDOM_WEIGHTS, CellSummary, Curve, MetricParity, Study
-from dlmbench.types import Cell
+from dlmbench.analysis.winners import headline, winner_of
+
+__all__ = ["SummaryRow", "answer", "block_length", "headline", "summary_rows"]
 
 # Beyond so many settings a paragraph is no longer read; the rest is counted, and stands in the table.
 MOST_SETTINGS = 6
@@ -20,71 +25,8 @@ MOST_SETTINGS = 6
 POOR_FIT = 0.1
 
 
-@dataclass(frozen=True)
-class SummaryRow:
-    """One line of the printed table; None where not measured. memory_source says which memory it is."""
-
-    model: str
-    steps: int | None
-    block_length: int | None
-    batch_size: int
-    prompt_tokens: int
-    new_tokens: int
-    status: str
-    latency_s: float | None
-    latency_low_s: float | None
-    latency_high_s: float | None
-    tokens_per_s: float | None
-    memory_bytes: int | None
-    memory_source: str | None
-    likelihood: float | None
-    validity: float | None
-    speedup: float | None
-    n: int
-
-
-def summary_rows(study: Study) -> list[SummaryRow]:
-    """A row for every cell, baselines first, then the curves by ascending steps. likelihood is nats/token of the
-    reference (lower is better), validity a share, speedup the baseline's latency over the cell's, n timed repetitions.
-    """
-    return [_row(study, c) for c in study.cells]
-
-
-def _row(study: Study, summary: CellSummary) -> SummaryRow:
-    cell = summary.cell
-    latency, memory = summary.latency, summary.memory
-    likelihood, validity = summary.quality_in("likelihood"), summary.quality_in("oracle_validity")
-    return SummaryRow(
-        model=study.label(cell),
-        steps=cell.steps,
-        block_length=block_length(cell),
-        batch_size=cell.batch_size,
-        prompt_tokens=cell.prompt_tokens,
-        new_tokens=cell.new_tokens,
-        status=summary.status or ("unfinished" if latency else "not measured"),
-        latency_s=latency.median if latency else None,
-        latency_low_s=latency.low if latency else None,
-        latency_high_s=latency.high if latency else None,
-        tokens_per_s=summary.throughput.median if summary.throughput else None,
-        memory_bytes=memory.bytes if memory else None,
-        memory_source=memory.source if memory else None,
-        likelihood=likelihood.value if likelihood else None,
-        validity=validity.value if validity else None,
-        speedup=summary.speedup.value if summary.speedup else None,
-        n=latency.n if latency else 0,
-    )
-
-
-def block_length(cell: Cell) -> int | None:
-    """Positions a block: of a diffusion cell without a set length all its new tokens, of a baseline None."""
-    value = cell.knob("block_length")
-    if isinstance(value, int):
-        return value
-    return cell.new_tokens if cell.model.role == "target" else None
-
-
 def answer(study: Study) -> str:
-    """One paragraph for a newcomer: quality parity, the speedup there, the break-even, and what follows."""
+    """What a newcomer should know: the verdict of each regime, then parity, speedup and break-even behind it."""
     if not study.curves:
         reason = "; ".join(study.missing) or "no cell has a step count"
         return f"There is nothing to compare yet: {reason}."
@@ -96,22 +38,24 @@ def answer(study: Study) -> str:
     groups: dict[tuple[object, ...], list[Curve]] = {}
     for curve in study.curves:
         groups.setdefault((curve.label, curve.prompt_tokens, curve.new_tokens), []).append(curve)
-    sentences = [f"{_models(study)} (diffusion) against {study.baselines[0].cell.model.key} (autoregressive)."]
+    against = f"{_models(study)} (diffusion) against {study.baselines[0].cell.model.key} (autoregressive)."
+    paragraphs = [" ".join([against, *regimes(study.curves)])]
     shown = 0
     for curves in groups.values():
         if shown and shown + len(curves) > MOST_SETTINGS:
             continue
         shown += len(curves)
-        sentences += _group(curves, name_it=len(groups) > 1)
+        paragraphs.append(" ".join(_group(curves, name_it=len(groups) > 1)))
+    last = []
     if shown < len(study.curves):
         rest = len(study.curves) - shown
-        sentences.append(f"{rest} more of {len(study.curves)} settings are in the table, not in this paragraph.")
+        last.append(f"{rest} more of {len(study.curves)} settings are in the table, not in this answer.")
     if study.others:
-        sentences.append(
+        last.append(
             f"{len(study.others)} settings whose sampler chooses its own number of steps have no place on a curve "
             "over K; they are in the table."
         )
-    return " ".join(sentences)
+    return "\n\n".join([*paragraphs, *([" ".join(last)] if last else [])])
 
 
 def _models(study: Study) -> str:
@@ -124,21 +68,20 @@ def _group(curves: Sequence[Curve], name_it: bool) -> list[str]:
     where = f"With {first.new_tokens} new tokens after prompts of {first.prompt_tokens}"
     if name_it:
         where += f" ({first.label})"
-    sentences = [f"{where}: {_quality(first, headline(first))}.", *_at_parity(curves), *_break_even(curves)]
+    sentences = [f"{where}: {_quality(first, headline(first))}."]
+    difference = why_parities_differ(first)
+    if difference:
+        sentences.append(difference)
+    speeds = _at_parity(curves)
+    sentences += [*speeds, *_break_even(curves, said=bool(speeds))]
     verdicts: dict[str, list[int]] = {}
     for curve in curves:
-        verdicts.setdefault(_verdict(headline(curve), curve), []).append(curve.batch_size)
+        verdicts.setdefault(_verdict(curve), []).append(curve.batch_size)
     for verdict, batches in verdicts.items():
-        at = f"at batch size {', '.join(map(str, batches))} " if len(verdicts) > 1 else ""
+        at = f"at {_batches(batches)} " if len(verdicts) > 1 else ""
         if verdict:
             sentences.append(f"So {at}{verdict}.")
     return sentences
-
-
-def headline(curve: Curve) -> MetricParity | None:
-    """The parity that leads: by likelihood if it was scored, else by the first metric there is; at delta 0."""
-    exact = [p for p in curve.parities if p.parity.delta == 0]
-    return next((p for p in exact if p.metric.name == "likelihood"), exact[0] if exact else None)
 
 
 def _quality(curve: Curve, headline_parity: MetricParity | None) -> str:
@@ -174,7 +117,8 @@ def _gap(shown: MetricParity) -> str:
     word, low, high, value = "better", gap.low, gap.high, gap.value
     if value < 0:
         word, low, high, value = "worse", -gap.high, -gap.low, -value
-    text = f"at K={last.steps} it is {value:.3g} {shown.metric.unit} {word}, 95% interval {low:.3g} to {high:.3g}"
+    text = f"at K={last.steps} it is {value:.3g} {shown.metric.unit} {word}, "
+    text += f"95% interval {low:.3g} to {high:.3g}" if gap.is_known else "a single prompt, which has no interval"
     if shown.metric.log_scale and gap.value < 0:
         text += f": a perplexity {math.expm1(value):.0%} higher"
     return text
@@ -218,19 +162,27 @@ def _at_parity(curves: Sequence[Curve]) -> list[str]:
             parts.append(f"not timed {where}")
             continue
         text = f"{_ratio(best.speedup.latency)} {where}"
-        if best.speedup.share_reached < 0.95:
-            text += f" (parity was found again in {best.speedup.share_reached:.0%} of the resamples)"
+        low, high = best.speedup.low_steps, best.speedup.high_steps
+        if low != high:
+            text += f" (parity may lie anywhere from K={low} to {high})"
+        if not best.speedup.is_bounded:
+            text += " (parity may also lie where nothing was timed)"
         parts.append(text)
     return [f"{which}, diffusion's speed as a multiple of the baseline's is {'; '.join(parts)}."] if parts else []
 
 
 def _ratio(speedup: Interval) -> str:
+    if not speedup.is_known:
+        return f"{speedup.value:.3g}x (a single repetition: no interval)"
     return f"{speedup.value:.3g}x (95% interval {speedup.low:.3g} to {speedup.high:.3g})"
 
 
-def _break_even(curves: Sequence[Curve]) -> list[str]:
-    """Where the two take equally long, for each batch size, and what keeps it from being known."""
-    crossings, others, outside = [], [], ""
+def _break_even(curves: Sequence[Curve], said: bool) -> list[str]:
+    """Where the two take equally long, for each batch size, and what keeps it from being known.
+
+    said: whether the speeds at parity were given already.
+    """
+    crossings, others, single, outside = [], [], [], ""
     for curve in curves:
         where = f"at batch size {curve.batch_size}"
         line, timed = curve.break_even, [p for p in curve.points if p.latency]
@@ -240,9 +192,7 @@ def _break_even(curves: Sequence[Curve]) -> list[str]:
         elif curve.baseline is None or curve.baseline.latency is None:
             others.append(f"{where} the baseline was not timed, so no speedup is known")
         elif line is None:
-            only = timed[0]
-            ratio = f" and ran at {_ratio(only.speedup)} the baseline's speed" if only.speedup else ""
-            others.append(f"{where} only K={only.cell.steps} was timed{ratio}, so no break-even is known")
+            single.append((timed[0], where))
         elif line.steps is None:
             others.append(f"{where} there is no break-even: {line.reason}")
         elif line.steps < 1:
@@ -263,6 +213,12 @@ def _break_even(curves: Sequence[Curve]) -> list[str]:
             f"Break-even k*, the step count at which both take equally long, is {'; '.join(crossings)}: "
             f"with fewer steps diffusion is faster, with more it is slower{outside}."
         )
+    if single:
+        steps = " or ".join(dict.fromkeys(f"K={p.cell.steps}" for p, _ in single))
+        found.append(f"Here only {steps} was timed, so no break-even is known.")
+        speeds = [f"{_ratio(p.speedup)} {where}" for p, where in single if p.speedup]
+        if speeds and not said:
+            found.append(f"Diffusion's speed as a multiple of the baseline's is {'; '.join(speeds)}.")
     if others:
         text = "; ".join(others)
         found.append(text[0].upper() + text[1:] + ".")
@@ -273,23 +229,21 @@ def _steps(value: float) -> str:
     return f"{value:.1f}" if value < 100 else f"{value:.0f}"
 
 
-def _verdict(shown: MetricParity | None, curve: Curve) -> str:
-    """What follows for this batch size, at equal quality (margin 0); nothing where it cannot be said."""
-    if shown is None:
+def _verdict(curve: Curve) -> str:
+    """What follows for this batch size, at equal quality (margin 0); nothing where quality is not known."""
+    if headline(curve) is None:
         return ""
-    speedup = shown.speedup.latency if shown.speedup else None
-    if speedup is not None:
-        if speedup.low > 1:
-            return "diffusion wins: as good, and faster"
-        if speedup.high < 1:
-            return "the baseline wins: to write as well, diffusion takes longer"
-        return "neither is shown to be faster at equal quality"
-    if shown.parity.outcome == "undecided":
-        return "which one wins at equal quality is undecided: more prompts would tell"
-    if shown.parity.outcome == "not_reached":
-        if any(p.speedup and p.speedup.low > 1 for p in curve.points):
-            return "diffusion can be faster here, but only with worse text"
-        if any(p.speedup for p in curve.points):
-            return "the baseline wins: better text, and diffusion was not shown to be faster at any step count timed"
-        return "the baseline wins on quality"
-    return ""
+    found = winner_of(curve)
+    if found.verdict == "diffusion":
+        return f"diffusion wins: {found.reason}"
+    text = (
+        f"the baseline wins: {found.reason}" if found.verdict == "baseline" else f"no winner is known: {found.reason}"
+    )
+    faster = worse_but_faster(curve)
+    if faster:
+        text += f"; diffusion can be faster here (K={', '.join(map(str, faster))}), but only with worse text"
+    return text
+
+
+def _batches(sizes: Sequence[int]) -> str:
+    return f"batch size{'s' if len(sizes) > 1 else ''} {', '.join(map(str, sizes))}"

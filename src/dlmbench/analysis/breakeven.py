@@ -7,12 +7,13 @@ Shape legend: K step counts, R repetitions, D draws.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from dlmbench.analysis.stats import FloatArray, percentiles, resampled_medians
+from dlmbench.analysis.stats import FloatArray, median_draws, percentiles
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,8 @@ class BreakEven:
 
     largest_residual: the largest distance of a median from the line, as a share of the median. steps: k*, None where
     there is none, and then `reason` says why. is_extrapolated: k* lies outside the step counts measured.
-    share_crossing: the share of draws in which the line rises, over which low, high are taken.
+    share_crossing: the share of draws in which the line rises, over which low, high are taken; they are None where a
+    cell was timed only once. points: step counts the line rests on; through two, a line always fits.
     """
 
     intercept_s: float
@@ -33,6 +35,12 @@ class BreakEven:
     is_extrapolated: bool
     share_crossing: float
     reason: str = ""
+    points: int = 0
+
+    @property
+    def is_checked(self) -> bool:
+        """Whether a bend would have shown in the residual."""
+        return self.points > 2
 
 
 def fit_line(steps_K: FloatArray, latency_KD: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -54,13 +62,25 @@ def break_even(
     a, b = (float(x[0]) for x in fit_line(steps_K, median_K[:, None]))
     residual = float(np.max(np.abs(a + b * steps_K - median_K) / median_K))
     if b <= 0:
-        return BreakEven(a, b, residual, None, None, None, False, 0.0, "latency does not grow with the step count")
-    latency_KD = np.stack([resampled_medians(latencies[k], draws, (seed, k)) for k in steps])
+        reason = "latency does not grow with the step count"
+        return BreakEven(a, b, residual, None, None, None, False, 0.0, reason, len(steps))
+    latency_KD = np.stack([median_draws(latencies[k], draws, (seed, k)) for k in steps])
     a_D, b_D = fit_line(steps_K, latency_KD)
     rises = b_D > 0
-    base_D = resampled_medians(baseline, draws, (seed, 0))
+    base_D = median_draws(baseline, draws, (seed, 0))
     cross_D = np.divide(base_D - a_D, b_D, out=np.full(draws, np.nan), where=rises)
     crossing = (float(np.median(baseline)) - a) / b
-    low, high = percentiles(cross_D)
     outside = not steps[0] <= crossing <= steps[-1]
-    return BreakEven(a, b, residual, crossing, low, high, outside, float(rises.mean()))
+    low, high = percentiles(cross_D)
+    known = math.isfinite(low) and math.isfinite(high)
+    return BreakEven(
+        intercept_s=a,
+        slope_s=b,
+        largest_residual=residual,
+        steps=crossing,
+        low=low if known else None,
+        high=high if known else None,
+        is_extrapolated=outside,
+        share_crossing=float(rises.mean()),
+        points=len(steps),
+    )

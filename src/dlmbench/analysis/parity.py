@@ -2,8 +2,8 @@
 
 Quality is turned so that higher is better; f(k) is the target's at k steps and Q the baseline's, both over the same
 prompts. S_parity is the smallest k such that it and every larger k pass P(f(k) >= Q - margin) >= 1 - alpha, P over one
-bootstrap of the prompts shared by both models (pairing cancels how hard the prompts are). Asking it of every larger k
-too keeps one lucky point from deciding. Shape legend: K step counts, N texts, D draws, R repetitions.
+bootstrap of the prompts shared by both models (pairing cancels how hard the prompts are), corrected for how few they
+are. Asking it of every larger k too keeps one lucky point from deciding. Shape legend: K step counts, N texts, D draws.
 """
 
 from __future__ import annotations
@@ -17,16 +17,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dlmbench.analysis.stats import (
-    CONFIDENCE,
     FloatArray,
     IndexArray,
     Interval,
-    percentiles,
+    bootstrap_interval,
+    expanded_tail,
     ratio_of_sums,
+    share_to_probability,
 )
 
 Outcome = Literal["reached", "reached_at_smallest", "not_reached", "undecided"]
 ALPHA = 0.05
+# With fewer prompts not even unanimous ones prove anything at this level: (1/2)^4 > 0.05.
+FEWEST_PROMPTS = 5
+# Sums in another order differ by so little: equal texts are at parity.
+ROUNDING = 1e-9
 DELTAS = (0.0, 0.1, 0.2)
 
 
@@ -64,7 +69,8 @@ class ParityPoint:
     """The test at one step count.
 
     value: the metric itself, in its unit. gap: f(k) - Q, oriented, without the margin: negative means worse than the
-    baseline. probability: P(f(k) >= Q - margin).
+    baseline. probability: P(f(k) >= Q - margin). share: of the resamples, those in which parity lies at this step
+    count.
     """
 
     steps: int
@@ -72,6 +78,7 @@ class ParityPoint:
     gap: Interval
     probability: float
     passes: bool
+    share: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -80,6 +87,8 @@ class Parity:
 
     steps: S_parity. literal_steps: the first k that passes by itself (it may be smaller where the curve is not
     monotone). is_monotone: False where some k is worse than the one before it, beyond noise at level alpha.
+    low_steps, high_steps: between which step counts the true parity lies with confidence 1 - alpha, judged by quality
+    as it is and not by proof of it; None: beyond the largest k measured, or nowhere.
     """
 
     outcome: Outcome
@@ -91,35 +100,13 @@ class Parity:
     points: tuple[ParityPoint, ...]
     is_monotone: bool
     n: int
+    low_steps: int | None = None
+    high_steps: int | None = None
 
     @property
     def reached(self) -> bool:
         """Whether S_parity exists on the grid."""
         return self.steps is not None
-
-
-@dataclass(frozen=True)
-class Repetitions:
-    """What the timed repetitions of one cell measured: arrays_R; energy_j is None where it is unknown."""
-
-    latency_s: FloatArray
-    tokens_per_s: FloatArray
-    energy_j: FloatArray | None = None
-
-
-@dataclass(frozen=True)
-class Speedup:
-    """Baseline over target at S_parity: above 1 the target is better.
-
-    share_reached: the share of draws in which parity was reached at a step count with times; the intervals are over
-    those draws. throughput is target over baseline, energy baseline over target, None where not measured.
-    """
-
-    steps: int
-    latency: Interval | None
-    throughput: Interval | None
-    energy: Interval | None
-    share_reached: float
 
 
 def margin_of(delta: float, log_scale: bool) -> float:
@@ -165,22 +152,38 @@ def steps_to_parity(
     steps = sorted(curve)
     margin = margin_of(delta, log_scale)
     gap_K, gap_KD = _gaps(curve, baseline, higher_is_better, indices)
-    probability_K = (gap_KD >= -margin).mean(axis=1)
-    passes_K = probability_K >= 1 - alpha
+    n = len(baseline.prompt_indices)
+    good_enough_KD = gap_KD >= -margin - ROUNDING
+    probability_K = np.array([share_to_probability(s, n) for s in good_enough_KD.mean(axis=1)])
+    decides = n >= FEWEST_PROMPTS
+    passes_K = (probability_K >= 1 - alpha) & decides
     first = int(_smallest_passing(passes_K[:, None])[0])
     outcome: Outcome
     if first == 0:
         outcome = "reached_at_smallest"
     elif first < len(steps):
         outcome = "reached"
-    elif bool((probability_K <= alpha).all()):
+    elif decides and bool((probability_K <= alpha).all()):
         outcome = "not_reached"
     else:
         outcome = "undecided"
     # One test for each neighbouring pair: shared among them (Bonferroni), else long plateaus look broken by chance.
-    falls = (np.diff(gap_KD, axis=0) < 0).mean(axis=1) >= 1 - alpha / max(len(steps) - 1, 1)
+    share_falling = (np.diff(gap_KD, axis=0) < -ROUNDING).mean(axis=1)
+    falls = [share_to_probability(s, n) >= 1 - alpha / (len(steps) - 1) for s in share_falling]
+    # The same question of each resample, without asking for proof: between which k the answers lie.
+    tail = expanded_tail(alpha / 2, n)
+    first_D = _smallest_passing(good_enough_KD)
+    low, high = (int(q) for q in np.quantile(first_D, (tail, 1 - tail), method="inverted_cdf"))
+    low, high = min(low, first), max(high, first) if first < len(steps) else high
     points = tuple(
-        ParityPoint(k, curve[k].value, Interval(float(gap_K[i]), *percentiles(gap_KD[i])), float(p), bool(passes_K[i]))
+        ParityPoint(
+            k,
+            curve[k].value,
+            Interval(float(gap_K[i]), *bootstrap_interval(gap_KD[i], n)),
+            float(p),
+            bool(passes_K[i]),
+            float((first_D == i).mean()),
+        )
         for i, (k, p) in enumerate(zip(steps, probability_K, strict=True))
     )
     return Parity(
@@ -191,8 +194,10 @@ def steps_to_parity(
         margin=margin,
         alpha=alpha,
         points=points,
-        is_monotone=not bool(falls.any()),
-        n=len(baseline.prompt_indices),
+        is_monotone=not (decides and any(falls)),
+        n=n,
+        low_steps=steps[low] if low < len(steps) else None,
+        high_steps=steps[high] if high < len(steps) else None,
     )
 
 
@@ -204,69 +209,7 @@ def parity_draws(
     higher_is_better: bool,
     indices: IndexArray,
 ) -> NDArray[np.intp]:
-    """steps_D: S_parity as each resample of the prompts would have found it, 0 where it would not have.
-
-    A resample stands for another set of prompts, and would be put to the same test: its gap less the distance between
-    gap and alpha-quantile seen in the whole bootstrap. (Judging a resample by its bare gap would redraw an easier
-    question than the one that was asked; a bootstrap within each draw would cost its square.)
-    """
-    gap_K, gap_KD = _gaps(curve, baseline, higher_is_better, indices)
-    caution_K = gap_K - np.quantile(np.nan_to_num(gap_KD, nan=-np.inf), parity.alpha, axis=1, method="lower")
-    passes_KD = gap_KD - caution_K[:, None] >= -parity.margin
+    """steps_D: where parity lies in each resample of the prompts, 0 where at none of the step counts of `curve`."""
+    _, gap_KD = _gaps(curve, baseline, higher_is_better, indices)
     grid = np.array([*sorted(curve), 0])
-    return np.asarray(grid[_smallest_passing(passes_KD)])
-
-
-def _ratio_at(
-    steps_D: NDArray[np.intp], at: int, above: FloatArray, below: Mapping[int, FloatArray], seed: int
-) -> tuple[Interval | None, float]:
-    """median(above) / median(below[at]) with its interval over draws of both the times and the steps."""
-    if at not in below:
-        return None, 0.0
-    draws = len(steps_D)
-    rng = np.random.default_rng((seed, 3))
-
-    def medians(values: FloatArray) -> FloatArray:
-        return np.asarray(np.median(values[rng.integers(0, values.size, size=(draws, values.size))], axis=1))
-
-    above_D = medians(above)
-    ratio_D = np.full(draws, np.nan)
-    for k, values in sorted(below.items()):
-        here = steps_D == k
-        ratio_D = np.where(here, above_D / medians(values), ratio_D)
-    share = float(np.isfinite(ratio_D).mean())
-    if not share:
-        return None, 0.0
-    low, high = percentiles(ratio_D, CONFIDENCE)
-    return Interval(float(np.median(above) / np.median(below[at])), low, high), share
-
-
-def speedup_at_parity(
-    parity: Parity,
-    curve: Mapping[int, PerText],
-    baseline: PerText,
-    times: Mapping[int, Repetitions],
-    baseline_times: Repetitions,
-    *,
-    higher_is_better: bool,
-    indices: IndexArray,
-    seed: int = 0,
-) -> Speedup | None:
-    """Speedup at S_parity, resampling prompts and repetitions together; None where parity is not reached.
-
-    S_parity is redrawn each time, so that not knowing it widens the interval.
-    """
-    if parity.steps is None:
-        return None
-    steps_D = parity_draws(parity, curve, baseline, higher_is_better=higher_is_better, indices=indices)
-    at = parity.steps
-    latency, share = _ratio_at(steps_D, at, baseline_times.latency_s, {k: t.latency_s for k, t in times.items()}, seed)
-    # The throughput ratio is target over baseline: the same arrangement, upside down.
-    slow, _ = _ratio_at(
-        steps_D, at, 1 / baseline_times.tokens_per_s, {k: 1 / t.tokens_per_s for k, t in times.items()}, seed
-    )
-    energy = None
-    if baseline_times.energy_j is not None:
-        known = {k: t.energy_j for k, t in times.items() if t.energy_j is not None}
-        energy, _ = _ratio_at(steps_D, at, baseline_times.energy_j, known, seed)
-    return Speedup(steps=at, latency=latency, throughput=slow, energy=energy, share_reached=share)
+    return np.asarray(grid[_smallest_passing(gap_KD >= -parity.margin - ROUNDING)])

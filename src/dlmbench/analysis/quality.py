@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dlmbench.analysis.parity import PerText
-from dlmbench.analysis.stats import IndexArray, percentiles, ratio_of_sums
+from dlmbench.analysis.stats import IndexArray, bootstrap_interval, ratio_of_sums
 from dlmbench.types import Cell, Run, Score
 
 
@@ -117,5 +117,6 @@ def quality_of(metric: MetricInfo, texts: PerText, indices: IndexArray) -> Quali
     """The aggregate of `texts` with its interval over the resamples `indices_DN`; None where the weights sum to 0."""
     if np.isnan(texts.value):
         return None
-    low, high = percentiles(ratio_of_sums(texts.totals, texts.weights, indices))
-    return Quality(metric, texts.value, low, high, len(texts.prompt_indices))
+    n = len(texts.prompt_indices)
+    low, high = bootstrap_interval(ratio_of_sums(texts.totals, texts.weights, indices), n)
+    return Quality(metric, texts.value, low, high, n) if n > 1 else Quality(metric, texts.value, None, None, n)

@@ -6,11 +6,14 @@ assume nothing of the distribution. Shape legend: R repetitions, N texts, D boot
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import special
 from scipy import stats as _scipy
 
 FloatArray = NDArray[np.float64]
@@ -18,15 +21,23 @@ IndexArray = NDArray[np.intp]
 CONFIDENCE = 0.95
 # Three interquartile ranges beyond the quartiles: Tukey's "far out", about 2 in a million of a normal sample.
 FENCE = 3.0
+# The error of a median is itself estimated. Set by simulation so that at 15 repetitions what rests on one median (93.6
+# to 95.3%) and the ratio of two (96.2 to 96.6%) are about equally far from 95%; see docs/protocol.md.
+WIDER = 0.4
 
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate and the ends of its interval, in the estimate's unit."""
+    """An estimate and the ends of its interval, in the estimate's unit; ends that are not a number are unknown."""
 
     value: float
     low: float
     high: float
+
+    @property
+    def is_known(self) -> bool:
+        """Whether there is an interval: a single repetition or prompt has none."""
+        return math.isfinite(self.low) and math.isfinite(self.high)
 
 
 @dataclass(frozen=True)
@@ -60,6 +71,7 @@ class Summary:
         return Interval(self.median, self.low, self.high)
 
 
+@cache
 def median_ranks(n: int, confidence: float = CONFIDENCE) -> tuple[int, int] | None:
     """Ranks (from 1) of two order statistics that hold the median with `confidence` or more, None if n is too small.
 
@@ -71,25 +83,50 @@ def median_ranks(n: int, confidence: float = CONFIDENCE) -> tuple[int, int] | No
     return (lower, n + 1 - lower) if lower >= 1 else None
 
 
+@cache
+def _inwards(n: int, outer: int, confidence: float) -> float:
+    """How far from rank `outer` of n towards the next one, as a share of the way, the interval's end lies."""
+    holds, holds_inside = (1 - 2 * float(_scipy.binom.cdf(r - 1, n, 0.5)) for r in (outer, outer + 1))
+    too_often = (holds - confidence) / (holds - holds_inside)
+    return (n - outer) * too_often / (outer + (n - 2 * outer) * too_often)
+
+
+def median_interval(sorted_R: FloatArray, confidence: float = CONFIDENCE) -> tuple[float, float] | None:
+    """The interval of the median, between the order statistics that hold it too often and the next ones inwards.
+
+    Ranks are whole numbers, so a pair holds the median with more than `confidence`, at 8 values with 99.2% for 95%. How
+    far to go towards the next pair was worked out by Hettmansperger and Sheather (Statistics and Probability Letters 4,
+    1986) and depends hardly on the distribution. None if there are too few values for the outermost pair.
+    """
+    n = sorted_R.size
+    ranks = median_ranks(n, confidence)
+    if ranks is None:
+        return None
+    outer, inwards = ranks[0], _inwards(n, ranks[0], confidence)
+    low = (1 - inwards) * sorted_R[outer - 1] + inwards * sorted_R[outer]
+    high = (1 - inwards) * sorted_R[n - outer] + inwards * sorted_R[n - outer - 1]
+    return float(low), float(high)
+
+
 def summarise(values: Sequence[float] | FloatArray, confidence: float = CONFIDENCE) -> Summary:
     """Summary of values_R (R >= 1), with the distribution-free interval of the median."""
     data = np.sort(np.asarray(values, dtype=np.float64))
     assert data.size, "nothing to summarise"
-    ranks = median_ranks(data.size, confidence)
-    low, high = (ranks[0] - 1, ranks[1] - 1) if ranks else (0, data.size - 1)
+    interval = median_interval(data, confidence)
+    low, high = interval or (float(data[0]), float(data[-1]))
     p10, q1, q2, q3, p90 = (float(q) for q in np.quantile(data, (0.1, 0.25, 0.5, 0.75, 0.9)))
     reach = FENCE * (q3 - q1)
     return Summary(
         median=q2,
-        low=float(data[low]),
-        high=float(data[high]),
+        low=low,
+        high=high,
         mean=float(data.mean()),
         sd=float(data.std(ddof=1)) if data.size > 1 else None,
         p10=p10,
         p90=p90,
         n=int(data.size),
         outliers=int(np.count_nonzero((data < q1 - reach) | (data > q3 + reach))),
-        covered=ranks is not None,
+        covered=interval is not None,
         confidence=confidence,
     )
 
@@ -103,6 +140,38 @@ def percentiles(draws_D: FloatArray, confidence: float = CONFIDENCE) -> tuple[fl
     return float(low), float(high)
 
 
+@cache
+def expanded_tail(tail: float, n: int) -> float:
+    """The tail to cut from a bootstrap over n texts so that it stands for `tail`, the smaller of the two.
+
+    A resample spreads by sqrt((n - 1) / n) too little, and its quantiles are the normal's where Student's t belongs;
+    both are put right by looking further out (Hesterberg, The American Statistician 69, 2015, "expanded percentile").
+    """
+    return float(_scipy.norm.cdf(math.sqrt(n / (n - 1)) * _scipy.t.ppf(tail, n - 1))) if n > 1 else 0.0
+
+
+def stretch(n: int, confidence: float = CONFIDENCE) -> float:
+    """The same correction as a factor, for what needs the draws themselves, not their quantiles; 1 for n < 2."""
+    if n < 2:
+        return 1.0
+    tail = (1 + confidence) / 2
+    return float(math.sqrt(n / (n - 1)) * _scipy.t.ppf(tail, n - 1) / _scipy.norm.ppf(tail))
+
+
+def share_to_probability(share: float, n: int) -> float:
+    """P(statement), from the share of the resamples of n texts in which it holds: the same correction, read back."""
+    if n < 2:
+        return 0.5
+    return float(special.stdtr(n - 1, special.ndtri(share) * math.sqrt((n - 1) / n)))
+
+
+def bootstrap_interval(draws_D: FloatArray, n: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
+    """The interval of what draws_D redraw from n texts; not a number for one text, which says nothing of others."""
+    if n < 2:
+        return float("nan"), float("nan")
+    return percentiles(draws_D, 1 - 2 * expanded_tail((1 - confidence) / 2, n))
+
+
 def bootstrap_indices(n: int, draws: int, seed: int) -> IndexArray:
     """indices_DN: which of n texts each of `draws` resamples holds. Sharing them pairs what is computed."""
     return np.random.default_rng(seed).integers(0, n, size=(draws, n), dtype=np.intp)
@@ -114,11 +183,30 @@ def ratio_of_sums(totals: FloatArray, weights: FloatArray, indices: IndexArray) 
     return np.asarray(np.divide(above, below, out=np.full(len(indices), np.nan), where=below != 0), dtype=np.float64)
 
 
-def resampled_medians(values: Sequence[float] | FloatArray, draws: int, seed: int | Sequence[int]) -> FloatArray:
-    """medians_D of `draws` resamples of values_R."""
-    data = np.asarray(values, dtype=np.float64)
-    picks = np.random.default_rng(seed).integers(0, data.size, size=(draws, data.size))
-    return np.asarray(np.median(data[picks], axis=1), dtype=np.float64)
+@cache
+def _width_in_errors(n: int) -> tuple[int, float]:
+    """A rank, and how many standard errors of the median of n values lie between it and its mirror image.
+
+    This follows from the binomial, for any distribution.
+    """
+    rank = max(1, round((n + 1) / 2 - math.sqrt(n)))
+    return rank, float(2 * _scipy.norm.isf(_scipy.binom.cdf(rank - 1, n, 0.5)))
+
+
+def median_draws(values: Sequence[float] | FloatArray, draws: int, seed: int | Sequence[int]) -> FloatArray:
+    """medians_D: where the median of values_R may lie, as draws around it; not a number for a single value.
+
+    Normal, with the standard error that two order statistics give (Bonett and Price, Psychological Methods 7, 2002,
+    for linear functions of medians), widened by WIDER / n. A bootstrap of so few values is too narrow for one
+    median and too wide for sums and ratios of several: simulated at 15 repetitions, 92 and 97.5% instead of 95%.
+    """
+    data = np.sort(np.asarray(values, dtype=np.float64))
+    n = data.size
+    if n < 2:
+        return np.full(draws, np.nan)
+    rank, width = _width_in_errors(n)
+    error = (data[n - rank] - data[rank - 1]) / width * (1 + WIDER / n)
+    return np.asarray(np.median(data) + error * np.random.default_rng(seed).standard_normal(draws), dtype=np.float64)
 
 
 def ratio_interval(
@@ -128,7 +216,7 @@ def ratio_interval(
     seed: int = 0,
     confidence: float = CONFIDENCE,
 ) -> Interval:
-    """median(a) / median(b) with its bootstrap interval; a and b are independent samples in the same unit."""
-    ratios = resampled_medians(a, draws, (seed, 1)) / resampled_medians(b, draws, (seed, 2))
+    """median(a) / median(b) with its interval; a and b are independent samples in the same unit."""
+    ratios = median_draws(a, draws, (seed, 1)) / median_draws(b, draws, (seed, 2))
     low, high = percentiles(ratios, confidence)
     return Interval(float(np.median(np.asarray(a)) / np.median(np.asarray(b))), low, high)

@@ -7,136 +7,28 @@ missing and why, and everything else stands.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 
-import numpy as np
-
-from dlmbench.analysis.breakeven import BreakEven, break_even
+from dlmbench.analysis.breakeven import break_even
+from dlmbench.analysis.cells import peak_of, repetitions_of
 from dlmbench.analysis.checks import findings
+from dlmbench.analysis.matching import curve_key, knobs_without_steps, labels_of, nearest, timed_of
+from dlmbench.analysis.nouns import RANDOM_WEIGHTS, CellSummary, Curve, MetricParity, PeakMemory, Study
+from dlmbench.analysis.pareto import Contender, Front, front_places
 from dlmbench.analysis.parity import (
     DELTAS,
     Parity,
     PerText,
-    Repetitions,
-    Speedup,
     common_prompts,
-    speedup_at_parity,
     steps_to_parity,
 )
-from dlmbench.analysis.quality import (
-    TRUTH,
-    MetricInfo,
-    Quality,
-    all_cells,
-    metrics_of,
-    quality_of,
-    scores_by_text,
-    whole_scores,
-)
-from dlmbench.analysis.stats import IndexArray, Interval, Summary, bootstrap_indices, ratio_interval, summarise
-from dlmbench.types import Cell, CellResult, Finding, Knobs, KnobValue, MemoryPass, Run, Status
+from dlmbench.analysis.quality import TRUTH, Quality, all_cells, metrics_of, quality_of, scores_by_text, whole_scores
+from dlmbench.analysis.speedup import Repetitions, speedup_at_parity
+from dlmbench.analysis.stats import IndexArray, bootstrap_indices, ratio_interval, summarise
+from dlmbench.types import Cell, Run
 
-RANDOM_WEIGHTS = "random weights: quality not measured"
-
-
-@dataclass(frozen=True)
-class PeakMemory:
-    """Peak memory of one generation in bytes, and who counted it."""
-
-    bytes: int
-    source: str
-
-
-@dataclass(frozen=True)
-class CellSummary:
-    """One cell in a few numbers; None where it was not measured.
-
-    throughput: new tokens per second over the whole batch. energy: joules per generated batch. speedup: the baseline's
-    latency over this cell's. first_text_s: time to the first token (baseline) or the first final block (diffusion).
-    """
-
-    cell: Cell
-    status: Status | None
-    reason: str
-    latency: Summary | None = None
-    throughput: Summary | None = None
-    energy: Summary | None = None
-    memory: PeakMemory | None = None
-    quality: tuple[Quality, ...] = ()
-    speedup: Interval | None = None
-    first_text_s: float | None = None
-    inter_token_s: float | None = None
-
-    def quality_in(self, metric: str) -> Quality | None:
-        """The quality by one metric's name."""
-        return next((q for q in self.quality if q.metric.name == metric), None)
-
-
-@dataclass(frozen=True)
-class MetricParity:
-    """Parity by one metric at one delta, and the speedup there."""
-
-    metric: MetricInfo
-    parity: Parity
-    speedup: Speedup | None
-
-
-@dataclass(frozen=True)
-class Curve:
-    """A target over its step counts, all else equal: one (sampler, knobs, B, P, G), with its baseline.
-
-    quality_baseline: the baseline's quality; it may come from another batch size, for texts do not depend on it.
-    missing: what could not be computed, and why.
-    """
-
-    label: str
-    model: str
-    sampler: str
-    knobs: Knobs
-    weights: str
-    batch_size: int
-    prompt_tokens: int
-    new_tokens: int
-    points: tuple[CellSummary, ...]
-    baseline: CellSummary | None
-    quality_baseline: CellSummary | None
-    parities: tuple[MetricParity, ...]
-    break_even: BreakEven | None
-    missing: tuple[str, ...]
-
-    def parity(self, metric: str, delta: float = 0.0) -> MetricParity | None:
-        """Parity by a metric's name at `delta`."""
-        return next((p for p in self.parities if p.metric.name == metric and p.parity.delta == delta), None)
-
-    def at(self, steps: int) -> CellSummary | None:
-        """The point at `steps`."""
-        return next((p for p in self.points if p.cell.steps == steps), None)
-
-
-@dataclass(frozen=True)
-class Study:
-    """All that the figures, the table and the answer are made of. `others`: target cells without a step count."""
-
-    name: str
-    metrics: tuple[MetricInfo, ...]
-    baselines: tuple[CellSummary, ...]
-    curves: tuple[Curve, ...]
-    others: tuple[CellSummary, ...]
-    labels: Mapping[str, str]
-    findings: tuple[Finding, ...]
-    missing: tuple[str, ...]
-    draws: int
-    seed: int
-
-    @property
-    def cells(self) -> tuple[CellSummary, ...]:
-        """Every cell of the run: baselines, then curves point by point, then the others."""
-        return (*self.baselines, *(p for c in self.curves for p in c.points), *self.others)
-
-    def label(self, cell: Cell) -> str:
-        """The cell's model with the knobs that tell it from others, without K, B, P and G."""
-        return self.labels[cell.id]
+__all__ = ["RANDOM_WEIGHTS", "CellSummary", "Curve", "MetricParity", "PeakMemory", "Study", "analyse", "labels_of"]
 
 
 def analyse(run: Run, draws: int = 2000, seed: int = 0) -> Study:
@@ -176,10 +68,10 @@ class _Analysis:
         groups: dict[tuple[object, ...], list[Cell]] = {}
         for cell in targets:
             if cell.steps is not None:
-                groups.setdefault(_curve_key(cell), []).append(cell)
+                groups.setdefault(curve_key(cell), []).append(cell)
         curves = tuple(self.curve(group, baselines) for group in groups.values())
         others = tuple(
-            self.summary(c, _nearest(c, _timed(baselines), same_batch=True)) for c in targets if c.steps is None
+            self.summary(c, nearest(c, timed_of(baselines), same_batch=True)) for c in targets if c.steps is None
         )
         missing = []
         if not baselines:
@@ -201,7 +93,27 @@ class _Analysis:
             missing=tuple(missing),
             draws=self.draws,
             seed=self.seed,
+            fronts=tuple(self.fronts()),
         )
+
+    def fronts(self) -> Iterator[Front]:
+        """Among the cells of one shape that were timed and scored, by every metric scored text by text."""
+        shapes: dict[tuple[int, int, int], list[Cell]] = {}
+        for cell in self.cells:
+            if cell.model.weights != "random":
+                shapes.setdefault((cell.batch_size, cell.prompt_tokens, cell.new_tokens), []).append(cell)
+        for metric, (shape, cells) in itertools.product(self.compared, shapes.items()):
+            found = []
+            for cell in cells:
+                result, texts = self.results.get(cell.id), self.texts.get((cell.quality_key, metric.name))
+                reps = repetitions_of(result) if result else None
+                if reps is not None and texts is not None:
+                    found.append(Contender(cell.id, reps.latency_s, texts))
+            shared = common_prompts([c.texts for c in found])
+            if shared:
+                paired = [replace(c, texts=c.texts.only(shared)) for c in found]
+                places = front_places(paired, metric.higher_is_better, self.indices(len(shared)), self.seed)
+                yield Front(metric.name, *shape, places, len(shared))
 
     def summary(self, cell: Cell, baseline: CellSummary | None = None) -> CellSummary:
         """One cell, with its speedup over `baseline` where both were timed."""
@@ -209,8 +121,8 @@ class _Analysis:
         quality = self.quality(cell)
         if result is None:
             return CellSummary(cell, None, "not measured", quality=quality)
-        reps = _repetitions(result)
-        other = _repetitions(self.results[baseline.cell.id]) if baseline else None
+        reps = repetitions_of(result)
+        other = repetitions_of(self.results[baseline.cell.id]) if baseline else None
         traced = result.traced
         return CellSummary(
             cell=cell,
@@ -219,7 +131,7 @@ class _Analysis:
             latency=summarise(reps.latency_s) if reps else None,
             throughput=summarise(reps.tokens_per_s) if reps else None,
             energy=summarise(reps.energy_j) if reps and reps.energy_j is not None else None,
-            memory=_peak(result.memory),
+            memory=peak_of(result.memory),
             quality=quality,
             speedup=ratio_interval(other.latency_s, reps.latency_s, self.draws, self.seed) if reps and other else None,
             first_text_s=(traced.first_block_s if traced.first_token_s is None else traced.first_token_s)
@@ -248,8 +160,8 @@ class _Analysis:
         """One curve over K from the cells of one group."""
         cells = sorted(group, key=lambda c: c.steps or 0)
         first = cells[0]
-        timed = _nearest(first, _timed(baselines), same_batch=True)
-        scored = _nearest(first, [b for b in baselines if b.quality], same_batch=False)
+        timed = nearest(first, timed_of(baselines), same_batch=True)
+        scored = nearest(first, [b for b in baselines if b.quality], same_batch=False)
         points = tuple(self.summary(c, timed) for c in cells)
         missing = [f"K={p.cell.steps} {p.status or 'not measured'}: {p.reason}" for p in points if p.latency is None]
         random = first.model.weights == "random" or any(b.cell.model.weights == "random" for b in baselines)
@@ -265,7 +177,7 @@ class _Analysis:
         times = self.times(cells)
         crossing = None
         if timed is not None:
-            reps = _repetitions(self.results[timed.cell.id])
+            reps = repetitions_of(self.results[timed.cell.id])
             assert reps is not None
             crossing = break_even({k: t.latency_s for k, t in times.items()}, reps.latency_s, self.draws, self.seed)
             if crossing is None:
@@ -274,13 +186,13 @@ class _Analysis:
             label=self.labels[first.id],
             model=first.model.key,
             sampler=first.sampler,
-            knobs=_knobs_without_steps(first),
+            knobs=knobs_without_steps(first),
             weights="random" if random else "pretrained",
             batch_size=first.batch_size,
             prompt_tokens=first.prompt_tokens,
             new_tokens=first.new_tokens,
             points=points,
-            baseline=timed or _nearest(first, baselines, same_batch=True),
+            baseline=timed or nearest(first, baselines, same_batch=True),
             quality_baseline=scored if not random else None,
             parities=parities,
             break_even=crossing,
@@ -292,7 +204,7 @@ class _Analysis:
         found = {}
         for cell in cells:
             result = self.results.get(cell.id)
-            reps = _repetitions(result) if result else None
+            reps = repetitions_of(result) if result else None
             if reps is not None and cell.steps is not None:
                 found[cell.steps] = reps
         return found
@@ -303,7 +215,7 @@ class _Analysis:
         """Parity by every metric scored text by text, at every delta; what is lacking is added to `missing`."""
         found = []
         times = self.times(cells)
-        base_times = _repetitions(self.results[timed.cell.id]) if timed else None
+        base_times = repetitions_of(self.results[timed.cell.id]) if timed else None
         for metric in self.compared:
             base = self.texts.get((scored.quality_key, metric.name))
             curve = {c.steps: self.texts[k] for c in cells if (k := (c.quality_key, metric.name)) in self.texts}
@@ -335,110 +247,6 @@ class _Analysis:
                 parity = self._parities[key]
                 speedup = None
                 if base_times is not None:
-                    speedup = speedup_at_parity(
-                        parity,
-                        known,
-                        base,
-                        times,
-                        base_times,
-                        higher_is_better=metric.higher_is_better,
-                        indices=indices,
-                        seed=self.seed,
-                    )
+                    speedup = speedup_at_parity(parity, times, base_times, self.draws, self.seed)
                 found.append(MetricParity(metric, parity, speedup))
         return tuple(found)
-
-
-def labels_of(cells: Sequence[Cell]) -> dict[str, str]:
-    """Cell id -> model key and, of the settings other than K, B, P and G, as few as tell its role's cells apart."""
-    labels = {}
-    for role in ("baseline", "target"):
-        group = [c for c in cells if c.model.role == role]
-        settings = [_settings(c) for c in group]
-        names = list(dict.fromkeys(itertools.chain.from_iterable(settings)))
-        varying: list[str] = []
-        for name in names:
-            # A setting that follows from those already shown (a threshold only one rule has) says nothing new.
-            if _distinct(settings, [*varying, name]) > _distinct(settings, varying):
-                varying.append(name)
-        for cell, own in zip(group, settings, strict=True):
-            shown = [_in_words(n, own[n]) for n in varying if n in own]
-            labels[cell.id] = ", ".join([cell.model.key, *shown])
-    return labels
-
-
-def _distinct(settings: Sequence[Mapping[str, KnobValue]], names: Sequence[str]) -> int:
-    return len({tuple(s.get(n) for n in names) for s in settings})
-
-
-def _in_words(name: str, value: KnobValue) -> str:
-    if name == "block_length":
-        return "one block" if value is None else f"block {value}"
-    if name == "cache":
-        return "no cache" if value == "none" else f"{value} cache"
-    speaks_for_itself = name in ("engine", "sampler", "precision", "commit")
-    return str(value) if speaks_for_itself else f"{name.replace('_', ' ')} {value}"
-
-
-def _settings(cell: Cell) -> dict[str, KnobValue]:
-    fixed: dict[str, KnobValue] = {
-        "engine": cell.engine,
-        "sampler": cell.sampler,
-        "precision": cell.precision,
-        "attention": cell.attention,
-        "seed": cell.seed,
-        "prompts": cell.prompts,
-    }
-    return fixed | dict(_knobs_without_steps(cell))
-
-
-def _knobs_without_steps(cell: Cell) -> Knobs:
-    return tuple((name, value) for name, value in cell.knobs if name != "steps")
-
-
-def _curve_key(cell: Cell) -> tuple[object, ...]:
-    settings = tuple(sorted((k, str(v)) for k, v in _settings(cell).items()))
-    return (cell.model, settings, cell.prompt_tokens, cell.new_tokens, cell.batch_size)
-
-
-def _timed(cells: Iterable[CellSummary]) -> list[CellSummary]:
-    return [c for c in cells if c.latency is not None]
-
-
-def _nearest(cell: Cell, baselines: Iterable[CellSummary], same_batch: bool) -> CellSummary | None:
-    """The baseline of the same P and G (and B) that agrees with `cell` in most settings; the first among equals."""
-    same = [
-        b
-        for b in baselines
-        if (b.cell.prompt_tokens, b.cell.new_tokens) == (cell.prompt_tokens, cell.new_tokens)
-        and (not same_batch or b.cell.batch_size == cell.batch_size)
-    ]
-    own = _settings(cell)
-
-    def agreement(baseline: CellSummary) -> tuple[int, bool]:
-        theirs = _settings(baseline.cell)
-        return sum(theirs.get(n) == v for n, v in own.items()), baseline.cell.batch_size == cell.batch_size
-
-    return max(same, key=agreement, default=None)
-
-
-def _repetitions(result: CellResult) -> Repetitions | None:
-    """The timed repetitions of a cell that ended well, None where there are none."""
-    timed = [s for s in result.timed if s.latency_s > 0]
-    if result.status not in ("ok", None) or not timed:
-        return None
-    latency = np.array([s.latency_s for s in timed])
-    tokens = np.array([s.new_tokens for s in timed], dtype=np.float64)
-    energy = [s.energy_j for s in timed if s.energy_j is not None]
-    # A generation of no tokens has no throughput; 1 keeps its inverse finite and findings report it.
-    return Repetitions(latency, np.maximum(tokens, 1.0) / latency, np.array(energy) if energy else None)
-
-
-def _peak(memory: MemoryPass | None) -> PeakMemory | None:
-    if memory is None:
-        return None
-    if memory.peak_reserved_bytes is not None:
-        return PeakMemory(memory.peak_reserved_bytes, "CUDA memory reserved")
-    if memory.peak_process_bytes is not None:
-        return PeakMemory(memory.peak_process_bytes, "resident memory of the process")
-    return None

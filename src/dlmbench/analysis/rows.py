@@ -1,0 +1,71 @@
+"""The rows of the printed table: every cell of a run in one line."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dlmbench.analysis.nouns import CellSummary, Study
+from dlmbench.types import Cell
+
+
+@dataclass(frozen=True)
+class SummaryRow:
+    """One line of the printed table; None where not measured. memory_source says which memory it is."""
+
+    model: str
+    steps: int | None
+    block_length: int | None
+    batch_size: int
+    prompt_tokens: int
+    new_tokens: int
+    status: str
+    latency_s: float | None
+    latency_low_s: float | None
+    latency_high_s: float | None
+    tokens_per_s: float | None
+    memory_bytes: int | None
+    memory_source: str | None
+    likelihood: float | None
+    validity: float | None
+    speedup: float | None
+    n: int
+
+
+def summary_rows(study: Study) -> list[SummaryRow]:
+    """A row for every cell, baselines first, then the curves by ascending steps. likelihood is nats/token of the
+    reference (lower is better), validity a share, speedup the baseline's latency over the cell's, n timed repetitions.
+    """
+    return [_row(study, c) for c in study.cells]
+
+
+def _row(study: Study, summary: CellSummary) -> SummaryRow:
+    cell = summary.cell
+    latency, memory = summary.latency, summary.memory
+    likelihood, validity = summary.quality_in("likelihood"), summary.quality_in("oracle_validity")
+    return SummaryRow(
+        model=study.label(cell),
+        steps=cell.steps,
+        block_length=block_length(cell),
+        batch_size=cell.batch_size,
+        prompt_tokens=cell.prompt_tokens,
+        new_tokens=cell.new_tokens,
+        status=summary.status or ("unfinished" if latency else "not measured"),
+        latency_s=latency.median if latency else None,
+        latency_low_s=latency.low if latency else None,
+        latency_high_s=latency.high if latency else None,
+        tokens_per_s=summary.throughput.median if summary.throughput else None,
+        memory_bytes=memory.bytes if memory else None,
+        memory_source=memory.source if memory else None,
+        likelihood=likelihood.value if likelihood else None,
+        validity=validity.value if validity else None,
+        speedup=summary.speedup.value if summary.speedup else None,
+        n=latency.n if latency else 0,
+    )
+
+
+def block_length(cell: Cell) -> int | None:
+    """Positions a block: of a diffusion cell without a set length all its new tokens, of a baseline None."""
+    value = cell.knob("block_length")
+    if isinstance(value, int):
+        return value
+    return cell.new_tokens if cell.model.role == "target" else None

@@ -1,0 +1,168 @@
+"""Who wins where, on curves placed so that the answer is known; and what the answer says of two regimes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from tests.unit.synthetic_run import baseline_cell, measured, per_text, target_cell
+
+from dlmbench.analysis.answer import answer
+from dlmbench.analysis.equal_quality import at_equal_quality
+from dlmbench.analysis.study import Study, analyse
+from dlmbench.analysis.winners import pace, who_wins
+from dlmbench.types import CellResult, Run
+
+N = 60
+HARDNESS = np.random.default_rng(3).normal(0, 0.1, N)
+
+
+def study(
+    nats: dict[int, float],
+    seconds: dict[int, float],
+    base_s: float = 0.16,
+    new: int = 64,
+    batches: tuple[int, ...] = (1,),
+    base_nats: float = 1.0,
+    spread: float = 0.0,
+    prompts: int = N,
+    noise: float = 0.02,
+) -> Run:
+    """A curve of given quality and times against a baseline of 1 nat a token and `base_s`."""
+    rng = np.random.default_rng(8)
+    results, scores = [], []
+    for batch in batches:
+        base = baseline_cell(batch, new=new)
+        cells = [(base, base_s, base_nats)]
+        cells += [(target_cell(k, None, batch, new=new), seconds[k], nats[k]) for k in seconds]
+        for cell, latency, level in cells:
+            results.append(measured(cell, list(latency * (1 + spread * rng.normal(0, 1, 15)))))
+            if batch == batches[0] and np.isfinite(level):
+                values = level + HARDNESS[:prompts] + rng.normal(0, noise, prompts)
+                scores += per_text(cell, "likelihood", list(values))
+    cells = tuple(r.cell for r in results)
+    return Run("f", "n", None, cells, (), tuple(results), tuple(scores))
+
+
+def only(run: Run, delta: float = 0.0):
+    (row,) = who_wins(analyse(run, draws=400), delta=delta)
+    return row
+
+
+# A step takes 10 ms: break-even with 0.16 s is at K = 16.
+STEPS = {k: 0.01 * k for k in (4, 8, 16, 32, 64)}
+
+
+@pytest.mark.parametrize(
+    ("nats", "verdict", "words"),
+    [
+        ({4: 2.0, 8: 0.9, 16: 0.9, 32: 0.9, 64: 0.9}, "diffusion", "as good, and faster at K=8"),
+        ({4: 2.0, 8: 1.5, 16: 1.3, 32: 0.9, 64: 0.9}, "baseline", "diffusion takes longer (K=32)"),
+        ({4: 2.0, 8: 1.5, 16: 0.9, 32: 0.9, 64: 0.9}, "undecided", "neither is shown to be faster at equal quality"),
+        (
+            {4: 2.0, 8: 1.5, 16: 1.3, 32: 1.2, 64: 1.1},
+            "baseline",
+            "worse at every step count up to 64, a step for every",
+        ),
+        ({4: 2.0, 8: 1.5, 16: 1.3, 32: 1.2, 64: 1.0}, "baseline", "may be as good from K=64 on, but is slower there"),
+        ({4: 2.0, 8: 1.0, 16: 1.0, 32: 1.0, 64: 1.0}, "undecided", "more prompts would tell"),
+    ],
+)
+def test_the_two_are_laid_over_each_other(nats, verdict, words):
+    row = only(study(nats, STEPS))
+    assert (row.verdict, row.break_even.value) == (verdict, pytest.approx(16))
+    assert words in row.reason
+    assert row.faster_at == (4, 8)
+
+
+def test_steps_that_were_not_measured_may_still_win():
+    short = {4: 0.04, 8: 0.08}
+    row = only(study({4: 2.0, 8: 1.5}, short, base_s=0.5))
+    assert row.verdict == "undecided"
+    assert "larger K were not measured" in row.reason
+    # The same where the largest K is slow already: more steps are slower still.
+    slow = only(study({4: 2.0, 8: 1.5}, short, base_s=0.06))
+    assert (slow.verdict, slow.parity_low) == ("baseline", None)
+    assert "slower from there on" in slow.reason
+
+
+def test_parity_that_may_lie_on_either_side_is_undecided():
+    # At K = 8 diffusion is as good with P between 95 and 97.5%: parity may lie at 8, faster, or at 32, slower.
+    found = [only(study({8: level, 32: 0.8}, {8: 0.08, 32: 0.32}, noise=0.08)) for level in np.linspace(0.95, 1.0, 40)]
+    between = [r for r in found if r.parity_steps == 8 and r.parity_high == 32]
+    assert between
+    for row in between:
+        assert row.verdict == "undecided"
+        assert "the faster one changes" in row.reason
+        assert row.speedup.low < 1 < row.speedup.high
+
+
+def test_the_line_speaks_where_a_step_count_was_not_timed():
+    run = study({8: 0.9, 32: 0.9, 64: 0.9}, {8: 0.08, 32: 0.32, 64: 0.64}, spread=0.01)
+    lost = target_cell(8)
+    results = tuple(replace(r, samples=(), status="oom") if r.cell.id == lost.id else r for r in run.results)
+    found = analyse(replace(run, results=results), draws=400)
+    assert pace(found.curves[0], 8) == "faster"
+    assert who_wins(found)[0].verdict == "diffusion"
+    assert who_wins(found)[0].speedup is None
+
+
+def test_a_margin_can_turn_the_verdict():
+    run = study({4: 2.0, 8: 1.05, 16: 1.05, 32: 1.05, 64: 1.05}, STEPS)
+    assert (only(run).verdict, only(run, delta=0.1).verdict) == ("baseline", "diffusion")
+
+
+def test_without_quality_there_is_no_winner_unless_one_step_is_too_slow():
+    unknown = {k: float("nan") for k in STEPS}
+    row = only(study(unknown, STEPS))
+    assert (row.verdict, row.metric, row.outcome) == ("undecided", None, None)
+    heavy = only(study(unknown, {k: 0.5 + 0.01 * k for k in STEPS}))
+    assert heavy.verdict == "baseline"
+    assert "even a single diffusion step" in heavy.reason
+
+
+def two_regimes() -> Study:
+    sweep = study({8: 1.5, 16: 1.3, 32: 1.2, 64: 1.1}, {8: 0.08, 16: 0.16, 32: 0.32, 64: 0.64}, base_s=0.2)
+    full = study({32: 1.03}, {32: 0.32}, base_s=0.08, new=32, batches=(1, 2, 4))
+    results = (*sweep.results, *full.results)
+    cells = tuple(r.cell for r in results)
+    return analyse(Run("f", "n", None, cells, (), results, (*sweep.text_scores, *full.text_scores)), draws=400)
+
+
+def test_the_answer_tells_the_two_regimes_apart():
+    text = answer(two_regimes())
+    first = text.split("\n\n")[0]
+    assert "Where steps are saved (K=8 to 64 for 64 new tokens, batch size 1), diffusion takes 0.4 of the" in first
+    assert "but writes worse there; at equal quality the baseline wins" in first
+    assert "(K=32 for 32 new tokens, batch sizes 1, 2, 4), the baseline wins whatever the quality" in first
+    assert "diffusion takes 4 times as long" in first
+    assert "Both are true, each in its regime" in first
+
+
+def test_one_regime_is_not_called_two():
+    text = answer(analyse(study({8: 1.5, 16: 1.3}, {8: 0.08, 16: 0.16}), draws=100))
+    assert "regime" not in text
+
+
+def test_the_bill_at_equal_quality():
+    run = study({4: 2.0, 8: 0.9, 16: 0.9}, {4: 0.04, 8: 0.08, 16: 0.16})
+
+    def with_energy(result: CellResult) -> CellResult:
+        watts = 100.0
+        samples = tuple(replace(s, energy_j=watts * s.latency_s) for s in result.samples)
+        return replace(result, samples=samples)
+
+    found = analyse(replace(run, results=tuple(with_energy(r) for r in run.results)), draws=200)
+    bill = at_equal_quality(found.curves[0], "likelihood", price_per_hour=3.6)
+    assert bill.steps == 8
+    # 64 tokens in 0.08 and 0.16 s at 100 W and 3.6 an hour, which is 0.001 a second.
+    for side, seconds in ((bill.target, 0.08), (bill.baseline, 0.16)):
+        assert side.tokens_per_s.value == pytest.approx(64 / seconds)
+        assert side.joules_per_token.value == pytest.approx(100 * seconds / 64)
+        assert side.money_per_million_tokens.value == pytest.approx(0.001 * seconds / 64 * 1e6)
+    speedup = found.curves[0].parity("likelihood").speedup
+    assert (speedup.latency.value, speedup.throughput.value, speedup.energy.value) == pytest.approx((2, 2, 2))
+    assert at_equal_quality(found.curves[0], "likelihood").target.money_per_million_tokens is None
+    never = analyse(study({4: 2.0}, {4: 0.04}), draws=100)
+    assert at_equal_quality(never.curves[0], "likelihood") is None
