@@ -58,6 +58,8 @@ def tasks(
     kind = next((k for k in LIKELIHOODS if k == likelihood), None)
     if kind is None:
         raise BenchError(f"unknown likelihood '{likelihood}'", did_you_mean(likelihood, LIKELIHOODS))
+    if limit == 0:
+        raise BenchError("--limit 0 leaves no document", "Leave the option out for all of them")
     require()
     experiment, _ = load(config, steps=steps, models=models, knobs=knob)
     names = tuple(name.strip() for item in tasks for name in item.split(",") if name.strip())
@@ -95,7 +97,9 @@ def tasks(
 def lm_eval(context: typer.Context) -> None:
     """Hand over to lm-eval's command line, which then knows the model `dlmbench`.
 
-    As in: dlmbench lm-eval run --model dlmbench --model_args pretrained=GSAI-ML/LLaDA-8B-Base,steps=64 --tasks gsm8k
+    \b
+    dlmbench lm-eval run --model dlmbench --tasks gsm8k \\
+      --model_args pretrained=GSAI-ML/LLaDA-8B-Base,steps=64
 
     --model_args takes pretrained (folder, hub id, embedded:llada, embedded:ar), revision, sampler and every knob of
     it (`dlmbench list samplers`), likelihood (elbo | sampler), draws, new_tokens, max_length, check_greedy, engine,
