@@ -85,7 +85,7 @@ def test_rolling_predicts_each_token_once_and_windows_do_not_overlap(ar):
     ids = encode(STORIES[0])
     whole, _ = chain_rule(ar, [START_OF_TEXT_ID], ids)
     assert ar.loglikelihood_rolling([asked(" ".join(STORIES[0]))]) == pytest.approx([whole], abs=1e-3)
-    short = adapter("embedded:ar", max_length=21)
+    short = adapter("embedded:ar", max_length=21, device="cuda:0")  # what lm-eval asks for by itself
     # 20 tokens a window behind one of context (the start of the text, then the last of the window before); the last
     # window, of 4 tokens, has the longest context that fits.
     start = [START_OF_TEXT_ID, *ids]

@@ -50,7 +50,7 @@ class DlmbenchLM(TemplateLM):  # type: ignore[misc]
         super().__init__()
         if not str(batch_size).isdecimal() or int(batch_size) < 1:
             raise BenchError(f"--batch_size {batch_size}: the size is not searched for", "Give a number, as in 8")
-        self.subject = Subject.load(read_setup(given, int(batch_size)), device)
+        self.subject = Subject.load(read_setup(given, int(batch_size)), _device(device))
         self.watch: Watch = _bar
         self._prepare()
 
@@ -252,6 +252,13 @@ class _Bar:
 
 def _bar(what: str, total: int) -> Done:
     return _Bar(what, total)
+
+
+def _device(asked: str | None) -> str | None:
+    """lm-eval asks for cuda:0 where its user says nothing, so on a machine without one that is no mistake."""
+    import torch
+
+    return None if asked is not None and asked.startswith("cuda") and not torch.cuda.is_available() else asked
 
 
 # ---------------------------------------------------------------- --model_args
