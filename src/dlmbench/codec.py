@@ -45,13 +45,18 @@ class Codec:
         text: str = self._tokenizer.decode(list(ids), skip_special_tokens=True)
         return text
 
+    @property
+    def pretrained(self) -> Any:
+        """transformers' view of the same tokenizer: its chat template, and the names of its special tokens."""
+        return _with_template(self._folder)
+
     def chat(self, text: str) -> list[int]:
         """Ids of `text` as a user's turn in the checkpoint's chat template, ready for the answer.
 
         Raises:
             BenchError: the checkpoint has no chat template.
         """
-        tokenizer = _with_template(self._folder)
+        tokenizer = self.pretrained
         if not tokenizer.chat_template:
             raise BenchError(f"{self._folder} has no chat template", "leave --chat out, or use an Instruct checkpoint")
         turns = [{"role": "user", "content": text}]

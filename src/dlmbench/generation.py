@@ -63,7 +63,7 @@ def generate(request: Request) -> Iterator[Output]:
     sampler = request.sampler or family.SAMPLER
     if registry.load("samplers", sampler).PARADIGM != family.PARADIGM:
         raise BenchError(f"sampler '{sampler}' cannot run a model of family '{found.family}'", f"use {family.SAMPLER}")
-    knobs = settled(sampler, request)
+    knobs = settled(sampler, request.knobs, request.engine, request.new_tokens)
     codec = find(folder)
     prompts = _prompts(request, codec, folder)
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -79,13 +79,13 @@ def generate(request: Request) -> Iterator[Output]:
         yield from _outputs(made, batch, codec)
 
 
-def settled(sampler: str, request: Request) -> dict[str, KnobValue]:
+def settled(sampler: str, chosen: Mapping[str, KnobValue], engine: str, new_tokens: int) -> dict[str, KnobValue]:
     """The knobs as they will be run.
 
     Raises:
         BenchError: a knob that the sampler or its chosen parts lack, or values that do not go together.
     """
-    given = tuple((name, (value,)) for name, value in request.knobs.items())
+    given = tuple((name, (value,)) for name, value in chosen.items())
     known = registry.all_knobs(sampler)
     for name, _ in given:
         if name not in known:
@@ -95,18 +95,14 @@ def settled(sampler: str, request: Request) -> dict[str, KnobValue]:
     for name in axes.unused_knobs(swept):
         # K is harmless beside a rule without a schedule, and the published programs take both.
         if name != "steps":
-            chosen = ", ".join(
-                f"{part} {request.knobs.get(part, known[part].default)}" for part in registry.parts(sampler)
-            )
-            raise BenchError(f"'{name}' does nothing with {chosen}", f"{name} belongs to {known[name].owner}")
+            parts = ", ".join(f"{part} {chosen.get(part, known[part].default)}" for part in registry.parts(sampler))
+            raise BenchError(f"'{name}' does nothing with {parts}", f"{name} belongs to {known[name].owner}")
     knobs = next(axes.combinations(swept))
     module = registry.load("samplers", sampler)
-    reason = module.check(knobs, request.new_tokens)
+    reason = module.check(knobs, new_tokens)
     if reason is not None:
         raise BenchError(reason, "change --steps, --block_length or --new_tokens so that they divide")
-    result: dict[str, KnobValue] = (
-        module.resolve(knobs, request.engine, request.new_tokens) if hasattr(module, "resolve") else knobs
-    )
+    result: dict[str, KnobValue] = module.resolve(knobs, engine, new_tokens) if hasattr(module, "resolve") else knobs
     return result
 
 

@@ -232,7 +232,8 @@ def _stored(cell: Cell, batch: PromptBatch, made: Generation, model: _Model) -> 
         )
 
 
-def _failure(error: Exception) -> Failed:
+def failure(error: Exception) -> Failed:
+    """How an exception is recorded."""
     import torch
 
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
@@ -264,7 +265,7 @@ def _serve(connection: Connection, folder: Path | None, device: str, first: Cell
                 for reply in server.answer(request):
                     connection.send(reply)
             except Exception as error:  # whatever a cell does must not cost the others
-                connection.send(_failure(error))
+                connection.send(failure(error))
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
             connection.send(None)

@@ -1,0 +1,125 @@
+"""Task lists and lm-eval's own command line as a user runs them, on tasks of all three kinds."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("lm_eval")
+pytestmark = pytest.mark.e2e
+ROOT = Path(__file__).parents[2]
+CONFIG = """
+name: small
+models:
+  ar: {family: llama, source: "embedded:ar"}
+  llada: {family: llada, source: "embedded:llada"}
+grid:
+  lengths: {prompt_tokens: 24, new_tokens: 16}
+  batch_size: 1
+  precision: float32
+  attention: auto
+  samplers:
+    autoregressive: {}
+    masked_diffusion: {steps: [1, 8]}
+prompts: {source: tiny, count: 6}
+"""
+
+
+@pytest.fixture
+def run(tmp_path, capsys, monkeypatch):
+    """A command in this process, where the heavy imports are made once: (exit code, stdout, stderr)."""
+    import datasets
+
+    from dlmbench.cli import main
+
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    (tmp_path / "small.yaml").write_text(CONFIG)
+
+    def command(*arguments: object) -> tuple[int, str, str]:
+        try:
+            main([str(a) for a in arguments])
+            code = 0
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        return (code, *capsys.readouterr())
+
+    return command
+
+
+def test_a_task_list_over_the_steps_and_its_resumption(run, tmp_path):
+    output = tmp_path / "raw_data"
+    common = ["tasks", "--config", tmp_path / "small.yaml", "--include-path", "config/tasks", "--limit", 4]
+    code, _, talk = run(*common, "--output-dir", output, "--tasks", "tiny_rolling", "--steps", "8")
+    assert code == 0, talk
+    before = json.loads((output / "tasks.json").read_text())
+    assert len(before["runs"]) == 2
+
+    names = "tiny_choice,tiny_rolling,tiny_generate"
+    code, shown, talk = run(*common, "--output-dir", output, "--tasks", names)
+    assert code == 0, talk
+    after = json.loads((output / "tasks.json").read_text())
+    assert after["runs"][:2] == before["runs"]
+    assert len(after["runs"]) == 9  # three tasks, the baseline and two step counts
+    assert "1/7" in talk, "what was finished must not be run again"
+    assert {run_["status"] for run_ in after["runs"]} == {"ok"}
+
+    documents = [json.loads(line) for line in (output / "task_samples.jsonl").read_text().splitlines()]
+    assert len(documents) == 9 * 4
+    for score in after["scores"]:
+        own = [d["values"][score["metric"]] for d in documents if d["run_id"] == score["run_id"]]
+        assert score["n"] == len(own) == 4
+        if score["metric"] == "bits_per_byte":
+            bits = -sum(nats for nats, _ in own) / sum(count for _, count in own) / math.log(2)
+            assert score["value"] == pytest.approx(bits)
+        elif score["metric"] in ("acc", "exact_match"):
+            mean = sum(own) / 4
+            assert score["value"] == pytest.approx(mean)
+            assert score["stderr"] == pytest.approx(math.sqrt(mean * (1 - mean) / 3))  # lm-eval's, by hand
+    # By hand once more, from what the models answered.
+    chosen = {(d["run_id"], d["doc_id"]): d for d in documents}
+    for document in chosen.values():
+        if document["task"] == "tiny_choice":
+            nats = [answer[0] for answer in document["answers"]]
+            assert document["values"]["acc"] == (nats.index(max(nats)) == int(document["target"]))
+        if document["task"] == "tiny_generate":
+            assert document["values"]["exact_match"] == (document["answers"][0] == document["target"])
+    bits = {s["steps"]: s["value"] for s in after["scores"] if s["metric"] == "bits_per_byte"}
+    assert bits[1] > bits[8] > bits[None]  # more steps, better; the baseline best
+
+    by_key = {(s["run_id"], s["metric"]): s["value"] for s in after["scores"]}
+    assert len(after["differences"]) == 2 * 4
+    for d in after["differences"]:
+        expected = by_key[d["run_id"], d["metric"]] - by_key[d["baseline_id"], d["metric"]]
+        assert d["value"] == pytest.approx(expected)
+        assert d["low"] <= d["value"] <= d["high"]
+    with (output / "tasks.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == len(after["scores"])
+
+    code, again, talk = run(*common, "--output-dir", output, "--tasks", names)
+    assert (code, again) == (0, shown)
+    assert "1/" not in talk
+
+
+def test_lm_evals_own_command_line_knows_the_model():
+    command = [sys.executable, "-m", "dlmbench", "lm-eval", "run", "--model", "dlmbench", "--limit", "3"]
+    command += ["--include-path", "config/tasks", "--tasks", "tiny_generate,tiny_choice", "--batch_size", "4"]
+    command += ["--model-args", "pretrained=embedded:llada,sampler=masked_diffusion,steps=4,likelihood=sampler"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr
+    assert "exact_match" in done.stdout
+    assert "tiny_choice" in done.stdout
+
+
+def test_an_unknown_task_names_the_nearest(run, tmp_path):
+    given = ["--output-dir", tmp_path / "other", "--config", tmp_path / "small.yaml"]
+    code, _, talk = run("tasks", *given, "--include-path", "config/tasks", "--tasks", "tiny_chioce")
+    assert code == 2
+    assert "Did you mean 'tiny_choice'" in talk
+    assert not (tmp_path / "other").exists()
