@@ -292,8 +292,8 @@ def _verdict(
 
 
 def _memory(a: MemoryPass | None, b: MemoryPass | None) -> MemoryChange | None:
-    """The first counter that both have."""
-    if a is None or b is None:
+    """The first counter that both have; the host's memory beside a GPU run's is of no use against a CPU run's."""
+    if a is None or b is None or a.source != b.source:
         return None
     counters = (
         ("peak_reserved_bytes", "CUDA memory reserved"),

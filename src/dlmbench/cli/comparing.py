@@ -141,7 +141,9 @@ def _quality_table(found: Comparison) -> Table:
 
 
 def _mark(pair: CellPair) -> str:
-    return "" if pair.comparable else f" - NOT COMPARABLE: {', '.join(d.name for d in pair.differs)}"
+    names = [d.name for d in pair.differs]
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f" - NOT COMPARABLE: {', '.join(names[:3])}{more}" if names else ""
 
 
 def _remarks(found: Comparison) -> Iterator[str]:
