@@ -7,8 +7,7 @@ from collections.abc import Callable, Sequence
 
 from dlmbench.analysis.answer import answer, block_length, headline, summary_rows
 from dlmbench.analysis.breakeven import BreakEven
-from dlmbench.analysis.quality import Quality
-from dlmbench.analysis.stats import Interval
+from dlmbench.analysis.quality import TRUTH, MetricInfo, Quality
 from dlmbench.analysis.study import CellSummary, Curve
 from dlmbench.report._answers import where
 from dlmbench.report._markdown import Markdown, bullets, escape, quote, table
@@ -36,6 +35,10 @@ def counts(source: Source) -> str:
     return f"{counted(len(rows), 'cell')}: {listed(parts)}.{out}" if rows else f"No cell is on record.{out}"
 
 
+_UNCOVERED = (
+    "With fewer than 6 repetitions (n) the brackets behind a latency are the whole range, which holds the true median "
+    "less often than 95%."
+)
 _STATUS = {
     "ok": "complete",
     "unfinished": "with timed repetitions but not complete",
@@ -68,7 +71,7 @@ def _shown(rows: Sequence[Sequence[str]], columns: Sequence[str], numbers_from: 
     """A table of a page's length at most."""
     made = table(columns, rows[:MOST_ROWS], numbers_from)
     rest = len(rows) - MOST_ROWS
-    return Markdown(f"{made}\n\n{counted(rest, 'more row')} in raw\\_metrics.csv.") if rest > 0 else made
+    return Markdown(f"{made}\n\n{counted(rest, 'more row')}, left out for length.") if rest > 0 else made
 
 
 def cells(source: Source) -> Markdown:
@@ -92,7 +95,12 @@ def cells(source: Source) -> Markdown:
             )
         )
     columns = ("cell", "K", "block", "B", "P", "G", "latency", "tokens/s", "speed / baseline's", "peak memory", "n")
-    return _shown(rows, columns) if rows else Markdown("No cell is on record.")
+    if not rows:
+        return Markdown("No cell is on record.")
+    made = _shown(rows, columns)
+    if any(s.latency is not None and not s.latency.covered for s in source.study.cells):
+        made = Markdown(f"{made}\n\n{_UNCOVERED}")
+    return made
 
 
 def _latency(summary: CellSummary) -> str:
@@ -122,10 +130,16 @@ def quality(source: Source) -> Markdown:
                 *(_quality(values.get(m.name)) for m in metrics),
             )
         )
-    legend = "; ".join(f"{m.title}" for m in metrics)
+    legend = "; ".join(_legend(m) for m in metrics)
     body = _shown(rows, ("texts of", "K", *(m.words for m in metrics)))
     texts = sorted({q.n for s in shown.values() for q in s.quality})
-    return Markdown(f"{body}\n\n{escape(legend)}. Texts a cell: {listed(texts)}.")
+    return Markdown(f"{body}\n\nMetrics: {escape(legend)}. Texts a cell: {listed(texts)}.")
+
+
+def _legend(metric: MetricInfo) -> str:
+    if metric.name == TRUTH:
+        return f"{metric.words} [{metric.unit}], the true continuation's own score, of no model"
+    return metric.title
 
 
 def _quality(value: Quality | None) -> str:
@@ -133,18 +147,20 @@ def _quality(value: Quality | None) -> str:
         return DASH
     if value.low is None or value.high is None:
         return sig(value.value)
-    return spread(Interval(value.value, value.low, value.high))
+    # Three digits even where the interval is wide: it is unpaired, and the models are compared prompt by prompt.
+    return f"{sig(value.value)} ({sig(value.low)} to {sig(value.high)})"
 
 
 def parity(source: Source) -> Markdown:
-    """S_parity and the speedup there, by the leading metric at every margin and the others at margin 0."""
-    if not per_text(source):
+    """S_parity and the speedup there: by the leading metric at every margin, by others once a set of texts at 0."""
+    fullest = per_text(source)
+    if not fullest:
         return Markdown(f"Not measured: {escape(why_no_quality(source))}.")
     rows = []
     for curve in source.curves:
         lead = headline(curve)
         for p in curve.parities:
-            if lead is None or (p.metric != lead.metric and p.parity.delta):
+            if lead is None or (p.metric != lead.metric and (p.parity.delta or curve not in fullest)):
                 continue
             latency = p.speedup.latency if p.speedup else None
             literal = p.parity.literal_steps
@@ -196,9 +212,12 @@ def crossing(line: BreakEven) -> str:
 def _line(curve: Curve) -> tuple[str, str, str]:
     line = curve.break_even
     assert line is not None
+    points = sum(p.latency is not None for p in curve.points)
+    strays = percent(line.largest_residual) if points > 2 else "2 points only"
     outside = ", extrapolated" if line.is_extrapolated else ""
-    # The intercept of a noisy line may be below zero; it is a fit, not a time.
-    return (seconds(line.intercept_s), seconds(line.slope_s), f"{percent(line.largest_residual)}{outside}")
+    # The intercept of a noisy line may be below zero, which no time can be.
+    fixed = seconds(line.intercept_s) if line.intercept_s > 0 else "below 0, so noise"
+    return (fixed, seconds(line.slope_s), f"{strays}{outside}")
 
 
 def inner_times(source: Source) -> Markdown:
@@ -266,7 +285,7 @@ def findings(source: Source) -> Markdown:
         groups.setdefault(f.code, []).append(f)
     rows = [(g[0].severity, str(len(g)), g[0].message, g[0].hint) for g in groups.values()]
     if not rows:
-        return Markdown("None: every check that had its data passed.")
+        return Markdown("Every check that had its data passed.")
     return table(("severity", "times", "first", "advice"), rows, 4)
 
 
@@ -277,7 +296,13 @@ def missing(source: Source) -> Markdown:
         for m in curve.missing:
             reasons.setdefault(m, []).append(f"{curve.label}, {where(curve)}")
     items = [f"{reason}{f' ({_first(settings)})' if settings else ''}." for reason, settings in reasons.items()]
-    return bullets(items) if items else Markdown("Nothing that the analysis asks for was missing.")
+    if all(energy(source, s) is None for s in source.study.cells):
+        items.append("no energy: no counter of the device was read.")
+    if all(s.first_text_s is None for s in source.study.cells):
+        items.append("no times inside a generation: no traced pass is on record.")
+    if all(s.memory is None for s in source.study.cells):
+        items.append("no peak memory is on record.")
+    return bullets([*items, "Questions of the study that have no answer are listed in section 7.4."])
 
 
 SECTIONS: tuple[tuple[str, Callable[[Source], Markdown]], ...] = (

@@ -147,8 +147,10 @@ def load(run: Run, study: Study, folder: Path, is_only: bool = True) -> Source:
 
 def _figures(run: Run, study: Study, folder: Path, is_only: bool) -> tuple[Drawn, ...]:
     own = folder / "figures" if is_only else folder / "figures" / _slug(run)
-    home = Path(run.folder)
-    places = [own, home / "figures", *([home.parent / "figures"] if home.resolve().name == "raw_data" else [])]
+    places = [own]
+    # A run in raw_data has its figures beside it; any other folder gets its own, so that it can be moved.
+    if folder.resolve() == Path(run.folder).resolve() and folder.resolve().name == "raw_data":
+        places.append(folder.parent / "figures")
     found = []
     for name in registry.names("figures"):
         title = registry.summary("figures", name).rstrip(".")

@@ -13,6 +13,7 @@ from pathlib import Path
 import jinja2
 
 from dlmbench.analysis.study import Study
+from dlmbench.errors import BenchError
 from dlmbench.report import _discussion, _results, _setup
 from dlmbench.report._markdown import Markdown, escape, finalize
 from dlmbench.report._source import PUBLISHED, Source, load
@@ -38,12 +39,15 @@ PARTS = (
 def write(run: Run, study: Study, folder: Path, more: Sequence[tuple[Run, Study]] = ()) -> Path:
     """Write report.md into `folder` from one run, or from several: each is analysed by itself, none are merged.
 
-    Figures are shown from `folder`/figures or from the run's own folder; those that are in neither are drawn.
+    Figures are shown from `folder`/figures; those that are not there yet are drawn.
 
     Raises:
         BenchError: a file of a run is not what dlmbench wrote, or `folder` cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BenchError(f"{folder} cannot be made a folder ({error.strerror})", "Name another one") from error
     runs = [(run, study), *more]
     path = folder / NAME
     replace_file(path, compose([load(r, s, folder, is_only=len(runs) == 1) for r, s in runs]))
