@@ -225,8 +225,11 @@ def _join(first: Run, second: Run) -> tuple[list[tuple[CellResult, CellResult]],
     partner = {i: i for i in ours if i in theirs}
     left = [r.cell for i, r in ours.items() if i not in partner]
     right = [r.cell for i, r in theirs.items() if i not in partner]
+    by_place: dict[tuple[object, ...], list[int]] = {}
+    for j, cell in enumerate(right):
+        by_place.setdefault(_place(cell), []).append(j)
     candidates = sorted(
-        (-_agreement(a, b), i, j) for i, a in enumerate(left) for j, b in enumerate(right) if _place(a) == _place(b)
+        (-_agreement(cell, right[j]), i, j) for i, cell in enumerate(left) for j in by_place.get(_place(cell), ())
     )
     taken: set[int] = set()
     for _, i, j in candidates:

@@ -180,7 +180,11 @@ def parity(source: Source) -> Markdown:
         *("setting", "metric", "margin", "S_parity", "first K that passes", "monotone"),
         *("speed / baseline's there", "found again"),
     )
-    return _shown(rows, columns, 6)
+    note = (
+        "First K that passes: by itself, whatever larger ones do. Monotone: no step count is worse than the one before "
+        "it, beyond noise. Found again: the share of resamples in which parity was found at a step count with times."
+    )
+    return Markdown(f"{_shown(rows, columns, 6)}\n\n{note}")
 
 
 def break_even(source: Source) -> Markdown:
@@ -194,7 +198,12 @@ def break_even(source: Source) -> Markdown:
             continue
         rows.append((f"{c.label}, {where(c)}", crossing(line), *_line(c)))
     columns = ("setting", "break-even k*", "fixed time", "time a step", "strays by")
-    return _shown(rows, columns) if rows else Markdown("No curve over K is in this run.")
+    if not rows:
+        return Markdown("No curve over K is in this run.")
+    note = (
+        "Latency over K is fitted by a line: fixed time, and time a step. Strays by: the largest distance of a median."
+    )
+    return Markdown(f"{_shown(rows, columns)}\n\n{note}")
 
 
 def crossing(line: BreakEven) -> str:

@@ -140,13 +140,18 @@ def load_settings(run: Run) -> Settings:
         ) from error
 
 
-def load(run: Run, study: Study, folder: Path, is_only: bool = True) -> Source:
-    """Everything about one run, with its figures; those whose pictures are nowhere are drawn into `folder`."""
-    return Source(run, study, load_settings(run), _figures(run, study, folder, is_only))
+def load(run: Run, study: Study, folder: Path, number: int | None = None) -> Source:
+    """Everything about one run, with its figures; those whose pictures are not there are drawn.
+
+    number: of the run among several in one document, whose figures then lie in a folder each.
+    """
+    return Source(run, study, load_settings(run), _figures(run, study, folder, number))
 
 
-def _figures(run: Run, study: Study, folder: Path, is_only: bool) -> tuple[Drawn, ...]:
-    own = folder / "figures" if is_only else folder / "figures" / _slug(run)
+def _figures(run: Run, study: Study, folder: Path, number: int | None) -> tuple[Drawn, ...]:
+    own = folder / "figures"
+    if number is not None:
+        own /= f"{number}-{re.sub(r'[^A-Za-z0-9]+', '-', run.name).strip('-')[:40]}"
     places = [own]
     # A run in raw_data has its figures beside it; any other folder gets its own, so that it can be moved.
     if folder.resolve() == Path(run.folder).resolve() and folder.resolve().name == "raw_data":
@@ -166,11 +171,6 @@ def _figures(run: Run, study: Study, folder: Path, is_only: bool) -> tuple[Drawn
         except Exception as error:  # whatever one figure does, the document stands and says so
             found.append(Drawn(title, f"Not drawn: {type(error).__name__}: {error}.", ""))
     return tuple(found)
-
-
-def _slug(run: Run) -> str:
-    words = re.sub(r"[^A-Za-z0-9]+", "-", Path(run.folder).resolve().as_posix()).strip("-")
-    return words[-60:].strip("-") or "run"
 
 
 def sample_texts(source: Source, cells: Iterable[Cell]) -> tuple[tuple[Cell, str], ...]:

@@ -50,7 +50,8 @@ def write(run: Run, study: Study, folder: Path, more: Sequence[tuple[Run, Study]
         raise BenchError(f"{folder} cannot be made a folder ({error.strerror})", "Name another one") from error
     runs = [(run, study), *more]
     path = folder / NAME
-    replace_file(path, compose([load(r, s, folder, is_only=len(runs) == 1) for r, s in runs]))
+    several = len(runs) > 1
+    replace_file(path, compose([load(r, s, folder, i if several else None) for i, (r, s) in enumerate(runs, 1)]))
     return path
 
 
