@@ -96,8 +96,9 @@ def draw(frame: pd.DataFrame, figure: Figure) -> None:
     batches = [int(b) for b in sorted(frame["batch_size"].unique())]
     known = frame["peak_bytes"].dropna()
     unit, name = (GIB, "GiB") if len(known) and known.max() >= 2 * GIB else (MIB, "MiB")
-    top = float(known.max()) / unit if len(known) else 1.0
-    scale, colours = Normalize(0, top), colormaps["cividis"]
+    low, top = (float(known.min()) / unit, float(known.max()) / unit) if len(known) else (0.0, 1.0)
+    # Weights are in every cell: from their size on, colour shows what grows. Cells all alike get one colour.
+    scale, colours = Normalize(low if top > 1.02 * low else 0.0, top), colormaps["cividis"]
     axes_of = _style.panels(figure, len(models), max(1.9, 0.32 * len(lengths) + 1.1))
     for axes, model in zip(axes_of, models, strict=True):
         own = rows_of(frame, series=model)
