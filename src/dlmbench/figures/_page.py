@@ -259,7 +259,7 @@ class Chart:
         hatched: bool = False,
     ) -> None:
         """Bars over the categories `x`, with the intervals of y."""
-        pattern = {"shape": "/", "fgcolor": PAPER, "size": 5, "solidity": 0.25} if hatched else {}
+        pattern = {"shape": "/", "fgcolor": PAPER, "size": 5, "solidity": 0.25, "fillmode": "overlay"} if hatched else {}
         self.add(
             panel,
             {
@@ -339,7 +339,8 @@ class Chart:
     def _layout(self, frame: pd.DataFrame) -> dict[str, Any]:
         n = len(self.titles)
         shown = 1 if self.one_at_a_time else n
-        titles = [textwrap.wrap(line, 58 if self._columns == 1 else 44) for t in self.titles for line in [t]]
+        width = 90 if self._columns == 1 else 44
+        titles = [[w for line in t.splitlines() for w in textwrap.wrap(line, width)] for t in self.titles]
         wrapped = ["\n".join(w) for w in titles]
         title_px = 16 * max(len(w) for w in titles) + 8
         stamp_px = 26 if "weights" in frame and (frame["weights"] == "random").any() else 0
