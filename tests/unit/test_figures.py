@@ -158,21 +158,26 @@ def test_degenerate_runs_are_drawn_or_say_why(case):
         assert len(frame)
         drawn = render(module, frame)
         assert drawn.axes
+        page = module.interactive(frame)
         if (frame["kind"] == "missing").all():
+            assert len(page.data) == 0
+            assert "not measured" in page.layout.annotations[0].text
             assert module.caption(frame) == f"Not measured: {frame['note'].iloc[0]}."
         if case == "random weights" and not (frame["kind"] == "missing").all():
             assert "random weights" in drawn.get_suptitle()
 
 
-def test_writes_png_and_csv_and_changes_nothing_global(tmp_path):
+def test_writes_png_pdf_and_csv_and_changes_nothing_global(tmp_path):
     before = dict(matplotlib.rcParams)
     paths = write_all(RUN, STUDY, tmp_path / "figures")
     assert dict(matplotlib.rcParams) == before
-    assert {p.name for p in paths} == {f"{n}.{end}" for n in NAMES for end in ("png", "csv")}
+    assert {p.name for p in paths} == {f"{n}.{end}" for n in NAMES for end in ("png", "pdf", "csv")}
     assert {p.name for p in (tmp_path / "figures").iterdir()} == {p.name for p in paths}  # nothing half-written is left
     for path in paths:
         if path.suffix == ".png":
             assert path.read_bytes().startswith(b"\x89PNG")
+        if path.suffix == ".pdf":
+            assert path.read_bytes().startswith(b"%PDF")
     frame = pd.read_csv(tmp_path / "figures" / "latency_vs_steps.csv")
     assert frame["latency_s"].tolist() == frame_of("latency_vs_steps")["latency_s"].tolist()
 

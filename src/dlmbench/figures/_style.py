@@ -61,6 +61,8 @@ RC: Mapping[str, Any] = {
     "ytick.labelsize": 7.5,
     "hatch.linewidth": 0.6,
     "savefig.dpi": DPI,
+    # Text stays text in a PDF: sharp, searchable, and accepted by publishers.
+    "pdf.fonttype": 42,
 }
 
 

@@ -1,4 +1,4 @@
-"""Write every figure of a run: a PNG, and beside it the points it shows as CSV.
+"""Write every figure of a run: a PNG for the eye, a PDF for a paper, and beside them the points shown as CSV.
 
 Files appear whole or not at all (written under another name, then renamed). A figure that fails is reported and leaves
 a panel that says so; the others are not held up by it.
@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import matplotlib as mpl
 import pandas as pd
@@ -21,13 +22,14 @@ from dlmbench.analysis.study import Study
 from dlmbench.figures import _style
 from dlmbench.types import Run
 
+PICTURES = ("png", "pdf")
 _LOG = logging.getLogger("dlmbench.figures")
 
 
 def write_all(
     run: Run, study: Study, folder: Path, on_error: Callable[[str, Exception], None] | None = None
 ) -> list[Path]:
-    """Draw every figure into `folder` and return the files written, PNG and CSV.
+    """Draw every figure into `folder` and return the files written: PNG, PDF and CSV.
 
     A figure that fails is handed to `on_error` with its name (by default: logged as a warning).
     """
@@ -44,13 +46,13 @@ def write_all(
                 _LOG.warning("figure %s could not be drawn: %s: %s", name, type(error).__name__, error)
             failure = _style.new_figure()
             _style.not_measured(failure, f"this figure could not be drawn ({type(error).__name__}: {error})")
-            written.append(_save(failure, folder / f"{name}.png"))
+            written += _pictures(failure, folder, name)
     return written
 
 
 def write_one(module: ModuleType, frame: pd.DataFrame, folder: Path) -> list[Path]:
-    """One figure's PNG and CSV from its table of points."""
-    return [_save(render(module, frame), folder / f"{module.NAME}.png"), _table(frame, folder / f"{module.NAME}.csv")]
+    """One figure's pictures and CSV from its table of points."""
+    return [*_pictures(render(module, frame), folder, module.NAME), _table(frame, folder / f"{module.NAME}.csv")]
 
 
 def render(module: ModuleType, frame: pd.DataFrame) -> Figure:
@@ -61,11 +63,17 @@ def render(module: ModuleType, frame: pd.DataFrame) -> Figure:
     return figure
 
 
+def _pictures(figure: Figure, folder: Path, name: str) -> list[Path]:
+    return [_save(figure, folder / f"{name}.{ending}") for ending in PICTURES]
+
+
 def _save(figure: Figure, path: Path) -> Path:
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         with mpl.rc_context(dict(_style.RC)):
-            figure.savefig(partial, format="png", dpi=_style.DPI)
+            # Without its date, a PDF of the same points is the same file.
+            dated: dict[str, Any] = {"metadata": {"CreationDate": None}} if path.suffix == ".pdf" else {}
+            figure.savefig(partial, format=path.suffix[1:], dpi=_style.DPI, **dated)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)

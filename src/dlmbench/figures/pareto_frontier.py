@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from dlmbench.analysis.pareto import on_front
 from dlmbench.analysis.quality import MetricInfo
 from dlmbench.analysis.study import CellSummary, Study
-from dlmbench.figures import _style
+from dlmbench.figures import _page, _style
 from dlmbench.figures._points import Point, each, rows_of, shapes, table, why_missing
 from dlmbench.types import Run
 
@@ -180,3 +180,55 @@ def draw(frame: pd.DataFrame, figure: Figure) -> None:
     _style.legend_below(figure, handles)
     _style.stamp(figure, frame)
     return None
+
+
+def interactive(frame: pd.DataFrame) -> _page.Figure:
+    """The same for the page."""
+    if why := why_missing(frame):
+        return _page.not_measured(why)
+    curves = rows_of(frame, kind="curve")
+    series = list(dict.fromkeys(curves["series"]))
+    panels = shapes(frame[frame["kind"] != "baseline"])
+    batches = sorted(frame["batch_size"].unique())
+    by_batch = len(batches) > 1
+    others = list(dict.fromkeys(rows_of(frame, kind="other")["series"]))
+    quality = f"{_words(frame)} [{str(frame['unit'].iloc[0]).lstrip('-')}], higher is better"
+    titles = [_page.shape_title(*s) for s in panels]
+    chart = _page.Chart(titles, "latency [s], lower is better", quality, panel_px=340)
+    for panel, (prompt, new) in enumerate(panels):
+        here = rows_of(frame, prompt_tokens=prompt, new_tokens=new)
+        for j, batch in enumerate(batches):
+            hue = _page.colour(j) if by_batch else None
+            at = f", batch {batch}" if by_batch else ""
+            for i, name in enumerate(series):
+                own = rows_of(here, kind="curve", series=name, batch_size=batch).sort_values("steps")
+                if len(own):
+                    # Quality does not depend on the batch, so K is written on one line only.
+                    labels = [f"K={k:.0f}" for k in own["steps"]] if (i, batch) == (0, batches[0]) else []
+                    style = _page.look(i, hue)
+                    chart.line(panel, own, "latency_s", "quality", name + at, style, _hover, labels=labels, x_bars=True)
+            for i, name in enumerate(others):
+                own = rows_of(here, kind="other", series=name, batch_size=batch)
+                style = _page.look(len(series) + i, hue)
+                if len(own):
+                    chart.line(
+                        panel, own, "latency_s", "quality", name + at, style, _hover, mode="markers", x_bars=True
+                    )
+            for _, own in rows_of(here, kind="baseline", batch_size=batch).groupby("series", sort=False):
+                shown, style = (
+                    f"{own['series'].iloc[0]} (autoregressive){at}",
+                    _page.baseline_look(hue or _page.INK) | {"size": 14},
+                )
+                chart.line(panel, own, "latency_s", "quality", shown, style, _hover, mode="markers", x_bars=True)
+        front = rows_of(here, is_on_front=True)
+        words = ["\n".join([r.series, *_hover(r)]) for r in each(front)]
+        chart.ring(panel, list(front["latency_s"]), list(front["quality"]), "Pareto front", words)
+        chart.log(panel, "x", list(here["latency_s"]))
+    return chart.figure(frame)
+
+
+def _hover(row: Any) -> list[str]:
+    steps = [] if pd.isna(row.steps) else [f"K = {row.steps:.0f}"]
+    latency = _page.amount("latency", row.latency_s, row.latency_low_s, row.latency_high_s, "s")
+    quality = _page.amount(row.metric, row.quality, row.quality_low, row.quality_high, row.unit.lstrip("-"))
+    return [*steps, f"batch size {row.batch_size}", latency, f"{quality}, higher is better"]

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from dlmbench.analysis.parity import Parity
 from dlmbench.analysis.quality import TRUTH, MetricInfo, Quality, scores_by_text
 from dlmbench.analysis.study import Study
-from dlmbench.figures import _style
+from dlmbench.figures import _page, _style
 from dlmbench.figures._parity_spread import ParitySpread, spread_of
 from dlmbench.figures._points import Point, each, rows_of, shapes, short, table, why_missing
 from dlmbench.types import Run
@@ -240,3 +240,53 @@ def draw(frame: pd.DataFrame, figure: Figure) -> None:
     _style.legend_below(figure, handles, columns=3)
     _style.stamp(figure, frame)
     return None
+
+
+def interactive(frame: pd.DataFrame) -> _page.Figure:
+    """The same for the page; S_parity stands in the hover texts of its rings, and in the caption."""
+    if why := why_missing(frame):
+        return _page.not_measured(why)
+    curves = rows_of(frame, kind="curve")
+    lines = [(s, *shape) for shape in shapes(curves) for s in dict.fromkeys(curves["series"])]
+    several = len(shapes(curves)) > 1
+    names = list(dict.fromkeys(curves["metric"]))
+    first = [rows_of(frame, metric=n).iloc[0] for n in names]
+    infos = [MetricInfo(n, str(r["unit"]), bool(r["higher_is_better"])) for n, r in zip(names, first, strict=True)]
+    titles = [f"{m.words}, {'higher' if m.higher_is_better else 'lower'} is better" for m in infos]
+    span = (float(curves["steps"].min()), float(curves["steps"].max()))
+    chart = _page.Chart(titles, "diffusion steps K", [m.unit for m in infos], panel_px=230)
+    for panel, info in enumerate(infos):
+        here = rows_of(frame, metric=info.name)
+        marks = rows_of(here, kind="parity")
+        for i, (series, prompt, new) in enumerate(lines):
+            own = rows_of(here, kind="curve", series=series, prompt_tokens=prompt, new_tokens=new)
+            if len(own):
+                shown = f"{series}, {prompt}+{new}" if several else series
+                chart.line(panel, own.sort_values("steps"), "steps", "value", shown, _page.look(i), _hover)
+        for r in each(here, kind="baseline"):
+            place = shapes(curves).index((int(r.prompt_tokens), int(r.new_tokens)))
+            hue = _page.colour(place * (len(lines) // len(shapes(curves)))) if several else _page.INK
+            shown = f"{r.series} (autoregressive)" + (f", {r.prompt_tokens}+{r.new_tokens}" if several else "")
+            chart.band(panel, span, r.value, r.value_low, r.value_high, shown, hue, _hover(r))
+        for r in each(here, kind="truth"):
+            chart.band(panel, span, r.value, None, None, "true text", _page.ALARM, _hover(r), dash="dot")
+        reached = marks[marks["steps"].notna()]
+        words = [f"S_parity at margin 0: {r.note}\n{r.series}, {r.prompt_tokens}+{r.new_tokens}" for r in each(reached)]
+        chart.ring(panel, list(reached["steps"]), list(reached["value"]), "S_parity at margin 0", words)
+        chart.log2(panel, "x", list(curves["steps"]))
+    return chart.figure(frame)
+
+
+def _hover(row: Any) -> list[str]:
+    steps = [] if pd.isna(row.steps) else [f"K = {row.steps:.0f}"]
+    where = _page.shape_title(row.prompt_tokens, row.new_tokens)
+    return [
+        *steps,
+        where,
+        _page.amount(row.metric, row.value, row.value_low, row.value_high, row.unit),
+        _texts(row.texts),
+    ]
+
+
+def _texts(n: float) -> str:
+    return "number of texts not known" if pd.isna(n) else f"{n:.0f} texts"

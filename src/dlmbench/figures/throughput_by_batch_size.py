@@ -13,9 +13,16 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from dlmbench.analysis.study import Study
-from dlmbench.figures import _style
+from dlmbench.figures import _page, _style
 from dlmbench.figures._points import each, rows_of, why_missing
-from dlmbench.figures._throughput import panel_keys, step_counts, throughput_caption, throughput_points
+from dlmbench.figures._throughput import (
+    hover,
+    panel_keys,
+    panel_titles,
+    step_counts,
+    throughput_caption,
+    throughput_points,
+)
 from dlmbench.types import Run
 
 NAME = "throughput_by_batch_size"
@@ -83,3 +90,33 @@ def draw(frame: pd.DataFrame, figure: Figure) -> None:
     _style.legend_below(figure, handles)
     _style.stamp(figure, frame)
     return None
+
+
+def interactive(frame: pd.DataFrame) -> _page.Figure:
+    """The same for the page."""
+    if why := why_missing(frame):
+        return _page.not_measured(why)
+    batches = [str(int(b)) for b in sorted(frame["batch_size"].unique())]
+    steps = step_counts(frame)
+    hues = _page.ordered_colours(len(steps))
+    chart = _page.Chart(panel_titles(frame), "batch size", "throughput [new tokens/s]")
+    for panel, (series, prompt, new) in enumerate(panel_keys(frame)):
+        here = rows_of(frame, prompt_tokens=prompt, new_tokens=new)
+        for _, own in rows_of(here, kind="baseline").groupby("series", sort=False):
+            x = [str(int(b)) for b in own["batch_size"]]
+            name = own["series"].iloc[0]
+            chart.bars(panel, own, x, "tokens_per_s", f"{name} (autoregressive)", _page.INK, hover, hatched=True)
+        curves = rows_of(here, kind="curve", series=series)
+        for k, hue in zip(steps, hues, strict=True):
+            own = rows_of(curves, steps=k)
+            if len(own):
+                x = [str(int(b)) for b in own["batch_size"]]
+                chart.bars(panel, own, x, "tokens_per_s", f"K = {k:.0f}", hue, hover)
+        free = curves[curves["steps"].isna()]
+        if len(free):
+            x = [str(int(b)) for b in free["batch_size"]]
+            chart.bars(panel, free, x, "tokens_per_s", "steps chosen by the sampler", _page.colour(0), hover)
+        chart.axis(panel, "x", type="category", categoryorder="array", categoryarray=batches)
+        if frame["tokens_per_s"].max() > 30 * frame["tokens_per_s"].min():
+            chart.log(panel, "y", list(frame["tokens_per_s"]))
+    return chart.figure(frame)
