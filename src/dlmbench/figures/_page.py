@@ -259,7 +259,9 @@ class Chart:
         hatched: bool = False,
     ) -> None:
         """Bars over the categories `x`, with the intervals of y."""
-        pattern = {"shape": "/", "fgcolor": PAPER, "size": 5, "solidity": 0.25, "fillmode": "overlay"} if hatched else {}
+        pattern = (
+            {"shape": "/", "fgcolor": PAPER, "size": 5, "solidity": 0.25, "fillmode": "overlay"} if hatched else {}
+        )
         self.add(
             panel,
             {

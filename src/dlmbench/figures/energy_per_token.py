@@ -14,11 +14,13 @@ from matplotlib.figure import Figure
 
 from dlmbench.analysis.stats import summarise
 from dlmbench.analysis.study import CellSummary, Study
-from dlmbench.figures import _style
+from dlmbench.figures import _page, _style
 from dlmbench.figures._points import Point, each, rows_of, shapes, table, why_missing
 from dlmbench.types import CellResult, Run
 
 NAME = "energy_per_token"
+_X = "diffusion steps K"
+_NET: dict[str, Any] = {"marker": "_", "markersize": 7}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,47 +117,85 @@ def caption(frame: pd.DataFrame) -> str:
     )
 
 
-def _bars(rows: pd.DataFrame) -> pd.DataFrame:
-    return rows.astype(dict.fromkeys(("j_per_token", "j_per_token_low", "j_per_token_high"), float))
+def _placed(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[float], list[str]]:
+    """Diffusion's rows, ticks and their names: a sampler that chooses its steps stands right of all step counts."""
+    own = frame[frame["kind"] != "baseline"]
+    ticks = sorted(float(k) for k in own["steps"].dropna().unique())
+    names = [f"{k:g}" for k in ticks]
+    if own["steps"].isna().any():
+        ticks = [*ticks, 2 * max(ticks, default=1.0)]
+        names.append("own")
+    place = own["steps"].astype(float).fillna(ticks[-1] if ticks else 1.0)
+    numbers = {c: own[c].astype(float) for c in ("j_per_token", "j_per_token_low", "j_per_token_high")}
+    return own.assign(place=place, **numbers).sort_values("place"), ticks or [1.0], names or [""]
 
 
 def draw(frame: pd.DataFrame, figure: Figure) -> None:
     """One panel for each (prompt, new tokens); colour is batch size, marker and line style the sampler's settings."""
     if why := why_missing(frame):
         return _style.not_measured(figure, why)
-    curves = frame[(frame["kind"] != "baseline") & frame["steps"].notna()]
-    series, batches = list(dict.fromkeys(curves["series"])), sorted(frame["batch_size"].unique())
-    free = frame[(frame["kind"] != "baseline") & frame["steps"].isna()]
-    others = list(dict.fromkeys(free["series"]))
-    ticks = sorted(curves["steps"].unique()) or [1.0]
+    curves, ticks, names = _placed(frame)
+    series, batches = list(dict.fromkeys(frame[frame["kind"] != "baseline"]["series"])), _batches(frame)
     for axes, (prompt, new) in zip(_style.panels(figure, len(shapes(frame)), 2.8), shapes(frame), strict=True):
         here = rows_of(frame, prompt_tokens=prompt, new_tokens=new)
         for j, batch in enumerate(batches):
-            hue, at_batch = _style.colour(j), rows_of(here, batch_size=batch)
-            for r in each(at_batch, kind="baseline"):
+            hue = _style.colour(j)
+            for r in each(here, kind="baseline", batch_size=batch):
                 _style.band(axes, r.j_per_token, r.j_per_token_low, r.j_per_token_high, color=hue, linestyle="--")
-            for i, name in enumerate([*series, *others]):
-                own = _bars(at_batch[(at_batch["series"] == name) & (at_batch["kind"] != "baseline")])
-                if not len(own):
-                    continue
-                # A sampler that chooses its steps has no place on the axis: it stands right of all step counts.
-                own = own.assign(steps=own["steps"].fillna(2 * max(ticks))).sort_values("steps")
-                _style.with_intervals(axes, own, "steps", "j_per_token", **_style.look(i, hue))
-                axes.plot(own["steps"], own["net_j_per_token"], linestyle="none", color=hue, marker="_", markersize=7)
-        _style.log2_axis(axes, [*ticks, *([2 * max(ticks)] if others else [])])
-        if others:
-            axes.set_xticks([*ticks, 2 * max(ticks)], [*(f"{k:g}" for k in ticks), "own"])
+            for i, name in enumerate(series):
+                own = rows_of(curves, series=name, batch_size=batch, prompt_tokens=prompt, new_tokens=new)
+                if len(own):
+                    _style.with_intervals(axes, own, "place", "j_per_token", **_style.look(i, hue))
+                    axes.plot(own["place"], own["net_j_per_token"], linestyle="none", color=hue, **_NET)
+        _style.log2_axis(axes, ticks)
+        axes.set_xticks(ticks, names)
         _style.log_axis(axes, [*here["j_per_token"].dropna(), *here["net_j_per_token"].dropna()])
-        axes.set(title=f"{prompt} prompt + {new} new tokens", xlabel="diffusion steps K")
-        axes.set_ylabel(f"energy [J/{_tokens(here)} token]")
+        axes.set(title=_page.shape_title(prompt, new), xlabel=_X, ylabel=f"energy [J/{_tokens(here)} token]")
     handles = [_style.key(f"batch {b}", color=_style.colour(j)) for j, b in enumerate(batches)]
-    for i, name in enumerate([*series, *others]):
-        handles.append(_style.key(name, **_style.look(i, "grey")))
+    handles += [_style.key(name, **_style.look(i, "grey")) for i, name in enumerate(series)]
     dashed: dict[str, Any] = {"color": "grey", "linestyle": "--"}
     for name in dict.fromkeys(rows_of(frame, kind="baseline")["series"]):
         handles.append(_style.key(f"{name} (autoregressive)", **dashed))
-    if frame["net_j_per_token"].notna().any():
-        handles.append(_style.key("net of idle power", color="grey", linestyle="none", marker="_", markersize=7))
-    _style.legend_below(figure, handles)
+    if curves["net_j_per_token"].notna().any():
+        handles.append(_style.key("net of idle power", color="grey", linestyle="none", **_NET))
+    _style.legend_below(figure, handles, columns=3)
     _style.stamp(figure, frame)
     return None
+
+
+def _batches(frame: pd.DataFrame) -> list[int]:
+    return sorted(int(b) for b in frame["batch_size"].unique())
+
+
+def interactive(frame: pd.DataFrame) -> _page.Figure:
+    """The same for the page; net energy stands in the hover texts."""
+    if why := why_missing(frame):
+        return _page.not_measured(why)
+    curves, ticks, names = _placed(frame)
+    series, batches = list(dict.fromkeys(frame[frame["kind"] != "baseline"]["series"])), _batches(frame)
+    titles = [_page.shape_title(*s) for s in shapes(frame)]
+    chart = _page.Chart(titles, _X, f"energy [J/{_tokens(frame)} token]")
+    for panel, (prompt, new) in enumerate(shapes(frame)):
+        here = rows_of(frame, prompt_tokens=prompt, new_tokens=new)
+        for j, batch in enumerate(batches):
+            hue = _page.colour(j)
+            for r in each(here, kind="baseline", batch_size=batch):
+                shown = f"{r.series} (autoregressive), batch {batch}"
+                span, ends = (ticks[0], ticks[-1]), (r.j_per_token_low, r.j_per_token_high)
+                chart.band(panel, span, r.j_per_token, *ends, shown, hue, _hover(r))
+            for i, name in enumerate(series):
+                own = rows_of(curves, series=name, batch_size=batch, prompt_tokens=prompt, new_tokens=new)
+                if len(own):
+                    shown = f"{name}, batch {batch}"
+                    chart.line(panel, own, "place", "j_per_token", shown, _page.look(i, hue), _hover)
+        chart.axis(panel, "x", type="log", tickvals=ticks, ticktext=names)
+        chart.log(panel, "y", [*here["j_per_token"].dropna()])
+    return chart.figure(frame)
+
+
+def _hover(row: Any) -> list[str]:
+    steps = [] if pd.isna(row.steps) else [f"K = {row.steps:.0f}"]
+    ends = (row.j_per_token_low, row.j_per_token_high)
+    gross = _page.amount("energy", row.j_per_token, *ends, f"J/{row.tokens} token")
+    net = [] if pd.isna(row.net_j_per_token) else [f"net of idle power: {_page.number(row.net_j_per_token)} J"]
+    return [*steps, f"batch size {row.batch_size}", gross, *net, f"{row.repetitions:.0f} readings: {row.source}"]

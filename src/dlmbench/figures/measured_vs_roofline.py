@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from dlmbench.analysis.study import Study
-from dlmbench.figures import _style
+from dlmbench.figures import _page, _style
 from dlmbench.figures._points import Point, each, rows_of, table, why_missing
 from dlmbench.roofline.architectures import architectures
 from dlmbench.roofline.bounds import bounds_of
@@ -27,6 +27,7 @@ from dlmbench.roofline.hardware import Hardware, of_device
 from dlmbench.types import Architecture, Run
 
 NAME = "measured_vs_roofline"
+_X = "arithmetic intensity of the compulsory work [FLOP/byte]"
 REGIMES = {"memory": "limited by memory bandwidth", "compute": "limited by arithmetic"}
 
 
@@ -159,7 +160,7 @@ def draw(frame: pd.DataFrame, figure: Figure) -> None:
     if len(ridges) == 1:
         _regimes(axes, ridges[0])
     device = str(frame["note"].iloc[0])
-    axes.set(xlabel="arithmetic intensity of the compulsory work [FLOP/byte]", ylabel="measured latency / floor")
+    axes.set(xlabel=_X, ylabel="measured latency / floor")
     axes.set_title(f"how many times the {device}'s floor each cell takes (lower is better)")
     handles = [_style.key(f"batch {b}", color=_style.colour(i), linewidth=4) for i, b in enumerate(batches)]
     for s, look in looks.items():
@@ -169,3 +170,43 @@ def draw(frame: pd.DataFrame, figure: Figure) -> None:
     _style.legend_below(figure, handles, columns=3)
     _style.stamp(figure, frame)
     return None
+
+
+def interactive(frame: pd.DataFrame) -> _page.Figure:
+    """The same for the page."""
+    if why := why_missing(frame):
+        return _page.not_measured(why)
+    batches = sorted(int(b) for b in frame["batch_size"].unique())
+    series = list(dict.fromkeys(frame[frame["kind"] != "baseline"]["series"]))
+    title = f"how many times the {frame['note'].iloc[0]}'s floor each cell takes (lower is better)"
+    chart = _page.Chart([title], _X, "measured latency / floor", panel_px=360)
+    for _, own in frame.groupby(["kind", "series", "batch_size"], sort=False):
+        kind, name, batch = (own[c].iloc[0] for c in ("kind", "series", "batch_size"))
+        hue = _page.colour(batches.index(int(batch)))
+        look = _page.baseline_look(hue) if kind == "baseline" else _page.look(series.index(name), hue)
+        shown = f"{name} (autoregressive)" if kind == "baseline" else name
+        x = "intensity_flop_per_byte"
+        chart.line(0, own, x, "ratio", f"{shown}, batch {batch}", look, _hover, mode="markers")
+    ridges = sorted({float(r) for r in frame["ridge_flop_per_byte"]})
+    spread = [*frame["intensity_flop_per_byte"], *ridges]
+    span = (float(min(spread)) / 1.6, float(max(spread)) * 1.6)
+    chart.band(0, span, 1.0, None, None, "floor", _page.ALARM, ["no cell can be below"], dash="solid")
+    heights = [1.0, float(frame["ratio_high"].max())]
+    for ridge in ridges:
+        words = f"memory-bound left of {_page.number(ridge)} FLOP/byte, compute-bound right of it"
+        line: dict[str, Any] = {"type": "scatter", "mode": "lines", "x": [ridge] * 2, "y": heights}
+        line |= {"hoverinfo": "text", "hovertext": _page.text(words)}
+        line |= {"line": {"color": _page.MUTED, "dash": "dash", "width": 1.5}}
+        chart.add(0, line, "ridge: memory-bound to the left, compute-bound to the right")
+    chart.axis(0, "x", type="log", dtick=1, tickformat=",~r", exponentformat="none")
+    chart.log(0, "y", [*frame["ratio_low"], *frame["ratio_high"], 1.0])
+    return chart.figure(frame)
+
+
+def _hover(row: Any) -> list[str]:
+    steps = [] if pd.isna(row.steps) else [f"K = {row.steps:.0f}"]
+    times = f"{_page.number(row.latency_s)} s measured, floor {_page.number(row.floor_s)} s"
+    shares = f"{row.mfu:.0%} of the arithmetic, {row.mbu:.0%} of the bandwidth"
+    where = [_page.shape_title(row.prompt_tokens, row.new_tokens), f"batch size {row.batch_size}"]
+    ratio = _page.amount("measured / floor", row.ratio, row.ratio_low, row.ratio_high, "")
+    return [*steps, *where, ratio, times, f"floor {REGIMES[row.regime]}", shares]

@@ -152,9 +152,9 @@ def caption(frame: pd.DataFrame) -> str:
         return f"Not measured: {why}."
     text = (
         "Quality against diffusion steps, with 95% intervals of a bootstrap over prompts (unpaired; parity is tested "
-        "prompt by prompt, which is sharper; the bar through its ring is the interval of S_parity itself, over resamples "
-        "of the prompts). Bands: the autoregressive baseline. The likelihood is the "
-        "sampler's, with positions chosen by the model and tokens drawn at temperature 1."
+        "prompt by prompt, which is sharper; the bar through its ring is the interval of S_parity itself, over "
+        "resamples of the prompts). Bands: the autoregressive baseline. The likelihood is the sampler's, with positions "
+        "chosen by the model and tokens drawn at temperature 1."
     )
     marks = [
         f"{r.metric} ({short(r.series)}, P={int(r.prompt_tokens)}, G={int(r.new_tokens)}): {r.note}"
@@ -272,6 +272,11 @@ def interactive(frame: pd.DataFrame) -> _page.Figure:
             chart.band(panel, span, r.value, None, None, "true text", _page.ALARM, _hover(r), dash="dot")
         reached = marks[marks["steps"].notna()]
         words = [f"S_parity at margin 0: {r.note}\n{r.series}, {r.prompt_tokens}+{r.new_tokens}" for r in each(reached)]
+        for r in each(reached):
+            ends = [span[1] if pd.isna(end) else float(end) for end in (r.steps_low, r.steps_high)]
+            bar: dict[str, Any] = {"type": "scatter", "mode": "lines", "x": ends, "y": [r.value] * 2}
+            bar |= {"hoverinfo": "skip", "line": {"color": _page.INK, "width": 1.5}}
+            chart.add(panel, bar, key="S_parity at margin 0")
         chart.ring(panel, list(reached["steps"]), list(reached["value"]), "S_parity at margin 0", words)
         chart.log2(panel, "x", list(curves["steps"]))
     return chart.figure(frame)

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from dlmbench.analysis.study import CellSummary, Study
-from dlmbench.figures import _style
+from dlmbench.figures import _page, _style
 from dlmbench.figures._points import Point, each, rows_of, shapes, short, table, why_missing
 from dlmbench.types import Run
 
@@ -181,7 +181,7 @@ def draw(frame: pd.DataFrame, figure: Figure) -> None:
     measured = frame[frame["kind"] != "oom"]
     curves = rows_of(measured, kind="curve")
     series = list(dict.fromkeys(curves["series"]))
-    steps = sorted(float(k) for k in curves["steps"].dropna().unique())
+    steps = _steps(curves)
     hues = dict(zip(steps, _style.ordered_colours(len(steps)), strict=True))
     star: dict[str, Any] = {"color": _style.BASELINE_COLOUR, "linestyle": "--", "marker": "*", "markersize": 8}
     panels = shapes(measured)
@@ -214,3 +214,54 @@ def draw(frame: pd.DataFrame, figure: Figure) -> None:
     _style.legend_below(figure, handles)
     _style.stamp(figure, frame)
     return None
+
+
+def interactive(frame: pd.DataFrame) -> _page.Figure:
+    """The same for the page."""
+    if why := why_missing(frame):
+        return _page.not_measured(why)
+    size, unit = _unit(frame)
+    measured = frame[frame["kind"] != "oom"]
+    measured = measured.assign(x=measured["peak_bytes"].astype(float) / size).sort_values("batch_size")
+    curves = rows_of(measured, kind="curve")
+    series, steps = list(dict.fromkeys(rows_of(frame, kind="curve")["series"])), _steps(curves)
+    hues = dict(zip(steps, _page.ordered_colours(len(steps)), strict=True))
+    panels = shapes(measured)
+    titles = [_page.shape_title(*p) for p in panels]
+    chart = _page.Chart(titles, f"peak memory [{unit}]", "throughput [new tokens/s]", panel_px=300)
+    for panel, (prompt, new) in enumerate(panels):
+        here = rows_of(measured, prompt_tokens=prompt, new_tokens=new)
+        for name, own in rows_of(here, kind="baseline").groupby("series", sort=False):
+            labels, shown = [f"B={b:.0f}" for b in own["batch_size"]], f"{name} (autoregressive)"
+            chart.line(panel, own, "x", "tokens_per_s", shown, _page.baseline_look(), _hover, labels=labels)
+        for i, name in enumerate(series):
+            for _, own in rows_of(here, kind="curve", series=name).groupby("steps", dropna=False):
+                k = float(own["steps"].iloc[0])
+                look = _page.look(i, hues.get(k, _page.colour(i)))
+                chart.line(panel, own, "x", "tokens_per_s", _name(name, k), look, _hover)
+        best = rows_of(here, is_largest=True)
+        words = [
+            "\n".join([_name(r.series, r.steps), *_hover(r), "the largest batch that fits: " + r.budget])
+            for r in each(best)
+        ]
+        if len(best):
+            budget = float(best["budget_bytes"].iloc[0]) / size
+            ends = [float(here["tokens_per_s_low"].min()), float(here["tokens_per_s_high"].max())]
+            line: dict[str, Any] = {"type": "scatter", "mode": "lines", "x": [budget] * 2, "y": ends}
+            said = f"equal memory: {_page.number(budget)} {unit}, {best['budget'].iloc[0]}"
+            line |= {"hoverinfo": "text", "hovertext": _page.text(said)}
+            line |= {"line": {"color": _page.MUTED, "dash": "dash", "width": 1.5}}
+            chart.add(panel, line, "equal memory")
+        chart.ring(panel, list(best["x"]), list(best["tokens_per_s"]), "largest batch that fits", words)
+        chart.log(panel, "y", [*here["tokens_per_s_low"], *here["tokens_per_s_high"]])
+    return chart.figure(frame)
+
+
+def _steps(curves: pd.DataFrame) -> list[float]:
+    return sorted(float(k) for k in curves["steps"].dropna().unique())
+
+
+def _hover(row: Any) -> list[str]:
+    rate = _page.amount("throughput", row.tokens_per_s, row.tokens_per_s_low, row.tokens_per_s_high, "new tokens/s")
+    peak = f"peak memory: {row.peak_bytes / GIB:.3g} GiB ({row.source})"
+    return [f"batch size {row.batch_size}", rate, peak]

@@ -14,7 +14,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from dlmbench.analysis.study import CellSummary, Study
-from dlmbench.figures import _style
+from dlmbench.figures import _page, _style
 from dlmbench.figures._points import Point, each, rows_of, shapes, short, table, why_missing
 from dlmbench.types import Run
 
@@ -102,41 +102,95 @@ def _label(kind: str, series: str, steps: float | None, several: bool) -> str:
     return f"{name}, K={steps:.0f}" if steps is not None else name
 
 
+def _placed(here: pd.DataFrame, batches: list[int], several: bool) -> tuple[pd.DataFrame, list[str]]:
+    """The rows of one panel with their height `at`, batches beside one another, and the name of each setting."""
+    settings = _settings(here)
+    row_of = {(k, s, n): y for y, (k, s, n) in enumerate(settings)}
+    keys = zip(here["kind"], here["series"], here["steps"], here["batch_size"], strict=True)
+    at = [
+        row_of[k, s, None if pd.isna(n) else float(n)]
+        + (batches.index(b) - (len(batches) - 1) / 2) * 0.72 / len(batches)
+        for k, s, n, b in keys
+    ]
+    return here.assign(at=at), [_label(*s, several) for s in settings]
+
+
+def _layout(frame: pd.DataFrame) -> tuple[list[int], bool, int]:
+    """The batch sizes, whether there are several settings of diffusion, and the most rows of a panel."""
+    batches = sorted(int(b) for b in frame["batch_size"].unique())
+    several = frame[frame["kind"] != "baseline"]["series"].nunique() > 1
+    deepest = max(len(_settings(rows_of(frame, prompt_tokens=p, new_tokens=g))) for p, g in shapes(frame))
+    return batches, several, deepest
+
+
 def draw(frame: pd.DataFrame, figure: Figure) -> None:
     """One panel for each (prompt, new tokens), a row for each setting; colour is batch size."""
     if why := why_missing(frame):
         return _style.not_measured(figure, why)
-    batches = sorted(frame["batch_size"].unique())
-    several = frame[frame["kind"] != "baseline"]["series"].nunique() > 1
-    deepest = max(len(_settings(rows_of(frame, prompt_tokens=p, new_tokens=g))) for p, g in shapes(frame))
+    batches, several, deepest = _layout(frame)
     height = 0.75 + deepest * max(0.2, 0.085 * len(batches) + 0.06)
     # Long names of settings need the width of two panels.
-    columns = 1 if several else 2
-    panels = _style.panels(figure, len(shapes(frame)), height, columns)
+    panels = _style.panels(figure, len(shapes(frame)), height, columns=1 if several else 2)
+    looks: list[dict[str, Any]] = [
+        {"color": _style.colour(i), "marker": _style.MARKERS[i % len(_style.MARKERS)]} for i in range(len(batches))
+    ]
     for axes, (prompt, new) in zip(panels, shapes(frame), strict=True):
-        here = rows_of(frame, prompt_tokens=prompt, new_tokens=new)
-        settings = _settings(here)
-        for y, (kind, series, steps) in enumerate(settings):
-            own = rows_of(here, kind=kind, series=series)
-            own = own[own["steps"].isna()] if steps is None else rows_of(own, steps=steps)
-            for r in each(own):
-                place = batches.index(r.batch_size)
-                at, hue = y + (place - (len(batches) - 1) / 2) * 0.72 / len(batches), _style.colour(place)
-                look: dict[str, Any] = {"color": hue, "marker": _style.MARKERS[place % len(_style.MARKERS)]}
-                axes.plot([r.first_text_s, r.latency_s], [at, at], color=hue, linewidth=1.1, alpha=0.55)
-                bars = np.clip([[r.latency_s - r.latency_low_s], [r.latency_high_s - r.latency_s]], 0, None)
-                axes.errorbar(r.latency_s, at, xerr=bars, capsize=2, elinewidth=0.9, markersize=4, **look)
-                axes.plot(r.first_text_s, at, markersize=6, linestyle="none", markerfacecolor="none", **look)
-        axes.set_yticks(range(len(settings)), [_label(*s, several) for s in settings])
-        axes.set_ylim(len(settings) - 0.4, -0.6)
+        here, names = _placed(rows_of(frame, prompt_tokens=prompt, new_tokens=new), batches, several)
+        for r in each(here):
+            look = looks[batches.index(r.batch_size)]
+            axes.plot([r.first_text_s, r.latency_s], [r.at, r.at], color=look["color"], linewidth=1.1, alpha=0.55)
+            bars = np.clip([[r.latency_s - r.latency_low_s], [r.latency_high_s - r.latency_s]], 0, None)
+            axes.errorbar(r.latency_s, r.at, xerr=bars, capsize=2, elinewidth=0.9, markersize=4, **look)
+            axes.plot(r.first_text_s, r.at, markersize=6.5, linestyle="none", markerfacecolor="none", **look)
+        axes.set_yticks(range(len(names)), names)
+        axes.set_ylim(len(names) - 0.4, -0.6)
         axes.grid(visible=False, axis="y")
         _style.log_axis(axes, [*here["first_text_s"], *here["latency_low_s"], *here["latency_high_s"]], "x")
-        axes.set(title=f"{prompt} prompt + {new} new tokens", xlabel="time since the request [s]")
-    looks = [_style.look(i) | {"linestyle": "none", "markerfacecolor": None} for i in range(len(batches))]
-    marks = [_style.key(f"batch {b}", **look) for b, look in zip(batches, looks, strict=True)]
+        axes.set(title=_page.shape_title(prompt, new), xlabel="time since the request [s]")
+    marks = [_style.key(f"batch {b}", linestyle="none", **look) for b, look in zip(batches, looks, strict=True)]
     grey: dict[str, Any] = {"color": "grey", "marker": "o", "linestyle": "none"}
-    marks.append(_style.key("first text", markerfacecolor="none", markersize=6, **grey))
+    marks.append(_style.key("first text", markerfacecolor="none", markersize=6.5, **grey))
     marks.append(_style.key("full text", markersize=4, **grey))
     _style.legend_below(figure, marks, columns=8)
     _style.stamp(figure, frame)
     return None
+
+
+def interactive(frame: pd.DataFrame) -> _page.Figure:
+    """The same for the page."""
+    if why := why_missing(frame):
+        return _page.not_measured(why)
+    batches, several, deepest = _layout(frame)
+    titles = [_page.shape_title(*s) for s in shapes(frame)]
+    height = 60 + deepest * max(26, 12 * len(batches))
+    chart = _page.Chart(titles, "time since the request [s]", "", columns=1 if several else 2, panel_px=height)
+    for panel, (prompt, new) in enumerate(shapes(frame)):
+        here, names = _placed(rows_of(frame, prompt_tokens=prompt, new_tokens=new), batches, several)
+        for i, batch in enumerate(batches):
+            own, hue = rows_of(here, batch_size=batch), _page.colour(i)
+            if not len(own):
+                continue
+            symbol, key = _page.SYMBOLS[i % len(_page.SYMBOLS)], f"batch {batch}"
+            full, first = (
+                {"colour": hue, "symbol": symbol + end, "size": size} for end, size in (("", 7), ("-open", 10))
+            )
+            chart.line(panel, own, "latency_s", "at", key, full, _hover, mode="markers", x_bars=True)
+            chart.line(panel, own, "first_text_s", "at", "", first, _hover, mode="markers", key=key)
+            gaps: dict[str, list[float | None]] = {"x": [], "y": []}
+            for r in each(own):
+                gaps["x"] += [r.first_text_s, r.latency_s, None]
+                gaps["y"] += [r.at, r.at, None]
+            joined = {"type": "scatter", "mode": "lines", "line": {"color": hue, "width": 1.5}, "opacity": 0.55}
+            chart.add(panel, joined | gaps | {"hoverinfo": "skip"}, key=key)
+        ticks = {"tickvals": list(range(len(names))), "ticktext": [_page.text(n) for n in names]}
+        chart.axis(panel, "y", range=[len(names) - 0.4, -0.6], showgrid=False, **ticks)
+        chart.log(panel, "x", [*here["first_text_s"], *here["latency_low_s"], *here["latency_high_s"]])
+    return chart.figure(frame)
+
+
+def _hover(row: Any) -> list[str]:
+    steps = [] if pd.isna(row.steps) else [f"K = {row.steps:.0f}"]
+    first = f"{_page.amount('first text', row.first_text_s, None, None, 's')} ({row.first_text_tokens:.0f} tokens)"
+    between = [] if pd.isna(row.inter_token_s) else [f"then {_page.number(row.inter_token_s * 1e3)} ms a token"]
+    full = _page.amount("full text", row.latency_s, row.latency_low_s, row.latency_high_s, "s")
+    return [row.series, *steps, f"batch size {row.batch_size}", first, *between, full]
