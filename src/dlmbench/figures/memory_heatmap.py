@@ -122,7 +122,7 @@ def draw(frame: pd.DataFrame, figure: Figure) -> None:
                 continue
             share = float(scale(r.peak_bytes / unit))
             axes.add_patch(Rectangle(corner, 1, 1, facecolor=colours(share), edgecolor="white"))
-            text = _amount(r.peak_bytes, unit) + ("\n(some OOM)" if r.kind == "some_oom" else "")
+            text = _amount(r.peak_bytes, unit) + ("*" if r.kind == "some_oom" else "")
             ink = "black" if share > 0.55 else "white"
             axes.text(x, y, text, ha="center", va="center", fontsize=7 if len(batches) < 7 else 6, color=ink)
         for x, y in np.ndindex(len(batches), len(lengths)):
@@ -140,6 +140,8 @@ def draw(frame: pd.DataFrame, figure: Figure) -> None:
     handles = [Patch(facecolor="white", edgecolor="white", label=f"{source}, in {name}")]
     if frame["peak_bytes"].isna().any():
         handles.append(Patch(label="out of memory", **_OOM))
+    if (frame["kind"] == "some_oom").any():
+        handles.append(Patch(facecolor="white", edgecolor="white", label="* some settings: out of memory"))
     if len(frame) < len(models) * len(lengths) * len(batches):
         handles.append(Patch(facecolor="white", edgecolor="white", label="– not measured"))
     _style.legend_below(figure, handles)

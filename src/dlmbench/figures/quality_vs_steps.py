@@ -153,8 +153,8 @@ def caption(frame: pd.DataFrame) -> str:
     text = (
         "Quality against diffusion steps, with 95% intervals of a bootstrap over prompts (unpaired; parity is tested "
         "prompt by prompt, which is sharper; the bar through its ring is the interval of S_parity itself, over "
-        "resamples of the prompts). Bands: the autoregressive baseline. The likelihood is the sampler's, with positions "
-        "chosen by the model and tokens drawn at temperature 1."
+        "resamples of the prompts). Bands: the autoregressive baseline. The likelihood is the sampler's, with "
+        "positions chosen by the model and tokens drawn at temperature 1."
     )
     marks = [
         f"{r.metric} ({short(r.series)}, P={int(r.prompt_tokens)}, G={int(r.new_tokens)}): {r.note}"
@@ -172,7 +172,16 @@ def _verdict(verdicts: Sequence[tuple[str, str]]) -> str:
         return "$S_{parity}$: " + notes[0]
     each_note = (f"{note} ({', '.join(w for n, w in verdicts if n == note)})" for note in notes)
     # The markup of the subscript is not printed, so the first line may be longer by it.
-    return "$S_{parity}$: " + textwrap.fill("; ".join(each_note), 36)
+    lines = textwrap.wrap("; ".join(each_note), 36)
+    if len(lines) > 3:
+        # Too many for a title: how many of the lines end how; each by name stands in the caption.
+        ends = [_ending(note) for note, _ in verdicts]
+        lines = textwrap.wrap("; ".join(f"{ends.count(e)} {e}" for e in dict.fromkeys(ends)), 40)
+    return "$S_{parity}$: " + "\n".join(lines)
+
+
+def _ending(note: str) -> str:
+    return next((words for words in _OUTCOMES.values() if note.startswith(words)), "reached")
 
 
 def _interval(axes: Axes, r: Any, largest: float) -> None:

@@ -197,8 +197,9 @@ def draw(frame: pd.DataFrame, figure: Figure) -> None:
             own = rows_of(here, kind="curve", series=name)
             for k, rows in own.groupby(own["steps"].fillna(0.0)):
                 _line(axes, rows, size, **_style.look(i, hues.get(float(k), _style.colour(i))))
-        top = rows_of(here, kind="curve").sort_values("tokens_per_s").groupby("batch_size").tail(1)
-        _batches(axes, top, size, above=True)
+        for _, own in rows_of(here, kind="curve").groupby(["series", "steps"], sort=False, dropna=False):
+            _batches(axes, own, size, above=True)
+            break  # batch sizes are written on one line of diffusion: they are the same on the others
         _style.log_axis(axes, [*here["tokens_per_s_low"], *here["tokens_per_s_high"]])
         axes.xaxis.set_major_locator(MaxNLocator(6))
         axes.margins(x=0.12, y=0.16)

@@ -66,16 +66,17 @@ def draw(frame: pd.DataFrame, figure: Figure) -> None:
     for axes, (series, prompt, new) in zip(_style.panels(figure, len(panels)), panels, strict=True):
         here = rows_of(frame, prompt_tokens=prompt, new_tokens=new)
         batches = [int(b) for b in sorted(here["batch_size"].unique())]
-        # Room for the bars of this panel only: step counts that belong to other settings would leave holes.
-        owned = [(bar, own) for bar in bars if len(own := _bar(here, bar, series))]
-        width = 0.84 / len(owned)
-        for i, ((kind, _, _, hue), own) in enumerate(owned):
-            for r in each(own):
-                x = batches.index(int(r.batch_size)) + (i - (len(owned) - 1) / 2) * width
-                value = r.tokens_per_s
-                error = np.clip([[value - r.tokens_per_s_low], [r.tokens_per_s_high - value]], 0, None)
-                axes.bar(x, value, width * 0.94, color=hue, **_hatch(kind))
-                axes.errorbar(x, r.tokens_per_s, error, color="#B00020", capsize=1.5, elinewidth=0.8, capthick=0.8)
+        # Bars stand side by side without holes: each batch size has room for its own bars only.
+        owned = [(bar, r) for bar in bars for r in each(_bar(here, bar, series))]
+        at_batch = {b: [r for _, r in owned if r.batch_size == b] for b in batches}
+        width = 0.84 / max(len(rows) for rows in at_batch.values())
+        for (kind, _, _, hue), r in owned:
+            beside = at_batch[int(r.batch_size)]
+            x = batches.index(int(r.batch_size)) + (beside.index(r) - (len(beside) - 1) / 2) * width
+            value = r.tokens_per_s
+            error = np.clip([[value - r.tokens_per_s_low], [r.tokens_per_s_high - value]], 0, None)
+            axes.bar(x, value, width * 0.94, color=hue, **_hatch(kind))
+            axes.errorbar(x, value, error, color="#B00020", capsize=1.5, elinewidth=0.8, capthick=0.8)
         axes.set_xticks(range(len(batches)), [str(b) for b in batches])
         axes.grid(visible=False, axis="x")
         # Bars are read from zero; only where that would hide the small ones does a logarithm serve better.

@@ -15,10 +15,11 @@ from matplotlib.figure import Figure
 
 from dlmbench.analysis.study import CellSummary, Study
 from dlmbench.figures import _page, _style
-from dlmbench.figures._points import Point, each, rows_of, shapes, short, table, why_missing
+from dlmbench.figures._points import Point, each, ends, rows_of, shapes, short, table, why_missing
 from dlmbench.types import Run
 
 NAME = "time_to_text"
+MOST_ROWS = 14
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,10 +80,12 @@ def caption(frame: pd.DataFrame) -> str:
         return f"Not measured: {why}."
     blocks = sorted({int(n) for n in frame[frame["kind"] != "baseline"]["first_text_tokens"]})
     size = f" ({' or '.join(map(str, blocks))} tokens at once)" if blocks else ""
+    less = " Drawn: the smallest and the largest of many; all are in the table." * (len(_for_paper(frame)) < len(frame))
     return (
         "Time to the first text that stands (open) and to the full text (filled, median with its 95% interval). First "
         f"text is the first token of the autoregressive baseline, and the first final block of diffusion{size}; where "
         "that block is the whole text the two are one. It is from one traced generation, hence without an interval."
+        + less
     )
 
 
@@ -123,10 +126,20 @@ def _layout(frame: pd.DataFrame) -> tuple[list[int], bool, int]:
     return batches, several, deepest
 
 
+def _for_paper(frame: pd.DataFrame) -> pd.DataFrame:
+    """The smallest and largest batch and, where rows are many, step count of each series; the page shows them all."""
+    shown = frame[frame["batch_size"].isin(ends(frame["batch_size"]))]
+    if _layout(shown)[2] <= MOST_ROWS:
+        return shown
+    kept = {s: ends(own["steps"].dropna()) for s, own in shown.groupby("series")}
+    return shown[[pd.isna(k) or k in kept[s] for s, k in zip(shown["series"], shown["steps"], strict=True)]]
+
+
 def draw(frame: pd.DataFrame, figure: Figure) -> None:
     """One panel for each (prompt, new tokens), a row for each setting; colour is batch size."""
     if why := why_missing(frame):
         return _style.not_measured(figure, why)
+    frame = _for_paper(frame)
     batches, several, deepest = _layout(frame)
     height = 0.75 + deepest * max(0.2, 0.085 * len(batches) + 0.06)
     # Long names of settings need the width of two panels.
