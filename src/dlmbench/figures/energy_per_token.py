@@ -149,7 +149,8 @@ def draw(frame: pd.DataFrame, figure: Figure) -> None:
                     axes.plot(own["place"], own["net_j_per_token"], linestyle="none", color=hue, **_NET)
         _style.log2_axis(axes, ticks)
         axes.set_xticks(ticks, names)
-        _style.log_axis(axes, [*here["j_per_token"].dropna(), *here["net_j_per_token"].dropna()])
+        columns = ("j_per_token", "j_per_token_high", "net_j_per_token")
+        _style.log_axis(axes, [v for c in columns for v in here[c].dropna()])
         axes.set(title=_page.shape_title(prompt, new), xlabel=_X, ylabel=f"energy [J/{_tokens(here)} token]")
     handles = [_style.key(f"batch {b}", color=_style.colour(j)) for j, b in enumerate(batches)]
     handles += [_style.key(name, **_style.look(i, "grey")) for i, name in enumerate(series)]
