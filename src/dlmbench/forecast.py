@@ -1,33 +1,31 @@
 """Before a run: what each cell should take, whether it fits, and what the whole costs. After it: the fit to its cells.
 
-Nothing here asks the network: shapes come from a config.json that is on this machine, or from the published 8B pair's
-where an experiment names exactly that pair. Where neither is there, there is no prediction, and that is said.
+Nothing here asks the network. Where a model's shape is not known on this machine (roofline/architectures.py), there is
+no prediction, and that is said.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from dlmbench import assets, registry
 from dlmbench.errors import BenchError
 from dlmbench.measure.protocol import further_repetitions
 from dlmbench.roofline import corrected, hardware
+from dlmbench.roofline.architectures import architectures
 from dlmbench.roofline.corrected import DEFAULT, Efficiencies, cost_per_million_tokens
 from dlmbench.roofline.hardware import Hardware
-from dlmbench.types import Architecture, Cell, Finding, ModelSpec, Plan, Prediction, ProtocolSettings, Run
+from dlmbench.types import Cell, Finding, Plan, Prediction, ProtocolSettings, Run
 
 if TYPE_CHECKING:
     from dlmbench.roofline.bounds import Bounds
     from dlmbench.roofline.calibrate import Calibration
 
-# Whose shapes are known although their config.json may not be here.
-PUBLISHED_8B = {("llama", "meta-llama/Meta-Llama-3-8B"), ("llada", "GSAI-ML/LLaDA-8B-Base")}
 # After the timed repetitions: one traced generation and one for memory. Those for energy are few and only on a GPU.
 _OWN_PASSES = 2
 _SCHEMA = 1
@@ -36,44 +34,6 @@ _SCHEMA = 1
 def devices(file: Path | None) -> tuple[Hardware, ...]:
     """The user's own rows, none without a file."""
     return () if file is None else hardware.load_rows(file)
-
-
-# ---------------------------------------------------------------- architectures
-
-
-def architecture_of(spec: ModelSpec) -> Architecture | str:
-    """The shape of a model as its config.json on this machine states it, or why it is not known."""
-    family = registry.load("families", spec.family)
-    try:
-        if spec.weights == "random" and spec.source in family.KNOWN:
-            config: Any = family.KNOWN[spec.source]
-        elif (folder := assets.local_folder(spec)) is not None and (folder / "config.json").is_file():
-            config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        elif (spec.family, spec.source) in PUBLISHED_8B:
-            config = family.KNOWN["8b"]
-        else:
-            return f"config.json is not here ({spec.source})"
-        architecture: Architecture = family.architecture(config)
-        if architecture.parameters <= 0 or architecture.head_size <= 0:
-            return f"config.json of {spec.source} describes no model"
-    except BenchError as error:
-        return error.message
-    except (OSError, ValueError, TypeError, AttributeError, ArithmeticError):
-        return f"config.json of {spec.source} cannot be read"
-    return architecture
-
-
-def architectures(models: Iterable[ModelSpec]) -> tuple[dict[str, Architecture], dict[str, str]]:
-    """The shapes that are known by model key, and why the others are not."""
-    known: dict[str, Architecture] = {}
-    unknown: dict[str, str] = {}
-    for spec in models:
-        found = architecture_of(spec)
-        if isinstance(found, Architecture):
-            known[spec.key] = found
-        else:
-            unknown[spec.key] = found
-    return known, unknown
 
 
 # ---------------------------------------------------------------- a plan
