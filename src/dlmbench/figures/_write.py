@@ -79,7 +79,12 @@ def render(module: ModuleType, frame: pd.DataFrame) -> Figure:
 
 
 def _pictures(figure: Figure, folder: Path, name: str) -> list[Path]:
-    return [_save(figure, folder / f"{name}.{ending}") for ending in PICTURES]
+    paths = []
+    for ending in PICTURES:
+        paths.append(_save(figure, folder / f"{name}.{ending}"))
+        # Where everything goes is found once; it takes longer than drawing.
+        figure.set_layout_engine("none")
+    return paths
 
 
 def _save(figure: Figure, path: Path) -> Path:

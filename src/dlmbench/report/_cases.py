@@ -15,7 +15,7 @@ from typing import Literal
 
 from dlmbench.analysis.answer import headline
 from dlmbench.analysis.study import CellSummary, Curve, MetricParity, Study
-from dlmbench.report._numbers import counted, gib, listed, seconds, sig, spread, times
+from dlmbench.report._numbers import counted, gib, listed, seconds, sig, spread
 
 SERVER_BATCH = 8
 LONG_TOKENS = 1024
@@ -218,7 +218,7 @@ def _parity_fact(curve: Curve) -> Fact | None:
     if gap < 0:
         gap, low, high = -gap, -high, -low
     text = f"{word} up to K={last.steps}: there {sig(gap)} {shown.metric.unit} {side} "
-    return Fact(name, f"{text}(95% interval {sig(low)} to {sig(high)}), {by}")
+    return Fact(name, f"{text}({sig(low, 2)} to {sig(high, 2)}), {by}")
 
 
 def _margin_facts(curve: Curve) -> tuple[Fact, ...]:
@@ -257,14 +257,14 @@ def _speed_fact(curve: Curve) -> Fact | None:
     if best is not None and best.parity.reached:
         if best.speedup is None or best.speedup.latency is None:
             return Fact(f"Speed there, as a multiple of {base}'s", "not timed")
-        value = spread(best.speedup.latency, times)
+        value = spread(best.speedup.latency, "x")
         if best.speedup.share_reached < 0.95:
             value += f"; found again in {best.speedup.share_reached:.0%} of the resamples"
         return Fact(f"Speed there, as a multiple of {base}'s", value)
     point = _point(curve)
     if point is None or point.speedup is None:
         return None
-    return Fact(f"Speed at K={point.cell.steps}, as a multiple of {base}'s", spread(point.speedup, times))
+    return Fact(f"Speed at K={point.cell.steps}, as a multiple of {base}'s", spread(point.speedup, "x"))
 
 
 def _break_even_fact(curve: Curve) -> Fact | None:
@@ -278,7 +278,7 @@ def _break_even_fact(curve: Curve) -> Fact | None:
         return Fact(name, "none: by the measured line, one step alone would take longer")
     text = _steps(line.steps)
     if line.low is not None and line.high is not None:
-        text += f" (95% interval {_steps(max(line.low, 0))} to {_steps(line.high)})"
+        text += f" ({_steps(max(line.low, 0))} to {_steps(line.high)})"
     if line.is_extrapolated:
         text += f", extrapolated from K={timed[0]} to {timed[-1]}"
     return Fact(name, text)
