@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -64,6 +65,28 @@ class LiveProgress:
     def failed(self, cell: Cell, reason: str) -> None:
         """Say at once what could not be done."""
         TALK.print(f"  not measured: {cell.label}: {reason}", style="yellow", markup=False)
+
+
+class Stages:
+    """What is being done now, for work that is quick but not instant; plain lines where stderr is no terminal."""
+
+    def __init__(self, title: str) -> None:
+        self._title = title
+        self._status = TALK.status(title)
+
+    def __enter__(self) -> Stages:
+        self._status.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._status.stop()
+
+    def say(self, stage: str) -> None:
+        """Show the next stage."""
+        text = f"{self._title}: {stage}"
+        self._status.update(escape(text))
+        if not TALK.is_terminal:
+            TALK.print(text, markup=False)
 
 
 def summary(rows: Sequence[SummaryRow], title: str) -> Table:

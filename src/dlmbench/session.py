@@ -20,8 +20,9 @@ from dlmbench.assets import resolve_model
 from dlmbench.codec import Codec, find
 from dlmbench.engines import _checkpoint as checkpoint
 from dlmbench.errors import BenchError
-from dlmbench.figures._write import write_all
+from dlmbench.figures._write import figures_folder, write_all
 from dlmbench.measure.environment import fingerprint
+from dlmbench.report import writing
 from dlmbench.runner import SpeedPass
 from dlmbench.scorer import score_run
 from dlmbench.store import Store, read_run
@@ -65,6 +66,7 @@ class Outcome:
     answer: str
     findings: tuple[Finding, ...]
     figures: list[Path]
+    reports: list[Path]
 
 
 def prepare(models: tuple[ModelSpec, ...], prompts: PromptSettings, cells: tuple[Cell, ...]) -> Setting:
@@ -123,7 +125,9 @@ def score(output: Path, metrics: Sequence[str], progress: Progress) -> None:
 
 
 def conclude(output: Path) -> Outcome:
-    """Tables, answer, findings and figures, from the files alone.
+    """Tables, answer, findings, figures and reports, from the files alone.
+
+    There are no reports where the packages they need are not installed.
 
     Raises:
         BenchError: no run there.
@@ -131,12 +135,8 @@ def conclude(output: Path) -> Outcome:
     run = read_run(output)
     study = analyse(run)
     figures = write_all(run, study, figures_folder(output))
-    return Outcome(summary_rows(study), answer(study), findings(run), figures)
-
-
-def figures_folder(output: Path) -> Path:
-    """Beside a folder named raw_data, inside any other."""
-    return output.parent / "figures" if output.resolve().name == "raw_data" else output / "figures"
+    reports = [] if writing.missing_packages() else writing.write_reports(run, study, output)
+    return Outcome(summary_rows(study), answer(study), findings(run), figures, reports)
 
 
 def _architecture(setting: Setting, spec: ModelSpec) -> Architecture:

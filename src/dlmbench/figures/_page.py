@@ -34,8 +34,8 @@ FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Noto Sans', sans-serif"
 MOST_PANELS = 8
 RANDOM_WEIGHTS = "random weights: times and memory are real, quality is not"
 _STEPS = 33
-_RAMP = tuple(to_hex(colormaps["viridis"](x)) for x in np.linspace(0.0, 0.78, _STEPS))
-_DARK_RAMP = tuple(to_hex(colormaps["viridis"](x)) for x in np.linspace(0.3, 1.0, _STEPS))
+_RAMP = tuple(to_hex(colormaps["viridis"](x)) for x in np.linspace(0.02, 0.78, _STEPS))
+_DARK_RAMP = tuple(to_hex(colormaps["viridis"](x)) for x in np.linspace(0.3, 0.98, _STEPS))
 _DARK_SERIES = ("#4da3e0", "#ff8a3d", "#2fc79a", "#e39bc4", "#ffc04d", "#9ad4f7")
 # Light colour -> dark colour, for every colour a figure may use.
 DARK: Mapping[str, str] = {
@@ -355,6 +355,7 @@ class Chart:
             "gap_px": 62 + title_px,
             "top_px": stamp_px + (8 if self.one_at_a_time else title_px),
             "bottom_px": 56 + min(legend_px, 180),
+            "keys": len(self._keys),
         }
         if self.one_at_a_time:
             views: list[list[int]] = [[] for _ in self.titles]

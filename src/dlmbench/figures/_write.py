@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 from dlmbench import registry
 from dlmbench.analysis.study import Study
 from dlmbench.figures import _style
+from dlmbench.store import spreadsheet_field
 from dlmbench.types import Run
 
 PICTURES = ("png", "pdf")
@@ -50,9 +51,23 @@ def write_all(
     return written
 
 
+def figures_folder(run_folder: Path) -> Path:
+    """Where a run's figures go: beside a folder named raw_data, inside any other."""
+    return run_folder.parent / "figures" if run_folder.resolve().name == "raw_data" else run_folder / "figures"
+
+
 def write_one(module: ModuleType, frame: pd.DataFrame, folder: Path) -> list[Path]:
     """One figure's pictures and CSV from its table of points."""
     return [*_pictures(render(module, frame), folder, module.NAME), _table(frame, folder / f"{module.NAME}.csv")]
+
+
+def csv_of(frame: pd.DataFrame) -> str:
+    """The points as CSV, whose texts no spreadsheet runs as a formula."""
+    plain = frame.copy()
+    for column in plain:
+        if not pd.api.types.is_numeric_dtype(plain[column]):
+            plain[column] = plain[column].map(spreadsheet_field)
+    return str(plain.to_csv(index=False, lineterminator="\n"))
 
 
 def render(module: ModuleType, frame: pd.DataFrame) -> Figure:
@@ -64,7 +79,12 @@ def render(module: ModuleType, frame: pd.DataFrame) -> Figure:
 
 
 def _pictures(figure: Figure, folder: Path, name: str) -> list[Path]:
-    return [_save(figure, folder / f"{name}.{ending}") for ending in PICTURES]
+    paths = []
+    for ending in PICTURES:
+        paths.append(_save(figure, folder / f"{name}.{ending}"))
+        # Where everything goes is found once; it takes longer than drawing.
+        figure.set_layout_engine("none")
+    return paths
 
 
 def _save(figure: Figure, path: Path) -> Path:
@@ -83,7 +103,7 @@ def _save(figure: Figure, path: Path) -> Path:
 def _table(frame: pd.DataFrame, path: Path) -> Path:
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        frame.to_csv(partial, index=False, lineterminator="\n")
+        partial.write_text(csv_of(frame), encoding="utf-8", newline="\n")
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)

@@ -1,0 +1,364 @@
+"""Two runs side by side: cells joined by content, ratios with intervals, a verdict for each.
+
+Times of two machines, precisions or kernels are not one experiment. What differs is found first and named; a caller who
+goes on all the same gets cells joined by what is left of their content, each with the list of what differs in it.
+Ratios are first over second, so that above 1 the second run is faster. Their intervals come from the repetitions of
+both runs and say nothing of the spread between processes or hosts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+import numpy as np
+
+from dlmbench.analysis.parity import PerText, common_prompts
+from dlmbench.analysis.quality import TRUTH, MetricInfo, all_cells, metrics_of, scores_by_text, whole_scores
+from dlmbench.analysis.stats import (
+    Interval,
+    Summary,
+    bootstrap_indices,
+    percentiles,
+    ratio_interval,
+    ratio_of_sums,
+    summarise,
+)
+from dlmbench.types import Cell, CellResult, Environment, MemoryPass, Run
+
+Verdict = Literal["faster", "slower", "no difference shown", "too few repetitions", "not timed"]
+QualityVerdict = Literal["better", "worse", "no difference shown", "equal"]
+# Of cells without a difference, the 95% interval of the ratio misses 1 in 2 to 4% with 5 to 20 repetitions a side, but
+# in 7% with 4 and 11% with 3 (600 simulated pairs of skewed latencies each): fewer than 5 decide nothing.
+FEWEST = 5
+# Environments may differ in these and still be compared; a reader should know.
+_CIRCUMSTANCES = ("device_count", "cuda", "python", "cpu", "power_cap_w", "host", "platform", "dlmbench", "git_commit")
+_UNKNOWN = "not on record"
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Something that differs between the runs, or between two cells joined all the same."""
+
+    name: str
+    first: str
+    second: str
+
+
+@dataclass(frozen=True)
+class MemoryChange:
+    """Peak memory of one generation in both runs, in bytes, by the same `source`."""
+
+    source: str
+    first_bytes: int
+    second_bytes: int
+
+
+@dataclass(frozen=True)
+class QualityChange:
+    """A metric in both runs, in its unit. change: second minus first over the prompts both scored (paired bootstrap).
+
+    verdict: of the second run; None where no interval can be had (scores of whole sets, or other prompts).
+    """
+
+    metric: MetricInfo
+    first: float
+    second: float
+    change: Interval | None
+    verdict: QualityVerdict | None
+    n: int | None
+
+
+@dataclass(frozen=True)
+class CellPair:
+    """One cell in both runs. speedup: median latency of the first over the second's; above 1 the second is faster.
+
+    differs: what is not the same in the two cells or their environments; empty where they are comparable. processes:
+    in how many each was timed.
+    """
+
+    label: str
+    first: Cell
+    second: Cell
+    first_latency_s: Summary | None
+    second_latency_s: Summary | None
+    speedup: Interval | None
+    verdict: Verdict
+    reason: str
+    memory: MemoryChange | None
+    quality: tuple[QualityChange, ...]
+    differs: tuple[Difference, ...]
+    processes: tuple[int, int]
+
+    @property
+    def comparable(self) -> bool:
+        """Whether nothing but the run differs."""
+        return not self.differs
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two runs side by side.
+
+    obstacles: why they are not comparable; with any of them every pair is marked. circumstances: differences that do
+    not forbid it. only_first, only_second: cells without a partner.
+    """
+
+    first: str
+    second: str
+    obstacles: tuple[Difference, ...]
+    circumstances: tuple[Difference, ...]
+    pairs: tuple[CellPair, ...]
+    only_first: tuple[Cell, ...]
+    only_second: tuple[Cell, ...]
+
+    @property
+    def comparable(self) -> bool:
+        """Whether nothing stands in the way."""
+        return not self.obstacles
+
+    @property
+    def one_per_text(self) -> tuple[CellPair, ...]:
+        """The first pair of each set of texts: cells that differ in batch size only share theirs, and their quality."""
+        unique: dict[tuple[str, str], CellPair] = {}
+        for pair in self.pairs:
+            unique.setdefault((pair.first.quality_key, pair.second.quality_key), pair)
+        return tuple(unique.values())
+
+    def count(self, verdict: Verdict) -> int:
+        """How many cells have this verdict."""
+        return sum(p.verdict == verdict for p in self.pairs)
+
+
+def compare(first: Run, second: Run, draws: int = 2000, seed: int = 0) -> Comparison:
+    """Everything the two runs have in common; the same runs, draws and seed give the same numbers to the digit."""
+    environment = _environment(first, second)
+    joined, only_first, only_second = _join(first, second)
+    controls = [d for a, b in joined for d in _controls(a.cell, b.cell, a, b)]
+    quality = _Quality(first, second, draws, seed)
+    pairs = tuple(_pair(a, b, environment, quality, draws, seed) for a, b in joined)
+    circumstances = _fields(first.environment, second.environment, _CIRCUMSTANCES)
+    return Comparison(
+        first=first.name,
+        second=second.name,
+        obstacles=_together([*environment, *controls]),
+        circumstances=circumstances if first.environment and second.environment else (),
+        pairs=pairs,
+        only_first=only_first,
+        only_second=only_second,
+    )
+
+
+# ---------------------------------------------------------------- what stands in the way
+
+
+def _fields(a: Environment | None, b: Environment | None, names: Sequence[str]) -> tuple[Difference, ...]:
+    read: Callable[[Environment | None, str], str] = lambda e, n: _text(getattr(e, n)) if e else _UNKNOWN  # noqa: E731
+    return tuple(Difference(n, read(a, n), read(b, n)) for n in names if read(a, n) != read(b, n))
+
+
+def _text(value: object) -> str:
+    return _UNKNOWN if value is None else str(value)
+
+
+def _environment(first: Run, second: Run) -> tuple[Difference, ...]:
+    """What of `Environment.COMPARABLE` differs. Two runs that both do not say where they ran are not comparable."""
+    if first.environment is None and second.environment is None:
+        return (Difference("environment", _UNKNOWN, _UNKNOWN),)
+    return _fields(first.environment, second.environment, Environment.COMPARABLE)
+
+
+def _controls_of(cell: Cell) -> dict[str, str]:
+    """The settings of a cell that decide its times beside its place on the grid."""
+    model = cell.model
+    return {
+        "precision": cell.precision,
+        "attention kernel": cell.attention,
+        "engine": cell.engine,
+        "model": f"{model.family} {model.source}",
+        "revision": _text(model.revision),
+        "weights": model.weights,
+        "prompts": cell.prompts,
+        "seed": str(cell.seed),
+    }
+
+
+def _controls(a: Cell, b: Cell, left: CellResult, right: CellResult) -> Iterator[Difference]:
+    ours, theirs = _controls_of(a), _controls_of(b)
+    ours["clock"], theirs["clock"] = (", ".join(sorted({s.clock for s in r.timed})) for r in (left, right))
+    for name, value in ours.items():
+        # A cell without repetitions has no clock, which differs from nothing.
+        if value != theirs[name] and not (name == "clock" and "" in (value, theirs[name])):
+            yield Difference(name, value, theirs[name])
+
+
+def _together(found: Sequence[Difference]) -> tuple[Difference, ...]:
+    """One difference a name, with every value that occurs, in order of appearance."""
+    names = dict.fromkeys(d.name for d in found)
+    sides = {
+        n: tuple(" and ".join(dict.fromkeys(getattr(d, s) for d in found if d.name == n)) for s in ("first", "second"))
+        for n in names
+    }
+    return tuple(Difference(n, *sides[n]) for n in names)
+
+
+# ---------------------------------------------------------------- joining
+
+
+def _place(cell: Cell) -> tuple[object, ...]:
+    """Where a cell stands on the grid, whatever its controls."""
+    knobs = tuple(sorted((k, repr(v)) for k, v in cell.knobs))
+    return (cell.model.role, cell.sampler, knobs, cell.batch_size, cell.prompt_tokens, cell.new_tokens)
+
+
+def _results(run: Run) -> dict[str, CellResult]:
+    """A result for every planned cell, empty for those that have none."""
+    found = {r.cell.id: r for r in run.results}
+    empty = {c.id: CellResult(c, None, "not measured", (), None, None, "") for c in all_cells(run)}
+    return {**empty, **found}
+
+
+def _join(first: Run, second: Run) -> tuple[list[tuple[CellResult, CellResult]], tuple[Cell, ...], tuple[Cell, ...]]:
+    """Cells of equal content; of what is left, those of equal place, the pairs with most in common first."""
+    ours, theirs = _results(first), _results(second)
+    partner = {i: i for i in ours if i in theirs}
+    left = [r.cell for i, r in ours.items() if i not in partner]
+    right = [r.cell for i, r in theirs.items() if i not in partner]
+    candidates = sorted(
+        (-_agreement(a, b), i, j) for i, a in enumerate(left) for j, b in enumerate(right) if _place(a) == _place(b)
+    )
+    taken: set[int] = set()
+    for _, i, j in candidates:
+        if left[i].id not in partner and j not in taken:
+            partner[left[i].id] = right[j].id
+            taken.add(j)
+    matched = set(partner.values())
+    return (
+        [(r, theirs[partner[i]]) for i, r in ours.items() if i in partner],
+        tuple(r.cell for i, r in ours.items() if i not in partner),
+        tuple(r.cell for i, r in theirs.items() if i not in matched),
+    )
+
+
+def _agreement(a: Cell, b: Cell) -> int:
+    ours, theirs = _controls_of(a), _controls_of(b)
+    return sum(ours[n] == theirs[n] for n in ours)
+
+
+# ---------------------------------------------------------------- one pair
+
+
+def _pair(
+    a: CellResult, b: CellResult, environment: tuple[Difference, ...], quality: _Quality, draws: int, seed: int
+) -> CellPair:
+    times = [_latencies(r) for r in (a, b)]
+    speedup = ratio_interval(times[0], times[1], draws, seed) if all(times) else None
+    verdict, reason = _verdict(a, b, times, speedup)
+    return CellPair(
+        label=a.cell.label,
+        first=a.cell,
+        second=b.cell,
+        first_latency_s=summarise(times[0]) if times[0] else None,
+        second_latency_s=summarise(times[1]) if times[1] else None,
+        speedup=speedup,
+        verdict=verdict,
+        reason=reason,
+        memory=_memory(a.memory, b.memory),
+        quality=quality.changes(a.cell, b.cell),
+        differs=(*environment, *_controls(a.cell, b.cell, a, b)),
+        processes=(len({s.process_id for s in a.timed}), len({s.process_id for s in b.timed})),
+    )
+
+
+def _latencies(result: CellResult) -> list[float]:
+    """Timed repetitions of a cell that has not failed."""
+    return [s.latency_s for s in result.timed if s.latency_s > 0] if result.status in ("ok", None) else []
+
+
+def _verdict(
+    a: CellResult, b: CellResult, times: Sequence[Sequence[float]], speedup: Interval | None
+) -> tuple[Verdict, str]:
+    if speedup is None:
+        sides = zip(("first", "second"), (a, b), times, strict=True)
+        why = [f"{side}: {r.status or 'not measured'} {r.reason}".strip() for side, r, t in sides if not t]
+        return "not timed", "; ".join(why)
+    fewest = min(map(len, times))
+    if fewest < FEWEST:
+        return "too few repetitions", f"{fewest} timed repetitions, fewer than {FEWEST}"
+    if speedup.low > 1:
+        return "faster", ""
+    return ("slower", "") if speedup.high < 1 else ("no difference shown", "")
+
+
+def _memory(a: MemoryPass | None, b: MemoryPass | None) -> MemoryChange | None:
+    """The first counter that both have; the host's memory beside a GPU run's is of no use against a CPU run's."""
+    if a is None or b is None or a.source != b.source:
+        return None
+    counters = (
+        ("peak_reserved_bytes", "CUDA memory reserved"),
+        ("peak_process_bytes", "resident memory of the process"),
+    )
+    for name, source in counters:
+        ours, theirs = getattr(a, name), getattr(b, name)
+        if ours is not None and theirs is not None:
+            return MemoryChange(source, ours, theirs)
+    return None
+
+
+class _Quality:
+    """The scores of both runs, and their changes."""
+
+    def __init__(self, first: Run, second: Run, draws: int, seed: int) -> None:
+        self._texts = scores_by_text(first), scores_by_text(second)
+        self._whole = whole_scores(first), whole_scores(second)
+        theirs = {m.name: m for m in metrics_of(second)}
+        self._metrics = tuple(m for m in metrics_of(first) if theirs.get(m.name) == m and m.name != TRUTH)
+        self._draws, self._seed = draws, seed
+
+    def changes(self, a: Cell, b: Cell) -> tuple[QualityChange, ...]:
+        """Every metric that both cells have; random weights have none, for their texts say nothing."""
+        if "random" in (a.model.weights, b.model.weights):
+            return ()
+        found = (self._change(metric, a, b) for metric in self._metrics)
+        return tuple(c for c in found if c is not None)
+
+    def _change(self, metric: MetricInfo, a: Cell, b: Cell) -> QualityChange | None:
+        keys = (a.quality_key, metric.name), (b.quality_key, metric.name)
+        texts = [t.get(k) for t, k in zip(self._texts, keys, strict=True)]
+        one, other = texts
+        if one is not None and other is not None:
+            if a.prompts == b.prompts and (shared := common_prompts([one, other])):
+                return self._paired(metric, one.only(shared), other.only(shared))
+            return _unpaired(metric, one.value, other.value)
+        whole = [w.get(k) for w, k in zip(self._whole, keys, strict=True)]
+        values = [s.value if s else None for s in whole]
+        return _unpaired(metric, *values)
+
+    def _paired(self, metric: MetricInfo, one: PerText, other: PerText) -> QualityChange | None:
+        if not np.isfinite([one.value, other.value]).all():
+            return None
+        n = len(one.prompt_indices)
+        indices = bootstrap_indices(n, self._draws, self._seed)
+        draws = [ratio_of_sums(t.totals, t.weights, indices) for t in (other, one)]
+        change = Interval(other.value - one.value, *percentiles(draws[0] - draws[1]))
+        verdict: QualityVerdict = "no difference shown"
+        if np.array_equal(one.totals, other.totals) and np.array_equal(one.weights, other.weights):
+            verdict = "equal"
+        elif change.low > 0 or change.high < 0:
+            verdict = "better" if (change.low > 0) == metric.higher_is_better else "worse"
+        return QualityChange(metric, one.value, other.value, change, verdict, n)
+
+
+def _unpaired(metric: MetricInfo, first: float | None, second: float | None) -> QualityChange | None:
+    if first is None or second is None or not np.isfinite([first, second]).all():
+        return None
+    return QualityChange(metric, first, second, None, None, None)
+
+
+def as_record(comparison: Comparison) -> Mapping[str, object]:
+    """The comparison for JSON, every pair with its own mark."""
+    record = asdict(comparison)
+    for pair, entry in zip(comparison.pairs, record["pairs"], strict=True):
+        entry["comparable"] = pair.comparable
+    return {"comparable": comparison.comparable, "speedup": "first over second; above 1 the second is faster", **record}

@@ -1,0 +1,166 @@
+"""Compare: two finished runs side by side, cell by cell."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from dlmbench.cli._app import app
+from dlmbench.errors import BenchError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rich.table import Table
+    from rich.text import Text
+
+    from dlmbench.analysis.compare import CellPair, Comparison
+
+
+@app.command()
+def compare(
+    first: Annotated[Path, typer.Argument(metavar="RUN", help="folder of a finished run: what is compared with")],
+    second: Annotated[Path, typer.Argument(metavar="RUN", help="folder of another: the one the verdicts are about")],
+    anyway: Annotated[
+        bool,
+        typer.Option("--anyway", help="also where machine, precision, kernel or prompts differ; every row says so"),
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="all numbers as JSON instead of tables")] = False,
+) -> None:
+    """Say for every cell of two runs whether the second is faster, and how memory and quality differ.
+
+    Cells are joined by their content. Ratios of medians come with 95% intervals; where 1 lies inside, no difference is
+    shown. Runs of another machine, precision or kernel are refused, with the names of what differs.
+    """
+    from dlmbench.analysis.compare import as_record
+    from dlmbench.analysis.compare import compare as side_by_side
+    from dlmbench.store import read_run
+
+    found = side_by_side(read_run(first), read_run(second))
+    if not found.pairs:
+        counts = f"{len(found.only_first)} and {len(found.only_second)} cells"
+        raise BenchError(
+            f"{first} and {second} have no cell in common ({counts})",
+            "Compare runs of the same sampler, steps, batch sizes and lengths",
+        )
+    if found.obstacles and not anyway:
+        names = "; ".join(f"{d.name}: {d.first} | {d.second}" for d in found.obstacles)
+        raise BenchError(
+            f"{first} and {second} are not comparable ({names})",
+            "Measure again with the same settings, or see them side by side, marked, with --anyway",
+        )
+    if as_json:
+        print(json.dumps(as_record(found), indent=1, allow_nan=False, ensure_ascii=False))
+    else:
+        _print(found)
+
+
+def _print(found: Comparison) -> None:
+    from rich.console import Console
+
+    out = Console(width=None if sys.stdout.isatty() else 180, highlight=False)
+    out.print(_speed_table(found))
+    quality = _quality_table(found)
+    if quality.row_count:
+        out.print(quality)
+    for line in _remarks(found):
+        out.print(line, markup=False, soft_wrap=True)
+
+
+def _title(found: Comparison, what: str) -> Text:
+    from rich.text import Text
+
+    # Text is never read as markup: names come from files.
+    title = Text(f"{what}: {found.second} against {found.first}")
+    if found.obstacles:
+        names = ", ".join(d.name for d in found.obstacles)
+        title.append(f"\nNOT COMPARABLE: {names}", style="bold red")
+    return title
+
+
+def _speed_table(found: Comparison) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=_title(found, "Speed and memory"), title_justify="left", pad_edge=False)
+    table.add_column("cell")
+    for name in ("first ms", "second ms", "n", "first/second [95%]"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("the second is")
+    table.add_column("memory MiB", justify="right", no_wrap=True)
+    for pair in found.pairs:
+        ratio, ours, theirs = pair.speedup, pair.first_latency_s, pair.second_latency_s
+        reason = f" ({pair.reason})" if pair.reason else ""
+        table.add_row(
+            Text(pair.label),
+            f"{ours.median * 1e3:.1f}" if ours else "-",
+            f"{theirs.median * 1e3:.1f}" if theirs else "-",
+            f"{ours.n if ours else 0}, {theirs.n if theirs else 0}",
+            f"{ratio.value:.2f} \\[{ratio.low:.2f}, {ratio.high:.2f}]" if ratio else "-",
+            Text(f"{pair.verdict}{reason}{_mark(pair)}"),
+            _memory(pair),
+        )
+    return table
+
+
+def _memory(pair: CellPair) -> str:
+    if pair.memory is None:
+        return "-"
+    first, second = pair.memory.first_bytes, pair.memory.second_bytes
+    return f"{first / 2**20:.0f} -> {second / 2**20:.0f} ({second / first - 1:+.1%})"
+
+
+def _quality_table(found: Comparison) -> Table:
+    """A row for each metric that changed in a set of texts: cells that differ in batch size only share theirs."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=_title(found, "Quality"), title_justify="left", pad_edge=False)
+    table.add_column("cell")
+    table.add_column("metric")
+    for name in ("first", "second", "change [95%]", "prompts"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("the second is")
+    for pair in found.one_per_text:
+        for change in (c for c in pair.quality if c.verdict != "equal"):
+            by = change.change
+            table.add_row(
+                Text(pair.label),
+                Text(change.metric.title),
+                f"{change.first:.4g}",
+                f"{change.second:.4g}",
+                f"{by.value:+.3g} \\[{by.low:+.3g}, {by.high:+.3g}]" if by else f"{change.second - change.first:+.3g}",
+                str(change.n or "-"),
+                Text(f"{change.verdict or 'not tested: no shared prompts scored one by one'}{_mark(pair)}"),
+            )
+    return table
+
+
+def _mark(pair: CellPair) -> str:
+    names = [d.name for d in pair.differs]
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f" - NOT COMPARABLE: {', '.join(names[:3])}{more}" if names else ""
+
+
+def _remarks(found: Comparison) -> Iterator[str]:
+    verdicts = dict.fromkeys(p.verdict for p in found.pairs)
+    counts = ", ".join(f"{found.count(v)} {v}" for v in verdicts)
+    yield f"{len(found.pairs)} cells in both runs, the second is: {counts}."
+    if found.only_first or found.only_second:
+        alone = f"{len(found.only_first)} cells of the first run, {len(found.only_second)} of the second"
+        yield f"Without a partner: {alone}."
+    equal = sum(c.verdict == "equal" for p in found.one_per_text for c in p.quality)
+    if equal:
+        yield f"Quality: {equal} scores are equal text by text, and not listed."
+    for d in found.obstacles:
+        yield f"NOT COMPARABLE, {d.name}: {d.first} | {d.second}"
+    for d in found.circumstances:
+        yield f"also differs, {d.name}: {d.first} | {d.second}"
+    yield (
+        "Intervals are of 95%: of cells without any difference about 1 in 20 would still be called faster or slower. "
+        "They do not cover how one process or host differs from the next; run a study twice to see that."
+    )

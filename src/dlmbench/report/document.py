@@ -1,0 +1,87 @@
+"""report.md: the study as a document, abstract to appendix, every number from the files of its runs.
+
+What stands is measured; what was not measured is said with its reason, so no section is ever a promise. Prose lies in
+templates/, one file for each group of sections; sentences with numbers are made beside the data they come from.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import jinja2
+
+from dlmbench.analysis.study import Study
+from dlmbench.errors import BenchError
+from dlmbench.report import _discussion, _results, _setup
+from dlmbench.report._markdown import Markdown, escape, finalize
+from dlmbench.report._source import PUBLISHED, Source, load
+from dlmbench.store.journal import replace_file
+from dlmbench.types import Run
+
+NAME = "report.md"
+_TEMPLATES = Path(__file__).parent / "templates"
+# In the order of the document.
+PARTS = (
+    "abstract.md",
+    "related_work.md",
+    "methodology.md",
+    "setup.md",
+    "results.md",
+    "discussion.md",
+    "conclusion.md",
+    "references.md",
+    "reproducibility.md",
+)
+
+
+def write(run: Run, study: Study, folder: Path, more: Sequence[tuple[Run, Study]] = ()) -> Path:
+    """Write report.md into `folder` from one run, or from several: each is analysed by itself, none are merged.
+
+    Figures are shown from `folder`/figures; those that are not there yet are drawn.
+
+    Raises:
+        BenchError: a file of a run is not what dlmbench wrote, or `folder` cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BenchError(f"{folder} cannot be made a folder ({error.strerror})", "Name another one") from error
+    runs = [(run, study), *more]
+    path = folder / NAME
+    replace_file(path, compose([load(r, s, folder, is_only=len(runs) == 1) for r, s in runs]))
+    return path
+
+
+def compose(sources: Sequence[Source]) -> str:
+    """The whole document as Markdown."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_TEMPLATES),
+        undefined=jinja2.StrictUndefined,
+        finalize=finalize,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        # Escaping is for Markdown and done by `finalize`; HTML's would come on top of it.
+        autoescape=False,
+    )
+    themes = _discussion.ask(sources)
+    context = {
+        "sources": sources,
+        "several": len(sources) > 1,
+        # Headings of what is told run by run stand below the run's own.
+        "level": Markdown("####" if len(sources) > 1 else "###"),
+        "published": all(m.source in PUBLISHED and m.weights == "pretrained" for s in sources for m in s.models),
+        "heading": heading,
+        "setup": _setup,
+        "results": _results,
+        "discussion": _discussion,
+        "themes": themes,
+    }
+    parts = [environment.get_template(name).render(context).strip() for name in PARTS]
+    return re.sub(r"\n{3,}", "\n\n", "\n\n".join(parts)) + "\n"
+
+
+def heading(source: Source, several: bool, level: int = 4) -> Markdown:
+    """Which run the next lines are of; nothing where there is only one."""
+    return Markdown(f"{'#' * level} Run {escape(source.name)}" if several else "")
