@@ -5,10 +5,11 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.ready
 DEMO_OUT ?= results/demo/raw_data
+RUN ?= $(DEMO_OUT)
 # uv does not read pip's configuration; a folder of wheels configured there is handed over when it exists.
 FIND_LINKS = $(shell d="$${PIP_FIND_LINKS:-$$($(PYTHON) -m pip config get global.find-links 2>/dev/null)}"; [ -d "$$d" ] && echo --find-links "$$d")
 
-.PHONY: help setup demo test check e2e schema requirements clean
+.PHONY: help setup demo report test check e2e schema requirements clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -27,11 +28,14 @@ setup: $(STAMP) ## build .venv with the pinned packages and the dlmbench command
 demo: $(STAMP) ## compare the embedded tiny pair on this CPU: measure, score, draw, answer (about 3 minutes)
 	@$(BIN)/dlmbench demo --output_dir $(DEMO_OUT)
 
-test: $(STAMP) ## all tests that need no GPU
-	@$(BIN)/python -m pytest tests -m "not e2e and not gpu" -n auto
+report: $(STAMP) ## write report.html and report.md of a finished run again: make report RUN=results/demo/raw_data
+	@$(BIN)/dlmbench report $(RUN)
 
-e2e: $(STAMP) ## the slower proofs: whole runs, kills, resumes
-	@$(BIN)/python -m pytest tests -m "e2e and not gpu"
+test: $(STAMP) ## all tests that need no GPU
+	@$(BIN)/python -m pytest tests -m "not e2e and not browser and not gpu" -n auto
+
+e2e: $(STAMP) ## the slower proofs: whole runs, kills, resumes, the page in a browser
+	@$(BIN)/python -m pytest tests -m "(e2e or browser) and not gpu"
 
 check: $(STAMP) ## lint, types, import rules, generated files up to date
 	@$(BIN)/ruff check .

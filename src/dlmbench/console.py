@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -107,6 +108,28 @@ class _Left(ProgressColumn):
     def render(self, task: Task) -> Text:
         """One line's worth."""
         return Text(self._progress.outlook)
+
+
+class Stages:
+    """What is being done now, for work that is quick but not instant; plain lines where stderr is no terminal."""
+
+    def __init__(self, title: str) -> None:
+        self._title = title
+        self._status = TALK.status(title)
+
+    def __enter__(self) -> Stages:
+        self._status.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._status.stop()
+
+    def say(self, stage: str) -> None:
+        """Show the next stage."""
+        text = f"{self._title}: {stage}"
+        self._status.update(escape(text))
+        if not TALK.is_terminal:
+            TALK.print(text, markup=False)
 
 
 def summary(rows: Sequence[SummaryRow], title: str) -> Table:

@@ -22,9 +22,10 @@ from dlmbench.codec import Codec, find
 from dlmbench.engines import _checkpoint as checkpoint
 from dlmbench.errors import BenchError
 from dlmbench.families._shapes import architectures
-from dlmbench.figures._write import write_all
+from dlmbench.figures._write import figures_folder, write_all
 from dlmbench.forecast import AS_FOUND, Machine
 from dlmbench.measure.environment import fingerprint
+from dlmbench.report import writing
 from dlmbench.roofline.work import element_bytes
 from dlmbench.runner import SpeedPass
 from dlmbench.scorer import score_run
@@ -69,6 +70,7 @@ class Outcome:
     answer: str
     findings: tuple[Finding, ...]
     figures: list[Path]
+    reports: list[Path]
     costs: tuple[CellCost, ...] = ()
     cheapest: tuple[Cheapest, ...] = ()
 
@@ -148,9 +150,9 @@ def score(output: Path, metrics: Sequence[str], progress: Progress) -> None:
 
 
 def conclude(output: Path, price_per_gpu_hour: float | None = None, quality: str | None = None) -> Outcome:
-    """Tables, answer, findings and figures, from the files alone; with a price also what the cells cost.
+    """Tables, answer, findings, figures and reports, from the files alone; with a price also what the cells cost.
 
-    `quality` is the goal of the cheapest way: see `analysis.cost.goal_of`.
+    There are no reports where the packages they need are not installed. `quality` is the goal of the cheapest way: see `analysis.cost.goal_of`.
 
     Raises:
         BenchError: no run there, no such metric, or no price.
@@ -163,12 +165,8 @@ def conclude(output: Path, price_per_gpu_hour: float | None = None, quality: str
         priced = costs(run, study, price_per_gpu_hour)
         best = cheapest(priced, study, goal_of(quality, study))
     figures = write_all(run, study, figures_folder(output))
-    return Outcome(summary_rows(study), answer(study), findings(run), figures, priced, best)
-
-
-def figures_folder(output: Path) -> Path:
-    """Beside a folder named raw_data, inside any other."""
-    return output.parent / "figures" if output.resolve().name == "raw_data" else output / "figures"
+    reports = [] if writing.missing_packages() else writing.write_reports(run, study, output)
+    return Outcome(summary_rows(study), answer(study), findings(run), figures, reports, priced, best)
 
 
 def _fit_together(setting: Setting) -> bool:

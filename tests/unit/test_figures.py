@@ -22,12 +22,16 @@ from dlmbench.types import CommitOrder
 
 PROMISED = (
     "breakeven_map",
+    "energy_per_token",
     "latency_vs_steps",
+    "measured_vs_roofline",
     "memory_heatmap",
     "pareto_frontier",
     "quality_vs_steps",
+    "throughput_at_equal_memory",
     "throughput_by_batch_size",
     "throughput_vs_batch_size",
+    "time_to_text",
 )
 NAMES = registry.names("figures")
 RUN = tiny_run(batches=(1, 4), blocks=(None,), steps=(4, 16, 64), repetitions=12)
@@ -83,6 +87,20 @@ def test_quality_points_appear_once_for_all_batch_sizes():
     values = likelihood[likelihood["kind"] == "curve"]["value"].tolist()
     assert values == [p.quality_in("likelihood").value for p in STUDY.curves[0].points]
     assert likelihood[likelihood["kind"] == "parity"]["note"].tolist() == ["not reached"]
+
+
+def test_parity_has_an_interval_over_resamples_of_the_prompts():
+    clear = tiny_run(batches=(1,), blocks=(None,), steps=(4, 16, 64), nats={None: {4: 2.0, 16: 0.8, 64: 0.8}})
+    close = tiny_run(batches=(1,), blocks=(None,), steps=(4, 16, 64), nats={None: {4: 2.0, 16: 0.905, 64: 0.8}})
+    rows = []
+    for run in (clear, close):
+        frame = figure("quality_vs_steps").points(run, analyse(run, draws=500))
+        rows.append(frame[(frame["kind"] == "parity") & (frame["metric"] == "likelihood")].iloc[0])
+    sure, unsure = rows
+    assert (sure["steps"], sure["steps_low"], sure["steps_high"], sure["share_reached"]) == (16, 16, 16, 1)
+    assert sure["note"] == "K = 16 (16 to 16)"
+    # At 16 steps the gap is a few standard errors of the mean: some resamples of the prompts ask for 64.
+    assert (unsure["steps_low"], unsure["steps_high"]) == (16, 64)
 
 
 def test_pareto_points_are_oriented_and_the_front_is_right():
@@ -186,21 +204,26 @@ def test_degenerate_runs_are_drawn_or_say_why(case):
         assert len(frame)
         drawn = render(module, frame)
         assert drawn.axes
+        page = module.interactive(frame)
         if (frame["kind"] == "missing").all():
+            assert len(page.data) == 0
+            assert "not measured" in page.layout.annotations[0].text
             assert module.caption(frame) == f"Not measured: {frame['note'].iloc[0]}."
         if case == "random weights" and not (frame["kind"] == "missing").all():
             assert "random weights" in drawn.get_suptitle()
 
 
-def test_writes_png_and_csv_and_changes_nothing_global(tmp_path):
+def test_writes_png_pdf_and_csv_and_changes_nothing_global(tmp_path):
     before = dict(matplotlib.rcParams)
     paths = write_all(RUN, STUDY, tmp_path / "figures")
     assert dict(matplotlib.rcParams) == before
-    assert {p.name for p in paths} == {f"{n}.{end}" for n in NAMES for end in ("png", "csv")}
+    assert {p.name for p in paths} == {f"{n}.{end}" for n in NAMES for end in ("png", "pdf", "csv")}
     assert {p.name for p in (tmp_path / "figures").iterdir()} == {p.name for p in paths}  # nothing half-written is left
     for path in paths:
         if path.suffix == ".png":
             assert path.read_bytes().startswith(b"\x89PNG")
+        if path.suffix == ".pdf":
+            assert path.read_bytes().startswith(b"%PDF")
     frame = pd.read_csv(tmp_path / "figures" / "latency_vs_steps.csv")
     assert frame["latency_s"].tolist() == frame_of("latency_vs_steps")["latency_s"].tolist()
 

@@ -67,3 +67,7 @@ def conclude(output_dir: Path, price: float | None = None, quality: str | None =
             out.print(line, markup=False, soft_wrap=True)
     for path in (output_dir / "raw_metrics.csv", output_dir / "quality_metrics.json", *outcome.figures):
         print(path)
+    for path in outcome.reports:
+        print(path)
+    if not outcome.reports:
+        console.say("no report.html: pip install 'dlmbench[report]', then `dlmbench report` on the folder")

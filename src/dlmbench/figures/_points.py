@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -57,3 +57,9 @@ def shapes(frame: pd.DataFrame) -> list[tuple[int, int]]:
 def short(series: str) -> str:
     """A series' name without its model, where something else is left to tell it by."""
     return series.partition(", ")[2] or series
+
+
+def ends(values: Iterable[float]) -> list[int]:
+    """The smallest and the largest, ascending: for what a printed figure has no room to show in full."""
+    known = sorted({int(v) for v in values})
+    return known if len(known) <= 2 else [known[0], known[-1]]

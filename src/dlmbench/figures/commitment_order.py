@@ -7,6 +7,7 @@ generation for each cell; what is shown is an example, not a statistic.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,8 +16,8 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from dlmbench.analysis.study import Study
-from dlmbench.figures import _style
-from dlmbench.figures._points import Point, each, rows_of, table, why_missing
+from dlmbench.figures import _page, _style
+from dlmbench.figures._points import Point, each, table, why_missing
 from dlmbench.types import Run
 
 NAME = "commitment_order"
@@ -72,20 +73,26 @@ def caption(frame: pd.DataFrame) -> str:
     )
 
 
+def _panels(frame: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """Title and rows of each panel; evenly chosen ones where there are too many."""
+    keys = ["series", "steps", "prompt_tokens", "new_tokens"]
+    shown: list[tuple[str, pd.DataFrame]] = []
+    for _, rows in frame.groupby(keys, sort=False, dropna=False):
+        first = rows.iloc[0]
+        shown.append((f"{first['series']}" + ("" if pd.isna(first["steps"]) else f", K={first['steps']:.0f}"), rows))
+    if len(shown) > MOST_PANELS:
+        shown = [shown[round(i)] for i in np.linspace(0, len(shown) - 1, MOST_PANELS)]
+    return shown
+
+
 def draw(frame: pd.DataFrame, figure: Figure) -> None:
     """One panel for each setting and step count; the settings with fewest and most steps where there are too many."""
     if why := why_missing(frame):
         return _style.not_measured(figure, why)
-    keys = ["series", "steps", "prompt_tokens", "new_tokens"]
-    shown = [dict(zip(keys, k, strict=True)) for k in frame[keys].drop_duplicates().itertuples(index=False, name=None)]
-    if len(shown) > MOST_PANELS:
-        shown = [shown[round(i)] for i in np.linspace(0, len(shown) - 1, MOST_PANELS)]
+    shown = _panels(frame)
     scale = Normalize(0.0, 1.0)
     axes_list = _style.panels(figure, len(shown), 2.3)
-    for axes, key in zip(axes_list, shown, strict=True):
-        steps = key.pop("steps")
-        own = rows_of(frame, **key)
-        own = own[own["steps"].isna()] if pd.isna(steps) else own[own["steps"] == steps]
+    for axes, (name, own) in zip(axes_list, shown, strict=True):
         cells = np.full((int(own["forwards"].max()), int(own["position"].max()) + 1), np.nan)
         for r in each(own):
             cells[int(r.forward) - 1, int(r.position)] = r.confidence
@@ -99,9 +106,33 @@ def draw(frame: pd.DataFrame, figure: Figure) -> None:
             extent=(-0.5, cells.shape[1] - 0.5, cells.shape[0] + 0.5, 0.5),
         )
         axes.grid(visible=False)
-        name = key["series"] if pd.isna(steps) else f"{key['series']}, K={int(steps)}"
         axes.set(title=_style.wrapped(name), xlabel="position in the new text", ylabel="forward")
     bar = figure.colorbar(ScalarMappable(scale, "viridis"), ax=axes_list, shrink=0.7, pad=0.02)
     bar.set_label("probability when committed")
     _style.stamp(figure, frame)
     return None
+
+
+def interactive(frame: pd.DataFrame) -> _page.Figure:
+    """The same for the page."""
+    if why := why_missing(frame):
+        return _page.not_measured(why)
+    shown = _panels(frame)
+    chart = _page.Chart([name for name, _ in shown], "position in the new text", "forward", panel_px=200)
+    for panel, (_, own) in enumerate(shown):
+        marker = {"symbol": "square", "size": 7, "color": [*own["confidence"]], "cmin": 0, "cmax": 1}
+        marker |= {"colorscale": "Viridis", "showscale": panel == 0}
+        marker["colorbar"] = {"title": {"text": "probability when committed", "side": "right"}, "thickness": 12}
+        words = ["<br>".join(map(_page.text, _hover(r))) for r in each(own)]
+        trace = {"type": "scatter", "mode": "markers", "marker": marker, "hoverinfo": "text", "hovertext": words}
+        chart.add(panel, trace | {"x": [*own["position"]], "y": [*own["forward"]]})
+        chart.axis(panel, "y", autorange="reversed")
+    return chart.figure(frame)
+
+
+def _hover(row: Any) -> list[str]:
+    return [
+        f"position {row.position} of the new text",
+        f"final at forward {row.forward} of {row.forwards}",
+        f"probability when committed: {row.confidence:.3g}",
+    ]

@@ -6,12 +6,13 @@ The first half of the question: up to how many steps is diffusion faster at all?
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
 
 from dlmbench.analysis.study import Study
-from dlmbench.figures import _style
+from dlmbench.figures import _page, _style
 from dlmbench.figures._points import Point, each, rows_of, shapes, short, table, why_missing
 from dlmbench.types import Run
 
@@ -131,7 +132,7 @@ def draw(frame: pd.DataFrame, figure: Figure) -> None:
                 at = (r.steps, r.latency_s)
                 axes.annotate(f"k* = {r.steps:.1f}", at, (7, -11), textcoords="offset points", fontsize=7.5)
         _style.log2_axis(axes, list(curves["steps"]))
-        _style.log_axis(axes, [*here["latency_s"].dropna()])
+        _style.log_axis(axes, [*here["latency_s"].dropna(), *here["latency_high_s"].dropna()])
         axes.set(title=f"{prompt} prompt + {new} new tokens", xlabel="diffusion steps K", ylabel="latency [s]")
     handles = [_style.key(f"batch {b}", color=_style.colour(j)) for j, b in enumerate(batches) if by_batch]
     for i, name in enumerate(series):
@@ -144,3 +145,44 @@ def draw(frame: pd.DataFrame, figure: Figure) -> None:
     _style.legend_below(figure, handles)
     _style.stamp(figure, frame)
     return None
+
+
+def interactive(frame: pd.DataFrame) -> _page.Figure:
+    """The same for the page."""
+    if why := why_missing(frame):
+        return _page.not_measured(why)
+    curves = rows_of(frame, kind="curve")
+    series = list(dict.fromkeys(curves["series"]))
+    batches = sorted(curves["batch_size"].unique())
+    by_batch = len(batches) > 1
+    span = (float(curves["steps"].min()), float(curves["steps"].max()))
+    chart = _page.Chart([_page.shape_title(*s) for s in shapes(curves)], "diffusion steps K", "latency [s]")
+    for panel, (prompt, new) in enumerate(shapes(curves)):
+        here = rows_of(frame, prompt_tokens=prompt, new_tokens=new)
+        for i, name in enumerate(series):
+            for j, batch in enumerate(batches):
+                own = rows_of(here, kind="curve", series=name, batch_size=batch).sort_values("steps")
+                hue = _page.colour(j) if by_batch else None
+                if len(own):
+                    shown = f"{name}, batch {batch}" if by_batch else name
+                    chart.line(panel, own, "steps", "latency_s", shown, _page.look(i, hue), _hover)
+        for r in each(here, kind="baseline"):
+            if r.batch_size in batches:
+                hue = _page.colour(batches.index(r.batch_size)) if by_batch else _page.INK
+                shown = f"{r.series} (autoregressive)" + (f", batch {r.batch_size}" if by_batch else "")
+                chart.band(panel, span, r.latency_s, r.latency_low_s, r.latency_high_s, shown, hue, _hover(r))
+        marks = rows_of(here, kind="break_even")
+        words = [
+            f"{r.series}, batch {r.batch_size}\n{_page.amount('k*', r.steps, r.steps_low, r.steps_high, 'steps')}"
+            for r in each(marks)
+        ]
+        chart.cross(panel, list(marks["steps"]), list(marks["latency_s"]), "break-even k*", words)
+        chart.log2(panel, "x", list(curves["steps"]))
+        chart.log(panel, "y", [*here["latency_s"].dropna()])
+    return chart.figure(frame)
+
+
+def _hover(row: Any) -> list[str]:
+    steps = [] if pd.isna(row.steps) else [f"K = {row.steps:.0f}"]
+    latency = _page.amount("latency", row.latency_s, row.latency_low_s, row.latency_high_s, "s")
+    return [*steps, f"batch size {row.batch_size}", latency, f"{row.repetitions:.0f} timed repetitions"]

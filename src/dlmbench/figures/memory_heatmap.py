@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
 from dlmbench.analysis.study import Study
-from dlmbench.figures import _style
+from dlmbench.figures import _page, _style
 from dlmbench.figures._points import Point, each, rows_of, table, why_missing
 from dlmbench.types import Run
 
@@ -83,6 +83,14 @@ def caption(frame: pd.DataFrame) -> str:
     )
 
 
+def _limits(known: pd.Series[Any], unit: int) -> tuple[float, float]:
+    """Ends of the colour scale. Weights are in every cell: from their size on, colour shows what grows."""
+    if not len(known):
+        return 0.0, 1.0
+    low, top = float(known.min()) / unit, float(known.max()) / unit
+    return (low if top > 1.02 * low else 0.0), top
+
+
 def _amount(peak_bytes: float, unit: int) -> str:
     return f"{peak_bytes / unit:.1f}" if unit == GIB else f"{peak_bytes / unit:.0f}"
 
@@ -96,8 +104,7 @@ def draw(frame: pd.DataFrame, figure: Figure) -> None:
     batches = [int(b) for b in sorted(frame["batch_size"].unique())]
     known = frame["peak_bytes"].dropna()
     unit, name = (GIB, "GiB") if len(known) and known.max() >= 2 * GIB else (MIB, "MiB")
-    top = float(known.max()) / unit if len(known) else 1.0
-    scale, colours = Normalize(0, top), colormaps["cividis"]
+    scale, colours = Normalize(*_limits(known, unit)), colormaps["cividis"]
     axes_of = _style.panels(figure, len(models), max(1.9, 0.32 * len(lengths) + 1.1))
     for axes, model in zip(axes_of, models, strict=True):
         own = rows_of(frame, series=model)
@@ -115,7 +122,7 @@ def draw(frame: pd.DataFrame, figure: Figure) -> None:
                 continue
             share = float(scale(r.peak_bytes / unit))
             axes.add_patch(Rectangle(corner, 1, 1, facecolor=colours(share), edgecolor="white"))
-            text = _amount(r.peak_bytes, unit) + ("\n(some OOM)" if r.kind == "some_oom" else "")
+            text = _amount(r.peak_bytes, unit) + ("*" if r.kind == "some_oom" else "")
             ink = "black" if share > 0.55 else "white"
             axes.text(x, y, text, ha="center", va="center", fontsize=7 if len(batches) < 7 else 6, color=ink)
         for x, y in np.ndindex(len(batches), len(lengths)):
@@ -133,8 +140,62 @@ def draw(frame: pd.DataFrame, figure: Figure) -> None:
     handles = [Patch(facecolor="white", edgecolor="white", label=f"{source}, in {name}")]
     if frame["peak_bytes"].isna().any():
         handles.append(Patch(label="out of memory", **_OOM))
+    if (frame["kind"] == "some_oom").any():
+        handles.append(Patch(facecolor="white", edgecolor="white", label="* some settings: out of memory"))
     if len(frame) < len(models) * len(lengths) * len(batches):
         handles.append(Patch(facecolor="white", edgecolor="white", label="– not measured"))
     _style.legend_below(figure, handles)
     _style.stamp(figure, frame)
     return None
+
+
+def interactive(frame: pd.DataFrame) -> _page.Figure:
+    """The same for the page: the words in a cell say what its colour shows, or why it has none."""
+    if why := why_missing(frame):
+        return _page.not_measured(why)
+    models = list(dict.fromkeys(frame["series"]))
+    lengths = [int(n) for n in sorted(frame["sequence_tokens"].unique())]
+    batches = [int(b) for b in sorted(frame["batch_size"].unique())]
+    known = frame["peak_bytes"].dropna()
+    unit, name = (GIB, "GiB") if len(known) and known.max() >= 2 * GIB else (MIB, "MiB")
+    height = max(170, 36 * len(lengths) + 60)
+    chart = _page.Chart(models, "batch size", "sequence length [tokens]", panel_px=height)
+    for panel, model in enumerate(models):
+        at = {(int(r.sequence_tokens), int(r.batch_size)): r for r in each(rows_of(frame, series=model))}
+        cells = [[at.get((n, b)) for b in batches] for n in lengths]
+        chart.heat(
+            panel,
+            [str(b) for b in batches],
+            [str(n) for n in lengths],
+            [[None if r is None or pd.isna(r.peak_bytes) else r.peak_bytes / unit for r in row] for row in cells],
+            [[_hover(model, n, b, at.get((n, b))) for b in batches] for n in lengths],
+            unit=f"peak [{name}]",
+            limits=_limits(known, unit),
+            words=[[_words(r, unit) for r in row] for row in cells],
+        )
+        out = [(str(b), str(n)) for (n, b), r in at.items() if pd.isna(r.peak_bytes)]
+        if out:
+            marker = {"symbol": "x", "size": 13, "color": _page.ALARM}
+            crosses = {"type": "scatter", "mode": "markers", "marker": marker, "hoverinfo": "skip"}
+            chart.add(panel, crosses | {"x": [b for b, _ in out], "y": [n for _, n in out]}, "out of memory")
+        chart.axis(panel, "x", type="category", showgrid=False)
+        chart.axis(panel, "y", type="category", showgrid=False)
+    return chart.figure(frame)
+
+
+def _words(row: Any, unit: int) -> str:
+    if row is None:
+        return "–"
+    if pd.isna(row.peak_bytes):
+        return ""
+    return _amount(row.peak_bytes, unit) + (" (some OOM)" if row.kind == "some_oom" else "")
+
+
+def _hover(model: str, length: int, batch: int, row: Any) -> list[str]:
+    where = [model, f"sequence length {length} tokens", f"batch size {batch}"]
+    if row is None:
+        return [*where, "not measured"]
+    if pd.isna(row.peak_bytes):
+        return [*where, "out of memory", row.note]
+    failures = ["some settings ran out of memory", row.note] if row.kind == "some_oom" else []
+    return [*where, f"peak: {row.peak_bytes / GIB:.3g} GiB ({row.source})", *failures]

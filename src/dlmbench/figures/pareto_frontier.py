@@ -17,8 +17,8 @@ from matplotlib.figure import Figure
 from dlmbench.analysis.pareto import on_front
 from dlmbench.analysis.quality import MetricInfo
 from dlmbench.analysis.study import CellSummary, Study
-from dlmbench.figures import _style
-from dlmbench.figures._points import Point, each, rows_of, shapes, table, why_missing
+from dlmbench.figures import _page, _style
+from dlmbench.figures._points import Point, each, ends, rows_of, shapes, table, why_missing
 from dlmbench.types import Run
 
 NAME = "pareto_frontier"
@@ -118,65 +118,110 @@ def caption(frame: pd.DataFrame) -> str:
     """What is shown and which way is better."""
     if why := why_missing(frame):
         return f"Not measured: {why}."
+    batches = sorted(int(b) for b in frame["batch_size"].unique())
+    drawn = (
+        f" Drawn: the smallest and largest of batch sizes {', '.join(map(str, batches))}." if len(batches) > 2 else ""
+    )
     return (
         f"Quality ({_words(frame)}, higher is better) against latency (further left is better), with 95% "
         "intervals of both. Lines: diffusion, labelled with its step count K. Stars: the autoregressive baseline. "
-        "Rings: the Pareto front, points that no other of the same batch size and lengths beats in both."
+        "Rings: the Pareto front, points that no other of the same batch size and lengths beats in both." + drawn
     )
 
 
 def draw(frame: pd.DataFrame, figure: Figure) -> None:
-    """One panel for each (prompt, new tokens); colour is batch size, marker and line style the sampler's settings."""
+    """One panel for each (prompt, new tokens) and batch size, of many the ends; looks are the sampler's settings."""
     if why := why_missing(frame):
         return _style.not_measured(figure, why)
+    series = list(dict.fromkeys(rows_of(frame, kind="curve")["series"]))
+    others = list(dict.fromkeys(rows_of(frame, kind="other")["series"]))
+    apart = len(series) + len(others)
+    looks = {s: _style.look(i) | ({"linestyle": "none"} if s in others else {}) for i, s in enumerate(series + others)}
+    star: dict[str, Any] = {"color": _style.BASELINE_COLOUR, "marker": "*", "markersize": 11, "linestyle": "none"}
+    diffusion = frame[frame["kind"] != "baseline"]
+    panels = [
+        (*shape, batch)
+        for shape in shapes(diffusion)
+        for batch in ends(rows_of(diffusion, prompt_tokens=shape[0], new_tokens=shape[1])["batch_size"])
+    ]
+    name, unit = _words(frame), str(frame["unit"].iloc[0]).lstrip("-")
+    for axes, (prompt, new, batch) in zip(_style.panels(figure, len(panels), 2.9), panels, strict=True):
+        here = rows_of(frame, prompt_tokens=prompt, new_tokens=new, batch_size=batch)
+        for r in each(here, is_on_front=True):
+            axes.plot(r.latency_s, r.quality, zorder=1, **_style.RING)
+        for s, look in looks.items():
+            own = rows_of(here[here["kind"] != "baseline"], series=s).sort_values("steps")
+            if len(own):
+                _crosses(axes, own, **look)
+            # K is written where it can be read: on the first two curves, and on opposite sides of them.
+            for r in each(own.dropna(subset="steps") if s in series[:2] else own.iloc[:0]):
+                offset, side = ((-6, 4), "right") if s == series[0] else ((6, -9), "left")
+                text: dict[str, Any] = {"textcoords": "offset points", "ha": side, "color": look["color"]}
+                at = (r.latency_s, r.quality)
+                axes.annotate(f"K={r.steps:.0f}", at, offset, fontsize=6.5, path_effects=_style.halo(), **text)
+        own = rows_of(here, kind="baseline")
+        if len(own):
+            _crosses(axes, own, **star)
+        _style.log_axis(axes, [*here["latency_s"], *here["latency_high_s"].dropna()], "x")
+        axes.margins(0.12)
+        axes.set(title=f"{_page.shape_title(prompt, new)}, batch {batch}", xlabel="latency [s], lower is better")
+        axes.set_ylabel(f"{name} [{unit}],\nhigher is better")
+    handles = [_style.key(s, **look) for s, look in looks.items()]
+    for s in dict.fromkeys(rows_of(frame, kind="baseline")["series"]):
+        handles.append(_style.key(f"{s} (autoregressive)", **star))
+    handles.append(_style.key("Pareto front", **_style.RING))
+    _style.legend_below(figure, handles, columns=3 if apart > 2 else 4)
+    _style.stamp(figure, frame)
+    return None
+
+
+def interactive(frame: pd.DataFrame) -> _page.Figure:
+    """The same for the page."""
+    if why := why_missing(frame):
+        return _page.not_measured(why)
     curves = rows_of(frame, kind="curve")
     series = list(dict.fromkeys(curves["series"]))
     panels = shapes(frame[frame["kind"] != "baseline"])
     batches = sorted(frame["batch_size"].unique())
     by_batch = len(batches) > 1
     others = list(dict.fromkeys(rows_of(frame, kind="other")["series"]))
-    for axes, (prompt, new) in zip(_style.panels(figure, len(panels), 3.3), panels, strict=True):
+    quality = f"{_words(frame)} [{str(frame['unit'].iloc[0]).lstrip('-')}], higher is better"
+    titles = [_page.shape_title(*s) for s in panels]
+    chart = _page.Chart(titles, "latency [s], lower is better", quality, panel_px=340)
+    for panel, (prompt, new) in enumerate(panels):
         here = rows_of(frame, prompt_tokens=prompt, new_tokens=new)
-        for i, name in enumerate(series):
-            for j, batch in enumerate(batches):
-                own = rows_of(here, kind="curve", series=name, batch_size=batch).sort_values("steps")
-                hue = _style.colour(j if by_batch else i)
-                if len(own):
-                    _crosses(axes, own, **_style.look(i, hue))
-                # Quality does not depend on the batch, so K is written on one line of each of two series at most.
-                written = (i == 0 and batch == batches[0]) or (i == 1 and batch == batches[-1])
-                if written:
-                    for r in each(own):
-                        offset, side = ((-5, 5), "right") if i == 0 else ((6, -9), "left")
-                        at = (r.latency_s, r.quality)
-                        text: dict[str, Any] = {"textcoords": "offset points", "ha": side, "color": hue}
-                        axes.annotate(f"K={r.steps:.0f}", at, offset, fontsize=6.5, path_effects=_style.halo(), **text)
         for j, batch in enumerate(batches):
-            hue = _style.colour(j) if by_batch else _style.BASELINE_COLOUR
-            own = rows_of(here, kind="baseline", batch_size=batch)
-            if len(own):
-                _crosses(axes, own, color=hue, marker="*", markersize=11, linestyle="none", markeredgecolor="black")
-        for i, name in enumerate(others):
-            own = rows_of(here, kind="other", series=name)
-            if len(own):
-                _crosses(axes, own, **(_style.look(len(series) + i) | {"linestyle": "none"}))
-        for r in each(here, is_on_front=True):
-            axes.plot(r.latency_s, r.quality, zorder=5, **_style.RING)
-        _style.log_axis(axes, list(here["latency_s"]), "x")
-        axes.margins(0.12)
-        name, unit = _words(frame), str(frame["unit"].iloc[0]).lstrip("-")
-        axes.set(title=f"{prompt} prompt + {new} new tokens", xlabel="latency [s], lower is better")
-        axes.set_ylabel(f"{name} [{unit}], higher is better")
-    handles = [_style.key(f"batch {b}", color=_style.colour(j)) for j, b in enumerate(batches) if by_batch]
-    for i, name in enumerate(series):
-        handles.append(_style.key(name, **_style.look(i, "grey" if by_batch else None)))
-    for i, name in enumerate(others):
-        handles.append(_style.key(name, **(_style.look(len(series) + i) | {"linestyle": "none"})))
-    star: dict[str, Any] = {"marker": "*", "markersize": 10, "linestyle": "none", "markeredgecolor": "black"}
-    for name in dict.fromkeys(rows_of(frame, kind="baseline")["series"]):
-        hue = "grey" if by_batch else _style.BASELINE_COLOUR
-        handles.append(_style.key(f"{name} (autoregressive)", color=hue, **star))
-    handles.append(_style.key("Pareto front", **_style.RING))
-    _style.legend_below(figure, handles)
-    _style.stamp(figure, frame)
-    return None
+            hue = _page.colour(j) if by_batch else None
+            at = f", batch {batch}" if by_batch else ""
+            for i, name in enumerate(series):
+                own = rows_of(here, kind="curve", series=name, batch_size=batch).sort_values("steps")
+                if len(own):
+                    # Quality does not depend on the batch, so K is written on one line only.
+                    labels = [f"K={k:.0f}" for k in own["steps"]] if (i, batch) == (0, batches[0]) else []
+                    style = _page.look(i, hue)
+                    chart.line(panel, own, "latency_s", "quality", name + at, style, _hover, labels=labels, x_bars=True)
+            for i, name in enumerate(others):
+                own = rows_of(here, kind="other", series=name, batch_size=batch)
+                style = _page.look(len(series) + i, hue)
+                if len(own):
+                    chart.line(
+                        panel, own, "latency_s", "quality", name + at, style, _hover, mode="markers", x_bars=True
+                    )
+            for _, own in rows_of(here, kind="baseline", batch_size=batch).groupby("series", sort=False):
+                shown, style = (
+                    f"{own['series'].iloc[0]} (autoregressive){at}",
+                    _page.baseline_look(hue or _page.INK) | {"size": 14},
+                )
+                chart.line(panel, own, "latency_s", "quality", shown, style, _hover, mode="markers", x_bars=True)
+        front = rows_of(here, is_on_front=True)
+        words = ["\n".join([r.series, *_hover(r)]) for r in each(front)]
+        chart.ring(panel, list(front["latency_s"]), list(front["quality"]), "Pareto front", words)
+        chart.log(panel, "x", list(here["latency_s"]))
+    return chart.figure(frame)
+
+
+def _hover(row: Any) -> list[str]:
+    steps = [] if pd.isna(row.steps) else [f"K = {row.steps:.0f}"]
+    latency = _page.amount("latency", row.latency_s, row.latency_low_s, row.latency_high_s, "s")
+    quality = _page.amount(row.metric, row.quality, row.quality_low, row.quality_high, row.unit.lstrip("-"))
+    return [*steps, f"batch size {row.batch_size}", latency, f"{quality}, higher is better"]

@@ -8,13 +8,17 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from dlmbench.analysis.quality import TRUTH, MetricInfo, Quality
+from dlmbench.analysis.parity import Parity
+from dlmbench.analysis.quality import TRUTH, MetricInfo, Quality, scores_by_text
 from dlmbench.analysis.study import Study
-from dlmbench.figures import _style
+from dlmbench.figures import _page, _style
+from dlmbench.figures._parity_spread import ParitySpread, spread_of
 from dlmbench.figures._points import Point, each, rows_of, shapes, short, table, why_missing
 from dlmbench.types import Run
 
@@ -26,13 +30,18 @@ _OUTCOMES = {"not_reached": "not reached", "undecided": "undecided"}
 class QualityPoint(Point):
     """kind: curve, baseline, truth (the true text's own score) or parity.
 
-    A parity row has steps and value only where S_parity at margin 0 is reached.
+    A parity row has steps and value only where S_parity at margin 0 is reached; steps_low and steps_high are its 95%
+    interval over resamples of the prompts, empty where that end lies beyond the largest K measured, and share_reached
+    the share of resamples in which parity was found at all.
     """
 
     metric: str = ""
     unit: str = ""
     higher_is_better: bool | None = None
     steps: float | None = None
+    steps_low: float | None = None
+    steps_high: float | None = None
+    share_reached: float | None = None
     value: float | None = None
     value_low: float | None = None
     value_high: float | None = None
@@ -44,6 +53,7 @@ def points(run: Run, study: Study) -> pd.DataFrame:
     rows: list[QualityPoint] = []
     seen: set[tuple[str, int, int]] = set()
     truth: dict[tuple[int, int], Quality] = {}
+    texts = scores_by_text(run)
     for curve in study.curves:
         key = (curve.label, curve.prompt_tokens, curve.new_tokens)
         if key in seen:
@@ -79,9 +89,7 @@ def points(run: Run, study: Study) -> pd.DataFrame:
                 )
         for metric in study.metrics:
             if shown := curve.parity(metric.name):
-                steps = shown.parity.steps
-                fewer = " or fewer" if shown.parity.outcome == "reached_at_smallest" else ""
-                note = _OUTCOMES.get(shown.parity.outcome, f"K = {steps}{fewer}")
+                steps, spread = shown.parity.steps, spread_of(texts, study, curve, shown)
                 at = next((p.value for p in shown.parity.points if p.steps == steps), None)
                 rows.append(
                     QualityPoint(
@@ -93,8 +101,11 @@ def points(run: Run, study: Study) -> pd.DataFrame:
                         unit=metric.unit,
                         higher_is_better=metric.higher_is_better,
                         steps=steps,
+                        steps_low=spread.low if spread and steps else None,
+                        steps_high=spread.high if spread and steps else None,
+                        share_reached=spread.share_reached if spread else None,
                         value=at,
-                        note=note,
+                        note=_note(shown.parity, spread),
                     )
                 )
     for (prompt, new), q in truth.items():
@@ -118,6 +129,17 @@ def points(run: Run, study: Study) -> pd.DataFrame:
     return table(QualityPoint, rows if curves else [], _why(study, random))
 
 
+def _note(parity: Parity, spread: ParitySpread | None) -> str:
+    """S_parity with its interval, or why there is none, in a few words."""
+    if parity.steps is None:
+        found = f" (found in {spread.share_reached:.0%} of resamples)" if spread and spread.share_reached else ""
+        return _OUTCOMES[parity.outcome] + (found if parity.outcome == "undecided" else "")
+    fewer = " or fewer" if parity.outcome == "reached_at_smallest" else ""
+    beyond = f"beyond {parity.points[-1].steps}"
+    ends = f" ({spread.low or beyond} to {spread.high or beyond})" if spread else ""
+    return f"K = {parity.steps}{fewer}{ends}"
+
+
 def _why(study: Study, random: bool) -> str:
     if random:
         return "the weights are random, so quality means nothing"
@@ -130,8 +152,9 @@ def caption(frame: pd.DataFrame) -> str:
         return f"Not measured: {why}."
     text = (
         "Quality against diffusion steps, with 95% intervals of a bootstrap over prompts (unpaired; parity is tested "
-        "prompt by prompt, which is sharper). Bands: the autoregressive baseline. The likelihood is the "
-        "sampler's, with positions chosen by the model and tokens drawn at temperature 1."
+        "prompt by prompt, which is sharper; the bar through its ring is the interval of S_parity itself, over "
+        "resamples of the prompts). Bands: the autoregressive baseline. The likelihood is the sampler's, with "
+        "positions chosen by the model and tokens drawn at temperature 1."
     )
     marks = [
         f"{r.metric} ({short(r.series)}, P={int(r.prompt_tokens)}, G={int(r.new_tokens)}): {r.note}"
@@ -149,7 +172,32 @@ def _verdict(verdicts: Sequence[tuple[str, str]]) -> str:
         return "$S_{parity}$: " + notes[0]
     each_note = (f"{note} ({', '.join(w for n, w in verdicts if n == note)})" for note in notes)
     # The markup of the subscript is not printed, so the first line may be longer by it.
-    return "$S_{parity}$: " + textwrap.fill("; ".join(each_note), 36)
+    lines = textwrap.wrap("; ".join(each_note), 36)
+    if len(lines) > 3:
+        # Too many for a title: how many of the lines end how; each by name stands in the caption.
+        ends = [_ending(note) for note, _ in verdicts]
+        lines = textwrap.wrap("; ".join(f"{ends.count(e)} {e}" for e in dict.fromkeys(ends)), 40)
+    return "$S_{parity}$: " + "\n".join(lines)
+
+
+def _ending(note: str) -> str:
+    return next((words for words in _OUTCOMES.values() if note.startswith(words)), "reached")
+
+
+def _interval(axes: Axes, r: Any, largest: float) -> None:
+    """The interval of S_parity beside its ring; an arrow where its end lies beyond the largest step count."""
+    low, high = (largest if pd.isna(end) else float(end) for end in (r.steps_low, r.steps_high))
+    axes.hlines(r.value, low, high, color="black", linewidth=1.1, zorder=4)
+    axes.plot([low, high], [r.value] * 2, linestyle="none", marker="|", color="black", markersize=6, zorder=4)
+    if pd.isna(r.steps_high):
+        axes.annotate(
+            "",
+            (1.0, r.value),
+            (high, r.value),
+            xycoords=axes.get_yaxis_transform(),
+            textcoords="data",
+            arrowprops={"arrowstyle": "->", "color": "black", "linewidth": 1.1},
+        )
 
 
 def draw(frame: pd.DataFrame, figure: Figure) -> None:
@@ -171,9 +219,11 @@ def draw(frame: pd.DataFrame, figure: Figure) -> None:
             for r in each(own, kind="parity"):
                 which = short(series) if len(lines) > len(shapes(curves)) else ""
                 which += f" {prompt}+{new}" if several else ""
-                verdicts.append((str(r.note), which.strip()))
+                # How often resamples found it stands in the caption.
+                verdicts.append((str(r.note).partition(" (found")[0], which.strip()))
                 if pd.notna(r.steps):
                     axes.plot(r.steps, r.value, zorder=5, **_style.RING)
+                    _interval(axes, r, float(curve["steps"].max()))
         for r in each(here, kind="baseline"):
             place = shapes(curves).index((int(r.prompt_tokens), int(r.new_tokens)))
             hue = _style.colour(place * (len(lines) // len(shapes(curves)))) if several else _style.BASELINE_COLOUR
@@ -200,3 +250,60 @@ def draw(frame: pd.DataFrame, figure: Figure) -> None:
     _style.legend_below(figure, handles, columns=3)
     _style.stamp(figure, frame)
     return None
+
+
+def interactive(frame: pd.DataFrame) -> _page.Figure:
+    """The same for the page; S_parity stands in the hover texts of its rings, and in the caption."""
+    if why := why_missing(frame):
+        return _page.not_measured(why)
+    curves = rows_of(frame, kind="curve")
+    lines = [(s, *shape) for shape in shapes(curves) for s in dict.fromkeys(curves["series"])]
+    several = len(shapes(curves)) > 1
+    names = list(dict.fromkeys(curves["metric"]))
+    first = [rows_of(frame, metric=n).iloc[0] for n in names]
+    infos = [MetricInfo(n, str(r["unit"]), bool(r["higher_is_better"])) for n, r in zip(names, first, strict=True)]
+    titles = [f"{m.words}, {'higher' if m.higher_is_better else 'lower'} is better" for m in infos]
+    span = (float(curves["steps"].min()), float(curves["steps"].max()))
+    chart = _page.Chart(titles, "diffusion steps K", [m.unit for m in infos], panel_px=230)
+    for panel, info in enumerate(infos):
+        here = rows_of(frame, metric=info.name)
+        marks = rows_of(here, kind="parity")
+        for i, (series, prompt, new) in enumerate(lines):
+            own = rows_of(here, kind="curve", series=series, prompt_tokens=prompt, new_tokens=new)
+            if len(own):
+                shown = f"{series}, {prompt}+{new}" if several else series
+                chart.line(panel, own.sort_values("steps"), "steps", "value", shown, _page.look(i), _hover)
+        for r in each(here, kind="baseline"):
+            place = shapes(curves).index((int(r.prompt_tokens), int(r.new_tokens)))
+            hue = _page.colour(place * (len(lines) // len(shapes(curves)))) if several else _page.INK
+            shown = f"{r.series} (autoregressive)" + (f", {r.prompt_tokens}+{r.new_tokens}" if several else "")
+            chart.band(panel, span, r.value, r.value_low, r.value_high, shown, hue, _hover(r))
+        for r in each(here, kind="truth"):
+            chart.band(panel, span, r.value, None, None, "true text", _page.ALARM, _hover(r), dash="dot")
+        reached = marks[marks["steps"].notna()]
+        words = [f"S_parity at margin 0: {r.note}\n{r.series}, {r.prompt_tokens}+{r.new_tokens}" for r in each(reached)]
+        for r in each(reached):
+            own = rows_of(here, kind="curve", series=r.series, prompt_tokens=r.prompt_tokens, new_tokens=r.new_tokens)
+            last = float(own["steps"].max())
+            ends = [last if pd.isna(end) else float(end) for end in (r.steps_low, r.steps_high)]
+            bar: dict[str, Any] = {"type": "scatter", "mode": "lines", "x": ends, "y": [r.value] * 2}
+            bar |= {"hoverinfo": "skip", "line": {"color": _page.INK, "width": 1.5}}
+            chart.add(panel, bar, key="S_parity at margin 0")
+        chart.ring(panel, list(reached["steps"]), list(reached["value"]), "S_parity at margin 0", words)
+        chart.log2(panel, "x", list(curves["steps"]))
+    return chart.figure(frame)
+
+
+def _hover(row: Any) -> list[str]:
+    steps = [] if pd.isna(row.steps) else [f"K = {row.steps:.0f}"]
+    where = _page.shape_title(row.prompt_tokens, row.new_tokens)
+    return [
+        *steps,
+        where,
+        _page.amount(row.metric, row.value, row.value_low, row.value_high, row.unit),
+        _texts(row.texts),
+    ]
+
+
+def _texts(n: float) -> str:
+    return "number of texts not known" if pd.isna(n) else f"{n:.0f} texts"

@@ -12,9 +12,16 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from dlmbench.analysis.study import Study
-from dlmbench.figures import _style
+from dlmbench.figures import _page, _style
 from dlmbench.figures._points import rows_of, why_missing
-from dlmbench.figures._throughput import panel_keys, step_counts, throughput_caption, throughput_points
+from dlmbench.figures._throughput import (
+    hover,
+    panel_keys,
+    panel_titles,
+    step_counts,
+    throughput_caption,
+    throughput_points,
+)
 from dlmbench.types import Run
 
 NAME = "throughput_vs_batch_size"
@@ -52,7 +59,7 @@ def draw(frame: pd.DataFrame, figure: Figure) -> None:
         for _, own in rows_of(here, kind="baseline").groupby("series", sort=False):
             _style.with_intervals(axes, own.sort_values("batch_size"), "batch_size", "tokens_per_s", **baseline)
         _style.log2_axis(axes, list(here["batch_size"]))
-        _style.log_axis(axes, list(frame["tokens_per_s"]))
+        _style.log_axis(axes, [*frame["tokens_per_s"], *frame["tokens_per_s_high"]])
         axes.set(xlabel="batch size", ylabel="throughput [new tokens/s]")
         axes.set_title(_style.wrapped(f"{series}\n{prompt} prompt + {new} new tokens"))
     handles = [_style.key(f"K = {k:.0f}", **look) for k, look in zip(steps, looks, strict=True)]
@@ -63,3 +70,32 @@ def draw(frame: pd.DataFrame, figure: Figure) -> None:
     _style.legend_below(figure, handles)
     _style.stamp(figure, frame)
     return None
+
+
+def interactive(frame: pd.DataFrame) -> _page.Figure:
+    """The same for the page."""
+    if why := why_missing(frame):
+        return _page.not_measured(why)
+    steps = step_counts(frame)
+    hues = _page.ordered_colours(len(steps))
+    panels = panel_keys(frame)
+    chart = _page.Chart(panel_titles(frame), "batch size", "throughput [new tokens/s]")
+    for panel, (series, prompt, new) in enumerate(panels):
+        here = rows_of(frame, prompt_tokens=prompt, new_tokens=new)
+        curves = rows_of(here, kind="curve", series=series)
+        for i, (k, hue) in enumerate(zip(steps, hues, strict=True)):
+            own = rows_of(curves, steps=k).sort_values("batch_size")
+            if len(own):
+                look = _page.look(i, hue) | {"dash": "solid"}
+                chart.line(panel, own, "batch_size", "tokens_per_s", f"K = {k:.0f}", look, hover)
+        free = curves[curves["steps"].isna()].sort_values("batch_size")
+        if len(free):
+            name = "steps chosen by the sampler"
+            chart.line(panel, free, "batch_size", "tokens_per_s", name, _page.look(0), hover)
+        for _, own in rows_of(here, kind="baseline").groupby("series", sort=False):
+            shown = f"{own['series'].iloc[0]} (autoregressive)"
+            ordered = own.sort_values("batch_size")
+            chart.line(panel, ordered, "batch_size", "tokens_per_s", shown, _page.baseline_look(), hover)
+        chart.log2(panel, "x", list(here["batch_size"]))
+        chart.log(panel, "y", list(frame["tokens_per_s"]))
+    return chart.figure(frame)

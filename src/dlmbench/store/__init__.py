@@ -16,7 +16,7 @@ from dlmbench.store.records import (
     read_run,
     read_text_scores,
 )
-from dlmbench.store.views import FIXED_COLUMNS
+from dlmbench.store.views import FIXED_COLUMNS, spreadsheet_field
 
 __all__ = [
     "FIXED_COLUMNS",
@@ -30,4 +30,5 @@ __all__ = [
     "read_generations",
     "read_run",
     "read_text_scores",
+    "spreadsheet_field",
 ]

@@ -25,6 +25,8 @@ _COLUMNS = """
     peak_allocated_bytes peak_reserved_bytes device_bytes peak_process_bytes energy_j energy_pass_j power_w
     idle_power_w sm_clock_mhz temperature_c throttle other_processes process_id started_at environment_id"""
 FIXED_COLUMNS = tuple(_COLUMNS.split())
+# What a formula starts with, in full width too; after a tab or a line break spreadsheets look again.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 
 
 def _knob_columns(cells: Iterable[Cell]) -> tuple[str, ...]:
@@ -64,13 +66,16 @@ def _sample_columns(sample: Sample, batch_size: int) -> dict[str, Any]:
     }
 
 
-def _csv_field(value: object) -> object:
-    """Unknown is empty; text that a spreadsheet would run as a formula is quoted by an apostrophe."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")):
+def spreadsheet_field(value: object) -> object:
+    """Text that a spreadsheet would run as a formula, with an apostrophe before it; anything else as it is."""
+    if isinstance(value, str) and value.startswith(_FORMULA):
         return f"'{value}"
     return value
+
+
+def _csv_field(value: object) -> object:
+    """Unknown is empty, a truth value is as JSON has it."""
+    return str(value).lower() if isinstance(value, bool) else spreadsheet_field(value)
 
 
 def raw_metrics(results: Sequence[CellResult]) -> str:

@@ -1,0 +1,349 @@
+"use strict";
+// Data lie in the page as base64 of gzip; text from a run reaches the page through textContent only.
+const byId = (id) => document.getElementById(id);
+const element = (name, properties = {}, ...children) => {
+  const made = Object.assign(document.createElement(name), properties);
+  made.append(...children);
+  return made;
+};
+const bytesOf = (id) => Uint8Array.from(atob(byId(id).textContent), (c) => c.charCodeAt(0));
+const unpack = (id) =>
+  new Response(new Blob([bytesOf(id)]).stream().pipeThrough(new DecompressionStream("gzip"))).text();
+const save = (text, file) => {
+  const url = URL.createObjectURL(new Blob([text], { type: "text/csv;charset=utf-8" }));
+  element("a", { href: url, download: file }).click();
+  setTimeout(() => URL.revokeObjectURL(url), 10000);
+};
+const idle = window.requestIdleCallback ?? ((work) => setTimeout(work, 30));
+const root = document.documentElement;
+
+// ---------------------------------------------------------------- theme
+
+const remembered = (value) => {
+  try {
+    if (value) localStorage.setItem("dlmbench-theme", value);
+    return localStorage.getItem("dlmbench-theme");
+  } catch {
+    return null; // no storage for pages opened from a file, in some browsers
+  }
+};
+const system = matchMedia("(prefers-color-scheme: dark)");
+let chosen = remembered();
+let printing = false;
+const isDark = () => !printing && (chosen ? chosen === "dark" : system.matches);
+const applyTheme = () => {
+  root.dataset.theme = isDark() ? "dark" : "light";
+  byId("theme").textContent = isDark() ? "Light" : "Dark";
+  figures.forEach((figure) => figure.drawn && figure.draw());
+};
+
+// ---------------------------------------------------------------- figures
+
+const NARROW_PX = 560;
+let plotlyReady;
+let darkColours;
+const plotly = () =>
+  (plotlyReady ??= unpack("plotly").then((source) => {
+    document.head.append(element("script", { textContent: source }));
+    return window.Plotly;
+  }));
+
+class PageFigure {
+  constructor(place) {
+    this.place = place;
+    this.drawn = false;
+    this.view = 0;
+    const select = place.parentElement.querySelector("[data-view]");
+    select?.addEventListener("change", () => {
+      this.view = Number(select.value);
+      this.draw();
+    });
+  }
+
+  async draw() {
+    const [Plotly, text, colours] = await Promise.all([
+      plotly(),
+      (this.text ??= unpack(this.place.dataset.plot)),
+      (darkColours ??= unpack("colours").then(JSON.parse)),
+    ]);
+    const shown = isDark() ? text.replace(/"(#[0-9a-f]{6})"/gi, (all, c) => `"${colours[c.toLowerCase()] ?? c}"`) : text;
+    const { data, layout } = JSON.parse(shown);
+    this.fit(layout);
+    const views = layout.meta.views;
+    if (views) data.forEach((trace, i) => (trace.visible = views[this.view].traces.includes(i)));
+    await Plotly.react(this.place, data, layout, {
+      displaylogo: false,
+      displayModeBar: printing ? false : "hover",
+      modeBarButtonsToRemove: ["select2d", "lasso2d"],
+      toImageButtonOptions: { filename: this.place.dataset.file, scale: 3 },
+    });
+    this.place.style.minHeight = "";
+    this.drawn = true;
+    this.width = layout.width;
+  }
+
+  // Panels side by side where there is room, below each other where there is not.
+  fit(layout) {
+    const { panels, columns, panel_px, gap_px, top_px, bottom_px, keys } = layout.meta;
+    layout.width = printing ? 680 : this.place.clientWidth;
+    const across = layout.width < NARROW_PX ? 1 : columns;
+    const down = Math.ceil(panels / across);
+    Object.assign(layout.grid, { rows: down, columns: across, ygap: gap_px / (panel_px + gap_px) });
+    // On a narrow screen every name in the legend has a line of its own.
+    const legend = layout.width < NARROW_PX ? Math.min(19 * keys + 12, 180) - (bottom_px - 56) : 0;
+    layout.height = down * panel_px + (down - 1) * gap_px + top_px + bottom_px + legend;
+    if (layout.width < NARROW_PX) {
+      Object.assign(layout.margin, { l: 54, r: 8 });
+      layout.legend.font = { size: 11 };
+    }
+  }
+}
+
+const figures = [...document.querySelectorAll("[data-plot]")].map((place) => new PageFigure(place));
+const drawOne = (figure) =>
+  figure.draw().catch((error) => {
+    figure.place.textContent = `This figure could not be drawn here (${error}). Its points are in the CSV.`;
+  });
+const drawSoon = async () => {
+  // What is in sight first, then the others while the reader reads.
+  const seen = new IntersectionObserver(
+    (entries) =>
+      entries
+        .filter((e) => e.isIntersecting)
+        .forEach((e) => {
+          const figure = figures.find((f) => f.place === e.target);
+          seen.unobserve(e.target);
+          if (!figure.drawn) drawOne(figure);
+        }),
+    { rootMargin: "300px" },
+  );
+  figures.forEach((figure) => seen.observe(figure.place));
+  for (const figure of figures) {
+    await new Promise((done) => idle(done, { timeout: 4000 }));
+    if (!figure.drawn) await drawOne(figure);
+  }
+  root.dataset.drawn = "all";
+  performance.mark("figures drawn");
+};
+document.querySelectorAll("[data-csv]").forEach((button) =>
+  button.addEventListener("click", async () => save(await unpack(button.dataset.csv), button.dataset.file)),
+);
+let resizing;
+addEventListener("resize", () => {
+  clearTimeout(resizing);
+  resizing = setTimeout(
+    () => figures.forEach((f) => f.drawn && f.place.clientWidth !== f.width && !printing && f.draw()),
+    150,
+  );
+});
+
+// ---------------------------------------------------------------- cells
+
+const ROW_PX = 33;
+const ALL_ROWS = 150; // up to so many rows all are in the page; beyond, those in sight
+const PRINTED_ROWS = 400;
+const MOST_CHOICES = 40;
+
+class Cells {
+  constructor({ columns, values, rows }) {
+    this.columns = columns.map((column, i) => {
+      const { words, values: raw } = values[i];
+      const format = new Intl.NumberFormat("en", {
+        minimumFractionDigits: column.digits ?? 0,
+        maximumFractionDigits: column.digits ?? 0,
+      });
+      const isText = Boolean(words);
+      const at = isText ? (r) => words[raw[r]] : (r) => raw[r];
+      const show = (v) => (v === null || v === undefined ? "–" : isText ? v : format.format(v));
+      return { ...column, isText, at, show, words, raw };
+    });
+    this.rows = rows;
+    this.order = Array.from({ length: rows }, (_, r) => r);
+    this.sorted = null;
+    this.scroller = byId("scroller");
+    this.body = document.querySelector("#table tbody");
+    this.head();
+    this.filters();
+    this.update();
+    this.scroller.addEventListener("scroll", () => requestAnimationFrame(() => this.window()), { passive: true });
+    addEventListener("resize", () => this.window(true));
+  }
+
+  head() {
+    const table = byId("table");
+    table.setAttribute("aria-rowcount", this.rows + 1);
+    let total = 0;
+    for (const column of this.columns) {
+      let longest = 0;
+      if (column.isText) for (const w of column.words) longest = Math.max(longest, w.length * 0.93);
+      else for (const v of column.raw) longest = Math.max(longest, v === null ? 1 : column.show(v).length);
+      const width = Math.min(Math.max(longest, column.title.length * 0.98 + 2, column.unit.length + 1), 46) + 2.6;
+      total += width;
+      table.querySelector("colgroup").append(element("col", { style: `width:${width.toFixed(1)}ch` }));
+    }
+    table.style.width = `${total.toFixed(1)}ch`;
+    table.style.minWidth = "100%";
+    const row = element("tr");
+    row.setAttribute("aria-rowindex", 1);
+    this.columns.forEach((column, i) => {
+      const button = element("button", { type: "button", title: column.help }, element("span", { textContent: column.title }));
+      if (column.unit) button.append(element("small", { textContent: column.unit }));
+      button.addEventListener("click", () => this.sortBy(i));
+      const cell = element("th", { scope: "col", className: column.isText ? "text" : "" }, button);
+      cell.setAttribute("aria-sort", "none");
+      row.append(cell);
+    });
+    table.querySelector("thead").append(row);
+  }
+
+  filters() {
+    this.selects = [];
+    const before = byId("find").parentElement.nextElementSibling;
+    for (const column of this.columns) {
+      if (!["model", "status", "steps", "block", "batch", "prompt", "new"].includes(column.key)) continue;
+      const distinct = [...new Set(Array.from({ length: this.rows }, (_, r) => column.at(r)))];
+      if (distinct.length < 2 || distinct.length > MOST_CHOICES) continue;
+      distinct.sort((a, b) => (a === null) - (b === null) || (column.isText ? a.localeCompare(b) : a - b));
+      const select = element("select", {}, element("option", { value: "", textContent: "all" }));
+      distinct.forEach((v, i) => select.append(element("option", { value: String(i), textContent: column.show(v) })));
+      select.id = `filter-${column.key}`;
+      const label = element("label", {}, column.title, select);
+      before.before(label);
+      this.selects.push({ select, column, distinct });
+    }
+    const form = byId("filters");
+    form.addEventListener("input", () => this.update());
+    form.addEventListener("submit", (event) => event.preventDefault());
+    form.addEventListener("reset", () => setTimeout(() => this.update()));
+    byId("cells-csv").addEventListener("click", () => save(this.csv(), "cells.csv"));
+  }
+
+  update() {
+    const words = byId("find").value.toLowerCase().split(/\s+/).filter(Boolean);
+    const texts = this.columns.filter((c) => c.isText);
+    const chosen = this.selects
+      .filter((s) => s.select.value !== "")
+      .map((s) => ({ column: s.column, value: s.distinct[Number(s.select.value)] }));
+    this.order = [];
+    for (let r = 0; r < this.rows; r++) {
+      if (!chosen.every((c) => c.column.at(r) === c.value)) continue;
+      if (words.length) {
+        const text = texts.map((c) => c.at(r)).join(" ").toLowerCase();
+        if (!words.every((w) => text.includes(w))) continue;
+      }
+      this.order.push(r);
+    }
+    this.sort();
+    byId("count").textContent = `${this.order.length.toLocaleString("en")} of ${this.rows.toLocaleString("en")} cells`;
+    this.scroller.scrollTop = 0;
+    this.window(true);
+  }
+
+  sortBy(i) {
+    const wasAscending = this.sorted?.column === i && this.sorted.ascending;
+    this.sorted = { column: i, ascending: !wasAscending };
+    document.querySelectorAll("#table thead th").forEach((th, j) => {
+      th.setAttribute("aria-sort", j !== i ? "none" : wasAscending ? "descending" : "ascending");
+    });
+    this.sort();
+    this.window(true);
+  }
+
+  // Unknown goes last in both directions; rows that are equal keep the order of the plan.
+  sort() {
+    if (!this.sorted) return;
+    const column = this.columns[this.sorted.column];
+    const sign = this.sorted.ascending ? 1 : -1;
+    const compare = column.isText ? (a, b) => a.localeCompare(b, "en", { numeric: true }) : (a, b) => a - b;
+    this.order.sort((r, s) => {
+      const [a, b] = [column.at(r), column.at(s)];
+      if (a === null || b === null) return (a === null) - (b === null) || r - s;
+      return sign * compare(a, b) || r - s;
+    });
+  }
+
+  // The rows in sight, between two spacers as tall as the rest.
+  window(anew = false) {
+    const n = this.order.length;
+    const all = n <= ALL_ROWS || printing;
+    const height = this.scroller.clientHeight || 600;
+    const first = all ? 0 : Math.max(0, Math.floor(this.scroller.scrollTop / ROW_PX) - 12);
+    const last = all ? Math.min(n, printing ? PRINTED_ROWS : n) : Math.min(n, first + Math.ceil(height / ROW_PX) + 24);
+    if (!anew && first === this.first && last === this.last) return;
+    [this.first, this.last] = [first, last];
+    const rows = [];
+    for (let i = first; i < last; i++) rows.push(this.row(this.order[i], i));
+    if (!n) rows.push(element("tr", {}, element("td", { colSpan: this.columns.length, textContent: "no cell fits", className: "text" })));
+    this.body.replaceChildren(...this.spacer(first), ...rows, ...this.spacer(printing ? 0 : n - last));
+    byId("cut").hidden = !(printing && n > last);
+    byId("cut").textContent = `The first ${last} of ${n.toLocaleString("en")} rows; all of them are in raw_metrics.csv.`;
+  }
+
+  spacer(rows) {
+    if (!rows) return [];
+    const cell = element("td", { colSpan: this.columns.length });
+    cell.style.height = `${rows * ROW_PX}px`;
+    const row = element("tr", { className: "spacer" }, cell);
+    row.setAttribute("aria-hidden", "true");
+    return [row];
+  }
+
+  row(r, position) {
+    const row = element("tr");
+    row.setAttribute("aria-rowindex", position + 2);
+    this.columns.forEach((column, i) => {
+      const text = column.show(column.at(r));
+      const cell = element(i ? "td" : "th", { textContent: text });
+      if (!i) cell.scope = "row";
+      if (column.isText) cell.title = text;
+      if (column.isText && i) cell.className = column.key === "status" && text !== "ok" ? "text bad" : "text";
+      row.append(cell);
+    });
+    return row;
+  }
+
+  csv() {
+    const field = (v) => {
+      if (v === null || v === undefined) return "";
+      if (typeof v === "number") return String(v);
+      const safe = /^[=+\-@\t\r\n＝＋－＠]/.test(v) ? `'${v}` : v; // a spreadsheet would run it as a formula
+      return /[",\r\n]/.test(safe) ? `"${safe.replaceAll('"', '""')}"` : safe;
+    };
+    const lines = [this.columns.map((c) => field(c.unit ? `${c.key} [${c.unit}]` : c.key)).join(",")];
+    for (const r of this.order) lines.push(this.columns.map((c) => field(c.at(r))).join(","));
+    return lines.join("\n") + "\n";
+  }
+}
+
+// ---------------------------------------------------------------- print, and the start
+
+let cells;
+const closed = [];
+const print = async (starts) => {
+  printing = starts;
+  if (starts) closed.push(...document.querySelectorAll("details:not([open])"));
+  closed.forEach((d) => (d.open = starts));
+  if (!starts) closed.length = 0;
+  cells?.window(true);
+  applyTheme();
+  await Promise.all(figures.map((f) => f.draw()));
+};
+addEventListener("beforeprint", () => print(true));
+addEventListener("afterprint", () => print(false));
+byId("print").addEventListener("click", async () => {
+  await print(true);
+  window.print();
+});
+byId("theme").addEventListener("click", () => {
+  chosen = remembered(isDark() ? "light" : "dark") ?? (isDark() ? "light" : "dark");
+  applyTheme();
+});
+system.addEventListener("change", applyTheme);
+
+applyTheme();
+unpack("cells-data").then((text) => {
+  cells = new Cells(JSON.parse(text));
+  root.dataset.cells = "ready";
+  performance.mark("cells ready");
+  drawSoon();
+});

@@ -1,0 +1,218 @@
+"""The page in a browser: opened from a file, read, sorted, filtered, printed, attacked."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
+PATIENCE_MS = 120_000
+
+
+class Opened:
+    """A page with everything that went wrong while it was open."""
+
+    def __init__(self, page, path: Path) -> None:
+        self.page = page
+        self.console: list[str] = []
+        self.requests: list[str] = []
+        page.set_default_timeout(PATIENCE_MS)
+        page.on("console", lambda m: self.console.append(f"{m.type}: {m.text}"))
+        page.on("pageerror", lambda e: self.console.append(str(e)))
+        page.on("request", lambda r: self.requests.append(r.url))
+        page.goto(path.as_uri())
+        page.wait_for_selector("html[data-cells=ready]")
+
+    def drawn(self) -> Opened:
+        self.page.wait_for_selector("html[data-drawn=all]")
+        return self
+
+    @property
+    def outside(self) -> list[str]:
+        return [u for u in self.requests if not u.startswith(("file:", "data:", "blob:"))]
+
+    def column(self, title: str) -> list[str]:
+        titles = self.page.locator("#table thead th button > span:first-child").all_inner_texts()
+        at = titles.index(title) + 1
+        return self.page.locator(f"#table tbody tr:not(.spacer) > *:nth-child({at})").all_inner_texts()
+
+
+@pytest.fixture
+def opened(page):
+    return lambda path: Opened(page, path)
+
+
+def downloaded(page, selector: str) -> str:
+    with page.expect_download() as waiting:
+        page.click(selector)
+    return Path(waiting.value.path()).read_text(encoding="utf-8")
+
+
+def test_opens_from_a_file_without_error_or_request_and_every_figure_has_marks(opened, ordinary):
+    at = opened(ordinary).drawn()
+    figures = at.page.locator(".figure")
+    assert figures.count() >= 7
+    for i in range(figures.count()):
+        # Points, lines, bars, or the cells of a map.
+        marks = figures.nth(i).locator(".point path, path.point, .js-line, .bars path, .hm image, .shapelayer path")
+        assert marks.count() > 0, figures.nth(i).get_attribute("id")
+        assert figures.nth(i).locator("figcaption").inner_text()
+    assert at.console == []
+    assert at.outside == []
+
+
+def test_hovering_shows_a_value_with_its_unit_and_interval(opened, ordinary):
+    at = opened(ordinary).drawn()
+    figure = at.page.locator("#figure-latency_vs_steps")
+    figure.scroll_into_view_if_needed()
+    figure.locator(".scatterlayer .point").nth(1).hover(force=True)
+    label = at.page.locator(".hoverlayer .hovertext").first
+    label.wait_for()
+    assert "latency:" in label.text_content()
+    assert "95% interval" in label.text_content()
+
+
+def test_csv_of_a_figure_and_of_the_cells(opened, ordinary):
+    at = opened(ordinary).drawn()
+    rows = list(csv.DictReader(io.StringIO(downloaded(at.page, "#figure-latency_vs_steps .csv"))))
+    assert {r["kind"] for r in rows} == {"curve", "baseline", "break_even"}
+    cells = list(csv.reader(io.StringIO(downloaded(at.page, "#cells-csv"))))
+    assert len(cells) == 1 + 8
+    assert "latency [ms]" in cells[0]
+
+
+def test_sorting_by_mouse(opened, ordinary):
+    at = opened(ordinary)
+    header = at.page.locator("th", has_text="latency")
+    header.locator("button").click()
+    up = [float(v.replace(",", "")) for v in at.column("latency")]
+    assert header.get_attribute("aria-sort") == "ascending"
+    assert up == sorted(up)
+    header.locator("button").click()
+    assert header.get_attribute("aria-sort") == "descending"
+    assert [float(v.replace(",", "")) for v in at.column("latency")] == up[::-1]
+    # Unknown is last in both directions.
+    steps = at.page.locator("th", has_text="K").locator("button").first
+    steps.click()
+    assert at.column("K")[-1] == "–"
+    steps.click()
+    assert at.column("K")[-1] == "–"
+
+
+def test_sorting_and_filtering_by_keyboard_alone(opened, ordinary):
+    at = opened(ordinary)
+    at.page.focus("#find")
+    at.page.keyboard.type("llama")
+    assert at.page.inner_text("#count") == "2 of 8 cells"
+    for _ in range(12):
+        at.page.keyboard.press("Tab")
+        if at.page.evaluate("document.activeElement.type") == "reset":
+            break
+    at.page.keyboard.press("Enter")
+    at.page.wait_for_function_free = None
+    at.page.locator("#count", has_text="8 of 8 cells").wait_for()
+    at.page.focus("#filter-batch")
+    at.page.keyboard.press("End")
+    assert set(at.column("B")) == {"8"}
+    at.page.focus("thead th:nth-child(3) button")
+    at.page.keyboard.press("Enter")
+    assert at.page.locator("thead th:nth-child(3)").get_attribute("aria-sort") == "ascending"
+    assert at.column("K") == ["4", "16", "64", "–"]
+    assert at.page.inner_text("#count") == "4 of 8 cells"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_accessible_in_light_and_dark(opened, ordinary, page, scheme):
+    page.emulate_media(color_scheme=scheme)
+    at = opened(ordinary).drawn()
+    assert at.page.evaluate("document.documentElement.dataset.theme") == scheme
+    results = Axe().run(page)
+    assert results.violations_count == 0, results.generate_report()
+
+
+def test_the_theme_button_wins_over_the_system_and_figures_follow(opened, ordinary, page):
+    page.emulate_media(color_scheme="light")
+    at = opened(ordinary).drawn()
+    background = "() => getComputedStyle(document.querySelector('.main-svg')).backgroundColor"
+    assert at.page.evaluate(background) == "rgb(255, 255, 255)"
+    at.page.click("#theme")
+    at.page.locator("html[data-theme=dark]").wait_for()
+    at.page.locator('.main-svg[style*="rgb(21, 25, 30)"]').first.wait_for()
+    assert at.page.inner_text("#theme") == "Light"
+
+
+@pytest.mark.parametrize("width", [380, 768, 1400])
+def test_nothing_sticks_out_at_any_width(opened, ordinary, page, width):
+    page.set_viewport_size({"width": width, "height": 800})
+    at = opened(ordinary).drawn()
+    assert at.page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_prints_with_figures_and_table_and_without_controls(opened, ordinary, tmp_path):
+    at = opened(ordinary).drawn()
+    at.page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    at.page.emulate_media(media="print", color_scheme="dark")
+    at.page.wait_for_timeout(1500)
+    assert at.page.evaluate("document.documentElement.dataset.theme") == "light"
+    assert not at.page.locator("#filters").is_visible()
+    assert not at.page.locator("#theme").is_visible()
+    assert at.page.locator("#table tbody tr").count() == 8
+    assert at.page.locator(".js-plotly-plot .main-svg").first.bounding_box()["width"] <= 700
+    assert at.page.locator("details:not([open])").count() == 0
+    at.page.evaluate("dispatchEvent(new Event('afterprint'))")
+    path = tmp_path / "page.pdf"
+    at.page.pdf(path=path, format="A4")
+    assert path.stat().st_size > 50_000
+
+
+def test_attacks_are_inert(opened, hostile, page):
+    dialogs = []
+    page.on("dialog", lambda d: (dialogs.append(d.message), d.dismiss()))
+    at = opened(hostile).drawn()
+    at.page.wait_for_timeout(300)
+    assert at.page.evaluate("window.attacked") is None
+    assert dialogs == []
+    assert at.console == []  # not even stopped by the policy: there was nothing to stop
+    assert at.outside == []
+    assert at.page.locator("img, svg[onload], a[href^=javascript]").count() == 0
+    assert at.page.locator("#table").get_by_text("<script>").count() > 0
+    at.page.fill("#find", "<img src=x onerror=")
+    assert at.page.locator("#table tbody tr").count() > 0
+    for selector in ("#cells-csv", "#figure-latency_vs_steps .csv"):
+        for row in csv.reader(io.StringIO(downloaded(at.page, selector))):
+            for field in row:
+                assert not field.startswith(("=", "+", "@", "\t")), field
+    assert at.page.evaluate("window.attacked") is None
+
+
+def test_the_policy_stops_a_script_that_got_in(page, hostile, tmp_path):
+    """The second line of defence, tried by itself: markup planted into the page does not run."""
+    html = hostile.read_text(encoding="utf-8").replace("<main", "<script>window.attacked = 1</script><main", 1)
+    planted = tmp_path / "planted.html"
+    planted.write_text(html, encoding="utf-8")
+    at = Opened(page, planted)
+    assert at.page.evaluate("window.attacked") is None
+    assert any("Content Security Policy" in line for line in at.console)
+
+
+def test_five_thousand_cells(opened, large, capsys):
+    """Opening time is printed and not asserted: it is the machine's as much as the page's."""
+    assert large.stat().st_size < 6e6
+    at = opened(large)
+    assert at.page.inner_text("#count") == "5,025 of 5,025 cells"
+    assert at.page.locator("#table tbody tr").count() < 200  # those in sight only
+    marks = "JSON.stringify(performance.getEntriesByType('mark').map((m) => [m.name, m.startTime]))"
+    ready = dict(json.loads(at.page.evaluate(marks)))["cells ready"]
+    at.page.focus("#scroller")
+    at.page.keyboard.press("End")
+    at.page.locator('#table tr[aria-rowindex="5026"]').wait_for()
+    at.page.fill("#find", "block 7")
+    assert at.page.inner_text("#count") == "250 of 5,025 cells"
+    assert at.console == []
+    with capsys.disabled():
+        print(f"\n5,025 cells: {large.stat().st_size / 1e6:.2f} MB, table ready after {ready:.0f} ms")
