@@ -152,7 +152,8 @@ def score(output: Path, metrics: Sequence[str], progress: Progress) -> None:
 def conclude(output: Path, price_per_gpu_hour: float | None = None, quality: str | None = None) -> Outcome:
     """Tables, answer, findings, figures and reports, from the files alone; with a price also what the cells cost.
 
-    There are no reports where the packages they need are not installed. `quality` is the goal of the cheapest way: see `analysis.cost.goal_of`.
+    There are no reports where the packages they need are not installed. `quality` is the goal of the cheapest way: see
+    `analysis.cost.goal_of`.
 
     Raises:
         BenchError: no run there, no such metric, or no price.
