@@ -2,25 +2,49 @@
 
 The estimator of LLaDA (Nie et al. 2025, arXiv 2502.09992, eq. 6): mask x of the T answer tokens at random, charge the
 masked ones T / x times their cross entropy, average over 128 draws whose x are spread evenly over 1..T. A bound: the
-true log-likelihood under random orders is at least minus this.
+true log-likelihood under random orders is at least minus this. Its Monte Carlo error comes from the spread between
+the groups of draws, for draws of one group share their x and are not independent.
 """
 
 from __future__ import annotations
 
+import math
+import statistics
 from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
-from dlmbench.errors import BenchError
-from dlmbench.types import Cell, Prompt, Texts, TextScore
+from dlmbench.metrics._span import span_of, text_score, without_reference
+from dlmbench.types import Cell, MetricRequest, Prompt, Texts, TextScore, Unscored
 
 UNIT = "nats/token"
 HIGHER_IS_BETTER = False
 NEEDS = ("model", "references", "diffusion")
-DRAWS = 128
 
 
-def note(cell: Cell) -> str:
+@dataclass(frozen=True)
+class Settings:
+    """What can be set in the experiment file or by --setting."""
+
+    draws: int = field(default=128, metadata={"help": "masked copies of each text; the authors use 128"})
+
+
+def check(settings: Settings) -> str | None:
+    """Why these settings cannot be used, or None."""
+    return None if settings.draws >= 1 else "elbo.draws must be 1 or more"
+
+
+def note(cell: Cell, request: MetricRequest | None = None) -> str:
     """What kind of number this is."""
-    return f"a bound, Monte Carlo over {DRAWS} draws; the same at every step count"
+    draws = request.setting("draws") if request else Settings().draws
+    return f"a bound, Monte Carlo over {draws} draws; the same at every step count"
+
+
+class Estimate(NamedTuple):
+    """Nats of one text; stderr is the Monte Carlo error, None where a single group of draws was made."""
+
+    nats: float
+    stderr: float | None
 
 
 def masked_counts(length: int, rows: int, first: int) -> list[int]:
@@ -32,35 +56,39 @@ def masked_counts(length: int, rows: int, first: int) -> list[int]:
     return [(round(first + i * length / rows) - 1) % length + 1 for i in range(rows)]
 
 
-def score(texts: Texts) -> Iterator[TextScore]:
-    """One value a prompt: the estimate in nats over its tokens.
-
-    Raises:
-        BenchError: a prompt has no true continuation.
-    """
+def score(texts: Texts) -> Iterator[TextScore | Unscored]:
+    """One value a prompt: the estimate in nats over its tokens."""
+    draws = int(texts.request.setting("draws") or 0) if texts.request else Settings().draws
     for prompt in texts.prompts:
-        if not prompt.reference_ids:
-            raise BenchError("a prompt has no true continuation", "use prompts with references, or drop elbo")
-        nats = estimate(texts, prompt)
-        yield TextScore(texts.cell.id, "elbo", prompt.index, nats, len(prompt.reference_ids))
+        span = span_of(prompt)
+        if span is None:
+            yield without_reference(texts.cell, "elbo", prompt)
+            continue
+        found = estimate(texts, prompt, draws)
+        yield text_score(texts.cell, "elbo", prompt, span, found.nats, found.stderr)
 
 
-def estimate(texts: Texts, prompt: Prompt, draws: int = DRAWS) -> float:
-    """The bound for one prompt in nats; draws depend on the cell's seed and the prompt alone."""
+def estimate(texts: Texts, prompt: Prompt, draws: int = Settings().draws) -> Estimate:
+    """The bound for one prompt; draws depend on the cell's seed and the prompt alone.
+
+    Tokens outside the scored span (parts of a character at its ends) are given where they stand before it, and left
+    out where they stand behind it.
+    """
     import torch
 
-    model = texts.model
+    model, span = texts.model, span_of(prompt)
     assert model is not None
+    assert span is not None
     assert prompt.reference_ids
     mask_id = model.architecture.mask_id
     assert mask_id is not None
-    truth_T = torch.tensor(prompt.reference_ids, device=model.device)
-    prompt_P = torch.tensor(prompt.ids, device=model.device)
+    truth_T = torch.tensor(prompt.reference_ids[span.first : span.last], device=model.device)
+    prompt_P = torch.tensor(prompt.ids + prompt.reference_ids[: span.first], device=model.device)
     length, rows = len(truth_T), min(texts.rows, draws)
     generator = torch.Generator().manual_seed(texts.cell.seed * 1_000_003 + prompt.index)
-    losses: list[float] = []
+    groups: list[list[float]] = []
     with torch.inference_mode():
-        while len(losses) < draws:
+        while len(groups) * rows < draws:
             first = int(torch.randint(1, length + 1, (1,), generator=generator))
             counts_R = torch.tensor(masked_counts(length, rows, first), device=model.device)
             ranks_RT = torch.rand(rows, length, generator=generator).argsort(1).argsort(1).to(model.device)
@@ -69,5 +97,8 @@ def estimate(texts: Texts, prompt: Prompt, draws: int = DRAWS) -> float:
             logits_RTV = model.logits(model.forward(tokens_RN), len(prompt_P), tokens_RN.shape[1]).float()
             logits_RTV[..., mask_id] = float("-inf")
             log_p_RT = logits_RTV.log_softmax(-1).gather(-1, truth_T.expand(rows, -1)[..., None])[..., 0]
-            losses += (-(log_p_RT * hidden_RT).double().sum(1) * length / counts_R).tolist()
-    return sum(losses[:draws]) / draws
+            losses_R = -(log_p_RT * hidden_RT).double().sum(1) * length / counts_R
+            groups.append(losses_R.tolist()[: draws - len(groups) * rows])
+    nats = math.fsum(math.fsum(group) for group in groups) / draws
+    whole = [statistics.fmean(group) for group in groups if len(group) == rows]
+    return Estimate(nats, statistics.stdev(whole) / math.sqrt(len(whole)) if len(whole) > 1 else None)

@@ -14,6 +14,7 @@ from dlmbench.store.records import (
     Record,
     read_generations,
     read_run,
+    read_text_results,
     read_text_scores,
 )
 from dlmbench.store.views import FIXED_COLUMNS
@@ -29,5 +30,6 @@ __all__ = [
     "Store",
     "read_generations",
     "read_run",
+    "read_text_results",
     "read_text_scores",
 ]

@@ -26,7 +26,7 @@ from dlmbench.store.records import (
     read_scores,
 )
 from dlmbench.store.views import quality_metrics, raw_metrics
-from dlmbench.types import SCHEMA_VERSION, CellResult, Environment, Plan, Sample, Score, StoredGeneration, TextScore
+from dlmbench.types import SCHEMA_VERSION, CellResult, Environment, Plan, Sample, Score, StoredGeneration, TextResult
 
 RAW_METRICS = "raw_metrics.csv"
 
@@ -119,14 +119,25 @@ class Store:
         """Keep generated texts; a later one of the same cell and prompt replaces the earlier when read."""
         append_lines(self.folder / GENERATIONS, (asdict(g) for g in generations))
 
-    def add_text_scores(self, scores: Iterable[TextScore]) -> None:
-        """Keep per-text scores; a later one of the same cell, metric and prompt replaces the earlier when read."""
+    def add_text_scores(self, scores: Iterable[TextResult]) -> None:
+        """Keep what a metric said; a later one of the same cell, metric and prompt replaces the earlier when read."""
         append_lines(self.folder / TEXT_SCORES, map(_spelt_out, scores))
 
     def write_scores(self, scores: Iterable[Score]) -> None:
         """Replace the aggregated scores. A value that is not finite is unknown (None)."""
         self._scores = tuple(
-            replace(s, value=_finite(s.value), low=_finite(s.low), high=_finite(s.high), stderr=_finite(s.stderr))
+            replace(
+                s,
+                value=_finite(s.value),
+                low=_finite(s.low),
+                high=_finite(s.high),
+                stderr=_finite(s.stderr),
+                monte_carlo_stderr=_finite(s.monte_carlo_stderr),
+                in_other_units=tuple(
+                    replace(r, value=_finite(r.value), low=_finite(r.low), high=_finite(r.high))
+                    for r in s.in_other_units
+                ),
+            )
             for s in scores
         )
         replace_file(self.folder / QUALITY_METRICS, self._quality_metrics())
@@ -158,9 +169,13 @@ def _finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
-def _spelt_out(score: TextScore) -> dict[str, Any]:
-    """The score for strict JSON, which has no word for infinity: an infinite loss is a finding and is kept as text."""
-    return {k: str(v) if isinstance(v, float) and not math.isfinite(v) else v for k, v in asdict(score).items()}
+def _spelt_out(score: TextResult) -> dict[str, Any]:
+    """The score for strict JSON, which has no word for infinity: an infinite loss is a finding and is kept as text.
+
+    What is unknown is left out, so that a line says only what there is to say.
+    """
+    known = ((k, v) for k, v in asdict(score).items() if v not in (None, "") or k == "prompt_index")
+    return {k: str(v) if isinstance(v, float) and not math.isfinite(v) else v for k, v in known}
 
 
 def _refuse_another_environment(folder: Path, recorded: Environment, now: Environment) -> None:

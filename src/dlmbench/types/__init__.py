@@ -17,12 +17,23 @@ from dlmbench.types._measurements import (
     TracedPass,
 )
 from dlmbench.types._parts import Architecture, LanguageModel, Progress, StepObserver, TensorSpec, Texts
-from dlmbench.types._results import Finding, Run, Score, TextScore
+from dlmbench.types._results import (
+    Finding,
+    MissingText,
+    Reading,
+    Run,
+    Score,
+    TextResult,
+    TextScore,
+    Unscored,
+    WholeScore,
+)
 from dlmbench.types._study import (
     Cell,
     Experiment,
     Grid,
     LeftOut,
+    MetricRequest,
     ModelSpec,
     Plan,
     Prediction,
@@ -51,6 +62,8 @@ __all__ = [
     "LeftOut",
     "Likelihood",
     "MemoryPass",
+    "MetricRequest",
+    "MissingText",
     "ModelSpec",
     "Plan",
     "Prediction",
@@ -60,6 +73,7 @@ __all__ = [
     "PromptSets",
     "PromptSettings",
     "ProtocolSettings",
+    "Reading",
     "Role",
     "Run",
     "Sample",
@@ -69,11 +83,14 @@ __all__ = [
     "StepObserver",
     "StoredGeneration",
     "TensorSpec",
+    "TextResult",
     "TextScore",
     "Texts",
     "Trace",
     "TracedPass",
+    "Unscored",
     "Weights",
+    "WholeScore",
     "from_mapping",
     "stable_hash",
 ]

@@ -13,6 +13,8 @@ from dlmbench.samplers._step import Decision, Step
 from dlmbench.types import KnobValue
 
 SCHEDULED = True
+# Its likelihood is a mean over drawn orders, an estimate.
+DRAWS_ORDER = True
 
 
 @dataclass(frozen=True)

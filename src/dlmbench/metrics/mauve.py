@@ -1,0 +1,65 @@
+"""MAUVE: how close the generated texts as a whole are to the true ones, between 0 and 1 (needs many texts).
+
+Pillutla et al. 2021 (arXiv 2102.01454), by their package mauve-text (GPLv3, an optional extra). The features are the
+judge's last hidden state at the last token of prompt and text; use a judge that is no model of the run. There is one
+value for all texts of a cell and no interval: resampling the texts moves the clusters too, and makes small samples
+look further apart than they are. The authors advise thousands of texts; with tens of them the value is a rough sign.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+
+from dlmbench.errors import BenchError
+from dlmbench.metrics._judge import Settings, judge_of, written
+from dlmbench.metrics._judge import prepare as _prepare
+from dlmbench.metrics._span import NO_REFERENCE
+from dlmbench.types import MetricRequest, Texts, Unscored, WholeScore
+
+__all__ = ["HIGHER_IS_BETTER", "NEEDS", "UNIT", "Settings", "prepare", "score"]
+
+UNIT = "MAUVE"
+HIGHER_IS_BETTER = True
+NEEDS = ("generations", "references", "own model")
+FEWEST = 4  # two clusters of two
+ADVISED = 1000
+
+
+def prepare(settings: Settings) -> MetricRequest:
+    """Find the package and the judge; raises BenchError where one is missing."""
+    if importlib.util.find_spec("mauve") is None:
+        raise BenchError("mauve needs the package mauve-text", "pip install 'dlmbench[quality]'")
+    return _prepare("mauve", settings)
+
+
+def score(texts: Texts) -> Iterator[WholeScore | Unscored]:
+    """One value for all texts; a text without features is named."""
+    import numpy as np
+
+    cell, judge = texts.cell, judge_of(texts)
+    true_ND, made_ND = [], []
+    for found in written(texts, "mauve"):
+        if isinstance(found, Unscored):
+            yield found
+            continue
+        prompt, _, text = found
+        if not prompt.reference_text:
+            yield Unscored(cell.id, "mauve", prompt.index, NO_REFERENCE)
+            continue
+        features = [judge.features(prompt.text or "", t) for t in (prompt.reference_text, text)]
+        if reason := next((reason for _, reason in features if reason), ""):
+            yield Unscored(cell.id, "mauve", prompt.index, reason)
+            continue
+        true_ND.append(features[0][0])
+        made_ND.append(features[1][0])
+    if len(made_ND) < FEWEST:
+        yield Unscored(cell.id, "mauve", None, f"{len(made_ND)} texts with features, fewer than {FEWEST}")
+        return
+    from mauve import compute_mauve
+
+    result = compute_mauve(p_features=np.array(made_ND), q_features=np.array(true_ND))
+    remark = f"{result.num_buckets} clusters; no interval"
+    if len(made_ND) < ADVISED:
+        remark += f"; rough: the authors advise {ADVISED} texts or more"
+    yield WholeScore(cell.id, "mauve", float(result.mauve), len(made_ND), remark=remark)
