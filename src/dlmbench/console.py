@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from dlmbench.types import Cell, Finding, LeftOut
+from dlmbench.types import Cell, Finding, LeftOut, Run
 
 if TYPE_CHECKING:
     # Types only: these bring in numpy and scipy, and `plan` is to answer at once.
@@ -185,6 +185,42 @@ def bounds(measured: Sequence[Bounds]) -> Table:
         times = (_number(b.latency_s, 1e3, 1), _number(b.floor_s, 1e3, 1))
         table.add_row(b.cell.label, *times, ratio, f"{b.mfu:.1%}", f"{b.mbu:.1%}")
     return table
+
+
+def scores(run: Run, metrics: Sequence[str]) -> Table:
+    """What a run's folder says by some metrics, cell by cell; a cell without a value says why."""
+    table = Table(title="Scores", title_justify="left", pad_edge=False)
+    for name in ("metric", "cell"):
+        table.add_column(name)
+    for name in ("value [95%]", "unit", "word ppl", "bits/byte", "texts"):
+        table.add_column(name, justify="right", no_wrap=True)
+    labels = {cell.id: cell.label for cell in run.cells}
+    for metric in metrics:
+        own = {s.cell_id: s for s in run.scores if s.metric == metric}
+        for s in own.values():
+            interval = f" [{s.low:.3f}, {s.high:.3f}]" if s.low is not None and s.high is not None else ""
+            units = {r.unit: r.value for r in s.in_other_units}
+            others = (_number(units.get("perplexity/word"), 1, 2), _number(units.get("bits/byte"), 1, 3))
+            texts = f"{s.n} of {s.n + len(s.not_scored)}"
+            table.add_row(metric, labels[s.cell_id], f"{_number(s.value, 1, 3)}{interval}", s.unit, *others, texts)
+        for missing in run.unscored:
+            if missing.metric == metric and missing.prompt_index is None and missing.cell_id not in own:
+                table.add_row(metric, f"{labels[missing.cell_id]}: {missing.reason}", *("-" for _ in range(4)), "0")
+    return table
+
+
+def remarks(run: Run, metrics: Sequence[str]) -> list[str]:
+    """What the values of `scores` are and are not, each said once."""
+    lines: dict[str, None] = {}
+    for s in (s for s in run.scores if s.metric in metrics):
+        judge = f"judged by {s.judge}" + (", a model of this run (self-judging)" if s.self_judged else "")
+        error = f"Monte Carlo error {s.monte_carlo_stderr:.2g}" if s.monte_carlo_stderr is not None else ""
+        missing = dict.fromkeys(m.reason for m in s.not_scored)
+        left = f"{len(s.not_scored)} texts not scored: {', '.join(missing)}" if missing else ""
+        parts = [judge if s.judge else "", s.note, error, left]
+        if said := "; ".join(part for part in parts if part):
+            lines[f"{s.metric}: {said}"] = None
+    return list(lines)
 
 
 def left_out(combinations: Sequence[LeftOut]) -> None:

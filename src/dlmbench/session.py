@@ -22,6 +22,7 @@ from dlmbench.engines import _checkpoint as checkpoint
 from dlmbench.errors import BenchError
 from dlmbench.figures._write import write_all
 from dlmbench.measure.environment import fingerprint
+from dlmbench.metrics._request import MetricSettings, settle
 from dlmbench.runner import SpeedPass
 from dlmbench.scorer import score_run
 from dlmbench.store import Store, read_run
@@ -86,6 +87,8 @@ def prepare(models: tuple[ModelSpec, ...], prompts: PromptSettings, cells: tuple
 
 def measure(experiment: Experiment, plan: Plan, output: Path, progress: Progress) -> None:
     """Speed pass, then quality pass; what is on record already is not done again."""
+    # What a metric lacks is to be known now, and not after hours of measuring.
+    requests = settle(experiment.metrics, experiment.metric_settings)
     setting = prepare(experiment.models, experiment.prompts, plan.cells)
     with ExitStack() as stack:
         store = stack.enter_context(Store.open(output, fingerprint(setting.device), experiment.name))
@@ -100,26 +103,28 @@ def measure(experiment: Experiment, plan: Plan, output: Path, progress: Progress
                 plan, experiment.protocol, store, pool, sets.speed(), progress, experiment.seed, needs_texts
             )
             speed.run(together=_fit_together(setting))
-        score_run(plan, experiment.metrics, store, lambda: pool, sets.quality, progress)
+        score_run(plan, requests, store, lambda: pool, sets.quality, progress)
         store.write_views()
 
 
-def score(output: Path, metrics: Sequence[str], progress: Progress) -> None:
-    """Add `metrics` to a finished run, from its texts and references.
+def score(output: Path, metrics: Sequence[str], settings: MetricSettings, progress: Progress) -> None:
+    """Add `metrics` to a finished run, from its texts and references; `settings` win over the experiment's.
 
     Raises:
-        BenchError: no run there, or a metric that does not exist.
+        BenchError: no run there, or a metric that does not exist or lacks what it needs.
     """
     run = read_run(output)
     assert run.environment is not None
     saved = json.loads((output / EXPERIMENT).read_text(encoding="utf-8"))
+    recorded = saved.get("metric_settings", {})
+    requests = settle(metrics, {m: {**recorded.get(m, {}), **settings.get(m, {})} for m in metrics})
     models = tuple(from_mapping(ModelSpec, m) for m in saved["models"])
     setting = prepare(models, from_mapping(PromptSettings, saved["prompts"]), run.cells)
     with ExitStack() as stack:
         # Scores do not depend on where the speed was measured, so the folder's own environment is kept.
         store = stack.enter_context(Store.open(output, run.environment, run.name))
         pool = stack.enter_context(Pool(setting.folders, setting.device))
-        score_run(Plan(run.cells), metrics, store, lambda: pool, _Prompts(setting).quality, progress)
+        score_run(Plan(run.cells), requests, store, lambda: pool, _Prompts(setting).quality, progress)
 
 
 def conclude(output: Path) -> Outcome:

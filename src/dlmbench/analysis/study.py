@@ -25,7 +25,7 @@ from dlmbench.analysis.parity import (
     steps_to_parity,
 )
 from dlmbench.analysis.quality import (
-    TRUTH,
+    TRUTHS,
     MetricInfo,
     Quality,
     all_cells,
@@ -158,7 +158,7 @@ class _Analysis:
         self.cells = all_cells(self.run)
         self.results = {r.cell.id: r for r in self.run.results}
         self.metrics = metrics_of(self.run)
-        self.compared = tuple(m for m in self.metrics if m.name != TRUTH)
+        self.compared = tuple(m for m in self.metrics if m.name not in TRUTHS)
         self.texts = scores_by_text(self.run)
         self.whole = whole_scores(self.run)
         self.labels = labels_of(self.cells)

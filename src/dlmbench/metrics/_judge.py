@@ -82,7 +82,9 @@ class Judge:
     def __init__(self, folder: Path, device: str) -> None:
         import torch
         from transformers import AutoModelForCausalLM
+        from transformers.utils import logging
 
+        logging.disable_progress_bar()
         self.codec = Codec(folder)
         dtype: Any = "auto" if device == "cuda" else torch.float32
         self.model: Any = AutoModelForCausalLM.from_pretrained(str(folder), dtype=dtype).to(device).eval()

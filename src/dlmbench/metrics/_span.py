@@ -37,7 +37,9 @@ def span_of(prompt: Prompt) -> Span | None:
     return Span(first, last, prompt.scored_tokens or last - first, *sizes(prompt.reference_text))
 
 
-def text_score(cell: Cell, metric: str, prompt: Prompt, span: Span, nats: float, stderr: float | None) -> TextScore:
+def text_score(
+    cell: Cell, metric: str, prompt: Prompt, span: Span, nats: float, stderr: float | None, remark: str = ""
+) -> TextScore:
     """`nats` over the span, ready to be given in any unit."""
     return TextScore(
         cell_id=cell.id,
@@ -48,6 +50,7 @@ def text_score(cell: Cell, metric: str, prompt: Prompt, span: Span, nats: float,
         stderr=stderr,
         size_bytes=span.size_bytes,
         words=span.words,
+        remark=remark,
     )
 
 

@@ -90,7 +90,9 @@ class _Encoder:
     def __init__(self, folder: str, layer: int, device: str) -> None:
         import torch
         from transformers import AutoModel, AutoTokenizer
+        from transformers.utils import logging
 
+        logging.disable_progress_bar()
         inner: Any = AutoModel.from_pretrained(folder).to(device).eval()
         if getattr(inner.config, "is_encoder_decoder", False):
             inner = inner.get_encoder()
@@ -129,7 +131,8 @@ class _Encoder:
 
     def is_cut(self, text: str) -> bool:
         """Whether the encoder does not see all of a text."""
-        return len(self.tokenizer(text, truncation=False, verbose=False)["input_ids"]) > self.longest
+        ids: list[int] = self.tokenizer(text, truncation=False, verbose=False)["input_ids"]
+        return len(ids) > self.longest
 
 
 @lru_cache(maxsize=1)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from dlmbench.metrics._span import span_of, text_score, without_reference
-from dlmbench.types import Cell, MetricRequest, Prompt, Texts, TextScore, Unscored
+from dlmbench.types import Cell, Prompt, Texts, TextScore, Unscored, stable_hash
 
 UNIT = "nats/token"
 HIGHER_IS_BETTER = False
@@ -34,10 +34,14 @@ def check(settings: Settings) -> str | None:
     return None if settings.draws >= 1 else "elbo.draws must be 1 or more"
 
 
-def note(cell: Cell, request: MetricRequest | None = None) -> str:
+def note(cell: Cell) -> str:
     """What kind of number this is."""
-    draws = request.setting("draws") if request else Settings().draws
-    return f"a bound, Monte Carlo over {draws} draws; the same at every step count"
+    return "a bound by Monte Carlo; the same at every step count"
+
+
+def same_value(cell: Cell) -> str:
+    """The bound knows nothing of steps, blocks and rules: one computation serves all of them."""
+    return stable_hash([cell.model.key, cell.prompt_tokens, cell.new_tokens, cell.precision, cell.engine, cell.seed])
 
 
 class Estimate(NamedTuple):
@@ -65,7 +69,7 @@ def score(texts: Texts) -> Iterator[TextScore | Unscored]:
             yield without_reference(texts.cell, "elbo", prompt)
             continue
         found = estimate(texts, prompt, draws)
-        yield text_score(texts.cell, "elbo", prompt, span, found.nats, found.stderr)
+        yield text_score(texts.cell, "elbo", prompt, span, found.nats, found.stderr, f"{draws} draws")
 
 
 def estimate(texts: Texts, prompt: Prompt, draws: int = Settings().draws) -> Estimate:

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from dlmbench.metrics._judge import Settings, judge_of
 from dlmbench.metrics._judge import prepare as _prepare
 from dlmbench.metrics._span import NO_REFERENCE, sizes
-from dlmbench.types import MetricRequest, Texts, TextScore, Unscored
+from dlmbench.types import Cell, MetricRequest, Texts, TextScore, Unscored, stable_hash
 
-__all__ = ["HIGHER_IS_BETTER", "NEEDS", "UNIT", "Settings", "prepare", "score"]
+__all__ = ["HIGHER_IS_BETTER", "NEEDS", "UNIT", "Settings", "prepare", "same_value", "score"]
 
 UNIT = "nats/token"
 HIGHER_IS_BETTER = False
@@ -22,6 +22,11 @@ NEEDS = ("references", "own model")
 def prepare(settings: Settings) -> MetricRequest:
     """Find the judge; raises BenchError where there is none or it is no causal model."""
     return _prepare("judge_truth", settings)
+
+
+def same_value(cell: Cell) -> str:
+    """The truth is the same whatever is sampled; its start may differ with a model's tokenizer."""
+    return stable_hash([cell.model.key, cell.prompt_tokens, cell.new_tokens, cell.prompts])
 
 
 def score(texts: Texts) -> Iterator[TextScore | Unscored]:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 from dlmbench import registry
 from dlmbench.metrics._span import span_of, text_score, without_reference
-from dlmbench.types import Cell, KnobValue, MetricRequest, Prompt, PromptBatch, Texts, TextScore, Unscored
+from dlmbench.types import Cell, KnobValue, Prompt, PromptBatch, Texts, TextScore, Unscored
 
 UNIT = "nats/token"
 HIGHER_IS_BETTER = False
@@ -41,7 +41,7 @@ def _draws_order(cell: Cell) -> bool:
     return commit is not None and getattr(registry.load("samplers/commit", str(commit)), "DRAWS_ORDER", False)
 
 
-def note(cell: Cell, request: MetricRequest | None = None) -> str:
+def note(cell: Cell) -> str:
     """What kind of likelihood this is for the cell's sampler."""
     if registry.load("samplers", cell.sampler).PARADIGM == "autoregressive":
         return "exact"
@@ -69,7 +69,8 @@ def score(texts: Texts) -> Iterator[TextScore | Unscored]:
             assert span is not None
             nats = [-math.fsum(log_prob_BG[row][span.first : span.last]) for log_prob_BG in passes]
             error = statistics.stdev(nats) / math.sqrt(len(nats)) if len(nats) > 1 else None
-            yield text_score(cell, "likelihood", prompt, span, statistics.fmean(nats), error)
+            remark = f"{len(nats)} sampled orders" if len(nats) > 1 else ""
+            yield text_score(cell, "likelihood", prompt, span, statistics.fmean(nats), error, remark)
 
 
 def _rows(texts: Texts) -> Iterator[tuple[Prompt, ...]]:

@@ -9,7 +9,9 @@ look further apart than they are. The authors advise thousands of texts; with te
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 from dlmbench.errors import BenchError
 from dlmbench.metrics._judge import Settings, judge_of, written
@@ -31,6 +33,19 @@ def prepare(settings: Settings) -> MetricRequest:
     if importlib.util.find_spec("mauve") is None:
         raise BenchError("mauve needs the package mauve-text", "pip install 'dlmbench[quality]'")
     return _prepare("mauve", settings)
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Keep the clustering library from printing, below Python, that the points are few: the remark says so."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def score(texts: Texts) -> Iterator[WholeScore | Unscored]:
@@ -58,7 +73,8 @@ def score(texts: Texts) -> Iterator[WholeScore | Unscored]:
         return
     from mauve import compute_mauve
 
-    result = compute_mauve(p_features=np.array(made_ND), q_features=np.array(true_ND))
+    with _silence():
+        result = compute_mauve(p_features=np.array(made_ND), q_features=np.array(true_ND))
     remark = f"{result.num_buckets} clusters; no interval"
     if len(made_ND) < ADVISED:
         remark += f"; rough: the authors advise {ADVISED} texts or more"
