@@ -16,6 +16,7 @@ from dlmbench import registry
 from dlmbench.assets import resolve_model
 from dlmbench.codec import Codec
 from dlmbench.errors import BenchError
+from dlmbench.prompts import continuation
 from dlmbench.types import MetricRequest, ModelSpec, Prompt, StoredGeneration, Texts, Unscored
 
 if TYPE_CHECKING:
@@ -91,28 +92,27 @@ class Judge:
         self.device = device
         self.longest: int | None = getattr(self.model.config, "max_position_embeddings", None)
 
-    def _ids(self, before: str, text: str) -> tuple[list[int], list[int]]:
-        """Ids of the two, encoded apart: no token straddles the start of the text that is scored."""
-        opening, ids = self.codec.encode(""), self.codec.encode(text)
-        own = ids[len(opening) :] if opening and ids[: len(opening)] == opening else ids
-        return self.codec.encode(before), own
-
-    def _why_not(self, before: list[int], own: list[int]) -> str:
+    def _ids(self, before: str, text: str) -> tuple[list[int], list[int], str]:
+        """Ids of the two, encoded apart so that no token straddles the start of what is scored; or why not."""
+        try:
+            given, own = self.codec.encode(before), list(continuation(self.codec.encode, text))
+        except BenchError as error:
+            return [], [], error.message
+        length = len(given) + len(own)
         if not own:
-            return "empty text"
-        if not before:
-            return "nothing stands before the text, and the judge has no start token"
-        length = len(before) + len(own)
+            return given, own, "empty text"
+        if not given:
+            return given, own, "nothing stands before the text, and the judge has no start token"
         if self.longest is not None and length > self.longest:
-            return f"{length} tokens of the judge, which takes {self.longest}"
-        return ""
+            return given, own, f"{length} tokens of the judge, which takes {self.longest}"
+        return given, own, ""
 
     def read(self, before: str, text: str) -> Judged:
         """-log p(text | before)."""
         import torch
 
-        given, own = self._ids(before, text)
-        if reason := self._why_not(given, own):
+        given, own, reason = self._ids(before, text)
+        if reason:
             return Judged(reason=reason)
         ids_1N = torch.tensor([given + own], device=self.device)
         with torch.inference_mode():
@@ -125,9 +125,8 @@ class Judge:
         """The last hidden state of the text's last token; or none, and why."""
         import torch
 
-        given, own = self._ids(before, text)
-        # A representation needs no token before the text, a probability does.
-        if reason := self._why_not(given or own, own):
+        given, own, reason = self._ids(before, text)
+        if reason:
             return [], reason
         ids_1N = torch.tensor([given + own], device=self.device)
         with torch.inference_mode():

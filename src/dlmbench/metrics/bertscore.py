@@ -131,8 +131,7 @@ class _Encoder:
 
     def is_cut(self, text: str) -> bool:
         """Whether the encoder does not see all of a text."""
-        ids: list[int] = self.tokenizer(text, truncation=False, verbose=False)["input_ids"]
-        return len(ids) > self.longest
+        return bool(len(self.tokenizer(text, truncation=False, verbose=False)["input_ids"]) > self.longest)
 
 
 @lru_cache(maxsize=1)

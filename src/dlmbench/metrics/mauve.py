@@ -12,27 +12,41 @@ import importlib.util
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 
 from dlmbench.errors import BenchError
-from dlmbench.metrics._judge import Settings, judge_of, written
+from dlmbench.metrics._judge import Settings as _JudgeSettings
+from dlmbench.metrics._judge import judge_of, written
 from dlmbench.metrics._judge import prepare as _prepare
 from dlmbench.metrics._span import NO_REFERENCE
 from dlmbench.types import MetricRequest, Texts, Unscored, WholeScore
 
-__all__ = ["HIGHER_IS_BETTER", "NEEDS", "UNIT", "Settings", "prepare", "score"]
+__all__ = ["HIGHER_IS_BETTER", "NEEDS", "UNIT", "Settings", "check", "prepare", "score"]
 
 UNIT = "MAUVE"
 HIGHER_IS_BETTER = True
 NEEDS = ("generations", "references", "own model")
-FEWEST = 4  # two clusters of two
 ADVISED = 1000
+
+
+@dataclass(frozen=True)
+class Settings(_JudgeSettings):
+    """What can be set in the experiment file, by --judge or by --setting."""
+
+    fewest: int = field(default=100, metadata={"help": "texts below which no value is given: ten make one cluster"})
+
+
+def check(settings: Settings) -> str | None:
+    """Why these settings cannot be used, or None."""
+    return None if settings.fewest >= 4 else "mauve.fewest must be 4 or more: there are two clusters at least"
 
 
 def prepare(settings: Settings) -> MetricRequest:
     """Find the package and the judge; raises BenchError where one is missing."""
     if importlib.util.find_spec("mauve") is None:
         raise BenchError("mauve needs the package mauve-text", "pip install 'dlmbench[quality]'")
-    return _prepare("mauve", settings)
+    found = _prepare("mauve", settings)
+    return replace(found, settings=(*found.settings, ("fewest", settings.fewest)))
 
 
 @contextmanager
@@ -68,8 +82,11 @@ def score(texts: Texts) -> Iterator[WholeScore | Unscored]:
             continue
         true_ND.append(features[0][0])
         made_ND.append(features[1][0])
-    if len(made_ND) < FEWEST:
-        yield Unscored(cell.id, "mauve", None, f"{len(made_ND)} texts with features, fewer than {FEWEST}")
+    assert texts.request is not None
+    fewest = int(texts.request.setting("fewest") or 0)
+    if len(made_ND) < fewest:
+        reason = f"{len(made_ND)} texts are too few: the value would say nothing (mauve.fewest is {fewest})"
+        yield Unscored(cell.id, "mauve", None, reason)
         return
     from mauve import compute_mauve
 
