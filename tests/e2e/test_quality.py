@@ -41,7 +41,7 @@ METRICS = [n for n in registry.names("metrics") if n not in REFUSED]
 
 def dlmbench(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "dlmbench", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=280, cwd=cwd)
+    return subprocess.run(command, capture_output=True, text=True, timeout=580, cwd=cwd)
 
 
 @pytest.fixture(scope="module")
