@@ -75,8 +75,10 @@ def score_run(
     """
     cells = {cell.id: cell for cell in plan.scored_cells}
     on_record = read_text_results(store.folder)
-    done = {(r.cell_id, r.metric, r.judge) for r in on_record if getattr(r, "prompt_index", 0) is not None}
     refused = {r for r in on_record if isinstance(r, Unscored)}
+    # A cell that came to nothing as a whole is tried again, one that has values or reasons text by text is not.
+    scored = {_key(r) for r in on_record if not isinstance(r, Unscored)}
+    done = scored | ({_key(r) for r in refused} - {_key(r) for r in refused if r.prompt_index is None})
     written = {(g.cell_id, g.prompt_index): g for g in store.generations()}
     ended = {r.cell.id: r for r in store.results()}
     with ExitStack() as stack:
@@ -118,6 +120,10 @@ def score_run(
                     failure = Unscored(cell.id, request.name, None, str(error), request.judge)
                     store.add_text_scores([failure] if failure not in refused else [])
     store.write_scores(aggregate(cells, read_text_results(store.folder)))
+
+
+def _key(result: TextResult) -> tuple[str, str, str | None]:
+    return result.cell_id, result.metric, result.judge
 
 
 def _needs(request: MetricRequest) -> tuple[str, ...]:
@@ -195,8 +201,8 @@ def aggregate(cells: Mapping[str, Cell], results: Sequence[TextResult], draws: i
     for (cell_id, metric), every in groups.items():
         if metric not in registry.names("metrics"):
             continue  # of a plug-in that has gone since: its texts' values stay on record
-        # Texts of an earlier judge say nothing beside those of the last one.
-        judge = every[-1].judge
+        # Texts of an earlier judge say nothing beside those of the last one that gave values.
+        judge = next((r.judge for r in reversed(every) if not isinstance(r, Unscored)), None)
         group = [r for r in every if r.judge == judge]
         whole = next((r for r in group if isinstance(r, WholeScore)), None)
         texts = sorted((r for r in group if isinstance(r, TextScore)), key=lambda r: r.prompt_index)

@@ -83,6 +83,12 @@ def test_values_of_an_earlier_judge_are_not_mixed_in():
     assert score.value == pytest.approx(150 / 128)
 
 
+def test_a_judge_that_failed_leaves_the_earlier_ones_values():
+    failed = Unscored(CELL.id, "judge_likelihood", None, "the model's process died", "new")
+    score = only([*one("judge_likelihood", "old"), failed])
+    assert (score.judge, score.n) == ("old", 3)
+
+
 def test_a_value_over_all_texts_has_no_interval():
     score = only([WholeScore(CELL.id, "mauve", 0.7, 120, "j", "12 clusters")])
     assert (score.value, score.low, score.high, score.stderr, score.n) == (0.7, None, None, None, 120)
