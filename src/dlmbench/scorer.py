@@ -153,7 +153,10 @@ def _texts(
     if "generations" in module.NEEDS:
         missing = [p.index for p in prompts if (cell.id, p.index) not in written]
         if missing:
-            raise BenchError(f"{cell.label}: no text for prompt {missing[0]}", "run the same command again")
+            raise BenchError(
+                f"the run kept no text of {len(missing)} of its {len(prompts)} prompts",
+                "texts are kept where the experiment names any metric: measure again into a new folder",
+            )
         generations = tuple(written[cell.id, p.index] for p in prompts)
     return Texts(cell, prompts, generations, request=request)
 
