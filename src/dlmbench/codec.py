@@ -36,8 +36,18 @@ class Codec:
         self._folder = folder
 
     def encode(self, text: str, *, special: bool = True) -> list[int]:
-        """Ids of `text`; `special` False for a continuation, which begins nothing."""
-        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=special).ids
+        """Ids of `text`; `special` False for a continuation, which begins nothing.
+
+        Raises:
+            BenchError: a text that this tokenizer has no tokens for.
+        """
+        try:
+            ids: list[int] = self._tokenizer.encode(text, add_special_tokens=special).ids
+        except Exception as error:  # the library raises bare Exception, as for a word list without an unknown word
+            raise BenchError(
+                f"the tokenizer of {self._folder} cannot read this text: {error}",
+                "use words that it knows; the embedded models know those of their stories only",
+            ) from None
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:

@@ -22,7 +22,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from dlmbench.types import Cell, Finding, LeftOut
+from dlmbench.types import Cell, Finding, LeftOut, Run
 
 if TYPE_CHECKING:
     # Types only: these bring in numpy and scipy, and `plan` is to answer at once.
@@ -321,6 +321,42 @@ def cheapest(found: Sequence[Cheapest]) -> list[str]:
             f"{best.cost.counted} tokens (of {best.candidates} cells that reach it)."
         )
     return lines
+
+
+def scores(run: Run, metrics: Sequence[str]) -> Table:
+    """What a run's folder says by some metrics, cell by cell; a cell without a value says why."""
+    table = Table(title="Scores", title_justify="left", pad_edge=False)
+    for name in ("metric", "cell"):
+        table.add_column(name)
+    for name in ("value [95%]", "unit", "word ppl", "bits/byte", "texts"):
+        table.add_column(name, justify="right", no_wrap=True)
+    labels = {cell.id: cell.label for cell in run.cells}
+    for metric in metrics:
+        own = {s.cell_id: s for s in run.scores if s.metric == metric}
+        for s in own.values():
+            interval = f" [{s.low:.3f}, {s.high:.3f}]" if s.low is not None and s.high is not None else ""
+            units = {r.unit: r.value for r in s.in_other_units}
+            others = (_number(units.get("perplexity/word"), 1, 2), _number(units.get("bits/byte"), 1, 3))
+            texts = f"{s.n} of {s.n + len(s.not_scored)}"
+            table.add_row(metric, labels[s.cell_id], f"{_number(s.value, 1, 3)}{interval}", s.unit, *others, texts)
+        for missing in run.unscored:
+            if missing.metric == metric and missing.prompt_index is None and missing.cell_id not in own:
+                table.add_row(metric, f"{labels[missing.cell_id]}: {missing.reason}", *("-" for _ in range(4)), "0")
+    return table
+
+
+def remarks(run: Run, metrics: Sequence[str]) -> list[str]:
+    """What the values of `scores` are and are not, each said once."""
+    lines: dict[str, None] = {}
+    for s in (s for s in run.scores if s.metric in metrics):
+        judge = f"judged by {s.judge}" + (", a model of this run (self-judging)" if s.self_judged else "")
+        error = f"Monte Carlo error {s.monte_carlo_stderr:.2g}" if s.monte_carlo_stderr is not None else ""
+        missing = dict.fromkeys(m.reason for m in s.not_scored)
+        left = f"{len(s.not_scored)} texts not scored: {', '.join(missing)}" if missing else ""
+        parts = [judge if s.judge else "", s.note, error, left]
+        if said := "; ".join(part for part in parts if part):
+            lines[f"{s.metric}: {said}"] = None
+    return list(lines)
 
 
 def left_out(combinations: Sequence[LeftOut]) -> None:

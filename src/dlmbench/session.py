@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from dlmbench import forecast, registry
+from dlmbench import forecast
 from dlmbench import prompts as prompt_sources
 from dlmbench.analysis.answer import SummaryRow, answer, summary_rows
 from dlmbench.analysis.checks import findings
@@ -25,6 +25,7 @@ from dlmbench.families._shapes import architectures
 from dlmbench.figures._write import figures_folder, write_all
 from dlmbench.forecast import AS_FOUND, Machine
 from dlmbench.measure.environment import fingerprint
+from dlmbench.metrics._request import MetricSettings, settle
 from dlmbench.report import writing
 from dlmbench.roofline.work import element_bytes
 from dlmbench.runner import SpeedPass
@@ -111,6 +112,8 @@ def measure(
     Raises:
         BenchError: a model that cannot be used, a folder that cannot be written, another device than `machine` says.
     """
+    # What a metric lacks is to be known now, and not after hours of measuring.
+    requests = settle(experiment.metrics, experiment.metric_settings)
     setting = prepare(experiment.models, experiment.prompts, plan.cells)
     environment = fingerprint(setting.device)
     outlook = forecast.outlook(plan.cells, setting.architectures, environment, machine)
@@ -120,7 +123,8 @@ def measure(
         store.add_plan(plan)
         pool = stack.enter_context(Pool(setting.folders, setting.device))
         sets = _Prompts(setting)
-        needs_texts = any("generations" in registry.load("metrics", m).NEEDS for m in experiment.metrics)
+        # Whatever is scored now, texts are kept: another metric may be added when the models are gone.
+        needs_texts = bool(experiment.metrics)
         speed = SpeedPass(
             plan, experiment.protocol, store, pool, progress, outlook.expectation, experiment.seed, needs_texts
         )
@@ -128,25 +132,27 @@ def measure(
             speed.skip(outlook.too_large)
         if not speed.is_done:
             speed.run(sets.speed(), together=_fit_together(setting))
-        score_run(plan, experiment.metrics, store, lambda: pool, sets.quality, progress)
+        score_run(plan, requests, store, lambda: pool, sets.quality, progress)
 
 
-def score(output: Path, metrics: Sequence[str], progress: Progress) -> None:
-    """Add `metrics` to a finished run, from its texts and references.
+def score(output: Path, metrics: Sequence[str], settings: MetricSettings, progress: Progress) -> None:
+    """Add `metrics` to a finished run, from its texts and references; `settings` win over the experiment's.
 
     Raises:
-        BenchError: no run there, or a metric that does not exist.
+        BenchError: no run there, or a metric that does not exist or lacks what it needs.
     """
     run = read_run(output)
     assert run.environment is not None
     saved = json.loads((output / EXPERIMENT).read_text(encoding="utf-8"))
+    recorded = saved.get("metric_settings", {})
+    requests = settle(metrics, {m: {**recorded.get(m, {}), **settings.get(m, {})} for m in metrics})
     models = tuple(from_mapping(ModelSpec, m) for m in saved["models"])
     setting = prepare(models, from_mapping(PromptSettings, saved["prompts"]), run.cells)
     with ExitStack() as stack:
         # Scores do not depend on where the speed was measured, so the folder's own environment is kept.
         store = stack.enter_context(Store.open(output, run.environment, run.name))
         pool = stack.enter_context(Pool(setting.folders, setting.device))
-        score_run(Plan(run.cells), metrics, store, lambda: pool, _Prompts(setting).quality, progress)
+        score_run(Plan(run.cells), requests, store, lambda: pool, _Prompts(setting).quality, progress)
 
 
 def conclude(output: Path, price_per_gpu_hour: float | None = None, quality: str | None = None) -> Outcome:

@@ -11,7 +11,7 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -36,8 +36,8 @@ from dlmbench.types import (
     Status,
     StepObserver,
     StoredGeneration,
+    TextResult,
     Texts,
-    TextScore,
     TracedPass,
 )
 
@@ -70,7 +70,7 @@ class Complete:
 
 @dataclass(frozen=True)
 class Measure:
-    """Score texts with a metric that needs the model."""
+    """Score texts with a metric that needs the cell's model, or a model of its own."""
 
     metric: str
     texts: Texts
@@ -93,7 +93,7 @@ class Repetition:
 
 
 Request = Repeat | Inspect | Complete | Measure
-Reply = Repetition | TracedPass | MemoryPass | EnergyPass | CommitOrder | StoredGeneration | TextScore
+Reply = Repetition | TracedPass | MemoryPass | EnergyPass | CommitOrder | StoredGeneration | TextResult
 
 
 @dataclass
@@ -120,12 +120,12 @@ class _Server:
 
     def answer(self, request: Request) -> Iterator[Reply]:
         """The replies to one request, each as soon as it is there."""
-        cell = request.texts.cell if isinstance(request, Measure) else request.cell
-        model = self.load(cell)
         if isinstance(request, Measure):
-            texts = Texts(cell, request.texts.prompts, request.texts.generations, model.language_model)
-            yield from registry.load("metrics", request.metric).score(texts)
-        elif isinstance(request, Repeat):
+            yield from self._measure(request)
+            return
+        cell = request.cell
+        model = self.load(cell)
+        if isinstance(request, Repeat):
             yield from self._repeat(request, model)
         elif isinstance(request, Inspect):
             yield from self._inspect(request, model)
@@ -133,6 +133,13 @@ class _Server:
             for batch in request.batches:
                 generation = self._generate(cell, model, batch)
                 yield from _stored(cell, batch, generation, model)
+
+    def _measure(self, request: Measure) -> Iterator[Reply]:
+        module = registry.load("metrics", request.metric)
+        texts = replace(request.texts, device=self.device)
+        if "model" in module.NEEDS:
+            texts = replace(texts, model=self.load(texts.cell).language_model)
+        yield from module.score(texts)
 
     def load(self, cell: Cell) -> _Model:
         """The model as `cell` asks for it; the one that is there, if it fits."""

@@ -13,7 +13,7 @@ import numpy as np
 from scipy import stats as _scipy
 
 from dlmbench.analysis.parity import PerText, common_prompts
-from dlmbench.analysis.quality import TRUTH, all_cells, scores_by_text
+from dlmbench.analysis.quality import TRUTHS, all_cells, scores_by_text
 from dlmbench.analysis.stats import summarise
 from dlmbench.types import Cell, CellResult, Finding, Run, Sample
 
@@ -215,16 +215,24 @@ def _degenerate(run: Run) -> Iterator[Finding]:
 
 def _better_than_truth(run: Run) -> Iterator[Finding]:
     scores = scores_by_text(run)
-    for cell in _one_per_text(run):
-        own = scores.get((cell.quality_key, "oracle_log_prob"))
-        truth = scores.get((cell.quality_key, TRUTH))
-        if own and truth and own.value < truth.value:
-            message = (
-                f"{cell.label}: its text scores {own.value:.3f} nats/token under the true source, "
-                f"better than true text does ({truth.value:.3f})"
-            )
-            hint = "text more probable than the truth is duller than the truth: a warning, not a win"
-            yield Finding("better_than_truth", "warning", cell.id, message, hint)
+    for line, metric in TRUTHS.items():
+        source = "the true source" if metric.startswith("oracle") else "the judge"
+        for cell in _one_per_text(run):
+            own, truth = scores.get((cell.quality_key, metric)), scores.get((cell.quality_key, line))
+            if own and truth and own.value < truth.value:
+                message = (
+                    f"{cell.label}: its text scores {own.value:.3f} nats/token under {source}, "
+                    f"better than true text does ({truth.value:.3f})"
+                )
+                hint = "text more probable than the truth is duller than the truth: a warning, not a win"
+                yield Finding("better_than_truth", "warning", cell.id, message, hint)
+
+
+def _self_judged(run: Run) -> Iterator[Finding]:
+    for judge in dict.fromkeys(s.judge for s in run.scores if s.self_judged):
+        metrics = ", ".join(dict.fromkeys(s.metric for s in run.scores if s.self_judged and s.judge == judge))
+        message = f"{metrics}: the judge {judge} is itself a model of this run, and favours its own text"
+        yield Finding("self_judging", "warning", None, message, "judge again with --judge and another causal model")
 
 
 def _tokens_differ(run: Run) -> Iterator[Finding]:
@@ -300,4 +308,5 @@ _OF_A_RUN: tuple[Callable[[Run], Iterator[Finding]], ...] = (
     _tokens_differ,
     _degenerate,
     _better_than_truth,
+    _self_judged,
 )

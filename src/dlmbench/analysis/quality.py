@@ -42,6 +42,8 @@ class MetricInfo:
 
 # The true text's own score under its source: the line that oracle_log_prob is read against, of no model.
 TRUTH = "oracle_truth"
+# Every such line, and the metric of generated text that it is the line of.
+TRUTHS = {TRUTH: "oracle_log_prob", "judge_truth": "judge_likelihood"}
 _WORDS = {
     "likelihood": "negative log-likelihood",
     "oracle_log_prob": "negative oracle log-prob",
@@ -53,6 +55,9 @@ KNOWN = (
     MetricInfo("oracle_validity", "share", True),
     MetricInfo("oracle_log_prob", "nats/token", False),
     MetricInfo(TRUTH, "nats/token", False),
+    MetricInfo("judge_likelihood", "nats/token", False),
+    MetricInfo("judge_truth", "nats/token", False),
+    MetricInfo("unigram_entropy", "entropy, nats", True),
     MetricInfo("repetition", "share", False),
     MetricInfo("distinct_1", "share", True),
     MetricInfo("distinct_2", "share", True),

@@ -13,7 +13,7 @@ import typer
 
 # isort: off
 # Imported for the commands they add, in the order in which `--help` lists them.
-from dlmbench.cli import running, reporting, comparing, planning, generating, tasking, looking  # noqa: F401
+from dlmbench.cli import running, reporting, comparing, planning, generating, likelihood, tasking, looking  # noqa: F401
 
 # isort: on
 from dlmbench.cli._app import app

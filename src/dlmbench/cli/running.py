@@ -98,14 +98,35 @@ def demo(
 def score(
     run_folder: RunFolder,
     metrics: Annotated[list[str], typer.Option("--metrics", "-m", help="metrics to add; see `dlmbench list metrics`")],
+    judge: Annotated[
+        str | None, typer.Option(help="causal model that judges: a folder, org/name on the hub, or embedded:ar")
+    ] = None,
+    setting: Annotated[
+        list[str] | None, typer.Option(help="setting of a metric, as in --setting bertscore.model=DIR; may be repeated")
+    ] = None,
 ) -> None:
-    """Add metrics to a finished run, from its stored texts and references, without generating again."""
-    from dlmbench import console, session
+    """Add metrics to a finished run, from its stored texts and references, without generating again.
 
-    names = ",".join(metrics).split(",")
-    with console.LiveProgress("scoring", len(names)) as progress:
-        session.score(run_folder, names, progress)
+    As in: dlmbench score RUN -m judge_likelihood,judge_truth,unigram_entropy --judge org/name
+    """
+    import sys
+
+    from rich.console import Console
+
+    from dlmbench import console, session
+    from dlmbench.metrics._request import parse_settings
+    from dlmbench.store import read_run
+
+    names = [name.strip() for item in metrics for name in item.split(",")]
+    settings = parse_settings(names, judge, setting or ())
+    with console.LiveProgress(f"scoring {run_folder}", 0) as progress:
+        session.score(run_folder, names, settings, progress)
     conclude(run_folder)
+    out = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
+    scored = read_run(run_folder)
+    out.print(console.scores(scored, names))
+    for line in console.remarks(scored, names):
+        out.print(line, markup=False, soft_wrap=True)
 
 
 @app.command()

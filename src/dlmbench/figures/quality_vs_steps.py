@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from dlmbench.analysis.parity import Parity
-from dlmbench.analysis.quality import TRUTH, MetricInfo, Quality, scores_by_text
+from dlmbench.analysis.quality import TRUTHS, MetricInfo, Quality, scores_by_text
 from dlmbench.analysis.study import Study
 from dlmbench.figures import _page, _style
 from dlmbench.figures._parity_spread import ParitySpread, spread_of
@@ -52,7 +52,7 @@ def points(run: Run, study: Study) -> pd.DataFrame:
     """Every metric of every step count, once for each set of texts (batch size does not matter), with its baseline."""
     rows: list[QualityPoint] = []
     seen: set[tuple[str, int, int]] = set()
-    truth: dict[tuple[int, int], Quality] = {}
+    truth: dict[tuple[int, int, str], Quality] = {}
     texts = scores_by_text(run)
     for curve in study.curves:
         key = (curve.label, curve.prompt_tokens, curve.new_tokens)
@@ -68,8 +68,8 @@ def points(run: Run, study: Study) -> pd.DataFrame:
             cells.append(("baseline", study.label(base.cell), base))
         for kind, series, cell in cells:
             for q in cell.quality:
-                if q.metric.name == TRUTH:
-                    truth.setdefault(key[1:], q)
+                if q.metric.name in TRUTHS:
+                    truth.setdefault((*key[1:], TRUTHS[q.metric.name]), q)
                     continue
                 rows.append(
                     QualityPoint(
@@ -108,14 +108,14 @@ def points(run: Run, study: Study) -> pd.DataFrame:
                         note=_note(shown.parity, spread),
                     )
                 )
-    for (prompt, new), q in truth.items():
+    for (prompt, new, metric_name), q in truth.items():
         rows.append(
             QualityPoint(
                 kind="truth",
                 series="true text",
                 prompt_tokens=prompt,
                 new_tokens=new,
-                metric="oracle_log_prob",
+                metric=metric_name,
                 unit=q.metric.unit,
                 higher_is_better=False,
                 value=q.value,

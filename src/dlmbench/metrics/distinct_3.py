@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from dlmbench.metrics._ngrams import distinct
-from dlmbench.types import Texts, TextScore
+from dlmbench.types import Texts, TextScore, Unscored
 
 UNIT = "share"
 HIGHER_IS_BETTER = True
 NEEDS = ("generations",)
 
 
-def score(texts: Texts) -> Iterator[TextScore]:
+def score(texts: Texts) -> Iterator[TextScore | Unscored]:
     """One value a generation."""
     yield from distinct(texts, 3)

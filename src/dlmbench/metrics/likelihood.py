@@ -1,7 +1,8 @@
 """Negative log-likelihood of the true continuation, in nats a token; exp of it is the perplexity.
 
 Autoregressive models: exact, by the chain rule. Diffusion models: the likelihood of the sampler itself at its K,
-block length and commit rule (DUEL, arXiv 2603.01367), so it moves with the steps. A causal perplexity of a masked
+block length and commit rule (DUEL, arXiv 2603.01367), so it moves with the steps. Where the rule draws positions at
+random it is an estimate: the mean over several orders, with its Monte Carlo error. A causal perplexity of a masked
 model would be meaningless (published drafts that computed one got six-digit values) and does not exist here.
 """
 
@@ -9,64 +10,92 @@ from __future__ import annotations
 
 import itertools
 import math
+import statistics
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 from dlmbench import registry
-from dlmbench.errors import BenchError
-from dlmbench.types import Cell, KnobValue, Prompt, PromptBatch, Texts, TextScore
+from dlmbench.metrics._span import span_of, text_score, without_reference
+from dlmbench.types import Cell, KnobValue, Prompt, PromptBatch, Texts, TextScore, Unscored
 
 UNIT = "nats/token"
 HIGHER_IS_BETTER = False
 NEEDS = ("model", "references")
 
 
+@dataclass(frozen=True)
+class Settings:
+    """What can be set in the experiment file or by --setting."""
+
+    orders: int = field(default=8, metadata={"help": "sampled orders of a commit rule that draws positions"})
+
+
+def check(settings: Settings) -> str | None:
+    """Why these settings cannot be used, or None."""
+    return None if settings.orders >= 2 else "likelihood.orders must be 2 or more: one order has no error"
+
+
+def _draws_order(cell: Cell) -> bool:
+    """Whether the cell's commit rule draws its positions."""
+    commit = cell.knob("commit")
+    return commit is not None and getattr(registry.load("samplers/commit", str(commit)), "DRAWS_ORDER", False)
+
+
 def note(cell: Cell) -> str:
     """What kind of likelihood this is for the cell's sampler."""
     if registry.load("samplers", cell.sampler).PARADIGM == "autoregressive":
         return "exact"
-    drawn = "one sampled order" if cell.knob("commit") == "random" else "positions by the largest probability"
-    return f"sampler likelihood: {drawn}, tokens as drawn at temperature 1"
+    rule = "positions by the largest probability"
+    if _draws_order(cell):
+        rule = "an estimate: the mean over sampled orders, a bound on the log of their mean"
+    return f"sampler likelihood: {rule}, tokens as drawn at temperature 1"
 
 
-def score(texts: Texts) -> Iterator[TextScore]:
-    """One value a prompt: total nats of its reference, over its tokens.
-
-    Raises:
-        BenchError: a prompt has no true continuation, or a random-weights model (its likelihood says nothing).
-    """
+def score(texts: Texts) -> Iterator[TextScore | Unscored]:
+    """One value a prompt: total nats of its reference, over its tokens."""
     cell = texts.cell
     assert texts.model is not None
-    if cell.model.weights == "random":
-        raise BenchError(f"model '{cell.model.key}' has random weights, so it has no quality", "drop the metric")
-    sampler = registry.load("samplers", cell.sampler)
-    if any(not p.reference_ids for p in texts.prompts):
-        raise BenchError("a prompt has no true continuation", "use prompts with references, or drop likelihood")
+    for prompt in texts.prompts:
+        if span_of(prompt) is None:
+            yield without_reference(cell, "likelihood", prompt)
+    orders = int(texts.request.setting("orders") or 0) if texts.request else Settings().orders
     for prompts in _rows(texts):
-        if sampler.PARADIGM == "autoregressive":
-            log_prob_BG = _exact(texts, prompts)
+        if registry.load("samplers", cell.sampler).PARADIGM == "autoregressive":
+            passes = [_exact(texts, prompts)]
         else:
-            knobs: dict[str, KnobValue] = dict(cell.knobs)
-            found = sampler.log_likelihood(texts.model, PromptBatch(prompts, cell.prompts), knobs, cell.seed)
-            log_prob_BG = found.log_prob_BG
-        for prompt, log_prob_G in zip(prompts, log_prob_BG, strict=True):
-            first, last = prompt.scored or (0, len(log_prob_G))
-            nats = -math.fsum(log_prob_G[first:last])
-            yield TextScore(cell.id, "likelihood", prompt.index, nats, prompt.scored_tokens or last - first)
+            passes = [_by_sampler(texts, prompts, i) for i in range(orders if _draws_order(cell) else 1)]
+        for row, prompt in enumerate(prompts):
+            span = span_of(prompt)
+            assert span is not None
+            nats = [-math.fsum(log_prob_BG[row][span.first : span.last]) for log_prob_BG in passes]
+            error = statistics.stdev(nats) / math.sqrt(len(nats)) if len(nats) > 1 else None
+            remark = f"{len(nats)} sampled orders" if len(nats) > 1 else ""
+            yield text_score(cell, "likelihood", prompt, span, statistics.fmean(nats), error, remark)
 
 
 def _rows(texts: Texts) -> Iterator[tuple[Prompt, ...]]:
-    """Prompts in batches of equal shape, for the model sees no padding here."""
+    """Prompts with a reference in batches of equal shape, for the model sees no padding here."""
 
     def shape(prompt: Prompt) -> tuple[int, int]:
         return len(prompt.ids), len(prompt.reference_ids or ())
 
-    for _, group in itertools.groupby(sorted(texts.prompts, key=shape), key=shape):
+    known = sorted((p for p in texts.prompts if p.reference_ids), key=shape)
+    for _, group in itertools.groupby(known, key=shape):
         equal = tuple(group)
         for first in range(0, len(equal), texts.rows):
             yield equal[first : first + texts.rows]
 
 
-def _exact(texts: Texts, prompts: tuple[Prompt, ...]) -> list[list[float]]:
+def _by_sampler(texts: Texts, prompts: tuple[Prompt, ...], order: int) -> list[tuple[float, ...]]:
+    """log p of each reference token at the forward that commits it; `order` 0 is the one that generation took."""
+    cell = texts.cell
+    knobs: dict[str, KnobValue] = dict(cell.knobs)
+    sampler = registry.load("samplers", cell.sampler)
+    found = sampler.log_likelihood(texts.model, PromptBatch(prompts, cell.prompts), knobs, cell.seed + order)
+    return list(found.log_prob_BG)
+
+
+def _exact(texts: Texts, prompts: tuple[Prompt, ...]) -> list[tuple[float, ...]]:
     """log p(x_i | x_<i) of each continuation token: one causal forward over prompt and continuation."""
     import torch
 
@@ -80,5 +109,4 @@ def _exact(texts: Texts, prompts: tuple[Prompt, ...]) -> list[list[float]]:
         logits_BGV = model.logits(hidden_BND, prompt_tokens - 1, tokens_BN.shape[1] - 1).float()
         truth_BG = tokens_BN[:, prompt_tokens:]
         log_p_BG = logits_BGV.log_softmax(-1).gather(-1, truth_BG[..., None])[..., 0]
-    rows: list[list[float]] = log_p_BG.double().tolist()
-    return rows
+    return [tuple(row) for row in log_p_BG.double().tolist()]

@@ -9,15 +9,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from dlmbench.metrics._oracle import judged
-from dlmbench.types import Texts, TextScore
+from dlmbench.types import Texts, TextScore, Unscored
 
 UNIT = "nats/token"
 HIGHER_IS_BETTER = False
 NEEDS = ("generations", "tiny corpus")
 
 
-def score(texts: Texts) -> Iterator[TextScore]:
+def score(texts: Texts) -> Iterator[TextScore | Unscored]:
     """One value a generation: total nats over its tokens."""
     for index, verdict in judged(texts):
         tokens = len(verdict.tokens)
-        yield TextScore(texts.cell.id, "oracle_log_prob", index, -verdict.smoothed_log_prob, tokens)
+        if tokens:
+            yield TextScore(texts.cell.id, "oracle_log_prob", index, -verdict.smoothed_log_prob, tokens)
+        else:
+            yield Unscored(texts.cell.id, "oracle_log_prob", index, "no tokens")

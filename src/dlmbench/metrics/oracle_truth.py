@@ -7,18 +7,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from dlmbench.metrics._span import without_reference
 from dlmbench.tiny.oracle import score_story
 from dlmbench.tiny.vocabulary import decode
-from dlmbench.types import Texts, TextScore
+from dlmbench.types import Texts, TextScore, Unscored
 
 UNIT = "nats/token"
 HIGHER_IS_BETTER = False
 NEEDS = ("references", "tiny corpus")
 
 
-def score(texts: Texts) -> Iterator[TextScore]:
+def score(texts: Texts) -> Iterator[TextScore | Unscored]:
     """One value a prompt: total nats of its true continuation over its tokens."""
     for prompt in texts.prompts:
-        truth = prompt.reference_ids or ()
+        truth = prompt.reference_ids
+        if not truth:
+            yield without_reference(texts.cell, "oracle_truth", prompt)
+            continue
         verdict = score_story(decode(prompt.ids + truth), len(prompt.ids))
         yield TextScore(texts.cell.id, "oracle_truth", prompt.index, -verdict.smoothed_log_prob, len(truth))

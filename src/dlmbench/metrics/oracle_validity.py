@@ -8,15 +8,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from dlmbench.metrics._oracle import judged
-from dlmbench.types import Texts, TextScore
+from dlmbench.types import Texts, TextScore, Unscored
 
 UNIT = "share of sentences"
 HIGHER_IS_BETTER = True
 NEEDS = ("generations", "tiny corpus")
 
 
-def score(texts: Texts) -> Iterator[TextScore]:
-    """One value a generation with at least one finished sentence."""
+def score(texts: Texts) -> Iterator[TextScore | Unscored]:
+    """One value a generation; one without a finished sentence has none."""
     for index, verdict in judged(texts):
         if verdict.sentences_total:
             yield TextScore(texts.cell.id, "oracle_validity", index, verdict.sentences_valid, verdict.sentences_total)
+        else:
+            yield Unscored(texts.cell.id, "oracle_validity", index, "no finished sentence")

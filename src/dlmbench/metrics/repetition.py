@@ -8,17 +8,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from dlmbench.metrics._ngrams import ngrams
-from dlmbench.types import Texts, TextScore
+from dlmbench.types import Texts, TextScore, Unscored
 
 UNIT = "share"
 HIGHER_IS_BETTER = False
 NEEDS = ("generations",)
 
 
-def score(texts: Texts) -> Iterator[TextScore]:
-    """One value a generation of at least four tokens."""
+def score(texts: Texts) -> Iterator[TextScore | Unscored]:
+    """One value a generation; one shorter than four tokens has none."""
     for generation in texts.generations:
         runs = ngrams(generation.output_ids, 4)
         if runs:
             repeated = len(runs) - len(set(runs))
             yield TextScore(texts.cell.id, "repetition", generation.prompt_index, repeated, len(runs))
+        else:
+            yield Unscored(texts.cell.id, "repetition", generation.prompt_index, "fewer than 4 tokens")

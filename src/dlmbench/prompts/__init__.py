@@ -6,7 +6,7 @@ windows) and `SHUFFLED` (the seed chooses among them; otherwise they are taken i
 
 from dlmbench.prompts._passages import Passage, identity, load_texts
 from dlmbench.prompts._selection import BYTES, Tokenizer, choose, in_batches, take
-from dlmbench.prompts._spans import ScoredSpan, same_bytes, scored_spans
+from dlmbench.prompts._spans import ScoredSpan, continuation, same_bytes, scored_spans
 
 __all__ = [
     "BYTES",
@@ -14,6 +14,7 @@ __all__ = [
     "ScoredSpan",
     "Tokenizer",
     "choose",
+    "continuation",
     "identity",
     "in_batches",
     "load_texts",

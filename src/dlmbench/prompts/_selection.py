@@ -231,4 +231,6 @@ def _prompt(index: int, ids: tuple[int, ...], reference_ids: tuple[int, ...] | N
     first, last = whole_characters(both, len(ids), len(both), tokenizer.decode)
     before, whole = tokenizer.decode(both[:first]), tokenizer.decode(both[:last])
     reference = whole[len(before) :] if whole.startswith(before) else tokenizer.decode(reference_ids)
-    return Prompt(index, ids, text, reference_ids, reference)
+    # A likelihood counts the tokens that spell the reference text: those with parts of characters are not in it.
+    scored = (first - len(ids), last - len(ids))
+    return Prompt(index, ids, text, reference_ids, reference, None if scored == (0, len(reference_ids)) else scored)

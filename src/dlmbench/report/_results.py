@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from dlmbench.analysis.answer import answer, block_length, headline, summary_rows
 from dlmbench.analysis.breakeven import BreakEven
-from dlmbench.analysis.quality import TRUTH, MetricInfo, Quality
+from dlmbench.analysis.quality import TRUTHS, MetricInfo, Quality
 from dlmbench.analysis.study import CellSummary, Curve
 from dlmbench.report._answers import where
 from dlmbench.report._markdown import Markdown, bullets, escape, quote, table
@@ -137,7 +137,7 @@ def quality(source: Source) -> Markdown:
 
 
 def _legend(metric: MetricInfo) -> str:
-    if metric.name == TRUTH:
+    if metric.name in TRUTHS:
         return f"{metric.words} [{metric.unit}], the true continuation's own score, of no model"
     return metric.title
 

@@ -14,6 +14,7 @@ from dlmbench.store.records import (
     Record,
     read_generations,
     read_run,
+    read_text_results,
     read_text_scores,
 )
 from dlmbench.store.views import FIXED_COLUMNS, spreadsheet_field
@@ -29,6 +30,7 @@ __all__ = [
     "Store",
     "read_generations",
     "read_run",
+    "read_text_results",
     "read_text_scores",
     "spreadsheet_field",
 ]

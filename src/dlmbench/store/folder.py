@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import TracebackType
@@ -24,9 +24,20 @@ from dlmbench.store.records import (
     read_contents,
     read_generations,
     read_scores,
+    read_text_results,
 )
 from dlmbench.store.views import quality_metrics, raw_metrics
-from dlmbench.types import SCHEMA_VERSION, CellResult, Environment, Plan, Sample, Score, StoredGeneration, TextScore
+from dlmbench.types import (
+    SCHEMA_VERSION,
+    CellResult,
+    Environment,
+    Plan,
+    Sample,
+    Score,
+    StoredGeneration,
+    TextResult,
+    Unscored,
+)
 
 RAW_METRICS = "raw_metrics.csv"
 
@@ -40,6 +51,7 @@ class Store:
         self._lock = lock
         self._contents = Contents()
         self._scores: tuple[Score, ...] = ()
+        self._unscored: tuple[Unscored, ...] = ()
 
     @classmethod
     def open(cls, folder: Path, environment: Environment, experiment_name: str) -> Store:
@@ -73,6 +85,7 @@ class Store:
         if recorded is not None:
             _refuse_another_environment(self.folder, recorded, environment)
         self._scores = tuple(s for s in read_scores(self.folder) if s.cell_id in self._contents.cells)
+        self._unscored = cells_not_scored(read_text_results(self.folder), self._contents.cells)
         new: list[dict[str, Any]] = []
         if recorded != environment:
             new.append({"kind": "environment", **asdict(environment)})
@@ -119,14 +132,26 @@ class Store:
         """Keep generated texts; a later one of the same cell and prompt replaces the earlier when read."""
         append_lines(self.folder / GENERATIONS, (asdict(g) for g in generations))
 
-    def add_text_scores(self, scores: Iterable[TextScore]) -> None:
-        """Keep per-text scores; a later one of the same cell, metric and prompt replaces the earlier when read."""
+    def add_text_scores(self, scores: Iterable[TextResult]) -> None:
+        """Keep what a metric said; a later one of the same cell, metric and prompt replaces the earlier when read."""
         append_lines(self.folder / TEXT_SCORES, map(_spelt_out, scores))
 
     def write_scores(self, scores: Iterable[Score]) -> None:
         """Replace the aggregated scores. A value that is not finite is unknown (None)."""
+        self._unscored = cells_not_scored(read_text_results(self.folder), self._contents.cells)
         self._scores = tuple(
-            replace(s, value=_finite(s.value), low=_finite(s.low), high=_finite(s.high), stderr=_finite(s.stderr))
+            replace(
+                s,
+                value=_finite(s.value),
+                low=_finite(s.low),
+                high=_finite(s.high),
+                stderr=_finite(s.stderr),
+                monte_carlo_stderr=_finite(s.monte_carlo_stderr),
+                in_other_units=tuple(
+                    replace(r, value=_finite(r.value), low=_finite(r.low), high=_finite(r.high))
+                    for r in s.in_other_units
+                ),
+            )
             for s in scores
         )
         replace_file(self.folder / QUALITY_METRICS, self._quality_metrics())
@@ -150,7 +175,7 @@ class Store:
     def _quality_metrics(self) -> str:
         environment = self._contents.environment
         assert environment is not None
-        return quality_metrics(environment, self._contents.cells, self._scores)
+        return quality_metrics(environment, self._contents.cells, self._scores, self._unscored)
 
     def write_views(self) -> None:
         """Rewrite the CSV and the JSON from the records."""
@@ -158,13 +183,30 @@ class Store:
         replace_file(self.folder / QUALITY_METRICS, self._quality_metrics())
 
 
+def cells_not_scored(results: Iterable[TextResult], cells: Container[str]) -> tuple[Unscored, ...]:
+    """Cells of which a metric could say nothing at all; a cell that was scored after all is none."""
+    found, scored = dict[tuple[str, str], Unscored](), set[tuple[str, str]]()
+    for result in results:
+        if result.cell_id not in cells:
+            continue
+        if not isinstance(result, Unscored):
+            scored.add((result.cell_id, result.metric))
+        elif result.prompt_index is None:
+            found[result.cell_id, result.metric] = result
+    return tuple(missing for key, missing in found.items() if key not in scored)
+
+
 def _finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
-def _spelt_out(score: TextScore) -> dict[str, Any]:
-    """The score for strict JSON, which has no word for infinity: an infinite loss is a finding and is kept as text."""
-    return {k: str(v) if isinstance(v, float) and not math.isfinite(v) else v for k, v in asdict(score).items()}
+def _spelt_out(score: TextResult) -> dict[str, Any]:
+    """The score for strict JSON, which has no word for infinity: an infinite loss is a finding and is kept as text.
+
+    What is unknown is left out, so that a line says only what there is to say.
+    """
+    known = ((k, v) for k, v in asdict(score).items() if v not in (None, "") or k == "prompt_index")
+    return {k: str(v) if isinstance(v, float) and not math.isfinite(v) else v for k, v in known}
 
 
 def _refuse_another_environment(folder: Path, recorded: Environment, now: Environment) -> None:

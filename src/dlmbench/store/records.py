@@ -23,13 +23,18 @@ from dlmbench.types import (
     Environment,
     LeftOut,
     MemoryPass,
+    MissingText,
     ModelSpec,
+    Reading,
     Run,
     Sample,
     Score,
     StoredGeneration,
+    TextResult,
     TextScore,
     TracedPass,
+    Unscored,
+    WholeScore,
     from_mapping,
 )
 
@@ -166,30 +171,56 @@ def read_generations(folder: Path) -> tuple[StoredGeneration, ...]:
     return tuple(found.values())
 
 
-def read_text_scores(folder: Path) -> tuple[TextScore, ...]:
-    """The per-text scores of a run folder; of two with the same cell, metric and prompt, the later."""
-    path, found = folder / TEXT_SCORES, {}
+def read_text_results(folder: Path) -> tuple[TextResult, ...]:
+    """What metrics said of each text, or of all texts of a cell; of two of one cell, metric and prompt the later.
+
+    A line is a text's score, with `reason` in place of one a text that has none, or with `value` a whole cell's.
+    """
+    path, found = folder / TEXT_SCORES, dict[tuple[str, str, int | None], TextResult]()
     for number, values in read_lines(path):
         try:
-            numbers = {"total": float(values["total"]), "weight": float(values["weight"])}
-            score = from_mapping(TextScore, {**values, **numbers})
+            result = _text_result(values)
         except (KeyError, TypeError, ValueError) as error:
             raise broken_line(path, number, "not a whole score") from error
-        found[score.cell_id, score.metric, score.prompt_index] = score
+        found[result.cell_id, result.metric, getattr(result, "prompt_index", None)] = result
     return tuple(found.values())
+
+
+def _text_result(values: Mapping[str, Any]) -> TextResult:
+    if "reason" in values:
+        return from_mapping(Unscored, values)
+    if "value" in values:
+        return from_mapping(WholeScore, {**values, "value": float(values["value"])})
+    numbers = {"total": float(values["total"]), "weight": float(values["weight"])}
+    if values.get("stderr") is not None:
+        numbers["stderr"] = float(values["stderr"])
+    return from_mapping(TextScore, {**values, **numbers})
+
+
+def read_text_scores(folder: Path) -> tuple[TextScore, ...]:
+    """The per-text scores of a run folder."""
+    return tuple(r for r in read_text_results(folder) if isinstance(r, TextScore))
 
 
 def read_scores(folder: Path) -> tuple[Score, ...]:
     """The aggregated scores of a run folder, none before it was scored."""
     path = folder / QUALITY_METRICS
     try:
-        return tuple(from_mapping(Score, s) for s in json.loads(path.read_text(encoding="utf-8"))["scores"])
+        return tuple(_score(s) for s in json.loads(path.read_text(encoding="utf-8"))["scores"])
     except FileNotFoundError:
         return ()
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BenchError(
             f"{path} is not the file dlmbench wrote ({error})", "Delete it and score the folder again"
         ) from error
+
+
+def _score(values: Mapping[str, Any]) -> Score:
+    nested = {
+        "in_other_units": tuple(from_mapping(Reading, r) for r in values.get("in_other_units", ())),
+        "not_scored": tuple(from_mapping(MissingText, m) for m in values.get("not_scored", ())),
+    }
+    return from_mapping(Score, {**values, **nested})
 
 
 def read_run(folder: Path) -> Run:
@@ -201,6 +232,7 @@ def read_run(folder: Path) -> Run:
     contents = read_contents(folder)
     if not contents.name:
         raise BenchError(f"{folder} holds no run", f"Name the folder given to --output_dir (it contains {RECORDS})")
+    results = read_text_results(folder)
     return Run(
         folder=str(folder),
         name=contents.name,
@@ -208,6 +240,7 @@ def read_run(folder: Path) -> Run:
         cells=tuple(contents.cells.values()),
         left_out=tuple(contents.left_out),
         results=contents.results(),
-        text_scores=read_text_scores(folder),
+        text_scores=tuple(r for r in results if isinstance(r, TextScore)),
         scores=read_scores(folder),
+        unscored=tuple(r for r in results if isinstance(r, Unscored)),
     )

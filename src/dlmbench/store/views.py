@@ -14,7 +14,7 @@ from dataclasses import asdict, fields
 from typing import Any
 
 from dlmbench import registry
-from dlmbench.types import SCHEMA_VERSION, Cell, CellResult, Environment, Sample, Score
+from dlmbench.types import SCHEMA_VERSION, Cell, CellResult, Environment, Sample, Score, Unscored
 
 # The knob columns follow these, so that a new plug-in appends a column and moves none.
 _COLUMNS = """
@@ -93,20 +93,24 @@ def raw_metrics(results: Sequence[CellResult]) -> str:
     return out.getvalue()
 
 
-def quality_metrics(environment: Environment, cells: Mapping[str, Cell], scores: Iterable[Score]) -> str:
-    """The JSON of aggregated scores, each with the cell it belongs to spelt out."""
+def quality_metrics(
+    environment: Environment, cells: Mapping[str, Cell], scores: Iterable[Score], unscored: Iterable[Unscored] = ()
+) -> str:
+    """The JSON of aggregated scores, each with the cell it belongs to spelt out; and cells that have none, and why."""
     knob_names = _knob_columns(cells.values())
-    entries = []
-    for score in scores:
-        cell = cells[score.cell_id]
+
+    def named(entry: Score | Unscored) -> dict[str, Any]:
+        cell = cells[entry.cell_id]
         # Later keys win: a knob of a plug-in can never hide a field of the score.
-        entry: dict[str, Any] = {name: cell.knob(name) for name in ("steps", *knob_names)}
-        entry |= {"model": cell.model.key, "role": cell.model.role, "sampler": cell.sampler}
-        entry |= {n: getattr(cell, n) for n in ("batch_size", "prompt_tokens", "new_tokens")}
-        entries.append(entry | asdict(score))
+        about: dict[str, Any] = {name: cell.knob(name) for name in ("steps", *knob_names)}
+        about |= {"model": cell.model.key, "role": cell.model.role, "sampler": cell.sampler}
+        about |= {n: getattr(cell, n) for n in ("batch_size", "prompt_tokens", "new_tokens")}
+        return about | asdict(entry)
+
     document = {
         "schema_version": SCHEMA_VERSION,
         "environment": {**asdict(environment), "id": environment.id},
-        "scores": entries,
+        "scores": [named(score) for score in scores],
+        "cells_not_scored": [named(missing) for missing in unscored],
     }
     return json.dumps(document, indent=1, allow_nan=False, ensure_ascii=False) + "\n"

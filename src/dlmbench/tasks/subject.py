@@ -49,7 +49,7 @@ class Setup:
     attention: str = "auto"
     seed: int = 0
     likelihood: LikelihoodKind = "elbo"
-    draws: int = elbo.DRAWS
+    draws: int = elbo.Settings().draws
     max_length: int | None = None
     new_tokens: int | None = None
     rows: int = 1
@@ -152,7 +152,7 @@ class Subject:
             texts = replace(self._texts((prompt,), {}, length), rows=rows)
             # A single token has but one mask: every draw would be the same.
             draws = 1 if length == 1 else self.setup.draws
-            found.append(-elbo.estimate(texts, prompt, draws))
+            found.append(-elbo.estimate(texts, prompt, draws).nats)
             done(1)
         return found
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from dlmbench.types._study import Cell
+from dlmbench.types._study import Cell, MetricRequest
 from dlmbench.types._texts import Prompt, StoredGeneration
 
 if TYPE_CHECKING:
@@ -60,13 +60,18 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class Texts:
-    """What a metric scores: one cell's prompts, its generations, and the model where the metric needs it."""
+    """What a metric scores: one cell's prompts, its generations, and the model where the metric needs it.
+
+    request: the metric's settings. device: where a metric puts a model of its own.
+    """
 
     cell: Cell
     prompts: tuple[Prompt, ...]
     generations: tuple[StoredGeneration, ...] = ()
     model: LanguageModel | None = None
     rows: int = 16
+    request: MetricRequest | None = None
+    device: str = "cpu"
 
 
 class Progress(Protocol):

@@ -156,6 +156,23 @@ class Grid:
 
 
 @dataclass(frozen=True)
+class MetricRequest:
+    """A metric that is to be computed, its settings settled.
+
+    folder: of the model that the metric itself loads. judge: that model's name, which stands beside every value.
+    """
+
+    name: str
+    settings: Knobs = ()
+    folder: str | None = None
+    judge: str | None = None
+
+    def setting(self, name: str) -> KnobValue:
+        """The value of a setting."""
+        return dict(self.settings)[name]
+
+
+@dataclass(frozen=True)
 class Experiment:
     """A whole study as its YAML file states it, after the command line's overrides."""
 

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     import torch
 
 SCHEDULED = True
+# Its likelihood is a mean over drawn orders, an estimate.
+DRAWS_ORDER = True
 
 
 @dataclass(frozen=True)

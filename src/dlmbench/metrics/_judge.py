@@ -1,0 +1,159 @@
+"""An autoregressive judge: any causal checkpoint of transformers, read by its own tokenizer.
+
+It is no model of the run, so it is loaded by plain transformers and not by an engine, in the process that scores.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dlmbench import registry
+from dlmbench.assets import resolve_model
+from dlmbench.codec import Codec
+from dlmbench.errors import BenchError
+from dlmbench.prompts import continuation
+from dlmbench.types import MetricRequest, ModelSpec, Prompt, StoredGeneration, Texts, Unscored
+
+if TYPE_CHECKING:
+    import torch
+
+# What a decoder writes for bytes that are no whole character: a text cut at G tokens may end in the middle of one.
+BROKEN = "\ufffd"
+_CAUSAL = ("ForCausalLM", "LMHeadModel")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What can be set in the experiment file, by --judge or by --setting."""
+
+    judge: str = field(default="", metadata={"help": "a causal checkpoint: folder, org/name on the hub, embedded:ar"})
+
+
+def prepare(metric: str, settings: Settings) -> MetricRequest:
+    """Find the judge before anything is measured.
+
+    Raises:
+        BenchError: no judge named, none there, or a model that is not causal.
+    """
+    if not settings.judge:
+        raise BenchError(
+            f"{metric} needs a judge",
+            "name a causal model with --judge (a folder, org/name, or embedded:ar), or in the experiment file: "
+            f"metrics: [{{{metric}: {{judge: MODEL}}}}]",
+        )
+    folder = resolve_model(ModelSpec("judge", "", settings.judge, "baseline"))
+    assert folder is not None
+    _refuse_what_is_not_causal(settings.judge, folder)
+    return MetricRequest(metric, (("judge", settings.judge),), str(folder), settings.judge)
+
+
+def _refuse_what_is_not_causal(name: str, folder: Path) -> None:
+    try:
+        config: Any = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise BenchError(f"{folder} has no readable config.json", "name a folder that holds a checkpoint") from None
+    kind = str(config.get("model_type"))
+    is_diffusion = kind in registry.names("families") and registry.load("families", kind).PARADIGM == "diffusion"
+    classes = config.get("architectures") or []
+    if is_diffusion or (classes and not any(str(c).endswith(_CAUSAL) for c in classes)):
+        raise BenchError(
+            f"{name} ({', '.join(classes) or kind}) cannot judge: a masked model predicts masked positions from both "
+            "sides, so it has no probability of a next token",
+            "name a causal model, such as a LLaMA or GPT-2 checkpoint",
+        )
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A judge's verdict on one text: nats over its own tokens, or why there is none."""
+
+    nats: float = 0.0
+    tokens: int = 0
+    reason: str = ""
+
+
+class Judge:
+    """A loaded judge."""
+
+    def __init__(self, folder: Path, device: str) -> None:
+        import torch
+        from transformers import AutoModelForCausalLM
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()
+        self.codec = Codec(folder)
+        dtype: Any = "auto" if device == "cuda" else torch.float32
+        self.model: Any = AutoModelForCausalLM.from_pretrained(str(folder), dtype=dtype).to(device).eval()
+        self.device = device
+        self.longest: int | None = getattr(self.model.config, "max_position_embeddings", None)
+
+    def _ids(self, before: str, text: str) -> tuple[list[int], list[int], str]:
+        """Ids of the two, encoded apart so that no token straddles the start of what is scored; or why not."""
+        try:
+            given, own = self.codec.encode(before), list(continuation(self.codec.encode, text))
+        except BenchError as error:
+            return [], [], error.message
+        length = len(given) + len(own)
+        if not own:
+            return given, own, "empty text"
+        if not given:
+            return given, own, "nothing stands before the text, and the judge has no start token"
+        if self.longest is not None and length > self.longest:
+            return given, own, f"{length} tokens of the judge, which takes {self.longest}"
+        return given, own, ""
+
+    def read(self, before: str, text: str) -> Judged:
+        """-log p(text | before)."""
+        import torch
+
+        given, own, reason = self._ids(before, text)
+        if reason:
+            return Judged(reason=reason)
+        ids_1N = torch.tensor([given + own], device=self.device)
+        with torch.inference_mode():
+            logits_NV: torch.Tensor = self.model(ids_1N, use_cache=False).logits[0, len(given) - 1 : -1].float()
+            truth_T = ids_1N[0, len(given) :]
+            log_p_T = logits_NV.log_softmax(-1).gather(-1, truth_T[:, None])[:, 0]
+        return Judged(-float(log_p_T.double().sum()), len(own))
+
+    def features(self, before: str, text: str) -> tuple[list[float], str]:
+        """The last hidden state of the text's last token; or none, and why."""
+        import torch
+
+        given, own, reason = self._ids(before, text)
+        if reason:
+            return [], reason
+        ids_1N = torch.tensor([given + own], device=self.device)
+        with torch.inference_mode():
+            states = self.model(ids_1N, use_cache=False, output_hidden_states=True).hidden_states
+        vector: list[float] = states[-1][0, -1].float().tolist()
+        return vector, ""
+
+
+@lru_cache(maxsize=1)
+def _loaded(folder: str, device: str) -> Judge:
+    return Judge(Path(folder), device)
+
+
+def judge_of(texts: Texts) -> Judge:
+    """The judge that the request names; loaded once a process."""
+    assert texts.request is not None
+    assert texts.request.folder is not None
+    return _loaded(texts.request.folder, texts.device)
+
+
+def written(texts: Texts, metric: str) -> Iterator[tuple[Prompt, StoredGeneration, str] | Unscored]:
+    """Each generation with its prompt and its text without a last broken character, or why there is none."""
+    prompts = {p.index: p for p in texts.prompts}
+    for generation in texts.generations:
+        prompt = prompts[generation.prompt_index]
+        if prompt.text is None or generation.text is None:
+            reason = "no text: the model or its prompts come without a tokenizer"
+            yield Unscored(texts.cell.id, metric, prompt.index, reason)
+        else:
+            yield prompt, generation, generation.text.rstrip(BROKEN)

@@ -1,0 +1,165 @@
+"""BERTScore F1 of the generated text against the true continuation, by the package bert-score.
+
+Zhang et al. 2020 (arXiv 1904.09675); no idf weights, no rescaling. The encoder is a folder or a hub id with the layer
+that is compared; roberta-large at layer 17 unless said otherwise, the package's own choice for English. The package's
+matching is used as it is; encoder and tokenizer are loaded here, because its loader takes any path with "t5" in it
+for a T5, and fails for a tokenizer that states no longest text. An empty text scores 0, as the package defines it.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from dlmbench.assets import resolve_model
+from dlmbench.errors import BenchError
+from dlmbench.metrics._span import NO_REFERENCE
+from dlmbench.types import MetricRequest, ModelSpec, Texts, TextScore, Unscored
+
+UNIT = "F1"
+HIGHER_IS_BETTER = True
+NEEDS = ("generations", "references", "own model")
+DEFAULT = ("FacebookAI/roberta-large", 17)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What can be set in the experiment file or by --setting."""
+
+    model: str = field(default=DEFAULT[0], metadata={"help": "the encoder: a folder, or org/name on the hub"})
+    num_layers: int = field(default=0, metadata={"help": "which layer's vectors; 0: the package's, for those it knows"})
+
+
+def prepare(settings: Settings) -> MetricRequest:
+    """Find package, encoder and layer before anything is measured.
+
+    Raises:
+        BenchError: what is missing, and how to get it.
+    """
+    if importlib.util.find_spec("bert_score") is None:
+        raise BenchError("bertscore needs the package bert-score", "pip install 'dlmbench[quality]'")
+    try:
+        folder = resolve_model(ModelSpec("encoder", "", settings.model, "baseline"))
+    except BenchError as error:
+        raise BenchError(
+            f"bertscore needs an encoder: {error.message}",
+            f"where there is network: dlmbench download --extra-model-id {settings.model}; or name a folder with "
+            "config.json, tokenizer.json and model.safetensors of a BERT-like model: `dlmbench score RUN -m bertscore "
+            "--setting bertscore.model=DIR --setting bertscore.num_layers=N`, or in the experiment file: "
+            "metrics: [{bertscore: {model: DIR, num_layers: N}}]",
+        ) from None
+    assert folder is not None
+    layers = settings.num_layers or _usual_layer(settings.model)
+    deepest = _depth(folder)
+    if layers is None or not 0 < layers <= deepest:
+        what = "does not say which layer" if layers is None else f"has {deepest} layers, not {layers}"
+        raise BenchError(
+            f"bertscore: {settings.model} {what}", f"--setting bertscore.num_layers=N with N from 1 to {deepest}"
+        )
+    named = (("model", settings.model), ("num_layers", layers))
+    return MetricRequest("bertscore", named, str(folder), f"{settings.model} layer {layers}")
+
+
+def _usual_layer(model: str) -> int | None:
+    """The layer that the package's authors found best, for the models they tried; a folder goes by its name."""
+    from bert_score.utils import model2layers
+
+    name = model.rstrip("/")
+    found = model2layers.get(name, model2layers.get(name.rpartition("/")[2]))
+    return None if found is None else int(found)
+
+
+def _depth(folder: Path) -> int:
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise BenchError(f"{folder} has no readable config.json", "name a folder that holds an encoder") from None
+    names = ("num_hidden_layers", "n_layers", "num_layers", "n_layer")
+    return next((int(config[name]) for name in names if name in config), 0)
+
+
+class _Encoder:
+    """Encoder and tokenizer as the package's functions call them: one layer's vectors, texts of a finite length."""
+
+    def __init__(self, folder: str, layer: int, device: str) -> None:
+        import torch
+        from transformers import AutoModel, AutoTokenizer
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()
+        inner: Any = AutoModel.from_pretrained(folder).to(device).eval()
+        if getattr(inner.config, "is_encoder_decoder", False):
+            inner = inner.get_encoder()
+        self.tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+        # RoBERTa counts its positions from the padding id on.
+        offset = inner.config.pad_token_id + 1 if "roberta" in inner.config.model_type else 0
+        room = getattr(inner.config, "max_position_embeddings", None)
+        self.longest = min(self.tokenizer.model_max_length, room - offset if room else 1 << 20)
+        self.tokenizer.model_max_length = self.longest
+
+        class OneLayer(torch.nn.Module):
+            """Answers with the hidden states of one layer, where the package takes the last."""
+
+            def __init__(self) -> None:
+                super().__init__()
+                self.inner = inner
+
+            def forward(self, ids: Any, attention_mask: Any, output_hidden_states: bool = False) -> tuple[Any]:
+                states = self.inner(ids, attention_mask=attention_mask, output_hidden_states=True).hidden_states
+                return (states[layer],)
+
+        self.model = OneLayer()
+        self.weights: dict[Any, float] = defaultdict(lambda: 1.0)
+        self.weights |= {self.tokenizer.cls_token_id: 0.0, self.tokenizer.sep_token_id: 0.0}
+        self.device = device
+
+    def f1(self, references: list[str], candidates: list[str]) -> list[float]:
+        """F1 of each pair of texts that are not empty."""
+        from bert_score.utils import bert_cos_score_idf
+
+        scores = bert_cos_score_idf(
+            self.model, references, candidates, self.tokenizer, self.weights, batch_size=16, device=self.device
+        )
+        values: list[float] = scores[:, 2].tolist()
+        return values
+
+    def is_cut(self, text: str) -> bool:
+        """Whether the encoder does not see all of a text."""
+        return bool(len(self.tokenizer(text, truncation=False, verbose=False)["input_ids"]) > self.longest)
+
+
+@lru_cache(maxsize=1)
+def _loaded(folder: str, layer: int, device: str) -> _Encoder:
+    return _Encoder(folder, layer, device)
+
+
+def score(texts: Texts) -> Iterator[TextScore | Unscored]:
+    """One value a generation."""
+    request, cell = texts.request, texts.cell
+    assert request is not None
+    assert request.folder is not None
+    encoder = _loaded(request.folder, int(request.setting("num_layers") or 0), texts.device)
+    references = {p.index: (p.reference_text or "").strip() for p in texts.prompts}
+    pairs: list[tuple[int, str, str]] = []
+    for generation in texts.generations:
+        index, reference = generation.prompt_index, references[generation.prompt_index]
+        if not reference:
+            yield Unscored(cell.id, "bertscore", index, NO_REFERENCE)
+        elif generation.text is None:
+            yield Unscored(cell.id, "bertscore", index, "no text: the model comes without a tokenizer")
+        elif not generation.text.strip():
+            yield TextScore(cell.id, "bertscore", index, 0.0, 1, remark="empty text: counted as 0")
+        else:
+            pairs.append((index, reference, generation.text.strip()))
+    if not pairs:
+        return
+    values = encoder.f1([r for _, r, _ in pairs], [c for _, _, c in pairs])
+    for (index, *both), value in zip(pairs, values, strict=True):
+        remark = f"cut to the encoder's {encoder.longest} tokens" if any(map(encoder.is_cut, both)) else ""
+        yield TextScore(cell.id, "bertscore", index, value, 1, remark=remark)

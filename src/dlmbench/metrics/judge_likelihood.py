@@ -1,0 +1,50 @@
+"""Negative log-likelihood of generated text under an autoregressive judge, in nats a token of the judge.
+
+Low is cheap: greedy and repetitive texts are likelier than true ones. Read it beside unigram_entropy, distinct_n and
+repetition, and against judge_truth: a value below the true text's is a warning, not a win. A judge that is itself a
+model of the run is allowed, and flagged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from dlmbench.metrics._judge import Settings, judge_of, written
+from dlmbench.metrics._judge import prepare as _prepare
+from dlmbench.metrics._span import sizes
+from dlmbench.types import MetricRequest, Texts, TextScore, Unscored
+
+__all__ = ["HIGHER_IS_BETTER", "NEEDS", "UNIT", "Settings", "prepare", "score"]
+
+UNIT = "nats/token"
+HIGHER_IS_BETTER = False
+NEEDS = ("generations", "own model")
+
+
+def prepare(settings: Settings) -> MetricRequest:
+    """Find the judge; raises BenchError where there is none or it is no causal model."""
+    return _prepare("judge_likelihood", settings)
+
+
+def score(texts: Texts) -> Iterator[TextScore | Unscored]:
+    """One value a generation, given its prompt."""
+    cell = texts.cell
+    for found in written(texts, "judge_likelihood"):
+        if isinstance(found, Unscored):
+            yield found
+            continue
+        prompt, _, text = found
+        verdict = judge_of(texts).read(prompt.text or "", text)
+        if verdict.reason:
+            yield Unscored(cell.id, "judge_likelihood", prompt.index, verdict.reason)
+            continue
+        size_bytes, words = sizes(text)
+        yield TextScore(
+            cell.id,
+            "judge_likelihood",
+            prompt.index,
+            verdict.nats,
+            verdict.tokens,
+            size_bytes=size_bytes,
+            words=words,
+        )

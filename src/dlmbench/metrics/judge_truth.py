@@ -1,0 +1,46 @@
+"""Negative log-likelihood of the true continuation under the judge: the line to read judge_likelihood against.
+
+Generated text below it is duller than the truth, not better.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from dlmbench.metrics._judge import Settings, judge_of
+from dlmbench.metrics._judge import prepare as _prepare
+from dlmbench.metrics._span import NO_REFERENCE, sizes
+from dlmbench.types import Cell, MetricRequest, Texts, TextScore, Unscored, stable_hash
+
+__all__ = ["HIGHER_IS_BETTER", "NEEDS", "UNIT", "Settings", "prepare", "same_value", "score"]
+
+UNIT = "nats/token"
+HIGHER_IS_BETTER = False
+NEEDS = ("references", "own model")
+
+
+def prepare(settings: Settings) -> MetricRequest:
+    """Find the judge; raises BenchError where there is none or it is no causal model."""
+    return _prepare("judge_truth", settings)
+
+
+def same_value(cell: Cell) -> str:
+    """The truth is the same whatever is sampled; its start may differ with a model's tokenizer."""
+    return stable_hash([cell.model.key, cell.prompt_tokens, cell.new_tokens, cell.prompts])
+
+
+def score(texts: Texts) -> Iterator[TextScore | Unscored]:
+    """One value a prompt."""
+    cell = texts.cell
+    for prompt in texts.prompts:
+        if prompt.text is None or not prompt.reference_text:
+            yield Unscored(cell.id, "judge_truth", prompt.index, NO_REFERENCE)
+            continue
+        verdict = judge_of(texts).read(prompt.text, prompt.reference_text)
+        if verdict.reason:
+            yield Unscored(cell.id, "judge_truth", prompt.index, verdict.reason)
+            continue
+        size_bytes, words = sizes(prompt.reference_text)
+        yield TextScore(
+            cell.id, "judge_truth", prompt.index, verdict.nats, verdict.tokens, size_bytes=size_bytes, words=words
+        )

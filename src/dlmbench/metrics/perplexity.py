@@ -1,0 +1,26 @@
+"""Refused: a causal perplexity of a masked model means nothing; `likelihood` gives word perplexity for both models.
+
+The name is taken so that whoever asks for it learns why, and what to ask for instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from dlmbench.types import Texts, TextScore
+
+UNIT = "perplexity"
+HIGHER_IS_BETTER = False
+NEEDS = ("model", "references")
+REFUSED = (
+    "a causal (shifted) perplexity is not computed: a masked diffusion model sees both sides and predicts the masked "
+    "position itself, never the next one, so the number would be meaningless (an earlier draft of this study got "
+    "103,745)"
+)
+INSTEAD = "ask for likelihood (exact for the autoregressive model, the sampler's own for diffusion) or elbo; both are "
+INSTEAD += "also given as word perplexity and bits per byte"
+
+
+def score(texts: Texts) -> Iterator[TextScore]:
+    """Never called: the scorer refuses the metric first."""
+    raise AssertionError(REFUSED)
