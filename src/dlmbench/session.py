@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -84,9 +84,12 @@ def prepare(models: tuple[ModelSpec, ...], prompts: PromptSettings, cells: tuple
     return Setting(models, prompts, cells, folders, "cuda" if torch.cuda.is_available() else "cpu")
 
 
-def measure(experiment: Experiment, plan: Plan, output: Path, progress: Progress) -> None:
-    """Speed pass, then quality pass; what is on record already is not done again."""
-    setting = prepare(experiment.models, experiment.prompts, plan.cells)
+def measure(experiment: Experiment, plan: Plan, output: Path, progress: Progress, *, whole: Plan | None = None) -> None:
+    """Speed pass, then quality pass; what is on record already is not done again.
+
+    whole: of which `plan` is a part. Prompts suit every model of the whole, so that all parts have the same ones.
+    """
+    setting = prepare(experiment.models, experiment.prompts, (whole or plan).cells)
     with ExitStack() as stack:
         store = stack.enter_context(Store.open(output, fingerprint(setting.device), experiment.name))
         replace_file(output / EXPERIMENT, json.dumps(asdict(experiment), indent=2) + "\n")
@@ -99,7 +102,7 @@ def measure(experiment: Experiment, plan: Plan, output: Path, progress: Progress
             speed = SpeedPass(
                 plan, experiment.protocol, store, pool, sets.speed(), progress, experiment.seed, needs_texts
             )
-            speed.run(together=_fit_together(setting))
+            speed.run(together=_fit_together(setting, {cell.model.key for cell in plan.cells}))
         score_run(plan, experiment.metrics, store, lambda: pool, sets.quality, progress)
         store.write_views()
 
@@ -146,15 +149,15 @@ def _architecture(setting: Setting, spec: ModelSpec) -> Architecture:
     return checkpoint.inspect(folder, spec.family).architecture
 
 
-def _fit_together(setting: Setting) -> bool:
-    """Whether all models' weights fit at once, with half of the memory left for activations and caches."""
+def _fit_together(setting: Setting, keys: Set[str]) -> bool:
+    """Whether the weights of these models fit at once, with half of the memory left for activations and caches."""
     import psutil
     import torch
 
     on_gpu = setting.device == "cuda"
     room = torch.cuda.get_device_properties(0).total_memory if on_gpu else psutil.virtual_memory().available
     width = max(_BYTES[cell.precision] for cell in setting.cells)
-    used = [spec for spec in setting.models if spec.key in setting.folders]
+    used = [spec for spec in setting.models if spec.key in keys]
     return sum(_architecture(setting, spec).parameters for spec in used) * width <= room / 2
 
 

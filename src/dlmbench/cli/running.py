@@ -58,12 +58,13 @@ def run(
 
 def _run(experiment: Experiment, plan: Plan, output_dir: Path) -> None:
     from dlmbench import console, session
+    from dlmbench.cluster.stopping import Stopping, resumable
 
     console.left_out(plan.left_out)
     visits = len(plan.cells) * (experiment.protocol.rounds + 1) + len(plan.scored_cells)
     title = f"{experiment.name}: {len(plan.cells)} cells into {output_dir}"
-    with console.LiveProgress(title, visits) as progress:
-        session.measure(experiment, plan, output_dir, progress)
+    with resumable(output_dir), console.LiveProgress(title, visits) as progress, Stopping(progress) as stopping:
+        session.measure(experiment, plan, output_dir, stopping)
     conclude(output_dir)
 
 
