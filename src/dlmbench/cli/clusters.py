@@ -246,10 +246,9 @@ def _show_shards(made: Submission, order: Order) -> None:
 
     from dlmbench import console
 
-    title = (
-        f"{made.experiment.name}: {len(made.predicted)} cells in {len(made.shards)} shards, predicted on {made.device}"
-    )
-    table = Table(title=title, title_justify="left", pad_edge=False)
+    cells = sum(len(s.cell_ids) for s in made.shards)
+    console.say(f"{made.experiment.name}: {cells} cells in {len(made.shards)} shards, predicted for {made.device}")
+    table = Table(pad_edge=False)
     table.add_column("shard", justify="right")
     table.add_column("cells", justify="right")
     table.add_column("time", justify="right")

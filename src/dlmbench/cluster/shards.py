@@ -6,6 +6,7 @@ once, and where one of them runs out of memory the larger ones are not tried. Bo
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,28 +24,44 @@ class Shard:
     predicted_s: float | None
 
 
+Setting = tuple[str, ...]
+
+
 @dataclass
 class _Open:
-    """A shard while it is being filled. settings: what a process loads a model for; seconds: loading included."""
+    """A shard while it is being filled. seconds: loading included."""
 
     cells: list[Cell]
-    settings: set[tuple[str, ...]]
+    settings: set[Setting]
     seconds: float = 0.0
 
+    def reloads(self, setting: Setting) -> bool:
+        """Whether one model would have to be loaded in turn in two ways."""
+        return any(s[0] == setting[0] and s != setting for s in self.settings)
 
-def setting_of(cell: Cell) -> tuple[str, ...]:
-    """Cells that agree in this run on one loaded model."""
+
+@dataclass(frozen=True)
+class _Group:
+    """Cells that stay together."""
+
+    cells: tuple[Cell, ...]
+    setting: Setting
+    seconds: float
+
+
+def setting_of(cell: Cell) -> Setting:
+    """Cells that agree in this run on one loaded model; the model's key comes first."""
     return (cell.model.key, cell.engine, cell.precision, cell.attention)
 
 
 def balance(
-    plan: Plan, count: int, seconds: Mapping[str, float], load_s: Mapping[tuple[str, ...], float] | None = None
+    plan: Plan, count: int, seconds: Mapping[str, float], load_s: Mapping[Setting, float] | None = None
 ) -> tuple[Shard, ...]:
     """Exactly `count` shards, or fewer where there is less to deal out; the longest is number 0.
 
-    Longest first: each group, from the longest to the shortest, goes where it would be finished earliest, a model that
-    this shard does not load yet counted in. The longest shard is then at most 4/3 of the best possible one (Graham
-    1969), loading aside.
+    Longest first: each group, from the longest to the shortest, goes where it would be finished earliest (Graham
+    1969), either into any shard or into those that are set apart for its model: whichever ends earlier, loading
+    counted in. No shard loads the same model in two ways while there are enough shards to avoid it.
 
     Args:
         plan: all cells.
@@ -58,27 +75,59 @@ def balance(
     if count < 1:
         raise BenchError(f"--shards {count}: a run has at least one shard", "as in --shards 4")
     usual = statistics.fmean(seconds.values()) if seconds else 1.0
-    cost = {cell.id: seconds.get(cell.id, usual) for cell in plan.cells}
-    groups: dict[str, list[Cell]] = {}
+    by_text: dict[str, list[Cell]] = {}
     for cell in plan.cells:
-        groups.setdefault(cell.quality_key, []).append(cell)
-    # Equal costs keep the order of the plan: the same plan gives the same shards on every machine.
-    ordered = sorted(groups.values(), key=lambda cells: -sum(cost[c.id] for c in cells))
-    shards = [_Open([], set()) for _ in range(min(count, len(ordered)))]
-    for cells in ordered:
-        own, setting = sum(cost[c.id] for c in cells), setting_of(cells[0])
-        load = (load_s or {}).get(setting, 0.0)
-        best = min(shards, key=lambda s: (s.seconds + own + (load if setting not in s.settings else 0.0), len(s.cells)))
-        best.seconds += own + (load if setting not in best.settings else 0.0)
-        best.settings.add(setting)
-        best.cells += cells
+        by_text.setdefault(cell.quality_key, []).append(cell)
+    groups = [
+        _Group(tuple(cells), setting_of(cells[0]), math.fsum(seconds.get(c.id, usual) for c in cells))
+        for cells in by_text.values()
+    ]
+    loads = {g.setting: (load_s or {}).get(g.setting, 0.0) for g in groups}
+    count = min(count, len(groups))
+    mixed = _deal(groups, count, loads)
+    apart = [
+        shard
+        for setting, n in _set_apart(groups, count, loads).items()
+        for shard in _deal([g for g in groups if g.setting == setting], n, loads)
+    ]
+    # Of two that end equally early the mixed one: its shards measure both models side by side.
+    chosen = min((c for c in (mixed, apart) if c), key=lambda c: max(s.seconds for s in c))
     place = {cell.id: number for number, cell in enumerate(plan.cells)}
-    known = bool(seconds)
-    filled = sorted((s for s in shards if s.cells), key=lambda s: -s.seconds)
+    filled = sorted((s for s in chosen if s.cells), key=lambda s: -s.seconds)
     return tuple(
-        Shard(index, _ids(shard.cells, place), shard.seconds if known else None) for index, shard in enumerate(filled)
+        Shard(
+            index,
+            tuple(sorted((c.id for c in shard.cells), key=place.__getitem__)),
+            shard.seconds if seconds else None,
+        )
+        for index, shard in enumerate(filled)
     )
 
 
-def _ids(cells: Sequence[Cell], place: Mapping[str, int]) -> tuple[str, ...]:
-    return tuple(sorted((c.id for c in cells), key=place.__getitem__))
+def _deal(groups: Sequence[_Group], count: int, loads: Mapping[Setting, float]) -> list[_Open]:
+    """Longest first; equal ones keep the order of the plan, so that every machine gets the same shards."""
+    shards = [_Open([], set()) for _ in range(count)]
+    for group in sorted(groups, key=lambda g: -g.seconds):
+
+        def cost(shard: _Open, group: _Group = group) -> float:
+            return group.seconds + (0.0 if group.setting in shard.settings else loads[group.setting])
+
+        best = min(shards, key=lambda s: (s.reloads(group.setting), s.seconds + cost(s), len(s.cells)))
+        best.seconds += cost(best)
+        best.settings.add(group.setting)
+        best.cells += group.cells
+    return shards
+
+
+def _set_apart(groups: Sequence[_Group], count: int, loads: Mapping[Setting, float]) -> dict[Setting, int]:
+    """How many shards to set apart for each loaded model; none where there are fewer shards than models."""
+    if len(loads) > count:
+        return {}
+    total = {setting: math.fsum(g.seconds for g in groups if g.setting == setting) for setting in loads}
+    most = {setting: sum(g.setting == setting for g in groups) for setting in loads}
+    shares = dict.fromkeys(loads, 1)
+    for _ in range(count - len(loads)):
+        able = [s for s in shares if shares[s] < most[s]]
+        longest = max(able, key=lambda s: total[s] / shares[s] + loads[s])
+        shares[longest] += 1
+    return shares

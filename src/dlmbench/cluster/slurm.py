@@ -58,8 +58,12 @@ def _ask(command: Sequence[str], environment: Mapping[str, str] | None = None) -
 
 def queue(command: Sequence[str], variables: Mapping[str, str]) -> str:
     """Run an sbatch command with `variables` added to the environment; returns the job's id."""
-    kept = {k: v for k, v in os.environ.items() if k not in _SECRETS}
-    return _ask(command, {**kept, **variables}).strip().partition(";")[0]
+    return _ask(command, job_environment(variables)).strip().partition(";")[0]
+
+
+def job_environment(variables: Mapping[str, str]) -> dict[str, str]:
+    """This process's environment without secrets, with `variables` added: what sbatch hands on to a job."""
+    return {k: v for k, v in os.environ.items() if k not in _SECRETS} | dict(variables)
 
 
 def tasks(jobs: Sequence[str]) -> tuple[Task, ...]:

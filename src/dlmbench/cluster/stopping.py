@@ -78,8 +78,8 @@ def resumable(folder: Path) -> Iterator[None]:
 
 
 def _work_done(folder: Path) -> int:
-    """Records that a resumed run does not make again: all but warm-ups."""
+    """Records of measurements that a resumed run does not make again: all but warm-ups."""
     count = 0
     for name in (RECORDS, GENERATIONS, TEXT_SCORES):
-        count += sum(not values.get("is_warmup") for _, values in read_lines(folder / name))
+        count += sum("cell_id" in v and not v.get("is_warmup") for _, v in read_lines(folder / name))
     return count
