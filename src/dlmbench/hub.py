@@ -26,6 +26,20 @@ def page(name: str, kind: Kind) -> str:
     return f"{HOME}/{'datasets/' if kind == 'dataset' else ''}{name}"
 
 
+def cache_folder() -> Path:
+    """The library's own cache, where models lie unless another folder is named."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE)
+
+
+def is_offline() -> bool:
+    """Whether the library was told never to ask the network (HF_HUB_OFFLINE)."""
+    from huggingface_hub import constants
+
+    return bool(constants.HF_HUB_OFFLINE)
+
+
 def cache_folders(cache_dir: Path | None, kind: Kind) -> tuple[Path | None, ...]:
     """Where a snapshot may lie, in the order of looking; None is the library's own default."""
     from_environment = os.environ.get("HF_DATASETS_CACHE") if kind == "dataset" else None

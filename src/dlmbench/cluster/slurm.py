@@ -34,7 +34,12 @@ def is_there() -> bool:
     return shutil.which("sbatch") is not None
 
 
-def _ask(command: Sequence[str], environment: Mapping[str, str] | None = None) -> str:
+def ask(command: Sequence[str], environment: Mapping[str, str] | None = None) -> str:
+    """What one of its commands prints.
+
+    Raises:
+        BenchError: it is not here, does not answer, or refuses, in its own words.
+    """
     try:
         done = subprocess.run(
             command,
@@ -51,14 +56,15 @@ def _ask(command: Sequence[str], environment: Mapping[str, str] | None = None) -
     except subprocess.TimeoutExpired:
         raise BenchError(f"{command[0]} did not answer within {_TIMEOUT_S} s", "Try again: SLURM is busy") from None
     if done.returncode != 0:
-        said = " ".join((done.stderr or done.stdout).split()) or f"exit code {done.returncode}"
+        # The first line says what is wrong; the others repeat it layer by layer.
+        said = next(iter((done.stderr or done.stdout).strip().splitlines()), f"exit code {done.returncode}")
         raise BenchError(f"{command[0]} refused: {said}", "Check partition, account, gres and time with your cluster")
     return done.stdout
 
 
 def queue(command: Sequence[str], variables: Mapping[str, str]) -> str:
     """Run an sbatch command with `variables` added to the environment; returns the job's id."""
-    return _ask(command, job_environment(variables)).strip().partition(";")[0]
+    return ask(command, job_environment(variables)).strip().partition(";")[0]
 
 
 def job_environment(variables: Mapping[str, str]) -> dict[str, str]:
@@ -75,7 +81,7 @@ def tasks(jobs: Sequence[str]) -> tuple[Task, ...]:
     if not jobs:
         return ()
     try:
-        shown = _ask(["squeue", "-h", "-r", "-t", "all", "-j", ",".join(jobs), "-o", "%A|%F|%K|%T|%r"])
+        shown = ask(["squeue", "-h", "-r", "-t", "all", "-j", ",".join(jobs), "-o", "%A|%F|%K|%T|%r"])
     except BenchError as error:
         if "Invalid job id" in error.message:
             # One job that SLURM has forgotten spoils the answer for all: each is then asked for alone.
@@ -91,24 +97,24 @@ def tasks(jobs: Sequence[str]) -> tuple[Task, ...]:
 
 def cancel(job: str) -> None:
     """Take a job out of the queue."""
-    _ask(["scancel", job])
+    ask(["scancel", job])
 
 
 def version() -> str:
     """The version of SLURM's commands."""
-    return _ask(["sinfo", "--version"]).strip()
+    return ask(["sinfo", "--version"]).strip()
 
 
 def nodes() -> str:
     """How many nodes are in which state, in SLURM's own words; proves that its controller answers."""
-    return ", ".join(" ".join(line.split()) for line in _ask(["sinfo", "-h", "-o", "%P %D %T"]).splitlines())
+    return ", ".join(" ".join(line.split()) for line in ask(["sinfo", "-h", "-o", "%P %D %T"]).splitlines())
 
 
 def gpu_types(partition: str) -> tuple[str, ...]:
     """The types of GPU that a partition (or the default one, "") offers; nothing where they have no type."""
     command = ["sinfo", "-h", "-o", "%P|%G", *(["-p", partition] if partition else [])]
     found: set[str] = set()
-    for line in _ask(command).splitlines():
+    for line in ask(command).splitlines():
         name, _, gres = line.strip().partition("|")
         if partition or name.endswith("*"):
             found.update(re.findall(r"gpu:([A-Za-z][\w.-]*)", gres))
