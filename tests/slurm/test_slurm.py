@@ -175,24 +175,26 @@ def test_an_array_meets_its_time_limit_and_ends_as_the_serial_run_does(cluster):
     gpus = [re.search(r"GPU (\S+),", log(run, f"{array.id}_{i}"))[1] for i in both]
     assert sorted(gpus) == ["0", "1"], "each task has one GPU of its own"
 
-    wait_for("a repetition of the long cell", lambda: timed(run, 0), cluster)
+    long = next(c.id for c in submission.load(run).plan().cells if c.batch_size == 4)
+    slow = next(s.index for s in submission.load(run).shards if long in s.cell_ids)
+    wait_for("a repetition of the long cell", lambda: timed(run, slow), cluster)
     shown = dlmbench("status", run, folder=cluster).stdout
     assert "of 7 cells have ended, 0 of them failed" in shown
     assert "Time left" in shown
     # A limit that the long task is about to meet: USR1 is due as soon as SLURM looks, at least half a minute before.
-    clock = ask("squeue", "-h", "-j", f"{array.id}_0", "-o", "%M").strip().split(":")
+    clock = ask("squeue", "-h", "-j", f"{array.id}_{slow}", "-o", "%M").strip().split(":")
     minutes = int(clock[-2]) + 60 * (int(clock[-3]) if len(clock) > 2 else 0)
-    ask("scontrol", "update", f"JobId={array.id}_0", f"TimeLimit={minutes + 2}")
-    wait_for("the task to be queued again", lambda: "to be continued" in log(run, f"{array.id}_0"), cluster)
-    before = timed(run, 0)
+    ask("scontrol", "update", f"JobId={array.id}_{slow}", f"TimeLimit={minutes + 2}")
+    wait_for("the task to be queued again", lambda: "to be continued" in log(run, f"{array.id}_{slow}"), cluster)
+    before = timed(run, slow)
     assert before
-    wait_for("its second start", lambda: "start 2" in log(run, f"{array.id}_0"), cluster)
-    ask("scontrol", "update", f"JobId={array.id}_0", "TimeLimit=30")
+    wait_for("its second start", lambda: "start 2" in log(run, f"{array.id}_{slow}"), cluster)
+    ask("scontrol", "update", f"JobId={array.id}_{slow}", "TimeLimit=30")
     wait_for("the end", lambda: is_over(run), cluster)
 
     assert set(states(run).values()) == {"COMPLETED"}, states(run)
     result = assert_whole(run, 4)
-    assert timed(run, 0)[: len(before)] == before, "nothing measured before the limit was measured again"
+    assert timed(run, slow)[: len(before)] == before, "nothing measured before the limit was measured again"
     longest = next(r for r in result.results if r.cell.batch_size == 4)
     assert len({s.process_id for s in longest.timed}) == 2
     assert result.environment.node_shared is True
