@@ -52,13 +52,13 @@ dlmbench() {
 # Runs a command so that USR1, which SLURM sends some time before the limit, makes it finish the repetition under way
 # and end with code 75; the job then queues itself again, and its next start goes on from there.
 run_and_requeue() {
-  local own code=0 asked=0 again
+  local own child= code=0 asked=0 again
   own=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_}${SLURM_ARRAY_TASK_ID:-${SLURM_JOB_ID:-}}
   echo "dlmbench job $own, start $((${SLURM_RESTART_COUNT:-0} + 1)), on $(hostname -s)," \
     "GPU ${CUDA_VISIBLE_DEVICES:-none}, $(date -Is)"
+  trap 'asked=1; echo "USR1 at $(date -Is): stopping after this repetition"; kill -USR1 $child' USR1
   ("$@") &
-  local child=$!
-  trap 'asked=1; echo "USR1 at $(date -Is): stopping after this repetition"; kill -USR1 "$child"' USR1
+  child=$!
   wait "$child" || code=$?
   # A wait that the signal ended says nothing of the child, which still finishes its repetition.
   while [ "$asked" = 1 ]; do

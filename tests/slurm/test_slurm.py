@@ -56,7 +56,7 @@ grid:
     precision: float32
     attention: auto
     samplers:
-      masked_diffusion: {{steps: [64]}}
+      masked_diffusion: {{steps: [32]}}
 prompts: {{source: tiny, count: 4}}
 protocol: {{warmup: 1, pilot: 3, min_repeats: {repeats}, max_repeats: {repeats}, max_time_s: {limit_s}, rounds: 1}}
 metrics: [likelihood, distinct_1]
@@ -152,7 +152,7 @@ def assert_whole(run: Path, shards: int) -> Run:
     assert all(r.status == "ok" for r in result.results), [(r.cell.label, r.reason) for r in result.results]
     for r in result.results:
         assert [s.index for s in r.timed] == list(range(len(r.timed)))
-        assert len(r.timed) > 3
+        assert len(r.timed) >= 3, "the pilot at least"
     merged = [x for x in (run / "records.jsonl").read_text().splitlines() if '"is_warmup": false' in x]
     assert sorted(merged) == sorted(line for index in range(shards) for line in timed(run, index))
     return result
@@ -178,13 +178,13 @@ def test_an_array_meets_its_time_limit_and_ends_as_the_serial_run_does(cluster):
     long = next(c.id for c in submission.load(run).plan().cells if c.batch_size == 4)
     slow = next(s.index for s in submission.load(run).shards if long in s.cell_ids)
     wait_for("a repetition of the long cell", lambda: timed(run, slow), cluster)
-    shown = dlmbench("status", run, folder=cluster).stdout
-    assert "of 7 cells have ended, 0 of them failed" in shown
-    assert "Time left" in shown
     # A limit that the long task is about to meet: USR1 is due as soon as SLURM looks, at least half a minute before.
     clock = ask("squeue", "-h", "-j", f"{array.id}_{slow}", "-o", "%M").strip().split(":")
     minutes = int(clock[-2]) + 60 * (int(clock[-3]) if len(clock) > 2 else 0)
     ask("scontrol", "update", f"JobId={array.id}_{slow}", f"TimeLimit={minutes + 2}")
+    shown = dlmbench("status", run, folder=cluster).stdout
+    assert "of 7 cells have ended, 0 of them failed" in shown
+    assert "Time left" in shown
     wait_for("the task to be queued again", lambda: "to be continued" in log(run, f"{array.id}_{slow}"), cluster)
     before = timed(run, slow)
     assert before

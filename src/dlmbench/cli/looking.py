@@ -68,6 +68,7 @@ def download(
         dataset_cache_dir,
         [name for item in extra_model_id or () for name in item.split(",")],
         local_files_only,
+        console.say,
     )
     for report in reports:
         console.say(report.line)
