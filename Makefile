@@ -9,7 +9,7 @@ RUN ?= $(DEMO_OUT)
 # uv does not read pip's configuration; a folder of wheels configured there is handed over when it exists.
 FIND_LINKS = $(shell d="$${PIP_FIND_LINKS:-$$($(PYTHON) -m pip config get global.find-links 2>/dev/null)}"; [ -d "$$d" ] && echo --find-links "$$d")
 
-.PHONY: help setup demo report test check e2e schema requirements clean
+.PHONY: help setup demo report test check e2e slurm-test image-test schema requirements clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -32,10 +32,18 @@ report: $(STAMP) ## write report.html and report.md of a finished run again: mak
 	@$(BIN)/dlmbench report $(RUN)
 
 test: $(STAMP) ## all tests that need no GPU
-	@$(BIN)/python -m pytest tests -m "not e2e and not browser and not gpu" -n auto
+	@$(BIN)/python -m pytest tests -m "not e2e and not browser and not gpu and not slurm" -n auto
 
 e2e: $(STAMP) ## the slower proofs: whole runs, kills, resumes, the page in a browser
-	@$(BIN)/python -m pytest tests -m "(e2e or browser) and not gpu"
+	@$(BIN)/python -m pytest tests -m "(e2e or browser) and not gpu and not slurm"
+
+slurm-test: $(STAMP) ## a run through a real SLURM on this machine: time limits, cancelled tasks, full disks (needs root)
+	@tests/system_packages.sh slurm-wlm munge
+	@$(BIN)/python -m pytest tests/slurm -m slurm -rs
+
+image-test: ## build the container image on a Debian base and measure in it (needs root; many minutes)
+	@tests/system_packages.sh buildah debootstrap
+	@tests/image/build.sh
 
 check: $(STAMP) ## lint, types, import rules, generated files up to date
 	@$(BIN)/ruff check .

@@ -38,6 +38,7 @@ def main() -> int:
             options.dataset_cache_dir,
             options.extra_model_id,
             options.local_files_only,
+            lambda text: print(text, file=sys.stderr),
         )
     except BenchError as error:
         print(f"error: {error}", file=sys.stderr)

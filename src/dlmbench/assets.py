@@ -7,8 +7,9 @@ one, file by file, before a job is queued. Only safetensors, JSON and tokenizer 
 from __future__ import annotations
 
 import json
+import shutil
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -227,13 +228,20 @@ def download(
     dataset_cache_dir: Path | None = None,
     extra_model_ids: Sequence[str] = (),
     local_files_only: bool = False,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> list[AssetReport]:
     """Fetch what an experiment reads, then verify it; with `local_files_only` only verify, never asking the network.
 
+    Sizes and free space are looked at before the first byte is fetched, and told by `tell`. Files that an
+    interrupted download had completed are kept.
+
     Raises:
-        BenchError: something cannot be fetched (see `hub.fetch`). What is found missing or broken is reported instead.
+        BenchError: something cannot be fetched (see `hub.fetch`), or all of it does not fit. What is found missing or
+            broken is reported instead.
     """
     specs = [*experiment.models, *(ModelSpec(name, "", name, "baseline") for name in extra_model_ids)]
+    if not local_files_only:
+        _check_space(list(_to_fetch(experiment, specs, token, model_cache_dir, dataset_cache_dir)), tell)
     reports = [_model(spec, token, model_cache_dir, local_files_only) for spec in specs]
     source = registry.load("prompts", experiment.prompts.source.replace("-", "_"))
     if experiment.prompts.path is not None:
@@ -244,6 +252,46 @@ def download(
     elif hasattr(source, "DATASET"):
         reports.append(_dataset(source.DATASET, source.FILES, token, dataset_cache_dir, local_files_only))
     return reports
+
+
+def _to_fetch(
+    experiment: Experiment,
+    specs: Sequence[ModelSpec],
+    token: str | None,
+    model_cache_dir: Path | None,
+    dataset_cache_dir: Path | None,
+) -> Iterator[tuple[str, hub.Missing]]:
+    """Every repository that has something to fetch, by name."""
+    for spec in specs:
+        # Looked for without network first: a source that is neither a folder nor a hub id is an error here.
+        folder = _without_network(spec, model_cache_dir)
+        if _is_from_hub(spec) and (folder is None or _model_problems(folder, spec)):
+            yield spec.source, hub.missing(spec.source, "model", _wanted(spec), spec.revision, model_cache_dir, token)
+    source = registry.load("prompts", experiment.prompts.source.replace("-", "_"))
+    if experiment.prompts.path is None and hasattr(source, "DATASET"):
+        yield (
+            source.DATASET,
+            hub.missing(source.DATASET, "dataset", source.FILES, None, dataset_cache_dir, token),
+        )
+
+
+def _check_space(wanted: Sequence[tuple[str, hub.Missing]], tell: Callable[[str], None]) -> None:
+    needed: dict[Path, int] = {}
+    for name, what in wanted:
+        if what.files:
+            tell(f"{name}: {what.files} files to fetch, {what.bytes / 1e9:.2f} GB, into {what.folder}")
+            place = next(p for p in (what.folder, *what.folder.absolute().parents) if p.is_dir())
+            needed[place] = needed.get(place, 0) + what.bytes
+    by_disk: dict[int, list[Path]] = {}
+    for place in needed:
+        by_disk.setdefault(place.stat().st_dev, []).append(place)
+    for places in by_disk.values():
+        total, free = sum(needed[p] for p in places), shutil.disk_usage(places[0]).free
+        if total > free:
+            raise BenchError(
+                f"{total / 1e9:.2f} GB are to be fetched into {places[0]}, where {free / 1e9:.2f} GB are free",
+                "Free some space, or name a larger file system with --model-cache-dir or HF_HOME",
+            )
 
 
 def _model(spec: ModelSpec, token: str | None, cache_dir: Path | None, local_files_only: bool) -> AssetReport:

@@ -90,8 +90,8 @@ class LiveProgress:
             return ""
         seconds = max(0.0, self._ends - time.monotonic())
         if self._unknown:
-            return f"over {_duration(seconds)} left" if seconds else ""
-        return f"about {_duration(seconds)} left"
+            return f"over {duration(seconds)} left" if seconds else ""
+        return f"about {duration(seconds)} left"
 
     def failed(self, cell: Cell, reason: str) -> None:
         """Say at once what could not be done."""
@@ -218,11 +218,12 @@ def total(bill: Bill, price: float | None) -> str:
 
 
 def _between(low_s: float, high_s: float) -> str:
-    low, high = _duration(low_s), _duration(high_s)
+    low, high = duration(low_s), duration(high_s)
     return low if low == high else f"{low} (steady latencies) to {high} (noisy ones)"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Seconds in the unit that suits them."""
     if seconds < 120:
         return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -33,3 +33,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 class InvalidLogitsError(RuntimeError):
     """A model gave NaN or infinite logits: the cell is recorded as invalid and the run goes on."""
+
+
+class StopRequestedError(Exception):
+    """The run was asked to stop before a time limit; everything it did is on record and the same command resumes."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import replace
 
 from dlmbench import axes, prompts, registry
 from dlmbench.errors import BenchError
@@ -82,24 +81,3 @@ def _settled(
             yield LeftOut(f"{model.key} P={prompt_tokens} G={new_tokens} {shown}".strip(), reason)
         else:
             yield sampler.resolve(knobs, engine, new_tokens) if hasattr(sampler, "resolve") else knobs
-
-
-def shard(plan: Plan, index: int, count: int) -> Plan:
-    """The `index`-th (from 0) of `count` shares of a plan, dealt out in turn; together they are the plan.
-
-    Dealing in turn spreads the long cells, which stand side by side, over all the shares. What was left out is told
-    in share 0 only.
-
-    Raises:
-        BenchError: no such share.
-    """
-    if count < 1 or not 0 <= index < count:
-        raise BenchError(f"there is no shard {index} of {count}", "shards are counted from 0")
-    cells = plan.cells[index::count]
-    kept = {cell.id for cell in cells}
-    return replace(
-        plan,
-        cells=cells,
-        left_out=plan.left_out if index == 0 else (),
-        predictions=tuple(p for p in plan.predictions if p.cell_id in kept),
-    )

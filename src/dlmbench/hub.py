@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from dlmbench.errors import BenchError
 
@@ -25,6 +26,20 @@ DOWNLOAD = "dlmbench download --config FILE"
 def page(name: str, kind: Kind) -> str:
     """The web page of a repository."""
     return f"{HOME}/{'datasets/' if kind == 'dataset' else ''}{name}"
+
+
+def cache_folder() -> Path:
+    """The library's own cache, where models lie unless another folder is named."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE)
+
+
+def is_offline() -> bool:
+    """Whether the library was told never to ask the network (HF_HUB_OFFLINE)."""
+    from huggingface_hub import constants
+
+    return bool(constants.HF_HUB_OFFLINE)
 
 
 def cache_folders(cache_dir: Path | None, kind: Kind) -> tuple[Path | None, ...]:
@@ -91,6 +106,33 @@ def prepared_datasets(name: str) -> tuple[Path, ...]:
     return (folder,) if folder.is_dir() else ()
 
 
+@dataclass(frozen=True)
+class Missing:
+    """What a repository has that the cache lacks: files, and the bytes still to come. folder: where they will go."""
+
+    files: int
+    bytes: int
+    folder: Path
+
+
+def missing(
+    name: str,
+    kind: Kind,
+    files: Sequence[str] = MODEL_FILES,
+    revision: str | None = None,
+    cache_dir: Path | None = None,
+    token: str | None = None,
+) -> Missing:
+    """Ask the hub what `fetch` would download: whole files, for a part of one is begun anew.
+
+    Raises:
+        BenchError: as `fetch`.
+    """
+    folder = cache_dir if cache_dir is not None else cache_folder()
+    todo = [f for f in _snapshot(name, kind, files, revision, cache_dir, token, dry_run=True) if f.will_download]
+    return Missing(len(todo), sum(f.file_size or 0 for f in todo), folder)
+
+
 def fetch(
     name: str,
     kind: Kind,
@@ -104,13 +146,27 @@ def fetch(
     Raises:
         BenchError: no such repository or revision, a gated one without leave, no network, no space.
     """
+    return Path(_snapshot(name, kind, files, revision, cache_dir, token, dry_run=False))
+
+
+def _snapshot(
+    name: str,
+    kind: Kind,
+    files: Sequence[str],
+    revision: str | None,
+    cache_dir: Path | None,
+    token: str | None,
+    dry_run: bool,
+) -> Any:
+    """What the library makes of a snapshot, with its errors in our words."""
     from huggingface_hub import errors, snapshot_download
 
     where = page(name, kind)
     again = "dlmbench download --config FILE --hf-token TOKEN"
-    try:
-        return Path(
-            snapshot_download(
+
+    def ask() -> Any:
+        try:
+            return snapshot_download(
                 name,
                 repo_type=kind,
                 revision=revision,
@@ -118,8 +174,13 @@ def fetch(
                 token=token,
                 allow_patterns=list(files),
                 ignore_patterns=list(REFUSED_FILES),
+                dry_run=dry_run,
             )
-        )
+        except errors.DryRunError as error:  # says that it did not work; the cause says why
+            raise error.__cause__ or error from None
+
+    try:
+        return ask()
     except errors.GatedRepoError:
         failure = BenchError(
             f"{kind} {name} is gated and this account has no access",
@@ -145,7 +206,7 @@ def fetch(
         reason = os.strerror(code) if isinstance(code, int) else f"it failed with {type(error).__name__}"
         failure = BenchError(
             f"cannot fetch {kind} {name}: {reason}",
-            f"Check network and space, then run `{DOWNLOAD}` again: it goes on where it stopped",
+            f"Check network and space, then run `{DOWNLOAD}` again: files that are whole are kept",
         )
     # Outside the handlers, so that the library's exception does not travel along as context.
     raise failure

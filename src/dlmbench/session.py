@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -104,17 +104,19 @@ def measure(
     machine: Machine = AS_FOUND,
     *,
     try_oom: bool = False,
+    whole: Plan | None = None,
 ) -> None:
     """Speed pass, then quality pass; what is on record already is not done again.
 
-    `try_oom`: also try the cells that are predicted not to fit into memory.
+    `try_oom`: also try the cells that are predicted not to fit into memory. `whole`: of which `plan` is a part; prompts
+    suit every model of the whole, so that all parts have the same ones.
 
     Raises:
         BenchError: a model that cannot be used, a folder that cannot be written, another device than `machine` says.
     """
     # What a metric lacks is to be known now, and not after hours of measuring.
     requests = settle(experiment.metrics, experiment.metric_settings)
-    setting = prepare(experiment.models, experiment.prompts, plan.cells)
+    setting = prepare(experiment.models, experiment.prompts, (whole or plan).cells)
     environment = fingerprint(setting.device)
     outlook = forecast.outlook(plan.cells, setting.architectures, environment, machine)
     with ExitStack() as stack:
@@ -131,7 +133,7 @@ def measure(
         if not try_oom:
             speed.skip(outlook.too_large)
         if not speed.is_done:
-            speed.run(sets.speed(), together=_fit_together(setting))
+            speed.run(sets.speed(), together=_fit_together(setting, {cell.model.key for cell in plan.cells}))
         score_run(plan, requests, store, lambda: pool, sets.quality, progress)
 
 
@@ -176,15 +178,15 @@ def conclude(output: Path, price_per_gpu_hour: float | None = None, quality: str
     return Outcome(summary_rows(study), answer(study), findings(run), figures, reports, priced, best)
 
 
-def _fit_together(setting: Setting) -> bool:
-    """Whether all models' weights fit at once, with half of the memory left for activations and caches."""
+def _fit_together(setting: Setting, keys: Set[str]) -> bool:
+    """Whether the weights of these models fit at once, with half of the memory left for activations and caches."""
     import psutil
     import torch
 
     on_gpu = setting.device == "cuda"
     room = torch.cuda.get_device_properties(0).total_memory if on_gpu else psutil.virtual_memory().available
     width = max(element_bytes(cell.precision) for cell in setting.cells)
-    return sum(arch.parameters for arch in setting.architectures.values()) * width <= room / 2
+    return sum(arch.parameters for key, arch in setting.architectures.items() if key in keys) * width <= room / 2
 
 
 class _Prompts:

@@ -1,8 +1,6 @@
 """The plan: which cells there are, in which order, under which names, and what is left out."""
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from dlmbench import axes, grid
 from dlmbench.errors import BenchError
@@ -91,25 +89,6 @@ def test_an_empty_plan_is_an_error():
     only_diffusion = Grid(((8, 8),), (1,), (SamplerAxes("masked_diffusion"),), ("hf",), "float32", "auto")
     with pytest.raises(BenchError, match="nothing to run in 'study': no sampler of the grid fits"):
         grid.expand(experiment(only_diffusion, models=(LLAMA,)))
-
-
-@given(
-    counts=st.integers(1, 7),
-    steps=st.lists(st.sampled_from([1, 2, 4, 8, 16, 32, 64]), min_size=1, max_size=5, unique=True),
-)
-@settings(max_examples=25, deadline=None)
-def test_shards_are_disjoint_and_together_the_plan(counts, steps):
-    plan = grid.expand(experiment(one_grid(steps=tuple(steps), block_length=(16, 64))))
-    shards = [grid.shard(plan, i, counts) for i in range(counts)]
-    assert sorted(c.id for s in shards for c in s.cells) == sorted(c.id for c in plan.cells)
-    assert max(len(s.cells) for s in shards) - min(len(s.cells) for s in shards) <= 1
-    assert sum((s.left_out for s in shards), ()) == plan.left_out
-
-
-def test_a_shard_that_is_not_there():
-    plan = grid.expand(experiment(one_grid(steps=(16,))))
-    with pytest.raises(BenchError, match="no shard 2 of 2"):
-        grid.shard(plan, 2, 2)
 
 
 def test_an_impossible_value_is_blamed_and_not_a_bystander():

@@ -188,6 +188,12 @@ def _controls(run: Run) -> Iterator[Finding]:
             yield Finding("controls_differ", "warning", None, message, hint)
 
 
+def _node_shared(run: Run) -> Iterator[Finding]:
+    if run.environment is not None and run.environment.node_shared:
+        message = "the node was shared: other jobs may have used its cores, memory and links meanwhile"
+        yield Finding("node_shared", "warning", None, message, "submit without --shared for times of an idle node")
+
+
 def _random_weights(run: Run) -> Iterator[Finding]:
     keys = sorted({c.model.key for c in all_cells(run) if c.model.weights == "random"})
     if keys:
@@ -303,6 +309,7 @@ _OF_A_CELL: tuple[Callable[[CellResult], Iterator[Finding]], ...] = (
 _OF_A_RUN: tuple[Callable[[Run], Iterator[Finding]], ...] = (
     _unmeasured,
     _controls,
+    _node_shared,
     _random_weights,
     _few_prompts,
     _tokens_differ,

@@ -13,12 +13,14 @@ import typer
 
 # isort: off
 # Imported for the commands they add, in the order in which `--help` lists them.
-from dlmbench.cli import running, reporting, comparing, planning, generating, likelihood, tasking, looking  # noqa: F401
+from dlmbench.cli import running, reporting, comparing, planning, generating, likelihood, tasking, clusters, looking  # noqa: F401
 
 # isort: on
 from dlmbench.cli._app import app
-from dlmbench.errors import BenchError
+from dlmbench.errors import BenchError, StopRequestedError
 
+# sysexits.h EX_TEMPFAIL: not done yet, try again. The job scripts queue a job again on this code alone.
+_AGAIN = 75
 # typer may carry a copy of click of its own, so its error class is taken from what it exports.
 _USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[2]
 
@@ -32,7 +34,7 @@ def _dashed(argument: str) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a command; exits with 0, or with 2 after one line on stderr, or with 130 after Ctrl-C."""
+    """Run a command; exits with 0, with 2 after one line on stderr, with 130 after Ctrl-C, with 75 after USR1."""
     given = [_dashed(a) for a in (sys.argv[1:] if arguments is None else arguments)]
     try:
         app(given, prog_name="dlmbench", standalone_mode=False)
@@ -42,6 +44,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _fail(str(getattr(error, "format_message", error.__str__)()), "See `dlmbench COMMAND --help`")
     except typer.Exit as stop:
         sys.exit(stop.exit_code)
+    except StopRequestedError:
+        sys.stderr.write("\nstopped after a repetition, as the signal asked; the same command resumes\n")
+        sys.exit(_AGAIN)
     except (KeyboardInterrupt, typer.Abort):
         sys.stderr.write("\nstopped; the same command resumes\n")
         sys.exit(130)

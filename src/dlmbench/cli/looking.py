@@ -31,13 +31,18 @@ def list_(what: Annotated[str | None, typer.Argument(help=f"one of: {', '.join(F
 
 
 @app.command()
-def doctor() -> None:
-    """Say what this machine is and whether a study may start on it."""
+def doctor(
+    config: Annotated[
+        Path | None, typer.Option("--config", "-c", help="also check the models and data of this experiment file")
+    ] = None,
+) -> None:
+    """Say what this machine is and whether a study may start on it; exits with 2 if not."""
     from dlmbench import console, diagnosis
 
+    experiment = load(config)[0] if config is not None else None
     problems = 0
-    for finding in diagnosis.examine():
-        console.say(f"{finding.state:<8} {finding.subject}: {finding.text}")
+    for finding in diagnosis.examine(experiment):
+        console.say(finding.line)
         problems += finding.state == "error"
     if problems:
         raise BenchError(f"{problems} problems stand in the way of a study", "mend what is marked error above")
@@ -63,6 +68,7 @@ def download(
         dataset_cache_dir,
         [name for item in extra_model_id or () for name in item.split(",")],
         local_files_only,
+        console.say,
     )
     for report in reports:
         console.say(report.line)

@@ -74,13 +74,14 @@ def _run(
     experiment: Experiment, plan: Plan, output_dir: Path, machine: Machine | None = None, *, try_oom: bool = False
 ) -> None:
     from dlmbench import console, session
+    from dlmbench.cluster.stopping import Stopping, resumable
     from dlmbench.forecast import AS_FOUND
 
     console.left_out(plan.left_out)
     visits = len(plan.cells) * (experiment.protocol.rounds + 1) + len(plan.scored_cells)
     title = f"{experiment.name}: {len(plan.cells)} cells into {output_dir}"
-    with console.LiveProgress(title, visits) as progress:
-        session.measure(experiment, plan, output_dir, progress, machine or AS_FOUND, try_oom=try_oom)
+    with resumable(output_dir), console.LiveProgress(title, visits) as progress, Stopping(progress) as stopping:
+        session.measure(experiment, plan, output_dir, stopping, machine or AS_FOUND, try_oom=try_oom)
     conclude(output_dir)
 
 

@@ -86,7 +86,7 @@ class GpuMeter:
                 return cls()
         return cls()
 
-    def _ask(self, question: Callable[[Any, Any], T]) -> T | None:
+    def ask(self, question: Callable[[Any, Any], T]) -> T | None:
         """The answer, or None where there is no GPU or this board does not support the question."""
         if self._handle is None:
             return None
@@ -96,7 +96,7 @@ class GpuMeter:
             return None
 
     def _counter_j(self) -> float | None:
-        return self._ask(lambda nvml, gpu: int(nvml.nvmlDeviceGetTotalEnergyConsumption(gpu)) / 1000.0)
+        return self.ask(lambda nvml, gpu: int(nvml.nvmlDeviceGetTotalEnergyConsumption(gpu)) / 1000.0)
 
     @property
     def counts_energy(self) -> bool:
@@ -115,9 +115,9 @@ class GpuMeter:
             energy_j = ended_j - started_j
         return GpuReading(
             energy_j=energy_j,
-            power_w=self._ask(lambda nvml, gpu: int(nvml.nvmlDeviceGetPowerUsage(gpu)) / 1000.0),
-            sm_clock_mhz=self._ask(lambda nvml, gpu: int(nvml.nvmlDeviceGetClockInfo(gpu, nvml.NVML_CLOCK_SM))),
-            temperature_c=self._ask(
+            power_w=self.ask(lambda nvml, gpu: int(nvml.nvmlDeviceGetPowerUsage(gpu)) / 1000.0),
+            sm_clock_mhz=self.ask(lambda nvml, gpu: int(nvml.nvmlDeviceGetClockInfo(gpu, nvml.NVML_CLOCK_SM))),
+            temperature_c=self.ask(
                 lambda nvml, gpu: int(nvml.nvmlDeviceGetTemperature(gpu, nvml.NVML_TEMPERATURE_GPU))
             ),
             throttle=self.throttle(),
@@ -126,25 +126,25 @@ class GpuMeter:
 
     def throttle(self) -> str | None:
         """What holds the SM clock back now, joined by +; "" when nothing does."""
-        bits = self._ask(lambda nvml, gpu: int(nvml.nvmlDeviceGetCurrentClocksThrottleReasons(gpu)))
+        bits = self.ask(lambda nvml, gpu: int(nvml.nvmlDeviceGetCurrentClocksThrottleReasons(gpu)))
         if bits is None:
             return None
         return "+".join(name for bit, name in _THROTTLE_BITS.items() if bits & bit)
 
     def power_cap_w(self) -> float | None:
         """The limit the board enforces."""
-        return self._ask(lambda nvml, gpu: int(nvml.nvmlDeviceGetEnforcedPowerLimit(gpu)) / 1000.0)
+        return self.ask(lambda nvml, gpu: int(nvml.nvmlDeviceGetEnforcedPowerLimit(gpu)) / 1000.0)
 
     def driver(self) -> str | None:
         """The NVIDIA driver's version."""
-        return self._ask(lambda nvml, _: str(nvml.nvmlSystemGetDriverVersion()))
+        return self.ask(lambda nvml, _: str(nvml.nvmlSystemGetDriverVersion()))
 
     def _processes(self) -> dict[int, int | None] | None:
         """Bytes of device memory by process id."""
-        compute = self._ask(lambda nvml, gpu: list(nvml.nvmlDeviceGetComputeRunningProcesses(gpu)))
+        compute = self.ask(lambda nvml, gpu: list(nvml.nvmlDeviceGetComputeRunningProcesses(gpu)))
         if compute is None:
             return None
-        graphics = self._ask(lambda nvml, gpu: list(nvml.nvmlDeviceGetGraphicsRunningProcesses(gpu))) or []
+        graphics = self.ask(lambda nvml, gpu: list(nvml.nvmlDeviceGetGraphicsRunningProcesses(gpu))) or []
         return {int(p.pid): p.usedGpuMemory for p in graphics + compute}
 
     def process_bytes(self) -> int | None:

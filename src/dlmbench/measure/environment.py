@@ -63,6 +63,11 @@ def git_commit() -> str | None:
     return f"{commit}-dirty" if changes else commit
 
 
+def _node_shared() -> bool | None:
+    """What the job script found out from the scheduler, which often cannot be asked from inside a container."""
+    return {"0": False, "1": True}.get(os.environ.get("DLMBENCH_NODE_SHARED", ""))
+
+
 def fingerprint(device_type: str) -> Environment:
     """The environment of this process on torch's current device of `device_type` (cuda or cpu).
 
@@ -103,4 +108,5 @@ def fingerprint(device_type: str) -> Environment:
         platform=platform.platform(),
         dlmbench=dlmbench.__version__,
         git_commit=git_commit(),
+        node_shared=_node_shared(),
     )

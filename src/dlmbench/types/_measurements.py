@@ -129,7 +129,10 @@ class CellResult:
 
 @dataclass(frozen=True)
 class Environment:
-    """Where a run took place. COMPARABLE names the fields that must agree within one folder."""
+    """Where a run took place. COMPARABLE names the fields that must agree within one folder.
+
+    node_shared: whether a cluster's scheduler let other jobs onto the node; None where nobody can say.
+    """
 
     device: str
     device_count: int
@@ -146,6 +149,7 @@ class Environment:
     platform: str
     dlmbench: str
     git_commit: str | None
+    node_shared: bool | None = None
 
     COMPARABLE = ("device", "driver", "torch", "transformers", "cpu_threads")
 

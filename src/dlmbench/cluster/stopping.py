@@ -1,0 +1,89 @@
+"""Stopping in good order: after a signal the repetition under way is finished and recorded, then the run ends.
+
+SLURM sends USR1 some time before it kills a job. What is on record by then is kept, and the job asks to be queued
+again. Whether anything got done decides if that makes sense: a limit too short for one repetition would queue for ever.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType, TracebackType
+
+from dlmbench.errors import BenchError, StopRequestedError
+from dlmbench.store import GENERATIONS, RECORDS, TEXT_SCORES
+from dlmbench.store.journal import read_lines
+from dlmbench.types import Cell, Progress
+
+
+class Stopping:
+    """Progress handed on to `inner`; raises `StopRequestedError` at the first safe place after USR1."""
+
+    def __init__(self, inner: Progress) -> None:
+        self._inner = inner
+        self._asked = False
+
+    def __enter__(self) -> Stopping:
+        self._before = signal.signal(signal.SIGUSR1, self._on_signal)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        signal.signal(signal.SIGUSR1, self._before)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self._asked = True
+
+    def _stop_if_asked(self) -> None:
+        if self._asked:
+            raise StopRequestedError
+
+    def cell(self, cell: Cell, doing: str) -> None:
+        """A cell is about to be worked on."""
+        self._stop_if_asked()
+        self._inner.cell(cell, doing)
+
+    def repetition(self, cell: Cell, latency_s: float) -> None:
+        """A repetition is on record."""
+        self._inner.repetition(cell, latency_s)
+        self._stop_if_asked()
+
+    def left(self, seconds: float | None, unknown_cells: int) -> None:
+        """How long the speed pass should still take."""
+        self._inner.left(seconds, unknown_cells)
+
+    def failed(self, cell: Cell, reason: str) -> None:
+        """A cell could not be measured or scored."""
+        self._inner.failed(cell, reason)
+
+
+@contextmanager
+def resumable(folder: Path) -> Iterator[None]:
+    """Around a run into `folder` that may be asked to stop.
+
+    Raises:
+        StopRequestedError: it was, and has advanced: the same command goes on from there.
+        BenchError: it was before anything was done; the next time would be no different.
+    """
+    before = _work_done(folder)
+    try:
+        yield
+    except StopRequestedError:
+        if _work_done(folder) > before:
+            raise
+        failure = BenchError(
+            f"asked to stop before one repetition was on record in {folder}",
+            "Give the job more time: loading the models and warming up take theirs each time",
+        )
+    else:
+        return
+    raise failure
+
+
+def _work_done(folder: Path) -> int:
+    """Records of measurements that a resumed run does not make again: all but warm-ups."""
+    count = 0
+    for name in (RECORDS, GENERATIONS, TEXT_SCORES):
+        count += sum("cell_id" in v and not v.get("is_warmup") for _, v in read_lines(folder / name))
+    return count

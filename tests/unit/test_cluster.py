@@ -1,0 +1,418 @@
+"""A study in shards: nothing lost, nothing twice, nothing mixed; all of it without a cluster."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import random
+import shutil
+import signal
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+from tests.unit.synthetic_run import ENVIRONMENT, sample, target_cell
+from tests.unit.test_cli import fails, run
+
+from dlmbench import config, grid
+from dlmbench.cluster import finishing, progress, queueing, submission, task
+from dlmbench.cluster.shards import balance, setting_of
+from dlmbench.cluster.stopping import Stopping, resumable
+from dlmbench.cluster.submission import Resources
+from dlmbench.errors import BenchError, StopRequestedError
+from dlmbench.roofline import hardware
+from dlmbench.store import Store, read_run
+from dlmbench.types import CellStatus, Plan, Sample, StoredGeneration, TextScore
+
+CONFIG = """
+name: small
+models:
+  ar: {family: llama, source: "embedded:ar"}
+  llada: {family: llada, source: "embedded:llada"}
+grid:
+  lengths: {prompt_tokens: 24, new_tokens: 16}
+  batch_size: [1, 2]
+  precision: float32
+  attention: auto
+  samplers:
+    autoregressive: {}
+    masked_diffusion: {steps: [2, 4, 8]}
+prompts: {source: tiny, count: 4}
+metrics: [distinct_1]
+"""
+
+
+@pytest.fixture
+def submitted(tmp_path, monkeypatch):
+    """A run of 8 cells in 4 shards that looks submitted; nothing is queued."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SLURM_CONF", str(tmp_path / "nowhere"))
+    (tmp_path / "small.yaml").write_text(CONFIG)
+    experiment = config.load(tmp_path / "small.yaml")
+    made = queueing.propose(
+        experiment, grid.expand(experiment), tmp_path / "run", 4, hardware.find("h200"), Resources(gres="")
+    )
+    made.folder.mkdir()
+    made.save()
+    return made
+
+
+def fill(made, index, *, environment=ENVIRONMENT, cells=None, end=True):
+    """Records of a shard as a task leaves them: three repetitions a cell, a text, a score."""
+    folder = made.shard_folder(index)
+    part = made.part(made.plan(), index)
+    with Store.open(folder, environment, made.experiment.name) as store:
+        (folder / "experiment.json").write_text(json.dumps(asdict(made.experiment)))
+        store.add_plan(part)
+        for cell in part.cells[:cells]:
+            for number in range(3):
+                store.append(sample(cell, number, 0.1))
+            store.add_generations([StoredGeneration(cell.id, 0, "h", (1,), "a", 4, None, 1)])
+            if cell in part.scored_cells:
+                store.add_text_scores([TextScore(cell.id, "distinct_1", 0, 1.0, 2.0)])
+            store.append(CellStatus(cell.id, "ok"))
+    if end and cells is None:
+        progress.mark_ended(folder)
+    return folder
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in sorted(folder.iterdir()) if p.is_file()}
+
+
+# ---------------------------------------------------------------- shards
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7, 50])
+def test_shards_are_the_plan_cut_into_parts_and_never_far_from_even(count):
+    draw = random.Random(count)
+    plan = Plan(tuple(target_cell(steps, batch_size=b) for steps in range(1, 31) for b in (1, 4)))
+    seconds = {cell.id: draw.lognormvariate(0, 1.5) for cell in plan.cells}
+    shards = balance(plan, count, seconds)
+    dealt = [i for s in shards for i in s.cell_ids]
+    assert sorted(dealt) == sorted(c.id for c in plan.cells)
+    assert len(shards) == min(count, 30)
+    times = [s.predicted_s for s in shards]
+    assert times == sorted(times, reverse=True), "the longest starts first"
+    assert times == pytest.approx([sum(seconds[i] for i in s.cell_ids) for s in shards])
+    groups = [sum(seconds[c.id] for c in plan.cells if c.steps == steps) for steps in range(1, 31)]
+    assert times[0] <= sum(groups) / len(shards) + max(groups), "what list scheduling guarantees"
+    assert balance(plan, count, seconds) == shards
+
+
+def test_cells_that_differ_in_batch_size_stay_together_so_that_texts_are_scored_once():
+    plan = Plan(tuple(target_cell(steps, batch_size=b) for b in (1, 2, 8) for steps in (4, 8, 16)))
+    for s in balance(plan, 2, {}):
+        keys = {c.quality_key for c in plan.cells if c.id in s.cell_ids}
+        assert len(s.cell_ids) == 3 * len(keys)
+        assert s.predicted_s is None
+
+
+def test_a_model_that_is_slow_to_load_is_not_loaded_in_every_shard():
+    plan = Plan(tuple(target_cell(s, model=replace(target_cell(1).model, key=k)) for k in "ab" for s in range(1, 9)))
+    seconds = {cell.id: 1.0 for cell in plan.cells}
+    load_s = {setting_of(cell): 100.0 for cell in plan.cells}
+    for s in balance(plan, 2, seconds, load_s):
+        assert len({c.model.key for c in plan.cells if c.id in s.cell_ids}) == 1
+        assert s.predicted_s == 108.0
+    (only,) = balance(plan, 1, seconds, load_s)
+    assert only.predicted_s == 216.0
+    free = balance(plan, 2, seconds)
+    assert all(len({c.model.key for c in plan.cells if c.id in s.cell_ids}) == 2 for s in free), "side by side"
+
+
+def test_no_shard_loads_one_model_in_two_ways_while_that_can_be_avoided():
+    cells = [replace(target_cell(s), precision=p) for s in range(1, 9) for p in ("float32", "bfloat16")]
+    for count in (2, 3, 5):
+        for s in balance(Plan(tuple(cells)), count, {}):
+            assert len({c.precision for c in cells if c.id in s.cell_ids}) == 1
+
+
+def test_a_submission_is_read_back_as_it_was(submitted):
+    read = submission.load(submitted.folder)
+    assert read == submitted
+    assert read.plan().cells == submitted.plan().cells
+    parts = [read.part(read.plan(), i) for i in range(4)]
+    assert sorted(c.id for p in parts for c in p.cells) == sorted(c.id for c in read.plan().cells)
+    with pytest.raises(BenchError, match="no shard 4"):
+        read.part(read.plan(), 4)
+
+
+def test_an_experiment_that_has_changed_since_is_refused(submitted):
+    grids = (replace(submitted.experiment.grids[0], batch_sizes=(1,)),)
+    with pytest.raises(BenchError, match="other cells now"):
+        replace(submitted, experiment=replace(submitted.experiment, grids=grids)).plan()
+    other = replace(submitted, experiment=replace(submitted.experiment, seed=1))
+    with pytest.raises(BenchError, match=r"another experiment.*--resume"):
+        queueing.agree(submitted, other)
+    with pytest.raises(BenchError, match="4 shards, not 3"):
+        queueing.agree(submitted, replace(submitted, shards=submitted.shards[:3]))
+
+
+# ---------------------------------------------------------------- merging
+
+
+def test_a_merge_has_every_cell_once_and_is_idempotent(submitted):
+    for index in range(4):
+        fill(submitted, index)
+    merged = finishing.merge_submitted(submitted.folder)
+    assert (merged.shards, merged.cells, merged.repetitions, merged.gaps) == (4, 8, 24, ())
+    result = read_run(submitted.folder)
+    assert [c.id for c in result.cells] == [c.id for c in submitted.plan().cells], "in the order of the plan"
+    assert all(r.status == "ok" and len(r.timed) == 3 for r in result.results)
+    assert {s.cell_id for s in result.scores} == {c.id for c in submitted.plan().scored_cells}
+    assert {s.value for s in result.scores} == {0.5}
+    with (submitted.folder / "raw_metrics.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == 24
+    before = files(submitted.folder)
+    finishing.merge_submitted(submitted.folder)
+    assert files(submitted.folder) == before
+
+
+def test_metrics_added_to_the_merged_run_survive_another_merge(submitted):
+    for index in range(4):
+        fill(submitted, index)
+    finishing.merge_submitted(submitted.folder)
+    added = TextScore(submitted.plan().cells[0].id, "repetition", 0, 0.0, 1.0)
+    with Store.open(submitted.folder, ENVIRONMENT, "small") as store:
+        store.add_text_scores([added])
+    finishing.merge_submitted(submitted.folder)
+    assert added in read_run(submitted.folder).text_scores
+
+
+def test_gaps_are_named_with_the_command_that_fills_them(submitted):
+    fill(submitted, 0)
+    fill(submitted, 1, cells=1)
+    fill(submitted, 2, end=False)
+    with pytest.raises(BenchError) as caught:
+        finishing.merge_submitted(submitted.folder)
+    assert "shard 1 lacks 1 cells" in caught.value.message
+    assert "shard 2 has not ended" in caught.value.message
+    assert "shard 3 lacks 2 cells" in caught.value.message
+    assert f"dlmbench submit --resume {submitted.folder}" in caught.value.hint
+    assert not (submitted.folder / "records.jsonl").exists(), "nothing is written before all checks have passed"
+    partial = finishing.merge_submitted(submitted.folder, partial=True)
+    assert (len(partial.gaps), partial.cells, partial.repetitions) == (3, 8, 15)
+    fill(submitted, 3)
+    shutil.rmtree(submitted.shard_folder(1))
+    fill(submitted, 1)
+    progress.mark_ended(submitted.shard_folder(2))
+    assert finishing.merge_submitted(submitted.folder).repetitions == 24, "a partial merge is replaced by a whole one"
+
+
+def test_mixed_environments_are_refused_with_every_field_that_differs(submitted):
+    for index in range(3):
+        fill(submitted, index)
+    fill(submitted, 3, environment=replace(ENVIRONMENT, device="NVIDIA A6000", driver="1.2", host="elsewhere"))
+    with pytest.raises(BenchError) as caught:
+        finishing.merge_submitted(submitted.folder)
+    assert "device: 'cpu' in 000 001 002, 'NVIDIA A6000' in 003" in caught.value.message
+    assert "driver: None in 000 001 002, '1.2' in 003" in caught.value.message
+    assert "host" not in caught.value.message
+
+
+def test_a_cell_measured_twice_is_refused_and_a_copy_is_not(submitted, tmp_path):
+    folders = [fill(submitted, index) for index in range(4)]
+    shutil.copytree(folders[1], tmp_path / "copy")
+    merged = finishing.merge_folders(tmp_path / "all", [*folders, tmp_path / "copy"])
+    assert (merged.cells, merged.repetitions) == (8, 24)
+    lines = (tmp_path / "copy" / "records.jsonl").read_text().replace('"latency_s": 0.1', '"latency_s": 0.2')
+    (tmp_path / "copy" / "records.jsonl").write_text(lines)
+    with pytest.raises(BenchError, match=r"measured twice: in .*001 and in .*copy"):
+        finishing.merge_folders(tmp_path / "again", [*folders, tmp_path / "copy"])
+
+
+def test_what_does_not_belong_together_is_refused(submitted, tmp_path):
+    folders = [fill(submitted, index) for index in range(4)]
+    with pytest.raises(BenchError, match="holds no run"):
+        finishing.merge_folders(tmp_path / "out", [tmp_path / "nothing"])
+    # A run of its own in the folder to be filled is never overwritten.
+    own = replace(sample(submitted.plan().cells[0], 0, 0.7), process_id=99)
+    with Store.open(submitted.folder, ENVIRONMENT, "small") as store:
+        store.add_plan(submitted.plan())
+        store.append(own)
+    before = files(submitted.folder)
+    with pytest.raises(BenchError, match="a repetition that is in no shard"):
+        finishing.merge_submitted(submitted.folder)
+    assert files(submitted.folder)["records.jsonl"] == before["records.jsonl"]
+    other = asdict(submitted.experiment) | {"seed": 7}
+    (folders[2] / "experiment.json").write_text(json.dumps(other))
+    with pytest.raises(BenchError, match="different experiments: 000 and 002"):
+        finishing.merge_folders(tmp_path / "out", folders)
+
+
+def test_a_shared_node_is_a_finding_of_the_whole_run(submitted):
+    from dlmbench.analysis.checks import findings
+
+    for index in range(4):
+        fill(submitted, index, environment=replace(ENVIRONMENT, node_shared=index == 2))
+    finishing.merge_submitted(submitted.folder)
+    result = read_run(submitted.folder)
+    assert result.environment.node_shared is True
+    assert [f.code for f in findings(result) if f.code == "node_shared"] == ["node_shared"]
+    alone = replace(result, environment=replace(ENVIRONMENT, node_shared=False))
+    assert "node_shared" not in {f.code for f in findings(alone)}
+
+
+@pytest.mark.parametrize(("said", "known"), [("0", False), ("1", True), ("", None)])
+def test_whether_the_node_is_shared_comes_from_the_job_script(monkeypatch, said, known):
+    from dlmbench.measure.environment import fingerprint
+
+    monkeypatch.setenv("DLMBENCH_NODE_SHARED", said)
+    assert fingerprint("cpu").node_shared is known
+
+
+# ---------------------------------------------------------------- tasks
+
+
+def test_the_first_task_decides_on_the_environment_and_others_must_agree(tmp_path):
+    task.claim(tmp_path, ENVIRONMENT)
+    task.claim(tmp_path, replace(ENVIRONMENT, host="elsewhere"))
+    with pytest.raises(BenchError) as caught:
+        task.claim(tmp_path, replace(ENVIRONMENT, device="NVIDIA A6000"))
+    assert "device: 'cpu' there, 'NVIDIA A6000' here" in caught.value.message
+    assert "--gres gpu:a100:1" in caught.value.hint
+    assert [p.name for p in (tmp_path / "shards").iterdir()] == ["environment.json"]
+
+
+def test_a_task_that_asked_for_a_gpu_does_not_measure_on_the_cpu(submitted):
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    wants = replace(submitted, resources=Resources(gres="gpu:1"))
+    with pytest.raises(BenchError, match="torch sees no GPU"):
+        task.run_shard(wants, wants.plan(), 0, Quiet())
+    assert not (submitted.folder / "shards").exists()
+
+
+class Quiet:
+    """Nobody watches."""
+
+    def __init__(self, at=None):
+        self.at, self.count = at, 0
+
+    def cell(self, cell, doing):
+        pass
+
+    def repetition(self, cell, latency_s):
+        self.count += 1
+        if self.count == self.at:
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+    def failed(self, cell, reason):
+        pass
+
+
+def test_usr1_ends_a_run_after_a_whole_repetition_and_the_next_start_goes_on(submitted):
+    part = submitted.part(submitted.plan(), 3)
+    folder = submitted.shard_folder(3)
+    with pytest.raises(StopRequestedError), resumable(folder), Stopping(Quiet(at=4)) as stopping:
+        task.run_shard(submitted, submitted.plan(), 3, stopping)
+    assert signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL
+    before = [line for line in (folder / "records.jsonl").read_text().splitlines() if '"sample"' in line]
+    assert len(before) == 4
+    with resumable(folder), Stopping(Quiet()) as stopping:
+        task.run_shard(submitted, submitted.plan(), 3, stopping)
+    after = [line for line in (folder / "records.jsonl").read_text().splitlines() if '"sample"' in line]
+    assert after[:4] == before
+    found = read_run(folder)
+    assert {r.cell.id for r in found.results if r.status == "ok"} == {c.id for c in part.cells}
+    assert {s.cell_id for s in found.text_scores} == {c.id for c in part.scored_cells}
+    assert (folder / "ended").is_file()
+
+
+def test_a_limit_too_short_for_one_timed_repetition_is_an_error_and_not_another_try(tmp_path):
+    cell = target_cell(4)
+
+    def begin(is_warmup):
+        with Store.open(tmp_path, ENVIRONMENT, "s") as store, Stopping(Quiet(at=1)) as stopping:
+            store.add_plan(Plan((cell,)))
+            known: tuple[Sample, ...] = store.samples(cell.id)
+            store.append(replace(sample(cell, len(known), 0.1), is_warmup=is_warmup))
+            stopping.repetition(cell, 0.1)
+
+    with pytest.raises(BenchError, match="asked to stop before one repetition"), resumable(tmp_path):
+        begin(is_warmup=True)
+    with pytest.raises(StopRequestedError), resumable(tmp_path):
+        begin(is_warmup=False)
+
+
+# ---------------------------------------------------------------- how far it is
+
+
+def test_progress_is_read_from_the_records(submitted):
+    fill(submitted, 0)
+    fill(submitted, 1, cells=1)
+    shards = progress.examine(submitted)
+    assert [(s.cells, s.ended, s.failed, s.is_complete) for s in shards] == [
+        (2, 2, 0, True),
+        (2, 1, 0, False),
+        (2, 0, 0, False),
+        (2, 0, 0, False),
+    ]
+    assert [round(s.measured_s, 9) for s in shards] == [0.6, 0.3, 0, 0]
+    # Three cells have ended, each after 0.3 s; what is left takes as many times its prediction as they did.
+    ended = [*submitted.shards[0].cell_ids, submitted.part(submitted.plan(), 1).cells[0].id]
+    ratio = 0.9 / sum(submitted.predicted[i] for i in ended)
+    assert shards[0].left_s == 0
+    for index in (2, 3):
+        expected = sum(submitted.predicted[i] for i in submitted.shards[index].cell_ids)
+        assert shards[index].left_s == pytest.approx(ratio * expected)
+    unknown = replace(submitted, predicted={})
+    assert progress.examine(unknown)[3].left_s is None
+
+
+def test_status_needs_no_slurm(submitted, capsys):
+    fill(submitted, 0)
+    made = replace(submitted, jobs=(submission.Job("12", (0, 1, 2, 3)), submission.Job("13")))
+    made.save()
+    code, out, err = run(capsys, "status", submitted.folder)
+    assert code == 0
+    assert "2 of 8 cells have ended, 0 of them failed." in out
+    assert "the queue could not be asked" in err
+    fails(capsys, "status", submitted.folder.parent, says="was not submitted ... dlmbench submit")
+
+
+def test_a_dry_run_shows_everything_and_leaves_nothing(submitted, capsys):
+    code, out, err = run(
+        capsys, "submit", "--config", "small.yaml", "--output_dir", "new", "--shards", 3, "--partition", "gpu",
+        "--gres", "gpu:a100:1", "--time", "2:00:00", "--account", "lab", "--sbatch=--mem=64G", "--dry-run",
+    )  # fmt: skip
+    assert code == 0, err
+    array, last = out.splitlines()
+    for option in (
+        "--array=0,1,2", "--partition=gpu", "--gres=gpu:a100:1", "--time=2:00:00", "--account=lab", "--mem=64G",
+        "--signal=B:USR1@180", "--requeue", "--exclusive",
+    ):  # fmt: skip
+        assert option in array.split()
+    assert "--exclusive" not in last
+    assert "--dependency=afterany:ARRAY_JOB" in last.split()
+    assert "A100" in err
+    assert not Path("new").exists()
+    assert not Path("logs").exists()
+
+
+def test_submitting_where_there_is_no_slurm_says_so(submitted, capsys, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    given = ["submit", "--config", "small.yaml", "--output_dir", "new", "--gres", "none"]
+    fails(capsys, *given, says="sbatch is not on this machine ... dlmbench run")
+    fails(capsys, "submit", "--resume", "nowhere", says="nowhere was not submitted")
+    fails(capsys, *given, "--shards", 0, says="--shards")
+    monkeypatch.setenv("DLMBENCH_HOME", "/nowhere")
+    fails(capsys, *given, says="there is no /nowhere/jobs/benchmark_array.sbatch ... checkout")
+
+
+def test_a_token_never_reaches_a_job(monkeypatch, tmp_path):
+    from dlmbench.cluster import slurm
+
+    command = tmp_path / "show"
+    command.write_text("#!/bin/sh\n/usr/bin/env\n")
+    command.chmod(0o755)
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    monkeypatch.setenv("HF_HOME", "/models")
+    shown = slurm.ask([str(command)], slurm.job_environment({"DLMBENCH_HOME": "/x"}))
+    assert "hf_secret" not in shown
+    assert "HF_HOME=/models" in shown
+    assert "DLMBENCH_HOME=/x" in shown

@@ -1,0 +1,104 @@
+"""The doctor: what each state of a machine is called, what to do about it, and when a study may not start."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tests.unit.test_cli import run
+
+from dlmbench import diagnosis
+from dlmbench.measure.condition import GpuCondition, condition_of, devices_seen_by_the_driver
+from dlmbench.measure.energy import GpuMeter
+
+ROOT = Path(__file__).parents[2]
+SOUND = GpuCondition(
+    is_persistent=True, has_ecc=True, ecc_errors=0, sm_clock_mhz=1410, max_sm_clock_mhz=1410, throttle="",
+    compute_mode="default", is_divided=False, power_cap_w=400.0, default_power_cap_w=400.0, other_processes=0,
+    counts_energy=True,
+)  # fmt: skip
+
+
+def found(condition):
+    return {e.subject: e for e in diagnosis.of_condition(condition)}
+
+
+def test_a_sound_gpu_is_ok_in_every_respect():
+    examined = found(SOUND)
+    assert set(examined) == {"exclusivity", "clocks", "persistence", "ECC", "power"}
+    assert {e.state for e in examined.values()} == {"ok"}
+    assert not any(e.remedy for e in examined.values())
+
+
+@pytest.mark.parametrize(
+    ("changes", "subject", "state", "says"),
+    [
+        ({"other_processes": 2}, "exclusivity", "warning", "2 other processes"),
+        ({"other_processes": None}, "exclusivity", "ok", "cannot be told"),
+        ({"compute_mode": "prohibited"}, "compute mode", "error", "nvidia-smi -c DEFAULT"),
+        ({"is_divided": True}, "MIG", "warning", "a slice is measured"),
+        ({"throttle": "hw_thermal"}, "clocks", "warning", "held back by hw_thermal"),
+        ({"is_persistent": False}, "persistence", "warning", "nvidia-smi -pm 1"),
+        ({"ecc_errors": 3}, "ECC", "warning", "3 uncorrected errors"),
+        ({"has_ecc": False, "ecc_errors": None}, "ECC", "ok", "off"),
+        ({"power_cap_w": 250.0}, "power", "warning", "below the default 400 W"),
+        ({"counts_energy": False}, "energy", "warning", "Joules will be unknown"),
+    ],
+)
+def test_what_is_wrong_with_a_gpu_is_named_with_a_remedy(changes, subject, state, says):
+    examined = found(replace(SOUND, **changes))[subject]
+    assert examined.state == state
+    assert says in examined.line
+    assert bool(examined.remedy) == (state != "ok")
+
+
+def test_a_gpu_that_tells_nothing_raises_no_alarm():
+    silent = condition_of(GpuMeter())
+    assert silent == GpuCondition(*[None] * 11, counts_energy=False)
+    assert {e.subject for e in diagnosis.of_condition(silent) if e.state == "warning"} == {"energy"}
+    assert devices_seen_by_the_driver() >= 0
+
+
+def test_this_machine(capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SLURM_CONF", str(tmp_path / "none"))
+    code, out, err = run(capsys, "doctor", "--config", ROOT / "config" / "experiments_tiny.yaml")
+    assert code == 0, err
+    assert out == ""
+    subjects = {line[9:].partition(":")[0] for line in err.splitlines()}
+    assert {"python", "packages", "device", "memory", "cores", "disk", "caches", "SLURM", "model embedded"} <= subjects
+    assert {line[:8].strip() for line in err.splitlines()} <= {"ok", "warning"}
+    for line in err.splitlines():
+        if line.startswith("warning"):
+            assert line.count(". ") >= 1 or "(" in line, f"a warning without a remedy: {line}"
+
+
+def test_what_stands_in_the_way_decides_the_exit_code(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    code, _, err = run(capsys, "doctor", "--config", ROOT / "config" / "experiments.yaml")
+    assert code == 2
+    assert "error    model GSAI-ML/LLaDA-8B-Base: it is not in the cache" in err
+    assert "3 problems stand in the way of a study" in err
+
+
+def test_a_package_of_another_version_is_an_error(monkeypatch):
+    real = diagnosis.metadata.version
+    monkeypatch.setattr(diagnosis.metadata, "version", lambda name: "1.0" if name == "transformers" else real(name))
+    wrong = [e for e in diagnosis._versions() if e.state == "error"]
+    assert [e.subject for e in wrong] == ["packages"]
+    assert "transformers 1.0, needed" in wrong[0].text
+    assert "make setup" in wrong[0].remedy
+
+
+def test_a_job_knows_whether_its_node_is_shared(monkeypatch, tmp_path):
+    if not diagnosis.slurm.is_there():
+        pytest.skip("SLURM's commands are not here")
+    monkeypatch.setenv("SLURM_CONF", str(tmp_path / "none"))
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv("DLMBENCH_NODE_SHARED", "1")
+    examined = {e.subject: e for e in diagnosis._cluster()}
+    assert examined["SLURM"].state == "warning"
+    assert "shares it" in examined["node"].text
+    monkeypatch.setenv("DLMBENCH_NODE_SHARED", "0")
+    assert {e.subject: e.state for e in diagnosis._cluster()}["node"] == "ok"
