@@ -15,8 +15,10 @@ from dlmbench.types import Architecture, Cell
 # What libraries keep beside the tensors: the intercept of the official code's peak on an H200 (14.97 GiB) less its
 # weights; cuBLAS' workspace on that GPU alone is 32 MiB.
 WORKSPACE_BYTES = 43_000_000
-# The native engine's head works through its positions in pieces of at most this many bytes of logits.
+# The native engine: its head works through positions in pieces of at most so many bytes of logits, of which two are
+# there at a time; its feed-forward through so many positions at a time.
 CHUNK_BYTES = 2**28
+CHUNK_ROWS = 16384
 _OFFICIAL_COPIES = 3
 
 
@@ -52,9 +54,25 @@ def split(cell: Cell, arch: Architecture) -> MemorySplit:
         cache=int(rows * cached) * work.cache_bytes_per_token(arch, cell.precision),
         logits=max((_logit_bytes(f, cell, arch) for f in kinds), default=0),
         hidden=tokens * arch.hidden_size * e,
-        activations=tokens * (3 * arch.intermediate_size + 5 * arch.hidden_size) * e
+        activations=(_activations(cell, arch, tokens) - _grown_later(cell, arch, tokens)) * e
         + max((_score_bytes(f, cell, arch) for f in kinds), default=0),
     )
+
+
+def _grown_later(cell: Cell, arch: Architecture, tokens: int) -> int:
+    """Elements of a growing cache that are not there yet while a prompt's activations are; `cache` counts them."""
+    if cell.sampler != "autoregressive" or cell.engine == "native":
+        return 0
+    grown = cell.batch_size * max(cell.new_tokens - 1, 0) * 2 * arch.layers * arch.kv_heads * arch.head_size
+    return min(grown, _activations(cell, arch, tokens))
+
+
+def _activations(cell: Cell, arch: Architecture, tokens: int) -> int:
+    """Elements alive inside a layer: around the feed-forward, or, where that is done in turns, around attention."""
+    d, f = arch.hidden_size, arch.intermediate_size
+    if cell.engine == "native":
+        return max(9 * d * tokens, d * tokens + (3 * f + 2 * d) * min(tokens, CHUNK_ROWS))
+    return tokens * (3 * f + 5 * d)
 
 
 def _logit_bytes(forward: work.Forward, cell: Cell, arch: Architecture) -> int:
@@ -68,7 +86,10 @@ def _logit_bytes(forward: work.Forward, cell: Cell, arch: Architecture) -> int:
     if float(cell.knob("cfg_scale") or 0) > 0:
         copies += chosen * 2 * e
     total = evaluated * e + copies
-    return min(total, CHUNK_BYTES) if cell.engine == "native" else total
+    if cell.engine == "native":
+        return min(evaluated * e, 2 * CHUNK_BYTES)  # read by fused kernels, so that nothing is copied
+    # torch's softmax copies what is not contiguous: a block of several rows' canvases, unless it is converted anyway.
+    return total + (chosen * e if cell.batch_size > 1 and c == e else 0)
 
 
 def _score_bytes(forward: work.Forward, cell: Cell, arch: Architecture) -> int:
