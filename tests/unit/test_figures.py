@@ -18,12 +18,16 @@ from dlmbench.figures._write import render, write_all
 from dlmbench.types import CommitOrder
 
 PROMISED = (
+    "energy_per_token",
     "latency_vs_steps",
+    "measured_vs_roofline",
     "memory_heatmap",
     "pareto_frontier",
     "quality_vs_steps",
+    "throughput_at_equal_memory",
     "throughput_by_batch_size",
     "throughput_vs_batch_size",
+    "time_to_text",
 )
 NAMES = registry.names("figures")
 RUN = tiny_run(batches=(1, 4), blocks=(None,), steps=(4, 16, 64), repetitions=12)
@@ -79,6 +83,20 @@ def test_quality_points_appear_once_for_all_batch_sizes():
     values = likelihood[likelihood["kind"] == "curve"]["value"].tolist()
     assert values == [p.quality_in("likelihood").value for p in STUDY.curves[0].points]
     assert likelihood[likelihood["kind"] == "parity"]["note"].tolist() == ["not reached"]
+
+
+def test_parity_has_an_interval_over_resamples_of_the_prompts():
+    clear = tiny_run(batches=(1,), blocks=(None,), steps=(4, 16, 64), nats={None: {4: 2.0, 16: 0.8, 64: 0.8}})
+    close = tiny_run(batches=(1,), blocks=(None,), steps=(4, 16, 64), nats={None: {4: 2.0, 16: 0.905, 64: 0.8}})
+    rows = []
+    for run in (clear, close):
+        frame = figure("quality_vs_steps").points(run, analyse(run, draws=500))
+        rows.append(frame[(frame["kind"] == "parity") & (frame["metric"] == "likelihood")].iloc[0])
+    sure, unsure = rows
+    assert (sure["steps"], sure["steps_low"], sure["steps_high"], sure["share_reached"]) == (16, 16, 16, 1)
+    assert sure["note"] == "K = 16 (16 to 16)"
+    # At 16 steps the gap is a few standard errors of the mean: some resamples of the prompts ask for 64.
+    assert (unsure["steps_low"], unsure["steps_high"]) == (16, 64)
 
 
 def test_pareto_points_are_oriented_and_the_front_is_right():

@@ -134,29 +134,30 @@ def draw(frame: pd.DataFrame, figure: Figure) -> None:
     """One panel for each (prompt, new tokens); colour is batch size, marker and line style the sampler's settings."""
     if why := why_missing(frame):
         return _style.not_measured(figure, why)
-    curves, ticks, names = _placed(frame)
     series, batches = list(dict.fromkeys(frame[frame["kind"] != "baseline"]["series"])), _batches(frame)
     for axes, (prompt, new) in zip(_style.panels(figure, len(shapes(frame)), 2.8), shapes(frame), strict=True):
         here = rows_of(frame, prompt_tokens=prompt, new_tokens=new)
+        curves, ticks, names = _placed(here)
         for j, batch in enumerate(batches):
             hue = _style.colour(j)
             for r in each(here, kind="baseline", batch_size=batch):
                 _style.band(axes, r.j_per_token, r.j_per_token_low, r.j_per_token_high, color=hue, linestyle="--")
             for i, name in enumerate(series):
-                own = rows_of(curves, series=name, batch_size=batch, prompt_tokens=prompt, new_tokens=new)
+                own = rows_of(curves, series=name, batch_size=batch)
                 if len(own):
                     _style.with_intervals(axes, own, "place", "j_per_token", **_style.look(i, hue))
                     axes.plot(own["place"], own["net_j_per_token"], linestyle="none", color=hue, **_NET)
         _style.log2_axis(axes, ticks)
         axes.set_xticks(ticks, names)
-        _style.log_axis(axes, [*here["j_per_token"].dropna(), *here["net_j_per_token"].dropna()])
+        columns = ("j_per_token", "j_per_token_high", "net_j_per_token")
+        _style.log_axis(axes, [v for c in columns for v in here[c].dropna()])
         axes.set(title=_page.shape_title(prompt, new), xlabel=_X, ylabel=f"energy [J/{_tokens(here)} token]")
     handles = [_style.key(f"batch {b}", color=_style.colour(j)) for j, b in enumerate(batches)]
     handles += [_style.key(name, **_style.look(i, "grey")) for i, name in enumerate(series)]
     dashed: dict[str, Any] = {"color": "grey", "linestyle": "--"}
     for name in dict.fromkeys(rows_of(frame, kind="baseline")["series"]):
         handles.append(_style.key(f"{name} (autoregressive)", **dashed))
-    if curves["net_j_per_token"].notna().any():
+    if frame[frame["kind"] != "baseline"]["net_j_per_token"].notna().any():
         handles.append(_style.key("net of idle power", color="grey", linestyle="none", **_NET))
     _style.legend_below(figure, handles, columns=3)
     _style.stamp(figure, frame)
@@ -171,12 +172,12 @@ def interactive(frame: pd.DataFrame) -> _page.Figure:
     """The same for the page; net energy stands in the hover texts."""
     if why := why_missing(frame):
         return _page.not_measured(why)
-    curves, ticks, names = _placed(frame)
     series, batches = list(dict.fromkeys(frame[frame["kind"] != "baseline"]["series"])), _batches(frame)
     titles = [_page.shape_title(*s) for s in shapes(frame)]
     chart = _page.Chart(titles, _X, f"energy [J/{_tokens(frame)} token]")
     for panel, (prompt, new) in enumerate(shapes(frame)):
         here = rows_of(frame, prompt_tokens=prompt, new_tokens=new)
+        curves, ticks, names = _placed(here)
         for j, batch in enumerate(batches):
             hue = _page.colour(j)
             for r in each(here, kind="baseline", batch_size=batch):
@@ -184,7 +185,7 @@ def interactive(frame: pd.DataFrame) -> _page.Figure:
                 span, ends = (ticks[0], ticks[-1]), (r.j_per_token_low, r.j_per_token_high)
                 chart.band(panel, span, r.j_per_token, *ends, shown, hue, _hover(r))
             for i, name in enumerate(series):
-                own = rows_of(curves, series=name, batch_size=batch, prompt_tokens=prompt, new_tokens=new)
+                own = rows_of(curves, series=name, batch_size=batch)
                 if len(own):
                     shown = f"{name}, batch {batch}"
                     chart.line(panel, own, "place", "j_per_token", shown, _page.look(i, hue), _hover)

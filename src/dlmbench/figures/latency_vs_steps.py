@@ -132,7 +132,7 @@ def draw(frame: pd.DataFrame, figure: Figure) -> None:
                 at = (r.steps, r.latency_s)
                 axes.annotate(f"k* = {r.steps:.1f}", at, (7, -11), textcoords="offset points", fontsize=7.5)
         _style.log2_axis(axes, list(curves["steps"]))
-        _style.log_axis(axes, [*here["latency_s"].dropna()])
+        _style.log_axis(axes, [*here["latency_s"].dropna(), *here["latency_high_s"].dropna()])
         axes.set(title=f"{prompt} prompt + {new} new tokens", xlabel="diffusion steps K", ylabel="latency [s]")
     handles = [_style.key(f"batch {b}", color=_style.colour(j)) for j, b in enumerate(batches) if by_batch]
     for i, name in enumerate(series):

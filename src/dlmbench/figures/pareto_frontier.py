@@ -162,7 +162,7 @@ def draw(frame: pd.DataFrame, figure: Figure) -> None:
         own = rows_of(here, kind="baseline")
         if len(own):
             _crosses(axes, own, **star)
-        _style.log_axis(axes, list(here["latency_s"]), "x")
+        _style.log_axis(axes, [*here["latency_s"], *here["latency_high_s"].dropna()], "x")
         axes.margins(0.12)
         axes.set(title=f"{_page.shape_title(prompt, new)}, batch {batch}", xlabel="latency [s], lower is better")
         axes.set_ylabel(f"{name} [{unit}],\nhigher is better")

@@ -219,10 +219,11 @@ def draw(frame: pd.DataFrame, figure: Figure) -> None:
             for r in each(own, kind="parity"):
                 which = short(series) if len(lines) > len(shapes(curves)) else ""
                 which += f" {prompt}+{new}" if several else ""
-                verdicts.append((str(r.note), which.strip()))
+                # How often resamples found it stands in the caption.
+                verdicts.append((str(r.note).partition(" (found")[0], which.strip()))
                 if pd.notna(r.steps):
                     axes.plot(r.steps, r.value, zorder=5, **_style.RING)
-                    _interval(axes, r, float(curves["steps"].max()))
+                    _interval(axes, r, float(curve["steps"].max()))
         for r in each(here, kind="baseline"):
             place = shapes(curves).index((int(r.prompt_tokens), int(r.new_tokens)))
             hue = _style.colour(place * (len(lines) // len(shapes(curves)))) if several else _style.BASELINE_COLOUR
@@ -282,7 +283,9 @@ def interactive(frame: pd.DataFrame) -> _page.Figure:
         reached = marks[marks["steps"].notna()]
         words = [f"S_parity at margin 0: {r.note}\n{r.series}, {r.prompt_tokens}+{r.new_tokens}" for r in each(reached)]
         for r in each(reached):
-            ends = [span[1] if pd.isna(end) else float(end) for end in (r.steps_low, r.steps_high)]
+            own = rows_of(here, kind="curve", series=r.series, prompt_tokens=r.prompt_tokens, new_tokens=r.new_tokens)
+            last = float(own["steps"].max())
+            ends = [last if pd.isna(end) else float(end) for end in (r.steps_low, r.steps_high)]
             bar: dict[str, Any] = {"type": "scatter", "mode": "lines", "x": ends, "y": [r.value] * 2}
             bar |= {"hoverinfo": "skip", "line": {"color": _page.INK, "width": 1.5}}
             chart.add(panel, bar, key="S_parity at margin 0")

@@ -254,6 +254,10 @@ def interactive(frame: pd.DataFrame) -> _page.Figure:
             line |= {"line": {"color": _page.MUTED, "dash": "dash", "width": 1.5}}
             chart.add(panel, line, "equal memory")
         chart.ring(panel, list(best["x"]), list(best["tokens_per_s"]), "largest batch that fits", words)
+        low, high = float(here["x"].min()), float(here["x"].max())
+        # Room for the words beside the first mark.
+        pad = 0.12 * (high - low) or 0.1 * high
+        chart.axis(panel, "x", range=[low - pad, high + pad])
         chart.log(panel, "y", [*here["tokens_per_s_low"], *here["tokens_per_s_high"]])
     return chart.figure(frame)
 

@@ -59,7 +59,7 @@ def draw(frame: pd.DataFrame, figure: Figure) -> None:
         for _, own in rows_of(here, kind="baseline").groupby("series", sort=False):
             _style.with_intervals(axes, own.sort_values("batch_size"), "batch_size", "tokens_per_s", **baseline)
         _style.log2_axis(axes, list(here["batch_size"]))
-        _style.log_axis(axes, list(frame["tokens_per_s"]))
+        _style.log_axis(axes, [*frame["tokens_per_s"], *frame["tokens_per_s_high"]])
         axes.set(xlabel="batch size", ylabel="throughput [new tokens/s]")
         axes.set_title(_style.wrapped(f"{series}\n{prompt} prompt + {new} new tokens"))
     handles = [_style.key(f"K = {k:.0f}", **look) for k, look in zip(steps, looks, strict=True)]

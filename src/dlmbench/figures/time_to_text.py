@@ -128,7 +128,8 @@ def _layout(frame: pd.DataFrame) -> tuple[list[int], bool, int]:
 
 def _for_paper(frame: pd.DataFrame) -> pd.DataFrame:
     """The smallest and largest batch and, where rows are many, step count of each series; the page shows them all."""
-    shown = frame[frame["batch_size"].isin(ends(frame["batch_size"]))]
+    diffusion = frame[frame["kind"] != "baseline"]
+    shown = frame[frame["batch_size"].isin(ends((diffusion if len(diffusion) else frame)["batch_size"]))]
     if _layout(shown)[2] <= MOST_ROWS:
         return shown
     kept = {s: ends(own["steps"].dropna()) for s, own in shown.groupby("series")}

@@ -1,0 +1,182 @@
+"""Points of the figures on memory, energy, waiting and the roofline, against numbers worked out by hand."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+
+import pandas as pd
+import pytest
+from tests.unit.synthetic_run import LLADA, LLAMA, baseline_cell, failed, measured, target_cell, tiny_run
+
+from dlmbench import registry
+from dlmbench.analysis.study import analyse
+from dlmbench.figures._points import ends
+from dlmbench.figures._write import render
+from dlmbench.store.records import read_run
+from dlmbench.types import Cell, CellResult, EnergyPass, Run
+
+MIB = 1 << 20
+H200 = Path(__file__).parents[2] / "docs" / "study" / "h200-random"
+
+
+def figure(name: str) -> ModuleType:
+    return registry.load("figures", name)
+
+
+def run_of(*results: CellResult) -> Run:
+    return Run(
+        "run", "hand", tiny_run(batches=(1,), steps=(4,)).environment, tuple(r.cell for r in results), (), results
+    )
+
+
+def frame_of(name: str, run: Run) -> pd.DataFrame:
+    frame = figure(name).points(run, analyse(run, draws=50))
+    assert render(figure(name), frame).axes
+    page = figure(name).interactive(frame)
+    assert len(page.data) or (frame["kind"] == "missing").all()
+    return frame
+
+
+def timed(cell: Cell, latency_s: float, mib: int) -> CellResult:
+    return measured(cell, [latency_s] * 10, mib * MIB)
+
+
+# ---------------------------------------------------------------- throughput at equal memory
+
+
+def test_without_oom_the_budget_is_what_both_were_measured_up_to():
+    run = run_of(
+        timed(baseline_cell(1), 1.0, 100),
+        timed(baseline_cell(8), 1.0, 150),
+        timed(target_cell(16, None, 1), 1.0, 120),
+        timed(target_cell(16, None, 8), 4.0, 300),
+    )
+    frame = frame_of("throughput_at_equal_memory", run)
+    assert set(frame["budget_bytes"]) == {150 * MIB}
+    best = frame[frame["is_largest"] == True].set_index("kind")  # noqa: E712
+    assert best["batch_size"].to_dict() == {"baseline": 8, "curve": 1}
+    assert best["tokens_per_s"].to_dict() == {"baseline": 8 * 64.0, "curve": 64.0}
+
+
+def test_where_both_ran_out_of_memory_the_budget_is_the_device():
+    run = run_of(
+        timed(baseline_cell(8), 1.0, 150),
+        failed(baseline_cell(16)),
+        timed(target_cell(16, None, 1), 1.0, 120),
+        failed(target_cell(16, None, 8)),
+    )
+    frame = frame_of("throughput_at_equal_memory", run)
+    assert set(frame["budget_bytes"]) == {float(run.environment.memory_bytes)}
+    best = frame[frame["is_largest"] == True]  # noqa: E712
+    assert sorted(best["batch_size"]) == [1, 8]
+    assert frame[frame["kind"] == "oom"]["peak_bytes"].isna().all()
+    assert "all of the device's memory" in figure("throughput_at_equal_memory").caption(frame)
+
+
+def test_a_line_that_was_not_tried_at_a_larger_batch_has_no_largest():
+    run = run_of(
+        timed(baseline_cell(1), 1.0, 400),
+        timed(target_cell(8, None, 1), 1.0, 100),
+        timed(target_cell(8, None, 8), 1.0, 300),
+        timed(target_cell(16, None, 1), 1.0, 100),
+    )
+    frame = frame_of("throughput_at_equal_memory", run)
+    best = frame[(frame["kind"] == "curve") & (frame["is_largest"] == True)]  # noqa: E712
+    assert best[["steps", "batch_size"]].to_numpy().tolist() == [[8, 8]]
+
+
+# ---------------------------------------------------------------- energy
+
+
+def with_energy(result: CellResult, joules: float, useful: int | None, idle_w: float | None) -> CellResult:
+    samples = tuple(replace(s, energy_j=joules, useful_tokens=useful) for s in result.samples)
+    assert result.memory is not None
+    return replace(result, samples=samples, memory=replace(result.memory, idle_power_w=idle_w))
+
+
+def test_energy_is_per_useful_token_gross_and_net():
+    run = run_of(with_energy(timed(target_cell(16), 2.0, 100), 320.0, 32, 50.0))
+    row = frame_of("energy_per_token", run).iloc[0]
+    assert row["j_per_token"] == pytest.approx(10.0)
+    assert row["net_j_per_token"] == pytest.approx((320.0 - 50.0 * 2.0) / 32)
+    assert (row["tokens"], row["source"]) == ("useful", "timed repetitions")
+
+
+def test_short_generations_take_their_energy_from_the_pass_in_a_row():
+    result = timed(target_cell(16), 0.1, 100)
+    run = run_of(replace(result, energy=EnergyPass(result.cell.id, 7, 6, 0.6, 32.0)))
+    row = frame_of("energy_per_token", run).iloc[0]
+    assert (row["j_per_token"], row["repetitions"]) == (0.5, 6)
+    assert pd.isna(row["j_per_token_low"])
+    assert pd.isna(row["net_j_per_token"])  # idle power is not known, and not taken to be 0
+    assert (row["tokens"], row["source"]) == ("new", "repeated pass")
+
+
+def test_without_a_counter_energy_says_so():
+    frame = frame_of("energy_per_token", run_of(timed(target_cell(16), 0.1, 100)))
+    assert "no energy counter" in frame["note"].iloc[0]
+
+
+# ---------------------------------------------------------------- time to text
+
+
+def test_with_one_block_the_first_text_is_the_full_text():
+    run = run_of(
+        timed(baseline_cell(), 0.2, 100), timed(target_cell(16), 0.3, 100), timed(target_cell(16, 16), 0.3, 100)
+    )
+    frame = frame_of("time_to_text", run).set_index("first_text_tokens")
+    assert frame["first_text_s"].to_dict() == {1: 0.01, 64: 0.3, 16: 0.05}
+    assert frame["latency_s"].to_dict() == {1: 0.2, 64: 0.3, 16: 0.3}
+
+
+def test_a_printed_figure_shows_the_ends_of_many():
+    assert ends([8, 1, 4, 8]) == [1, 8]
+    assert ends([4.0]) == [4]
+    assert ends([]) == []
+
+
+# ---------------------------------------------------------------- roofline
+
+
+def test_without_a_hardware_row_there_is_no_floor():
+    frame = frame_of("measured_vs_roofline", run_of(timed(baseline_cell(), 0.2, 100)))
+    assert frame["note"].tolist() == ["no hardware row for 'cpu', so its floor is not known"]
+
+
+def test_the_floor_of_an_8b_decode_is_reading_its_weights():
+    """16.0 GB of weights a token at 4.8 TB/s; B = 1 is far left of the ridge, hence limited by memory."""
+    models = (replace(LLAMA, source="8b", weights="random"), replace(LLADA, source="8b", weights="random"))
+    cells = (baseline_cell(1, 1, 2, models[0]), target_cell(2, None, 64, 256, 256, models[1]))
+    cells = tuple(replace(c, precision="bfloat16", engine="hf") for c in cells)
+    run = run_of(*(timed(c, 10.0, 100) for c in cells))
+    assert run.environment is not None
+    run = replace(run, environment=replace(run.environment, device="NVIDIA H200"))
+    frame = frame_of("measured_vs_roofline", run).set_index("kind")
+    decode = frame.loc["baseline"]
+    # Two forwards (the prompt of one token, then one more), weights without the embedding table.
+    assert decode["floor_s"] == pytest.approx(2 * 2 * 7.505e9 / 4.8e12, rel=0.01)
+    assert decode["ratio"] == pytest.approx(10.0 / decode["floor_s"])
+    assert (decode["regime"], frame.loc["curve"]["regime"]) == ("memory", "compute")
+    assert (
+        decode["intensity_flop_per_byte"]
+        < decode["ridge_flop_per_byte"]
+        < frame.loc["curve"]["intensity_flop_per_byte"]
+    )
+
+
+@pytest.mark.parametrize(
+    "name", ["energy_per_token", "measured_vs_roofline", "throughput_at_equal_memory", "time_to_text"]
+)
+def test_the_measured_run_has_points_of_every_kind_of_cost(name):
+    run = read_run(H200)
+    frame = frame_of(name, run)
+    assert {"baseline", "curve"} <= set(frame["kind"])
+    assert (frame["weights"] == "random").all()
+    if name == "measured_vs_roofline":
+        assert (frame["ratio"] > 1).all()  # nothing is faster than the device
+        assert set(frame["regime"]) == {"memory", "compute"}
+    page = figure(name).interactive(frame)
+    json.loads(page.to_json(), parse_constant=lambda constant: pytest.fail(f"not JSON: {constant}"))
