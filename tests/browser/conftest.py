@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from tests.unit.hostile_run import hostile_run
 from tests.unit.synthetic_run import baseline_cell, measured, target_cell, tiny_run
 
-from dlmbench.analysis.study import Study, analyse
+from dlmbench.analysis.study import analyse
 from dlmbench.report import page as report_page
 from dlmbench.types import CommitOrder, Run
 
@@ -31,20 +32,14 @@ def browser_type_launch_args():
     return {"executable_path": str(CHROMIUM), "args": ARGUMENTS}
 
 
-def _written(run: Run, study: Study, folder: Path) -> Path:
-    return report_page.write(run, study, folder)
-
-
 @pytest.fixture(scope="session")
 def ordinary(tmp_path_factory) -> Path:
-    """A report with every figure drawn that the invented run has data for, 14 cells."""
+    """A report with every figure drawn that the invented run has data for, 8 cells."""
     run = tiny_run(batches=(1, 8), blocks=(None,), steps=(4, 16, 64), repetitions=8)
-    run = tiny_run(batches=(1, 8), blocks=(None, 16), steps=(4, 16, 64), repetitions=8) if not run.cells else run
     last = run.results[-1]
     order = CommitOrder(last.cell.id, 0, 4, tuple(1 + i // 16 for i in range(64)), (0.5,) * 64)
-    results = (*run.results[:-1], type(last)(**{**last.__dict__, "order": order}))
-    run = type(run)(**{**run.__dict__, "results": results})
-    return _written(run, analyse(run, draws=100), tmp_path_factory.mktemp("ordinary"))
+    run = replace(run, results=(*run.results[:-1], replace(last, order=order)))
+    return report_page.write(run, analyse(run, draws=100), tmp_path_factory.mktemp("ordinary"))
 
 
 @pytest.fixture(scope="session")
@@ -52,7 +47,7 @@ def hostile(tmp_path_factory) -> Path:
     """A report of a run full of attacks."""
     folder = tmp_path_factory.mktemp("hostile")
     run = hostile_run(folder)
-    return _written(run, analyse(run, draws=20), folder)
+    return report_page.write(run, analyse(run, draws=20), folder)
 
 
 @pytest.fixture(scope="session")
@@ -70,4 +65,4 @@ def large(tmp_path_factory) -> Path:
                     results.append(measured(cell, [0.001 * k * b, 0.0011 * k * b, 0.0012 * k * b]))
     cells = tuple(r.cell for r in results)
     run = Run("run", "large", tiny_run(batches=(1,), blocks=()).environment, cells, (), tuple(results))
-    return _written(run, analyse(run, draws=10), tmp_path_factory.mktemp("large"))
+    return report_page.write(run, analyse(run, draws=10), tmp_path_factory.mktemp("large"))

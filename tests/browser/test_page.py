@@ -114,7 +114,6 @@ def test_sorting_and_filtering_by_keyboard_alone(opened, ordinary):
         if at.page.evaluate("document.activeElement.type") == "reset":
             break
     at.page.keyboard.press("Enter")
-    at.page.wait_for_function_free = None
     at.page.locator("#count", has_text="8 of 8 cells").wait_for()
     at.page.focus("#filter-batch")
     at.page.keyboard.press("End")

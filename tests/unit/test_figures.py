@@ -244,3 +244,27 @@ def test_one_failing_figure_is_reported_and_stops_no_other(tmp_path, monkeypatch
 def test_interval_columns_keep_the_unit_last():
     assert interval_column("latency_s", "low") == "latency_low_s"
     assert interval_column("tokens_per_s", "high") == "tokens_per_s_high"
+
+
+def test_many_panels_or_marks_are_shown_one_at_a_time_with_their_own_axes():
+    run = tiny_run(
+        batches=(1,), blocks=(None,), steps=(4, 16), lengths=[(64, 16 * i) for i in range(1, 11)], scored=False
+    )
+    module = figure("latency_vs_steps")
+    plot = module.interactive(module.points(run, analyse(run, draws=10)))
+    views = plot.layout.meta["views"]
+    assert len(views) == 10
+    shown = [i for view in views for i in view["traces"]]
+    assert sorted(shown) == list(range(len(plot.data)))
+    assert [bool(t.visible) for t in plot.data] == [i in views[0]["traces"] for i in range(len(plot.data))]
+    for view in views:
+        names = [plot.data[i].name for i in view["traces"] if plot.data[i].showlegend]
+        assert len(names) == len(set(names)) > 0
+        assert view["axes"]["xaxis"]["type"] == "log"
+
+
+def test_names_in_plotly_figures_are_text():
+    frame = frame_of("latency_vs_steps").assign(series="<a href='javascript:x'>m</a>")
+    written = figure("latency_vs_steps").interactive(frame).to_json()
+    assert "<a" not in written
+    assert "&lt;a" in written

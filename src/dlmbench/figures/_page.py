@@ -32,6 +32,8 @@ DASHES = ("solid", "dash", "dot", "dashdot")
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Noto Sans', sans-serif"
 # More panels than this are not looked at side by side: the page then shows one, with a choice of which.
 MOST_PANELS = 8
+# Nor is a drawing of more marks than this quick to open.
+MOST_MARKS = 1500
 RANDOM_WEIGHTS = "random weights: times and memory are real, quality is not"
 _STEPS = 33
 _RAMP = tuple(to_hex(colormaps["viridis"](x)) for x in np.linspace(0.02, 0.78, _STEPS))
@@ -127,12 +129,9 @@ class Chart:
     ) -> None:
         n = len(titles)
         self.titles = tuple(titles)
-        self.one_at_a_time = n > MOST_PANELS
-        self._columns = 1 if self.one_at_a_time else min(columns, n)
-        self._panel_px = 380 if self.one_at_a_time else panel_px
-        self._traces: list[dict[str, Any]] = []
-        self._panel_of: list[int] = []
-        self._keys: dict[str, None] = {}
+        self._columns, self._panel_px = min(columns, n), panel_px
+        # Each trace with its panel.
+        self._traces: list[tuple[int, dict[str, Any]]] = []
         self._axes = [
             {"x": {"title": {"text": text(x)}}, "y": {"title": {"text": text(y)}}}
             for x, y in zip(_each(x_title, n), _each(y_title, n), strict=True)
@@ -141,18 +140,7 @@ class Chart:
     def add(self, panel: int, trace: Mapping[str, Any], name: str = "", key: str | None = None) -> None:
         """Any plotly trace, as a dict, in a panel; `name` in the legend once for each `key` (default: the name)."""
         group = name if key is None else key
-        own = {**trace, "name": text(name), "legendgroup": group, "showlegend": bool(name) and group not in self._keys}
-        if name:
-            self._keys[group] = None
-        suffix = "" if self.one_at_a_time or panel == 0 else str(panel + 1)
-        if self.one_at_a_time:
-            # Each view has a legend of its own, of the traces it shows.
-            own["showlegend"] = bool(name) and not any(
-                t["legendgroup"] == group for t, p in zip(self._traces, self._panel_of, strict=True) if p == panel
-            )
-            own["visible"] = panel == 0
-        self._traces.append({**own, "xaxis": f"x{suffix}", "yaxis": f"y{suffix}"})
-        self._panel_of.append(panel)
+        self._traces.append((panel, {**trace, "name": text(name), "legendgroup": group}))
 
     def line(
         self,
@@ -305,7 +293,6 @@ class Chart:
             "hoverinfo": "text",
         }
         trace["hovertext"] = [["<br>".join(map(text, lines)) for lines in row] for row in hover]
-        trace["showscale"] = panel == 0 or self.one_at_a_time
         trace["colorbar"] = {"title": {"text": text(unit), "side": "right"}, "thickness": 12, "outlinewidth": 0}
         if words is not None:
             trace |= {"text": [[text(w) for w in row] for row in words], "texttemplate": "%{text}"}
@@ -336,55 +323,78 @@ class Chart:
         """The plotly figure, stamped where weights are random; `layout` wins over what is set here."""
         from plotly.graph_objects import Figure
 
-        return Figure({"data": self._traces, "layout": self._layout(frame) | layout})
-
-    def _layout(self, frame: pd.DataFrame) -> dict[str, Any]:
+        marks = sum(max(len(trace.get("x") or ()), 1) for _, trace in self._traces)
         n = len(self.titles)
-        shown = 1 if self.one_at_a_time else n
+        if n > MOST_PANELS or (n > 1 and marks > MOST_MARKS):
+            data, arranged = self._one_at_a_time(frame)
+        else:
+            data, arranged = self._side_by_side(frame)
+        return Figure({"data": data, "layout": arranged | layout})
+
+    def _side_by_side(self, frame: pd.DataFrame) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+        """Every panel with axes of its own, and one legend for all."""
+        seen: set[str] = set()
+        data = []
+        for panel, trace in self._traces:
+            group, suffix = trace["legendgroup"], str(panel + 1) if panel else ""
+            shown = {"showlegend": bool(trace["name"]) and group not in seen}
+            if trace["type"] == "heatmap":
+                shown = {"showscale": panel == 0}
+            if trace["name"]:
+                seen.add(group)
+            data.append({**trace, **shown, "xaxis": f"x{suffix}", "yaxis": f"y{suffix}"})
         width = 90 if self._columns == 1 else 44
         titles = [[w for line in t.splitlines() for w in textwrap.wrap(line, width)] for t in self.titles]
-        wrapped = ["\n".join(w) for w in titles]
         title_px = 16 * max(len(w) for w in titles) + 8
+        layout = self._layout(frame, len(self.titles), self._columns, self._panel_px, title_px, len(seen))
+        for i, words in enumerate(titles):
+            suffix = str(i + 1) if i else ""
+            layout |= {f"{which}axis{suffix}": self._axes[i][which] for which in "xy"}
+            place = {"xref": f"x{suffix} domain", "yref": f"y{suffix} domain", "x": 0, "y": 1}
+            place |= {"xanchor": "left", "yanchor": "bottom", "align": "left", "showarrow": False, "yshift": 4}
+            font = {"size": 12.5, "color": INK}
+            layout["annotations"].append({**place, "text": text("\n".join(words)), "font": font})
+        return data, layout
+
+    def _one_at_a_time(self, frame: pd.DataFrame) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+        """All panels on the same place; `meta.views` says which traces and axes each has, the first is shown."""
+        views: list[dict[str, Any]] = [{"label": title, "traces": [], "axes": {}} for title in self.titles]
+        seen: set[tuple[int, str]] = set()
+        data = []
+        for i, (panel, trace) in enumerate(self._traces):
+            key = (panel, trace["legendgroup"])
+            data.append({**trace, "showlegend": bool(trace["name"]) and key not in seen, "visible": panel == 0})
+            if trace["name"]:
+                seen.add(key)
+            views[panel]["traces"].append(i)
+        for view, axes in zip(views, self._axes, strict=True):
+            view["axes"] = {f"{which}axis": axes[which] for which in "xy"}
+        most = max(sum(p == panel for p, _ in seen) for panel in range(len(views)))
+        layout = self._layout(frame, 1, 1, 380, 8, most) | views[0]["axes"]
+        layout["meta"]["views"] = views
+        return data, layout
+
+    def _layout(
+        self, frame: pd.DataFrame, panels: int, columns: int, panel_px: int, title_px: int, keys: int
+    ) -> dict[str, Any]:
+        """What does not depend on the traces; `meta` is what the page needs to lay panels out on a narrow screen."""
         stamp_px = 26 if "weights" in frame and (frame["weights"] == "random").any() else 0
-        legend_px = 22 * -(-len(self._keys) // 2) if self._keys else 0
-        # What the page needs to lay the panels out again on a narrow screen, or to show them one at a time.
-        meta: dict[str, Any] = {
-            "panels": shown,
-            "columns": self._columns,
-            "panel_px": self._panel_px,
-            "gap_px": 62 + title_px,
-            "top_px": stamp_px + (8 if self.one_at_a_time else title_px),
-            "bottom_px": 56 + min(legend_px, 180),
-            "keys": len(self._keys),
-        }
-        if self.one_at_a_time:
-            views: list[list[int]] = [[] for _ in self.titles]
-            for i, panel in enumerate(self._panel_of):
-                views[panel].append(i)
-            meta["views"] = [{"label": t, "traces": v} for t, v in zip(self.titles, views, strict=True)]
-        rows = -(-shown // self._columns)
-        inner = rows * self._panel_px + (rows - 1) * meta["gap_px"]
+        rows, gap_px = -(-panels // columns), 62 + title_px
+        meta = {"panels": panels, "columns": columns, "panel_px": panel_px, "gap_px": gap_px, "keys": keys}
+        meta |= {"top_px": stamp_px + title_px, "bottom_px": 56 + min(22 * -(-keys // 2), 180)}
+        grid = {"rows": rows, "columns": columns, "pattern": "independent", "xgap": 0.17}
         layout: dict[str, Any] = {
-            "height": inner + meta["top_px"] + meta["bottom_px"],
+            "height": rows * panel_px + (rows - 1) * gap_px + meta["top_px"] + meta["bottom_px"],
             "margin": {"l": 66, "r": 16, "t": meta["top_px"], "b": 56},
-            "legend": {"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom", "x": 0, "xanchor": "left"},
-            "grid": {"rows": rows, "columns": self._columns, "pattern": "independent", "xgap": 0.17}
-            | {"ygap": meta["gap_px"] / (self._panel_px + meta["gap_px"])},
+            "legend": {"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom", "x": 0, "xanchor": "left"}
+            | {"maxheight": 180},
+            "grid": grid | {"ygap": gap_px / (panel_px + gap_px)},
             "hovermode": "closest",
             "barmode": "group",
             "template": template(),
             "annotations": [],
             "meta": meta,
         }
-        layout["legend"] |= {"maxheight": 180}
-        for i in range(shown):
-            suffix = str(i + 1) if i else ""
-            for which in "xy":
-                layout[f"{which}axis{suffix}"] = self._axes[i][which]
-            if not self.one_at_a_time:
-                place = {"xref": f"x{suffix} domain", "yref": f"y{suffix} domain", "x": 0, "y": 1}
-                place |= {"xanchor": "left", "yanchor": "bottom", "align": "left", "showarrow": False, "yshift": 4}
-                layout["annotations"].append({**place, "text": text(wrapped[i]), "font": {"size": 12.5, "color": INK}})
         if stamp_px:
             title = {"text": f"<b>{RANDOM_WEIGHTS}</b>", "font": {"size": 12.5, "color": ALARM}}
             layout["title"] = title | {"x": 0, "xref": "paper", "y": 1, "yanchor": "top", "pad": {"t": 4}}

@@ -19,7 +19,6 @@ from typing import Any
 
 from dlmbench import registry
 from dlmbench.analysis.answer import block_length
-from dlmbench.analysis.checks import findings as findings_of
 from dlmbench.analysis.study import CellSummary, Study
 from dlmbench.figures._points import why_missing
 from dlmbench.figures._write import csv_of
@@ -226,10 +225,10 @@ class FindingGroup:
     count: int
 
 
-def findings(run: Run) -> tuple[FindingGroup, ...]:
+def findings(study: Study) -> tuple[FindingGroup, ...]:
     """Findings by kind, errors first."""
     groups: dict[tuple[str, str], list[Finding]] = {}
-    for f in findings_of(run):
+    for f in study.findings:
         groups.setdefault((f.severity, f.code), []).append(f)
     return tuple(
         FindingGroup(

@@ -67,10 +67,15 @@ class PageFigure {
       (darkColours ??= unpack("colours").then(JSON.parse)),
     ]);
     const shown = isDark() ? text.replace(/"(#[0-9a-f]{6})"/gi, (all, c) => `"${colours[c.toLowerCase()] ?? c}"`) : text;
-    const { data, layout } = JSON.parse(shown);
+    const { data: all, layout } = JSON.parse(shown);
     this.fit(layout);
     const views = layout.meta.views;
-    if (views) data.forEach((trace, i) => (trace.visible = views[this.view].traces.includes(i)));
+    let data = all;
+    if (views) {
+      const { traces, axes } = views[this.view];
+      data = traces.map((i) => ({ ...all[i], visible: true }));
+      Object.assign(layout, axes);
+    }
     await Plotly.react(this.place, data, layout, {
       displaylogo: false,
       displayModeBar: printing ? false : "hover",
