@@ -14,11 +14,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from dlmbench import forecast
-from dlmbench.cluster import progress, slurm
+from dlmbench.cluster import progress, slurm, submission
 from dlmbench.cluster.shards import balance, setting_of
 from dlmbench.cluster.submission import Job, Resources, Submission
 from dlmbench.errors import BenchError
 from dlmbench.roofline.hardware import Hardware
+from dlmbench.store import RECORDS
 from dlmbench.types import Experiment, Plan
 
 # Reading weights from a shared file system. Only shares are decided by it, and only between large models.
@@ -73,6 +74,19 @@ def agree(old: Submission, new: Submission) -> None:
         raise BenchError(f"{old.folder} was submitted with another experiment", hint)
     if len(old.shards) != len(new.shards):
         raise BenchError(f"{old.folder} was cut into {len(old.shards)} shards, not {len(new.shards)}", hint)
+
+
+def refuse_a_run_of_its_own(folder: Path) -> None:
+    """A folder that `dlmbench run` has filled cannot be filled by a merge as well.
+
+    Raises:
+        BenchError: it holds records that no submission made.
+    """
+    if (folder / RECORDS).is_file() and not submission.exists(folder):
+        raise BenchError(
+            f"{folder} holds a run that was not submitted",
+            "`dlmbench run` goes on with it; to submit, name a new --output_dir",
+        )
 
 
 @dataclass(frozen=True)
