@@ -169,11 +169,12 @@ def check(wanted: Resources) -> None:
     """Refuse before queueing what could mix two types of GPU.
 
     Raises:
-        BenchError: the partition offers several and none is chosen; or the job scripts are not here.
+        BenchError: the partition offers several and none is chosen; or SLURM, or the job scripts, are not here.
     """
     script = Path(os.environ.get("DLMBENCH_HOME", _CHECKOUT)) / SCRIPT
     if not script.is_file():
         raise BenchError(f"there is no {script}", "Submit from a checkout, or name one in DLMBENCH_HOME")
+    slurm.require()
     is_open = any(option.lstrip("-").startswith(("constraint", "C", "nodelist", "w")) for option in wanted.extra)
     if wanted.gres.partition(":")[0] != "gpu" or wanted.gres.count(":") > 1 or is_open:
         return
@@ -189,7 +190,7 @@ def queue(wanted: Order) -> Submission:
     """Queue the array and the job after it, and note both.
 
     Raises:
-        BenchError: SLURM refused, in its own words; nothing else has changed then.
+        BenchError: SLURM refused, in its own words; the same command again is the way on.
     """
     made = wanted.submission
     (Path.cwd() / "logs" / "slurm").mkdir(parents=True, exist_ok=True)
