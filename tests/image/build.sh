@@ -41,6 +41,7 @@ if [ -n "$authorities" ]; then
 fi
 for word in $(cut -d= -f2- "$folder/pip.conf"); do
   path=${word#file://}
+  path=${path%/simple} # an index on disk: its files may lie beside its pages
   if [ -d "$path" ]; then volumes+=(--volume "$path:$path:ro"); fi
 done
 
