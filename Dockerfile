@@ -13,15 +13,15 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/*
 
 RUN useradd --create-home --shell /bin/bash --uid 10001 dlmbench \
-    && python3 -m venv /opt/venv \
-    && chown dlmbench: /opt/venv
+    && install --directory --owner dlmbench --group dlmbench /opt/venv /opt/dlmbench /work /cache/huggingface
 ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1
 
 # The packages change less often than the code: a layer of their own.
 USER 10001
 WORKDIR /opt/dlmbench
 COPY --chown=10001 requirements.txt ./
-RUN pip install --no-cache-dir --requirement requirements.txt
+RUN python3 -m venv /opt/venv \
+    && pip install --no-cache-dir --requirement requirements.txt
 
 COPY --chown=10001 . .
 RUN pip install --no-cache-dir --no-deps --editable .

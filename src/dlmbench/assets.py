@@ -171,6 +171,19 @@ def _shard_problem(path: Path) -> str | None:
     return None if size == expected else f"{path.name} has {size} bytes of {expected}"
 
 
+def _table_problem(path: Path) -> str | None:
+    """What is wrong with a table of a data set; Parquet begins and ends with the same four letters."""
+    if path.stat().st_size == 0:
+        return f"{path.name} is empty"
+    if path.suffix != ".parquet":
+        return None
+    with path.open("rb") as stream:
+        first = stream.read(4)
+        stream.seek(-min(4, path.stat().st_size), 2)
+        last = stream.read(4)
+    return None if first == last == b"PAR1" else f"{path.name} is not a whole Parquet file"
+
+
 def _weight_problems(folder: Path) -> Iterator[str]:
     index = folder / _INDEX
     if index.is_file():
@@ -321,7 +334,7 @@ def _dataset(
     if folder is None:
         return AssetReport("dataset", name, None, 0, 0, ("it is not in the cache",), remedy)
     tables = [p for p in folder.rglob("*valid*") if p.suffix in (".parquet", ".arrow")]
-    problems = tuple(f"{p.name} is empty" for p in tables if p.stat().st_size == 0)
+    problems = tuple(problem for p in tables if (problem := _table_problem(p)) is not None)
     if not tables:
         problems = ("its validation file is missing",)
     return _report("dataset", name, folder, problems, remedy)

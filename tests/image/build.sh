@@ -31,10 +31,17 @@ if ! buildah inspect --type image localhost/base >/dev/null 2>&1; then
 fi
 
 # Wherever pip finds packages on this machine, by its own configuration, it finds them in the build.
-volumes=(--volume "$folder/pip.conf:/etc/pip.conf:ro" --volume /etc/ssl/certs:/etc/ssl/certs:ro)
+volumes=(--volume "$folder/pip.conf:/etc/pip.conf:ro")
 python3 -m pip config list | sed -E "s/^[^=]*\\.([a-z-]+)='(.*)'$/\\1 = \\2/" | awk -F' = ' '!seen[$1]++' | sed '1i [global]' > "$folder/pip.conf"
+# Not in its usual place: installing ca-certificates writes there.
+authorities=$(sed -n 's/^cert = //p' "$folder/pip.conf")
+if [ -n "$authorities" ]; then
+  volumes+=(--volume "$authorities:/etc/pip-authorities.crt:ro")
+  sed -i 's|^cert = .*|cert = /etc/pip-authorities.crt|' "$folder/pip.conf"
+fi
 for word in $(cut -d= -f2- "$folder/pip.conf"); do
   path=${word#file://}
+  path=${path%/simple} # an index on disk: its files may lie beside its pages
   if [ -d "$path" ]; then volumes+=(--volume "$path:$path:ro"); fi
 done
 

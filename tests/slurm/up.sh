@@ -35,7 +35,8 @@ SchedulerType=sched/backfill
 SchedulerParameters=bf_interval=1,sched_interval=2,sched_min_interval=0,batch_sched_delay=0
 # The cores below are what the tests ask for, whatever the machine has.
 SlurmdParameters=config_overrides
-ReturnToService=2
+# A node that is set down stays down until it is resumed.
+ReturnToService=1
 JobAcctGatherType=jobacct_gather/none
 AccountingStorageType=accounting_storage/none
 JobRequeue=1

@@ -179,7 +179,10 @@ def test_a_data_set_in_the_cache(cache):
     table = folder / "validation-00000-of-00001.parquet"
     table.write_bytes(b"")
     assert verified(source="wikitext-103")[0].problems == (f"{table.name} is empty",)
-    table.write_bytes(b"PAR1")
+    for broken in (b"PAR1 cut short", b"x"):
+        table.write_bytes(broken)
+        assert verified(source="wikitext-103")[0].problems == (f"{table.name} is not a whole Parquet file",)
+    table.write_bytes(b"PAR1 whole PAR1")
     assert verified(source="wikitext-103")[0].is_ready
 
 

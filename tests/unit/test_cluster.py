@@ -404,6 +404,13 @@ def test_submitting_where_there_is_no_slurm_says_so(submitted, capsys, monkeypat
     fails(capsys, *given, says="there is no /nowhere/jobs/benchmark_array.sbatch ... checkout")
 
 
+def test_a_folder_with_a_run_of_its_own_is_not_submitted_into(submitted, capsys):
+    with Store.open(Path("serial"), ENVIRONMENT, "small"):
+        pass
+    given = ["submit", "--config", "small.yaml", "--output_dir", "serial", "--dry-run"]
+    fails(capsys, *given, says="serial holds a run that was not submitted ... dlmbench run")
+
+
 def test_a_token_never_reaches_a_job(monkeypatch, tmp_path):
     from dlmbench.cluster import slurm
 

@@ -137,6 +137,17 @@ def test_sizes_first_then_a_dead_line_is_tried_again_and_whole_files_are_kept(hu
     assert again.returncode == 0
     assert weights(hub, "GET") == [], "what is there is not fetched again"
     assert "to fetch" not in again.stderr
+    # A run asks nothing of a hub that it could reach: what is there is used as it is.
+    hub.requests.clear()
+    code = (
+        "from dlmbench.assets import resolve_model; from dlmbench.types import ModelSpec;"
+        "print(resolve_model(ModelSpec('m', 'llada', 'org/tiny', 'target')))"
+    )
+    endpoint = f"http://127.0.0.1:{hub.server.server_address[1]}"
+    environment = os.environ | {"HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path / "hf")}
+    resolved = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert resolved.stdout.strip().endswith(COMMIT), resolved.stderr
+    assert hub.requests == []
     offline = download("--local-files-only", online=False)
     assert offline.returncode == 0, offline.stderr
     (found,) = (tmp_path / "hf").rglob("model.safetensors")

@@ -98,6 +98,16 @@ def test_every_value_of_env_sh_can_be_overridden(tmp_path):
     assert values(CUDA_VISIBLE_DEVICES="2,3")[4] == "2", "one GPU a job"
 
 
+def test_an_image_is_run_by_apptainer_with_the_folders_it_must_see(tmp_path):
+    (tmp_path / "apptainer").write_text('#!/bin/sh\necho "$@"\n')
+    (tmp_path / "apptainer").chmod(0o755)
+    clean = {"PATH": f"{tmp_path}:/usr/bin:/bin", "HOME": "/home/me", "DLMBENCH_IMAGE": "/a/b.sif"}
+    command = ["bash", "-c", f". {ROOT}/jobs/env.sh; dlmbench shard run 3"]
+    for bind, said in (("", ""), ("/scratch,/data", "--bind /scratch,/data ")):
+        shown = subprocess.check_output(command, text=True, env=clean | {"DLMBENCH_BIND": bind})
+        assert shown == f"exec --nv {said}/a/b.sif dlmbench shard run 3\n"
+
+
 def test_a_job_queues_itself_again_on_code_75_alone(tmp_path):
     (tmp_path / "scontrol").write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\n')
     (tmp_path / "scontrol").chmod(0o755)

@@ -102,6 +102,7 @@ def submit(
         )
         device = _device(hardware, gpu, experiment)
         made = queueing.propose(experiment, plan, output_dir, shards, device, resources, allow_cpu)
+        queueing.refuse_a_run_of_its_own(output_dir)
         if submission.exists(output_dir):
             before = submission.load(output_dir.absolute())
             queueing.agree(before, made)

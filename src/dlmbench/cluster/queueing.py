@@ -14,12 +14,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from dlmbench import forecast
-from dlmbench.cluster import progress, slurm
+from dlmbench.cluster import progress, slurm, submission
 from dlmbench.cluster.shards import balance, setting_of
 from dlmbench.cluster.submission import Job, Resources, Submission
 from dlmbench.errors import BenchError
 from dlmbench.families._shapes import architectures
 from dlmbench.roofline.hardware import Hardware
+from dlmbench.store import RECORDS
 from dlmbench.types import Experiment, Plan
 
 # Reading weights from a shared file system. Only shares are decided by it, and only between large models.
@@ -74,6 +75,19 @@ def agree(old: Submission, new: Submission) -> None:
         raise BenchError(f"{old.folder} was submitted with another experiment", hint)
     if len(old.shards) != len(new.shards):
         raise BenchError(f"{old.folder} was cut into {len(old.shards)} shards, not {len(new.shards)}", hint)
+
+
+def refuse_a_run_of_its_own(folder: Path) -> None:
+    """A folder that `dlmbench run` has filled cannot be filled by a merge as well.
+
+    Raises:
+        BenchError: it holds records that no submission made.
+    """
+    if (folder / RECORDS).is_file() and not submission.exists(folder):
+        raise BenchError(
+            f"{folder} holds a run that was not submitted",
+            "`dlmbench run` goes on with it; to submit, name a new --output_dir",
+        )
 
 
 @dataclass(frozen=True)
@@ -156,11 +170,12 @@ def check(wanted: Resources) -> None:
     """Refuse before queueing what could mix two types of GPU.
 
     Raises:
-        BenchError: the partition offers several and none is chosen; or the job scripts are not here.
+        BenchError: the partition offers several and none is chosen; or SLURM, or the job scripts, are not here.
     """
     script = Path(os.environ.get("DLMBENCH_HOME", _CHECKOUT)) / SCRIPT
     if not script.is_file():
         raise BenchError(f"there is no {script}", "Submit from a checkout, or name one in DLMBENCH_HOME")
+    slurm.require()
     is_open = any(option.lstrip("-").startswith(("constraint", "C", "nodelist", "w")) for option in wanted.extra)
     if wanted.gres.partition(":")[0] != "gpu" or wanted.gres.count(":") > 1 or is_open:
         return
@@ -176,7 +191,7 @@ def queue(wanted: Order) -> Submission:
     """Queue the array and the job after it, and note both.
 
     Raises:
-        BenchError: SLURM refused, in its own words; nothing else has changed then.
+        BenchError: SLURM refused, in its own words; the same command again is the way on.
     """
     made = wanted.submission
     (Path.cwd() / "logs" / "slurm").mkdir(parents=True, exist_ok=True)

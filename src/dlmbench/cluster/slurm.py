@@ -34,6 +34,22 @@ def is_there() -> bool:
     return shutil.which("sbatch") is not None
 
 
+def _not_here(command: str) -> BenchError:
+    return BenchError(
+        f"{command} is not on this machine", "Submit from a login node of a SLURM cluster, or use `dlmbench run`"
+    )
+
+
+def require() -> None:
+    """Check that jobs can be submitted from here.
+
+    Raises:
+        BenchError: SLURM's commands are not on this machine.
+    """
+    if not is_there():
+        raise _not_here("sbatch")
+
+
 def ask(command: Sequence[str], environment: Mapping[str, str] | None = None) -> str:
     """What one of its commands prints.
 
@@ -50,9 +66,7 @@ def ask(command: Sequence[str], environment: Mapping[str, str] | None = None) ->
             env=None if environment is None else dict(environment),
         )
     except FileNotFoundError:
-        raise BenchError(
-            f"{command[0]} is not on this machine", "Submit from a login node of a SLURM cluster, or use `dlmbench run`"
-        ) from None
+        raise _not_here(command[0]) from None
     except subprocess.TimeoutExpired:
         raise BenchError(f"{command[0]} did not answer within {_TIMEOUT_S} s", "Try again: SLURM is busy") from None
     if done.returncode != 0:

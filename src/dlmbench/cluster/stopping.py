@@ -83,6 +83,8 @@ def resumable(folder: Path) -> Iterator[None]:
 
 def _work_done(folder: Path) -> int:
     """Records of measurements that a resumed run does not make again: all but warm-ups."""
+    if not folder.is_dir():  # not there yet, or a mistake that opening the run will name
+        return 0
     count = 0
     for name in (RECORDS, GENERATIONS, TEXT_SCORES):
         count += sum("cell_id" in v and not v.get("is_warmup") for _, v in read_lines(folder / name))
