@@ -296,6 +296,9 @@ class Quiet:
     def cell(self, cell, doing):
         pass
 
+    def left(self, seconds, unknown_cells):
+        pass
+
     def repetition(self, cell, latency_s):
         self.count += 1
         if self.count == self.at:

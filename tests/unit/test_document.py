@@ -275,7 +275,7 @@ def test_the_recorded_study(tmp_path):
     assert "NVIDIA H200" in text
     assert "2 warm-up passes" in text
     # From the records: 1366.93 ms over 547.27 ms, and 16 times the length in 1.05 times the memory.
-    assert "| 8 | 64 | 1 | 1984 | 64 | 547 ms (542 to 559) | 117 | 2.50x" in text
+    assert "| 8 | 64 | 1 | 1984 | 64 | 547 ms (542 to 559) | 117 | 2.5x" in text
     assert "16x as long (N=128 to 2048) needs 1.05x the memory" in text
     assert "the larger the batch, the less diffusion gains" in text
 

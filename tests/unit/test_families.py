@@ -111,7 +111,7 @@ def test_a_later_forward_over_unchanged_tokens_repeats_the_canvas(tmp_path):
     attend = torch.ones_like(TOKENS)
     attend[0, :2] = 0
     for mask in (None, attend):
-        full, cache = model.forward(TOKENS, mask), model.new_cache()
+        full, cache = model.forward(TOKENS, mask), model.new_cache(*TOKENS.shape)
         assert torch.equal(model.forward(TOKENS, mask, cache, 0), full)
         for first, last in ((3, 6), (2, 8), (7, 8)):
             later = model.forward(TOKENS[:, first:last], mask, cache, first)

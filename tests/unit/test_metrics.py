@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import statistics
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -120,9 +121,7 @@ def test_the_elbo_and_its_error_hold_the_exact_bound(tmp_path):
     assert abs(found.total - exact) < 4 * found.stderr
     assert (found.weight, found.size_bytes, found.remark) == (4, 17, "512 draws")
     # The error is that of the groups of draws, which share their counts: seen over seeds it is the right size.
-    several = [
-        elbo.estimate(Texts(Cell(**{**vars(cell), "seed": s}), (one,), model=model, rows=4), one, 64) for s in range(30)
-    ]
+    several = [elbo.estimate(Texts(replace(cell, seed=s), (one,), model=model, rows=4), one, 64) for s in range(30)]
     spread = statistics.stdev(e.nats for e in several)
     assert spread == pytest.approx(statistics.fmean(e.stderr for e in several), rel=0.5)
     assert elbo.estimate(Texts(cell, (one,), model=model, rows=64), one, 64).stderr is None  # one group has no spread

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from dlmbench import registry
+from dlmbench.engines._workspace import PlainWorkspace
 from dlmbench.errors import BenchError
 from dlmbench.families import llada
 from dlmbench.roofline import corrected, hardware, work
@@ -31,8 +32,17 @@ class Oracle:
     def logits(self, hidden_BQD, first, last):
         return torch.zeros(len(hidden_BQD), last - first, TINY.vocab_size).index_fill_(-1, torch.tensor([7]), 9.0)
 
-    def new_cache(self):
+    def logits_in_pieces(self, hidden_BQD, first, last):
+        yield self.logits(hidden_BQD, first, last)
+
+    def new_cache(self, rows, length):
         return object()
+
+    def workspace(self, key, make):
+        return PlainWorkspace(make())
+
+    def fused(self, function):
+        return function
 
 
 @pytest.mark.parametrize(

@@ -1,19 +1,23 @@
-"""Break-even k* over batch size and length: measured where the run crosses it, predicted for its device elsewhere.
+"""Who wins where: break-even k* over batch size and length, and over it the steps that quality asks for, S_parity.
 
-Below k* diffusion is the faster one, above it the baseline. The prediction knows data sheet and shapes, not this run.
+Below k* diffusion is the faster one, above it the baseline: where S_parity lies below k*, diffusion wins at equal
+quality. k* is measured where the run crosses it, and predicted for its device elsewhere; the prediction knows data
+sheet and shapes, not this run.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
 
 from dlmbench.analysis.study import Study
+from dlmbench.analysis.winners import who_wins
 from dlmbench.families._shapes import architecture_of
-from dlmbench.figures import _style
+from dlmbench.figures import _page, _style
 from dlmbench.figures._points import Point, each, rows_of, shapes, short, table, why_missing
 from dlmbench.roofline.hardware import of_device
 from dlmbench.roofline.surface import break_even_surface
@@ -28,7 +32,9 @@ _BATCHES = (1, 2, 4, 8, 16, 32, 64)
 
 @dataclass(frozen=True, kw_only=True)
 class BreakEvenMark(Point):
-    """kind: measured, extrapolated (measured, but outside the step counts timed), or predicted (without interval)."""
+    """kind: measured, extrapolated (measured, but outside the step counts timed), predicted (without interval), or
+    parity: S_parity at margin 0 and the step counts between which it may lie, with the verdict as its note.
+    """
 
     steps: float | None = None
     steps_low: float | None = None
@@ -38,7 +44,7 @@ class BreakEvenMark(Point):
 
 def points(run: Run, study: Study) -> pd.DataFrame:
     """The measured break-evens of every curve, and the corrected model's on the run's device."""
-    rows = [*_measured(study), *_predicted(run, study)]
+    rows = [*_measured(study), *_predicted(run, study), *_parities(study)]
     return table(
         BreakEvenMark, rows, "no break-even is known: it needs a baseline and two step counts, or a known device"
     )
@@ -59,6 +65,23 @@ def _measured(study: Study) -> Iterator[BreakEvenMark]:
                 steps_low=line.low,
                 steps_high=line.high,
                 note=f"largest distance of a median from the line: {line.largest_residual:.1%}",
+            )
+
+
+def _parities(study: Study) -> Iterator[BreakEvenMark]:
+    for curve, won in zip(study.curves, who_wins(study), strict=True):
+        if won.metric is not None:
+            yield BreakEvenMark(
+                kind="parity",
+                series=curve.label,
+                batch_size=curve.batch_size,
+                prompt_tokens=curve.prompt_tokens,
+                new_tokens=curve.new_tokens,
+                weights=curve.weights,
+                steps=won.parity_steps,
+                steps_low=won.parity_low if won.parity_steps else None,
+                steps_high=won.parity_high if won.parity_steps else None,
+                note=f"{won.verdict}: {won.reason}",
             )
 
 
@@ -117,7 +140,15 @@ def caption(frame: pd.DataFrame) -> str:
         + (", extrapolated" if r.kind == "extrapolated" else "")
         for r in each(measured)
     ]
-    return text + (f"Measured (95% interval): {'; '.join(marks)}." if marks else "None was measured.")
+    verdicts = [
+        f"{short(r.series)}, B={int(r.batch_size)}, P={int(r.prompt_tokens)}, G={int(r.new_tokens)}: {r.note}"
+        for r in each(frame, kind="parity")
+    ]
+    text += f"Measured (95% interval): {'; '.join(marks)}." if marks else "None was measured."
+    if not verdicts:
+        return text
+    text += " Diamonds: S_parity at margin 0, where it was reached; below k*, diffusion wins at equal quality."
+    return text + (f" Verdicts: {'; '.join(verdicts)}." if len(verdicts) <= _MOST_NUMBERS else "")
 
 
 def draw(frame: pd.DataFrame, figure: Figure) -> None:
@@ -142,8 +173,12 @@ def draw(frame: pd.DataFrame, figure: Figure) -> None:
                 if len(marks):
                     look = {"color": _style.colour(i), "marker": _style.MARKERS[i % 7], "linestyle": "none"}
                     _style.with_intervals(axes, marks, "batch_size", "steps", markerfacecolor=face, **look)
+            asked = rows_of(here, kind="parity").dropna(subset=["steps"])
+            if len(asked):
+                look = {"color": _style.colour(i), "marker": "D", "linestyle": "none", "markerfacecolor": "white"}
+                _style.with_intervals(axes, asked, "batch_size", "steps", **look)
         _style.log2_axis(axes, list(frame["batch_size"]))
-        _style.log_axis(axes, [*frame["steps"].clip(lower=1.0), *frame["steps_high"].dropna()])
+        _style.log_axis(axes, [*frame["steps"].dropna().clip(lower=1.0), *frame["steps_high"].dropna()])
         if axes.get_yscale() == "log":
             axes.set_ylim(bottom=1.4 * _LOWEST)
         axes.axhline(1, color="grey", linewidth=0.8)
@@ -157,7 +192,41 @@ def draw(frame: pd.DataFrame, figure: Figure) -> None:
     for kind, words, face in (("measured", "mark: measured", "grey"), ("extrapolated", "extrapolated", "white")):
         if len(rows_of(frame, kind=kind)):
             handles.append(_style.key(words, color="grey", marker="o", linestyle="none", markerfacecolor=face))
+    if rows_of(frame, kind="parity")["steps"].notna().any():
+        handles.append(_style.key("S_parity", color="grey", marker="D", linestyle="none", markerfacecolor="white"))
     handles.append(_style.key("one step: below it none wins", color="grey", linewidth=0.8))
     _style.legend_below(figure, handles, columns=3)
     _style.stamp(figure, frame)
     return None
+
+
+def interactive(frame: pd.DataFrame) -> _page.Figure:
+    """The same for the page."""
+    if why := why_missing(frame):
+        return _page.not_measured(why)
+    series, lengths = list(dict.fromkeys(frame["series"])), shapes(frame)
+    chart = _page.Chart(series, "batch size", "break-even steps k*")
+    kinds = (
+        ("predicted", "predicted k*", "circle", "lines"),
+        ("measured", "measured k*", "circle", "markers"),
+        ("extrapolated", "extrapolated k*", "circle-open", "markers"),
+        ("parity", "S_parity", "diamond-open", "markers"),
+    )
+    for panel, name in enumerate(series):
+        for i, (prompt, new) in enumerate(lengths):
+            here = rows_of(frame, series=name, prompt_tokens=prompt, new_tokens=new).sort_values("batch_size")
+            for kind, words, symbol, mode in kinds:
+                own = rows_of(here, kind=kind).dropna(subset=["steps"])
+                if len(own):
+                    own = own.assign(steps=own["steps"].clip(lower=_LOWEST))
+                    look: _page.Look = {"colour": _page.colour(i), "symbol": symbol}
+                    shown = f"{words}, {_page.shape_title(prompt, new)}"
+                    chart.line(panel, own, "batch_size", "steps", shown, look, _hover, mode=mode)
+        chart.log2(panel, "x", list(frame["batch_size"]))
+        chart.log(panel, "y", [*frame["steps"].dropna().clip(lower=_LOWEST)])
+    return chart.figure(frame)
+
+
+def _hover(row: Any) -> list[str]:
+    steps = _page.amount("steps", row.steps, row.steps_low, row.steps_high, "")
+    return [f"batch size {row.batch_size}", steps, *([row.note] if row.note else [])]

@@ -15,10 +15,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from dlmbench.analysis.parity import Parity
-from dlmbench.analysis.quality import TRUTHS, MetricInfo, Quality, scores_by_text
+from dlmbench.analysis.quality import TRUTHS, MetricInfo, Quality
 from dlmbench.analysis.study import Study
 from dlmbench.figures import _page, _style
-from dlmbench.figures._parity_spread import ParitySpread, spread_of
 from dlmbench.figures._points import Point, each, rows_of, shapes, short, table, why_missing
 from dlmbench.types import Run
 
@@ -30,9 +29,9 @@ _OUTCOMES = {"not_reached": "not reached", "undecided": "undecided"}
 class QualityPoint(Point):
     """kind: curve, baseline, truth (the true text's own score) or parity.
 
-    A parity row has steps and value only where S_parity at margin 0 is reached; steps_low and steps_high are its 95%
-    interval over resamples of the prompts, empty where that end lies beyond the largest K measured, and share_reached
-    the share of resamples in which parity was found at all.
+    A parity row has steps and value only where S_parity at margin 0 is reached; steps_low and steps_high are the step
+    counts between which it lies with 95% confidence, empty where that end lies beyond the largest K measured, and
+    share_reached the share of resamples in which parity was found at all.
     """
 
     metric: str = ""
@@ -53,7 +52,6 @@ def points(run: Run, study: Study) -> pd.DataFrame:
     rows: list[QualityPoint] = []
     seen: set[tuple[str, int, int]] = set()
     truth: dict[tuple[int, int, str], Quality] = {}
-    texts = scores_by_text(run)
     for curve in study.curves:
         key = (curve.label, curve.prompt_tokens, curve.new_tokens)
         if key in seen:
@@ -89,7 +87,7 @@ def points(run: Run, study: Study) -> pd.DataFrame:
                 )
         for metric in study.metrics:
             if shown := curve.parity(metric.name):
-                steps, spread = shown.parity.steps, spread_of(texts, study, curve, shown)
+                steps = shown.parity.steps
                 at = next((p.value for p in shown.parity.points if p.steps == steps), None)
                 rows.append(
                     QualityPoint(
@@ -101,11 +99,11 @@ def points(run: Run, study: Study) -> pd.DataFrame:
                         unit=metric.unit,
                         higher_is_better=metric.higher_is_better,
                         steps=steps,
-                        steps_low=spread.low if spread and steps else None,
-                        steps_high=spread.high if spread and steps else None,
-                        share_reached=spread.share_reached if spread else None,
+                        steps_low=shown.parity.low_steps if steps else None,
+                        steps_high=shown.parity.high_steps if steps else None,
+                        share_reached=_share_reached(shown.parity),
                         value=at,
-                        note=_note(shown.parity, spread),
+                        note=_note(shown.parity),
                     )
                 )
     for (prompt, new, metric_name), q in truth.items():
@@ -129,15 +127,20 @@ def points(run: Run, study: Study) -> pd.DataFrame:
     return table(QualityPoint, rows if curves else [], _why(study, random))
 
 
-def _note(parity: Parity, spread: ParitySpread | None) -> str:
+def _share_reached(parity: Parity) -> float:
+    """Of the resamples, those in which parity lies at one of the step counts measured."""
+    return sum(p.share for p in parity.points)
+
+
+def _note(parity: Parity) -> str:
     """S_parity with its interval, or why there is none, in a few words."""
     if parity.steps is None:
-        found = f" (found in {spread.share_reached:.0%} of resamples)" if spread and spread.share_reached else ""
+        share = _share_reached(parity)
+        found = f" (found in {share:.0%} of resamples)" if share else ""
         return _OUTCOMES[parity.outcome] + (found if parity.outcome == "undecided" else "")
     fewer = " or fewer" if parity.outcome == "reached_at_smallest" else ""
     beyond = f"beyond {parity.points[-1].steps}"
-    ends = f" ({spread.low or beyond} to {spread.high or beyond})" if spread else ""
-    return f"K = {parity.steps}{fewer}{ends}"
+    return f"K = {parity.steps}{fewer} ({parity.low_steps or beyond} to {parity.high_steps or beyond})"
 
 
 def _why(study: Study, random: bool) -> str:
