@@ -162,8 +162,11 @@ def tiny_config() -> str:
             diffusion["steps"] = [8]
         if "block_length" in diffusion:
             diffusion["block_length"] = 4
+        if "threshold" in diffusion:
+            diffusion["threshold"] = 0.9
     document["prompts"] = {"source": "tiny", "count": 2}
     document["protocol"]["rounds"] = 1
+    document["metrics"] = [{"elbo": {"draws": 32}} if m == "elbo" else m for m in document["metrics"]]
     return yaml.safe_dump(document)
 
 
