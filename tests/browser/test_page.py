@@ -163,7 +163,7 @@ def test_prints_with_figures_and_table_and_without_controls(opened, ordinary, tm
     assert at.page.locator("#table tbody tr").count() == 8
     assert at.page.locator(".js-plotly-plot .main-svg").first.bounding_box()["width"] <= 700
     assert at.page.locator("details:not([open])").count() == 0
-    # The table has turned pages of A4: 297 mm less margins of 12 are 1031 pixels; wider would shrink the whole document.
+    # Turned pages of A4, 297 mm less margins of 12, are 1031 pixels; a wider table would shrink the whole document.
     at.page.set_viewport_size({"width": 690, "height": 900})
     assert at.page.evaluate("document.querySelector('#table').scrollWidth") <= 1031
     at.page.evaluate("document.querySelector('#cells').remove()")
