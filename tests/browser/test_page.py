@@ -163,7 +163,11 @@ def test_prints_with_figures_and_table_and_without_controls(opened, ordinary, tm
     assert at.page.locator("#table tbody tr").count() == 8
     assert at.page.locator(".js-plotly-plot .main-svg").first.bounding_box()["width"] <= 700
     assert at.page.locator("details:not([open])").count() == 0
-    at.page.evaluate("dispatchEvent(new Event('afterprint'))")
+    # Turned pages of A4, 297 mm less margins of 12, are 1031 pixels; a wider table would shrink the whole document.
+    at.page.set_viewport_size({"width": 690, "height": 900})
+    assert at.page.evaluate("document.querySelector('#table').scrollWidth") <= 1031
+    at.page.evaluate("document.querySelector('#cells').remove()")
+    assert at.page.evaluate("document.documentElement.scrollWidth") <= 690
     path = tmp_path / "page.pdf"
     at.page.pdf(path=path, format="A4")
     assert path.stat().st_size > 50_000

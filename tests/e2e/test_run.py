@@ -66,6 +66,8 @@ def test_a_run_leaves_everything_and_a_second_one_adds_nothing(command):
     for cell in {r["cell_id"] for r in table}:
         timed = [r for r in table if r["cell_id"] == cell and r["is_warmup"] == "false"]
         assert len(timed) >= 15
+    assert first.stdout.rstrip().endswith("report.html")
+    assert (output / "report.html").stat().st_size > 1_000_000
     figures = output.parent / "figures"
     for name in (
         "latency_vs_steps",

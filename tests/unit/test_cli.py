@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -110,6 +111,7 @@ def test_missing_config_and_output_that_is_a_file(capsys, config, tmp_path):
     taken.write_text("x")
     fails(capsys, "run", "--config", config(GOOD), "--output_dir", taken, says="taken ... --output_dir")
     fails(capsys, "analyze", tmp_path / "nothing", says="nothing")
+    fails(capsys, "report", tmp_path / "nothing", says="nothing")
 
 
 def test_several_values_by_comma_or_by_repeating_and_both_spellings(capsys, config):
@@ -155,6 +157,18 @@ def test_the_surface_is_frozen():
     """Users' scripts depend on it; a deliberate change is made here and in the golden file together."""
     golden = json.loads((ROOT / "tests/golden/cli_options.json").read_text())
     assert surface() == golden
+
+
+def test_a_report_from_files_alone_ends_with_the_page(capsys, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(ROOT / "docs/study/h200-random", folder, ignore=shutil.ignore_patterns("figures"))
+    code, out, err = run(capsys, "report", folder)
+    assert code == 0, err
+    assert out.splitlines()[-1] == str(folder / "report.html")
+    for line in out.splitlines():
+        assert Path(line).stat().st_size > 0
+    assert {p.suffix for p in (folder / "figures").iterdir()} == {".png", ".pdf", ".csv"}
+    assert "drawing the figures" in err
 
 
 def test_main_py_runs_from_any_folder(tmp_path):

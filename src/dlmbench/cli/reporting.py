@@ -25,9 +25,9 @@ def report(
     from dlmbench.store import read_run
 
     for folder in runs:
+        run = read_run(folder)
         with console.Stages(str(folder)) as stages:
-            stages.say("reading and analysing")
-            run = read_run(folder)
+            stages.say("analysing")
             paths = writing.write(run, analyse(run), folder, stages.say)
         for path in paths:
             print(path)

@@ -182,7 +182,11 @@ def _judge(curve: Curve) -> tuple[Winner, str]:
         return "unknown", "no autoregressive baseline was timed with the same batch size and lengths"
     base = curve.baseline.cell.model.key
     faster = [p.cell.steps for p in curve.points if p.speedup and p.speedup.low > 1 and p.cell.steps]
-    up_to = f"diffusion is faster up to K={max(faster)}" if faster else "diffusion was not shown to be faster at any K"
+    timed = [p.cell.steps for p in curve.points if p.latency and p.cell.steps]
+    up_to = "diffusion was not shown to be faster at any K"
+    if faster:
+        every = max(faster) == max(timed)
+        up_to = f"diffusion is faster {'at every K timed, to' if every else 'up to'} K={max(faster)}"
     shown = headline(curve)
     if shown is None:
         why = "the weights are random" if curve.weights == "random" else "no metric was scored for both models"

@@ -68,7 +68,6 @@ class PageFigure:
     csv: str = ""
     height_px: int = 0
     views: tuple[str, ...] = ()
-    is_random: bool = False
 
 
 def figures(run: Run, study: Study) -> tuple[PageFigure, ...]:
@@ -95,7 +94,6 @@ def _figure(run: Run, study: Study, name: str) -> PageFigure:
             csv=packed(csv_of(frame)),
             height_px=int(plot.layout.height or 400),
             views=tuple(str(v["label"]).replace("\n", ", ") for v in views),
-            is_random=bool((frame["weights"] == "random").any()),
         )
     except Exception as error:  # whatever one figure does, the page stands and says so
         return PageFigure(name, title, "", missing=f"it could not be drawn ({type(error).__name__}: {error})")
