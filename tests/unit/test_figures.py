@@ -91,7 +91,7 @@ def test_quality_points_appear_once_for_all_batch_sizes():
 
 def test_parity_has_an_interval_over_resamples_of_the_prompts():
     clear = tiny_run(batches=(1,), blocks=(None,), steps=(4, 16, 64), nats={None: {4: 2.0, 16: 0.8, 64: 0.8}})
-    close = tiny_run(batches=(1,), blocks=(None,), steps=(4, 16, 64), nats={None: {4: 2.0, 16: 0.905, 64: 0.8}})
+    close = tiny_run(batches=(1,), blocks=(None,), steps=(4, 16, 64), nats={None: {4: 2.0, 16: 0.915, 64: 0.8}})
     rows = []
     for run in (clear, close):
         frame = figure("quality_vs_steps").points(run, analyse(run, draws=500))
@@ -99,8 +99,8 @@ def test_parity_has_an_interval_over_resamples_of_the_prompts():
     sure, unsure = rows
     assert (sure["steps"], sure["steps_low"], sure["steps_high"], sure["share_reached"]) == (16, 16, 16, 1)
     assert sure["note"] == "K = 16 (16 to 16)"
-    # At 16 steps the gap is a few standard errors of the mean: some resamples of the prompts ask for 64.
-    assert (unsure["steps_low"], unsure["steps_high"]) == (16, 64)
+    # At 16 steps the gap is about a standard error: 64 is what can be shown, 16 is what may be true.
+    assert (unsure["steps"], unsure["steps_low"], unsure["steps_high"]) == (64, 16, 64)
 
 
 def test_pareto_points_are_oriented_and_the_front_is_right():
@@ -116,9 +116,9 @@ def test_pareto_points_are_oriented_and_the_front_is_right():
 
 def test_break_evens_are_the_curves_own_and_predicted_only_for_a_known_device():
     frame = frame_of("breakeven_map")
-    assert frame["kind"].value_counts().to_dict() == {"measured": 2}  # this run is of a CPU
+    assert frame["kind"].value_counts().to_dict() == {"measured": 2, "parity": 2}  # this run is of a CPU
     own = {c.batch_size: c.break_even for c in STUDY.curves}
-    for row in frame.itertuples():
+    for row in frame[frame["kind"] == "measured"].itertuples():
         line = own[row.batch_size]
         assert (row.steps, row.steps_low, row.steps_high) == (line.steps, line.low, line.high)
     # A model known by its name alone has a shape, hence predictions on a device with a data sheet.

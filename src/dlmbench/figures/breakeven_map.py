@@ -144,7 +144,7 @@ def caption(frame: pd.DataFrame) -> str:
         f"{short(r.series)}, B={int(r.batch_size)}, P={int(r.prompt_tokens)}, G={int(r.new_tokens)}: {r.note}"
         for r in each(frame, kind="parity")
     ]
-    text += f"Measured (95% interval): {'; '.join(marks)}." if marks else "None was measured."
+    text += f"Measured (95% interval): {'; '.join(marks)}." if marks else "No break-even was measured."
     if not verdicts:
         return text
     text += " Diamonds: S_parity at margin 0, where it was reached; below k*, diffusion wins at equal quality."
