@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -124,18 +124,19 @@ def score(output: Path, metrics: Sequence[str], progress: Progress) -> None:
         score_run(Plan(run.cells), metrics, store, lambda: pool, _Prompts(setting).quality, progress)
 
 
-def conclude(output: Path) -> Outcome:
+def conclude(output: Path, say: Callable[[str], None] = lambda stage: None) -> Outcome:
     """Tables, answer, findings, figures and reports, from the files alone.
 
-    There are no reports where the packages they need are not installed.
+    There are no reports where the packages they need are not installed. `say` is told each stage.
 
     Raises:
         BenchError: no run there.
     """
     run = read_run(output)
     study = analyse(run)
+    say("drawing the figures as PNG and PDF")
     figures = write_all(run, study, figures_folder(output))
-    reports = [] if writing.missing_packages() else writing.write_reports(run, study, output)
+    reports = [] if writing.missing_packages() else writing.write_reports(run, study, output, say)
     return Outcome(summary_rows(study), answer(study), findings(run), figures, reports)
 
 

@@ -186,7 +186,7 @@ def _judge(curve: Curve) -> tuple[Winner, str]:
     up_to = "diffusion was not shown to be faster at any K"
     if faster:
         every = max(faster) == max(timed)
-        up_to = f"diffusion is faster {'at every K timed, to' if every else 'up to'} K={max(faster)}"
+        up_to = f"diffusion is faster {f'at every K timed, {timed[0]} to ' if every else 'up to K='}{max(faster)}"
     shown = headline(curve)
     if shown is None:
         why = "the weights are random" if curve.weights == "random" else "no metric was scored for both models"
@@ -333,7 +333,8 @@ def _strip(curve: Curve) -> Strip | None:
     line, best = curve.break_even, _at(curve)
     faster, ends = None, (0.0, 0.0)
     if line is not None and line.steps is not None:
-        at = [_within(place(k)) for k in (line.steps, line.low or line.steps, line.high or line.steps)]
+        ends_of_k = [line.steps if end is None else end for end in (line.low, line.high)]
+        at = [_within(place(k)) for k in (line.steps, *ends_of_k)]
         faster, ends = at[0] or None, (at[1], at[2])
     good = place(best.parity.steps) if best and best.parity.steps and not best.parity.delta else None
     if best is None:
