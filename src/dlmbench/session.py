@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence, Set
+from collections.abc import Callable, Sequence, Set
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -157,11 +157,16 @@ def score(output: Path, metrics: Sequence[str], settings: MetricSettings, progre
         score_run(Plan(run.cells), requests, store, lambda: pool, _Prompts(setting).quality, progress)
 
 
-def conclude(output: Path, price_per_gpu_hour: float | None = None, quality: str | None = None) -> Outcome:
+def conclude(
+    output: Path,
+    price_per_gpu_hour: float | None = None,
+    quality: str | None = None,
+    say: Callable[[str], None] = lambda stage: None,
+) -> Outcome:
     """Tables, answer, findings, figures and reports, from the files alone; with a price also what the cells cost.
 
     There are no reports where the packages they need are not installed. `quality` is the goal of the cheapest way: see
-    `analysis.cost.goal_of`.
+    `analysis.cost.goal_of`. `say` is told each stage.
 
     Raises:
         BenchError: no run there, no such metric, or no price.
@@ -173,8 +178,9 @@ def conclude(output: Path, price_per_gpu_hour: float | None = None, quality: str
     if price_per_gpu_hour is not None:
         priced = costs(run, study, price_per_gpu_hour)
         best = cheapest(priced, study, goal_of(quality, study))
+    say("drawing the figures as PNG and PDF")
     figures = write_all(run, study, figures_folder(output))
-    reports = [] if writing.missing_packages() else writing.write_reports(run, study, output)
+    reports = [] if writing.missing_packages() else writing.write_reports(run, study, output, say)
     return Outcome(summary_rows(study), answer(study), findings(run), figures, reports, priced, best)
 
 

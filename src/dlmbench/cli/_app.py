@@ -55,7 +55,8 @@ def conclude(output_dir: Path, price: float | None = None, quality: str | None =
 
     from dlmbench import console, session
 
-    outcome = session.conclude(output_dir, price, quality)
+    with console.Stages(str(output_dir)) as stages:
+        outcome = session.conclude(output_dir, price, quality, stages.say)
     console.findings(outcome.findings)
     width = None if sys.stdout.isatty() else 160
     out = Console(width=width, highlight=False)

@@ -15,7 +15,7 @@ from typing import Literal
 
 from dlmbench.analysis.answer import headline
 from dlmbench.analysis.study import CellSummary, Curve, MetricParity, Study
-from dlmbench.report._numbers import counted, gib, listed, seconds, sig, spread
+from dlmbench.report._numbers import counted, from_to, gib, listed, seconds, sig, spread
 
 SERVER_BATCH = 8
 LONG_TOKENS = 1024
@@ -185,8 +185,8 @@ def _judge(curve: Curve) -> tuple[Winner, str]:
     timed = [p.cell.steps for p in curve.points if p.latency and p.cell.steps]
     up_to = "diffusion was not shown to be faster at any K"
     if faster:
-        every = max(faster) == max(timed)
-        up_to = f"diffusion is faster {'at every K timed, to' if every else 'up to'} K={max(faster)}"
+        where = f"up to K={max(faster)}" if len(faster) < len(timed) else f"at every K timed ({from_to(timed, str)})"
+        up_to = f"diffusion is faster {where}"
     shown = headline(curve)
     if shown is None:
         why = "the weights are random" if curve.weights == "random" else "no metric was scored for both models"
@@ -333,7 +333,8 @@ def _strip(curve: Curve) -> Strip | None:
     line, best = curve.break_even, _at(curve)
     faster, ends = None, (0.0, 0.0)
     if line is not None and line.steps is not None:
-        at = [_within(place(k)) for k in (line.steps, line.low or line.steps, line.high or line.steps)]
+        ends_of_k = [line.steps if end is None else end for end in (line.low, line.high)]
+        at = [_within(place(k)) for k in (line.steps, *ends_of_k)]
         faster, ends = at[0] or None, (at[1], at[2])
     good = place(best.parity.steps) if best and best.parity.steps and not best.parity.delta else None
     if best is None:

@@ -31,7 +31,7 @@ STORY = (
     "pareto_frontier",
     "latency_vs_steps",
     "quality_vs_steps",
-    "break_even_map",
+    "breakeven_map",
     "throughput_by_batch_size",
     "throughput_vs_batch_size",
 )

@@ -224,7 +224,11 @@ class Cells {
   }
 
   update() {
-    const words = byId("find").value.toLowerCase().split(/\s+/).filter(Boolean);
+    // Each word must begin a word: 7 finds block 7 and not block 17.
+    const words = byId("find").value.toLowerCase().split(/\s+/).filter(Boolean).map((w) => {
+      const literal = w.replace(/[.*+?^${}()|[\]\\]/g, "\\$&");
+      return new RegExp(/^[\p{L}\p{N}]/u.test(w) ? `(?<![\\p{L}\\p{N}])${literal}` : literal, "u");
+    });
     const texts = this.columns.filter((c) => c.isText);
     const chosen = this.selects
       .filter((s) => s.select.value !== "")
@@ -234,7 +238,7 @@ class Cells {
       if (!chosen.every((c) => c.column.at(r) === c.value)) continue;
       if (words.length) {
         const text = texts.map((c) => c.at(r)).join(" ").toLowerCase();
-        if (!words.every((w) => text.includes(w))) continue;
+        if (!words.every((w) => w.test(text))) continue;
       }
       this.order.push(r);
     }
