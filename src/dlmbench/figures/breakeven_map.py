@@ -24,6 +24,7 @@ from dlmbench.roofline.surface import break_even_surface
 from dlmbench.types import Architecture, Cell, Run
 
 NAME = "breakeven_map"
+_NOTHING = "no break-even is known: it needs a baseline and two step counts, or a known device"
 _LOWEST = 0.5
 _MOST_NUMBERS = 6  # in a caption
 # Beyond the run's own, these batch sizes are predicted.
@@ -45,9 +46,7 @@ class BreakEvenMark(Point):
 def points(run: Run, study: Study) -> pd.DataFrame:
     """The measured break-evens of every curve, and the corrected model's on the run's device."""
     rows = [*_measured(study), *_predicted(run, study), *_parities(study)]
-    return table(
-        BreakEvenMark, rows, "no break-even is known: it needs a baseline and two step counts, or a known device"
-    )
+    return table(BreakEvenMark, rows, _NOTHING)
 
 
 def _measured(study: Study) -> Iterator[BreakEvenMark]:
@@ -155,6 +154,9 @@ def draw(frame: pd.DataFrame, figure: Figure) -> None:
     """A panel for each of the sampler's settings; colour is the length."""
     if why := why_missing(frame):
         return _style.not_measured(figure, why)
+    frame = frame.dropna(subset=["steps"])
+    if frame.empty:
+        return _style.not_measured(figure, _NOTHING)
     series, lengths = list(dict.fromkeys(frame["series"])), shapes(frame)
     for axes, name in zip(_style.panels(figure, len(series), 3.0), series, strict=True):
         own = rows_of(frame, series=name)
@@ -204,6 +206,9 @@ def interactive(frame: pd.DataFrame) -> _page.Figure:
     """The same for the page."""
     if why := why_missing(frame):
         return _page.not_measured(why)
+    frame = frame.dropna(subset=["steps"])
+    if frame.empty:
+        return _page.not_measured(_NOTHING)
     series, lengths = list(dict.fromkeys(frame["series"])), shapes(frame)
     chart = _page.Chart(series, "batch size", "break-even steps k*")
     kinds = (

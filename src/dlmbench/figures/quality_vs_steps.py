@@ -203,12 +203,24 @@ def _interval(axes: Axes, r: Any, largest: float) -> None:
         )
 
 
+def _lines(curves: pd.DataFrame) -> list[tuple[str, int, int]]:
+    """The (series, prompt tokens, new tokens) that there are, shape by shape."""
+    own = curves[["series", "prompt_tokens", "new_tokens"]].drop_duplicates()
+    found = [(str(r.series), int(r.prompt_tokens), int(r.new_tokens)) for r in each(own)]
+    return [line for shape in shapes(curves) for line in found if line[1:] == shape]
+
+
+def _first(lines: list[tuple[str, int, int]], row: Any) -> int:
+    """Which line is the first of a row's lengths: a baseline has its colour."""
+    return next((i for i, line in enumerate(lines) if line[1:] == (row.prompt_tokens, row.new_tokens)), 0)
+
+
 def draw(frame: pd.DataFrame, figure: Figure) -> None:
     """Panels in the order of the metrics; colour, marker and line style are the sampler's settings and lengths."""
     if why := why_missing(frame):
         return _style.not_measured(figure, why)
     curves = rows_of(frame, kind="curve")
-    lines = [(s, *shape) for shape in shapes(curves) for s in dict.fromkeys(curves["series"])]
+    lines = _lines(curves)
     several = len(shapes(curves)) > 1
     metrics = list(dict.fromkeys(curves["metric"]))
     for axes, name in zip(_style.panels(figure, len(metrics), 2.4), metrics, strict=True):
@@ -228,8 +240,7 @@ def draw(frame: pd.DataFrame, figure: Figure) -> None:
                     axes.plot(r.steps, r.value, zorder=5, **_style.RING)
                     _interval(axes, r, float(curve["steps"].max()))
         for r in each(here, kind="baseline"):
-            place = shapes(curves).index((int(r.prompt_tokens), int(r.new_tokens)))
-            hue = _style.colour(place * (len(lines) // len(shapes(curves)))) if several else _style.BASELINE_COLOUR
+            hue = _style.colour(_first(lines, r)) if several else _style.BASELINE_COLOUR
             _style.band(axes, r.value, r.value_low, r.value_high, color=hue, linestyle="--")
         for r in each(here, kind="truth"):
             axes.axhline(r.value, color="#B00020", linestyle=":", linewidth=1.2)
@@ -260,7 +271,7 @@ def interactive(frame: pd.DataFrame) -> _page.Figure:
     if why := why_missing(frame):
         return _page.not_measured(why)
     curves = rows_of(frame, kind="curve")
-    lines = [(s, *shape) for shape in shapes(curves) for s in dict.fromkeys(curves["series"])]
+    lines = _lines(curves)
     several = len(shapes(curves)) > 1
     names = list(dict.fromkeys(curves["metric"]))
     first = [rows_of(frame, metric=n).iloc[0] for n in names]
@@ -277,8 +288,7 @@ def interactive(frame: pd.DataFrame) -> _page.Figure:
                 shown = f"{series}, {prompt}+{new}" if several else series
                 chart.line(panel, own.sort_values("steps"), "steps", "value", shown, _page.look(i), _hover)
         for r in each(here, kind="baseline"):
-            place = shapes(curves).index((int(r.prompt_tokens), int(r.new_tokens)))
-            hue = _page.colour(place * (len(lines) // len(shapes(curves)))) if several else _page.INK
+            hue = _page.colour(_first(lines, r)) if several else _page.INK
             shown = f"{r.series} (autoregressive)" + (f", {r.prompt_tokens}+{r.new_tokens}" if several else "")
             chart.band(panel, span, r.value, r.value_low, r.value_high, shown, hue, _hover(r))
         for r in each(here, kind="truth"):
