@@ -15,6 +15,7 @@ from typing import Literal
 
 from dlmbench.analysis.answer import headline
 from dlmbench.analysis.study import CellSummary, Curve, MetricParity, Study
+from dlmbench.analysis.winners import winner_of
 from dlmbench.report._numbers import counted, from_to, gib, listed, seconds, sig, spread
 
 SERVER_BATCH = 8
@@ -22,13 +23,12 @@ LONG_TOKENS = 1024
 
 # What a use case asks beside: a fact about a curve.
 _Extra = Callable[[Curve], "Fact | None"]
-Winner = Literal["diffusion", "baseline", "neither", "undecided", "speed only", "unknown"]
+Winner = Literal["diffusion", "baseline", "undecided", "speed only", "unknown"]
 # In the order in which they serve diffusion: what is chosen where several settings were measured.
-_RANK: tuple[Winner, ...] = ("diffusion", "neither", "undecided", "speed only", "baseline", "unknown")
+_RANK: tuple[Winner, ...] = ("diffusion", "undecided", "speed only", "baseline", "unknown")
 _BADGES: dict[Winner, str] = {
     "diffusion": "Diffusion wins",
     "baseline": "Autoregressive wins",
-    "neither": "No clear winner",
     "undecided": "Undecided",
     "speed only": "Speed only",
     "unknown": "Not known",
@@ -180,30 +180,17 @@ def _judge(curve: Curve) -> tuple[Winner, str]:
         return "unknown", f"diffusion was not timed: {reason}" if reason else "diffusion was not timed"
     if curve.baseline is None or curve.baseline.latency is None:
         return "unknown", "no autoregressive baseline was timed with the same batch size and lengths"
-    base = curve.baseline.cell.model.key
     faster = [p.cell.steps for p in curve.points if p.speedup and p.speedup.low > 1 and p.cell.steps]
     timed = [p.cell.steps for p in curve.points if p.latency and p.cell.steps]
     up_to = "diffusion was not shown to be faster at any K"
     if faster:
         where = f"up to K={max(faster)}" if len(faster) < len(timed) else f"at every K timed ({from_to(timed, str)})"
         up_to = f"diffusion is faster {where}"
-    shown = headline(curve)
-    if shown is None:
+    if headline(curve) is None:
         why = "the weights are random" if curve.weights == "random" else "no metric was scored for both models"
         return "speed only", f"{up_to}; quality was not measured ({why})"
-    outcome, ratio = shown.parity.outcome, shown.speedup.latency if shown.speedup else None
-    if shown.parity.reached and ratio is not None:
-        if ratio.low > 1:
-            return "diffusion", f"as good as {base} from K={shown.parity.steps} on, and faster there"
-        if ratio.high < 1:
-            return "baseline", f"to write as well as {base}, diffusion takes longer"
-        return "neither", f"at equal quality neither is shown to be faster than the other ({base}, diffusion)"
-    if shown.parity.reached:
-        return "unknown", f"as good as {base} from K={shown.parity.steps} on, but not timed there"
-    if outcome == "undecided":
-        return "undecided", f"whether diffusion writes as well as {base} is open: more prompts would tell; {up_to}"
-    end = " with worse text" if faster else ""
-    return "baseline", f"diffusion did not reach the quality of {base} at any K measured; {up_to}{end}"
+    won = winner_of(curve)
+    return won.verdict, won.reason if won.verdict == "diffusion" else f"{won.reason}; {up_to}"
 
 
 def _parity_fact(curve: Curve) -> Fact | None:
