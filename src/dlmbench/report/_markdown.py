@@ -55,5 +55,5 @@ def bullets(items: Sequence[str]) -> Markdown:
 
 
 def quote(text: str) -> Markdown:
-    """A block quote of one line."""
-    return Markdown(f"> {escape(text)}")
+    """A block quote, a line a paragraph."""
+    return Markdown("\n>\n".join(f"> {escape(paragraph)}" for paragraph in text.split("\n\n")))
