@@ -166,3 +166,12 @@ def test_the_bill_at_equal_quality():
     assert at_equal_quality(found.curves[0], "likelihood").target.money_per_million_tokens is None
     never = analyse(study({4: 2.0}, {4: 0.04}), draws=100)
     assert at_equal_quality(never.curves[0], "likelihood") is None
+
+
+def test_too_few_prompts_to_decide_and_slower_wherever_it_could_be_as_good():
+    run = study({4: 2.0, 8: 2.0, 16: 2.0, 32: 2.0}, {k: STEPS[k] for k in (4, 8, 16, 32)}, prompts=3)
+    row = only(run)
+    assert row.outcome == "undecided"
+    assert (row.parity_low, row.parity_high) == (None, None)
+    assert row.verdict == "baseline"
+    assert "beyond K=32 at best" in row.reason

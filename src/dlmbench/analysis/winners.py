@@ -132,6 +132,8 @@ def _verdict(curve: Curve, shown: MetricParity | None) -> tuple[Verdict, str]:
             return "baseline", f"diffusion is worse at every step count up to {largest}, a step for every token"
         return "baseline", f"diffusion is worse up to K={largest}, and slower from there on"
     if set(paces.values()) <= {"slower"} and (not beyond or out_of_reach):
+        if not steps:
+            return "baseline", f"diffusion is as good beyond K={largest} at best, and slower from there on"
         return "baseline", f"diffusion may be as good from K={steps[0]} on, but is slower there"
     if parity.outcome == "not_reached":
         return "undecided", f"diffusion is worse up to K={largest}; larger K were not measured and may still be faster"
