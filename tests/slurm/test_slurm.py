@@ -201,7 +201,8 @@ def test_an_array_meets_its_time_limit_and_ends_as_the_serial_run_does(cluster):
     assert result.environment.node_shared is True
     assert "node_shared" in {f.code for f in findings(result)}
     assert (run / "figures" / "pareto_frontier.png").stat().st_size > 10_000, "made by the dependent job"
-    assert "diffusion" in log(run, f"report-{last.id}")
+    assert str(run / "report.html") in log(run, f"report-{last.id}")
+    assert "diffusion" in (run / "report.html").read_text()
 
     # The serial run: the same cells, and as far as they do not depend on the clock, the same results.
     (cluster / "serial.yaml").write_text(STUDY.format(repeats=4, limit_s=60))
