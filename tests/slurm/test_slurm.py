@@ -178,8 +178,8 @@ def test_an_array_meets_its_time_limit_and_ends_as_the_serial_run_does(cluster):
     long = next(c.id for c in submission.load(run).plan().cells if c.batch_size == 4)
     slow = next(s.index for s in submission.load(run).shards if long in s.cell_ids)
     wait_for("a repetition of the long cell", lambda: timed(run, slow), cluster)
-    # A limit one to two minutes away, of which 118 s are to be warned: USR1 is due as soon as SLURM looks, within half a
-    # minute, when the long cell still has most of its 90 s before it, and a minute at least is left.
+    # A limit one to two minutes away, of which 118 s are to be warned: USR1 is due as soon as SLURM looks, within half
+    # a minute, when the long cell still has most of its 90 s before it, and a minute at least is left.
     clock = ask("squeue", "-h", "-j", f"{array.id}_{slow}", "-o", "%M").strip().split(":")
     minutes = int(clock[-2]) + 60 * (int(clock[-3]) if len(clock) > 2 else 0)
     ask("scontrol", "update", f"JobId={array.id}_{slow}", f"TimeLimit={minutes + 2}")
