@@ -141,7 +141,9 @@ def is_over(run: Path) -> bool:
 
 
 def log(run: Path, suffix: str) -> str:
-    return (run.parent / "logs" / "slurm" / f"dlmbench-{run.name}-{suffix}.out").read_text()
+    """What a job has written; SLURM counts it as running a moment before its file is there."""
+    written = run.parent / "logs" / "slurm" / f"dlmbench-{run.name}-{suffix}.out"
+    return written.read_text() if written.exists() else ""
 
 
 def assert_whole(run: Path, shards: int) -> Run:
