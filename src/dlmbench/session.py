@@ -14,7 +14,6 @@ from pathlib import Path
 from dlmbench import forecast
 from dlmbench import prompts as prompt_sources
 from dlmbench.analysis.answer import SummaryRow, answer, summary_rows
-from dlmbench.analysis.checks import findings
 from dlmbench.analysis.cost import CellCost, Cheapest, cheapest, costs, goal_of
 from dlmbench.analysis.study import analyse
 from dlmbench.assets import resolve_model
@@ -181,7 +180,7 @@ def conclude(
     say("drawing the figures as PNG and PDF")
     figures = write_all(run, study, figures_folder(output))
     reports = [] if writing.missing_packages() else writing.write_reports(run, study, output, say)
-    return Outcome(summary_rows(study), answer(study), findings(run), figures, reports, priced, best)
+    return Outcome(summary_rows(study), answer(study), study.findings, figures, reports, priced, best)
 
 
 def _fit_together(setting: Setting, keys: Set[str]) -> bool:

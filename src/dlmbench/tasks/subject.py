@@ -146,8 +146,7 @@ class Subject:
             key = zlib.crc32(repr(pair.context).encode())
             prompt = Prompt(key, pair.context, reference_ids=pair.continuation)
             length = len(pair.continuation)
-            # The estimator rounds half to even, which favours even counts where a half occurs (9 of 16 draws would
-            # mask both of two tokens). It never does with a row a token, or with an odd number of rows.
+            # A row a token, or an odd number of rows: what `elbo.unbiased_rows` leaves as it is for every length.
             rows = min(length, max(ELBO_ROWS, (self.setup.rows - 1) | 1))
             texts = replace(self._texts((prompt,), {}, length), rows=rows)
             # A single token has but one mask: every draw would be the same.
