@@ -62,11 +62,16 @@ def examine(experiment: Experiment | None = None) -> Iterator[Examined]:
 
 
 def _versions() -> Iterator[Examined]:
-    own = metadata.metadata("dlmbench")["Requires-Python"]
     from packaging.requirements import Requirement
     from packaging.specifiers import SpecifierSet
 
     python, system = platform.python_version(), platform.platform()
+    try:
+        own = metadata.metadata("dlmbench")["Requires-Python"]
+    except metadata.PackageNotFoundError:
+        text = f"python {python}; dlmbench runs from its source and is not installed, so its requirements are not known"
+        yield Examined("error", "packages", text, "Install it: make setup, or pip install --no-deps -e .")
+        return
     if own and python not in SpecifierSet(own, prereleases=True):
         yield Examined("error", "python", f"{python} on {system}", f"dlmbench needs {own}")
     else:

@@ -117,6 +117,7 @@ class _Server:
         self.clock: Clock = clock_for(device)
         self.meter = GpuMeter.of_device(device)
         self.model: _Model | None = None
+        self._idle_power_w: dict[tuple[str, ...], float | None] = {}  # by the setting of the model that was there
 
     def answer(self, request: Request) -> Iterator[Reply]:
         """The replies to one request, each as soon as it is there."""
@@ -201,10 +202,17 @@ class _Server:
             first = batch.prompts[0].index
             yield CommitOrder(cell.id, first, made[0].forwards, trace.committed_at_BG[0], trace.confidence_BG[0])
         model.language_model.forget()
-        yield measure_memory(cell.id, lambda: self._generate(cell, model, batch), self.device)
+        memory = measure_memory(cell.id, lambda: self._generate(cell, model, batch), self.device)
+        yield replace(memory, idle_power_w=self._idle_power(model))
         energy = repeat_for_energy(cell.id, lambda: self._generate(cell, model, batch), self.clock, self.meter)
         if energy is not None:
             yield energy
+
+    def _idle_power(self, model: _Model) -> float | None:
+        """Power of the device while nothing runs; measured once a model, between requests, when no other worker is busy."""
+        if model.setting not in self._idle_power_w:
+            self._idle_power_w[model.setting] = self.meter.idle_power_w()
+        return self._idle_power_w[model.setting]
 
 
 def _useful_tokens(cell: Cell, model: _Model, made: Generation) -> int | None:

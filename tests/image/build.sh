@@ -54,7 +54,7 @@ inside() { buildah run --isolation chroot "$made" -- "$@"; }
 [ "$(inside id -un)" = dlmbench ] || { echo "the image runs as $(inside id -un)" >&2; exit 1; }
 inside dlmbench doctor
 inside dlmbench list samplers
-inside sh -c 'cd "$HOME" && dlmbench run --config config/experiments_tiny.yaml --output_dir raw_data --max_prompts 2 \
+inside sh -c 'cd "$HOME" && dlmbench run --config /opt/dlmbench/config/experiments_tiny.yaml --output_dir raw_data --max_prompts 2 \
   --steps 8 --batch_size 1 --knob block_length=16'
 inside sh -c 'test -s "$HOME/raw_data/raw_metrics.csv"'
 echo "the image builds, runs as an ordinary user, and measures" >&2

@@ -102,3 +102,13 @@ def test_a_job_knows_whether_its_node_is_shared(monkeypatch, tmp_path):
     assert "shares it" in examined["node"].text
     monkeypatch.setenv("DLMBENCH_NODE_SHARED", "0")
     assert {e.subject: e.state for e in diagnosis._cluster()}["node"] == "ok"
+
+
+def test_a_source_tree_that_is_not_installed_is_told_how_to_be(monkeypatch):
+    def missing(name):
+        raise diagnosis.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(diagnosis.metadata, "metadata", missing)
+    (only,) = diagnosis._versions()
+    assert (only.state, only.subject) == ("error", "packages")
+    assert "make setup" in only.remedy

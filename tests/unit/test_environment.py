@@ -78,7 +78,7 @@ def test_short_generations_are_repeated_until_the_region_is_long_enough():
 
 
 def test_idle_power_is_the_counter_over_the_sleep():
-    meter = GpuMeter(FakeNvml([0, 80_000]), object())
+    meter = GpuMeter(FakeNvml([0, 0, 80_000]), object())
     assert meter.idle_power_w(1.0, sleep=lambda _: None) == 80.0
     assert GpuMeter().idle_power_w(1.0) is None
 

@@ -18,6 +18,7 @@ from dlmbench.measure.clock import Clock
 from dlmbench.types import EnergyPass
 
 MIN_REGION_S = 0.5
+_SETTLE_S = 0.5  # what the counter still owes for work that has just ended, and the board's way down from it
 
 # Bits of NVML's clocks-event reasons that hold the clock below what was asked for. Left out: idle (0x1), the
 # user's own application clocks (0x2) and the display (0x100), which are no sign of trouble.
@@ -165,9 +166,11 @@ class GpuMeter:
     def idle_power_w(self, duration_s: float = 1.0, sleep: Callable[[float], None] = time.sleep) -> float | None:
         """Mean power over `duration_s` of doing nothing: call it with the model loaded and the device synchronized."""
         assert duration_s >= MIN_REGION_S
-        started_j = self._counter_j()
-        if started_j is None:
+        if not self.counts_energy:
             return None
+        sleep(_SETTLE_S)
+        started_j = self._counter_j()
+        assert started_j is not None
         started_s = time.perf_counter()
         sleep(duration_s)
         ended_j, region_s = self._counter_j(), time.perf_counter() - started_s

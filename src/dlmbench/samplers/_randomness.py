@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import torch
 
 _GOLDEN = 0x9E3779B97F4A7C15
+_PER_GOLDEN = pow(_GOLDEN, -1, 1 << 64)
 _MIX_1 = 0xBF58476D1CE4E5B9
 _MIX_2 = 0x94D049BB133111EB
 _STREAMS = {"token": 1, "order": 2}
@@ -57,7 +58,8 @@ def uniform(
     )
     state_BQ = _mix(state_B[:, None] + (positions_Q + 1)[None, :] * _signed(_GOLDEN))
     if width is not None:
-        counter_W = torch.arange(1, width + 1, device=prompts_B.device, dtype=torch.int64) * _signed(_GOLDEN)
-        state_BQ = _mix(state_BQ[..., None] + counter_W)
+        # state + n GOLDEN is (state / GOLDEN + n) GOLDEN: Triton takes an index times a constant for a number of 32 bits.
+        counter_W = torch.arange(1, width + 1, device=prompts_B.device, dtype=torch.int64)
+        state_BQ = _mix(((state_BQ * _signed(_PER_GOLDEN))[..., None] + counter_W) * _signed(_GOLDEN))
     # 53 bits, centred in their interval: never 0 and never 1, so that log(-log(u)) is finite.
     return (((state_BQ >> 11) & ((1 << 53) - 1)).double() + 0.5) * 2.0**-53

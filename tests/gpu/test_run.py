@@ -1,0 +1,49 @@
+"""A whole run on a GPU through the command: both engines, the embedded pair, and what only a GPU can record."""
+
+from __future__ import annotations
+
+import csv
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from dlmbench.cli import main  # noqa: E402
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+CONFIG = """
+name: small
+models:
+  ar: {family: llama, source: "embedded:ar"}
+  llada: {family: llada, source: "embedded:llada"}
+grid:
+  lengths: {prompt_tokens: 24, new_tokens: 16}
+  precision: float32
+  attention: auto
+  engine: [hf, native]
+  samplers:
+    autoregressive: {}
+    masked_diffusion: {steps: [4, 16]}
+prompts: {source: tiny, count: 6}
+protocol: {warmup: 1, pilot: 5, max_repeats: 10, max_time_s: 5, rounds: 1}
+metrics: [likelihood, oracle_log_prob, repetition]
+"""
+
+
+def test_both_engines_write_the_same_texts_and_the_record_holds_energy(tmp_path):
+    (tmp_path / "small.yaml").write_text(CONFIG)
+    output = tmp_path / "raw_data"
+    main(["run", "--config", str(tmp_path / "small.yaml"), "--output_dir", str(output)])
+    with (output / "raw_metrics.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["is_warmup"] == "false"]
+    assert {row["status"] for row in rows} == {"ok"}
+    assert len({row["cell_id"] for row in rows}) == 6
+    for row in rows:
+        assert row["clock"] == "cuda"
+        # Each of these generations is far shorter than half a second: only a row of them has an energy.
+        assert row["energy_j"] == ""
+        assert float(row["energy_pass_j"]) > 0
+        assert 0 < float(row["idle_power_w"]) < 1000
+        assert int(row["peak_reserved_bytes"]) >= int(row["peak_allocated_bytes"]) > 0
+    scores = (output / "quality_metrics.json").read_text()
+    assert "oracle_log_prob" in scores
