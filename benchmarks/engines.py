@@ -1,6 +1,6 @@
 """The two engines side by side on one GPU: 8B shapes with random weights, in one run.
 
-    python benchmarks/engines.py --output engines.json      # measure; about five minutes on an H200
+    python benchmarks/engines.py --output engines.json      # measure; about seven minutes on an H200
     python benchmarks/engines.py --page engines.json        # docs/performance.md on stdout, from that file alone
 
 First the device's own ceilings (one large matrix product, one large copy), then the same cells by both engines in
@@ -301,6 +301,7 @@ def run_all(output: Path) -> None:
 
     import torch
     import transformers
+    import weights
 
     began = time.perf_counter()
     result: dict[str, Any] = {
@@ -330,6 +331,10 @@ def run_all(output: Path) -> None:
     engines.clear()
     keep(autoregression(pair("llama"), "flash"))
     keep(diffusion({"native": load("native", "llada", "cudnn")}, "cudnn", everything=False))
+    for name, part in (("exactness", weights.exactness), ("loading", weights.loading)):
+        result[name] = part()
+        say(f"{name}: {result[name]}")
+        keep([])
 
 
 def say(line: str) -> None:

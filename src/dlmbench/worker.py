@@ -209,7 +209,7 @@ class _Server:
             yield energy
 
     def _idle_power(self, model: _Model) -> float | None:
-        """Power of the device while nothing runs; measured once a model, between requests, when no other worker is busy."""
+        """Power of the device while nothing runs; measured once a model, while the other workers wait."""
         if model.setting not in self._idle_power_w:
             self._idle_power_w[model.setting] = self.meter.idle_power_w()
         return self._idle_power_w[model.setting]

@@ -1,6 +1,7 @@
 """The corrected model: counts against the samplers' own, FLOPs against known formulas, floors, break-even, devices."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from dlmbench import registry
 from dlmbench.engines._workspace import PlainWorkspace
 from dlmbench.errors import BenchError
 from dlmbench.families import llada
+from dlmbench.roofline import __main__ as tables
 from dlmbench.roofline import corrected, hardware, work
 from dlmbench.roofline.differences import differences
 from dlmbench.roofline.shapes import LLADA_8B, LLAMA_8B, cell
@@ -287,3 +289,10 @@ def test_sizes_of_the_published_errors():
     assert 1 - by_quantity["LLaDA forward over 640"].ratio == pytest.approx(0.068, abs=1e-3)
     mask = by_quantity["attention of prefill 2048"]
     assert (round(mask.published, 2), round(mask.right, 2)) == (8.46, 4.54)
+
+
+@pytest.mark.parametrize("name", tables.TABLES)
+def test_the_document_shows_what_its_commands_print(name, capsys):
+    assert tables.main([name]) == 0
+    document = (Path(__file__).parents[2] / "docs/roofline.md").read_text(encoding="utf-8")
+    assert capsys.readouterr().out.strip() in document

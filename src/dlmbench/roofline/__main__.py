@@ -72,8 +72,9 @@ def _breakeven() -> Iterator[str]:
     columns = []
     for device in devices:
         for engine in ("hf", "native"):
-            pair = [(cell(a, engine, shapes[0], cache=None), a) for a in (LLAMA_8B, LLADA_8B)]
-            columns.append(break_even_surface(pair[0], pair[1], device, shapes))
+            decoding = cell(LLAMA_8B, engine, shapes[0])
+            diffusion = cell(LLADA_8B, engine, shapes[0], steps=None, block_length=None)
+            columns.append(break_even_surface((decoding, LLAMA_8B), (diffusion, LLADA_8B), device, shapes))
     for i, (p, _, b) in enumerate(shapes):
         yield f"| {p} | {b} | " + " | ".join(f"{column[i].steps:.0f}" for column in columns) + " |"
 

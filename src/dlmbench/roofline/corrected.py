@@ -31,13 +31,14 @@ class Efficiencies:
 
 IDEAL = Efficiencies(1.0, 1.0, 1.0, 0.0)
 
-# By engine and sampler. Fitted to this project's own measurements on one H200 by `python -m dlmbench.roofline
-# calibrate`, which also prints their errors on cells left out; a test refits them. Other devices: see calibrate.py.
+# By engine and sampler. Fitted to this project's own measurements on one H200: of plain transformers by `python -m
+# dlmbench.roofline calibrate`, of the native engine by `dlmbench calibrate docs/study/h200-native`. Both print their
+# errors on cells left out, and a test refits them. Other devices: see calibrate.py.
 DEFAULT: Mapping[str, Efficiencies] = {
     "hf/masked_diffusion": Efficiencies(0.596, 0.699, 0.466, 13.1e-3),
     "hf/autoregressive": Efficiencies(0.568, 0.665, 0.444, 14.8e-3),
-    "native/masked_diffusion": Efficiencies(0.704, 0.626, 0.418, 1.32e-3),
-    "native/autoregressive": Efficiencies(0.6, 0.679, 0.4, 1.19e-3),
+    "native/masked_diffusion": Efficiencies(0.683, 0.622, 0.400, 1.28e-3),
+    "native/autoregressive": Efficiencies(0.682, 0.693, 0.402, 1.11e-3),
 }
 
 

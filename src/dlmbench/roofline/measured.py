@@ -1,7 +1,8 @@
-"""Latencies of 8B shapes on one H200, measured by this project: what the default efficiencies are fitted to.
+"""Latencies of 8B shapes on one H200, measured by this project: the hf engine's default efficiencies come from them.
 
 bfloat16, random weights, torch 2.11, transformers 5.17, medians of whole generations. They stand here so that the
-defaults can be fitted again with one command; a study calibrates with cells of its own.
+defaults can be fitted again with one command; a study calibrates with cells of its own. The native engine's defaults
+come from one (docs/study/h200-native).
 """
 
 from __future__ import annotations
@@ -36,20 +37,10 @@ _TRANSFORMERS = {
     (8, 512, 512): 251.2,
     (32, 256, 256): 491.0,
 }
-# A compiled block with the whole step in a CUDA graph where it is short.
-_COMPILED = {
-    (1, 64, 64): 5.3,
-    (1, 256, 256): 12.1,
-    (1, 512, 512): 23.9,
-    (8, 512, 512): 196.6,
-    (32, 256, 256): 388.0,
-}
 # transformers' generate with its growing cache, prefill included: milliseconds a token. How many tokens were made is
 # not on record; 128 is the number at which the times without prefill agree over the batch sizes.
 _GENERATE = {(1, 64, 128): 14.6, (8, 512, 128): 15.9, (32, 512, 128): 18.3}
 _PREFILL = {(1, 128, 1): 14.9, (1, 512, 1): 18.9, (1, 2048, 1): 59.9, (8, 512, 1): 117.0}
-# The same compiled block with a static cache: (B, context) milliseconds a token, prefill not included.
-_COMPILED_DECODE = {(1, 128): 4.75, (1, 1024): 4.83, (32, 1024): 5.9, (32, 2048): 6.9}
 
 
 def _steps(table: dict[tuple[int, int, int], float], engine: str) -> Iterator[MeasuredCell]:
@@ -68,11 +59,6 @@ def plain_transformers() -> tuple[MeasuredCell, ...]:
     return tuple(_steps(_TRANSFORMERS, "plain"))
 
 
-def compiled() -> tuple[MeasuredCell, ...]:
-    """LLaDA as one compiled block."""
-    return tuple(_steps(_COMPILED, "native"))
-
-
 def generate() -> tuple[MeasuredCell, ...]:
     """LLaMA by transformers' generate: whole generations, and prefills alone."""
     table = {shape: ms * shape[2] for shape, ms in (_GENERATE | _PREFILL).items()}
@@ -81,20 +67,8 @@ def generate() -> tuple[MeasuredCell, ...]:
     )
 
 
-def compiled_decode() -> tuple[MeasuredCell, ...]:
-    """LLaMA's decode as one compiled block; a prompt of 0 and 2L - 1 tokens have the mean context L."""
-    rows = []
-    for (batch, context), ms in _COMPILED_DECODE.items():
-        new = 2 * context - 1
-        decode = cell(LLAMA_8B, "native", (batch, 0, new))
-        rows.append(MeasuredCell(decode, LLAMA_8B, find(DEVICE), new * ms / 1e3))
-    return tuple(rows)
-
-
 TABLES: dict[str, Callable[[], tuple[MeasuredCell, ...]]] = {
     "LLaDA, official code": official,
     "LLaDA, plain transformers": plain_transformers,
-    "LLaDA, one compiled block": compiled,
     "LLaMA, transformers generate": generate,
-    "LLaMA decode, one compiled block": compiled_decode,
 }

@@ -58,7 +58,7 @@ def uniform(
     )
     state_BQ = _mix(state_B[:, None] + (positions_Q + 1)[None, :] * _signed(_GOLDEN))
     if width is not None:
-        # state + n GOLDEN is (state / GOLDEN + n) GOLDEN: Triton takes an index times a constant for a number of 32 bits.
+        # state + n GOLDEN is (state / GOLDEN + n) GOLDEN; n GOLDEN, an index to Triton, would have 32 bits.
         counter_W = torch.arange(1, width + 1, device=prompts_B.device, dtype=torch.int64)
         state_BQ = _mix(((state_BQ * _signed(_PER_GOLDEN))[..., None] + counter_W) * _signed(_GOLDEN))
     # 53 bits, centred in their interval: never 0 and never 1, so that log(-log(u)) is finite.

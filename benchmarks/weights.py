@@ -1,0 +1,139 @@
+"""What the engines make of their weights: how much memory loading takes, and how exactly they compute with them.
+
+Parts of `benchmarks/engines.py`, which puts them into its JSON. Also a program of its own, which loads one checkpoint
+in a fresh process and prints the peaks: python benchmarks/weights.py FOLDER ENGINE
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+FAMILY = "llada"
+SHARD_BYTES = 5e9  # as published checkpoints are cut
+EXACT_SHAPE = (2, 512)
+
+
+def write_checkpoint(folder: Path) -> dict[str, Any]:
+    """A checkpoint of 8B shapes with random weights, in the family's official layout; returns its sizes in GiB."""
+    import torch
+    from safetensors.torch import save_file
+
+    from dlmbench.engines import _checkpoint as checkpoint
+
+    family = checkpoint.family_module(FAMILY)
+    arch = checkpoint.named_architecture(FAMILY, "8b")
+    official = {spec.llama: spec.official for spec in family.tensors(arch)}
+    (folder / "config.json").write_text(json.dumps(family.KNOWN["8b"]))
+    shards: list[dict[str, torch.Tensor]] = [{}]
+    sizes = [0]
+    for name, tensor in checkpoint.random_tensors(arch, torch.device("cuda"), torch.bfloat16, 0):
+        if sizes[-1] and sizes[-1] + tensor.nbytes > SHARD_BYTES:
+            shards.append({})
+            sizes.append(0)
+        shards[-1][official[name]] = tensor.cpu()
+        sizes[-1] += tensor.nbytes
+    where = {}
+    for i, shard in enumerate(shards):
+        file = f"model-{i + 1:05}-of-{len(shards):05}.safetensors"
+        save_file(shard, folder / file, metadata={"format": "pt"})
+        where |= dict.fromkeys(shard, file)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": where}))
+    largest = max(tensor.nbytes for shard in shards for tensor in shard.values())
+    return {
+        "checkpoint_gib": sum(sizes) / 2**30,
+        "largest_shard_gib": max(sizes) / 2**30,
+        "largest_tensor_gib": largest / 2**30,
+    }
+
+
+def load_once(folder: Path, engine: str) -> dict[str, float | str | None]:
+    """Peaks of loading `folder` in this process, over what it held before, in GiB.
+
+    host: resident memory, the pages of the files that are mapped while they are read included.
+    """
+    import torch
+
+    from dlmbench import registry
+    from dlmbench.measure import memory
+    from dlmbench.types import ModelSpec
+
+    spec = ModelSpec("m", FAMILY, str(folder), "target")
+    loader = registry.load("engines", engine)
+    torch.zeros(1, device="cuda")  # the libraries and the context are there before
+    memory.reset_peak_resident()
+    resident, allocated = memory.peak_resident_bytes(), torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    began = time.perf_counter()
+    model = loader.load(spec, folder, precision="bfloat16", attention="flash", device="cuda")
+    torch.cuda.synchronize()
+    seconds, peak = time.perf_counter() - began, memory.peak_resident_bytes()
+    assert model.architecture.layers
+    return {
+        "engine": engine,
+        "seconds": seconds,
+        "device_gib": (torch.cuda.max_memory_allocated() - allocated) / 2**30,
+        "host_gib": None if peak is None or resident is None else (peak - resident) / 2**30,
+    }
+
+
+def loading() -> dict[str, Any]:
+    """Each engine's loading of one checkpoint of full size, in a process of its own."""
+    with tempfile.TemporaryDirectory() as name:
+        sizes = write_checkpoint(Path(name))
+        gc.collect()
+        loads = []
+        for engine in ("native", "hf"):
+            made = subprocess.run([sys.executable, __file__, name, engine], check=False, capture_output=True, text=True)
+            if made.returncode:
+                raise RuntimeError(f"loading with {engine} failed: {made.stderr[-2000:]}")
+            loads.append(json.loads(made.stdout))
+    return {**sizes, "loads": loads}
+
+
+def exactness() -> list[dict[str, Any]]:
+    """Relative error of bfloat16 logits, by engine, against float32 by plain operations, at 8B shapes.
+
+    error: |logits - exact| / |exact| over all positions; same_choice: share of positions whose argmax is the same.
+    """
+    import torch
+
+    from dlmbench import registry
+    from dlmbench.types import ModelSpec
+
+    engines = (("hf", {}), ("native", {}), ("native", {"compile": False, "record": False}))
+    plain = {"precision": "float32", "attention": "math", "compile": False, "record": False}
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randint(10, 100_000, EXACT_SHAPE, generator=generator).cuda()
+
+    def logits(family: str, engine: str, **given: Any) -> torch.Tensor:
+        spec = ModelSpec("m", family, "8b", "target", weights="random")
+        asked = {"precision": "bfloat16", "attention": "flash"} | given
+        model = registry.load("engines", engine).load(spec, None, device="cuda", seed=3, **asked)
+        made: torch.Tensor = model.logits(model.forward(tokens), 0, EXACT_SHAPE[1]).float()
+        return made
+
+    found = []
+    for family in ("llada", "llama"):
+        exact = logits(family, "native", **plain)
+        choice = exact.argmax(-1)
+        for engine, given in engines:
+            made = logits(family, engine, **given)
+            name = engine if not given else f"{engine}, neither compiled nor recorded"
+            same = (made.argmax(-1) == choice).float().mean().item()
+            error = ((made - exact).norm() / exact.norm()).item()
+            found.append({"family": family, "engine": name, "error": error, "same_choice": same})
+            del made
+            gc.collect()
+            torch.cuda.empty_cache()
+    return found
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps(load_once(Path(sys.argv[1]), sys.argv[2])))
