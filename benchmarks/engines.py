@@ -353,7 +353,30 @@ def page(found: dict[str, Any]) -> str:
     environment = Environment(
         loader=FileSystemLoader(folder), undefined=StrictUndefined, trim_blocks=True, keep_trailing_newline=True
     )
-    return environment.get_template("performance.md.jinja").render(run=found, tables=tables(found))
+    profiles = [{**p, "total": sum(p["kernels_ms"].values())} for p in found["profile"]]
+    made = tables(found)
+    return environment.get_template("performance.md.jinja").render(
+        run=found, tables=made, misses=misses(made), first=profiles[0], last=profiles[-1]
+    )
+
+
+def misses(made: dict[str, list[dict[str, Any]]]) -> dict[str, str]:
+    """By how much the goals were missed, and what cuDNN's attention gives back on the largest shape compared."""
+
+    def span(key: str) -> str:
+        over = [100 * (r[key] / r["goal"] - 1) for r in made["step"] if r["goal"]]
+        assert min(over) > 0, "a goal was met: say so in the text"
+        return f"{min(over):.0f} to {max(over):.0f}%"
+
+    (alone,) = (r for r in made["decode"] if r["batch"] == 1 and r["goal"])
+    compared = [r for r in made["step"] if r["cudnn"]][-1]
+    assert compared["cudnn_rested"] <= compared["goal"] < compared["rested_ms"]
+    return {
+        "load": span("ms"),
+        "rested": span("rested_ms"),
+        "decode": f"{100 * (alone['ms'] / alone['goal'] - 1):.0f}%",
+        "cudnn": f"{100 * (1 - compared['cudnn_rested'] / compared['rested_ms']):.0f}%",
+    }
 
 
 def tables(found: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
