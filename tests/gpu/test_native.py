@@ -85,17 +85,41 @@ def test_recorded_decoding_gives_the_same_tokens(temperature):
 
 
 def test_flash_decoding_is_attention():
-    from dlmbench.engines import _flash_decode
+    from dlmbench.engines import _few_rows
 
     for rows, place in ((1, 0), (1, 63), (1, 700), (4, 511), (40, 129)):
         q = torch.randn(rows, 32, 128, device="cuda", dtype=torch.bfloat16)
         k, v = (torch.randn(rows, 800, 8, 128, device="cuda", dtype=torch.bfloat16) for _ in range(2))
-        found = _flash_decode.attend(q, k, v, torch.tensor([place], device="cuda"))
+        found = _few_rows.attend(q, k, v, torch.tensor([place], device="cuda"))
         keys, values = (t[:, : place + 1].transpose(1, 2).double() for t in (k, v))
         exact = torch.nn.functional.scaled_dot_product_attention(q.double()[:, :, None], keys, values, enable_gqa=True)[
             :, :, 0
         ]
         assert ((found.double() - exact).norm() / exact.norm()).item() < 5e-3
+
+
+@pytest.mark.parametrize("rows", [1, 3, 16, 17, 32])
+def test_products_of_few_rows_are_products(rows):
+    from dlmbench.engines._few_rows import Products
+
+    ours = Products(128256, torch.device("cuda"))
+    # The last weight is of no shape that the kernel takes: torch has to step in.
+    for outputs, inputs in ((4096, 4096), (4096, 14336), (6144, 4096), (128256, 4096), (4104, 4104)):
+        weight = torch.randn(outputs, inputs, device="cuda", dtype=torch.bfloat16) * 0.02
+        x = torch.randn(rows, inputs, device="cuda", dtype=torch.bfloat16)
+        before = torch.randn(rows, outputs, device="cuda", dtype=torch.bfloat16)
+        exact = x.double() @ weight.double().T
+        assert relative(ours.product(x, weight), exact) < 3e-3
+        sums = [before.clone() for _ in range(3)]
+        for one in sums:
+            ours.add_product(one, x, weight)
+        assert relative(sums[0], before.double() + exact) < 3e-3
+        assert torch.equal(sums[0], sums[1])
+        assert torch.equal(sums[0], sums[2])
+
+
+def relative(found, exact):
+    return ((found.double() - exact).norm() / exact.norm()).item()
 
 
 def test_loading_holds_the_model_once():

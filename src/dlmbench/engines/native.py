@@ -2,9 +2,9 @@
 
 Plain transformers at batch 1 measures how fast Python launches kernels. Here the same lines run LLaMA (causal, with a
 key-value cache) and LLaDA (bidirectional, with or without a canvas cache), so that what differs is the architecture:
-Q, K and V in one product, gate and up in one, two compiled functions shared by all layers around torch's own
-attention, whole steps recorded as CUDA graphs (`_workspace`), and the head over the chosen positions in pieces, so
-that the logits of a whole canvas are never held.
+Q, K and V in one product, gate and up in one, three compiled functions shared by all layers around torch's own
+attention and products (`_few_rows` has ours where rows are few), whole steps recorded as CUDA graphs (`_workspace`),
+and the head over the chosen positions in pieces, so that the logits of a whole canvas are never held.
 
 Read it from top to bottom: weights, the block, the model, its decode loop.
 Shapes: B rows, Q positions of a forward, N canvas, D width, H heads, K key-value heads, d = D / H, h = d / 2,
@@ -131,7 +131,7 @@ class _Weights:
         self.head_VD = self.embedding_VD if arch.tied_head else alone["lm_head.weight"]
 
 
-# ---------------------------------------------------------------- between the products: three functions to fuse
+# ---------------------------------------------------------------- products, and between them three functions to fuse
 
 
 def _flexible(tensor: torch.Tensor, *dims: int) -> torch.Tensor:
@@ -141,6 +141,16 @@ def _flexible(tensor: torch.Tensor, *dims: int) -> torch.Tensor:
     for dim in dims:
         torch._dynamo.maybe_mark_dynamic(tensor, dim)
     return tensor
+
+
+def _product(x_TK: torch.Tensor, weight_NK: torch.Tensor) -> torch.Tensor:
+    """x W^T."""
+    return x_TK @ weight_NK.T
+
+
+def _add_product(sum_TN: torch.Tensor, x_TK: torch.Tensor, weight_NK: torch.Tensor) -> None:
+    """Add x W^T to `sum_TN` in place."""
+    sum_TN.addmm_(x_TK, weight_NK.T)
 
 
 def _norm(x_TD: torch.Tensor, weight_D: torch.Tensor, eps: float) -> torch.Tensor:
@@ -223,6 +233,12 @@ class NativeModel:
         self._workspaces = Workspaces()
         self._compiled: dict[Callable[..., Any], Callable[..., Any]] = {}
         self._norm, self._gated, self._rotated = (self.fused(f) for f in (_norm, _gated, _rotated))
+        self._product, self._add_product = _product, _add_product
+        if compile and dtype.itemsize == 2:
+            from dlmbench.engines._few_rows import Products
+
+            ours = Products(architecture.hidden_size, device)
+            self._product, self._add_product = ours.product, ours.add_product
         self._heads = (architecture.heads, architecture.kv_heads)
         self._rotation_N2h = torch.empty(0)
         # Half precision on a GPU, where flash attention runs: one token at a time needs a kernel that knows its place.
@@ -290,7 +306,7 @@ class NativeModel:
 
         with torch.inference_mode():
             chosen_BpD = hidden_BQD[:, first:last]
-            logits_TV = chosen_BpD.flatten(0, 1) @ self._weights.head_VD.T
+            logits_TV = self._product(chosen_BpD.flatten(0, 1), self._weights.head_VD)
             return logits_TV.view(*chosen_BpD.shape[:2], -1)
 
     def logits_in_pieces(self, hidden_BQD: torch.Tensor, first: int, last: int) -> Iterator[torch.Tensor]:
@@ -345,12 +361,12 @@ class NativeModel:
         weights, eps, (rows, positions) = self._weights, self.architecture.norm_eps, tokens_BQ.shape
         x_TD = torch.nn.functional.embedding(tokens_BQ, weights.embedding_VD).flatten(0, 1)
         for i, layer in enumerate(weights.layers):
-            joint = self._norm(_flexible(x_TD, 0), layer.norm_D, eps) @ layer.qkv.T
+            joint = self._product(self._norm(_flexible(x_TD, 0), layer.norm_D, eps), layer.qkv)
             mixed_BQ = mix(i, _flexible(joint.view(rows, positions, -1), 0, 1))
-            x_TD.addmm_(mixed_BQ.reshape(x_TD.shape), layer.out.T)
+            self._add_product(x_TD, mixed_BQ.reshape(x_TD.shape), layer.out)
             for part in x_TD.split(MLP_ROWS):
-                joint = self._norm(_flexible(part, 0), layer.mlp_norm_D, eps) @ layer.gate_up.T
-                part.addmm_(self._gated(_flexible(joint, 0)), layer.down.T)
+                joint = self._product(self._norm(_flexible(part, 0), layer.mlp_norm_D, eps), layer.gate_up)
+                self._add_product(part, self._gated(_flexible(joint, 0)), layer.down)
         hidden_TD: torch.Tensor = self._norm(x_TD, weights.norm_D, eps)
         return hidden_TD.view(rows, positions, -1)
 
@@ -456,9 +472,9 @@ class _Decoding:
 
     def _by_place(self, _: int) -> Attend:
         """Flash decoding, which reads on the device how far the cache is filled."""
-        from dlmbench.engines import _flash_decode
+        from dlmbench.engines import _few_rows
 
-        return lambda q_B1Hd, k, v: _flash_decode.attend(q_B1Hd[:, 0], k, v, self.place_1)
+        return lambda q_B1Hd, k, v: _few_rows.attend(q_B1Hd[:, 0], k, v, self.place_1)
 
     def _finish(self, hidden_B1D: torch.Tensor) -> None:
         """Logits of the last position; at temperature 0 also the token."""
