@@ -117,6 +117,7 @@ class _Server:
         self.clock: Clock = clock_for(device)
         self.meter = GpuMeter.of_device(device)
         self.model: _Model | None = None
+        self._served: str | None = None  # the cell whose records the model may hold
         self._idle_power_w: dict[tuple[str, ...], float | None] = {}  # by the setting of the model that was there
 
     def answer(self, request: Request) -> Iterator[Reply]:
@@ -170,7 +171,7 @@ class _Server:
 
     def _repeat(self, request: Repeat, model: _Model) -> Iterator[Reply]:
         cell, visit = request.cell, request.visit
-        model.language_model.forget()  # what cells before recorded would take this one's memory
+        self._make_room(cell, model)
         todo = [(True, visit.first_warmup_index + i) for i in range(visit.warmups)]
         todo += [(False, visit.first_index + i) for i in range(visit.repetitions)]
         for is_warmup, index in todo:
@@ -197,6 +198,10 @@ class _Server:
             made.append(self._generate(cell, model, batch, observer, trace=True))
             return made[-1]
 
+        self._make_room(cell, model)
+        traced(
+            lambda forwards: None
+        )  # with a trace steps are others than without: the first time may compile and record
         yield traced_pass(traced, self.clock, cell_id=cell.id, is_autoregressive=is_autoregressive)
         if (trace := made[0].trace) is not None:
             first = batch.prompts[0].index
@@ -207,6 +212,12 @@ class _Server:
         energy = repeat_for_energy(cell.id, lambda: self._generate(cell, model, batch), self.clock, self.meter)
         if energy is not None:
             yield energy
+
+    def _make_room(self, cell: Cell, model: _Model) -> None:
+        """Drop what other cells recorded, which would take this one's memory; its own is kept, or a repetition paid."""
+        if self._served != cell.id:
+            model.language_model.forget()
+            self._served = cell.id
 
     def _idle_power(self, model: _Model) -> float | None:
         """Power of the device while nothing runs; measured once a model, while the other workers wait."""

@@ -8,10 +8,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.unit.synthetic_run import baseline_cell, failed, measured, per_text, sample, target_cell, tiny_run
+from tests.unit.synthetic_run import (
+    ENVIRONMENT,
+    baseline_cell,
+    failed,
+    measured,
+    per_text,
+    sample,
+    target_cell,
+    tiny_run,
+)
 
 from dlmbench.analysis.checks import findings
-from dlmbench.types import Cell, CellResult, Run, Sample, TextScore
+from dlmbench.types import Cell, CellResult, EnergyPass, Run, Sample, TextScore
 
 STEADY = [1.0, 1.001, 0.999, 1.002, 0.998, 1.003, 0.997, 1.0, 1.001, 0.999, 1.002, 0.998]
 
@@ -64,6 +73,15 @@ def test_planted_fault_is_found(code, fields):
 def test_energy_over_a_long_window_and_steady_sensors_are_silent():
     quiet = changed(target_cell(8), energy_j=[1.0] * N, temperature_c=[40] * N, sm_clock_mhz=[1980] * N)
     assert codes(run_of(quiet)) == set()
+
+
+def test_energy_that_the_board_cannot_have_taken():
+    passed = EnergyPass(target_cell(8).id, 7, 10, 1.0, 40.0)  # 400 W
+    of = replace(changed(target_cell(8), energy_j=[300.0 * s for s in STEADY]), energy=passed)
+    known = {cap: replace(ENVIRONMENT, power_cap_w=cap) for cap in (None, 290.0, 385.0, 375.0)}
+    found = {cap: codes(replace(run_of(of), environment=environment)) for cap, environment in known.items()}
+    above = {"energy_above_cap"}
+    assert found == {None: set(), 290.0: above, 385.0: set(), 375.0: above}  # 5% more than the cap is allowed
 
 
 def test_few_repetitions():

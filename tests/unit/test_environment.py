@@ -68,10 +68,11 @@ def test_strangers_cannot_be_counted_where_process_ids_are_the_hosts():
 
 
 def test_short_generations_are_repeated_until_the_region_is_long_enough():
-    # Readings of the wall: start, then after each of three generations.
-    clock, ran = FakeClock([0.0, 0.2, 0.4, 0.6]), []
-    energy = repeat_for_energy("c", lambda: ran.append(1), clock, GpuMeter(FakeNvml([1000, 10_000]), object()))
-    assert (energy.repetitions, energy.region_s, energy.energy_j) == (3, 0.6, 3.0)
+    # Readings of the wall: start, then after each of three generations. The counter is read until it is refreshed.
+    clock, ran = FakeClock([0.0, 0.4, 0.8, 1.2]), []
+    counter = FakeNvml([400, 400, 1000, 9000, 9000, 9000, 10_000])
+    energy = repeat_for_energy("c", lambda: ran.append(1), clock, GpuMeter(counter, object()))
+    assert (energy.repetitions, energy.region_s, energy.energy_j) == (3, 1.2, 3.0)
     assert len(ran) == 3
     assert repeat_for_energy("c", lambda: ran.append(1), FakeClock([]), GpuMeter()) is None
     assert len(ran) == 3

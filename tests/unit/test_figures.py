@@ -135,7 +135,7 @@ def test_break_evens_are_the_curves_own_and_predicted_only_for_a_known_device():
     assert predicted[8] == at_8.steps
     caption = figure("breakeven_map").caption(frame)
     assert "predicted for the H200" in caption
-    assert "default efficiencies, which no cell of this run changes" in caption
+    assert "default efficiencies, which come from studies on H200s" in caption
 
 
 def test_a_sampler_that_chooses_its_steps_has_a_place():

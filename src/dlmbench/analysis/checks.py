@@ -26,6 +26,7 @@ SHORT_ENERGY_S = 0.5
 TEMPERATURE_SPAN_C = 10
 CLOCK_SPAN = 0.05
 REPETITION_MARGIN = 0.10
+CAP_MARGIN = 0.05
 
 
 def findings(run: Run) -> tuple[Finding, ...]:
@@ -194,6 +195,19 @@ def _node_shared(run: Run) -> Iterator[Finding]:
         yield Finding("node_shared", "warning", None, message, "submit without --shared for times of an idle node")
 
 
+def _energy_above_cap(run: Run) -> Iterator[Finding]:
+    cap_w = run.environment.power_cap_w if run.environment else None
+    for result in run.results if cap_w else ():
+        timed = [s.energy_j / s.latency_s for s in result.timed if s.energy_j is not None]
+        powers = [float(np.median(timed))] if timed else []
+        if (energy := result.energy) is not None:
+            powers.append(energy.energy_j * energy.repetitions / energy.region_s)
+        if cap_w and powers and (power_w := max(powers)) > (1 + CAP_MARGIN) * cap_w:
+            message = f"{result.cell.label}: its energy makes {power_w:.0f} W, and the board is held to {cap_w:.0f} W"
+            hint = "its counter was read at a bad moment: trust energy of longer generations"
+            yield Finding("energy_above_cap", "warning", result.cell.id, message, hint)
+
+
 def _random_weights(run: Run) -> Iterator[Finding]:
     keys = sorted({c.model.key for c in all_cells(run) if c.model.weights == "random"})
     if keys:
@@ -310,6 +324,7 @@ _OF_A_RUN: tuple[Callable[[Run], Iterator[Finding]], ...] = (
     _unmeasured,
     _controls,
     _node_shared,
+    _energy_above_cap,
     _random_weights,
     _few_prompts,
     _tokens_differ,

@@ -6,7 +6,7 @@ Q, K and V in one product, gate and up in one, three compiled functions shared b
 attention and products (`_few_rows` has ours where rows are few), whole steps recorded as CUDA graphs (`_workspace`),
 and the head over the chosen positions in pieces, so that the logits of a whole canvas are never held.
 
-Read it from top to bottom: weights, the block, the model, its decode loop.
+Read it from top to bottom: weights, what lies between the products, the model (`_body` is its blocks), decoding.
 Shapes: B rows, Q positions of a forward, N canvas, D width, H heads, K key-value heads, d = D / H, h = d / 2,
 V vocabulary.
 """
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 LOGITS_BYTES = 2**28  # of one piece of the head's output
 MLP_ROWS = 16384  # positions that the feed-forward takes at once: its activations are seven times as wide as a position
-CONTEXT_STEP = 256  # decode steps whose context ends in the same multiple of it share a record
+CONTEXT_STEP = 256  # under a mask, decode steps whose context ends in the same multiple of it share a record
 
 
 def load(
@@ -242,7 +242,8 @@ class NativeModel:
         self._heads = (architecture.heads, architecture.kv_heads)
         self._rotation_N2h = torch.empty(0)
         # Half precision on a GPU, where flash attention runs: one token at a time needs a kernel that knows its place.
-        self.decodes_by_place = device.type == "cuda" and dtype.itemsize == 2 and attention in ("auto", "flash")
+        fits = device.type == "cuda" and dtype.itemsize == 2 and architecture.head_size in (16, 32, 64, 128, 256)
+        self.decodes_by_place = fits and attention in ("auto", "flash")
         if compile:
             # What is compiled for one shape only is compiled for each, and none is given up for having seen too many.
             torch._dynamo.config.recompile_limit = torch._dynamo.config.accumulated_recompile_limit = 4096
@@ -341,8 +342,8 @@ class NativeModel:
                 if step == 0:
                     workspace.run("prompt", state.prefill)
                 else:
-                    context = -(-(tokens_BP.shape[1] + step) // CONTEXT_STEP) * CONTEXT_STEP
-                    workspace.run(context, partial(state.step, min(context, state.length)))
+                    context = state.context(tokens_BP.shape[1] + step)
+                    workspace.run(context, partial(state.step, context))
                 if choose is not None:
                     state.take(choose(state.logits_BV, step))
                 if on_step is not None:
@@ -449,11 +450,19 @@ class _Decoding:
         hidden_BPD = self.model.forward(prompt, attend_BP, self.cache)
         self._finish(hidden_BPD[:, -1:])
 
+    @property
+    def _knows_place(self) -> bool:
+        return self.model.decodes_by_place and self.attend_BN is None
+
+    def context(self, filled: int) -> int:
+        """How many positions of the cache a step takes that has so many filled: one step serves many lengths."""
+        return self.length if self._knows_place else min(-(-filled // CONTEXT_STEP) * CONTEXT_STEP, self.length)
+
     def step(self, context: int) -> None:
         """The token at `place_1` against at most `context` positions of the cache, and the next token."""
-        model, unpadded = self.model, self.attend_BN is None
+        model = self.model
         rotation = model._rotation(self.length).index_select(0, self.place_1)
-        attend = (self._by_place if model.decodes_by_place and unpadded else self._by_mask)(context)
+        attend = (self._by_place if self._knows_place else self._by_mask)(context)
 
         def mix(layer: int, joint_B1: torch.Tensor) -> torch.Tensor:
             return attend(*model._rotated(joint_B1, rotation, model._heads, *self.cache.layers[layer], self.place_1))

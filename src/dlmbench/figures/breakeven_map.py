@@ -128,7 +128,7 @@ def caption(frame: pd.DataFrame) -> str:
     if devices := [d for d in dict.fromkeys(frame["device"]) if d]:
         text += (
             f"Lines: predicted for the {devices[0]} by the corrected roofline with its default efficiencies, "
-            "which no cell of this run changes. "
+            "which come from studies on H200s. "
         )
     measured = frame[frame["kind"].isin(["measured", "extrapolated"])]
     if len(measured) > _MOST_NUMBERS:

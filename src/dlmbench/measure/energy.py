@@ -2,8 +2,8 @@
 
 Energy comes from the board's own counter, which is refreshed only every few tens of milliseconds: a difference over a
 short region is mostly the luck of where the refresh fell. So a region under `MIN_REGION_S` claims no energy, and
-`repeat_for_energy` measures short generations many at a time. Without NVML the same meter answers None to everything,
-and callers never branch.
+`repeat_for_energy` measures generations many at a time, from one refresh to another. Without NVML the same meter
+answers None to everything, and callers never branch.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from dlmbench.measure.clock import Clock
 from dlmbench.types import EnergyPass
 
 MIN_REGION_S = 0.5
+ENERGY_PASS_S = 1.0
+_REFRESH_S = 0.25  # longer than any counter known takes to be refreshed
 _SETTLE_S = 0.5  # what the counter still owes for work that has just ended, and the board's way down from it
 
 # Bits of NVML's clocks-event reasons that hold the clock below what was asked for. Left out: idle (0x1), the
@@ -99,6 +101,15 @@ class GpuMeter:
     def _counter_j(self) -> float | None:
         return self.ask(lambda nvml, gpu: int(nvml.nvmlDeviceGetTotalEnergyConsumption(gpu)) / 1000.0)
 
+    def refreshed_j(self) -> float | None:
+        """Joules on the counter right after a refresh, so that none of the work before is still owed."""
+        seen_j, until_s = self._counter_j(), time.perf_counter() + _REFRESH_S
+        now_j = seen_j
+        while now_j is not None and now_j == seen_j and time.perf_counter() < until_s:
+            time.sleep(0.001)
+            now_j = self._counter_j()
+        return now_j
+
     @property
     def counts_energy(self) -> bool:
         """Whether this GPU has an energy counter (NVIDIA since Volta)."""
@@ -178,18 +189,22 @@ class GpuMeter:
 
 
 def repeat_for_energy(cell_id: str, generate: Callable[[], object], clock: Clock, meter: GpuMeter) -> EnergyPass | None:
-    """Energy of one generation, from as many in a row as fill `MIN_REGION_S`; None where nothing counts energy."""
+    """Energy of one generation, from as many in a row as fill `ENERGY_PASS_S`; None where nothing counts energy.
+
+    Both readings wait for a refresh. At the end that adds what the idle device takes until then: at most a tenth of a
+    second of idle power.
+    """
     clock.synchronize()
-    started_j = meter.start()
+    started_j = meter.refreshed_j()
     if started_j is None:
         return None
     started_s, region_s, repetitions = clock.wall(), 0.0, 0
-    while region_s < MIN_REGION_S:
+    while region_s < ENERGY_PASS_S:
         generate()
         clock.synchronize()
         repetitions += 1
         region_s = clock.wall() - started_s
-    energy_j = meter.stop(started_j, region_s).energy_j
-    if energy_j is None:
+    ended_j = meter.refreshed_j()
+    if ended_j is None:
         return None
-    return EnergyPass(cell_id, os.getpid(), repetitions, region_s, energy_j / repetitions)
+    return EnergyPass(cell_id, os.getpid(), repetitions, region_s, (ended_j - started_j) / repetitions)
