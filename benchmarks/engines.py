@@ -361,22 +361,20 @@ def page(found: dict[str, Any]) -> str:
 
 
 def misses(made: dict[str, list[dict[str, Any]]]) -> dict[str, str]:
-    """By how much the goals were missed, and what cuDNN's attention gives back on the largest shape compared."""
+    """By how much the goals of LLaDA's steps were missed, and what cuDNN's attention gives back on the largest compared.
+
+    The page's text says what was met; it is wrong where these do not hold.
+    """
 
     def span(key: str) -> str:
         over = [100 * (r[key] / r["goal"] - 1) for r in made["step"] if r["goal"]]
-        assert min(over) > 0, "a goal was met: say so in the text"
+        assert min(over) > 0
         return f"{min(over):.0f} to {max(over):.0f}%"
 
-    (alone,) = (r for r in made["decode"] if r["batch"] == 1 and r["goal"])
+    assert all(r["ms"] <= r["goal"] for kind in ("dual", "decode") for r in made[kind] if r["goal"])
     compared = [r for r in made["step"] if r["cudnn"]][-1]
-    assert compared["cudnn_rested"] <= compared["goal"] < compared["rested_ms"]
-    return {
-        "load": span("ms"),
-        "rested": span("rested_ms"),
-        "decode": f"{100 * (alone['ms'] / alone['goal'] - 1):.0f}%",
-        "cudnn": f"{100 * (1 - compared['cudnn_rested'] / compared['rested_ms']):.0f}%",
-    }
+    saved = 1 - compared["cudnn_rested"] / compared["rested_ms"]
+    return {"load": span("ms"), "rested": span("rested_ms"), "cudnn": f"{100 * saved:.0f}%"}
 
 
 def tables(found: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:

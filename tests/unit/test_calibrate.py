@@ -144,7 +144,7 @@ def _native(sampler):
         (measured.official, None, 0.02, 0.06),
         (measured.plain_transformers, "hf/masked_diffusion", 0.05, 0.30),
         (measured.generate, "hf/autoregressive", 0.03, 0.20),
-        (_native("masked_diffusion"), "native/masked_diffusion", 0.02, 0.08),
+        (_native("masked_diffusion"), "native/masked_diffusion", 0.02, 0.09),
         (_native("autoregressive"), "native/autoregressive", 0.02, 0.05),
     ],
 )

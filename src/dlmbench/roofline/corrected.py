@@ -37,8 +37,8 @@ IDEAL = Efficiencies(1.0, 1.0, 1.0, 0.0)
 DEFAULT: Mapping[str, Efficiencies] = {
     "hf/masked_diffusion": Efficiencies(0.596, 0.699, 0.466, 13.1e-3),
     "hf/autoregressive": Efficiencies(0.568, 0.665, 0.444, 14.8e-3),
-    "native/masked_diffusion": Efficiencies(0.683, 0.622, 0.400, 1.28e-3),
-    "native/autoregressive": Efficiencies(0.682, 0.693, 0.402, 1.11e-3),
+    "native/masked_diffusion": Efficiencies(0.685, 0.634, 0.367, 1.24e-3),
+    "native/autoregressive": Efficiencies(0.669, 0.735, 0.403, 1.06e-3),
 }
 
 
