@@ -6,11 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.unit.test_cli import run
 
 from dlmbench import diagnosis
 from dlmbench.measure.condition import GpuCondition, condition_of, devices_seen_by_the_driver
 from dlmbench.measure.energy import GpuMeter
+from program import run
 
 ROOT = Path(__file__).parents[2]
 SOUND = GpuCondition(
