@@ -82,6 +82,13 @@ def test_what_stands_in_the_way_decides_the_exit_code(capsys, monkeypatch, tmp_p
     assert "3 problems stand in the way of a study" in err
 
 
+def test_one_problem_is_counted_in_the_singular(capsys, monkeypatch):
+    monkeypatch.setattr(diagnosis, "examine", lambda experiment: [diagnosis.Examined("error", "disk", "full", "tidy")])
+    code, _, err = run(capsys, "doctor")
+    assert code == 2
+    assert "1 problem stands in the way of a study" in err
+
+
 def test_a_package_of_another_version_is_an_error(monkeypatch):
     real = diagnosis.metadata.version
     monkeypatch.setattr(diagnosis.metadata, "version", lambda name: "1.0" if name == "transformers" else real(name))
