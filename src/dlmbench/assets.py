@@ -88,10 +88,10 @@ def resolve_model(spec: ModelSpec, cache_dir: Path | None = None) -> Path | None
     if folder is not None and not _model_problems(folder, spec):
         return folder
     # Without network the library gives back what is in the cache, whole or not: hence the second look.
-    folder = hub.fetch(spec.source, "model", _wanted(spec), spec.revision, cache_dir)
+    folder = hub.fetch(_repository(spec), cache_dir)
     problems = _model_problems(folder, spec)
     if problems:
-        raise BenchError(f"model {spec.source} in {folder}: {'; '.join(problems)}", _remedy(spec.source, "model"))
+        raise BenchError(f"model {spec.source} in {folder}: {'; '.join(problems)}", _remedy(_repository(spec)))
     return folder
 
 
@@ -106,8 +106,8 @@ def local_folder(spec: ModelSpec, cache_dir: Path | None = None) -> Path | None:
     return _without_network(spec, cache_dir)
 
 
-def _remedy(name: str, kind: hub.Kind) -> str:
-    return f"Run `{hub.DOWNLOAD}` where there is network; page: {hub.page(name, kind)}"
+def _remedy(wanted: hub.Repository) -> str:
+    return f"Run `{hub.DOWNLOAD}` where there is network; page: {wanted.page}"
 
 
 def _is_from_hub(spec: ModelSpec) -> bool:
@@ -121,10 +121,11 @@ def _is_named_architecture(spec: ModelSpec) -> bool:
     return spec.source in known
 
 
-def _wanted(spec: ModelSpec) -> Sequence[str]:
-    """Random weights take only the architecture and the tokenizer."""
+def _repository(spec: ModelSpec) -> hub.Repository:
+    """What a model takes of the hub: with random weights only the architecture and the tokenizer."""
     is_needed = spec.weights == "pretrained"
-    return tuple(pattern for pattern in hub.MODEL_FILES if is_needed or "safetensors" not in pattern)
+    files = tuple(pattern for pattern in hub.MODEL_FILES if is_needed or "safetensors" not in pattern)
+    return hub.Repository(spec.source, "model", files, spec.revision)
 
 
 def _without_network(spec: ModelSpec, cache_dir: Path | None) -> Path | None:
@@ -142,7 +143,7 @@ def _without_network(spec: ModelSpec, cache_dir: Path | None) -> Path | None:
         known = registry.load("families", spec.family).KNOWN if spec.weights == "random" else ()
         architecture = f", or the name of an architecture ({', '.join(known)})" if known else ""
         raise BenchError(f"no model folder at {spec.source}", f"Name a folder, a hub id as org/name{architecture}")
-    return hub.cached(spec.source, "model", _wanted(spec), spec.revision, cache_dir)
+    return hub.cached(_repository(spec), cache_dir)
 
 
 # ---------------------------------------------------------------- verification, without network
@@ -263,7 +264,7 @@ def download(
         size = path.stat().st_size if path.is_file() else 0
         reports.append(AssetReport("prompts", str(path), path.parent, 1, size, problems, "Check path under prompts"))
     elif hasattr(source, "DATASET"):
-        reports.append(_dataset(source.DATASET, source.FILES, token, dataset_cache_dir, local_files_only))
+        reports.append(_dataset(source.DATASET, token, dataset_cache_dir, local_files_only))
     return reports
 
 
@@ -279,13 +280,10 @@ def _to_fetch(
         # Looked for without network first: a source that is neither a folder nor a hub id is an error here.
         folder = _without_network(spec, model_cache_dir)
         if _is_from_hub(spec) and (folder is None or _model_problems(folder, spec)):
-            yield spec.source, hub.missing(spec.source, "model", _wanted(spec), spec.revision, model_cache_dir, token)
+            yield spec.source, hub.missing(_repository(spec), model_cache_dir, token)
     source = registry.load("prompts", experiment.prompts.source.replace("-", "_"))
     if experiment.prompts.path is None and hasattr(source, "DATASET"):
-        yield (
-            source.DATASET,
-            hub.missing(source.DATASET, "dataset", source.FILES, None, dataset_cache_dir, token),
-        )
+        yield source.DATASET.name, hub.missing(source.DATASET, dataset_cache_dir, token)
 
 
 def _check_space(wanted: Sequence[tuple[str, hub.Missing]], tell: Callable[[str], None]) -> None:
@@ -314,22 +312,20 @@ def _model(spec: ModelSpec, token: str | None, cache_dir: Path | None, local_fil
     folder = _without_network(spec, cache_dir)
     remedy = "Complete the folder, or name another source"
     if _is_from_hub(spec):
-        remedy = _remedy(spec.source, "model")
+        remedy = _remedy(_repository(spec))
         if not local_files_only:
-            folder = hub.fetch(spec.source, "model", _wanted(spec), spec.revision, cache_dir, token)
+            folder = hub.fetch(_repository(spec), cache_dir, token)
     if folder is None:
         return AssetReport("model", spec.source, None, 0, 0, ("it is not in the cache",), remedy)
     return _report("model", spec.source, folder, _model_problems(folder, spec), remedy)
 
 
-def _dataset(
-    name: str, files: Sequence[str], token: str | None, cache_dir: Path | None, local_files_only: bool
-) -> AssetReport:
-    remedy = _remedy(name, "dataset")
+def _dataset(wanted: hub.Repository, token: str | None, cache_dir: Path | None, local_files_only: bool) -> AssetReport:
+    name, remedy = wanted.name, _remedy(wanted)
     if not local_files_only:
-        folder: Path | None = hub.fetch(name, "dataset", files, None, cache_dir, token)
+        folder: Path | None = hub.fetch(wanted, cache_dir, token)
     else:
-        folder = hub.cached(name, "dataset", files, None, cache_dir)
+        folder = hub.cached(wanted, cache_dir)
         folder = folder or next(iter(hub.prepared_datasets(name)), None)
     if folder is None:
         return AssetReport("dataset", name, None, 0, 0, ("it is not in the cache",), remedy)

@@ -23,9 +23,19 @@ REFUSED_FILES = ("original/*", "*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.ms
 DOWNLOAD = "dlmbench download --config FILE"
 
 
-def page(name: str, kind: Kind) -> str:
-    """The web page of a repository."""
-    return f"{HOME}/{'datasets/' if kind == 'dataset' else ''}{name}"
+@dataclass(frozen=True)
+class Repository:
+    """What is wanted of the hub: org/name, patterns of the files, and the revision; None is the newest."""
+
+    name: str
+    kind: Kind
+    files: Sequence[str] = MODEL_FILES
+    revision: str | None = None
+
+    @property
+    def page(self) -> str:
+        """Its web page."""
+        return f"{HOME}/{'datasets/' if self.kind == 'dataset' else ''}{self.name}"
 
 
 def cache_folder() -> Path:
@@ -49,28 +59,23 @@ def cache_folders(cache_dir: Path | None, kind: Kind) -> tuple[Path | None, ...]
     return (*(folder for folder in found if folder is not None), None)
 
 
-def cached(
-    name: str,
-    kind: Kind,
-    files: Sequence[str] = MODEL_FILES,
-    revision: str | None = None,
-    cache_dir: Path | None = None,
-) -> Path | None:
+def cached(wanted: Repository, cache_dir: Path | None = None) -> Path | None:
     """The snapshot folder of a repository in the cache, complete or not, or None; never asks the network."""
-    if _is_plain(name) and all(_has_nothing(folder, name, kind) for folder in cache_folders(cache_dir, kind)):
+    folders = cache_folders(cache_dir, wanted.kind)
+    if _is_plain(wanted.name) and all(_has_nothing(folder, wanted) for folder in folders):
         return None
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
-    for folder in cache_folders(cache_dir, kind):
+    for folder in folders:
         try:
             return Path(
                 snapshot_download(
-                    name,
-                    repo_type=kind,
-                    revision=revision,
+                    wanted.name,
+                    repo_type=wanted.kind,
+                    revision=wanted.revision,
                     cache_dir=folder,
-                    allow_patterns=list(files),
+                    allow_patterns=list(wanted.files),
                     ignore_patterns=list(REFUSED_FILES),
                     local_files_only=True,
                 )
@@ -81,7 +86,7 @@ def cached(
             if incomplete is not None:
                 return Path(incomplete)
         except HFValidationError:
-            raise _no_such_name(name) from None
+            raise _no_such_name(wanted) from None
     return None
 
 
@@ -90,11 +95,12 @@ def _is_plain(name: str) -> bool:
     return len(name) <= 96 and re.fullmatch(r"(?!.*(--|\.\.))\w([\w.-]*\w)?/\w([\w.-]*\w)?", name, re.ASCII) is not None
 
 
-def _has_nothing(folder: Path | None, name: str, kind: Kind) -> bool:
+def _has_nothing(folder: Path | None, wanted: Repository) -> bool:
     """Whether a cache has no folder for the repository: seen without the library, which takes a while to import."""
     from huggingface_hub.constants import HF_HUB_CACHE
 
-    return not ((folder or Path(HF_HUB_CACHE)) / f"{kind}s--{name.replace('/', '--')}").is_dir()
+    name = f"{wanted.kind}s--{wanted.name.replace('/', '--')}"
+    return not ((folder or Path(HF_HUB_CACHE)) / name).is_dir()
 
 
 def prepared_datasets(name: str) -> tuple[Path, ...]:
@@ -115,53 +121,31 @@ class Missing:
     folder: Path
 
 
-def missing(
-    name: str,
-    kind: Kind,
-    files: Sequence[str] = MODEL_FILES,
-    revision: str | None = None,
-    cache_dir: Path | None = None,
-    token: str | None = None,
-) -> Missing:
+def missing(wanted: Repository, cache_dir: Path | None = None, token: str | None = None) -> Missing:
     """Ask the hub what `fetch` would download: whole files, for a part of one is begun anew.
 
     Raises:
         BenchError: as `fetch`.
     """
     folder = cache_dir if cache_dir is not None else cache_folder()
-    todo = [f for f in _snapshot(name, kind, files, revision, cache_dir, token, dry_run=True) if f.will_download]
+    todo = [f for f in _snapshot(wanted, cache_dir, token, dry_run=True) if f.will_download]
     return Missing(len(todo), sum(f.file_size or 0 for f in todo), folder)
 
 
-def fetch(
-    name: str,
-    kind: Kind,
-    files: Sequence[str] = MODEL_FILES,
-    revision: str | None = None,
-    cache_dir: Path | None = None,
-    token: str | None = None,
-) -> Path:
+def fetch(wanted: Repository, cache_dir: Path | None = None, token: str | None = None) -> Path:
     """Download a snapshot, or complete the one in the cache, and return its folder.
 
     Raises:
         BenchError: no such repository or revision, a gated one without leave, no network, no space.
     """
-    return Path(_snapshot(name, kind, files, revision, cache_dir, token, dry_run=False))
+    return Path(_snapshot(wanted, cache_dir, token, dry_run=False))
 
 
-def _snapshot(
-    name: str,
-    kind: Kind,
-    files: Sequence[str],
-    revision: str | None,
-    cache_dir: Path | None,
-    token: str | None,
-    dry_run: bool,
-) -> Any:
+def _snapshot(wanted: Repository, cache_dir: Path | None, token: str | None, dry_run: bool) -> Any:
     """What the library makes of a snapshot, with its errors in our words."""
     from huggingface_hub import errors, snapshot_download
 
-    where = page(name, kind)
+    name, kind, where = wanted.name, wanted.kind, wanted.page
     again = "dlmbench download --config FILE --hf-token TOKEN"
 
     def ask() -> Any:
@@ -169,10 +153,10 @@ def _snapshot(
             return snapshot_download(
                 name,
                 repo_type=kind,
-                revision=revision,
+                revision=wanted.revision,
                 cache_dir=cache_dir,
                 token=token,
-                allow_patterns=list(files),
+                allow_patterns=list(wanted.files),
                 ignore_patterns=list(REFUSED_FILES),
                 dry_run=dry_run,
             )
@@ -187,16 +171,18 @@ def _snapshot(
             f"Accept its conditions at {where}, make a token at {HOME}/settings/tokens, then run `{again}`",
         )
     except errors.RevisionNotFoundError:
-        failure = BenchError(f"{kind} {name} has no revision '{revision}'", f"See the branches and tags at {where}")
+        failure = BenchError(
+            f"{kind} {name} has no revision '{wanted.revision}'", f"See the branches and tags at {where}"
+        )
     except errors.RepositoryNotFoundError:
         failure = BenchError(
             f"the hub knows no {kind} '{name}', or it is private",
             f"Check the name at {where}; for a private one run `{again}`",
         )
     except errors.HFValidationError:
-        failure = _no_such_name(name)
+        failure = _no_such_name(wanted)
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled):
-        failure = unreachable(name, kind)
+        failure = _unreachable(wanted)
     except errors.HfHubHTTPError as error:
         status = getattr(error.response, "status_code", None)
         reason = "the token is not valid" if status == 401 else f"the hub answered with status {status}"
@@ -212,14 +198,16 @@ def _snapshot(
     raise failure
 
 
-def unreachable(name: str, kind: Kind) -> BenchError:
+def _unreachable(wanted: Repository) -> BenchError:
     """The error for a snapshot that is not in the cache when the hub cannot be asked."""
     return BenchError(
-        f"{kind} {name} is not in the cache and {HOME} cannot be reached",
-        f"Where there is network run `{DOWNLOAD}` (page: {page(name, kind)}), and point HF_HOME or HF_HUB_CACHE "
+        f"{wanted.kind} {wanted.name} is not in the cache and {HOME} cannot be reached",
+        f"Where there is network run `{DOWNLOAD}` (page: {wanted.page}), and point HF_HOME or HF_HUB_CACHE "
         "to the folder it filled",
     )
 
 
-def _no_such_name(name: str) -> BenchError:
-    return BenchError(f"'{name}' is neither a folder here nor the name of a hub repository", "Names look like org/name")
+def _no_such_name(wanted: Repository) -> BenchError:
+    return BenchError(
+        f"'{wanted.name}' is neither a folder here nor the name of a hub repository", "Names look like org/name"
+    )

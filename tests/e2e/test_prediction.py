@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import csv
+import functools
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from dlmbench.store import read_run
+from program import measured_lines, start
 
 # Several runs of several processes each, on whatever machine there is.
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
@@ -41,12 +41,8 @@ DEVICE = """
 def command(tmp_path):
     (tmp_path / "small.yaml").write_text(CONFIG)
     (tmp_path / "box.yaml").write_text(DEVICE)
-    given = ["--config", str(tmp_path / "small.yaml"), "--output_dir", str(tmp_path / "raw_data")]
-    return [sys.executable, "-m", "dlmbench", "run", *given], tmp_path
-
-
-def done(command: list[str], *options: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*command, *options], capture_output=True, text=True, timeout=700)
+    given = ("--config", tmp_path / "small.yaml", "--output_dir", tmp_path / "raw_data")
+    return functools.partial(start, "run", *given, timeout=700), tmp_path
 
 
 def statuses(folder: Path) -> dict[str, set[str | None]]:
@@ -56,16 +52,10 @@ def statuses(folder: Path) -> dict[str, set[str | None]]:
     return found
 
 
-def measured_lines(folder: Path) -> list[str]:
-    """All records but the environment's, which names the checkout's commit."""
-    lines = (folder / "raw_data/records.jsonl").read_text().splitlines()
-    return [line for line in lines if '"kind": "environment"' not in line]
-
-
 def test_what_should_not_fit_is_skipped_until_it_is_tried(command):
     run, folder = command
     box = ["--hardware", "small box", "--hardware_file", str(folder / "box.yaml")]
-    first = done(run, *box)
+    first = run(*box)
     assert first.returncode == 0, first.stderr
     fits, skipped = {"ok"}, {"skipped"}
     assert statuses(folder) == {"ar B=1": fits, "llada B=1": fits, "ar B=64": skipped, "llada B=64": skipped}
@@ -78,12 +68,12 @@ def test_what_should_not_fit_is_skipped_until_it_is_tried(command):
     assert all(r["reason"].startswith("predicted not to fit") for r in rows)
     assert first.stdout.count("(skipped)") == 2  # in the table as well
 
-    before = measured_lines(folder)
-    again = done(run, *box)
+    before = measured_lines(folder / "raw_data")
+    again = run(*box)
     assert again.returncode == 0, again.stderr
-    assert measured_lines(folder) == before
+    assert measured_lines(folder / "raw_data") == before
 
-    tried = done(run, *box, "--try_oom")
+    tried = run(*box, "--try_oom")
     assert tried.returncode == 0, tried.stderr
     assert set().union(*statuses(folder).values()) == {"ok"}
     for result in read_run(folder / "raw_data").results:
@@ -93,11 +83,11 @@ def test_what_should_not_fit_is_skipped_until_it_is_tried(command):
 
 def test_a_machine_that_is_another_is_refused_and_one_that_is_unknown_learns_as_it_goes(command):
     run, _ = command
-    wrong = done(run, "--hardware", "h200")
+    wrong = run("--hardware", "h200")
     assert wrong.returncode == 2
     assert "not on H200" in wrong.stderr
     assert wrong.stderr.count("\n") == 1
-    plain = done(run, "--batch_size", "1")
+    plain = run("--batch_size", "1")
     assert plain.returncode == 0, plain.stderr
     visits = [line for line in plain.stderr.splitlines() if "round 1 of 2" in line]
     assert "left" not in visits[0]  # nothing is known yet

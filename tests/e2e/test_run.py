@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import psutil
 import pytest
 
 from dlmbench.store import read_run
+from program import command_line, measured_lines, start
 
 pytestmark = pytest.mark.e2e
 CONFIG = """
@@ -41,7 +41,7 @@ def command(tmp_path):
     config = tmp_path / "small.yaml"
     config.write_text(CONFIG)
     output = tmp_path / "raw_data"
-    return [sys.executable, "-m", "dlmbench", "run", "--config", str(config), "--output_dir", str(output)], output
+    return ["run", "--config", config, "--output_dir", output], output
 
 
 def rows(output: Path) -> list[dict[str, str]]:
@@ -49,14 +49,9 @@ def rows(output: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def measured_lines(output: Path) -> list[str]:
-    """All records but the environment's, which names the checkout's commit."""
-    return [line for line in (output / "records.jsonl").read_text().splitlines() if '"kind": "environment"' not in line]
-
-
 def test_a_run_leaves_everything_and_a_second_one_adds_nothing(command):
     arguments, output = command
-    first = subprocess.run(arguments, capture_output=True, text=True, timeout=400)
+    first = start(*arguments, timeout=400)
     assert first.returncode == 0, first.stderr
     table = rows(output)
     assert len({r["cell_id"] for r in table}) == 6
@@ -84,7 +79,7 @@ def test_a_run_leaves_everything_and_a_second_one_adds_nothing(command):
     assert {s["n"] for s in scores if s["metric"] == "likelihood"} == {6}
 
     before = measured_lines(output)
-    again = subprocess.run(arguments, capture_output=True, text=True, timeout=100)
+    again = start(*arguments, timeout=100)
     assert again.returncode == 0, again.stderr
     assert measured_lines(output) == before
     assert again.stdout == first.stdout
@@ -92,7 +87,7 @@ def test_a_run_leaves_everything_and_a_second_one_adds_nothing(command):
 
 def test_kill_9_in_the_middle_and_the_same_command_again(command):
     arguments, output = command
-    process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(command_line(*arguments), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     records = output / "records.jsonl"
     deadline = time.monotonic() + 200
     while not records.exists() or records.read_text().count('"kind": "sample"') < 12:
@@ -107,7 +102,7 @@ def test_kill_9_in_the_middle_and_the_same_command_again(command):
     assert not alive, "workers outlived their parent"
     kept = [line for line in records.read_text().splitlines() if '"kind": "sample"' in line]
 
-    done = subprocess.run(arguments, capture_output=True, text=True, timeout=400)
+    done = start(*arguments, timeout=400)
     assert done.returncode == 0, done.stderr
     samples = [line for line in records.read_text().splitlines() if '"kind": "sample"' in line]
     assert samples[: len(kept)] == kept
@@ -126,11 +121,11 @@ def test_kill_9_in_the_middle_and_the_same_command_again(command):
 
 def test_two_runs_cannot_write_into_one_folder(command):
     arguments, output = command
-    process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(command_line(*arguments), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         while not (output / "records.jsonl").exists():
             time.sleep(0.02)
-        second = subprocess.run(arguments, capture_output=True, text=True, timeout=100)
+        second = start(*arguments, timeout=100)
         assert second.returncode == 2
         assert "another run" in second.stderr.lower()
     finally:
@@ -140,7 +135,7 @@ def test_two_runs_cannot_write_into_one_folder(command):
 
 def test_a_worker_that_dies_costs_its_cell_and_no_other(command):
     arguments, output = command
-    process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command_line(*arguments), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     records = output / "records.jsonl"
     while not records.exists() or records.read_text().count('"kind": "sample"') < 12:
         assert process.poll() is None
@@ -158,8 +153,7 @@ def test_a_worker_that_dies_costs_its_cell_and_no_other(command):
 
 def test_the_embedded_demo_answers_and_resumes(tmp_path):
     output = tmp_path / "raw_data"
-    command = [sys.executable, "-m", "dlmbench", "demo", "--output_dir", str(output)]
-    first = subprocess.run(command, capture_output=True, text=True, timeout=900)
+    first = start("demo", "--output_dir", output, timeout=900)
     assert first.returncode == 0, first.stderr
     scores = json.loads((output / "quality_metrics.json").read_text())["scores"]
 
@@ -189,5 +183,5 @@ def test_the_embedded_demo_answers_and_resumes(tmp_path):
     assert "reached" in first.stdout
     assert "interval" in first.stdout
     begun = time.monotonic()
-    assert subprocess.run(command, capture_output=True, text=True, timeout=100).stdout == first.stdout
+    assert start("demo", "--output_dir", output, timeout=100).stdout == first.stdout
     assert time.monotonic() - begun < 60

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import csv
+import functools
 import json
 import math
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+import program
 
 pytest.importorskip("lm_eval")
 pytestmark = pytest.mark.e2e
@@ -36,21 +37,11 @@ def run(tmp_path, capsys, monkeypatch):
     """A command in this process, where the heavy imports are made once: (exit code, stdout, stderr)."""
     import datasets
 
-    from dlmbench.cli import main
-
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     (tmp_path / "small.yaml").write_text(CONFIG)
 
-    def command(*arguments: object) -> tuple[int, str, str]:
-        try:
-            main([str(a) for a in arguments])
-            code = 0
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        return (code, *capsys.readouterr())
-
-    return command
+    return functools.partial(program.run, capsys)
 
 
 def test_a_task_list_over_the_steps_and_its_resumption(run, tmp_path):
@@ -108,10 +99,10 @@ def test_a_task_list_over_the_steps_and_its_resumption(run, tmp_path):
 
 
 def test_lm_evals_own_command_line_knows_the_model():
-    command = [sys.executable, "-m", "dlmbench", "lm-eval", "run", "--model", "dlmbench", "--limit", "3"]
-    command += ["--include-path", "config/tasks", "--tasks", "tiny_generate,tiny_choice", "--batch_size", "4"]
-    command += ["--model-args", "pretrained=embedded:llada,sampler=masked_diffusion,steps=4,likelihood=sampler"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280)
+    arguments = ["lm-eval", "run", "--model", "dlmbench", "--limit", "3"]
+    arguments += ["--include-path", "config/tasks", "--tasks", "tiny_generate,tiny_choice", "--batch_size", "4"]
+    arguments += ["--model-args", "pretrained=embedded:llada,sampler=masked_diffusion,steps=4,likelihood=sampler"]
+    done = program.start(*arguments, timeout=280, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert "exact_match" in done.stdout
     assert "tiny_choice" in done.stdout

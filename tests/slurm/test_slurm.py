@@ -22,6 +22,7 @@ from dlmbench.analysis.checks import findings
 from dlmbench.cluster import slurm, submission
 from dlmbench.store import read_generations, read_run
 from dlmbench.types import Run
+from program import start
 
 ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent
@@ -96,8 +97,7 @@ def cluster(tmp_path_factory) -> Iterator[Path]:
 
 def dlmbench(*arguments: object, folder: Path, code: int = 0) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "HF_TOKEN": "hf_shall_not_travel"}
-    command = [sys.executable, "-m", "dlmbench", *map(str, arguments)]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=PATIENCE_S)
+    done = start(*arguments, timeout=PATIENCE_S, cwd=folder, env=environment)
     assert done.returncode == code, done.stderr + done.stdout
     return done
 

@@ -237,7 +237,7 @@ def test_a_full_disk_is_named(cache, monkeypatch):
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", refuse)
     with pytest.raises(BenchError, match="No space left on device"):
-        hub.fetch("org/llama", "model")
+        hub.fetch(hub.Repository("org/llama", "model"))
 
 
 def test_no_pickle_and_no_code_is_ever_asked_for(cache, monkeypatch):

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from checkpoints import LLADA, LLAMA, write_checkpoint
-from dlmbench.cli import main
+from program import fails, run
 
 ROOT = Path(__file__).parents[2]
 GOOD = """
@@ -30,26 +30,6 @@ grid:
     masked_diffusion: {steps: [4, 8]}
 prompts: {source: tiny, count: 2}
 """
-
-
-def run(capsys, *arguments: object) -> tuple[int, str, str]:
-    """(exit code, stdout, stderr) of a command run in this process."""
-    try:
-        main([str(a) for a in arguments])
-        code = 0
-    except SystemExit as stop:
-        code = int(stop.code or 0)
-    out, err = capsys.readouterr()
-    return code, out, err
-
-
-def fails(capsys, *arguments: object, says: str) -> None:
-    code, _, err = run(capsys, *arguments)
-    assert code == 2, err
-    assert err.count("\n") == 1, err
-    assert "Traceback" not in err
-    for word in says.split(" ... "):
-        assert word in err, err
 
 
 @pytest.fixture

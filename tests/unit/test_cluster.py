@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 from tests.unit.synthetic_run import ENVIRONMENT, sample, target_cell
-from tests.unit.test_cli import fails, run
 
 from dlmbench import config, grid
 from dlmbench.cluster import finishing, progress, queueing, submission, task
@@ -24,6 +23,7 @@ from dlmbench.errors import BenchError, StopRequestedError
 from dlmbench.roofline import hardware
 from dlmbench.store import Store, read_run
 from dlmbench.types import CellStatus, Plan, Sample, StoredGeneration, TextScore
+from program import fails, run
 
 CONFIG = """
 name: small

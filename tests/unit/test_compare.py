@@ -11,10 +11,10 @@ import pytest
 from tests.unit.synthetic_run import ENVIRONMENT, LLADA, failed, measured, noisy, per_text, target_cell, tiny_run
 
 from dlmbench.analysis.compare import FEWEST, compare
-from dlmbench.cli import main
 from dlmbench.store import RECORDS
 from dlmbench.store.records import KIND_OF, cell_record
 from dlmbench.types import Cell, CellResult, Run
+from program import run
 
 STUDY = Path(__file__).parents[2] / "docs/study/h200-random"
 RUN = tiny_run(batches=(1, 4), blocks=(None,), steps=(8, 16), prompts=40)
@@ -201,27 +201,18 @@ def stored(run: Run, folder: Path) -> Path:
     return folder
 
 
-def command(capsys, *arguments: object) -> tuple[int, str, str]:
-    try:
-        main(["compare", *map(str, arguments)])
-        code = 0
-    except SystemExit as stop:
-        code = int(stop.code or 0)
-    return code, *capsys.readouterr()
-
-
 def test_command_refuses_names_and_marks(capsys, tmp_path):
     here = stored(RUN, tmp_path / "a")
     there = stored(replace(RUN, environment=replace(ENVIRONMENT, device="GPU")), tmp_path / "b")
-    code, out, err = command(capsys, here, there)
+    code, out, err = run(capsys, "compare", here, there)
     assert (code, out) == (2, "")
     assert err.count("\n") == 1
     assert "device: cpu | GPU" in err
     assert "--anyway" in err
-    code, out, _ = command(capsys, here, there, "--anyway")
+    code, out, _ = run(capsys, "compare", here, there, "--anyway")
     assert code == 0
     assert out.count("NOT COMPARABLE: device") >= 1 + 6  # the heading and every row
-    code, out, _ = command(capsys, here, there, "--anyway", "--json")
+    code, out, _ = run(capsys, "compare", here, there, "--anyway", "--json")
     read = json.loads(out)
     assert read["comparable"] is False
     assert [p["comparable"] for p in read["pairs"]] == [False] * 6
@@ -229,20 +220,20 @@ def test_command_refuses_names_and_marks(capsys, tmp_path):
 
 def test_command_json_holds_the_numbers_of_the_table(capsys, tmp_path):
     here, there = stored(RUN, tmp_path / "a"), stored(scaled(RUN, 0.5), tmp_path / "b")
-    code, out, _ = command(capsys, here, there, "--json")
+    code, out, _ = run(capsys, "compare", here, there, "--json")
     read = json.loads(out)
     assert code == 0
     assert read["comparable"] is True
     assert {p["verdict"] for p in read["pairs"]} == {"faster"}
     assert read["pairs"][0]["speedup"]["value"] == pytest.approx(2)
-    code, out, _ = command(capsys, here, there)
+    code, out, _ = run(capsys, "compare", here, there)
     assert "6 faster" in out
     assert "2.00 [" in out
 
 
 def test_names_from_files_are_never_markup(capsys, tmp_path):
     evil = with_cells(RUN, model=replace(LLADA, key="[red]x[/red] [link=javascript:1]"))
-    found = command(capsys, stored(evil, tmp_path / "a"), stored(replace(evil, name="[/bold]"), tmp_path / "b"))
+    found = run(capsys, "compare", stored(evil, tmp_path / "a"), stored(replace(evil, name="[/bold]"), tmp_path / "b"))
     assert found[0] == 0
     assert "[red]x[/red]" in found[1].replace("\n", " ")
     assert "[/bold]" in found[1]
@@ -250,12 +241,12 @@ def test_names_from_files_are_never_markup(capsys, tmp_path):
 
 def test_command_on_nothing_in_common_and_on_no_run(capsys, tmp_path):
     here, there = stored(RUN, tmp_path / "a"), stored(tiny_run(lengths=((8, 8),)), tmp_path / "b")
-    assert "no cell in common" in command(capsys, here, there)[2]
-    assert "holds no run" in command(capsys, here, tmp_path)[2]
+    assert "no cell in common" in run(capsys, "compare", here, there)[2]
+    assert "holds no run" in run(capsys, "compare", here, tmp_path)[2]
 
 
 def test_the_recorded_study_against_itself(capsys):
-    code, out, _ = command(capsys, STUDY, STUDY, "--json")
+    code, out, _ = run(capsys, "compare", STUDY, STUDY, "--json")
     read = json.loads(out)
     assert code == 0
     assert len(read["pairs"]) == 30

@@ -6,11 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.unit.test_cli import run
 
 from dlmbench import diagnosis
 from dlmbench.measure.condition import GpuCondition, condition_of, devices_seen_by_the_driver
 from dlmbench.measure.energy import GpuMeter
+from program import run
 
 ROOT = Path(__file__).parents[2]
 SOUND = GpuCondition(
@@ -80,6 +80,13 @@ def test_what_stands_in_the_way_decides_the_exit_code(capsys, monkeypatch, tmp_p
     assert code == 2
     assert "error    model GSAI-ML/LLaDA-8B-Base: it is not in the cache" in err
     assert "3 problems stand in the way of a study" in err
+
+
+def test_one_problem_is_counted_in_the_singular(capsys, monkeypatch):
+    monkeypatch.setattr(diagnosis, "examine", lambda experiment: [diagnosis.Examined("error", "disk", "full", "tidy")])
+    code, _, err = run(capsys, "doctor")
+    assert code == 2
+    assert "1 problem stands in the way of a study" in err
 
 
 def test_a_package_of_another_version_is_an_error(monkeypatch):

@@ -32,7 +32,7 @@ from dlmbench.report._markdown import Markdown, escape, table
 from dlmbench.report._numbers import seconds, sig, spread
 from dlmbench.report._source import Source, load_settings
 from dlmbench.store import read_run
-from dlmbench.types import LeftOut, Run
+from dlmbench.types import EnergyPass, LeftOut, Run
 
 STUDY = Path(__file__).parents[2] / "docs/study/h200-random"
 REACHED = {None: {4: 2.0, 8: 1.5, 16: 0.85, 32: 0.85, 64: 0.85}}
@@ -138,6 +138,26 @@ def test_the_six_digit_perplexity_is_answered_by_a_likelihood():
     assert "9,900" not in said
     assert re.search(r"1\.5\d?x \(", said), said  # exp(1.36 - 0.923)
     assert "no meaning" in said
+
+
+def test_cost_is_told_at_equal_quality_first():
+    run = tiny_run(batches=(1,), blocks=(None,), nats=REACHED)
+    question = "choice of steps mean for the cost"
+    rates = answer(run, question)
+    assert rates.startswith("[in part] No setting has the energy of both models")
+    assert re.search(r"at equal quality \(K=16\) diffusion writes \S+ \(\S+ to \S+\) tokens/s, the baseline", rates)
+    # 64 tokens for 6.4 and 3.2 J.
+    joules = {"target": 6.4, "baseline": 3.2}
+    results = tuple(
+        replace(r, samples=tuple(replace(s, energy_j=joules[r.cell.model.role]) for s in r.samples))
+        for r in run.results
+    )
+    said = answer(replace(run, results=results), question)
+    assert said.startswith("[measured]")
+    assert "for 0.100 (0.100 to 0.100) J a token, the baseline" in said
+    assert "for 0.0500 (0.0500 to 0.0500) J a token: 2.00x (2.00 to 2.00) the baseline's energy a token" in said
+    once = tuple(replace(r, energy=EnergyPass(r.cell.id, 7, 20, 2.0, joules[r.cell.model.role])) for r in run.results)
+    assert "2.00x (no interval) the baseline's energy" in answer(replace(run, results=once), question)
 
 
 def test_streaming_is_told_by_blocks():

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from checkpoints import LLADA, write_checkpoint
+from program import start
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 TOKEN = "hf_averysecretone"
@@ -103,8 +104,7 @@ def download(hub, tmp_path):
         endpoint = f"http://127.0.0.1:{hub.server.server_address[1] if online else 1}"
         environment = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
         environment |= {"HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path / "hf"), **variables}
-        command = [sys.executable, "-m", "dlmbench", "download", "--config", str(config), *options]
-        return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=200)
+        return start("download", "--config", config, *options, timeout=200, env=environment)
 
     return run
 

@@ -12,7 +12,7 @@ from dlmbench.analysis.answer import answer
 from dlmbench.analysis.equal_quality import at_equal_quality
 from dlmbench.analysis.study import Study, analyse
 from dlmbench.analysis.winners import pace, who_wins
-from dlmbench.types import CellResult, Run
+from dlmbench.types import CellResult, EnergyPass, Run
 
 N = 60
 HARDNESS = np.random.default_rng(3).normal(0, 0.1, N)
@@ -154,18 +154,33 @@ def test_the_bill_at_equal_quality():
         return replace(result, samples=samples)
 
     found = analyse(replace(run, results=tuple(with_energy(r) for r in run.results)), draws=200)
-    bill = at_equal_quality(found.curves[0], "likelihood", price_per_hour=3.6)
-    assert bill.steps == 8
-    # 64 tokens in 0.08 and 0.16 s at 100 W and 3.6 an hour, which is 0.001 a second.
-    for side, seconds in ((bill.target, 0.08), (bill.baseline, 0.16)):
+    curve = found.curves[0]
+    paid = at_equal_quality(curve, curve.parity("likelihood"))
+    assert paid.steps == 8
+    # 64 tokens in 0.08 and 0.16 s at 100 W.
+    for side, seconds in ((paid.target, 0.08), (paid.baseline, 0.16)):
         assert side.tokens_per_s.value == pytest.approx(64 / seconds)
         assert side.joules_per_token.value == pytest.approx(100 * seconds / 64)
-        assert side.money_per_million_tokens.value == pytest.approx(0.001 * seconds / 64 * 1e6)
-    speedup = found.curves[0].parity("likelihood").speedup
+    speedup = curve.parity("likelihood").speedup
     assert (speedup.latency.value, speedup.throughput.value, speedup.energy.value) == pytest.approx((2, 2, 2))
-    assert at_equal_quality(found.curves[0], "likelihood").target.money_per_million_tokens is None
-    never = analyse(study({4: 2.0}, {4: 0.04}), draws=100)
-    assert at_equal_quality(never.curves[0], "likelihood") is None
+    assert paid.energy.value == pytest.approx(0.5)
+    assert paid.energy.low <= 0.5 <= paid.energy.high
+    told = answer(found)
+    assert "The energy of a new token there, as a multiple of the baseline's, is 0.5x (95% interval 0.5 to 0.5)" in told
+    assert "at batch size 1 (0.125 J instead of 0.25 J)" in told
+    never = analyse(study({4: 2.0}, {4: 0.04}), draws=100).curves[0]
+    assert at_equal_quality(never, never.parity("likelihood")) is None
+
+
+def test_energy_that_was_not_measured_is_not_told_and_a_single_reading_has_no_interval():
+    run = study({4: 2.0, 8: 0.9, 16: 0.9}, {4: 0.04, 8: 0.08, 16: 0.16})
+    assert "energy" not in answer(analyse(run, draws=100))
+    results = tuple(replace(r, energy=EnergyPass(r.cell.id, 7, 20, 2.0, 8.0)) for r in run.results)
+    curve = analyse(replace(run, results=results), draws=100).curves[0]
+    paid = at_equal_quality(curve, curve.parity("likelihood"))
+    assert paid.target.joules_per_token.value == pytest.approx(8 / 64)
+    assert not paid.target.joules_per_token.is_known
+    assert "is 1x (a single reading: no interval)" in answer(analyse(replace(run, results=results), draws=100))
 
 
 def test_too_few_prompts_to_decide_and_slower_wherever_it_could_be_as_good():

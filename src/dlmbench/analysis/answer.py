@@ -11,11 +11,12 @@ import math
 from collections.abc import Sequence
 
 from dlmbench.analysis.disagreement import why_parities_differ
+from dlmbench.analysis.equal_quality import at_equal_quality
 from dlmbench.analysis.nouns import RANDOM_WEIGHTS, Curve, MetricParity, Study
 from dlmbench.analysis.regimes import regimes, worse_but_faster
 from dlmbench.analysis.rows import SummaryRow, block_length, summary_rows
 from dlmbench.analysis.stats import Interval
-from dlmbench.analysis.winners import headline, winner_of
+from dlmbench.analysis.winners import headline, nearest, winner_of
 
 __all__ = ["SummaryRow", "answer", "block_length", "headline", "summary_rows"]
 
@@ -150,11 +151,9 @@ def _at_parity(curves: Sequence[Curve]) -> list[str]:
     """The speedup at S_parity for each batch size: at margin 0, else at the smallest margin that reaches it."""
     parts, which = [], ""
     for curve in curves:
-        shown = headline(curve)
-        reached = [p for p in curve.parities if shown and p.metric == shown.metric and p.parity.reached]
-        if not reached:
+        best = nearest(curve)
+        if best is None:
             continue
-        best = min(reached, key=lambda p: p.parity.delta)
         margin = f", allowing {_allowance(best)}" if best.parity.delta else ""
         which = f"At K={best.parity.steps}{margin}"
         where = f"at batch size {curve.batch_size}"
@@ -168,13 +167,32 @@ def _at_parity(curves: Sequence[Curve]) -> list[str]:
         if not best.speedup.is_bounded:
             text += " (parity may also lie where nothing was timed)"
         parts.append(text)
-    return [f"{which}, diffusion's speed as a multiple of the baseline's is {'; '.join(parts)}."] if parts else []
+    if not parts:
+        return []
+    return [f"{which}, diffusion's speed as a multiple of the baseline's is {'; '.join(parts)}.", *_energy(curves)]
 
 
-def _ratio(speedup: Interval) -> str:
-    if not speedup.is_known:
-        return f"{speedup.value:.3g}x (a single repetition: no interval)"
-    return f"{speedup.value:.3g}x (95% interval {speedup.low:.3g} to {speedup.high:.3g})"
+def _energy(curves: Sequence[Curve]) -> list[str]:
+    """What that costs in energy, for each batch size at which it was measured."""
+    parts = []
+    for curve in curves:
+        best = nearest(curve)
+        paid = at_equal_quality(curve, best) if best else None
+        if paid is None or paid.energy is None:
+            continue
+        ours, base = paid.target.joules_per_token, paid.baseline.joules_per_token
+        if ours is not None and base is not None:
+            joules = f"({ours.value:.3g} J instead of {base.value:.3g} J)"
+            parts.append(f"{_ratio(paid.energy, 'reading')} at batch size {curve.batch_size} {joules}")
+    if not parts:
+        return []
+    return [f"The energy of a new token there, as a multiple of the baseline's, is {'; '.join(parts)}."]
+
+
+def _ratio(ratio: Interval, noun: str = "repetition") -> str:
+    if not ratio.is_known:
+        return f"{ratio.value:.3g}x (a single {noun}: no interval)"
+    return f"{ratio.value:.3g}x (95% interval {ratio.low:.3g} to {ratio.high:.3g})"
 
 
 def _break_even(curves: Sequence[Curve], said: bool) -> list[str]:

@@ -1,68 +1,71 @@
-"""What equal quality costs: throughput, energy and money of both models where diffusion writes as well.
+"""What equal quality costs: throughput and energy of both models where diffusion writes as well.
 
-A ratio says who wins; a bill is paid in tokens a second, joules a token and money a million tokens. Both models are
-shown at S_parity of the same test, in the same cell shape.
+A ratio says who wins; a bill is paid in tokens a second and joules a token. Both models are shown in the same cell
+shape, diffusion at S_parity. Money needs a price: it is told for every cell by `analysis.cost`.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
-from dlmbench.analysis.nouns import CellSummary, Curve
-from dlmbench.analysis.stats import Interval
+from dlmbench.analysis.nouns import CellSummary, Curve, MetricParity
+from dlmbench.analysis.stats import Interval, Summary
 
 
 @dataclass(frozen=True)
 class Bill:
-    """What one model takes for its text, each with the interval of its median; None where it was not measured.
+    """What one model takes for its text, of generated tokens, each with the interval of its median.
 
-    joules_per_token is of generated tokens, idle power included. money_per_million_tokens is in the currency of the
-    price that was given, None without one.
+    joules_per_token includes idle power; None where energy was not measured.
     """
 
-    tokens_per_s: Interval | None
+    tokens_per_s: Interval
     joules_per_token: Interval | None
-    money_per_million_tokens: Interval | None
 
 
 @dataclass(frozen=True)
 class EqualQuality:
-    """Both models where their quality is equal by `metric` within `delta`; ratios stand in the curve's own Speedup."""
+    """Both models where quality is equal: the bills at `steps` of the target.
 
-    metric: str
-    delta: float
+    energy: the target's energy over the baseline's, None where one was not measured, or is zero within noise.
+    Its interval spans every timed
+    step count at which parity may lie, which those of the bills do not.
+    """
+
     steps: int
     target: Bill
     baseline: Bill
+    energy: Interval | None
 
 
-def at_equal_quality(
-    curve: Curve, metric: str, delta: float = 0.0, price_per_hour: float | None = None
-) -> EqualQuality | None:
-    """The bills of both models at S_parity of `curve`; None where it is not reached, or no baseline was timed.
+def at_equal_quality(curve: Curve, shown: MetricParity) -> EqualQuality | None:
+    """The bills of both models at S_parity of `shown`, one of the curve's parities.
 
-    price_per_hour: of the device that both models ran on.
+    None where it is not reached, or not both were timed there.
     """
-    found = curve.parity(metric, delta)
-    if found is None or found.parity.steps is None or curve.baseline is None:
+    point = None if shown.parity.steps is None else curve.at(shown.parity.steps)
+    target, baseline = bill(point), bill(curve.baseline)
+    if shown.parity.steps is None or target is None or baseline is None:
         return None
-    point = curve.at(found.parity.steps)
-    if point is None or point.throughput is None or curve.baseline.throughput is None:
-        return None
-    bills = (bill(c, price_per_hour) for c in (point, curve.baseline))
-    return EqualQuality(metric, delta, found.parity.steps, *bills)
+    ratio = shown.speedup.energy if shown.speedup else None
+    # The ratio found with the speedup is the baseline's over the target's: above 1 the target is better.
+    if ratio is None or ratio.value <= 0 or ratio.low <= 0:
+        energy = None
+    else:
+        energy = Interval(1 / ratio.value, 1 / ratio.high, 1 / ratio.low)
+    return EqualQuality(shown.parity.steps, target, baseline, energy)
 
 
-def bill(cell: CellSummary, price_per_hour: float | None = None) -> Bill:
-    """What a cell takes for its text."""
-    rate = cell.throughput.interval if cell.throughput else None
-    joules = None
-    if cell.energy is not None:
-        tokens = cell.cell.batch_size * cell.cell.new_tokens
-        joules = Interval(cell.energy.median / tokens, cell.energy.low / tokens, cell.energy.high / tokens)
-    money = None
-    if rate is not None and price_per_hour is not None:
-        per_s = price_per_hour / 3600 * 1e6
-        # The faster end of the rate is the cheaper end of the bill.
-        money = Interval(per_s / rate.value, per_s / rate.high, per_s / rate.low)
-    return Bill(rate, joules, money)
+def bill(cell: CellSummary | None) -> Bill | None:
+    """What a cell takes for its text; None where it was not timed."""
+    if cell is None or cell.throughput is None:
+        return None
+    tokens = cell.cell.batch_size * cell.cell.new_tokens
+    return Bill(_interval(cell.throughput), _interval(cell.energy, 1 / tokens) if cell.energy else None)
+
+
+def _interval(summary: Summary, factor: float = 1.0) -> Interval:
+    if summary.n < 2:
+        return Interval(summary.median * factor, math.nan, math.nan)
+    return Interval(summary.median * factor, summary.low * factor, summary.high * factor)

@@ -199,17 +199,3 @@ def steps_to_parity(
         low_steps=steps[low] if low < len(steps) else None,
         high_steps=steps[high] if high < len(steps) else None,
     )
-
-
-def parity_draws(
-    parity: Parity,
-    curve: Mapping[int, PerText],
-    baseline: PerText,
-    *,
-    higher_is_better: bool,
-    indices: IndexArray,
-) -> NDArray[np.intp]:
-    """steps_D: where parity lies in each resample of the prompts, 0 where at none of the step counts of `curve`."""
-    _, gap_KD = _gaps(curve, baseline, higher_is_better, indices)
-    grid = np.array([*sorted(curve), 0])
-    return np.asarray(grid[_smallest_passing(gap_KD >= -parity.margin - ROUNDING)])

@@ -57,6 +57,13 @@ def headline(curve: Curve, delta: float = 0.0) -> MetricParity | None:
     return next((p for p in exact if p.metric.name == "likelihood"), exact[0] if exact else None)
 
 
+def nearest(curve: Curve) -> MetricParity | None:
+    """The leading metric's parity that is reached at the smallest margin; None where none is."""
+    shown = headline(curve)
+    reached = [p for p in curve.parities if shown and p.metric == shown.metric and p.parity.reached]
+    return min(reached, key=lambda p: p.parity.delta, default=None)
+
+
 def pace(curve: Curve, steps: int) -> Pace:
     """Whether diffusion with `steps` steps is faster than the baseline, beyond noise.
 

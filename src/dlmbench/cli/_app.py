@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -36,18 +36,42 @@ HardwareFile = Annotated[Path | None, typer.Option("--hardware-file", help="YAML
 RunFolder = Annotated[Path, typer.Argument(help="folder of a finished run")]
 
 
-def load(config: Path, **overrides: Any) -> tuple[Experiment, Plan]:
+def load(
+    config: Path,
+    *,
+    steps: list[str] | None = None,
+    batch_size: list[str] | None = None,
+    seq_len: list[str] | None = None,
+    max_prompts: str | None = None,
+    prompt_file: str | None = None,
+    compute_bertscore: bool = False,
+    models: list[str] | None = None,
+    knob: list[str] | None = None,
+) -> tuple[Experiment, Plan]:
+    """The experiment of a file, changed by the options that several commands take, and its cells."""
     from dlmbench import config as configuration
     from dlmbench import grid
 
     # A path that is not found from here is tried from the checkout, so that programs run from any folder.
     checkout = Path(__file__).parents[2] / config
     path = checkout if not config.is_absolute() and not config.exists() and checkout.exists() else config
-    # An option given several times is the comma-separated list it could have been; knobs are parsed one by one.
-    knobs = overrides.pop("knobs", None) or ()
-    given: dict[str, Any] = {k: ",".join(v) if isinstance(v, list) else v for k, v in overrides.items()}
-    experiment = configuration.load(path, configuration.parse_overrides(**given, knobs=knobs))
+    overrides = configuration.parse_overrides(
+        steps=_joined(steps),
+        batch_size=_joined(batch_size),
+        seq_len=_joined(seq_len),
+        max_prompts=max_prompts,
+        prompt_file=prompt_file,
+        compute_bertscore=compute_bertscore,
+        models=_joined(models),
+        knobs=knob or (),
+    )
+    experiment = configuration.load(path, overrides)
     return experiment, grid.expand(experiment)
+
+
+def _joined(given: list[str] | None) -> str | None:
+    """An option given several times is the comma-separated list it could have been."""
+    return None if given is None else ",".join(given)
 
 
 def conclude(output_dir: Path, price: float | None = None, quality: str | None = None) -> None:

@@ -94,7 +94,7 @@ def submit(
             prompt_file=prompt_file,
             compute_bertscore=compute_bertscore,
             models=models,
-            knobs=knob,
+            knob=knob,
         )
         gpu = "" if gres == "none" else gres
         resources = submission.Resources(

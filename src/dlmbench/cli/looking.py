@@ -45,7 +45,8 @@ def doctor(
         console.say(finding.line)
         problems += finding.state == "error"
     if problems:
-        raise BenchError(f"{problems} problems stand in the way of a study", "mend what is marked error above")
+        words = "1 problem stands" if problems == 1 else f"{problems} problems stand"
+        raise BenchError(f"{words} in the way of a study", "mend what is marked error above")
 
 
 @app.command()

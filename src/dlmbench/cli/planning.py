@@ -67,7 +67,7 @@ def plan(
         max_prompts=max_prompts,
         prompt_file=prompt_file,
         models=models,
-        knobs=knob,
+        knob=knob,
     )
     forecast = _forecast(planned, hardware, hardware_file, price, calibration, break_even)
     out = Console(width=None if sys.stdout.isatty() else 200, markup=False, emoji=False, highlight=False)

@@ -63,7 +63,7 @@ def run(
         prompt_file=prompt_file,
         compute_bertscore=compute_bertscore,
         models=models,
-        knobs=knob,
+        knob=knob,
     )
     from dlmbench.forecast import Machine, devices
 

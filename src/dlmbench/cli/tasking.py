@@ -61,7 +61,7 @@ def tasks(
     if limit == 0:
         raise BenchError("--limit 0 leaves no document", "Leave the option out for all of them")
     require()
-    experiment, _ = load(config, steps=steps, models=models, knobs=knob)
+    experiment, _ = load(config, steps=steps, models=models, knob=knob)
     names = tuple(name.strip() for item in tasks for name in item.split(",") if name.strip())
     request = sweep.Request(
         tasks=names,

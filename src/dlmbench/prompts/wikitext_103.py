@@ -19,8 +19,7 @@ from dlmbench.types import PromptSettings
 WINDOWS = True
 SHUFFLED = True
 
-DATASET = "Salesforce/wikitext"
-FILES = ("wikitext-103-v1/validation*.parquet",)
+DATASET = hub.Repository("Salesforce/wikitext", "dataset", ("wikitext-103-v1/validation*.parquet",))
 
 # " = Title = " opens an article; " = = Section = = " does not.
 _TITLE = re.compile(r"^ ?= (?!=)(.*[^= ]) = *$")
@@ -36,10 +35,10 @@ def _file(settings: PromptSettings) -> Path:
         path = Path(settings.path)
         check_there(path)
         return path if path.is_file() else _in_folder(path)
-    for folder in (hub.cached(DATASET, "dataset", FILES), *hub.prepared_datasets(DATASET)):
+    for folder in (hub.cached(DATASET), *hub.prepared_datasets(DATASET.name)):
         if folder is not None and (found := _tables(folder)):
             return found[0]
-    return _in_folder(hub.fetch(DATASET, "dataset", FILES))
+    return _in_folder(hub.fetch(DATASET))
 
 
 def _tables(folder: Path) -> list[Path]:
@@ -52,7 +51,7 @@ def _in_folder(folder: Path) -> Path:
     found = _tables(folder)
     if not found:
         raise BenchError(
-            f"no validation file of {DATASET} in {folder}",
+            f"no validation file of {DATASET.name} in {folder}",
             f"Expected *valid*.parquet, .arrow or .txt; `{hub.DOWNLOAD}` fetches it",
         )
     return found[0]

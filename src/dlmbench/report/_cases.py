@@ -15,7 +15,7 @@ from typing import Literal
 
 from dlmbench.analysis.answer import headline
 from dlmbench.analysis.study import CellSummary, Curve, MetricParity, Study
-from dlmbench.analysis.winners import winner_of
+from dlmbench.analysis.winners import nearest, winner_of
 from dlmbench.report._numbers import counted, from_to, gib, listed, seconds, sig, spread
 
 SERVER_BATCH = 8
@@ -227,11 +227,7 @@ def _allowed(shown: MetricParity) -> str:
 
 def _at(curve: Curve) -> MetricParity | None:
     """The leading parity that is reached at the smallest margin; the one at margin 0 where none is."""
-    shown = headline(curve)
-    if shown is None:
-        return None
-    reached = [p for p in curve.parities if p.metric == shown.metric and p.parity.reached]
-    return min(reached, key=lambda p: p.parity.delta) if reached else shown
+    return nearest(curve) or headline(curve)
 
 
 def _point(curve: Curve) -> CellSummary | None:

@@ -7,6 +7,7 @@ import math
 from dlmbench.analysis.answer import headline
 from dlmbench.analysis.stats import Interval
 from dlmbench.analysis.study import CellSummary, Curve, MetricParity
+from dlmbench.analysis.winners import nearest
 from dlmbench.report._answers import Answer, Question, listing, not_measured, sentences, verdict, where
 from dlmbench.report._numbers import listed, percent, plain, seconds, sig, spread
 from dlmbench.report._source import Source
@@ -85,8 +86,7 @@ def speedup_at_parity(source: Source) -> Answer:
         shown = headline(curve)
         if shown is None:
             continue
-        reached = [p for p in curve.parities if p.metric == shown.metric and p.parity.reached]
-        best = min(reached, key=lambda p: p.parity.delta, default=None)
+        best = nearest(curve)
         label = f"{curve.label}, {where(curve)}"
         if best is None:
             parts.append(

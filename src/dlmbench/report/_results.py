@@ -14,7 +14,6 @@ from dlmbench.report._markdown import Markdown, bullets, escape, quote, table
 from dlmbench.report._numbers import DASH, counted, gib, listed, percent, seconds, sig, spread
 from dlmbench.report._quality_questions import outcome_words, per_text, why_no_quality
 from dlmbench.report._source import Source, sample_texts
-from dlmbench.report._use_questions import energy
 from dlmbench.types import Finding
 
 # A page holds so many rows; the rest is counted and stands in the CSV.
@@ -246,9 +245,8 @@ def joules(source: Source) -> Markdown:
     """Energy a batch and a token."""
     rows = []
     for s in source.study.cells:
-        value = energy(source, s)
-        if value is not None:
-            tokens = s.cell.batch_size * s.cell.new_tokens
+        if s.energy is not None:
+            value, tokens = s.energy.median, s.cell.batch_size * s.cell.new_tokens
             label = f"{source.study.label(s.cell)}, {where(s.cell)}"
             rows.append((label, str(s.cell.steps or DASH), f"{sig(value)} J", f"{sig(value / tokens)} J"))
     if not rows:
@@ -305,7 +303,7 @@ def missing(source: Source) -> Markdown:
         for m in curve.missing:
             reasons.setdefault(m, []).append(f"{curve.label}, {where(curve)}")
     items = [f"{reason}{f' ({_first(settings)})' if settings else ''}." for reason, settings in reasons.items()]
-    if all(energy(source, s) is None for s in source.study.cells):
+    if all(s.energy is None for s in source.study.cells):
         items.append("no energy: no counter of the device was read.")
     if all(s.first_text_s is None for s in source.study.cells):
         items.append("no times inside a generation: no traced pass is on record.")

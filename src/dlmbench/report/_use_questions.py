@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from dlmbench.analysis.answer import block_length, headline
+from dlmbench.analysis.equal_quality import Bill, at_equal_quality, bill
 from dlmbench.analysis.study import CellSummary, Curve
-from dlmbench.report._answers import Answer, Question, listing, not_measured, verdict, where
+from dlmbench.report._answers import Answer, Question, listing, not_measured, sentences, some, verdict, where
 from dlmbench.report._numbers import counted, listed, seconds, sig, spread
 from dlmbench.report._source import Source
 from dlmbench.types import Cell
@@ -128,38 +129,54 @@ def _waiting(point: CellSummary) -> str:
 
 
 def cost(source: Source) -> Answer:
-    """Energy of a generated batch beside the baseline's."""
+    """Both models' bills at equal quality; then energy over all step counts, beside the baseline's."""
+    paid = [f"{c.label}, {where(c)}: {text}" for c in source.curves if (text := _paid(c))]
     found = []
     for curve in source.curves:
-        base = energy(source, curve.baseline)
+        base = _joules_per_token(curve.baseline)
         for p in curve.points:
-            own = energy(source, p)
+            own = _joules_per_token(p)
             if base and own:
                 found.append((own / base, own, base, p.cell))
     if not found:
-        return not_measured("no setting has the energy of both models (it is read from the GPU's own counter)")
+        lead = "no setting has the energy of both models (it is read from the GPU's own counter)"
+        return listing([lead], paid, "in part") if paid else not_measured(lead)
     parts = []
     for batch in sorted({f[3].batch_size for f in found}):
         here = [f for f in found if f[3].batch_size == batch]
-        parts += [_joules(f) for f in dict.fromkeys((min(here), max(here)))]
+        ends = (pick(here, key=lambda f: f[:3]) for pick in (min, max))
+        parts += [_joules(f) for f in dict.fromkeys(ends)]
     note = "by the board's own counter, idle power included; the least and the most at each batch size"
-    return listing([f"energy a new token as a multiple of the baseline's: {note}"], parts, noun="cell")
+    lead = sentences([f"energy a new token as a multiple of the baseline's: {note}"])
+    return Answer(lead, items=(*some(paid), *some(parts, "cell")))
+
+
+def _paid(curve: Curve) -> str:
+    """What both models take where their quality is equal; nothing where that is not reached or not timed."""
+    shown = headline(curve)
+    bills = at_equal_quality(curve, shown) if shown else None
+    if bills is None:
+        return ""
+    text = f"at equal quality (K={bills.steps}) diffusion writes {_bill(bills.target)}"
+    text += f", the baseline {_bill(bills.baseline)}"
+    if bills.energy is not None:
+        text += f": {spread(bills.energy, 'x')} the baseline's energy a token"
+    return text
+
+
+def _bill(paid: Bill) -> str:
+    rate = f"{spread(paid.tokens_per_s)} tokens/s"
+    return rate if paid.joules_per_token is None else f"{rate} for {spread(paid.joules_per_token)} J a token"
 
 
 def _joules(found: tuple[float, float, float, Cell]) -> str:
     ratio, own, base, cell = found
-    tokens = cell.batch_size * cell.new_tokens
-    return f"{where(cell)}, K={cell.steps}: {sig(ratio, 2)}x ({sig(own / tokens, 2)} J and {sig(base / tokens, 2)} J)"
+    return f"{where(cell)}, K={cell.steps}: {sig(ratio, 2)}x ({sig(own, 2)} J and {sig(base, 2)} J)"
 
 
-def energy(source: Source, cell: CellSummary | None) -> float | None:
-    """Joules of one generated batch: over the timed repetitions, else from the pass of several in a row."""
-    if cell is None:
-        return None
-    if cell.energy is not None:
-        return cell.energy.median
-    result = source.results.get(cell.cell.id)
-    return result.energy.energy_j if result and result.energy else None
+def _joules_per_token(cell: CellSummary | None) -> float | None:
+    paid = bill(cell)
+    return paid.joules_per_token.value if paid and paid.joules_per_token else None
 
 
 def other_models(source: Source) -> Answer:
