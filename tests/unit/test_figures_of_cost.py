@@ -136,6 +136,10 @@ def test_a_printed_figure_shows_the_ends_of_many():
     assert ends([8, 1, 4, 8]) == [1, 8]
     assert ends([4.0]) == [4]
     assert ends([]) == []
+    run = run_of(*(timed(target_cell(k, None, b), 0.1, 10) for k in (4, 16) for b in (1, 2, 4)))
+    frame = frame_of("time_to_text", run)
+    assert "Drawn: the smallest and the largest" in figure("time_to_text").caption(frame)
+    assert "Drawn" not in figure("time_to_text").page_caption(frame)
 
 
 # ---------------------------------------------------------------- roofline
