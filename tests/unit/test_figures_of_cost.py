@@ -76,6 +76,14 @@ def test_where_both_ran_out_of_memory_the_budget_is_the_device():
     assert "all of the device's memory" in figure("throughput_at_equal_memory").caption(frame)
 
 
+def test_a_caption_counts_the_lines_that_are_too_many_to_name():
+    steps = range(1, 14)
+    run = run_of(timed(baseline_cell(1), 1.0, 150), *(timed(target_cell(k, None, 1), 1.0, 120) for k in steps))
+    module = figure("throughput_at_equal_memory")
+    assert "13 lines" in module.caption(module.points(run, analyse(run, draws=10)))
+    assert "K=13" not in module.caption(module.points(run, analyse(run, draws=10)))
+
+
 def test_a_line_that_was_not_tried_at_a_larger_batch_has_no_largest():
     run = run_of(
         timed(baseline_cell(1), 1.0, 400),

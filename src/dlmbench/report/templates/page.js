@@ -104,7 +104,8 @@ class PageFigure {
     const down = () => Math.ceil(panels / across);
     const rest = () => (down() - 1) * gap_px + top_px + bottom_px;
     // On paper a figure and its caption stand on one page: with a column more, and smaller, where they would not.
-    const room = PAPER.height - 20 * Math.ceil(this.place.nextElementSibling.textContent.length / 90);
+    const words = this.place.nextElementSibling.textContent.length;
+    const room = Math.max(PAPER.height / 2, PAPER.height - 20 * Math.ceil(words / 90));
     if (printing && down() * panel + rest() > room) {
       this.zoom = 0.7;
       layout.width = PAPER.width / this.zoom;
@@ -117,7 +118,7 @@ class PageFigure {
     const legend = layout.width < NARROW_PX ? Math.min(19 * keys + 12, 180) - (bottom_px - 56) : 0;
     layout.height = down() * panel + rest() + legend;
     if (printing) {
-      layout.legend.maxheight = 600;
+      layout.legend.maxheight = 300;
       layout.grid.xgap = 0.26;
     }
     if (layout.width < NARROW_PX) {
