@@ -163,6 +163,15 @@ def test_prints_with_figures_and_table_and_without_controls(opened, ordinary, tm
     assert at.page.locator("#table tbody tr").count() == 8
     assert at.page.locator(".js-plotly-plot .main-svg").first.bounding_box()["width"] <= 700
     assert at.page.locator("details:not([open])").count() == 0
+    assert at.page.locator("summary:visible").count() <= 1  # the title of the answer in words
+    # Chromium repeats the head of a table on every sheet only where no button has a box in it.
+    assert at.page.eval_on_selector("#table thead button", "b => getComputedStyle(b).display") == "contents"
+    # A figure stands on one page with its caption, and all of its legend is there.
+    at.page.set_viewport_size({"width": 690, "height": 900})
+    heights = at.page.eval_on_selector_all(".figure", "all => all.map((f) => f.getBoundingClientRect().height)")
+    assert max(heights) <= 949, heights  # Letter, 279 mm less margins of 14
+    cut = "all => all.filter((l) => l.querySelector('.scrollbar')?.getBBox().height > 0).length"
+    assert at.page.eval_on_selector_all(".legend", cut) == 0
     # Turned pages of A4, 297 mm less margins of 12, are 1031 pixels; a wider table would shrink the whole document.
     at.page.set_viewport_size({"width": 690, "height": 900})
     assert at.page.evaluate("document.querySelector('#table').scrollWidth") <= 1031

@@ -179,6 +179,28 @@ def test_memory_is_the_largest_of_a_shape_and_failures_are_kept():
     peaks = frame.set_index(["series", "batch_size"])["peak_bytes"]
     assert peaks["tiny-llada", 1] == 209 << 20
     assert pd.isna(peaks["tiny-llada", 4])
+    assert "Hatched: out of memory" in figure("memory_heatmap").caption(frame)
+    assert "Crossed: out of memory" in figure("memory_heatmap").page_caption(frame)
+    crosses = [t for t in figure("memory_heatmap").interactive(frame).data if t.type == "scatter"]
+    assert [t.marker.symbol for t in crosses] == ["x"]
+    assert "out of memory" not in figure("memory_heatmap").caption(frame_of("memory_heatmap"))
+
+
+def test_a_caption_says_what_its_figure_leaves_out():
+    run = tiny_run(batches=(1, 2, 4))
+    module = figure("pareto_frontier")
+    frame = module.points(run, analyse(run, draws=20))
+    titles = [axes.get_title("left") for axes in render(module, frame).axes]
+    drawn = {int(title.rpartition("batch ")[2]) for title in titles}
+    assert drawn == {1, 4}
+    assert (
+        module.caption(frame) == f"{module.page_caption(frame)} Drawn: the smallest and largest of batch sizes 1, 2, 4."
+    )
+    names = [t.name for t in module.interactive(frame).data]
+    assert all(any(f"batch {batch}" in name for name in names) for batch in (1, 2, 4))
+    assert "Drawn" not in module.page_caption(frame)
+    two = frame_of("pareto_frontier")
+    assert module.caption(two) == module.page_caption(two)
 
 
 DEGENERATE = {

@@ -76,6 +76,14 @@ def test_where_both_ran_out_of_memory_the_budget_is_the_device():
     assert "all of the device's memory" in figure("throughput_at_equal_memory").caption(frame)
 
 
+def test_a_caption_counts_the_lines_that_are_too_many_to_name():
+    steps = range(1, 14)
+    run = run_of(timed(baseline_cell(1), 1.0, 150), *(timed(target_cell(k, None, 1), 1.0, 120) for k in steps))
+    module = figure("throughput_at_equal_memory")
+    assert "13 lines" in module.caption(module.points(run, analyse(run, draws=10)))
+    assert "K=13" not in module.caption(module.points(run, analyse(run, draws=10)))
+
+
 def test_a_line_that_was_not_tried_at_a_larger_batch_has_no_largest():
     run = run_of(
         timed(baseline_cell(1), 1.0, 400),
@@ -136,6 +144,10 @@ def test_a_printed_figure_shows_the_ends_of_many():
     assert ends([8, 1, 4, 8]) == [1, 8]
     assert ends([4.0]) == [4]
     assert ends([]) == []
+    run = run_of(*(timed(target_cell(k, None, b), 0.1, 10) for k in (4, 16) for b in (1, 2, 4)))
+    frame = frame_of("time_to_text", run)
+    assert "Drawn: the smallest and the largest" in figure("time_to_text").caption(frame)
+    assert "Drawn" not in figure("time_to_text").page_caption(frame)
 
 
 # ---------------------------------------------------------------- roofline

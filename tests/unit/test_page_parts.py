@@ -22,6 +22,7 @@ from dlmbench.figures import _page
 from dlmbench.figures._write import csv_of
 from dlmbench.report import page
 from dlmbench.report._cases import cases
+from dlmbench.report._page_parts import figures
 from dlmbench.store.views import raw_metrics
 from dlmbench.types import LeftOut
 
@@ -160,6 +161,13 @@ def test_the_policy_names_the_two_scripts_by_their_hashes(read):
     assert page._allowed(own[0]) in policy
     assert page._allowed(read.packed("plotly")) in policy
     assert policy.count("sha256-") == 2
+
+
+def test_a_figure_of_the_page_that_leaves_nothing_out_does_not_say_so():
+    run = tiny_run(batches=(1, 2, 4))
+    captions = {f.name: f.caption for f in figures(run, analyse(run, draws=20))}
+    assert captions["pareto_frontier"].startswith("Quality")
+    assert not any("Drawn:" in caption for caption in captions.values())
 
 
 def test_figures_on_the_page_hold_their_points(read):

@@ -1,4 +1,4 @@
-"""Peak memory over sequence length and batch size, a map for each model, cells that ran out of memory hatched.
+"""Peak memory over sequence length and batch size, a map for each model, cells that ran out of memory marked.
 
 The largest of all step counts and settings of a model at that shape: what must fit.
 """
@@ -73,13 +73,23 @@ def _largest(group: list[MemoryPoint]) -> MemoryPoint:
 
 
 def caption(frame: pd.DataFrame) -> str:
-    """What is shown and which memory it is."""
+    """What is shown, which memory it is, and how the picture marks cells that ran out of it."""
+    return _caption(frame, "Hatched")
+
+
+def page_caption(frame: pd.DataFrame) -> str:
+    """The same for the page, which marks those cells by a cross."""
+    return _caption(frame, "Crossed")
+
+
+def _caption(frame: pd.DataFrame, marked: str) -> str:
     if why := why_missing(frame):
         return f"Not measured: {why}."
     sources = " and ".join(s for s in dict.fromkeys(frame["source"]) if s) or "none measured"
+    oom = f" {marked}: out of memory." if frame["peak_bytes"].isna().any() else ""
     return (
         f"Peak memory of one generation ({sources}, weights included) by sequence length (prompt and new tokens) and "
-        "batch size: the largest over all step counts and settings of a model. Hatched: out of memory."
+        f"batch size: the largest over all step counts and settings of a model.{oom}"
     )
 
 

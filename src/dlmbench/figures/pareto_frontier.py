@@ -115,17 +115,25 @@ def _crosses(axes: Axes, rows: pd.DataFrame, **style: Any) -> None:
 
 
 def caption(frame: pd.DataFrame) -> str:
-    """What is shown and which way is better."""
+    """What the picture shows, which batch sizes it leaves out, and which way is better."""
     if why := why_missing(frame):
         return f"Not measured: {why}."
-    batches = sorted(int(b) for b in frame["batch_size"].unique())
+    diffusion = frame[frame["kind"] != "baseline"]
+    batches = sorted(int(b) for b in diffusion["batch_size"].unique())
     drawn = (
         f" Drawn: the smallest and largest of batch sizes {', '.join(map(str, batches))}." if len(batches) > 2 else ""
     )
+    return page_caption(frame) + drawn
+
+
+def page_caption(frame: pd.DataFrame) -> str:
+    """The same for the page, which draws every batch size."""
+    if why := why_missing(frame):
+        return f"Not measured: {why}."
     return (
         f"Quality ({_words(frame)}, higher is better) against latency (further left is better), with 95% "
         "intervals of both. Lines: diffusion, labelled with its step count K. Stars: the autoregressive baseline. "
-        "Rings: the Pareto front, points that no other of the same batch size and lengths beats in both." + drawn
+        "Rings: the Pareto front, points that no other of the same batch size and lengths beats in both."
     )
 
 

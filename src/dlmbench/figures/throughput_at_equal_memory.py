@@ -21,6 +21,7 @@ from dlmbench.figures._points import Point, each, rows_of, shapes, short, table,
 from dlmbench.types import Run
 
 NAME = "throughput_at_equal_memory"
+_MOST_NUMBERS = 12  # lines of a shape that a caption names
 GIB = 1 << 30
 MIB = 1 << 20
 DEVICE = "all of the device's memory: larger batches ran out of it"
@@ -152,6 +153,11 @@ def caption(frame: pd.DataFrame) -> str:
         if not len(best):
             continue
         budget = f"{float(best['budget_bytes'].iloc[0]) / size:.1f} {unit} ({best['budget'].iloc[0]})"
+        if len(best) > _MOST_NUMBERS:
+            text += (
+                f" P={prompt}, G={new}, {budget}: {len(best)} lines, whose numbers are in the table beside the figure."
+            )
+            continue
         each_one = (
             f"{_name(r.series, r.steps)} B={r.batch_size:.0f} {r.tokens_per_s:.0f} tokens/s" for r in each(best)
         )

@@ -75,17 +75,23 @@ def _point(kind: str, study: Study, summary: CellSummary) -> TextPoint | None:
 
 
 def caption(frame: pd.DataFrame) -> str:
-    """What is shown, and how much text the first text is."""
+    """What the picture shows, how much text the first text is, and that the picture leaves some out."""
+    if why := why_missing(frame):
+        return f"Not measured: {why}."
+    less = " Drawn: the smallest and the largest of many; all are in the table." * (len(_for_paper(frame)) < len(frame))
+    return page_caption(frame) + less
+
+
+def page_caption(frame: pd.DataFrame) -> str:
+    """The same for the page, which leaves nothing out."""
     if why := why_missing(frame):
         return f"Not measured: {why}."
     blocks = sorted({int(n) for n in frame[frame["kind"] != "baseline"]["first_text_tokens"]})
     size = f" ({' or '.join(map(str, blocks))} tokens at once)" if blocks else ""
-    less = " Drawn: the smallest and the largest of many; all are in the table." * (len(_for_paper(frame)) < len(frame))
     return (
         "Time to the first text that stands (open) and to the full text (filled, median with its 95% interval). First "
         f"text is the first token of the autoregressive baseline, and the first final block of diffusion{size}; where "
         "that block is the whole text the two are one. It is from one traced generation, hence without an interval."
-        + less
     )
 
 

@@ -89,7 +89,8 @@ def _figure(run: Run, study: Study, name: str) -> PageFigure:
         return PageFigure(
             name,
             title,
-            module.caption(frame),
+            # Where the page draws another figure than the picture is, it says other words under it.
+            getattr(module, "page_caption", module.caption)(frame),
             plot=packed(plot.to_json()),
             csv=packed(csv_of(frame)),
             height_px=int(plot.layout.height or 400),

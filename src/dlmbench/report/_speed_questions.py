@@ -210,7 +210,7 @@ def caches(source: Source) -> Answer:
     ]
     if not parts:
         return not_measured("no cell differs from another in its cache only, or chooses its own number of steps")
-    lead = "a cache comes with its published loop and its number type of the confidence"
+    lead = "a cache comes with its published loop [11] and its number type of the confidence"
     if source.study.metrics and not source.random:
         return listing([lead, "the quality of each stands in the table of quality"], parts)
     return listing([lead, "whether the texts stay as good was not measured"], parts, "in part")

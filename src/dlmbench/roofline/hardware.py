@@ -1,7 +1,8 @@
 """Devices and what their makers say they can do, found by our name or by the name a driver reports.
 
-Rates are dense (no structured sparsity) and at boost clock, so a floor made of them lies below any measurement. Users
-add rows of their own from YAML, with measured ceilings where they have them.
+Rates are dense (no structured sparsity), with 32-bit accumulation (half of a GeForce card's printed rate) and at the
+published boost clock, so a floor made of them lies below measurements; GeForce cards may clock higher and pass their
+rate by some. Users add rows of their own from YAML, with measured ceilings where they have them.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ ROWS: tuple[Hardware, ...] = (
     Hardware("A100 80GB PCIe", 312e12, 19.5e12, 1935e9, 80e9, 40e6, *_A100, ("NVIDIA A100-PCIE-80GB",)),
     Hardware("A100 40GB SXM", 312e12, 19.5e12, 1555e9, 40e9, 40e6, *_A100, ("NVIDIA A100-SXM4-40GB",)),
     Hardware("A100 80GB SXM", 312e12, 19.5e12, 2039e9, 80e9, 40e6, *_A100, ("NVIDIA A100-SXM4-80GB",)),
-    Hardware("RTX A6000", 154.8e12, 38.7e12, 768e9, 48e9, 6e6, "NVIDIA RTX A6000 data sheet", "2021", ("A6000",)),
+    Hardware("RTX A6000", 154.8e12, 38.7e12, 768e9, 48e9, 6e6, "NVIDIA GA102 whitepaper 2.0", "2021", ("A6000",)),
     Hardware("RTX 4090", 165.2e12, 82.6e12, 1008e9, 24e9, 72e6, *_ADA, ("4090",)),
     Hardware(
         "RTX 5090", 209.5e12, 104.8e12, 1792e9, 32e9, 96e6, "NVIDIA RTX Blackwell whitepaper 1.1", "2025", ("5090",)

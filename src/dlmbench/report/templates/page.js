@@ -31,15 +31,20 @@ const system = matchMedia("(prefers-color-scheme: dark)");
 let chosen = remembered();
 let printing = false;
 const isDark = () => !printing && (chosen ? chosen === "dark" : system.matches);
-const applyTheme = () => {
+const showTheme = () => {
   root.dataset.theme = isDark() ? "dark" : "light";
   byId("theme").textContent = isDark() ? "Light" : "Dark";
+};
+const applyTheme = () => {
+  showTheme();
   figures.forEach((figure) => figure.drawn && figure.draw());
 };
 
 // ---------------------------------------------------------------- figures
 
 const NARROW_PX = 560;
+// What Letter and A4 both have inside their margins, in pixels, less a title and some air.
+const PAPER = { width: 680, height: 860 };
 let plotlyReady;
 let darkColours;
 const plotly = () =>
@@ -76,12 +81,14 @@ class PageFigure {
       data = traces.map((i) => ({ ...all[i], visible: true }));
       Object.assign(layout, axes);
     }
+    this.place.style.zoom = ""; // what is zoomed is measured wrongly while it is drawn
     await Plotly.react(this.place, data, layout, {
       displaylogo: false,
       displayModeBar: printing ? false : "hover",
       modeBarButtonsToRemove: ["select2d", "lasso2d"],
       toImageButtonOptions: { filename: this.place.dataset.file, scale: 3 },
     });
+    if (printing) await this.unroll(Plotly, layout);
     this.place.style.minHeight = "";
     this.drawn = true;
     this.width = layout.width;
@@ -90,17 +97,42 @@ class PageFigure {
   // Panels side by side where there is room, below each other where there is not.
   fit(layout) {
     const { panels, columns, panel_px, gap_px, top_px, bottom_px, keys } = layout.meta;
-    layout.width = printing ? 680 : this.place.clientWidth;
-    const across = layout.width < NARROW_PX ? 1 : columns;
-    const down = Math.ceil(panels / across);
-    Object.assign(layout.grid, { rows: down, columns: across, ygap: gap_px / (panel_px + gap_px) });
+    layout.width = printing ? PAPER.width : this.place.clientWidth;
+    let across = layout.width < NARROW_PX ? 1 : columns;
+    let panel = panel_px;
+    this.zoom = 1;
+    const down = () => Math.ceil(panels / across);
+    const rest = () => (down() - 1) * gap_px + top_px + bottom_px;
+    // On paper a figure and its caption stand on one page: with a column more, and smaller, where they would not.
+    const words = this.place.nextElementSibling.textContent.length;
+    const room = Math.max(PAPER.height / 2, PAPER.height - 20 * Math.ceil(words / 90));
+    if (printing && down() * panel + rest() > room) {
+      this.zoom = 0.7;
+      layout.width = PAPER.width / this.zoom;
+      // Figures of one column have long names on the left, and keep it.
+      across = columns > 1 ? Math.min(columns + 1, panels) : 1;
+      panel = Math.max(120, Math.min(panel, (room / this.zoom - rest()) / down()));
+    }
+    Object.assign(layout.grid, { rows: down(), columns: across, ygap: gap_px / (panel + gap_px) });
     // On a narrow screen every name in the legend has a line of its own.
     const legend = layout.width < NARROW_PX ? Math.min(19 * keys + 12, 180) - (bottom_px - 56) : 0;
-    layout.height = down * panel_px + (down - 1) * gap_px + top_px + bottom_px + legend;
+    layout.height = down() * panel + rest() + legend;
+    if (printing) {
+      layout.legend.maxheight = 300;
+      layout.grid.xgap = 0.26;
+    }
     if (layout.width < NARROW_PX) {
       Object.assign(layout.margin, { l: 54, r: 8 });
       layout.legend.font = { size: 11 };
     }
+  }
+
+  // Nothing scrolls on paper: a legend that needs more than was left for it makes its figure taller.
+  async unroll(Plotly, layout) {
+    const legend = this.place.querySelector(".legend .bg");
+    const more = (legend ? legend.getBBox().height : 0) - (layout.meta.bottom_px - 56);
+    if (more > 0) await Plotly.relayout(this.place, { height: layout.height + more });
+    this.place.style.zoom = this.zoom;
   }
 }
 
@@ -334,7 +366,7 @@ const print = async (starts) => {
   closed.forEach((d) => (d.open = starts));
   if (!starts) closed.length = 0;
   cells?.window(true);
-  applyTheme();
+  showTheme();
   await Promise.all(figures.map((f) => f.draw()));
 };
 addEventListener("beforeprint", () => print(true));
