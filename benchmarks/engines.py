@@ -361,7 +361,7 @@ def page(found: dict[str, Any]) -> str:
 
 
 def misses(made: dict[str, list[dict[str, Any]]]) -> dict[str, str]:
-    """By how much the goals of LLaDA's steps were missed, and what cuDNN's attention gives back on the largest compared.
+    """By how much the goals of LLaDA's steps were missed, and what cuDNN's attention gives back on the largest shape.
 
     The page's text says what was met; it is wrong where these do not hold.
     """
