@@ -288,6 +288,19 @@ def test_whether_the_node_is_shared_comes_from_the_job_script(monkeypatch, said,
     assert fingerprint("cpu").node_shared is known
 
 
+def test_finish_merges_and_ends_with_the_report(submitted, capsys, monkeypatch):
+    from dlmbench import cli
+
+    for index in range(4):
+        fill(submitted, index)
+    called: list[list[str]] = []
+    monkeypatch.setattr(cli, "main", called.append)
+    code, _, err = run(capsys, "finish", submitted.folder)
+    assert code == 0, err
+    assert "merged 4 shards: 8 cells" in err
+    assert called == [["report", str(submitted.folder)]]
+
+
 # ---------------------------------------------------------------- tasks
 
 

@@ -184,20 +184,13 @@ def finish(
 ) -> None:
     """End a submitted run: merge its shards, score what is left, report. The last job of `submit` runs this."""
     from dlmbench import console
+    from dlmbench.cli import main
     from dlmbench.cluster import finishing
 
     _say_merged(finishing.merge_submitted(run_folder.absolute(), partial))
     with console.LiveProgress("scoring", 1) as progress:
         finishing.score_rest(run_folder, progress)
-    _report(run_folder)
-
-
-def _report(run_folder: Path) -> None:
-    """The report where this version has one, else tables, figures and answer."""
-    from dlmbench.cli import main
-
-    names = {command.name or getattr(command.callback, "__name__", "") for command in app.registered_commands}
-    main(["report" if "report" in names else "analyze", str(run_folder)])
+    main(["report", str(run_folder)])
 
 
 @app.command()
