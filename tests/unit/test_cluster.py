@@ -435,6 +435,22 @@ def test_a_dry_run_shows_everything_and_leaves_nothing(submitted, capsys):
     assert not Path("logs").exists()
 
 
+def test_a_resumed_run_keeps_its_resources_and_says_so_where_others_are_asked_for(submitted, capsys):
+    again = ["submit", "--resume", submitted.folder, "--dry-run"]
+    fails(
+        capsys, *again, "--partition", "other", "--gres", "gpu:h100:1", "--account", "me", "--shards", 9,
+        says="--shards, --partition, --gres, --account cannot be ... --resume ... --time ... --output_dir",
+    )  # fmt: skip
+    # Also where what is asked for is the default, or a part of the experiment.
+    for option in (["--gres", "gpu:1"], ["--shared"], ["-c", "small.yaml"], ["--steps", "4"], ["--allow_cpu"]):
+        fails(capsys, *again, *option, says="--resume")
+    code, out, err = run(capsys, *again, "--time", "3:00:00", "--warn", 60)
+    assert code == 0, err
+    array, last = out.splitlines()
+    assert {"--time=3:00:00", "--signal=B:USR1@60"} < set(array.split())
+    assert "--time=3:00:00" in last.split()
+
+
 def test_submitting_where_there_is_no_slurm_says_so(submitted, capsys, monkeypatch):
     monkeypatch.setenv("PATH", "")
     given = ["submit", "--config", "small.yaml", "--output_dir", "new", "--gres", "none"]
