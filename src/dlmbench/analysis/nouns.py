@@ -88,11 +88,6 @@ class Curve:
         """Parity by a metric's name at `delta`."""
         return next((p for p in self.parities if p.metric.name == metric and p.parity.delta == delta), None)
 
-    @property
-    def is_step_per_token(self) -> bool:
-        """Whether every point takes as many steps as new tokens: nothing is decoded in parallel."""
-        return all(p.cell.steps == self.new_tokens for p in self.points)
-
     def at(self, steps: int) -> CellSummary | None:
         """The point at `steps`."""
         return next((p for p in self.points if p.cell.steps == steps), None)
