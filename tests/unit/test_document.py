@@ -24,12 +24,14 @@ from tests.unit.synthetic_run import (
 )
 
 from dlmbench import registry
+from dlmbench.analysis.breakeven import BreakEven
 from dlmbench.analysis.study import analyse
 from dlmbench.errors import BenchError
 from dlmbench.report import document
 from dlmbench.report._discussion import THEMES, ask
 from dlmbench.report._markdown import Markdown, escape, table
 from dlmbench.report._numbers import seconds, sig, spread
+from dlmbench.report._results import crossing
 from dlmbench.report._source import Source, load_settings
 from dlmbench.store import read_run
 from dlmbench.types import LeftOut, Run
@@ -80,6 +82,21 @@ def test_parity_break_even_and_speed_of_a_known_run():
     assert "[measured]" in batch
     text = document.compose([source(run)])
     assert re.search(r"tiny-llada, B=1, P=64, G=64 \| 15 \(15 to 15\)", text), sections(text)["### 5.5 Break-even"]
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ((2.48, 2.44, 2.52), "2.5 (2.4 to 2.5)"),
+        ((1.67, 1.6, 1.75), "1.7 (1.6 to 1.8)"),
+        ((9.9, 9.7, 10.2), "9.9 (9.7 to 10.2)"),
+        ((91.4, 90.6, 92.3), "91 (91 to 92)"),
+        ((4.0, None, None), "4.0"),
+        ((1.5, -0.4, 3.2), "1.5 (0.0 to 3.2)"),
+    ],
+)
+def test_the_ends_of_a_break_even_have_the_digits_of_the_value(value, said):
+    assert crossing(BreakEven(0.0, 0.01, 0.0, *value, is_extrapolated=False, share_crossing=1.0)) == said
 
 
 def test_a_batch_below_eight_is_no_answer_on_high_batches():
