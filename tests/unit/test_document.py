@@ -99,6 +99,15 @@ def test_the_ends_of_a_break_even_have_the_digits_of_the_value(value, said):
     assert crossing(BreakEven(0.0, 0.01, 0.0, *value, is_extrapolated=False, share_crossing=1.0)) == said
 
 
+def test_a_fixed_time_below_zero_is_not_called_noise():
+    # Exact times, so no noise: 0.03 s from K=4 to 8 is 7.5 ms a step, and 0.02 - 4 * 0.0075 is below zero.
+    times = ((baseline_cell(1), 0.15), (target_cell(4, None, 1), 0.02), (target_cell(8, None, 1), 0.05))
+    results = tuple(measured(c, [t] * 6) for c, t in times)
+    run = Run("f", "n", ENVIRONMENT, tuple(r.cell for r in results), (), results)
+    shown = sections(document.compose([source(run)]))["### 5.5 Break-even"]
+    assert "| below 0 | 7.50 ms |" in shown
+
+
 def test_a_batch_below_eight_is_no_answer_on_high_batches():
     said = answer(tiny_run(batches=(1, 4), blocks=(None,)), "parallelises better")
     assert said.startswith("[in part]")

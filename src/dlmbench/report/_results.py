@@ -226,8 +226,8 @@ def _line(curve: Curve) -> tuple[str, str, str]:
     points = sum(p.latency is not None for p in curve.points)
     strays = percent(line.largest_residual) if points > 2 else "2 points only"
     outside = ", extrapolated" if line.is_extrapolated else ""
-    # The intercept of a noisy line may be below zero, which no time can be.
-    fixed = seconds(line.intercept_s) if line.intercept_s > 0 else "below 0, so noise"
+    # No time is below zero, but a line's intercept can be: by noise, or where latency bends.
+    fixed = seconds(line.intercept_s) if line.intercept_s > 0 else "below 0"
     return (fixed, seconds(line.slope_s), f"{strays}{outside}")
 
 
