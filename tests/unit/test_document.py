@@ -108,6 +108,22 @@ def test_a_fixed_time_below_zero_is_not_called_noise():
     assert "| below 0 | 7.50 ms |" in shown
 
 
+def test_the_best_known_break_even_leads_and_the_weakest_are_left_out():
+    # k* is 15 everywhere: outside K=4 to 8 at eight lengths, between two step counts at one, among four at the last.
+    swept = [(tuple(range(100, 900, 100)), (4, 8)), ((1000,), (8, 32)), ((1100,), (4, 8, 16, 32))]
+    runs = [tiny_run((1,), (None,), ks, [(prompt, 64) for prompt in prompts], scored=False) for prompts, ks in swept]
+    results = tuple(r for run in runs for r in run.results)
+    text = document.compose([source(replace(runs[0], cells=tuple(r.cell for r in results), results=results))])
+    parts = sections(text)
+    advice = re.findall(r"(?m)^- .*P=(\d+), G=64: diffusion saves time below .* steps(, outside)?", text)
+    assert advice[:3] == [("1100", ""), ("1000", ""), ("100", ", outside")]
+    assert "2 more settings" in next(body for title, body in parts.items() if "7.3" in title)
+    told = re.findall(r"(?m)^> With 64 new tokens after prompts of (\d+)", text)
+    assert told == ["1100", "1000", "100", "200", "300", "400"]
+    rows = re.findall(r"P=(\d+), G=64 \|", parts["### 5.5 Break-even"])
+    assert rows == [str(prompt) for prompts, _ in swept for prompt in prompts], "the table keeps the plan's order"
+
+
 def test_a_batch_below_eight_is_no_answer_on_high_batches():
     said = answer(tiny_run(batches=(1, 4), blocks=(None,)), "parallelises better")
     assert said.startswith("[in part]")

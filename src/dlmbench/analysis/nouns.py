@@ -88,6 +88,14 @@ class Curve:
         """Parity by a metric's name at `delta`."""
         return next((p for p in self.parities if p.metric.name == metric and p.parity.delta == delta), None)
 
+    @property
+    def rank(self) -> tuple[bool, int]:
+        """What to sort by for the best known break-even first: inside the step counts timed, then on most of them."""
+        line = self.break_even
+        if line is None or line.steps is None:
+            return (True, 0)
+        return (line.is_extrapolated, -line.points)
+
     def at(self, steps: int) -> CellSummary | None:
         """The point at `steps`."""
         return next((p for p in self.points if p.cell.steps == steps), None)
