@@ -23,7 +23,7 @@ $(STAMP): requirements.txt pyproject.toml
 	@VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --no-deps -e .
 	@touch $@
 
-setup: $(STAMP) ## build .venv with the pinned packages and the dlmbench command
+setup: $(STAMP) ## build .venv with the pinned packages and the dlmbench command (. .venv/bin/activate puts it on the path)
 
 demo: $(STAMP) ## compare the embedded tiny pair on this CPU: measure, score, draw, answer (about 3 minutes)
 	@$(BIN)/dlmbench demo --output_dir $(DEMO_OUT)

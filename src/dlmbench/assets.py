@@ -55,7 +55,7 @@ def read_token(option: str | None) -> str | None:
     """The token of `--hf-token`: itself, or the first line of a file that it names; None leaves it to $HF_TOKEN.
 
     Raises:
-        BenchError: an empty token, or an unreadable file; the text given is never repeated.
+        BenchError: an empty token, or a file that is missing or unreadable; the text given is never repeated.
     """
     if option is None:
         return None
@@ -64,6 +64,8 @@ def read_token(option: str | None) -> str | None:
         path = Path(token).expanduser()
         if token and path.is_file():
             token = path.read_text(encoding="utf-8").strip().partition("\n")[0]
+        elif "/" in token or token.startswith("~"):
+            raise BenchError("--hf-token names a file, and there is no such file", "Give the token, or a readable file")
     except (OSError, ValueError, RuntimeError):
         raise BenchError("--hf-token: the file it names cannot be read", "Give the token, or a readable file") from None
     if not token or any(sign.isspace() for sign in token) or not token.isascii():

@@ -119,8 +119,12 @@ def _caveats(cells: Sequence[Cell], calibrated: Mapping[str, Efficiencies]) -> l
     engines = dict.fromkeys(f"{c.engine}/{c.sampler}" for c in cells)
     if lacking := [e for e in engines if e not in calibrated and e in DEFAULT]:
         notes.append(
-            f"{', '.join(lacking)}: efficiencies measured on one H200, bfloat16, flash attention; where the host's "
-            "launching decides (decoding, short cells) a later run took up to 2.3 times as long: calibrate on your own"
+            f"{', '.join(lacking)}: efficiencies measured on one H200, bfloat16, flash attention: calibrate on your own"
+        )
+    if waiting := [e for e in lacking if e.startswith("hf/")]:
+        notes.append(
+            f"{', '.join(waiting)}: where the host's launching decides (decoding, short cells) a later run on an H200 "
+            "took up to 2.3 times as long (docs/roofline.md)"
         )
     if unheard := [e for e in engines if e not in calibrated and e not in DEFAULT]:
         notes.append(f"{', '.join(unheard)}: no efficiencies known, hence no times; give a --calibration")

@@ -9,10 +9,14 @@ from pathlib import Path
 from dlmbench import axes, registry
 from dlmbench.assets import resolve_model
 from dlmbench.codec import Codec, find
+from dlmbench.engines import _attention
 from dlmbench.engines import _checkpoint as checkpoint
 from dlmbench.errors import BenchError
 from dlmbench.prompts import load_texts
 from dlmbench.types import Generation, KnobValue, ModelSpec, Prompt, PromptBatch, PromptSettings, SamplerAxes
+
+# What an option may name as the attention kernel: all that the engines can enforce, and torch's own choice.
+ATTENTION = ("auto", *_attention.KERNELS)
 
 
 @dataclass(frozen=True)

@@ -275,6 +275,13 @@ def test_a_token_is_itself_or_in_a_file(tmp_path):
         assert not bad or bad not in str(caught.value)
 
 
+def test_a_token_file_that_is_not_there_is_not_taken_for_a_token(tmp_path):
+    for bad in ("~/.hf_tokn", "~hf_tokn", str(tmp_path / "hf_tokn"), "secrets/hf_tokn", str(tmp_path)):
+        with pytest.raises(BenchError, match=r"--hf-token.*Give the token, or a readable file") as caught:
+            assets.read_token(bad)
+        assert bad not in str(caught.value), "it may be a token after all"
+
+
 # ---------------------------------------------------------------- the script
 
 

@@ -232,6 +232,24 @@ def test_generate_refuses_in_one_line(capsys, checkpoint, tmp_path, content, opt
     fails(capsys, *given, says=says)
 
 
+@pytest.mark.parametrize(("command", "does"), [("generate", "generation.generate"), ("likelihood", "given.score")])
+def test_every_attention_kernel_of_the_engines_can_be_named(capsys, checkpoint, ids, monkeypatch, command, does):
+    import typer
+
+    from dlmbench.cli import app
+    from dlmbench.engines._attention import KERNELS
+
+    asked = []
+    monkeypatch.setattr(f"dlmbench.{does}", lambda request, *_: asked.append(request.attention) or ())
+    given = [command, "--model", checkpoint, "--prompt_file", ids]
+    for name in ("auto", *KERNELS):
+        assert run(capsys, *given, "--attention", name) == (0, "", "")
+    assert asked == ["auto", *KERNELS]
+    fails(capsys, *given, "--attention", "flsh", says=f"unknown attention 'flsh' ... {', '.join(sorted(asked))}")
+    (option,) = (p for p in typer.main.get_command(app).commands[command].params if p.name == "attention")
+    assert option.help.split(" | ") == asked
+
+
 def test_generate_without_a_tokenizer_or_model(capsys, checkpoint, tmp_path):
     text = tmp_path / "p.txt"
     text.write_text("hello\n")

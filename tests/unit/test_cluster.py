@@ -150,6 +150,31 @@ def test_an_experiment_that_has_changed_since_is_refused(submitted):
         queueing.agree(submitted, replace(submitted, shards=submitted.shards[:3]))
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda whole: [],
+        lambda whole: None,
+        lambda whole: {"schema_version": 1},
+        lambda whole: {"schema_version": 1, "experiment": {}},
+        lambda whole: {**whole, "experiment": None},
+        lambda whole: {**whole, "experiment": {**whole["experiment"], "models": ["ar"]}},
+        lambda whole: {**whole, "experiment": {**whole["experiment"], "grids": [{"samplers": [{}]}]}},
+        lambda whole: {**whole, "shards": [{**whole["shards"][0], "cell_ids": None}]},
+        lambda whole: {**whole, "shards": [{"cell_ids": []}]},
+        lambda whole: {**whole, "predicted": []},
+        lambda whole: {**whole, "predicted": {"a": "soon"}},
+        lambda whole: {**whole, "resources": {}},
+        lambda whole: {**whole, "jobs": {"id": "1"}},
+        lambda whole: {k: v for k, v in whole.items() if k != "device"},
+    ],
+)
+def test_a_damaged_submission_is_one_line(submitted, capsys, damage):
+    path = submitted.folder / "submission.json"
+    path.write_text(json.dumps(damage(json.loads(path.read_text()))))
+    fails(capsys, "status", submitted.folder, says=f"{path} cannot be read ... Restore it from a copy")
+
+
 # ---------------------------------------------------------------- merging
 
 
@@ -261,6 +286,19 @@ def test_whether_the_node_is_shared_comes_from_the_job_script(monkeypatch, said,
 
     monkeypatch.setenv("DLMBENCH_NODE_SHARED", said)
     assert fingerprint("cpu").node_shared is known
+
+
+def test_finish_merges_and_ends_with_the_report(submitted, capsys, monkeypatch):
+    from dlmbench import cli
+
+    for index in range(4):
+        fill(submitted, index)
+    called: list[list[str]] = []
+    monkeypatch.setattr(cli, "main", called.append)
+    code, _, err = run(capsys, "finish", submitted.folder)
+    assert code == 0, err
+    assert "merged 4 shards: 8 cells" in err
+    assert called == [["report", str(submitted.folder)]]
 
 
 # ---------------------------------------------------------------- tasks
@@ -397,6 +435,22 @@ def test_a_dry_run_shows_everything_and_leaves_nothing(submitted, capsys):
     assert not Path("logs").exists()
 
 
+def test_a_resumed_run_keeps_its_resources_and_says_so_where_others_are_asked_for(submitted, capsys):
+    again = ["submit", "--resume", submitted.folder, "--dry-run"]
+    fails(
+        capsys, *again, "--partition", "other", "--gres", "gpu:h100:1", "--account", "me", "--shards", 9,
+        says="--shards, --partition, --gres, --account cannot be ... --resume ... --time ... --output_dir",
+    )  # fmt: skip
+    # Also where what is asked for is the default, or a part of the experiment.
+    for option in (["--gres", "gpu:1"], ["--shared"], ["-c", "small.yaml"], ["--steps", "4"], ["--allow_cpu"]):
+        fails(capsys, *again, *option, says="--resume")
+    code, out, err = run(capsys, *again, "--time", "3:00:00", "--warn", 60)
+    assert code == 0, err
+    array, last = out.splitlines()
+    assert {"--time=3:00:00", "--signal=B:USR1@60"} < set(array.split())
+    assert "--time=3:00:00" in last.split()
+
+
 def test_submitting_where_there_is_no_slurm_says_so(submitted, capsys, monkeypatch):
     monkeypatch.setenv("PATH", "")
     given = ["submit", "--config", "small.yaml", "--output_dir", "new", "--gres", "none"]
@@ -405,6 +459,35 @@ def test_submitting_where_there_is_no_slurm_says_so(submitted, capsys, monkeypat
     fails(capsys, *given, "--shards", 0, says="--shards")
     monkeypatch.setenv("DLMBENCH_HOME", "/nowhere")
     fails(capsys, *given, says="there is no /nowhere/jobs/benchmark_array.sbatch ... checkout")
+
+
+@pytest.mark.parametrize(
+    ("extra", "is_chosen"),
+    [
+        ((), False),
+        (("--wckey=proj",), False),
+        (("--wait",), False),
+        (("-W",), False),
+        (("--clusters=c1",), False),
+        (("--comment=-w", "-Clarge"), True),
+        (("--constraint=a100",), True),
+        (("--constraint", "a100"), True),
+        (("-C", "a100"), True),
+        (("-C a100",), True),
+        (("--nodelist=n[1-4]",), True),
+        (("-wn1",), True),
+    ],
+)
+def test_only_what_chooses_nodes_allows_a_partition_of_several_gpu_types(monkeypatch, extra, is_chosen):
+    from dlmbench.cluster import slurm
+
+    monkeypatch.setattr(slurm, "require", lambda: None)
+    monkeypatch.setattr(slurm, "gpu_types", lambda partition: ("a100", "v100"))
+    if is_chosen:
+        queueing.check(Resources(extra=extra))
+        return
+    with pytest.raises(BenchError, match=r"several types of GPU \(a100, v100\).*--gres gpu:a100:1"):
+        queueing.check(Resources(extra=extra))
 
 
 def test_a_folder_with_a_run_of_its_own_is_not_submitted_into(submitted, capsys):

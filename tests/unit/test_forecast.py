@@ -73,6 +73,22 @@ def test_the_published_pair_is_predicted_without_its_files(tmp_path):
     assert any("d: no prediction: config.json is not here" in note for note in made.notes)
 
 
+def test_what_one_engine_s_times_missed_is_not_said_of_the_other(tmp_path):
+    """A later run took longer than expected of plain transformers; nothing like it is known of the native engine."""
+    known = GOOD.replace("llama, source: tiny", "llama, source: meta-llama/Meta-Llama-3-8B")
+
+    def notes(engines: str) -> list[str]:
+        plan = planned(known.replace("  samplers:", f"  engine: {engines}\n  samplers:"), tmp_path)
+        return list(forecast.predict(plan, H200).notes)
+
+    assert not any("times as long" in note for note in notes("[native]"))
+    for engines in ("[hf]", "[hf, native]"):
+        (missed,) = (note for note in notes(engines) if "times as long" in note)
+        assert missed.startswith("hf/autoregressive, hf/masked_diffusion: ")
+    for engine in ("hf", "native"):
+        assert any(n.startswith(f"{engine}/") and "calibrate on your own" in n for n in notes(f"[{engine}]"))
+
+
 def test_a_config_json_that_is_here_decides(tmp_path):
     """A folder with half the layers is predicted as such, and a broken one is named, not guessed."""
     from dlmbench.families import llama

@@ -11,6 +11,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -255,6 +256,19 @@ def test_wrong_arguments_are_told_before_anything_is_loaded(given, says):
 
     with pytest.raises(BenchError, match=f"(?s){says}"):
         DlmbenchLM(**given)
+
+
+def test_every_attention_kernel_of_the_engines_can_be_named():
+    from dlmbench._config_schema import GridEntry
+    from dlmbench.engines._attention import KERNELS
+    from dlmbench.tasks.adapter import read_setup
+
+    for name in ("auto", *KERNELS):
+        assert read_setup({"pretrained": "embedded:ar", "attention": name}).attention == name
+    with pytest.raises(BenchError, match=r"unknown attention 'flsh'.*cudnn"):
+        read_setup({"pretrained": "embedded:ar", "attention": "flsh"})
+    # Experiment files are read below the engines, so the names stand there once more.
+    assert set(get_args(GridEntry.model_fields["attention"].annotation)) == {"auto", *KERNELS}
 
 
 def test_requests_that_cannot_be_met_say_so(llada):

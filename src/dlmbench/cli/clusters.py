@@ -41,6 +41,7 @@ Shared = Annotated[bool, typer.Option("--shared", help="let other jobs onto the 
 
 @app.command()
 def submit(
+    context: typer.Context,
     config: Config = Path("config/experiments.yaml"),
     output_dir: OutputDir = Path("results/raw_data"),
     shards: Annotated[int, typer.Option(min=1, help="array tasks to cut the run into")] = 4,
@@ -80,6 +81,7 @@ def submit(
     from dlmbench.cluster import queueing, submission
 
     if resume is not None:
+        _refuse_beside_resume(context)
         made = submission.load(resume.absolute())
         old = made.resources
         made = replace(made, resources=replace(old, time=time or old.time, warn_s=warn or old.warn_s))
@@ -184,20 +186,13 @@ def finish(
 ) -> None:
     """End a submitted run: merge its shards, score what is left, report. The last job of `submit` runs this."""
     from dlmbench import console
+    from dlmbench.cli import main
     from dlmbench.cluster import finishing
 
     _say_merged(finishing.merge_submitted(run_folder.absolute(), partial))
     with console.LiveProgress("scoring", 1) as progress:
         finishing.score_rest(run_folder, progress)
-    _report(run_folder)
-
-
-def _report(run_folder: Path) -> None:
-    """The report where this version has one, else tables, figures and answer."""
-    from dlmbench.cli import main
-
-    names = {command.name or getattr(command.callback, "__name__", "") for command in app.registered_commands}
-    main(["report" if "report" in names else "analyze", str(run_folder)])
+    main(["report", str(run_folder)])
 
 
 @app.command()
@@ -224,6 +219,22 @@ def shard(
 
 
 # ---------------------------------------------------------------- words and tables
+
+
+def _refuse_beside_resume(context: typer.Context) -> None:
+    """A run goes on as it was submitted; an option that would be passed over is refused."""
+    others = [
+        p.opts[0]
+        for p in context.command.params
+        if p.name not in ("resume", "time", "warn", "dry_run")
+        and (source := context.get_parameter_source(p.name or "")) is not None
+        and source.name == "COMMANDLINE"
+    ]
+    if others:
+        raise BenchError(
+            f"{', '.join(others)} cannot be given with --resume: the run goes on as it was submitted",
+            "Leave them out (--time, --warn and --dry-run may be given), or submit into a new --output_dir",
+        )
 
 
 def _device(name: str | None, gres: str, experiment: Experiment) -> Hardware:

@@ -63,7 +63,7 @@ def generate(
         knobs[name] = values[0]  # type: ignore[assignment]
     for name, value, known in (
         ("precision", precision, ("float32", "bfloat16", "float16")),
-        ("attention", attention, ("auto", "flash", "efficient", "cudnn", "math")),
+        ("attention", attention, generation.ATTENTION),
     ):
         if value is not None and value not in known:
             raise BenchError(f"unknown {name} '{value}'", did_you_mean(value, known))

@@ -27,7 +27,7 @@ def likelihood(
     rows: Annotated[int, typer.Option(min=1, help="copies in one forward; the authors' batch_size")] = 16,
     seed: Annotated[int, typer.Option(help="of all random draws")] = 0,
     precision: Annotated[str | None, typer.Option(help="float32 | bfloat16 | float16; default by device")] = None,
-    attention: Annotated[str, typer.Option(help="auto | flash | efficient | math")] = "auto",
+    attention: Annotated[str, typer.Option(help="auto | flash | efficient | cudnn | math")] = "auto",
     engine: Annotated[str, typer.Option(help="see `dlmbench list engines`")] = "hf",
 ) -> None:
     """Score given continuations, one JSON line each: how to check a likelihood against its authors' own examples.
@@ -43,7 +43,7 @@ def likelihood(
         raise BenchError("--draws says nothing of a likelihood", "add --metric elbo")
     for name, value, known in (
         ("precision", precision, ("float32", "bfloat16", "float16")),
-        ("attention", attention, ("auto", "flash", "efficient", "math")),
+        ("attention", attention, generation.ATTENTION),
     ):
         if value is not None and value not in known:
             raise BenchError(f"unknown {name} '{value}'", did_you_mean(value, known))

@@ -81,9 +81,7 @@ def merge(output: Path, plan: Plan | None, shards: Sequence[Path], gaps: Sequenc
         BenchError: no records, shards that do not belong together (which fields differ), a repetition measured twice,
             a gap while `partial` forbids it, records in `output` that are from no shard, a broken line.
     """
-    sources = [
-        _Source(f, c, tuple(v for _, v in read_lines(f / RECORDS))) for f in shards if (c := read_contents(f)).name
-    ]
+    sources = [source for folder in shards if (source := _source(folder)) is not None]
     if not sources:
         raise BenchError(f"no shard of {output} has any records yet", "Wait until a task has started")
     _check_environments(sources)

@@ -176,8 +176,8 @@ def check(wanted: Resources) -> None:
     if not script.is_file():
         raise BenchError(f"there is no {script}", "Submit from a checkout, or name one in DLMBENCH_HOME")
     slurm.require()
-    is_open = any(option.lstrip("-").startswith(("constraint", "C", "nodelist", "w")) for option in wanted.extra)
-    if wanted.gres.partition(":")[0] != "gpu" or wanted.gres.count(":") > 1 or is_open:
+    is_chosen = any(_chooses_nodes(option) for option in wanted.extra)
+    if wanted.gres.partition(":")[0] != "gpu" or wanted.gres.count(":") > 1 or is_chosen:
         return
     types = slurm.gpu_types(wanted.partition)
     if len(types) > 1 and not any(t in wanted.gres.split(":") for t in types):
@@ -185,6 +185,11 @@ def check(wanted: Resources) -> None:
             f"the partition offers several types of GPU ({', '.join(types)}), which must not be mixed",
             f"Choose one, as in --gres gpu:{types[0]}:1",
         )
+
+
+def _chooses_nodes(option: str) -> bool:
+    """Whether an option of sbatch picks nodes by feature or by name; a short one may have its value attached."""
+    return option.partition("=")[0] in ("--constraint", "--nodelist") or option.startswith(("-C", "-w"))
 
 
 def queue(wanted: Order) -> Submission:

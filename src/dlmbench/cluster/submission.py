@@ -119,7 +119,7 @@ def load(folder: Path) -> Submission:
     """Read submission.json back.
 
     Raises:
-        BenchError: none there, or not one of this version.
+        BenchError: none there, a damaged one, or not one of this version.
     """
     path = folder / SUBMISSION
     try:
@@ -129,14 +129,27 @@ def load(folder: Path) -> Submission:
             f"{folder} was not submitted to a cluster", "Name the --output_dir given to `dlmbench submit`"
         ) from None
     except (OSError, ValueError) as error:
-        raise BenchError(f"{path} cannot be read ({error})", "Restore it from a copy") from error
-    if values.get("schema_version") != _SCHEMA:
+        raise _unreadable(path, error) from error
+    if isinstance(values, dict) and values.get("schema_version") != _SCHEMA:
         raise BenchError(f"{path} is of another version of dlmbench", "Use the version that submitted it")
+    try:
+        return _submission_from(folder, values)
+    except KeyError as error:
+        raise _unreadable(path, f"it has no {error}") from error
+    except (AttributeError, TypeError, ValueError) as error:
+        raise _unreadable(path, "it is not what `dlmbench submit` writes") from error
+
+
+def _unreadable(path: Path, why: object) -> BenchError:
+    return BenchError(f"{path} cannot be read ({why})", "Restore it from a copy")
+
+
+def _submission_from(folder: Path, values: Mapping[str, Any]) -> Submission:
     return Submission(
         folder=folder,
         experiment=experiment_from(values["experiment"]),
         shards=tuple(from_mapping(Shard, {**s, "cell_ids": tuple(s["cell_ids"])}) for s in values["shards"]),
-        predicted=values["predicted"],
+        predicted={cell_id: float(seconds) for cell_id, seconds in values["predicted"].items()},
         device=values["device"],
         resources=from_mapping(Resources, {**values["resources"], "extra": tuple(values["resources"]["extra"])}),
         allow_cpu=values["allow_cpu"],

@@ -18,6 +18,7 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from dlmbench import axes, registry
 from dlmbench.errors import BenchError, did_you_mean
+from dlmbench.generation import ATTENTION
 from dlmbench.tasks.subject import LIKELIHOODS, Done, Ids, Pair, Setup, Subject
 from dlmbench.types import KnobValue, ModelSpec
 
@@ -31,7 +32,7 @@ _COUNTS = ("draws", "max_length", "new_tokens")
 _CHOICES = {
     "likelihood": LIKELIHOODS,
     "precision": ("float32", "bfloat16", "float16"),
-    "attention": ("auto", "flash", "efficient", "math"),
+    "attention": ATTENTION,
 }
 _OWN = ("pretrained", "revision", "sampler", "engine", "seed", "check_greedy", *_COUNTS, *_CHOICES)
 # What a task may ask of generation beyond this bends the draws, so at temperature 0 it is without effect.
