@@ -24,12 +24,14 @@ from tests.unit.synthetic_run import (
 )
 
 from dlmbench import registry
+from dlmbench.analysis.breakeven import BreakEven
 from dlmbench.analysis.study import analyse
 from dlmbench.errors import BenchError
 from dlmbench.report import document
 from dlmbench.report._discussion import THEMES, ask
 from dlmbench.report._markdown import Markdown, escape, table
 from dlmbench.report._numbers import seconds, sig, spread
+from dlmbench.report._results import crossing
 from dlmbench.report._source import Source, load_settings
 from dlmbench.store import read_run
 from dlmbench.types import EnergyPass, LeftOut, Run
@@ -80,6 +82,46 @@ def test_parity_break_even_and_speed_of_a_known_run():
     assert "[measured]" in batch
     text = document.compose([source(run)])
     assert re.search(r"tiny-llada, B=1, P=64, G=64 \| 15 \(15 to 15\)", text), sections(text)["### 5.5 Break-even"]
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ((2.48, 2.44, 2.52), "2.5 (2.4 to 2.5)"),
+        ((1.67, 1.6, 1.75), "1.7 (1.6 to 1.8)"),
+        ((9.9, 9.7, 10.2), "9.9 (9.7 to 10.2)"),
+        ((91.4, 90.6, 92.3), "91 (91 to 92)"),
+        ((4.0, None, None), "4.0"),
+        ((1.5, -0.4, 3.2), "1.5 (0.0 to 3.2)"),
+    ],
+)
+def test_the_ends_of_a_break_even_have_the_digits_of_the_value(value, said):
+    assert crossing(BreakEven(0.0, 0.01, 0.0, *value, is_extrapolated=False, share_crossing=1.0)) == said
+
+
+def test_a_fixed_time_below_zero_is_not_called_noise():
+    # Exact times, so no noise: 0.03 s from K=4 to 8 is 7.5 ms a step, and 0.02 - 4 * 0.0075 is below zero.
+    times = ((baseline_cell(1), 0.15), (target_cell(4, None, 1), 0.02), (target_cell(8, None, 1), 0.05))
+    results = tuple(measured(c, [t] * 6) for c, t in times)
+    run = Run("f", "n", ENVIRONMENT, tuple(r.cell for r in results), (), results)
+    shown = sections(document.compose([source(run)]))["### 5.5 Break-even"]
+    assert "| below 0 | 7.50 ms |" in shown
+
+
+def test_the_best_known_break_even_leads_and_the_weakest_are_left_out():
+    # k* is 15 everywhere: outside K=4 to 8 at eight lengths, between two step counts at one, among four at the last.
+    swept = [(tuple(range(100, 900, 100)), (4, 8)), ((1000,), (8, 32)), ((1100,), (4, 8, 16, 32))]
+    runs = [tiny_run((1,), (None,), ks, [(prompt, 64) for prompt in prompts], scored=False) for prompts, ks in swept]
+    results = tuple(r for run in runs for r in run.results)
+    text = document.compose([source(replace(runs[0], cells=tuple(r.cell for r in results), results=results))])
+    parts = sections(text)
+    advice = re.findall(r"(?m)^- .*P=(\d+), G=64: diffusion saves time below .* steps(, outside)?", text)
+    assert advice[:3] == [("1100", ""), ("1000", ""), ("100", ", outside")]
+    assert "2 more settings" in next(body for title, body in parts.items() if "7.3" in title)
+    told = re.findall(r"(?m)^> With 64 new tokens after prompts of (\d+)", text)
+    assert told == ["1100", "1000", "100", "200", "300", "400"]
+    rows = re.findall(r"P=(\d+), G=64 \|", parts["### 5.5 Break-even"])
+    assert rows == [str(prompt) for prompts, _ in swept for prompt in prompts], "the table keeps the plan's order"
 
 
 def test_a_batch_below_eight_is_no_answer_on_high_batches():

@@ -110,6 +110,17 @@ def test_answer_names_s_parity_and_the_winner():
     assert curve.parity("likelihood").speedup.latency.value == pytest.approx(4 * 0.15 / 0.16, rel=0.03)
 
 
+def test_a_setting_with_quality_leads_whatever_its_break_even():
+    timed = tiny_run((1,), (None,), lengths=((128, 64),), scored=False)
+    scored = tiny_run((1,), (None,), steps=(4, 8))
+    run = replace(scored, cells=(*timed.cells, *scored.cells), results=(*timed.results, *scored.results))
+    first, second = answer(analyse(run, draws=100)).split("\n\n")[1:]
+    assert first.startswith("With 64 new tokens after prompts of 64 ")
+    assert "extrapolated" in first
+    assert second.startswith("With 64 new tokens after prompts of 128 ")
+    assert "quality was not measured" in second
+
+
 def test_random_weights_claim_no_quality():
     found = analyse(tiny_run(weights="random", batches=(1,), blocks=(None,)), draws=100)
     assert "random weights: quality not measured" in answer(found)

@@ -42,7 +42,8 @@ def answer(study: Study) -> str:
     against = f"{_models(study)} (diffusion) against {study.baselines[0].cell.model.key} (autoregressive)."
     paragraphs = [" ".join([against, *regimes(study.curves)])]
     shown = 0
-    for curves in groups.values():
+    # The best known first, for the last may be cut: with quality, then by their break-even.
+    for curves in sorted(groups.values(), key=lambda g: min((headline(c) is None, c.rank) for c in g)):
         if shown and shown + len(curves) > MOST_SETTINGS:
             continue
         shown += len(curves)

@@ -89,9 +89,12 @@ class Curve:
         return next((p for p in self.parities if p.metric.name == metric and p.parity.delta == delta), None)
 
     @property
-    def is_step_per_token(self) -> bool:
-        """Whether every point takes as many steps as new tokens: nothing is decoded in parallel."""
-        return all(p.cell.steps == self.new_tokens for p in self.points)
+    def rank(self) -> tuple[bool, int]:
+        """What to sort by for the best known break-even first: inside the step counts timed, then on most of them."""
+        line = self.break_even
+        if line is None or line.steps is None:
+            return (True, 0)
+        return (line.is_extrapolated, -line.points)
 
     def at(self, steps: int) -> CellSummary | None:
         """The point at `steps`."""

@@ -9,13 +9,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dlmbench.analysis.nouns import CellSummary, Curve
-from dlmbench.analysis.winners import headline, pace, winner_of
+from dlmbench.analysis.winners import Verdict, headline, pace, winner_of
+
+Points = Sequence[tuple[Curve, CellSummary]]
 
 
 def regimes(curves: Sequence[Curve]) -> list[str]:
     """A sentence for each regime, and one where their verdicts differ; nothing where a study has only one regime."""
-    sweeps = [c for c in curves if not c.is_step_per_token]
-    full = [c for c in curves if c.is_step_per_token]
+    points = [(c, p) for c in curves for p in c.points]
+    # By points: one curve may sweep fewer steps and end at a step for every token.
+    sweeps = [(c, p) for c, p in points if p.cell.steps != c.new_tokens]
+    full = [(c, p) for c, p in points if p.cell.steps == c.new_tokens]
     if not sweeps or not full:
         return []
     first = _sentence("Where steps are saved", sweeps)
@@ -35,33 +39,31 @@ def worse_but_faster(curve: Curve) -> tuple[int, ...]:
     return tuple(k for k in worse if pace(curve, k) == "faster")
 
 
-def _faster(curves: Sequence[Curve]) -> list[tuple[float, Curve, CellSummary]]:
+def _faster(points: Points) -> list[tuple[float, Curve, CellSummary]]:
     """Every point that is faster than the baseline beyond noise, with its speedup; the fastest first."""
     found = [
-        (p.speedup.value, c, p)
-        for c in curves
-        for p in c.points
-        if p.speedup and p.cell.steps and pace(c, p.cell.steps) == "faster"
+        (p.speedup.value, c, p) for c, p in points if p.speedup and p.cell.steps and pace(c, p.cell.steps) == "faster"
     ]
     return sorted(found, key=lambda f: -f[0])
 
 
-def _sentence(regime: str, curves: Sequence[Curve]) -> str:
-    tokens = " and ".join(str(g) for g in sorted({c.new_tokens for c in curves}))
-    sizes = sorted({c.batch_size for c in curves})
-    steps = sorted({p.cell.steps for c in curves for p in c.points if p.cell.steps})
-    span = " to ".join(dict.fromkeys(str(k) for k in (steps[0], steps[-1])))
+def _sentence(regime: str, points: Points) -> str:
+    tokens = " and ".join(str(g) for g in sorted({c.new_tokens for c, _ in points}))
+    sizes = sorted({c.batch_size for c, _ in points})
+    steps = sorted({p.cell.steps for _, p in points if p.cell.steps})
+    is_full = all(p.cell.steps == c.new_tokens for c, p in points)
+    span = tokens if is_full else " to ".join(dict.fromkeys(str(k) for k in (steps[0], steps[-1])))
     batches = f"batch size{'s' if len(sizes) > 1 else ''} {', '.join(map(str, sizes))}"
     where = f"{regime} (K={span} for {tokens} new tokens, {batches}),"
-    speeds = [p.speedup for c in curves for p in c.points if p.speedup]
+    speeds = [p.speedup for _, p in points if p.speedup]
     if not speeds:
         return f"{where} the two were not timed side by side."
-    if fastest := _faster(curves):
+    if fastest := _faster(points):
         value, curve, point = fastest[0]
         text = f"{where} diffusion takes {1 / value:.2g} of the baseline's time at best (K={point.cell.steps})"
         if point.cell.steps in worse_but_faster(curve):
             text += ", but writes worse there"
-        verdicts = {winner_of(c).verdict for c in curves}
+        verdicts = {_verdict(c, is_full) for c, _ in points}
         known = sorted(verdicts - {"undecided"})
         if known:
             winners = " and ".join("the baseline" if v == "baseline" else v for v in known)
@@ -75,3 +77,11 @@ def _sentence(regime: str, curves: Sequence[Curve]) -> str:
         factor = " to ".join(dict.fromkeys(f"{t:.2g}" for t in (times[0], times[-1])))
         return f"{where} the baseline wins whatever the quality: diffusion takes {factor} times as long."
     return f"{where} diffusion is not shown to be faster anywhere."
+
+
+def _verdict(curve: Curve, is_full: bool) -> Verdict:
+    """The verdict on a curve; diffusion that needs a step for every token does not win where steps are saved."""
+    found = winner_of(curve)
+    if found.verdict == "diffusion" and found.parity_steps == curve.new_tokens and not is_full:
+        return "undecided"
+    return found.verdict

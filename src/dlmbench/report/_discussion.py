@@ -124,7 +124,7 @@ def parity_in_short(source: Source) -> Answer:
 def recommendations(source: Source) -> Markdown:
     """Advice that follows from the numbers, and only from them."""
     items = []
-    for curve in source.curves:
+    for curve in sorted(source.curves, key=lambda c: c.rank):
         line = curve.break_even
         if line is None or line.steps is None or line.steps < 1:
             continue

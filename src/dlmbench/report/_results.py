@@ -213,8 +213,10 @@ def crossing(line: BreakEven) -> str:
     if steps < 1:
         return "below one step: the baseline is always faster on this line"
     known = low is not None and high is not None and math.isfinite(low) and math.isfinite(high)
-    ends = f" ({max(low or 0.0, 0.0):.0f} to {max(high or 0.0, 0.0):.0f})" if known else ""
-    return f"{steps:.1f}{ends}" if steps < 10 else f"{steps:.0f}{ends}"
+    # The ends take the digits of the value: rounded more coarsely, they may leave it outside.
+    digits = 1 if steps < 10 else 0
+    ends = f" ({max(low or 0.0, 0.0):.{digits}f} to {max(high or 0.0, 0.0):.{digits}f})" if known else ""
+    return f"{steps:.{digits}f}{ends}"
 
 
 def _line(curve: Curve) -> tuple[str, str, str]:
@@ -223,8 +225,8 @@ def _line(curve: Curve) -> tuple[str, str, str]:
     points = sum(p.latency is not None for p in curve.points)
     strays = percent(line.largest_residual) if points > 2 else "2 points only"
     outside = ", extrapolated" if line.is_extrapolated else ""
-    # The intercept of a noisy line may be below zero, which no time can be.
-    fixed = seconds(line.intercept_s) if line.intercept_s > 0 else "below 0, so noise"
+    # No time is below zero, but a line's intercept can be: by noise, or where latency bends.
+    fixed = seconds(line.intercept_s) if line.intercept_s > 0 else "below 0"
     return (fixed, seconds(line.slope_s), f"{strays}{outside}")
 
 
