@@ -110,7 +110,7 @@ def _quality(curve: Curve, headline_parity: MetricParity | None) -> str:
         text += "; more steps do not always help here"
     if not parity.reached:
         text += _with_margin(curve, headline_parity)
-    return text + f" (tested on {parity.n} prompts)"
+    return text + f" (tested on {parity.n} prompt{'' if parity.n == 1 else 's'})"
 
 
 def _gap(shown: MetricParity) -> str:

@@ -127,9 +127,10 @@ def points(run: Run, study: Study) -> pd.DataFrame:
     return table(QualityPoint, rows if curves else [], _why(study, random))
 
 
-def _share_reached(parity: Parity) -> float:
-    """Of the resamples, those in which parity lies at one of the step counts measured."""
-    return sum(p.share for p in parity.points)
+def _share_reached(parity: Parity) -> float | None:
+    """Of the resamples, those in which parity lies at one of the step counts measured; None for a single text."""
+    known = [p.share for p in parity.points if p.share is not None]
+    return sum(known) if known else None
 
 
 def _note(parity: Parity) -> str:
