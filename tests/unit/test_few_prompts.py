@@ -142,3 +142,10 @@ def test_a_single_value_is_printed_without_ends():
     points = analyse(RUNS["one repetition"], 50).curves[0].points
     assert spread(points[0].latency, " s").endswith(" s (no interval)")
     assert spread(points[0].speedup, "x").endswith("x (no interval)")
+
+
+def test_the_caption_says_which_metric_rests_on_one_text():
+    figure = registry.load("figures", "quality_vs_steps")
+    for name, said in (("one scored text", True), ("two prompts", False)):
+        caption = figure.caption(figure.points(RUNS[name], analyse(RUNS[name], 50)))
+        assert ("A single text was scored by repetition: there is no interval." in caption) == said

@@ -93,8 +93,8 @@ class Parity:
     steps: S_parity. literal_steps: the first k that passes by itself (it may be smaller where the curve is not
     monotone). is_monotone: False where some k is worse than the one before it, beyond noise at level alpha.
     low_steps, high_steps: between which step counts the true parity lies with confidence 1 - alpha, judged by quality
-    as it is and not by proof of it; None: beyond the largest k measured, or nowhere. So few prompts that nothing is
-    decided leave it anywhere: from the smallest k to beyond the largest. n: the fewest texts with weight at any k.
+    as it is and not by proof of it; None: beyond the largest k measured, or nowhere. A single text leaves it
+    anywhere: from the smallest k to beyond the largest. n: the fewest texts with weight at any k.
     """
 
     outcome: Outcome
@@ -181,7 +181,7 @@ def steps_to_parity(
     first_D = _smallest_passing(good_enough_KD)
     low, high = (int(q) for q in np.quantile(first_D, (tail, 1 - tail), method="inverted_cdf"))
     low, high = min(low, first), max(high, first) if first < len(steps) else high
-    if not decides:
+    if n < 2:
         low, high = 0, len(steps)
     points = tuple(
         ParityPoint(

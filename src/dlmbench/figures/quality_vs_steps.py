@@ -160,6 +160,8 @@ def caption(frame: pd.DataFrame) -> str:
         "resamples of the prompts). Bands: the autoregressive baseline. The likelihood is the sampler's, with "
         "positions chosen by the model and tokens drawn at temperature 1."
     )
+    if single := list(dict.fromkeys(frame["metric"][frame["texts"] == 1])):
+        text += f" A single text was scored by {', '.join(single)}: there is no interval."
     marks = [
         f"{r.metric} ({short(r.series)}, P={int(r.prompt_tokens)}, G={int(r.new_tokens)}): {r.note}"
         for r in each(frame, kind="parity")
@@ -320,4 +322,4 @@ def _hover(row: Any) -> list[str]:
 
 
 def _texts(n: float) -> str:
-    return "number of texts not known" if pd.isna(n) else f"{n:.0f} texts"
+    return "number of texts not known" if pd.isna(n) else f"{n:.0f} text{'' if n == 1 else 's'}"
