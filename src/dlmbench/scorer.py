@@ -238,7 +238,7 @@ def _over_texts(known: Score, texts: Sequence[TextScore], indices: IndexArray) -
     """`known` with its value and interval, and both in other units where the texts' sizes are known."""
     totals, weights = _column(texts, "total"), _column(texts, "weight")
     ratios = ratio_of_sums(totals, weights, indices)
-    low, high = _interval(ratios, len(texts))
+    low, high = _interval(ratios, int(np.count_nonzero(weights)))
     errors = [t.stderr for t in texts if t.stderr is not None]
     return replace(
         known,
@@ -260,7 +260,7 @@ def _readings(texts: Sequence[TextScore], totals: FloatArray, indices: IndexArra
         weights = _column(texts, column)
         with np.errstate(over="ignore"):  # a hopeless text's perplexity is infinite, which is said as unknown
             value = float(shown(totals.sum() / weights.sum()))
-            low, high = _interval(shown(ratio_of_sums(totals, weights, indices)), len(texts))
+            low, high = _interval(shown(ratio_of_sums(totals, weights, indices)), int(np.count_nonzero(weights)))
         yield Reading(unit, value, low, high)
 
 

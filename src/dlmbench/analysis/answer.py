@@ -110,7 +110,7 @@ def _quality(curve: Curve, headline_parity: MetricParity | None) -> str:
         text += "; more steps do not always help here"
     if not parity.reached:
         text += _with_margin(curve, headline_parity)
-    return text + f" (tested on {parity.n} prompts)"
+    return text + f" (tested on {parity.n} prompt{'' if parity.n == 1 else 's'})"
 
 
 def _gap(shown: MetricParity) -> str:
@@ -219,7 +219,7 @@ def _break_even(curves: Sequence[Curve], said: bool) -> list[str]:
         else:
             text = f"K={_steps(line.steps)} {where}"
             if line.low is not None and line.high is not None:
-                text += f" (95% interval {_steps(line.low)} to {_steps(line.high)})"
+                text += f" (95% interval {_steps(max(line.low, 0))} to {_steps(line.high)})"
             if line.is_extrapolated:
                 text += ", extrapolated"
                 outside = f" (K={timed[0].cell.steps} to {timed[-1].cell.steps} were timed)"

@@ -217,9 +217,10 @@ def _random_weights(run: Run) -> Iterator[Finding]:
 
 def _few_prompts(run: Run) -> Iterator[Finding]:
     for metric, scores in _by_metric(run).items():
-        n = min(len(s.prompt_indices) for s in scores.values())
+        n = min(s.n for s in scores.values())
         if n < FEW_PROMPTS:
-            message = f"{metric} rests on {n} prompts, fewer than {FEW_PROMPTS}: its intervals are rough"
+            rests = f"{metric} rests on {n} prompt{'' if n == 1 else 's'}, fewer than {FEW_PROMPTS}"
+            message = f"{rests}: {'its intervals are rough' if n > 1 else 'it has no interval'}"
             yield Finding("few_prompts", "warning", None, message, "raise the number of prompts")
 
 

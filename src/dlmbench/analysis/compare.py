@@ -14,13 +14,13 @@ from typing import Literal
 
 import numpy as np
 
-from dlmbench.analysis.parity import PerText, common_prompts
+from dlmbench.analysis.parity import FEWEST_PROMPTS, PerText, common_prompts
 from dlmbench.analysis.quality import TRUTHS, MetricInfo, all_cells, metrics_of, scores_by_text, whole_scores
 from dlmbench.analysis.stats import (
     Interval,
     Summary,
     bootstrap_indices,
-    percentiles,
+    bootstrap_interval,
     ratio_interval,
     ratio_of_sums,
     summarise,
@@ -57,7 +57,8 @@ class MemoryChange:
 
 @dataclass(frozen=True)
 class QualityChange:
-    """A metric in both runs, in its unit. change: second minus first over the prompts both scored (paired bootstrap).
+    """A metric in both runs, in its unit. change: second minus first over the prompts both scored (paired bootstrap),
+    None where there is no interval, as for a single prompt.
 
     verdict: of the second run; None where no interval can be had (scores of whole sets, or other prompts).
     """
@@ -341,16 +342,16 @@ class _Quality:
     def _paired(self, metric: MetricInfo, one: PerText, other: PerText) -> QualityChange | None:
         if not np.isfinite([one.value, other.value]).all():
             return None
-        n = len(one.prompt_indices)
-        indices = bootstrap_indices(n, self._draws, self._seed)
+        n = min(one.n, other.n)
+        indices = bootstrap_indices(len(one.prompt_indices), self._draws, self._seed)
         draws = [ratio_of_sums(t.totals, t.weights, indices) for t in (other, one)]
-        change = Interval(other.value - one.value, *percentiles(draws[0] - draws[1]))
+        change = Interval(other.value - one.value, *bootstrap_interval(draws[0] - draws[1], n))
         verdict: QualityVerdict = "no difference shown"
         if np.array_equal(one.totals, other.totals) and np.array_equal(one.weights, other.weights):
             verdict = "equal"
-        elif change.low > 0 or change.high < 0:
+        elif n >= FEWEST_PROMPTS and (change.low > 0 or change.high < 0):
             verdict = "better" if (change.low > 0) == metric.higher_is_better else "worse"
-        return QualityChange(metric, one.value, other.value, change, verdict, n)
+        return QualityChange(metric, one.value, other.value, change if change.is_known else None, verdict, n)
 
 
 def _unpaired(metric: MetricInfo, first: float | None, second: float | None) -> QualityChange | None:
@@ -364,4 +365,6 @@ def as_record(comparison: Comparison) -> Mapping[str, object]:
     record = asdict(comparison)
     for pair, entry in zip(comparison.pairs, record["pairs"], strict=True):
         entry["comparable"] = pair.comparable
+        if pair.speedup is not None and not pair.speedup.is_known:
+            entry["speedup"] |= {"low": None, "high": None}
     return {"comparable": comparison.comparable, "speedup": "first over second; above 1 the second is faster", **record}

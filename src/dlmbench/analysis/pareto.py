@@ -88,7 +88,8 @@ def front_places(
 ) -> tuple[FrontPoint, ...]:
     """The place of each contender; their texts are of the same prompts, which indices_DN resample.
 
-    A cell timed once has no known spread: it counts by its value as it stands.
+    A cell timed once has no known spread: it counts by its value as it stands. Of quality on a single text nothing is
+    known, so no place is: every probability is then a half.
     """
     if not contenders:
         return ()
@@ -101,11 +102,13 @@ def front_places(
     latency_ND = np.where(np.isnan(latency_ND), latency_N[:, None], latency_ND)
     quality_ND = sign * np.stack([ratio_of_sums(c.texts.totals, c.texts.weights, indices) for c in contenders])
     # Resamples of few texts spread too little: stretched to the width that their interval has.
-    quality_ND = quality_N[:, None] + (quality_ND - quality_N[:, None]) * stretch(len(shared))
+    quality_ND = quality_N[:, None] + (quality_ND - quality_N[:, None]) * stretch(min(c.texts.n for c in contenders))
     beats = _beats(latency_ND, quality_ND)
     front_N = on_front(latency_N, quality_N)
     probability_N = (~beats.any(axis=0) & np.isfinite(quality_ND)).mean(axis=1)
     share_NM = beats.mean(axis=2)
+    if min(c.texts.n for c in contenders) < 2:
+        probability_N, share_NM = np.full_like(probability_N, 0.5), np.zeros_like(share_NM)
     places = []
     for i, contender in enumerate(contenders):
         strongest = int(np.argmax(share_NM[:, i]))

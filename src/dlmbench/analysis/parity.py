@@ -49,6 +49,11 @@ class PerText:
         weight = float(self.weights.sum())
         return float(self.totals.sum()) / weight if weight else float("nan")
 
+    @property
+    def n(self) -> int:
+        """The texts that carry weight: only they say how much texts differ."""
+        return int(np.count_nonzero(self.weights))
+
     def only(self, prompts: Sequence[int]) -> PerText:
         """The same scores for `prompts`, in that order."""
         place = {p: i for i, p in enumerate(self.prompt_indices)}
@@ -70,7 +75,7 @@ class ParityPoint:
 
     value: the metric itself, in its unit. gap: f(k) - Q, oriented, without the margin: negative means worse than the
     baseline. probability: P(f(k) >= Q - margin). share: of the resamples, those in which parity lies at this step
-    count.
+    count; None for a single text, whose resamples are all itself.
     """
 
     steps: int
@@ -78,7 +83,7 @@ class ParityPoint:
     gap: Interval
     probability: float
     passes: bool
-    share: float = 0.0
+    share: float | None = 0.0
 
 
 @dataclass(frozen=True)
@@ -88,7 +93,8 @@ class Parity:
     steps: S_parity. literal_steps: the first k that passes by itself (it may be smaller where the curve is not
     monotone). is_monotone: False where some k is worse than the one before it, beyond noise at level alpha.
     low_steps, high_steps: between which step counts the true parity lies with confidence 1 - alpha, judged by quality
-    as it is and not by proof of it; None: beyond the largest k measured, or nowhere.
+    as it is and not by proof of it; None: beyond the largest k measured, or nowhere. A single text leaves it
+    anywhere: from the smallest k to beyond the largest. n: the fewest texts with weight at any k.
     """
 
     outcome: Outcome
@@ -152,7 +158,7 @@ def steps_to_parity(
     steps = sorted(curve)
     margin = margin_of(delta, log_scale)
     gap_K, gap_KD = _gaps(curve, baseline, higher_is_better, indices)
-    n = len(baseline.prompt_indices)
+    n = min(baseline.n, *(c.n for c in curve.values()))
     good_enough_KD = gap_KD >= -margin - ROUNDING
     probability_K = np.array([share_to_probability(s, n) for s in good_enough_KD.mean(axis=1)])
     decides = n >= FEWEST_PROMPTS
@@ -175,6 +181,8 @@ def steps_to_parity(
     first_D = _smallest_passing(good_enough_KD)
     low, high = (int(q) for q in np.quantile(first_D, (tail, 1 - tail), method="inverted_cdf"))
     low, high = min(low, first), max(high, first) if first < len(steps) else high
+    if n < 2:
+        low, high = 0, len(steps)
     points = tuple(
         ParityPoint(
             k,
@@ -182,7 +190,7 @@ def steps_to_parity(
             Interval(float(gap_K[i]), *bootstrap_interval(gap_KD[i], n)),
             float(p),
             bool(passes_K[i]),
-            float((first_D == i).mean()),
+            float((first_D == i).mean()) if n > 1 else None,
         )
         for i, (k, p) in enumerate(zip(steps, probability_K, strict=True))
     )

@@ -67,7 +67,10 @@ KNOWN = (
 
 @dataclass(frozen=True)
 class Quality:
-    """A metric of one cell in the metric's unit, with the interval of a bootstrap over prompts; n texts."""
+    """A metric of one cell in the metric's unit, with the interval of a bootstrap over prompts; n texts with weight.
+
+    low, high: None for a single text, which has no interval.
+    """
 
     metric: MetricInfo
     value: float
@@ -122,6 +125,7 @@ def quality_of(metric: MetricInfo, texts: PerText, indices: IndexArray) -> Quali
     """The aggregate of `texts` with its interval over the resamples `indices_DN`; None where the weights sum to 0."""
     if np.isnan(texts.value):
         return None
-    n = len(texts.prompt_indices)
-    low, high = bootstrap_interval(ratio_of_sums(texts.totals, texts.weights, indices), n)
-    return Quality(metric, texts.value, low, high, n) if n > 1 else Quality(metric, texts.value, None, None, n)
+    if texts.n < 2:
+        return Quality(metric, texts.value, None, None, texts.n)
+    low, high = bootstrap_interval(ratio_of_sums(texts.totals, texts.weights, indices), texts.n)
+    return Quality(metric, texts.value, low, high, texts.n)

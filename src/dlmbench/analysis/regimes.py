@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dlmbench.analysis.nouns import CellSummary, Curve
+from dlmbench.analysis.parity import FEWEST_PROMPTS
 from dlmbench.analysis.winners import Verdict, headline, pace, winner_of
 
 Points = Sequence[tuple[Curve, CellSummary]]
@@ -33,7 +34,7 @@ def regimes(curves: Sequence[Curve]) -> list[str]:
 def worse_but_faster(curve: Curve) -> tuple[int, ...]:
     """The step counts at which diffusion is faster than the baseline and its text is worse, both beyond noise."""
     shown = headline(curve)
-    if shown is None:
+    if shown is None or shown.parity.n < FEWEST_PROMPTS:
         return ()
     worse = [p.steps for p in shown.parity.points if p.probability <= shown.parity.alpha]
     return tuple(k for k in worse if pace(curve, k) == "faster")

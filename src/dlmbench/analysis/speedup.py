@@ -81,5 +81,5 @@ def speedup_at_parity(
         low_steps=min(timed, default=None),
         high_steps=max(timed, default=None),
         is_bounded=not beyond and len(timed) == len(steps),
-        share_reached=sum(p.share for p in parity.points if p.steps in times),
+        share_reached=sum(p.share or 0.0 for p in parity.points if p.steps in times),
     )

@@ -67,8 +67,9 @@ class Summary:
 
     @property
     def interval(self) -> Interval:
-        """The median with its interval."""
-        return Interval(self.median, self.low, self.high)
+        """The median with its interval; of a single value it is not known."""
+        known = self.n > 1
+        return Interval(self.median, *((self.low, self.high) if known else (math.nan, math.nan)))
 
 
 @cache

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from dlmbench.analysis.compare import CellPair, Comparison
+    from dlmbench.analysis.stats import Interval
 
 
 @app.command()
@@ -100,11 +101,17 @@ def _speed_table(found: Comparison) -> Table:
             f"{ours.median * 1e3:.1f}" if ours else "-",
             f"{theirs.median * 1e3:.1f}" if theirs else "-",
             f"{ours.n if ours else 0}, {theirs.n if theirs else 0}",
-            f"{ratio.value:.2f} \\[{ratio.low:.2f}, {ratio.high:.2f}]" if ratio else "-",
+            _ratio(ratio),
             Text(f"{pair.verdict}{reason}{_mark(pair)}"),
             _memory(pair),
         )
     return table
+
+
+def _ratio(ratio: Interval | None) -> str:
+    if ratio is None:
+        return "-"
+    return f"{ratio.value:.2f}" + (f" \\[{ratio.low:.2f}, {ratio.high:.2f}]" if ratio.is_known else "")
 
 
 def _memory(pair: CellPair) -> str:

@@ -27,7 +27,10 @@ class Point:
 def table(kind: type[Point], rows: Sequence[Point], why_empty: str) -> pd.DataFrame:
     """`rows` as a frame with the fields of `kind` as columns; without rows, one that says why."""
     data = [asdict(r) for r in rows or [Point(kind=MISSING, note=why_empty)]]
-    return pd.DataFrame(data, columns=[f.name for f in fields(kind)])
+    frame = pd.DataFrame(data, columns=[f.name for f in fields(kind)])
+    # pandas keeps None where no row knows a number, else not-a-number: the figures meet one of the two.
+    unknown = frame.columns[frame.isna().all()]
+    return frame.astype(dict.fromkeys(unknown, float))
 
 
 def why_missing(frame: pd.DataFrame) -> str | None:

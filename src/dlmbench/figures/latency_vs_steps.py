@@ -100,7 +100,7 @@ def caption(frame: pd.DataFrame) -> str:
     )
     marks = [
         f"{short(r.series)}, B={int(r.batch_size)}, P={int(r.prompt_tokens)}, G={int(r.new_tokens)}: {r.steps:.1f} "
-        f"({r.steps_low:.1f} to {r.steps_high:.1f})"
+        + (f"({r.steps_low:.1f} to {r.steps_high:.1f})" if pd.notna(r.steps_low) else "(no interval)")
         for r in each(frame, kind="break_even")
     ]
     return text + (f" Break-even steps (95% interval), marked X: {'; '.join(marks)}." if marks else "")

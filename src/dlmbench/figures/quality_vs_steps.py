@@ -127,9 +127,10 @@ def points(run: Run, study: Study) -> pd.DataFrame:
     return table(QualityPoint, rows if curves else [], _why(study, random))
 
 
-def _share_reached(parity: Parity) -> float:
-    """Of the resamples, those in which parity lies at one of the step counts measured."""
-    return sum(p.share for p in parity.points)
+def _share_reached(parity: Parity) -> float | None:
+    """Of the resamples, those in which parity lies at one of the step counts measured; None for a single text."""
+    known = [p.share for p in parity.points if p.share is not None]
+    return sum(known) if known else None
 
 
 def _note(parity: Parity) -> str:
@@ -159,6 +160,8 @@ def caption(frame: pd.DataFrame) -> str:
         "resamples of the prompts). Bands: the autoregressive baseline. The likelihood is the sampler's, with "
         "positions chosen by the model and tokens drawn at temperature 1."
     )
+    if single := list(dict.fromkeys(frame["metric"][frame["texts"] == 1])):
+        text += f" A single text was scored by {', '.join(single)}: there is no interval."
     marks = [
         f"{r.metric} ({short(r.series)}, P={int(r.prompt_tokens)}, G={int(r.new_tokens)}): {r.note}"
         for r in each(frame, kind="parity")
@@ -319,4 +322,4 @@ def _hover(row: Any) -> list[str]:
 
 
 def _texts(n: float) -> str:
-    return "number of texts not known" if pd.isna(n) else f"{n:.0f} texts"
+    return "number of texts not known" if pd.isna(n) else f"{n:.0f} text{'' if n == 1 else 's'}"

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from dlmbench.analysis.answer import headline
+from dlmbench.analysis.stats import Interval
 from dlmbench.analysis.study import CellSummary, Curve, MetricParity, Study
 from dlmbench.analysis.winners import nearest, winner_of
 from dlmbench.report._numbers import counted, from_to, gib, listed, seconds, sig, spread
@@ -204,12 +205,11 @@ def _parity_fact(curve: Curve) -> Fact | None:
         fewer = " or fewer" if parity.outcome == "reached_at_smallest" else ""
         return Fact(name, f"{parity.steps}{fewer} ({by})")
     word = "not reached" if parity.outcome == "not_reached" else "undecided"
-    gap, low, high = -last.gap.value, -last.gap.high, -last.gap.low
-    side = "worse" if gap > 0 else "better"
-    if gap < 0:
-        gap, low, high = -gap, -high, -low
-    text = f"{word} up to K={last.steps}: there {sig(gap)} {shown.metric.unit} {side} "
-    return Fact(name, f"{text}({sig(low, 2)} to {sig(high, 2)}), {by}")
+    gap, side = last.gap, "better"
+    if gap.value < 0:
+        gap, side = Interval(-gap.value, -gap.high, -gap.low), "worse"
+    ends = f"{sig(gap.low, 2)} to {sig(gap.high, 2)}" if gap.is_known else "no interval"
+    return Fact(name, f"{word} up to K={last.steps}: there {sig(gap.value)} {shown.metric.unit} {side} ({ends}), {by}")
 
 
 def _margin_facts(curve: Curve) -> tuple[Fact, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Sequence
 
 from dlmbench.analysis.stats import Interval, Summary
@@ -47,10 +46,11 @@ def percent(share: float) -> str:
 def spread(interval: Interval | Summary, unit: str = "") -> str:
     """A value and its 95% interval in brackets; two digits where the interval is wider than a tenth of the value.
 
-    A single repetition has no interval, which is said.
+    A single repetition or prompt has no interval, which is said.
     """
-    value = interval.median if isinstance(interval, Summary) else interval.value
-    if math.isnan(interval.low) or math.isnan(interval.high):
+    interval = interval.interval if isinstance(interval, Summary) else interval
+    value = interval.value
+    if not interval.is_known:
         return f"{sig(value)}{unit} (no interval)"
     wide = interval.high - interval.low > 0.1 * abs(value)
     low, middle, high = (sig(v, 2 if wide else 3) for v in (interval.low, value, interval.high))

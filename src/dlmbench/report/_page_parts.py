@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import gzip
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -199,7 +200,7 @@ def _row(study: Study, summary: CellSummary, memory_scale: int) -> dict[str, Any
 
 def _short(value: float | None, factor: float = 1) -> float | None:
     """Five figures: more than is shown or known."""
-    return None if value is None else float(f"{value * factor:.5g}")
+    return None if value is None or not math.isfinite(value) else float(f"{value * factor:.5g}")
 
 
 def _coded(values: Sequence[Any]) -> dict[str, Any]:

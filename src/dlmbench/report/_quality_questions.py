@@ -9,7 +9,7 @@ from dlmbench.analysis.stats import Interval
 from dlmbench.analysis.study import CellSummary, Curve, MetricParity
 from dlmbench.analysis.winners import nearest
 from dlmbench.report._answers import Answer, Question, listing, not_measured, sentences, verdict, where
-from dlmbench.report._numbers import listed, percent, plain, seconds, sig, spread
+from dlmbench.report._numbers import counted, listed, percent, plain, seconds, sig, spread
 from dlmbench.report._source import Source
 
 FEW_STEPS = 16
@@ -57,8 +57,8 @@ def steps_to_parity(source: Source) -> Answer:
         ]
         extra = f" ({'; '.join(margins)})" if margins else ""
         parts.append(
-            f"{curve.label}, {where(curve, batch=False)}, by {shown.metric.words} on {shown.parity.n} prompts: "
-            f"{outcome_words(shown)}{extra}"
+            f"{curve.label}, {where(curve, batch=False)}, by {shown.metric.words} "
+            f"on {counted(shown.parity.n, 'prompt')}: {outcome_words(shown)}{extra}"
         )
     return listing(["S_parity at margin 0"], parts)
 

@@ -1,0 +1,151 @@
+"""Runs of one or two prompts, or one scored text: told, drawn and reported without an interval that is not there."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from tests.unit.synthetic_run import target_cell, tiny_run
+
+from dlmbench import registry
+from dlmbench.analysis.answer import answer
+from dlmbench.analysis.compare import as_record, compare
+from dlmbench.analysis.cost import cheapest, costs, goal_of
+from dlmbench.analysis.pareto import Contender, front_places
+from dlmbench.analysis.parity import PerText
+from dlmbench.analysis.stats import bootstrap_indices
+from dlmbench.analysis.study import analyse
+from dlmbench.figures._write import render
+from dlmbench.report import document, page
+from dlmbench.report._numbers import spread
+from dlmbench.report._source import Source, load_settings
+from dlmbench.types import Run
+
+NOT_A_NUMBER = re.compile(r"\b(nan|None|NaN)\b")
+
+
+def few(prompts: int, repetitions: int = 5, **more) -> Run:
+    return tiny_run((1, 8), (None,), (4, 16), prompts=prompts, repetitions=repetitions, **more)
+
+
+def one_scored_text(run: Run) -> Run:
+    """The same, but of every cell's repetition only the first text has any weight."""
+
+    def bare(score):
+        lost = score.metric == "repetition" and score.prompt_index
+        return replace(score, total=0.0, weight=0.0) if lost else score
+
+    return replace(run, text_scores=tuple(map(bare, run.text_scores)))
+
+
+def only(role: str) -> Run:
+    return few(1, roles=(role,))
+
+
+RUNS = {
+    "one prompt": few(1),
+    "two prompts": few(2),
+    "one scored text": one_scored_text(few(8)),
+    "one repetition": few(2, repetitions=1),
+    "no baseline": only("target"),
+    "only the baseline": only("baseline"),
+}
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_everything_is_told_in_numbers_and_words(name):
+    run = RUNS[name]
+    study = analyse(run, 200)
+    told = [answer(study), document.compose([Source(run, study, load_settings(run), ())])]
+    told += [f.message for f in study.findings]
+    for figure in registry.names("figures"):
+        module = registry.load("figures", figure)
+        frame = module.points(run, study)
+        drawn = render(module, frame)
+        told += [t.get_text() for axes in drawn.axes for t in (*axes.texts, axes.title)] + [module.caption(frame)]
+        if hasattr(module, "interactive"):
+            shown = module.interactive(frame).to_plotly_json()
+            told += [str(w) for trace in shown["data"] for w in trace.get("hovertext") or ()]
+    told.append(re.sub(r"(?s)<(script|style)\b.*?</\1>|<[^>]*>", " ", page.render(page.gather(run, study))))
+    priced = costs(run, study, 2.0)
+    told += [c.goal for c in cheapest(priced, study, goal_of(None, study))] if study.curves else []
+    assert len("".join(told)) > 1000
+    found = [m.group() for text in told for m in re.finditer(rf".{{0,60}}{NOT_A_NUMBER.pattern}.{{0,30}}", text)]
+    assert not found
+
+
+def test_one_text_has_no_interval_and_decides_nothing():
+    study = analyse(RUNS["one prompt"], 200)
+    assert {(q.low, q.high, q.n) for c in study.cells for q in c.quality} == {(None, None, 1)}
+    for curve in study.curves:
+        for parity in (p.parity for p in curve.parities):
+            assert parity.outcome == "undecided"
+            assert (parity.low_steps, parity.high_steps) == (4, None)
+            assert [p.share for p in parity.points] == [None, None]
+            assert not any(p.gap.is_known for p in parity.points)
+    assert {p.verdict for f in study.fronts for p in f.points} == {"undecided"}
+    frame = registry.load("figures", "quality_vs_steps").points(RUNS["one prompt"], study)
+    assert frame["share_reached"].isna().all()
+    assert "no interval" in answer(study)
+    assert any("it has no interval" in f.message for f in study.findings)
+
+
+def test_a_text_without_weight_does_not_narrow_an_interval():
+    study = analyse(RUNS["one scored text"], 200)
+    own = {q.metric.name: q for q in study.curves[0].points[0].quality}
+    assert (own["repetition"].low, own["repetition"].high, own["repetition"].n) == (None, None, 1)
+    assert own["likelihood"].low < own["likelihood"].value < own["likelihood"].high
+    assert own["likelihood"].n == 8
+    assert study.curves[0].parity("repetition").parity.outcome == "undecided"
+    assert study.curves[0].parity("likelihood").parity.n == 8
+
+
+@pytest.mark.parametrize("prompts", [1, 2, 4, 8])
+def test_a_comparison_needs_as_many_prompts_as_parity_does(prompts):
+    one = few(prompts)
+    better = {target_cell(16, None, b).id for b in (1, 8)}
+    scores = tuple(
+        replace(s, total=s.total - s.weight) if s.metric == "likelihood" and s.cell_id in better else s
+        for s in one.text_scores
+    )
+    found = compare(one, replace(one, text_scores=scores), draws=200)
+    changes = [c for p in found.pairs for c in p.quality if c.metric.name == "likelihood" and c.verdict != "equal"]
+    assert changes
+    assert {c.verdict for c in changes} == {"better" if prompts == 8 else "no difference shown"}
+    assert all((c.change is None) == (prompts == 1) for c in changes)
+    json.dumps(as_record(found), allow_nan=False)
+
+
+def test_a_comparison_of_single_repetitions_is_written_as_json():
+    run = RUNS["one repetition"]
+    record = as_record(compare(run, run, draws=200))
+    assert record["pairs"][0]["speedup"] == {"value": 1.0, "low": None, "high": None}
+    json.dumps(record, allow_nan=False)
+
+
+def test_no_place_on_a_front_rests_on_one_text():
+    def contender(name: str, latency_s: float, value: float, texts: int) -> Contender:
+        scores = PerText(tuple(range(texts)), np.full(texts, value), np.ones(texts))
+        return Contender(name, np.full(5, latency_s), scores)
+
+    for texts, verdicts in ((1, ["undecided"] * 2), (8, ["on the front", "off the front"])):
+        both = [contender("good", 1.0, 2.0, texts), contender("bad", 2.0, 1.0, texts)]
+        places = front_places(both, True, bootstrap_indices(texts, 200, 0))
+        assert [p.verdict for p in places] == verdicts
+        assert [p.is_on_front for p in places] == [True, False]
+
+
+def test_a_single_value_is_printed_without_ends():
+    points = analyse(RUNS["one repetition"], 50).curves[0].points
+    assert spread(points[0].latency, " s").endswith(" s (no interval)")
+    assert spread(points[0].speedup, "x").endswith("x (no interval)")
+
+
+def test_the_caption_says_which_metric_rests_on_one_text():
+    figure = registry.load("figures", "quality_vs_steps")
+    for name, said in (("one scored text", True), ("two prompts", False)):
+        caption = figure.caption(figure.points(RUNS[name], analyse(RUNS[name], 50)))
+        assert ("A single text was scored by repetition: there is no interval." in caption) == said
