@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import Any
 
 FAMILY = "llada"
-SHARD_BYTES = 5e9  # as published checkpoints are cut
+SHARD = "5GB"  # as published checkpoints are cut
 EXACT_SHAPE = (2, 512)
 
 
 def write_checkpoint(folder: Path) -> dict[str, Any]:
     """A checkpoint of 8B shapes with random weights, in the family's official layout; returns its sizes in GiB."""
     import torch
-    from safetensors.torch import save_file
+    from huggingface_hub import save_torch_state_dict
 
     from dlmbench.engines import _checkpoint as checkpoint
 
@@ -31,25 +31,14 @@ def write_checkpoint(folder: Path) -> dict[str, Any]:
     arch = checkpoint.named_architecture(FAMILY, "8b")
     official = {spec.llama: spec.official for spec in family.tensors(arch)}
     (folder / "config.json").write_text(json.dumps(family.KNOWN["8b"]))
-    shards: list[dict[str, torch.Tensor]] = [{}]
-    sizes = [0]
-    for name, tensor in checkpoint.random_tensors(arch, torch.device("cuda"), torch.bfloat16, 0):
-        if sizes[-1] and sizes[-1] + tensor.nbytes > SHARD_BYTES:
-            shards.append({})
-            sizes.append(0)
-        shards[-1][official[name]] = tensor.cpu()
-        sizes[-1] += tensor.nbytes
-    where = {}
-    for i, shard in enumerate(shards):
-        file = f"model-{i + 1:05}-of-{len(shards):05}.safetensors"
-        save_file(shard, folder / file, metadata={"format": "pt"})
-        where |= dict.fromkeys(shard, file)
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": where}))
-    largest = max(tensor.nbytes for shard in shards for tensor in shard.values())
+    random = checkpoint.random_tensors(arch, torch.device("cuda"), torch.bfloat16, 0)
+    tensors = {official[name]: tensor.cpu() for name, tensor in random}
+    save_torch_state_dict(tensors, folder, max_shard_size=SHARD)
+    sizes = [tensor.nbytes for tensor in tensors.values()]
     return {
         "checkpoint_gib": sum(sizes) / 2**30,
-        "largest_shard_gib": max(sizes) / 2**30,
-        "largest_tensor_gib": largest / 2**30,
+        "largest_shard_gib": max(p.stat().st_size for p in folder.glob("*.safetensors")) / 2**30,
+        "largest_tensor_gib": max(sizes) / 2**30,
     }
 
 

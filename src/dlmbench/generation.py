@@ -11,12 +11,24 @@ from dlmbench.assets import resolve_model
 from dlmbench.codec import Codec, find
 from dlmbench.engines import _attention
 from dlmbench.engines import _checkpoint as checkpoint
-from dlmbench.errors import BenchError
+from dlmbench.errors import BenchError, did_you_mean
 from dlmbench.prompts import load_texts
 from dlmbench.types import Generation, KnobValue, ModelSpec, Prompt, PromptBatch, PromptSettings, SamplerAxes
 
+PRECISIONS = ("float32", "bfloat16", "float16")
 # What an option may name as the attention kernel: all that the engines can enforce, and torch's own choice.
 ATTENTION = ("auto", *_attention.KERNELS)
+
+
+def check_controls(precision: str | None, attention: str | None) -> None:
+    """Refuse a precision or an attention kernel that does not exist; None is left to the default.
+
+    Raises:
+        BenchError: which, and what is meant perhaps.
+    """
+    for name, value, known in (("precision", precision, PRECISIONS), ("attention", attention, ATTENTION)):
+        if value is not None and value not in known:
+            raise BenchError(f"unknown {name} '{value}'", did_you_mean(value, known))
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,14 @@ from types import ModuleType
 import numpy as np
 
 from dlmbench import registry
-from dlmbench.analysis.stats import FloatArray, IndexArray, bootstrap_indices, bootstrap_interval, ratio_of_sums
+from dlmbench.analysis.stats import (
+    FloatArray,
+    IndexArray,
+    bootstrap_indices,
+    bootstrap_interval,
+    carrying,
+    ratio_of_sums,
+)
 from dlmbench.errors import BenchError
 from dlmbench.store import Store, read_text_results
 from dlmbench.types import (
@@ -238,7 +245,7 @@ def _over_texts(known: Score, texts: Sequence[TextScore], indices: IndexArray) -
     """`known` with its value and interval, and both in other units where the texts' sizes are known."""
     totals, weights = _column(texts, "total"), _column(texts, "weight")
     ratios = ratio_of_sums(totals, weights, indices)
-    low, high = _interval(ratios, int(np.count_nonzero(weights)))
+    low, high = _interval(ratios, carrying(weights))
     errors = [t.stderr for t in texts if t.stderr is not None]
     return replace(
         known,
@@ -260,7 +267,7 @@ def _readings(texts: Sequence[TextScore], totals: FloatArray, indices: IndexArra
         weights = _column(texts, column)
         with np.errstate(over="ignore"):  # a hopeless text's perplexity is infinite, which is said as unknown
             value = float(shown(totals.sum() / weights.sum()))
-            low, high = _interval(shown(ratio_of_sums(totals, weights, indices)), int(np.count_nonzero(weights)))
+            low, high = _interval(shown(ratio_of_sums(totals, weights, indices)), carrying(weights))
         yield Reading(unit, value, low, high)
 
 

@@ -127,6 +127,10 @@ class _Server:
             return
         cell = request.cell
         model = self.load(cell)
+        if self._served != cell.id:
+            # What other cells recorded would take this one's memory; its own is kept, or a repetition would pay for it.
+            model.language_model.forget()
+            self._served = cell.id
         if isinstance(request, Repeat):
             yield from self._repeat(request, model)
         elif isinstance(request, Inspect):
@@ -171,7 +175,6 @@ class _Server:
 
     def _repeat(self, request: Repeat, model: _Model) -> Iterator[Reply]:
         cell, visit = request.cell, request.visit
-        self._make_room(cell, model)
         todo = [(True, visit.first_warmup_index + i) for i in range(visit.warmups)]
         todo += [(False, visit.first_index + i) for i in range(visit.repetitions)]
         for is_warmup, index in todo:
@@ -198,10 +201,8 @@ class _Server:
             made.append(self._generate(cell, model, batch, observer, trace=True))
             return made[-1]
 
-        self._make_room(cell, model)
-        traced(
-            lambda forwards: None
-        )  # with a trace steps are others than without: the first time may compile and record
+        # With a trace the steps are others than without: the first time may compile and record them.
+        traced(lambda forwards: None)
         yield traced_pass(traced, self.clock, cell_id=cell.id, is_autoregressive=is_autoregressive)
         if (trace := made[0].trace) is not None:
             first = batch.prompts[0].index
@@ -212,12 +213,6 @@ class _Server:
         energy = repeat_for_energy(cell.id, lambda: self._generate(cell, model, batch), self.clock, self.meter)
         if energy is not None:
             yield energy
-
-    def _make_room(self, cell: Cell, model: _Model) -> None:
-        """Drop what other cells recorded, which would take this one's memory; its own is kept, or a repetition paid."""
-        if self._served != cell.id:
-            model.language_model.forget()
-            self._served = cell.id
 
     def _idle_power(self, model: _Model) -> float | None:
         """Power of the device while nothing runs; measured once a model, while the other workers wait."""

@@ -197,12 +197,14 @@ def _node_shared(run: Run) -> Iterator[Finding]:
 
 def _energy_above_cap(run: Run) -> Iterator[Finding]:
     cap_w = run.environment.power_cap_w if run.environment else None
-    for result in run.results if cap_w else ():
+    if not cap_w:
+        return
+    for result in run.results:
         timed = [s.energy_j / s.latency_s for s in result.timed if s.energy_j is not None]
         powers = [float(np.median(timed))] if timed else []
         if (energy := result.energy) is not None:
             powers.append(energy.energy_j * energy.repetitions / energy.region_s)
-        if cap_w and powers and (power_w := max(powers)) > (1 + CAP_MARGIN) * cap_w:
+        if powers and (power_w := max(powers)) > (1 + CAP_MARGIN) * cap_w:
             message = f"{result.cell.label}: its energy makes {power_w:.0f} W, and the board is held to {cap_w:.0f} W"
             hint = "its counter was read at a bad moment: trust energy of longer generations"
             yield Finding("energy_above_cap", "warning", result.cell.id, message, hint)

@@ -6,11 +6,10 @@ shape, diffusion at S_parity. Money needs a price: it is told for every cell by 
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from dlmbench.analysis.nouns import CellSummary, Curve, MetricParity
-from dlmbench.analysis.stats import Interval, Summary
+from dlmbench.analysis.stats import Interval
 
 
 @dataclass(frozen=True)
@@ -29,8 +28,7 @@ class EqualQuality:
     """Both models where quality is equal: the bills at `steps` of the target.
 
     energy: the target's energy over the baseline's, None where one was not measured, or is zero within noise.
-    Its interval spans every timed
-    step count at which parity may lie, which those of the bills do not.
+    Its interval spans every timed step count at which parity may lie, which those of the bills do not.
     """
 
     steps: int
@@ -62,10 +60,4 @@ def bill(cell: CellSummary | None) -> Bill | None:
     if cell is None or cell.throughput is None:
         return None
     tokens = cell.cell.batch_size * cell.cell.new_tokens
-    return Bill(_interval(cell.throughput), _interval(cell.energy, 1 / tokens) if cell.energy else None)
-
-
-def _interval(summary: Summary, factor: float = 1.0) -> Interval:
-    if summary.n < 2:
-        return Interval(summary.median * factor, math.nan, math.nan)
-    return Interval(summary.median * factor, summary.low * factor, summary.high * factor)
+    return Bill(cell.throughput.interval, cell.energy.interval.times(1 / tokens) if cell.energy else None)

@@ -21,6 +21,7 @@ from dlmbench.analysis.stats import (
     IndexArray,
     Interval,
     bootstrap_interval,
+    carrying,
     expanded_tail,
     ratio_of_sums,
     share_to_probability,
@@ -52,7 +53,7 @@ class PerText:
     @property
     def n(self) -> int:
         """The texts that carry weight: only they say how much texts differ."""
-        return int(np.count_nonzero(self.weights))
+        return carrying(self.weights)
 
     def only(self, prompts: Sequence[int]) -> PerText:
         """The same scores for `prompts`, in that order."""

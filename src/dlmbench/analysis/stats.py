@@ -39,6 +39,10 @@ class Interval:
         """Whether there is an interval: a single repetition or prompt has none."""
         return math.isfinite(self.low) and math.isfinite(self.high)
 
+    def times(self, factor: float) -> Interval:
+        """The same in another unit, for a positive factor."""
+        return Interval(self.value * factor, self.low * factor, self.high * factor)
+
 
 @dataclass(frozen=True)
 class Summary:
@@ -68,8 +72,7 @@ class Summary:
     @property
     def interval(self) -> Interval:
         """The median with its interval; of a single value it is not known."""
-        known = self.n > 1
-        return Interval(self.median, *((self.low, self.high) if known else (math.nan, math.nan)))
+        return Interval(self.median, *((self.low, self.high) if self.n > 1 else (math.nan, math.nan)))
 
 
 @cache
@@ -164,6 +167,11 @@ def share_to_probability(share: float, n: int) -> float:
     if n < 2:
         return 0.5
     return float(special.stdtr(n - 1, special.ndtri(share) * math.sqrt((n - 1) / n)))
+
+
+def carrying(weights_N: FloatArray) -> int:
+    """How many texts carry weight: only they say how much texts differ."""
+    return int(np.count_nonzero(weights_N))
 
 
 def bootstrap_interval(draws_D: FloatArray, n: int, confidence: float = CONFIDENCE) -> tuple[float, float]:

@@ -10,7 +10,6 @@ from typing import Annotated
 import typer
 
 from dlmbench.cli._app import KnobOption, app
-from dlmbench.errors import BenchError, did_you_mean
 
 
 @app.command()
@@ -61,12 +60,7 @@ def generate(
     registry.load("engines", engine)
     for name, values in parse_overrides(knobs=knob or ()).knobs:
         knobs[name] = values[0]  # type: ignore[assignment]
-    for name, value, known in (
-        ("precision", precision, ("float32", "bfloat16", "float16")),
-        ("attention", attention, generation.ATTENTION),
-    ):
-        if value is not None and value not in known:
-            raise BenchError(f"unknown {name} '{value}'", did_you_mean(value, known))
+    generation.check_controls(precision, attention)
     request = generation.Request(
         model=model,
         prompt_file=prompt_file,

@@ -41,12 +41,7 @@ def likelihood(
         raise BenchError(f"no likelihood is called '{metric}'", did_you_mean(metric, METRICS))
     if draws is not None and metric != "elbo":
         raise BenchError("--draws says nothing of a likelihood", "add --metric elbo")
-    for name, value, known in (
-        ("precision", precision, ("float32", "bfloat16", "float16")),
-        ("attention", attention, generation.ATTENTION),
-    ):
-        if value is not None and value not in known:
-            raise BenchError(f"unknown {name} '{value}'", did_you_mean(value, known))
+    generation.check_controls(precision, attention)
     request = generation.Request(
         model=model,
         prompt_file=prompt_file,

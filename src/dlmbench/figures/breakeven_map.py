@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from dlmbench.analysis.study import Study
+from dlmbench.analysis.study import Curve, Study
 from dlmbench.analysis.winners import who_wins
 from dlmbench.families._shapes import architecture_of
 from dlmbench.figures import _page, _style
@@ -49,17 +49,19 @@ def points(run: Run, study: Study) -> pd.DataFrame:
     return table(BreakEvenMark, rows, _NOTHING)
 
 
+def _mark(curve: Curve, **fields: Any) -> BreakEvenMark:
+    """A mark where `curve` stands."""
+    where = {"batch_size": curve.batch_size, "prompt_tokens": curve.prompt_tokens, "new_tokens": curve.new_tokens}
+    return BreakEvenMark(series=curve.label, weights=curve.weights, **(where | fields))
+
+
 def _measured(study: Study) -> Iterator[BreakEvenMark]:
     for curve in study.curves:
         line = curve.break_even
         if line is not None and line.steps is not None and line.steps > 0:
-            yield BreakEvenMark(
+            yield _mark(
+                curve,
                 kind="extrapolated" if line.is_extrapolated else "measured",
-                series=curve.label,
-                batch_size=curve.batch_size,
-                prompt_tokens=curve.prompt_tokens,
-                new_tokens=curve.new_tokens,
-                weights=curve.weights,
                 steps=line.steps,
                 steps_low=line.low,
                 steps_high=line.high,
@@ -70,13 +72,9 @@ def _measured(study: Study) -> Iterator[BreakEvenMark]:
 def _parities(study: Study) -> Iterator[BreakEvenMark]:
     for curve, won in zip(study.curves, who_wins(study), strict=True):
         if won.metric is not None:
-            yield BreakEvenMark(
+            yield _mark(
+                curve,
                 kind="parity",
-                series=curve.label,
-                batch_size=curve.batch_size,
-                prompt_tokens=curve.prompt_tokens,
-                new_tokens=curve.new_tokens,
-                weights=curve.weights,
                 steps=won.parity_steps,
                 steps_low=won.parity_low if won.parity_steps else None,
                 steps_high=won.parity_high if won.parity_steps else None,
@@ -100,13 +98,10 @@ def _predicted(run: Run, study: Study) -> Iterator[BreakEvenMark]:
         seen.add(shape)
         wanted = [(curve.prompt_tokens, curve.new_tokens, b) for b in batches]
         for p in break_even_surface(baseline, target, device, wanted):
-            yield BreakEvenMark(
+            yield _mark(
+                curve,
                 kind="predicted",
-                series=curve.label,
                 batch_size=p.batch_size,
-                prompt_tokens=p.prompt_tokens,
-                new_tokens=p.new_tokens,
-                weights=curve.weights,
                 steps=p.steps,
                 device=device.name,
             )

@@ -180,12 +180,10 @@ class GpuMeter:
         if not self.counts_energy:
             return None
         sleep(_SETTLE_S)
-        started_j = self._counter_j()
-        assert started_j is not None
-        started_s = time.perf_counter()
+        started_j, started_s = self._counter_j(), time.perf_counter()
         sleep(duration_s)
         ended_j, region_s = self._counter_j(), time.perf_counter() - started_s
-        return None if ended_j is None else (ended_j - started_j) / max(region_s, duration_s)
+        return None if started_j is None or ended_j is None else (ended_j - started_j) / max(region_s, duration_s)
 
 
 def repeat_for_energy(cell_id: str, generate: Callable[[], object], clock: Clock, meter: GpuMeter) -> EnergyPass | None:

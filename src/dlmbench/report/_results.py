@@ -107,7 +107,7 @@ def _latency(summary: CellSummary) -> str:
         return f"{summary.status or 'not measured'}"
     factor, unit = (1e3, "ms") if summary.latency.median < 1 else (1.0, "s")
     low, middle, high = (sig(v * factor) for v in (summary.latency.low, summary.latency.median, summary.latency.high))
-    return f"{middle} {unit} " + (f"({low} to {high})" if summary.latency.n > 1 else "(no interval)")
+    return f"{middle} {unit} " + (f"({low} to {high})" if summary.latency.interval.is_known else "(no interval)")
 
 
 def quality(source: Source) -> Markdown:

@@ -18,7 +18,7 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from dlmbench import axes, registry
 from dlmbench.errors import BenchError, did_you_mean
-from dlmbench.generation import ATTENTION
+from dlmbench.generation import ATTENTION, PRECISIONS
 from dlmbench.tasks.subject import LIKELIHOODS, Done, Ids, Pair, Setup, Subject
 from dlmbench.types import KnobValue, ModelSpec
 
@@ -31,7 +31,7 @@ Watch = Callable[[str, int], Done]
 _COUNTS = ("draws", "max_length", "new_tokens")
 _CHOICES = {
     "likelihood": LIKELIHOODS,
-    "precision": ("float32", "bfloat16", "float16"),
+    "precision": PRECISIONS,
     "attention": ATTENTION,
 }
 _OWN = ("pretrained", "revision", "sampler", "engine", "seed", "check_greedy", *_COUNTS, *_CHOICES)
