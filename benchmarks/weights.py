@@ -25,7 +25,7 @@ def write_checkpoint(folder: Path) -> dict[str, Any]:
     import torch
     from huggingface_hub import save_torch_state_dict
 
-    from dlmbench.engines import _checkpoint as checkpoint
+    from dlmbench.models import checkpoint
 
     family = checkpoint.family_module(FAMILY)
     arch = checkpoint.named_architecture(FAMILY, "8b")

@@ -8,8 +8,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
-from dlmbench import assets, config
 from dlmbench.errors import BenchError
+from dlmbench.experiment import load
+from dlmbench.models import assets
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -32,7 +33,7 @@ def main() -> int:
     options = _parser().parse_args()
     try:
         reports = assets.download(
-            config.load(options.config),
+            load.load(options.config),
             assets.read_token(options.hf_token),
             options.model_cache_dir,
             options.dataset_cache_dir,

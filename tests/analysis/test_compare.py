@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.unit.synthetic_run import ENVIRONMENT, LLADA, failed, measured, noisy, per_text, target_cell, tiny_run
 
 from dlmbench.analysis.compare import FEWEST, compare
-from dlmbench.store import RECORDS
-from dlmbench.store.records import KIND_OF, cell_record
+from dlmbench.results import RECORDS
+from dlmbench.results.records import KIND_OF, cell_record
 from dlmbench.types import Cell, CellResult, Run
-from program import run
+from support.program import run
+from support.synthetic_run import ENVIRONMENT, LLADA, failed, measured, noisy, per_text, target_cell, tiny_run
 
 STUDY = Path(__file__).parents[2] / "docs/study/h200-random"
 RUN = tiny_run(batches=(1, 4), blocks=(None,), steps=(8, 16), prompts=40)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from test_cli import fails, run
-from tests.unit.synthetic_run import tiny_run
 
 from dlmbench.analysis.cost import Goal, cheapest, costs, goal_of, per_million_tokens
 from dlmbench.analysis.study import analyse
 from dlmbench.errors import BenchError
+from support.program import fails, run
+from support.synthetic_run import tiny_run
 
 # At parity with the baseline's 0.923 nats from K = 32 on; at K = 16 far from it.
 NATS = {None: {4: 2.07, 16: 1.36, 32: 0.85, 64: 0.84}}
@@ -98,7 +98,7 @@ def test_a_price_that_is_none(price):
 
 
 def test_analyze_prints_what_the_h200_study_costs(capsys, tmp_path):
-    from test_forecast import H200_RUN
+    from support.experiments import H200_RUN
 
     folder = tmp_path / "study"
     folder.mkdir()

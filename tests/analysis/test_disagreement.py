@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from tests.unit.synthetic_run import baseline_cell, measured, per_text, target_cell
 
 from dlmbench.analysis.answer import answer
 from dlmbench.analysis.disagreement import why_parities_differ
 from dlmbench.analysis.study import analyse
 from dlmbench.types import Run
+from support.synthetic_run import baseline_cell, measured, per_text, target_cell
 
 N = 80
 STEPS = (8, 16, 32)

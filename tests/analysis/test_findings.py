@@ -8,19 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.unit.synthetic_run import (
-    ENVIRONMENT,
-    baseline_cell,
-    failed,
-    measured,
-    per_text,
-    sample,
-    target_cell,
-    tiny_run,
-)
 
 from dlmbench.analysis.checks import findings
 from dlmbench.types import Cell, CellResult, EnergyPass, Run, Sample, TextScore
+from support.synthetic_run import ENVIRONMENT, baseline_cell, failed, measured, per_text, sample, target_cell, tiny_run
 
 STEADY = [1.0, 1.001, 0.999, 1.002, 0.998, 1.003, 0.997, 1.0, 1.001, 0.999, 1.002, 0.998]
 

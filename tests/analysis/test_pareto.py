@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import scipy.stats
-from tests.unit.synthetic_run import tiny_run
 
 from dlmbench.analysis.pareto import Contender, front_places, on_front
 from dlmbench.analysis.parity import PerText
 from dlmbench.analysis.stats import bootstrap_indices
 from dlmbench.analysis.study import analyse
+from support.synthetic_run import tiny_run
 
 N = 50
 INDICES = bootstrap_indices(N, 2000, seed=0)

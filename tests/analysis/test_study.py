@@ -7,21 +7,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from tests.unit.synthetic_run import (
-    LLADA,
-    NATS,
-    baseline_cell,
-    cell,
-    failed,
-    measured,
-    per_text,
-    target_cell,
-    tiny_run,
-)
 
 from dlmbench.analysis.answer import answer, summary_rows
 from dlmbench.analysis.study import analyse, labels_of
 from dlmbench.types import Run, Score
+from support.synthetic_run import LLADA, NATS, baseline_cell, cell, failed, measured, per_text, target_cell, tiny_run
 
 # Better than the baseline (0.923) from K = 16 on.
 REACHED = {None: {4: 2.0, 8: 1.5, 16: 0.85, 32: 0.85, 64: 0.85}}

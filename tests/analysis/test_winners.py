@@ -6,13 +6,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from tests.unit.synthetic_run import baseline_cell, measured, per_text, target_cell
 
 from dlmbench.analysis.answer import answer
 from dlmbench.analysis.equal_quality import at_equal_quality
 from dlmbench.analysis.study import Study, analyse
 from dlmbench.analysis.winners import pace, who_wins
 from dlmbench.types import CellResult, EnergyPass, Run
+from support.synthetic_run import baseline_cell, measured, per_text, target_cell
 
 N = 60
 HARDNESS = np.random.default_rng(3).normal(0, 0.1, N)

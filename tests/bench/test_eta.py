@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from tests.unit.synthetic_run import baseline_cell, sample, target_cell
 
+from dlmbench.bench.eta import Expectation, remaining, repetitions_left
 from dlmbench.measure.protocol import plan_visit
-from dlmbench.measure.remaining import Expectation, remaining, repetitions_left
 from dlmbench.types import Cell, CellResult, MemoryPass, ProtocolSettings, Sample
+from support.synthetic_run import baseline_cell, sample, target_cell
 
 SETTINGS = ProtocolSettings(warmup=3, pilot=5, min_repeats=10, max_repeats=100, max_time_s=300, rounds=2)
 

@@ -13,28 +13,31 @@ from pathlib import Path
 
 import pytest
 import yaml
-from test_cli import GOOD, fails, run
 
-from dlmbench import config, forecast, grid
+from dlmbench.bench import forecast
+from dlmbench.bench.forecast import Machine
 from dlmbench.errors import BenchError
-from dlmbench.forecast import Machine
+from dlmbench.experiment import load
+from dlmbench.experiment import plan as grid
 from dlmbench.measure.protocol import plan_visit
+from dlmbench.results import read_run
 from dlmbench.roofline import corrected, memory
 from dlmbench.roofline.calibrate import TRANSFER_SD, Calibration
 from dlmbench.roofline.hardware import find
 from dlmbench.roofline.shapes import LLADA_8B, LLAMA_8B
-from dlmbench.store import read_run
 from dlmbench.types import Plan, ProtocolSettings, Sample
+from support.experiments import GOOD, H200_RUN
+from support.program import fails, run
 
 ROOT = Path(__file__).parents[2]
-H200_RUN = ROOT / "docs/study/h200-random"
+
 H200 = find("H200")
 
 
 @pytest.fixture(autouse=True)
 def no_network_and_an_empty_cache(monkeypatch, tmp_path):
     """Whatever is in the cache of this machine, and whoever asks the hub fails."""
-    from dlmbench import hub
+    from dlmbench.models import hub
 
     def cached(*_: object) -> None:
         return None
@@ -54,7 +57,7 @@ def calibrated():
 def planned(text: str, tmp_path: Path) -> Plan:
     path = tmp_path / "c.yaml"
     path.write_text(text)
-    return grid.expand(config.load(path, config.parse_overrides()))
+    return grid.expand(load.load(path, load.parse_overrides()))
 
 
 # ---------------------------------------------------------------- predictions
@@ -91,7 +94,7 @@ def test_what_one_engine_s_times_missed_is_not_said_of_the_other(tmp_path):
 
 def test_a_config_json_that_is_here_decides(tmp_path):
     """A folder with half the layers is predicted as such, and a broken one is named, not guessed."""
-    from dlmbench.families import llama
+    from dlmbench.models.families import llama
 
     folder = tmp_path / "m"
     folder.mkdir()
@@ -210,7 +213,7 @@ def test_plan_refuses_in_one_line(capsys, tmp_path, options, says):
 
 def test_the_full_grid_is_predicted_at_once_and_without_what_is_slow():
     """All of the 144 cells in well under two seconds of computing; what else takes time is importing."""
-    experiment = config.load(ROOT / "config/experiments_full.yaml", config.parse_overrides())
+    experiment = load.load(ROOT / "config/experiments_full.yaml", load.parse_overrides())
     plan = grid.expand(experiment)
     start = time.process_time()
     made = forecast.predict(plan, H200)
@@ -297,7 +300,7 @@ def test_what_calibrate_writes_plan_reads(capsys, tmp_path):
         assert code == 0
         assert ("carried over to H100 SXM" in err) is carried
         assert "latency ms [95%]" in out
-    plan = grid.expand(config.load(grid_file, config.parse_overrides()))
+    plan = grid.expand(load.load(grid_file, load.parse_overrides()))
     cell = plan.cells[0]
     assert forecast.predict(plan, H200, saved).of(cell) == corrected.predict(cell, LLAMA_8B, H200, fitted)
 

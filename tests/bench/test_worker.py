@@ -5,11 +5,11 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
-from tests.unit.synthetic_run import baseline_cell, target_cell
 
-from dlmbench import worker
+from dlmbench.bench import worker
 from dlmbench.measure.protocol import Visit
 from dlmbench.types import Generation, MemoryPass, Prompt, PromptBatch, TracedPass
+from support.synthetic_run import baseline_cell, target_cell
 
 BATCH = PromptBatch((Prompt(0, (1, 2)),), "")
 

@@ -11,25 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from checkpoints import LLADA, LLAMA, write_checkpoint
-from program import fails, run
+from support.checkpoints import LLADA, LLAMA, write_checkpoint
+from support.experiments import GOOD
+from support.program import fails, run
 
 ROOT = Path(__file__).parents[2]
-GOOD = """
-name: t
-models:
-  a: {family: llama, source: tiny, weights: random}
-  d: {family: llada, source: tiny, weights: random}
-grid:
-  lengths: {prompt_tokens: 8, new_tokens: 8}
-  batch_size: [1]
-  precision: float32
-  attention: auto
-  samplers:
-    autoregressive: {}
-    masked_diffusion: {steps: [4, 8]}
-prompts: {source: tiny, count: 2}
-"""
 
 
 @pytest.fixture
@@ -232,15 +218,17 @@ def test_generate_refuses_in_one_line(capsys, checkpoint, tmp_path, content, opt
     fails(capsys, *given, says=says)
 
 
-@pytest.mark.parametrize(("command", "does"), [("generate", "generation.generate"), ("likelihood", "given.score")])
+@pytest.mark.parametrize(
+    ("command", "does"), [("generate", "generate.generate"), ("likelihood", "score_references.score")]
+)
 def test_every_attention_kernel_of_the_engines_can_be_named(capsys, checkpoint, ids, monkeypatch, command, does):
     import typer
 
     from dlmbench.cli import app
-    from dlmbench.engines._attention import KERNELS
+    from dlmbench.models.attention import KERNELS
 
     asked = []
-    monkeypatch.setattr(f"dlmbench.{does}", lambda request, *_: asked.append(request.attention) or ())
+    monkeypatch.setattr(f"dlmbench.bench.{does}", lambda request, *_: asked.append(request.attention) or ())
     given = [command, "--model", checkpoint, "--prompt_file", ids]
     for name in ("auto", *KERNELS):
         assert run(capsys, *given, "--attention", name) == (0, "", "")

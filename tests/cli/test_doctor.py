@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from dlmbench import diagnosis
+from dlmbench.cli import doctor
 from dlmbench.measure.condition import GpuCondition, condition_of, devices_seen_by_the_driver
 from dlmbench.measure.energy import GpuMeter
-from program import run
+from support.program import run
 
 ROOT = Path(__file__).parents[2]
 SOUND = GpuCondition(
@@ -21,7 +21,7 @@ SOUND = GpuCondition(
 
 
 def found(condition):
-    return {e.subject: e for e in diagnosis.of_condition(condition)}
+    return {e.subject: e for e in doctor.of_condition(condition)}
 
 
 def test_a_sound_gpu_is_ok_in_every_respect():
@@ -56,7 +56,7 @@ def test_what_is_wrong_with_a_gpu_is_named_with_a_remedy(changes, subject, state
 def test_a_gpu_that_tells_nothing_raises_no_alarm():
     silent = condition_of(GpuMeter())
     assert silent == GpuCondition(*[None] * 11, counts_energy=False)
-    assert {e.subject for e in diagnosis.of_condition(silent) if e.state == "warning"} == {"energy"}
+    assert {e.subject for e in doctor.of_condition(silent) if e.state == "warning"} == {"energy"}
     assert devices_seen_by_the_driver() >= 0
 
 
@@ -83,39 +83,39 @@ def test_what_stands_in_the_way_decides_the_exit_code(capsys, monkeypatch, tmp_p
 
 
 def test_one_problem_is_counted_in_the_singular(capsys, monkeypatch):
-    monkeypatch.setattr(diagnosis, "examine", lambda experiment: [diagnosis.Examined("error", "disk", "full", "tidy")])
+    monkeypatch.setattr(doctor, "examine", lambda experiment: [doctor.Examined("error", "disk", "full", "tidy")])
     code, _, err = run(capsys, "doctor")
     assert code == 2
     assert "1 problem stands in the way of a study" in err
 
 
 def test_a_package_of_another_version_is_an_error(monkeypatch):
-    real = diagnosis.metadata.version
-    monkeypatch.setattr(diagnosis.metadata, "version", lambda name: "1.0" if name == "transformers" else real(name))
-    wrong = [e for e in diagnosis._versions() if e.state == "error"]
+    real = doctor.metadata.version
+    monkeypatch.setattr(doctor.metadata, "version", lambda name: "1.0" if name == "transformers" else real(name))
+    wrong = [e for e in doctor._versions() if e.state == "error"]
     assert [e.subject for e in wrong] == ["packages"]
     assert "transformers 1.0, needed" in wrong[0].text
     assert "make setup" in wrong[0].remedy
 
 
 def test_a_job_knows_whether_its_node_is_shared(monkeypatch, tmp_path):
-    if not diagnosis.slurm.is_there():
+    if not doctor.scheduler.is_there():
         pytest.skip("SLURM's commands are not here")
     monkeypatch.setenv("SLURM_CONF", str(tmp_path / "none"))
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     monkeypatch.setenv("DLMBENCH_NODE_SHARED", "1")
-    examined = {e.subject: e for e in diagnosis._cluster()}
+    examined = {e.subject: e for e in doctor._cluster()}
     assert examined["SLURM"].state == "warning"
     assert "shares it" in examined["node"].text
     monkeypatch.setenv("DLMBENCH_NODE_SHARED", "0")
-    assert {e.subject: e.state for e in diagnosis._cluster()}["node"] == "ok"
+    assert {e.subject: e.state for e in doctor._cluster()}["node"] == "ok"
 
 
 def test_a_source_tree_that_is_not_installed_is_told_how_to_be(monkeypatch):
     def missing(name):
-        raise diagnosis.metadata.PackageNotFoundError(name)
+        raise doctor.metadata.PackageNotFoundError(name)
 
-    monkeypatch.setattr(diagnosis.metadata, "metadata", missing)
-    (only,) = diagnosis._versions()
+    monkeypatch.setattr(doctor.metadata, "metadata", missing)
+    (only,) = doctor._versions()
     assert (only.state, only.subject) == ("error", "packages")
     assert "make setup" in only.remedy

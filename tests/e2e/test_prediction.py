@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from dlmbench.store import read_run
-from program import measured_lines, start
+from dlmbench.results import read_run
+from support.program import measured_lines, start
 
 # Several runs of several processes each, on whatever machine there is.
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]

@@ -16,9 +16,9 @@ import yaml
 
 from dlmbench import registry
 from dlmbench.cli import main
-from dlmbench.store import read_run, read_text_results
+from dlmbench.results import read_run, read_text_results
 from dlmbench.types import TextScore
-from encoders import write_bert
+from support.encoders import write_bert
 
 pytestmark = pytest.mark.e2e
 ROOT = Path(__file__).parents[2]

@@ -13,8 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from dlmbench.store import read_run
-from program import command_line, measured_lines, start
+from dlmbench.results import read_run
+from support.program import command_line, measured_lines, start
 
 pytestmark = pytest.mark.e2e
 CONFIG = """

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-import program
+from support import program
 
 pytest.importorskip("lm_eval")
 pytestmark = pytest.mark.e2e

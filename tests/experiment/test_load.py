@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dlmbench import config, grid
+from dlmbench import registry
 from dlmbench.errors import BenchError
+from dlmbench.experiment import load
+from dlmbench.experiment import plan as grid
 from dlmbench.types import SamplerAxes
 
 ROOT = Path(__file__).parents[2]
@@ -47,7 +49,7 @@ def changed(folder, **changes):
 
 def complaint(path, **overrides):
     with pytest.raises(BenchError) as caught:
-        config.load(path, config.parse_overrides(**overrides))
+        load.load(path, load.parse_overrides(**overrides))
     text = str(caught.value)
     assert "\n" not in text
     assert "pydantic" not in text
@@ -64,7 +66,7 @@ def axis(experiment, sampler, knob, number=0):
 
 
 def test_a_file_becomes_an_experiment(tmp_path):
-    found = config.load(written(tmp_path, BASE))
+    found = load.load(written(tmp_path, BASE))
     assert [(m.key, m.family, m.role, m.weights) for m in found.models] == [
         ("llama", "llama", "baseline", "pretrained"),
         ("llada", "llada", "target", "pretrained"),
@@ -86,7 +88,7 @@ def test_a_file_becomes_an_experiment(tmp_path):
     ],
 )
 def test_every_form_of_the_lengths(tmp_path, lengths, pairs):
-    assert config.load(changed(tmp_path, grid__lengths=lengths)).grids[0].lengths == pairs
+    assert load.load(changed(tmp_path, grid__lengths=lengths)).grids[0].lengths == pairs
 
 
 def test_grids_are_a_list_or_one_and_merges_are_not_duplicates(tmp_path):
@@ -94,26 +96,26 @@ def test_grids_are_a_list_or_one_and_merges_are_not_duplicates(tmp_path):
     text = text.replace("\n  batch_size", "\n    batch_size").replace("\n  samplers", "\n    samplers")
     text = text.replace("\n    autoregressive", "\n      autoregressive").replace("\n    masked", "\n      masked")
     text = text.replace("metrics", "  - &second {<<: *first, batch_size: 8}\n  - {<<: *second, batch_size: 9}\nmetrics")
-    assert [g.batch_sizes for g in config.load(written(tmp_path, text)).grids] == [(1, 4), (8,), (9,)]
+    assert [g.batch_sizes for g in load.load(written(tmp_path, text)).grids] == [(1, 4), (8,), (9,)]
 
 
 def test_scientific_numbers_are_numbers_and_metrics_have_settings(tmp_path):
     text = BASE.replace("[likelihood]", "[repetition: {size: 4}]") + "protocol: {half_width: 1e-2}\n"
-    found = config.load(written(tmp_path, text))
+    found = load.load(written(tmp_path, text))
     assert found.protocol.half_width == 0.01
     assert (found.metrics, found.metric_settings) == (("repetition",), {"repetition": {"size": 4}})
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "config").glob("*.yaml")), ids=lambda p: p.stem)
 def test_shipped_files_load_and_every_combination_runs(path):
-    plan = grid.expand(config.load(path))
+    plan = grid.expand(load.load(path))
     assert plan.cells
     assert plan.left_out == ()
     assert path.read_text().startswith("# yaml-language-server: $schema=experiments.schema.json\n")
 
 
 def test_primary_experiment_is_the_published_design():
-    found = config.load(ROOT / "config" / "experiments.yaml")
+    found = load.load(ROOT / "config" / "experiments.yaml")
     assert {m.source for m in found.models} == {"meta-llama/Meta-Llama-3-8B", "GSAI-ML/LLaDA-8B-Base"}
     cells = grid.expand(found).cells
     assert {c.sequence_length for c in cells} == {512, 1024}
@@ -124,10 +126,10 @@ def test_primary_experiment_is_the_published_design():
 
 
 def test_schema_knows_every_knob_and_is_stable():
-    schema = config.json_schema()
+    schema = load.json_schema()
     knobs = schema["$defs"]["masked_diffusion_knobs"]["properties"]
     assert {"steps", "block_length", "threshold", "factor", "published_loop"} <= set(knobs)
-    assert json.dumps(schema) == json.dumps(config.json_schema())
+    assert json.dumps(schema) == json.dumps(load.json_schema())
 
 
 # ---------------------------------------------------------------- slips
@@ -225,10 +227,10 @@ def test_missing_file_and_folder(tmp_path):
 
 
 def test_overrides_replace_the_axes(tmp_path):
-    overrides = config.parse_overrides(
+    overrides = load.parse_overrides(
         steps="16, 32", batch_size="8", seq_len="256", max_prompts="4", models="llada", knobs=["block_length=null,32"]
     )
-    found = config.load(written(tmp_path, BASE), overrides)
+    found = load.load(written(tmp_path, BASE), overrides)
     assert axis(found, "masked_diffusion", "steps") == (16, 32)
     assert axis(found, "masked_diffusion", "block_length") == (None, 32)
     assert (found.grids[0].batch_sizes, found.grids[0].lengths) == ((8,), ((128, 128),))
@@ -238,23 +240,21 @@ def test_overrides_replace_the_axes(tmp_path):
 
 def test_max_prompts_is_a_limit_and_a_prompt_file_is_meant_whole(tmp_path):
     path = written(tmp_path, BASE)
-    assert config.load(path, config.parse_overrides(max_prompts="500")).prompts.count == 32
-    mine = config.load(path, config.parse_overrides(prompt_file="mine.txt", max_prompts="5")).prompts
+    assert load.load(path, load.parse_overrides(max_prompts="500")).prompts.count == 32
+    mine = load.load(path, load.parse_overrides(prompt_file="mine.txt", max_prompts="5")).prompts
     assert (mine.source, mine.path, mine.count, mine.limit) == ("file", "mine.txt", None, 5)
 
 
 def test_sequence_length_keeps_what_the_file_fixed(tmp_path):
     ratio = changed(tmp_path, grid__lengths={"total": [128], "prompt_ratio": 0.25})
-    assert config.load(ratio, config.parse_overrides(seq_len="64")).grids[0].lengths == ((16, 48),)
+    assert load.load(ratio, load.parse_overrides(seq_len="64")).grids[0].lengths == ((16, 48),)
     prompt = changed(tmp_path, grid__lengths={"prompt_tokens": 96, "new_tokens": [8, 16]})
-    assert config.load(prompt, config.parse_overrides(seq_len="100")).grids[0].lengths == ((96, 4),)
+    assert load.load(prompt, load.parse_overrides(seq_len="100")).grids[0].lengths == ((96, 4),)
     assert "leaves no room for new tokens" in complaint(prompt, seq_len="96")
 
 
 def test_a_part_chosen_on_the_command_line_drops_the_knobs_it_lacks(tmp_path):
-    found = config.load(
-        written(tmp_path, BASE), config.parse_overrides(knobs=["commit=threshold", "threshold=0.5,0.9"])
-    )
+    found = load.load(written(tmp_path, BASE), load.parse_overrides(knobs=["commit=threshold", "threshold=0.5,0.9"]))
     cells = [c for c in grid.expand(found).cells if c.model.key == "llada"]
     assert {c.steps for c in cells} == {None}
     assert sorted({c.knob("threshold") for c in cells}) == [0.5, 0.9]
@@ -289,16 +289,12 @@ def test_overrides_that_cannot_be_followed(tmp_path, overrides, expected):
 
 @pytest.mark.parametrize("is_there", [True, False])
 def test_bertscore_is_appended_where_the_metric_is_there(tmp_path, monkeypatch, is_there):
-    path, folder = written(tmp_path, BASE), tmp_path / "package"
-    names = {*config.registry.names("metrics"), "bertscore"} if is_there else {"likelihood"}
-    (folder / "metrics").mkdir(parents=True)
-    for name in names:
-        (folder / "metrics" / f"{name}.py").write_text('"""A metric."""\n')
-    for other in ("families", "samplers", "engines", "prompts"):
-        (folder / other).symlink_to(config.registry._ROOT / other)
-    monkeypatch.setattr(config.registry, "_ROOT", folder)
-    overrides = config.parse_overrides(compute_bertscore=True)
+    path = written(tmp_path, BASE)
+    known = {"likelihood": "", **({"bertscore": ""} if is_there else {})}
+    real = registry._modules
+    monkeypatch.setattr(registry, "_modules", lambda kind: known if kind == "metrics" else real(kind))
+    overrides = load.parse_overrides(compute_bertscore=True)
     if is_there:
-        assert config.load(path, overrides).metrics == ("likelihood", "bertscore")
+        assert load.load(path, overrides).metrics == ("likelihood", "bertscore")
     else:
         assert "bertscore" in complaint(path, compute_bertscore=True)

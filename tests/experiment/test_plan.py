@@ -2,8 +2,9 @@
 
 import pytest
 
-from dlmbench import axes, grid
 from dlmbench.errors import BenchError
+from dlmbench.experiment import knobs as axes
+from dlmbench.experiment import plan as grid
 from dlmbench.types import Experiment, Grid, ModelSpec, PromptSettings, ProtocolSettings, SamplerAxes
 
 LLAMA = ModelSpec("llama", "llama", "org/llama", "baseline")

@@ -8,17 +8,17 @@ from types import ModuleType
 import matplotlib
 import pandas as pd
 import pytest
-from tests.unit.synthetic_run import LLADA, baseline_cell, cell, failed, measured, per_text, target_cell, tiny_run
 
 from dlmbench import registry
 from dlmbench.analysis.answer import answer
 from dlmbench.analysis.study import analyse
-from dlmbench.families._shapes import architecture_of
-from dlmbench.figures._style import interval_column
-from dlmbench.figures._write import render, write_all
+from dlmbench.charts.style import interval_column
+from dlmbench.charts.write import render, write_all
+from dlmbench.models.shapes import architecture_of
 from dlmbench.roofline.hardware import find
 from dlmbench.roofline.surface import break_even_surface
 from dlmbench.types import CommitOrder
+from support.synthetic_run import LLADA, baseline_cell, cell, failed, measured, per_text, target_cell, tiny_run
 
 PROMISED = (
     "breakeven_map",

@@ -9,14 +9,14 @@ from types import ModuleType
 
 import pandas as pd
 import pytest
-from tests.unit.synthetic_run import LLADA, LLAMA, baseline_cell, failed, measured, target_cell, tiny_run
 
 from dlmbench import registry
 from dlmbench.analysis.study import analyse
-from dlmbench.figures._points import ends
-from dlmbench.figures._write import render
-from dlmbench.store.records import read_run
+from dlmbench.charts.points import ends
+from dlmbench.charts.write import render
+from dlmbench.results.records import read_run
 from dlmbench.types import Cell, CellResult, EnergyPass, Run
+from support.synthetic_run import LLADA, LLAMA, baseline_cell, failed, measured, target_cell, tiny_run
 
 MIB = 1 << 20
 H200 = Path(__file__).parents[2] / "docs" / "study" / "h200-random"

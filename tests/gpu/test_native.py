@@ -7,7 +7,8 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from dlmbench import registry  # noqa: E402
-from dlmbench.engines import hf, native  # noqa: E402
+from dlmbench.models.engines import hf  # noqa: E402
+from dlmbench.models.engines.native import transformer  # noqa: E402
 from dlmbench.types import ModelSpec, Prompt, PromptBatch  # noqa: E402
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
@@ -38,9 +39,9 @@ def test_bfloat16_logits_are_as_near_to_float32_as_those_of_transformers(family)
         model = load(engine, family, **given)
         return model.logits(model.forward(tokens), 0, 96).double()
 
-    exact = logits(native, precision="float32", attention="math", compile=False, record=False)
-    ours, theirs = (((logits(e) - exact).norm() / exact.norm()).item() for e in (native, hf))
-    plain = ((logits(native, compile=False, record=False) - exact).norm() / exact.norm()).item()
+    exact = logits(transformer, precision="float32", attention="math", compile=False, record=False)
+    ours, theirs = (((logits(e) - exact).norm() / exact.norm()).item() for e in (transformer, hf))
+    plain = ((logits(transformer, compile=False, record=False) - exact).norm() / exact.norm()).item()
     print(f"{family}: native {ours:.2e}, native plain {plain:.2e}, hf {theirs:.2e}")
     assert max(ours, plain) < 2e-2
     assert max(ours, plain) < 1.1 * theirs
@@ -57,7 +58,7 @@ SETTINGS = [
 
 def test_recorded_steps_give_the_same_tokens():
     sampler = registry.load("samplers", "masked_diffusion")
-    recorded, launched = (load(native, "llada", record=record) for record in (True, False))
+    recorded, launched = (load(transformer, "llada", record=record) for record in (True, False))
     for given in SETTINGS:
         for rows in (1, 3):
             one, other = (
@@ -75,7 +76,7 @@ def test_recorded_decoding_gives_the_same_tokens(temperature):
     sampler = registry.load("samplers", "autoregressive")
     made = []
     for record in (True, False):
-        model = load(native, "llama", record=record)
+        model = load(transformer, "llama", record=record)
         for length in (10, 300):
             made.append(sampler.generate(model, prompts(2, length), 40, {"temperature": temperature}, seed=1).tokens_BG)
             made.append(sampler.generate(model, prompts(2, length), 40, {"temperature": temperature}, seed=1).tokens_BG)
@@ -85,12 +86,12 @@ def test_recorded_decoding_gives_the_same_tokens(temperature):
 
 
 def test_flash_decoding_is_attention():
-    from dlmbench.engines import _few_rows
+    from dlmbench.models.engines.native import triton_kernels
 
     for rows, place in ((1, 0), (1, 63), (1, 700), (4, 511), (40, 129)):
         q = torch.randn(rows, 32, 128, device="cuda", dtype=torch.bfloat16)
         k, v = (torch.randn(rows, 800, 8, 128, device="cuda", dtype=torch.bfloat16) for _ in range(2))
-        found = _few_rows.attend(q, k, v, torch.tensor([place], device="cuda"))
+        found = triton_kernels.attend(q, k, v, torch.tensor([place], device="cuda"))
         keys, values = (t[:, : place + 1].transpose(1, 2).double() for t in (k, v))
         exact = torch.nn.functional.scaled_dot_product_attention(q.double()[:, :, None], keys, values, enable_gqa=True)[
             :, :, 0
@@ -100,7 +101,7 @@ def test_flash_decoding_is_attention():
 
 @pytest.mark.parametrize("rows", [1, 3, 16, 17, 32])
 def test_products_of_few_rows_are_products(rows):
-    from dlmbench.engines._few_rows import Products
+    from dlmbench.models.engines.native.triton_kernels import Products
 
     ours = Products(128256, torch.device("cuda"))
     # The last weight is of no shape that the kernel takes: torch has to step in.
@@ -126,7 +127,7 @@ def test_loading_holds_the_model_once():
     torch.cuda.empty_cache()
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
-    model = load(native, "llada")
+    model = load(transformer, "llada")
     weights = 2 * model.architecture.parameters
     largest = 2 * model.architecture.vocab_size * model.architecture.hidden_size
     assert torch.cuda.max_memory_allocated() - before < 1.02 * weights + largest

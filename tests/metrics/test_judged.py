@@ -13,7 +13,7 @@ from dlmbench.errors import BenchError
 from dlmbench.metrics import bertscore, judge_likelihood, judge_truth, mauve
 from dlmbench.tiny import checkpoint_folder
 from dlmbench.types import Cell, ModelSpec, Prompt, StoredGeneration, Texts, TextScore, Unscored, WholeScore
-from encoders import write_bert, write_roberta
+from support.encoders import write_bert, write_roberta
 
 CELL = Cell(
     *(ModelSpec("m", "llama", "x", "baseline"), "hf", "autoregressive", (("temperature", 0.0),)),

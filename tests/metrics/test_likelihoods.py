@@ -12,14 +12,13 @@ import pytest
 import torch
 from scipy import stats
 
-from checkpoints import LLADA, LLAMA, write_checkpoint
 from dlmbench import registry
-from dlmbench.engines import hf
 from dlmbench.errors import BenchError
 from dlmbench.metrics import elbo, likelihood, unigram_entropy
-from dlmbench.metrics._request import parse_settings, settle
-from dlmbench.metrics._span import sizes
-from dlmbench.samplers import masked_diffusion
+from dlmbench.models.engines import hf
+from dlmbench.sampling.samplers import masked_diffusion
+from dlmbench.scoring.request import parse_settings, settle
+from dlmbench.scoring.span import sizes
 from dlmbench.tiny import checkpoint_folder
 from dlmbench.types import (
     Cell,
@@ -32,6 +31,7 @@ from dlmbench.types import (
     TextScore,
     Unscored,
 )
+from support.checkpoints import LLADA, LLAMA, write_checkpoint
 
 MASK = 60
 
@@ -186,7 +186,7 @@ def test_every_text_has_a_value_or_a_reason(metric):
     folder = checkpoint_folder("llada" if family == "llada" else "ar")
     spec = ModelSpec(family, family, str(folder), "baseline")
     model = hf.load(spec, folder, precision="float32", attention="auto", device="cpu")
-    from dlmbench.codec import Codec
+    from dlmbench.models.tokenizer import Codec
 
     codec = Codec(folder)
     words = "she took the yellow letter and gave it to eric ."

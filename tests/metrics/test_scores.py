@@ -8,12 +8,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from synthetic_run import ENVIRONMENT, baseline_cell, target_cell
 
-from dlmbench.console import remarks, scores
-from dlmbench.scorer import aggregate
-from dlmbench.store import Store, read_run
+from dlmbench.bench.quality import aggregate
+from dlmbench.cli.console import remarks, scores
+from dlmbench.results import Store, read_run
 from dlmbench.types import MissingText, ModelSpec, Plan, TextScore, Unscored, WholeScore
+from support.synthetic_run import ENVIRONMENT, baseline_cell, target_cell
 
 CELL = target_cell(16)
 NATS, TOKENS, BYTES, WORDS = (60.0, 90.0, 30.0), (64, 64, 32), (250, 300, 120), (50, 62, 25)

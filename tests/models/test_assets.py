@@ -11,9 +11,9 @@ from types import SimpleNamespace
 import pytest
 from huggingface_hub import errors
 
-from dlmbench import assets, hub
 from dlmbench.errors import BenchError
-from dlmbench.families import llada, llama
+from dlmbench.models import assets, hub
+from dlmbench.models.families import llada, llama
 from dlmbench.types import Experiment, ModelSpec, PromptSettings, ProtocolSettings
 
 ROOT = Path(__file__).parents[2]

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from checkpoints import LLADA, write_checkpoint
-from program import start
+from support.checkpoints import LLADA, write_checkpoint
+from support.program import start
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 TOKEN = "hf_averysecretone"
@@ -140,7 +140,7 @@ def test_sizes_first_then_a_dead_line_is_tried_again_and_whole_files_are_kept(hu
     # A run asks nothing of a hub that it could reach: what is there is used as it is.
     hub.requests.clear()
     code = (
-        "from dlmbench.assets import resolve_model; from dlmbench.types import ModelSpec;"
+        "from dlmbench.models.assets import resolve_model; from dlmbench.types import ModelSpec;"
         "print(resolve_model(ModelSpec('m', 'llada', 'org/tiny', 'target')))"
     )
     endpoint = f"http://127.0.0.1:{hub.server.server_address[1]}"

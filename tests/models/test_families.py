@@ -8,11 +8,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from checkpoints import LLADA, LLAMA, write_checkpoint
-from dlmbench.engines import hf
 from dlmbench.errors import BenchError
-from dlmbench.families import llada, llama
+from dlmbench.models.engines import hf
+from dlmbench.models.families import llada, llama
 from dlmbench.types import ModelSpec
+from support.checkpoints import LLADA, LLAMA, write_checkpoint
 
 TOKENS = torch.tensor([[5, 9, 13, 7, 30, 44, 2, 19], [3, 3, 8, 50, 41, 22, 17, 6]])
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from checkpoints import LLADA, write_checkpoint
+from support.checkpoints import LLADA, write_checkpoint
 
 ROOT = Path(__file__).parents[2]
 
@@ -41,7 +41,7 @@ def extended(tmp_path_factory):
 
 
 def test_it_is_listed_planned_and_run(extended, tmp_path):
-    assert "leads the second best" in extended("-m", "dlmbench", "list", "samplers/commit").stdout
+    assert "leads the second best" in extended("-m", "dlmbench", "list", "commit").stdout
     prompts = tmp_path / "p.jsonl"
     prompts.write_text('{"prompt_ids": [5, 9, 13]}\n')
     model = write_checkpoint(tmp_path / "m", LLADA)
@@ -53,7 +53,7 @@ def test_it_is_listed_planned_and_run(extended, tmp_path):
 
 
 def test_the_conformance_kit_covers_it_without_an_edit(extended):
-    done = extended("-m", "pytest", "tests/contract/test_samplers.py", "-k", "margin", "-p", "no:xdist")
+    done = extended("-m", "pytest", "tests/sampling/test_samplers.py", "-k", "margin", "-p", "no:xdist")
     passed = re.search(r"(\d+) passed", done.stdout)
     assert passed is not None, done.stdout
     assert int(passed[1]) >= 15

@@ -12,29 +12,20 @@ from pathlib import Path
 
 import pytest
 from markdown_it import MarkdownIt
-from tests.unit.synthetic_run import (
-    ENVIRONMENT,
-    LLADA,
-    LLAMA,
-    baseline_cell,
-    failed,
-    measured,
-    target_cell,
-    tiny_run,
-)
 
 from dlmbench import registry
 from dlmbench.analysis.breakeven import BreakEven
 from dlmbench.analysis.study import analyse
 from dlmbench.errors import BenchError
 from dlmbench.report import document
-from dlmbench.report._discussion import THEMES, ask
-from dlmbench.report._markdown import Markdown, escape, table
-from dlmbench.report._numbers import seconds, sig, spread
-from dlmbench.report._results import crossing
-from dlmbench.report._source import Source, load_settings
-from dlmbench.store import read_run
+from dlmbench.report.discussion import THEMES, ask
+from dlmbench.report.markdown import Markdown, escape, table
+from dlmbench.report.numbers import seconds, sig, spread
+from dlmbench.report.results import crossing
+from dlmbench.report.source import Source, load_settings
+from dlmbench.results import read_run
 from dlmbench.types import EnergyPass, LeftOut, Run
+from support.synthetic_run import ENVIRONMENT, LLADA, LLAMA, baseline_cell, failed, measured, target_cell, tiny_run
 
 STUDY = Path(__file__).parents[2] / "docs/study/h200-random"
 REACHED = {None: {4: 2.0, 8: 1.5, 16: 0.85, 32: 0.85, 64: 0.85}}

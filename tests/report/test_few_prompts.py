@@ -8,7 +8,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from tests.unit.synthetic_run import target_cell, tiny_run
 
 from dlmbench import registry
 from dlmbench.analysis.answer import answer
@@ -18,11 +17,12 @@ from dlmbench.analysis.pareto import Contender, front_places
 from dlmbench.analysis.parity import PerText
 from dlmbench.analysis.stats import bootstrap_indices
 from dlmbench.analysis.study import analyse
-from dlmbench.figures._write import render
+from dlmbench.charts.write import render
 from dlmbench.report import document, page
-from dlmbench.report._numbers import spread
-from dlmbench.report._source import Source, load_settings
+from dlmbench.report.numbers import spread
+from dlmbench.report.source import Source, load_settings
 from dlmbench.types import Run
+from support.synthetic_run import target_cell, tiny_run
 
 NOT_A_NUMBER = re.compile(r"\b(nan|None|NaN)\b")
 

@@ -13,18 +13,18 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from tests.unit.hostile_run import ATTACKS, hostile_run
-from tests.unit.synthetic_run import LLADA, LLAMA, failed, target_cell, tiny_run
 
 from dlmbench import registry
 from dlmbench.analysis.study import analyse
-from dlmbench.figures import _page
-from dlmbench.figures._write import csv_of
+from dlmbench.charts import page as _page
+from dlmbench.charts.write import csv_of
 from dlmbench.report import page
-from dlmbench.report._cases import cases
-from dlmbench.report._page_parts import figures
-from dlmbench.store.views import raw_metrics
+from dlmbench.report.cases import cases
+from dlmbench.report.page_parts import figures
+from dlmbench.results.views import raw_metrics
 from dlmbench.types import LeftOut
+from support.hostile_run import ATTACKS, hostile_run
+from support.synthetic_run import LLADA, LLAMA, failed, target_cell, tiny_run
 
 RUN = tiny_run(batches=(1, 8), blocks=(None,), steps=(4, 16, 64), repetitions=12)
 STUDY = analyse(RUN, draws=200)

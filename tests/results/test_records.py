@@ -14,7 +14,7 @@ import pytest
 
 from dlmbench import registry
 from dlmbench.errors import BenchError
-from dlmbench.store import FIXED_COLUMNS, Store, read_generations, read_run, read_text_scores
+from dlmbench.results import FIXED_COLUMNS, Store, read_generations, read_run, read_text_scores
 from dlmbench.types import (
     Cell,
     CellStatus,

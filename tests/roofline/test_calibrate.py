@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from dlmbench.errors import BenchError
-from dlmbench.families._shapes import architectures
+from dlmbench.models.shapes import architectures
+from dlmbench.results import read_run
 from dlmbench.roofline import corrected, measured
 from dlmbench.roofline.calibrate import (
     TRANSFER_SD,
@@ -21,7 +22,6 @@ from dlmbench.roofline.calibrate import (
 )
 from dlmbench.roofline.hardware import find
 from dlmbench.roofline.shapes import LLADA_8B, LLAMA_8B, cell
-from dlmbench.store import read_run
 from dlmbench.types import CellResult, Sample
 
 H200, A100 = find("H200"), find("A100 80GB SXM")

@@ -7,11 +7,10 @@ import pytest
 import torch
 
 from dlmbench import registry
-from dlmbench.engines._workspace import PlainWorkspace
 from dlmbench.errors import BenchError
-from dlmbench.families import llada
-from dlmbench.roofline import __main__ as tables
-from dlmbench.roofline import corrected, hardware, work
+from dlmbench.models.engines.native.cuda_graphs import PlainWorkspace
+from dlmbench.models.families import llada
+from dlmbench.roofline import __main__, corrected, hardware, operators
 from dlmbench.roofline.differences import differences
 from dlmbench.roofline.shapes import LLADA_8B, LLAMA_8B, cell
 from dlmbench.roofline.surface import break_even_surface, surfaces
@@ -71,17 +70,17 @@ def test_forwards_are_the_samplers_own(knobs):
     made = sampler.generate(Oracle(), batch, new, settled)
 
     one = cell(TINY, "hf", (rows, prompt, new), **settled)
-    kinds = work.forwards_of(one, None if "steps" in settled else made.forwards)
+    kinds = operators.forwards_of(one, None if "steps" in settled else made.forwards)
     assert sum(f.count for f in kinds) == made.forwards
     assert sum(f.count * f.rows * f.queries for f in kinds) == made.positions
     assert sum(f.count * f.rows * f.pairs for f in kinds) == made.attention_pairs
-    assert work.least_forwards(one) <= made.forwards
+    assert operators.least_forwards(one) <= made.forwards
 
 
 @pytest.mark.parametrize(("prompt", "new"), [(5, 12), (7, 1), (1, 30)])
 def test_autoregressive_counts(prompt, new):
     """As the sampler counts them: P + G - 1 positions, each seeing itself and all before it."""
-    kinds = work.forwards_of(cell(LLAMA_8B, "hf", (3, prompt, new)))
+    kinds = operators.forwards_of(cell(LLAMA_8B, "hf", (3, prompt, new)))
     positions = prompt + new - 1
     assert sum(f.count * f.rows * f.queries for f in kinds) == 3 * positions
     assert sum(f.count * f.rows * f.pairs for f in kinds) == 3 * positions * (positions + 1) / 2
@@ -89,15 +88,15 @@ def test_autoregressive_counts(prompt, new):
 
 
 def test_flops_of_the_8b_models():
-    assert work.body_weights(LLADA_8B) == work.body_weights(LLAMA_8B) == 6_979_321_856
+    assert operators.body_weights(LLADA_8B) == operators.body_weights(LLAMA_8B) == 6_979_321_856
     assert (LLADA_8B.parameters, LLAMA_8B.parameters) == (8_015_581_184, 8_030_261_248)
     for engine, share in (("hf", 1), ("native", 0.25)):
         x = cell(LLADA_8B, engine, (3, 768, 256), steps=1)
-        load = work.load_of(work.forwards_of(x)[0], x, LLADA_8B)
+        load = operators.load_of(operators.forwards_of(x)[0], x, LLADA_8B)
         head = 517_996_544 * share
         assert load.flops == 2 * 3 * 1024 * (6_979_321_856 + head) + 524_288 * 3 * 1024**2
     x = cell(LLAMA_8B, "hf", (2, 100, 2))
-    prefill, decode = (work.load_of(f, x, LLAMA_8B) for f in work.forwards_of(x))
+    prefill, decode = (operators.load_of(f, x, LLAMA_8B) for f in operators.forwards_of(x))
     head = 2 * 2 * 525_336_576
     assert prefill.flops == 2 * 2 * 100 * 6_979_321_856 + 262_144 * 2 * 100 * 101 + head
     assert decode.flops == 2 * 2 * 6_979_321_856 + 524_288 * 2 * 101 + head
@@ -127,8 +126,8 @@ def test_floor_of_cached_forwards_is_weights_and_cache():
         decode = cell(LLAMA_8B, "hf", (batch, 0, 2 * context - 1))
         assert round(1e3 * corrected.floor_s(decode, LLAMA_8B, CEILINGS) / (2 * context - 1), 1) == milliseconds
     dual = cell(LLADA_8B, "hf", (1, 256, 256), cache="dual", block_length=32, steps=256)
-    (later,) = work.forwards_of(dual, needed_head_only=True)[1:]
-    assert round(1e3 * work.load_of(later, dual, LLADA_8B).compulsory_bytes / 4.29e12, 1) == 3.6
+    (later,) = operators.forwards_of(dual, needed_head_only=True)[1:]
+    assert round(1e3 * operators.load_of(later, dual, LLADA_8B).compulsory_bytes / 4.29e12, 1) == 3.6
 
 
 def test_block_length_does_not_change_a_vanilla_generation():
@@ -291,8 +290,8 @@ def test_sizes_of_the_published_errors():
     assert (round(mask.published, 2), round(mask.right, 2)) == (8.46, 4.54)
 
 
-@pytest.mark.parametrize("name", tables.TABLES)
+@pytest.mark.parametrize("name", __main__.TABLES)
 def test_the_document_shows_what_its_commands_print(name, capsys):
-    assert tables.main([name]) == 0
+    assert __main__.main([name]) == 0
     document = (Path(__file__).parents[2] / "docs/roofline.md").read_text(encoding="utf-8")
     assert capsys.readouterr().out.strip() in document

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from dlmbench.engines import native
+from dlmbench.models.engines.native import transformer
 from dlmbench.roofline import memory
 from dlmbench.roofline.shapes import LLADA_8B, LLAMA_8B, cell
 
@@ -104,4 +104,4 @@ def test_the_peaks_of_both_engines_on_an_h200():
 
 
 def test_the_native_engine_works_in_the_pieces_that_are_reckoned_with():
-    assert (memory.CHUNK_BYTES, memory.CHUNK_ROWS) == (native.LOGITS_BYTES, native.MLP_ROWS)
+    assert (memory.CHUNK_BYTES, memory.CHUNK_ROWS) == (transformer.LOGITS_BYTES, transformer.MLP_ROWS)

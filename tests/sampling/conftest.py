@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from checkpoints import LLADA, LLAMA, write_checkpoint
-from contract.reference import PlainModel
 from dlmbench import registry
-from dlmbench.engines import _checkpoint as checkpoint
+from dlmbench.models import checkpoint
 from dlmbench.types import ModelSpec
+from support.checkpoints import LLADA, LLAMA, write_checkpoint
+from support.reference_sampler import PlainModel
 
 # Every engine in the folder: a new one is held to the same tokens without an edit here.
 ENGINES = registry.names("engines")

@@ -10,15 +10,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from contract.reference import run, schedule
 from dlmbench import registry
 from dlmbench.errors import BenchError, InvalidLogitsError
 from dlmbench.metrics import elbo
-from dlmbench.samplers import masked_diffusion
-from dlmbench.samplers._denoise import quotas
-from dlmbench.samplers._step import Step
-from dlmbench.samplers.commit import factor as factor_rule
+from dlmbench.sampling.commit import factor as factor_rule
+from dlmbench.sampling.denoise import quotas
+from dlmbench.sampling.samplers import masked_diffusion
+from dlmbench.sampling.step import Step
 from dlmbench.types import Cell, ModelSpec, Prompt, PromptBatch, Texts
+from support.reference_sampler import run, schedule
 
 MASK, EOS = 60, 2
 PARTS = {
@@ -321,7 +321,7 @@ class _FourTokens:
 
 def test_draws_follow_the_softmax(diffusion):
     """One masked position at temperature 0.7: 4000 prompts draw 4000 tokens from softmax(logits / T)."""
-    from dlmbench.samplers._choice import choose_tokens
+    from dlmbench.sampling.choice import choose_tokens
 
     logits_V = torch.tensor([1.0, 0.2, -0.5, 2.0, 0.0])
     drawn = choose_tokens(

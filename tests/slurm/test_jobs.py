@@ -12,18 +12,19 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
-from tests.unit.synthetic_run import ENVIRONMENT, sample, target_cell
 
-from dlmbench import config, grid
-from dlmbench.cluster import finishing, progress, queueing, submission, task
-from dlmbench.cluster.shards import balance, setting_of
-from dlmbench.cluster.stopping import Stopping, resumable
-from dlmbench.cluster.submission import Resources
+from dlmbench.bench.stopping import Stopping, resumable
 from dlmbench.errors import BenchError, StopRequestedError
+from dlmbench.experiment import load
+from dlmbench.experiment import plan as grid
+from dlmbench.experiment.shards import balance, setting_of
+from dlmbench.results import Store, read_run
 from dlmbench.roofline import hardware
-from dlmbench.store import Store, read_run
+from dlmbench.slurm import finish, shard, status, submission, submit
+from dlmbench.slurm.submission import Resources
 from dlmbench.types import CellStatus, Plan, Sample, StoredGeneration, TextScore
-from program import fails, run
+from support.program import fails, run
+from support.synthetic_run import ENVIRONMENT, sample, target_cell
 
 CONFIG = """
 name: small
@@ -49,8 +50,8 @@ def submitted(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SLURM_CONF", str(tmp_path / "nowhere"))
     (tmp_path / "small.yaml").write_text(CONFIG)
-    experiment = config.load(tmp_path / "small.yaml")
-    made = queueing.propose(
+    experiment = load.load(tmp_path / "small.yaml")
+    made = submit.propose(
         experiment, grid.expand(experiment), tmp_path / "run", 4, hardware.find("h200"), Resources(gres="")
     )
     made.folder.mkdir()
@@ -73,7 +74,7 @@ def fill(made, index, *, environment=ENVIRONMENT, cells=None, end=True):
                 store.add_text_scores([TextScore(cell.id, "distinct_1", 0, 1.0, 2.0)])
             store.append(CellStatus(cell.id, "ok"))
     if end and cells is None:
-        progress.mark_ended(folder)
+        status.mark_ended(folder)
     return folder
 
 
@@ -145,9 +146,9 @@ def test_an_experiment_that_has_changed_since_is_refused(submitted):
         replace(submitted, experiment=replace(submitted.experiment, grids=grids)).plan()
     other = replace(submitted, experiment=replace(submitted.experiment, seed=1))
     with pytest.raises(BenchError, match=r"another experiment.*--resume"):
-        queueing.agree(submitted, other)
+        submit.agree(submitted, other)
     with pytest.raises(BenchError, match="4 shards, not 3"):
-        queueing.agree(submitted, replace(submitted, shards=submitted.shards[:3]))
+        submit.agree(submitted, replace(submitted, shards=submitted.shards[:3]))
 
 
 @pytest.mark.parametrize(
@@ -181,7 +182,7 @@ def test_a_damaged_submission_is_one_line(submitted, capsys, damage):
 def test_a_merge_has_every_cell_once_and_is_idempotent(submitted):
     for index in range(4):
         fill(submitted, index)
-    merged = finishing.merge_submitted(submitted.folder)
+    merged = finish.merge_submitted(submitted.folder)
     assert (merged.shards, merged.cells, merged.repetitions, merged.gaps) == (4, 8, 24, ())
     result = read_run(submitted.folder)
     assert [c.id for c in result.cells] == [c.id for c in submitted.plan().cells], "in the order of the plan"
@@ -191,18 +192,18 @@ def test_a_merge_has_every_cell_once_and_is_idempotent(submitted):
     with (submitted.folder / "raw_metrics.csv").open() as file:
         assert len(list(csv.DictReader(file))) == 24
     before = files(submitted.folder)
-    finishing.merge_submitted(submitted.folder)
+    finish.merge_submitted(submitted.folder)
     assert files(submitted.folder) == before
 
 
 def test_metrics_added_to_the_merged_run_survive_another_merge(submitted):
     for index in range(4):
         fill(submitted, index)
-    finishing.merge_submitted(submitted.folder)
+    finish.merge_submitted(submitted.folder)
     added = TextScore(submitted.plan().cells[0].id, "repetition", 0, 0.0, 1.0)
     with Store.open(submitted.folder, ENVIRONMENT, "small") as store:
         store.add_text_scores([added])
-    finishing.merge_submitted(submitted.folder)
+    finish.merge_submitted(submitted.folder)
     assert added in read_run(submitted.folder).text_scores
 
 
@@ -211,19 +212,19 @@ def test_gaps_are_named_with_the_command_that_fills_them(submitted):
     fill(submitted, 1, cells=1)
     fill(submitted, 2, end=False)
     with pytest.raises(BenchError) as caught:
-        finishing.merge_submitted(submitted.folder)
+        finish.merge_submitted(submitted.folder)
     assert "shard 1 lacks 1 cells" in caught.value.message
     assert "shard 2 has not ended" in caught.value.message
     assert "shard 3 lacks 2 cells" in caught.value.message
     assert f"dlmbench submit --resume {submitted.folder}" in caught.value.hint
     assert not (submitted.folder / "records.jsonl").exists(), "nothing is written before all checks have passed"
-    partial = finishing.merge_submitted(submitted.folder, partial=True)
+    partial = finish.merge_submitted(submitted.folder, partial=True)
     assert (len(partial.gaps), partial.cells, partial.repetitions) == (3, 8, 15)
     fill(submitted, 3)
     shutil.rmtree(submitted.shard_folder(1))
     fill(submitted, 1)
-    progress.mark_ended(submitted.shard_folder(2))
-    assert finishing.merge_submitted(submitted.folder).repetitions == 24, "a partial merge is replaced by a whole one"
+    status.mark_ended(submitted.shard_folder(2))
+    assert finish.merge_submitted(submitted.folder).repetitions == 24, "a partial merge is replaced by a whole one"
 
 
 def test_mixed_environments_are_refused_with_every_field_that_differs(submitted):
@@ -231,7 +232,7 @@ def test_mixed_environments_are_refused_with_every_field_that_differs(submitted)
         fill(submitted, index)
     fill(submitted, 3, environment=replace(ENVIRONMENT, device="NVIDIA A6000", driver="1.2", host="elsewhere"))
     with pytest.raises(BenchError) as caught:
-        finishing.merge_submitted(submitted.folder)
+        finish.merge_submitted(submitted.folder)
     assert "device: 'cpu' in 000 001 002, 'NVIDIA A6000' in 003" in caught.value.message
     assert "driver: None in 000 001 002, '1.2' in 003" in caught.value.message
     assert "host" not in caught.value.message
@@ -240,18 +241,18 @@ def test_mixed_environments_are_refused_with_every_field_that_differs(submitted)
 def test_a_cell_measured_twice_is_refused_and_a_copy_is_not(submitted, tmp_path):
     folders = [fill(submitted, index) for index in range(4)]
     shutil.copytree(folders[1], tmp_path / "copy")
-    merged = finishing.merge_folders(tmp_path / "all", [*folders, tmp_path / "copy"])
+    merged = finish.merge_folders(tmp_path / "all", [*folders, tmp_path / "copy"])
     assert (merged.cells, merged.repetitions) == (8, 24)
     lines = (tmp_path / "copy" / "records.jsonl").read_text().replace('"latency_s": 0.1', '"latency_s": 0.2')
     (tmp_path / "copy" / "records.jsonl").write_text(lines)
     with pytest.raises(BenchError, match=r"measured twice: in .*001 and in .*copy"):
-        finishing.merge_folders(tmp_path / "again", [*folders, tmp_path / "copy"])
+        finish.merge_folders(tmp_path / "again", [*folders, tmp_path / "copy"])
 
 
 def test_what_does_not_belong_together_is_refused(submitted, tmp_path):
     folders = [fill(submitted, index) for index in range(4)]
     with pytest.raises(BenchError, match="holds no run"):
-        finishing.merge_folders(tmp_path / "out", [tmp_path / "nothing"])
+        finish.merge_folders(tmp_path / "out", [tmp_path / "nothing"])
     # A run of its own in the folder to be filled is never overwritten.
     own = replace(sample(submitted.plan().cells[0], 0, 0.7), process_id=99)
     with Store.open(submitted.folder, ENVIRONMENT, "small") as store:
@@ -259,12 +260,12 @@ def test_what_does_not_belong_together_is_refused(submitted, tmp_path):
         store.append(own)
     before = files(submitted.folder)
     with pytest.raises(BenchError, match="a repetition that is in no shard"):
-        finishing.merge_submitted(submitted.folder)
+        finish.merge_submitted(submitted.folder)
     assert files(submitted.folder)["records.jsonl"] == before["records.jsonl"]
     other = asdict(submitted.experiment) | {"seed": 7}
     (folders[2] / "experiment.json").write_text(json.dumps(other))
     with pytest.raises(BenchError, match="different experiments: 000 and 002"):
-        finishing.merge_folders(tmp_path / "out", folders)
+        finish.merge_folders(tmp_path / "out", folders)
 
 
 def test_a_shared_node_is_a_finding_of_the_whole_run(submitted):
@@ -272,7 +273,7 @@ def test_a_shared_node_is_a_finding_of_the_whole_run(submitted):
 
     for index in range(4):
         fill(submitted, index, environment=replace(ENVIRONMENT, node_shared=index == 2))
-    finishing.merge_submitted(submitted.folder)
+    finish.merge_submitted(submitted.folder)
     result = read_run(submitted.folder)
     assert result.environment.node_shared is True
     assert [f.code for f in findings(result) if f.code == "node_shared"] == ["node_shared"]
@@ -305,10 +306,10 @@ def test_finish_merges_and_ends_with_the_report(submitted, capsys, monkeypatch):
 
 
 def test_the_first_task_decides_on_the_environment_and_others_must_agree(tmp_path):
-    task.claim(tmp_path, ENVIRONMENT)
-    task.claim(tmp_path, replace(ENVIRONMENT, host="elsewhere"))
+    shard.claim(tmp_path, ENVIRONMENT)
+    shard.claim(tmp_path, replace(ENVIRONMENT, host="elsewhere"))
     with pytest.raises(BenchError) as caught:
-        task.claim(tmp_path, replace(ENVIRONMENT, device="NVIDIA A6000"))
+        shard.claim(tmp_path, replace(ENVIRONMENT, device="NVIDIA A6000"))
     assert "device: 'cpu' there, 'NVIDIA A6000' here" in caught.value.message
     assert "--gres gpu:a100:1" in caught.value.hint
     assert [p.name for p in (tmp_path / "shards").iterdir()] == ["environment.json"]
@@ -321,7 +322,7 @@ def test_a_task_that_asked_for_a_gpu_does_not_measure_on_the_cpu(submitted):
         pytest.skip("there is a GPU")
     wants = replace(submitted, resources=Resources(gres="gpu:1"))
     with pytest.raises(BenchError, match="torch sees no GPU"):
-        task.run_shard(wants, wants.plan(), 0, Quiet())
+        shard.run_shard(wants, wants.plan(), 0, Quiet())
     assert not (submitted.folder / "shards").exists()
 
 
@@ -350,12 +351,12 @@ def test_usr1_ends_a_run_after_a_whole_repetition_and_the_next_start_goes_on(sub
     part = submitted.part(submitted.plan(), 3)
     folder = submitted.shard_folder(3)
     with pytest.raises(StopRequestedError), resumable(folder), Stopping(Quiet(at=4)) as stopping:
-        task.run_shard(submitted, submitted.plan(), 3, stopping)
+        shard.run_shard(submitted, submitted.plan(), 3, stopping)
     assert signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL
     before = [line for line in (folder / "records.jsonl").read_text().splitlines() if '"sample"' in line]
     assert len(before) == 4
     with resumable(folder), Stopping(Quiet()) as stopping:
-        task.run_shard(submitted, submitted.plan(), 3, stopping)
+        shard.run_shard(submitted, submitted.plan(), 3, stopping)
     after = [line for line in (folder / "records.jsonl").read_text().splitlines() if '"sample"' in line]
     assert after[:4] == before
     found = read_run(folder)
@@ -386,7 +387,7 @@ def test_a_limit_too_short_for_one_timed_repetition_is_an_error_and_not_another_
 def test_progress_is_read_from_the_records(submitted):
     fill(submitted, 0)
     fill(submitted, 1, cells=1)
-    shards = progress.examine(submitted)
+    shards = status.examine(submitted)
     assert [(s.cells, s.ended, s.failed, s.is_complete) for s in shards] == [
         (2, 2, 0, True),
         (2, 1, 0, False),
@@ -402,7 +403,7 @@ def test_progress_is_read_from_the_records(submitted):
         expected = sum(submitted.predicted[i] for i in submitted.shards[index].cell_ids)
         assert shards[index].left_s == pytest.approx(ratio * expected)
     unknown = replace(submitted, predicted={})
-    assert progress.examine(unknown)[3].left_s is None
+    assert status.examine(unknown)[3].left_s is None
 
 
 def test_status_needs_no_slurm(submitted, capsys):
@@ -479,15 +480,15 @@ def test_submitting_where_there_is_no_slurm_says_so(submitted, capsys, monkeypat
     ],
 )
 def test_only_what_chooses_nodes_allows_a_partition_of_several_gpu_types(monkeypatch, extra, is_chosen):
-    from dlmbench.cluster import slurm
+    from dlmbench.slurm import scheduler
 
-    monkeypatch.setattr(slurm, "require", lambda: None)
-    monkeypatch.setattr(slurm, "gpu_types", lambda partition: ("a100", "v100"))
+    monkeypatch.setattr(scheduler, "require", lambda: None)
+    monkeypatch.setattr(scheduler, "gpu_types", lambda partition: ("a100", "v100"))
     if is_chosen:
-        queueing.check(Resources(extra=extra))
+        submit.check(Resources(extra=extra))
         return
     with pytest.raises(BenchError, match=r"several types of GPU \(a100, v100\).*--gres gpu:a100:1"):
-        queueing.check(Resources(extra=extra))
+        submit.check(Resources(extra=extra))
 
 
 def test_a_folder_with_a_run_of_its_own_is_not_submitted_into(submitted, capsys):
@@ -498,14 +499,14 @@ def test_a_folder_with_a_run_of_its_own_is_not_submitted_into(submitted, capsys)
 
 
 def test_a_token_never_reaches_a_job(monkeypatch, tmp_path):
-    from dlmbench.cluster import slurm
+    from dlmbench.slurm import scheduler
 
     command = tmp_path / "show"
     command.write_text("#!/bin/sh\n/usr/bin/env\n")
     command.chmod(0o755)
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     monkeypatch.setenv("HF_HOME", "/models")
-    shown = slurm.ask([str(command)], slurm.job_environment({"DLMBENCH_HOME": "/x"}))
+    shown = scheduler.ask([str(command)], scheduler.job_environment({"DLMBENCH_HOME": "/x"}))
     assert "hf_secret" not in shown
     assert "HF_HOME=/models" in shown
     assert "DLMBENCH_HOME=/x" in shown

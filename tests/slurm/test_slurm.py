@@ -19,10 +19,10 @@ from pathlib import Path
 import pytest
 
 from dlmbench.analysis.checks import findings
-from dlmbench.cluster import slurm, submission
-from dlmbench.store import read_generations, read_run
+from dlmbench.results import read_generations, read_run
+from dlmbench.slurm import scheduler, submission
 from dlmbench.types import Run
-from program import start
+from support.program import start
 
 ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent
@@ -133,7 +133,7 @@ def timed(run: Path, index: int) -> list[str]:
 
 def states(run: Path) -> dict[tuple[str, int | None], str]:
     jobs = [job.id for job in submission.load(run).jobs]
-    return {(t.job, t.index): t.state for t in slurm.tasks(jobs)}
+    return {(t.job, t.index): t.state for t in scheduler.tasks(jobs)}
 
 
 def is_over(run: Path) -> bool:

@@ -6,9 +6,8 @@ import json
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from tests.unit.synthetic_run import LLADA, LLAMA, failed, target_cell, tiny_run
-
 from dlmbench.types import LeftOut, ProtocolSettings, Run, StoredGeneration
+from support.synthetic_run import LLADA, LLAMA, failed, target_cell, tiny_run
 
 SCRIPT = "<script>window.attacked = 'script'</script>"
 IMAGE = "<img src=x onerror=\"window.attacked = 'image'\">"

@@ -192,7 +192,7 @@ def test_the_greedy_flag_of_a_diffusion_model_is_its_own_generation(llada):
 
 
 def test_a_diffusion_generation_is_that_of_the_generate_command(llada, tmp_path):
-    from dlmbench.generation import Request, generate
+    from dlmbench.bench.generate import Request, generate
 
     context = " ".join(STORIES[3][:40])
     path = tmp_path / "prompts.txt"
@@ -259,8 +259,8 @@ def test_wrong_arguments_are_told_before_anything_is_loaded(given, says):
 
 
 def test_every_attention_kernel_of_the_engines_can_be_named():
-    from dlmbench._config_schema import GridEntry
-    from dlmbench.engines._attention import KERNELS
+    from dlmbench.experiment.schema import GridEntry
+    from dlmbench.models.attention import KERNELS
     from dlmbench.tasks.adapter import read_setup
 
     for name in ("auto", *KERNELS):

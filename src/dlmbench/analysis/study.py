@@ -16,13 +16,7 @@ from dlmbench.analysis.checks import findings
 from dlmbench.analysis.matching import curve_key, knobs_without_steps, labels_of, nearest, timed_of
 from dlmbench.analysis.nouns import RANDOM_WEIGHTS, CellSummary, Curve, MetricParity, PeakMemory, Study
 from dlmbench.analysis.pareto import Contender, Front, front_places
-from dlmbench.analysis.parity import (
-    DELTAS,
-    Parity,
-    PerText,
-    common_prompts,
-    steps_to_parity,
-)
+from dlmbench.analysis.parity import DELTAS, Parity, PerText, common_prompts, steps_to_parity
 from dlmbench.analysis.quality import TRUTHS, Quality, all_cells, metrics_of, quality_of, scores_by_text, whole_scores
 from dlmbench.analysis.speedup import Repetitions, speedup_at_parity
 from dlmbench.analysis.stats import IndexArray, bootstrap_indices, ratio_interval, summarise

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dlmbench.analysis.cost import per_million_tokens
+from dlmbench.bench.eta import OWN_PASSES, Expectation, repetitions_left
 from dlmbench.errors import BenchError
-from dlmbench.families._shapes import architectures
-from dlmbench.measure.remaining import OWN_PASSES, Expectation, repetitions_left
-from dlmbench.roofline import corrected, hardware, memory, work
+from dlmbench.models.shapes import architectures
+from dlmbench.roofline import corrected, hardware, memory, operators
 from dlmbench.roofline.corrected import DEFAULT, Efficiencies
 from dlmbench.roofline.hardware import Hardware
 from dlmbench.roofline.surface import Surface, surfaces
@@ -249,7 +249,7 @@ def _expectation(known: Mapping[str, Architecture], device: Hardware | None) -> 
 
     @cache
     def flops(cell: Cell) -> float | None:
-        is_scheduled = work.forwards_of(cell) is not None
+        is_scheduled = operators.forwards_of(cell) is not None
         return corrected.compulsory(cell, known[cell.model.key]).flops if is_scheduled else None
 
     return Expectation(flops, is_seconds=False) if device is None else Expectation(seconds, is_seconds=True)

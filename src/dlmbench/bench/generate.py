@@ -6,12 +6,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from dlmbench import axes, registry
-from dlmbench.assets import resolve_model
-from dlmbench.codec import Codec, find
-from dlmbench.engines import _attention
-from dlmbench.engines import _checkpoint as checkpoint
+from dlmbench import registry
 from dlmbench.errors import BenchError, did_you_mean
+from dlmbench.experiment import knobs as axes
+from dlmbench.models import attention as _attention
+from dlmbench.models import checkpoint
+from dlmbench.models.assets import resolve_model
+from dlmbench.models.tokenizer import Codec, find
 from dlmbench.prompts import load_texts
 from dlmbench.types import Generation, KnobValue, ModelSpec, Prompt, PromptBatch, PromptSettings, SamplerAxes
 

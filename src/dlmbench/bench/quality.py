@@ -26,8 +26,9 @@ from dlmbench.analysis.stats import (
     carrying,
     ratio_of_sums,
 )
+from dlmbench.bench.worker import Failed, Measure, Pool
 from dlmbench.errors import BenchError
-from dlmbench.store import Store, read_text_results
+from dlmbench.results import Store, read_text_results
 from dlmbench.types import (
     Cell,
     MetricRequest,
@@ -45,7 +46,6 @@ from dlmbench.types import (
     Unscored,
     WholeScore,
 )
-from dlmbench.worker import Failed, Measure, Pool
 
 DRAWS = 2000
 # The process of metrics that load a model of their own: a judge, an encoder.

@@ -6,36 +6,31 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Sequence, Set
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from dlmbench import forecast
 from dlmbench import prompts as prompt_sources
-from dlmbench.analysis.answer import SummaryRow, answer, summary_rows
-from dlmbench.analysis.cost import CellCost, Cheapest, cheapest, costs, goal_of
-from dlmbench.analysis.study import analyse
-from dlmbench.assets import resolve_model
-from dlmbench.codec import Codec, find
-from dlmbench.engines import _checkpoint as checkpoint
+from dlmbench.bench import forecast
+from dlmbench.bench.forecast import AS_FOUND, Machine
+from dlmbench.bench.quality import score_run
+from dlmbench.bench.speed import SpeedPass
+from dlmbench.bench.worker import Pool
 from dlmbench.errors import BenchError
-from dlmbench.families._shapes import architectures
-from dlmbench.figures._write import figures_folder, write_all
-from dlmbench.forecast import AS_FOUND, Machine
 from dlmbench.measure.environment import fingerprint
-from dlmbench.metrics._request import MetricSettings, settle
-from dlmbench.report import writing
-from dlmbench.roofline.work import element_bytes
-from dlmbench.runner import SpeedPass
-from dlmbench.scorer import score_run
-from dlmbench.store import Store, read_run
-from dlmbench.store.journal import replace_file
+from dlmbench.models import checkpoint
+from dlmbench.models.assets import resolve_model
+from dlmbench.models.shapes import architectures
+from dlmbench.models.tokenizer import Codec, find
+from dlmbench.results import Store, read_run
+from dlmbench.results.journal import replace_file
+from dlmbench.roofline.operators import element_bytes
+from dlmbench.scoring.request import MetricSettings, settle
 from dlmbench.types import (
     Architecture,
     Cell,
     Experiment,
-    Finding,
     ModelSpec,
     Plan,
     Progress,
@@ -45,7 +40,6 @@ from dlmbench.types import (
     PromptSettings,
     from_mapping,
 )
-from dlmbench.worker import Pool
 
 EXPERIMENT = "experiment.json"
 
@@ -60,19 +54,6 @@ class Setting:
     folders: dict[str, Path | None]
     architectures: dict[str, Architecture]
     device: str
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What the files of a run say."""
-
-    rows: list[SummaryRow]
-    answer: str
-    findings: tuple[Finding, ...]
-    figures: list[Path]
-    reports: list[Path]
-    costs: tuple[CellCost, ...] = ()
-    cheapest: tuple[Cheapest, ...] = ()
 
 
 def prepare(models: tuple[ModelSpec, ...], prompts: PromptSettings, cells: tuple[Cell, ...]) -> Setting:
@@ -154,33 +135,6 @@ def score(output: Path, metrics: Sequence[str], settings: MetricSettings, progre
         store = stack.enter_context(Store.open(output, run.environment, run.name))
         pool = stack.enter_context(Pool(setting.folders, setting.device))
         score_run(Plan(run.cells), requests, store, lambda: pool, _Prompts(setting).quality, progress)
-
-
-def conclude(
-    output: Path,
-    price_per_gpu_hour: float | None = None,
-    quality: str | None = None,
-    say: Callable[[str], None] = lambda stage: None,
-) -> Outcome:
-    """Tables, answer, findings, figures and reports, from the files alone; with a price also what the cells cost.
-
-    There are no reports where the packages they need are not installed. `quality` is the goal of the cheapest way: see
-    `analysis.cost.goal_of`. `say` is told each stage.
-
-    Raises:
-        BenchError: no run there, no such metric, or no price.
-    """
-    run = read_run(output)
-    study = analyse(run)
-    priced: tuple[CellCost, ...] = ()
-    best: tuple[Cheapest, ...] = ()
-    if price_per_gpu_hour is not None:
-        priced = costs(run, study, price_per_gpu_hour)
-        best = cheapest(priced, study, goal_of(quality, study))
-    say("drawing the figures as PNG and PDF")
-    figures = write_all(run, study, figures_folder(output))
-    reports = [] if writing.missing_packages() else writing.write_reports(run, study, output, say)
-    return Outcome(summary_rows(study), answer(study), study.findings, figures, reports, priced, best)
 
 
 def _fit_together(setting: Setting, keys: Set[str]) -> bool:

@@ -8,13 +8,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from dlmbench import generation, registry
-from dlmbench.assets import resolve_model
-from dlmbench.codec import Codec, find
-from dlmbench.engines import _checkpoint as checkpoint
+from dlmbench import registry
+from dlmbench.bench import generate
 from dlmbench.errors import BenchError
-from dlmbench.metrics._request import MetricSettings, settle
+from dlmbench.models import checkpoint
+from dlmbench.models.assets import resolve_model
+from dlmbench.models.tokenizer import Codec, find
 from dlmbench.prompts import Tokenizer, continuation
+from dlmbench.scoring.request import MetricSettings, settle
 from dlmbench.types import Cell, ModelSpec, Prompt, Texts, TextScore
 
 WANTED = '{"prompt": "...", "reference": "..."} or {"prompt_ids": [..], "reference_ids": [..]}'
@@ -34,7 +35,7 @@ class GivenScore:
     note: str
 
 
-def score(request: generation.Request, metric: str, settings: MetricSettings, rows: int) -> Iterator[GivenScore]:
+def score(request: generate.Request, metric: str, settings: MetricSettings, rows: int) -> Iterator[GivenScore]:
     """`likelihood` or `elbo` of each line's continuation, in the order of the file.
 
     Raises:
@@ -60,7 +61,7 @@ def score(request: generation.Request, metric: str, settings: MetricSettings, ro
     )
     for prompt in prompts:
         length = len(prompt.reference_ids or ())
-        knobs = generation.settled(family.SAMPLER, request.knobs, request.engine, length)
+        knobs = generate.settled(family.SAMPLER, request.knobs, request.engine, length)
         cell = Cell(
             *(spec, request.engine, family.SAMPLER, tuple(sorted(knobs.items())), 1, len(prompt.ids), length),
             *(precision, request.attention, request.seed, "given"),

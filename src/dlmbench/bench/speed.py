@@ -11,10 +11,11 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 
+from dlmbench.bench.eta import Expectation, remaining
+from dlmbench.bench.worker import Complete, Failed, Inspect, Pool, Repeat, Repetition, Worker
 from dlmbench.measure.protocol import plan_visit
-from dlmbench.measure.remaining import Expectation, remaining
 from dlmbench.prompts import in_batches
-from dlmbench.store import Store
+from dlmbench.results import Store
 from dlmbench.types import (
     Cell,
     CellStatus,
@@ -26,7 +27,6 @@ from dlmbench.types import (
     ProtocolSettings,
     StoredGeneration,
 )
-from dlmbench.worker import Complete, Failed, Inspect, Pool, Repeat, Repetition, Worker
 
 # Rows generated at once for prompts that no timed repetition met: batch mates never change a row.
 COMPLETION_ROWS = 16

@@ -13,8 +13,8 @@ from pathlib import Path
 from types import FrameType, TracebackType
 
 from dlmbench.errors import BenchError, StopRequestedError
-from dlmbench.store import GENERATIONS, RECORDS, TEXT_SCORES
-from dlmbench.store.journal import read_lines
+from dlmbench.results import GENERATIONS, RECORDS, TEXT_SCORES
+from dlmbench.results.journal import read_lines
 from dlmbench.types import Cell, Progress
 
 

@@ -18,12 +18,12 @@ from pathlib import Path
 from types import ModuleType
 
 from dlmbench import registry
-from dlmbench.codec import Codec, find
 from dlmbench.errors import BenchError, InvalidLogitsError
 from dlmbench.measure.clock import Clock, clock_for
 from dlmbench.measure.energy import GpuMeter, repeat_for_energy
 from dlmbench.measure.memory import measure_memory
 from dlmbench.measure.protocol import Visit, timed_repetition, traced_pass
+from dlmbench.models.tokenizer import Codec, find
 from dlmbench.types import (
     Cell,
     CommitOrder,

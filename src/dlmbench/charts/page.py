@@ -19,7 +19,7 @@ import pandas as pd
 from matplotlib import colormaps
 from matplotlib.colors import to_hex
 
-from dlmbench.figures._style import COLOURS, interval_column
+from dlmbench.charts.style import COLOURS, interval_column
 
 if TYPE_CHECKING:
     from plotly import graph_objects

@@ -8,8 +8,8 @@ from typing import Any
 import pandas as pd
 
 from dlmbench.analysis.study import CellSummary, Study
-from dlmbench.figures import _page
-from dlmbench.figures._points import Point, table, why_missing
+from dlmbench.charts import page
+from dlmbench.charts.points import Point, table, why_missing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,11 +74,11 @@ def panel_keys(frame: pd.DataFrame) -> list[tuple[str, int, int]]:
 
 def panel_titles(frame: pd.DataFrame) -> list[str]:
     """A title for each of `panel_keys`."""
-    return [f"{series}\n{_page.shape_title(prompt, new)}" for series, prompt, new in panel_keys(frame)]
+    return [f"{series}\n{page.shape_title(prompt, new)}" for series, prompt, new in panel_keys(frame)]
 
 
 def hover(row: Any) -> list[str]:
     """What hovering over a point says under its name."""
     steps = [] if pd.isna(row.steps) else [f"K = {row.steps:.0f}"]
-    rate = _page.amount("throughput", row.tokens_per_s, row.tokens_per_s_low, row.tokens_per_s_high, "new tokens/s")
+    rate = page.amount("throughput", row.tokens_per_s, row.tokens_per_s_low, row.tokens_per_s_high, "new tokens/s")
     return [row.series, *steps, f"batch size {row.batch_size}", rate, f"{row.repetitions:.0f} timed repetitions"]

@@ -19,8 +19,8 @@ from matplotlib.figure import Figure
 
 from dlmbench import registry
 from dlmbench.analysis.study import Study
-from dlmbench.figures import _style
-from dlmbench.store import spreadsheet_field
+from dlmbench.charts import style
+from dlmbench.results import spreadsheet_field
 from dlmbench.types import Run
 
 PICTURES = ("png", "pdf")
@@ -45,8 +45,8 @@ def write_all(
                 on_error(name, error)
             else:
                 _LOG.warning("figure %s could not be drawn: %s: %s", name, type(error).__name__, error)
-            failure = _style.new_figure()
-            _style.not_measured(failure, f"this figure could not be drawn ({type(error).__name__}: {error})")
+            failure = style.new_figure()
+            style.not_measured(failure, f"this figure could not be drawn ({type(error).__name__}: {error})")
             written += _pictures(failure, folder, name)
     return written
 
@@ -72,8 +72,8 @@ def csv_of(frame: pd.DataFrame) -> str:
 
 def render(module: ModuleType, frame: pd.DataFrame) -> Figure:
     """The figure, drawn in the shared style, for a PNG or a document."""
-    with mpl.rc_context(dict(_style.RC)):
-        figure = _style.new_figure()
+    with mpl.rc_context(dict(style.RC)):
+        figure = style.new_figure()
         module.draw(frame, figure)
     return figure
 
@@ -90,10 +90,10 @@ def _pictures(figure: Figure, folder: Path, name: str) -> list[Path]:
 def _save(figure: Figure, path: Path) -> Path:
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        with mpl.rc_context(dict(_style.RC)):
+        with mpl.rc_context(dict(style.RC)):
             # Without its date, a PDF of the same points is the same file.
             dated: dict[str, Any] = {"metadata": {"CreationDate": None}} if path.suffix == ".pdf" else {}
-            figure.savefig(partial, format=path.suffix[1:], dpi=_style.DPI, **dated)
+            figure.savefig(partial, format=path.suffix[1:], dpi=style.DPI, **dated)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)

@@ -13,10 +13,10 @@ import typer
 
 # isort: off
 # Imported for the commands they add, in the order in which `--help` lists them.
-from dlmbench.cli import running, reporting, comparing, planning, generating, likelihood, tasking, clusters, looking  # noqa: F401
+from dlmbench.cli import run, report, compare, plan, generate, likelihood, tasks, slurm, machine  # noqa: F401
 
 # isort: on
-from dlmbench.cli._app import app
+from dlmbench.cli.options import app
 from dlmbench.errors import BenchError, StopRequestedError
 
 # sysexits.h EX_TEMPFAIL: not done yet, try again. The job scripts queue a job again on this code alone.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dlmbench.cli._app import app
+from dlmbench.cli.options import app
 from dlmbench.errors import BenchError
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def compare(
     """
     from dlmbench.analysis.compare import as_record
     from dlmbench.analysis.compare import compare as side_by_side
-    from dlmbench.store import read_run
+    from dlmbench.results import read_run
 
     found = side_by_side(read_run(first), read_run(second))
     if not found.pairs:

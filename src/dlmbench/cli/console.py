@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     # Types only: these bring in numpy and scipy, and `plan` is to answer at once.
     from dlmbench.analysis.answer import SummaryRow
     from dlmbench.analysis.cost import CellCost, Cheapest
-    from dlmbench.forecast import Bill, Forecast
+    from dlmbench.bench.forecast import Bill, Forecast
     from dlmbench.roofline.bounds import Bounds
     from dlmbench.roofline.calibrate import Calibration
     from dlmbench.roofline.surface import Surface
@@ -185,7 +185,7 @@ def cells(planned: Sequence[Cell], forecast: Forecast | None = None, price: floa
 
 
 def _predicted(cell: Cell, forecast: Forecast, price: float | None) -> tuple[str, ...]:
-    from dlmbench.forecast import million_tokens
+    from dlmbench.bench.forecast import million_tokens
 
     expected = forecast.of(cell)
     rate = cell.batch_size * cell.new_tokens / expected.latency_s if expected.latency_s else None

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from dlmbench.cli._app import KnobOption, app
+from dlmbench.cli.options import KnobOption, app
 
 
 @app.command()
@@ -38,8 +38,9 @@ def generate(
     as_json: Annotated[bool, typer.Option("--json", help="one JSON line a prompt")] = False,
 ) -> None:
     """Generate from a prompt file: how to check a sampler against its authors' own examples."""
-    from dlmbench import generation, registry
-    from dlmbench.config import parse_overrides
+    from dlmbench import registry
+    from dlmbench.bench import generate as generation
+    from dlmbench.experiment.load import parse_overrides
 
     given = {
         "steps": steps,
@@ -52,7 +53,7 @@ def generate(
         "temperature": temperature,
     }
     knobs = {name: value for name, value in given.items() if value is not None}
-    for part, folder in (("cache", "samplers/cache"), ("commit", "samplers/commit")):
+    for part, folder in (("cache", "cache"), ("commit", "commit")):
         if part in knobs:
             registry.load(folder, str(knobs[part]))
     if sampler is not None:

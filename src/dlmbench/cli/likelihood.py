@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from dlmbench.cli._app import KnobOption, app
+from dlmbench.cli.options import KnobOption, app
 from dlmbench.errors import BenchError, did_you_mean
 
 METRICS = ("likelihood", "elbo")
@@ -34,15 +34,15 @@ def likelihood(
 
     As in: dlmbench likelihood --model GSAI-ML/LLaDA-8B-Base --prompt_file pairs.jsonl --metric elbo
     """
-    from dlmbench import generation, given
-    from dlmbench.config import parse_overrides
+    from dlmbench.bench import generate, score_references
+    from dlmbench.experiment.load import parse_overrides
 
     if metric not in METRICS:
         raise BenchError(f"no likelihood is called '{metric}'", did_you_mean(metric, METRICS))
     if draws is not None and metric != "elbo":
         raise BenchError("--draws says nothing of a likelihood", "add --metric elbo")
-    generation.check_controls(precision, attention)
-    request = generation.Request(
+    generate.check_controls(precision, attention)
+    request = generate.Request(
         model=model,
         prompt_file=prompt_file,
         prompts_are_ids=False,
@@ -58,5 +58,5 @@ def likelihood(
         trace=False,
     )
     settings = {metric: {"draws": draws}} if draws is not None else {}
-    for found in given.score(request, metric, settings, rows):
+    for found in score_references.score(request, metric, settings, rows):
         print(json.dumps(asdict(found), ensure_ascii=False), flush=True)

@@ -7,25 +7,22 @@ from typing import Annotated
 
 import typer
 
-from dlmbench.cli._app import Config, app, load
+from dlmbench import registry
+from dlmbench.cli.options import Config, app, load
 from dlmbench.errors import BenchError, did_you_mean
-
-FOLDERS = ("families", "samplers", "samplers/commit", "samplers/cache", "engines", "prompts", "metrics", "figures")
 
 
 @app.command(name="list")
-def list_(what: Annotated[str | None, typer.Argument(help=f"one of: {', '.join(FOLDERS)}")] = None) -> None:
+def list_(what: Annotated[str | None, typer.Argument(help=f"one of: {', '.join(registry.KINDS)}")] = None) -> None:
     """List what there is to choose from: models' families, samplers, engines, prompts, metrics, figures."""
-    from dlmbench import registry
-
-    if what is not None and what not in FOLDERS:
-        raise BenchError(f"there is no list '{what}'", did_you_mean(what, FOLDERS))
-    for folder in [what] if what else FOLDERS:
-        print(f"{folder}:")
-        for name in registry.names(folder):
-            print(f"  {name:<24} {registry.summary(folder, name)}")
-        if folder == "samplers":
-            for name in registry.names(folder):
+    if what is not None and what not in registry.KINDS:
+        raise BenchError(f"there is no list '{what}'", did_you_mean(what, registry.KINDS))
+    for kind in [what] if what else registry.KINDS:
+        print(f"{kind}:")
+        for name in registry.names(kind):
+            print(f"  {name:<24} {registry.summary(kind, name)}")
+        if kind == "samplers":
+            for name in registry.names(kind):
                 for knob in registry.all_knobs(name).values():
                     print(f"    {name}: --knob {knob.name}={knob.default}: {knob.help}")
 
@@ -37,11 +34,11 @@ def doctor(
     ] = None,
 ) -> None:
     """Say what this machine is and whether a study may start on it; exits with 2 if not."""
-    from dlmbench import console, diagnosis
+    from dlmbench.cli import console, doctor
 
     experiment = load(config)[0] if config is not None else None
     problems = 0
-    for finding in diagnosis.examine(experiment):
+    for finding in doctor.examine(experiment):
         console.say(finding.line)
         problems += finding.state == "error"
     if problems:
@@ -59,7 +56,8 @@ def download(
     local_files_only: Annotated[bool, typer.Option("--local-files-only", help="only check what is there")] = False,
 ) -> None:
     """Fetch the models and data of an experiment ahead of time, or check that they are all there."""
-    from dlmbench import assets, console
+    from dlmbench.cli import console
+    from dlmbench.models import assets
 
     experiment, _ = load(config)
     reports = assets.download(

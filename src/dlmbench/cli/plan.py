@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dlmbench.cli._app import (
+from dlmbench.cli.options import (
     BatchSize,
     Config,
     HardwareFile,
@@ -26,7 +26,7 @@ from dlmbench.cli._app import (
 from dlmbench.errors import BenchError
 
 if TYPE_CHECKING:
-    from dlmbench.forecast import Forecast
+    from dlmbench.bench.forecast import Forecast
     from dlmbench.types import Plan
 
 
@@ -57,7 +57,7 @@ def plan(
     """
     from rich.console import Console
 
-    from dlmbench import console
+    from dlmbench.cli import console
 
     experiment, planned = load(
         config,
@@ -78,7 +78,7 @@ def plan(
         out.print(console.cells(planned.cells, forecast, price))
     if forecast is not None:
         if not break_even:
-            from dlmbench.forecast import bill
+            from dlmbench.bench.forecast import bill
 
             print(console.total(bill(forecast, experiment.protocol), price))
         for note in forecast.notes:
@@ -99,8 +99,8 @@ def _forecast(
         if alone := [option for option, value in given.items() if value is not None]:
             raise BenchError(f"{alone[0]} says nothing without a device", "Add --hardware, as in --hardware h200")
         return None
-    from dlmbench import forecast
     from dlmbench.analysis.cost import check_price
+    from dlmbench.bench import forecast
     from dlmbench.roofline import hardware
 
     if price is not None:
@@ -121,9 +121,10 @@ def calibrate(
     """Fit the cost model to the cells of a run, with its error on cells left out, and hold each against its floor."""
     from rich.console import Console
 
-    from dlmbench import console, forecast
-    from dlmbench.store import read_run
-    from dlmbench.store.journal import replace_file
+    from dlmbench.bench import forecast
+    from dlmbench.cli import console
+    from dlmbench.results import read_run
+    from dlmbench.results.journal import replace_file
 
     made = forecast.calibrate(read_run(run_folder), hardware, forecast.devices(hardware_file))
     path = run_folder / "calibration.json" if output is None else output

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from dlmbench.cli._app import app
+from dlmbench.cli.options import app
 
 
 @app.command()
@@ -19,15 +19,15 @@ def report(
     The page states the answer first, then the evidence: figures, cells, findings, and what was not measured. Figures
     are written too, as PNG, PDF and CSV. Each run has a report of its own, for times of two machines are not one study.
     """
-    from dlmbench import console
+    from dlmbench import report
     from dlmbench.analysis.study import analyse
-    from dlmbench.report import writing
-    from dlmbench.store import read_run
+    from dlmbench.cli import console
+    from dlmbench.results import read_run
 
     for folder in runs:
         run = read_run(folder)
         with console.Stages(str(folder)) as stages:
             stages.say("analysing")
-            paths = writing.write(run, analyse(run), folder, stages.say)
+            paths = report.write(run, analyse(run), folder, stages.say)
         for path in paths:
             print(path)

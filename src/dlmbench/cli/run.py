@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dlmbench.cli._app import (
+from dlmbench.cli.options import (
     BatchSize,
     Bertscore,
     Config,
@@ -28,7 +28,7 @@ from dlmbench.cli._app import (
 from dlmbench.errors import BenchError
 
 if TYPE_CHECKING:
-    from dlmbench.forecast import Machine
+    from dlmbench.bench.forecast import Machine
     from dlmbench.types import Experiment, Plan
 
 
@@ -65,7 +65,7 @@ def run(
         models=models,
         knob=knob,
     )
-    from dlmbench.forecast import Machine, devices
+    from dlmbench.bench.forecast import Machine, devices
 
     _run(experiment, plan, output_dir, Machine(hardware, devices(hardware_file)), try_oom=try_oom)
 
@@ -73,9 +73,10 @@ def run(
 def _run(
     experiment: Experiment, plan: Plan, output_dir: Path, machine: Machine | None = None, *, try_oom: bool = False
 ) -> None:
-    from dlmbench import console, session
-    from dlmbench.cluster.stopping import Stopping, resumable
-    from dlmbench.forecast import AS_FOUND
+    from dlmbench.bench import run as session
+    from dlmbench.bench.forecast import AS_FOUND
+    from dlmbench.bench.stopping import Stopping, resumable
+    from dlmbench.cli import console
 
     console.left_out(plan.left_out)
     visits = len(plan.cells) * (experiment.protocol.rounds + 1) + len(plan.scored_cells)
@@ -114,9 +115,10 @@ def score(
 
     from rich.console import Console
 
-    from dlmbench import console, session
-    from dlmbench.metrics._request import parse_settings
-    from dlmbench.store import read_run
+    from dlmbench.bench import run as session
+    from dlmbench.cli import console
+    from dlmbench.results import read_run
+    from dlmbench.scoring.request import parse_settings
 
     names = [name.strip() for item in metrics for name in item.split(",")]
     settings = parse_settings(names, judge, setting or ())

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dlmbench.cli._app import (
+from dlmbench.cli.options import (
     BatchSize,
     Bertscore,
     Config,
@@ -28,11 +28,11 @@ from dlmbench.errors import BenchError
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from dlmbench.cluster.merging import Merged
-    from dlmbench.cluster.progress import ShardProgress
-    from dlmbench.cluster.queueing import Order
-    from dlmbench.cluster.submission import Submission
     from dlmbench.roofline.hardware import Hardware
+    from dlmbench.slurm.merge import Merged
+    from dlmbench.slurm.status import ShardProgress
+    from dlmbench.slurm.submission import Submission
+    from dlmbench.slurm.submit import Order
     from dlmbench.types import Experiment
 
 Submitted = Annotated[Path, typer.Argument(help="run folder, as given to `dlmbench submit`")]
@@ -77,8 +77,9 @@ def submit(
     """
     from dataclasses import replace
 
-    from dlmbench import console
-    from dlmbench.cluster import queueing, submission
+    from dlmbench.cli import console
+    from dlmbench.slurm import submission
+    from dlmbench.slurm import submit as queueing
 
     if resume is not None:
         _refuse_beside_resume(context)
@@ -132,15 +133,17 @@ def status(run_folder: Submitted) -> None:
     """Show the shards of a submitted run: cells done and failed, time left. Needs no accounting (sacct)."""
     from rich.console import Console
 
-    from dlmbench import console
-    from dlmbench.cluster import progress, queueing, slurm, submission
+    from dlmbench.cli import console
+    from dlmbench.slurm import scheduler, submission
+    from dlmbench.slurm import status as progress
+    from dlmbench.slurm import submit as queueing
 
     made = submission.load(run_folder.absolute())
     shards = progress.examine(made)
-    tasks: tuple[slurm.Task, ...] = ()
+    tasks: tuple[scheduler.Task, ...] = ()
     note = ""
     try:
-        tasks = slurm.tasks([job.id for job in made.jobs])
+        tasks = scheduler.tasks([job.id for job in made.jobs])
     except BenchError as error:
         note = f"the queue could not be asked ({error.message}); the cells below are from the records"
     states = _states(made, tasks)
@@ -171,7 +174,7 @@ def merge(
     partial: Annotated[bool, typer.Option("--partial", help="merge what is there, though cells are missing")] = False,
 ) -> None:
     """Bring the records of shards together: each repetition once, none lost, one environment. Safe to repeat."""
-    from dlmbench.cluster import finishing
+    from dlmbench.slurm import finish as finishing
 
     if shard_folders:
         _say_merged(finishing.merge_folders(run_folder, shard_folders, partial))
@@ -185,9 +188,8 @@ def finish(
     partial: Annotated[bool, typer.Option("--partial", help="report what is there, though cells are missing")] = False,
 ) -> None:
     """End a submitted run: merge its shards, score what is left, report. The last job of `submit` runs this."""
-    from dlmbench import console
-    from dlmbench.cli import main
-    from dlmbench.cluster import finishing
+    from dlmbench.cli import console, main
+    from dlmbench.slurm import finish as finishing
 
     _say_merged(finishing.merge_submitted(run_folder.absolute(), partial))
     with console.LiveProgress("scoring", 1) as progress:
@@ -201,9 +203,9 @@ def shard(
     index: Annotated[int, typer.Argument(help="number of the shard, from 0")],
 ) -> None:
     """Measure and score one shard of a submitted run: what an array task runs. Resumes where it stopped."""
-    from dlmbench import console
-    from dlmbench.cluster import submission
-    from dlmbench.cluster.stopping import Stopping, resumable
+    from dlmbench.bench.stopping import Stopping, resumable
+    from dlmbench.cli import console
+    from dlmbench.slurm import submission
 
     made = submission.load(run_folder.absolute())
     plan = made.plan()
@@ -212,7 +214,7 @@ def shard(
     visits = len(part.cells) * (made.experiment.protocol.rounds + 1) + len(part.scored_cells)
     title = f"{made.experiment.name}, shard {index} of {len(made.shards)}: {len(part.cells)} cells into {folder}"
     with resumable(folder), console.LiveProgress(title, visits) as progress, Stopping(progress) as stopping:
-        from dlmbench.cluster import task
+        from dlmbench.slurm import shard as task
 
         task.run_shard(made, plan, index, stopping)
     console.say(f"shard {index} is done")
@@ -256,7 +258,7 @@ def _show_shards(made: Submission, order: Order) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from dlmbench import console
+    from dlmbench.cli import console
 
     cells = sum(len(s.cell_ids) for s in made.shards)
     console.say(f"{made.experiment.name}: {cells} cells in {len(made.shards)} shards, predicted for {made.device}")
@@ -274,12 +276,13 @@ def _show_shards(made: Submission, order: Order) -> None:
 
 def _states(made: Submission, tasks: tuple[object, ...]) -> dict[int, tuple[str, bool]]:
     """What the queue says of each shard, and whether it will still be worked on; the latest job has the word."""
-    from dlmbench.cluster import queueing, slurm
+    from dlmbench.slurm import scheduler
+    from dlmbench.slurm import submit as queueing
 
     found: dict[int, tuple[str, bool]] = {}
     for job in made.jobs:
         for t in tasks:
-            assert isinstance(t, slurm.Task)
+            assert isinstance(t, scheduler.Task)
             if t.job == job.id:
                 why = f" ({t.reason})" if t.state == "PENDING" and t.reason not in ("None", "") else ""
                 for index in job.shards if t.index is None else (t.index,):
@@ -290,7 +293,7 @@ def _states(made: Submission, tasks: tuple[object, ...]) -> dict[int, tuple[str,
 def _progress_table(made: Submission, shards: tuple[ShardProgress, ...], states: dict[int, tuple[str, bool]]) -> Table:
     from rich.table import Table
 
-    from dlmbench import console
+    from dlmbench.cli import console
 
     table = Table(title=f"{made.experiment.name} in {made.folder}", title_justify="left", pad_edge=False)
     for name in ("shard", "cells", "done", "failed", "measured", "left"):
@@ -305,7 +308,7 @@ def _progress_table(made: Submission, shards: tuple[ShardProgress, ...], states:
 
 
 def _say_merged(merged: Merged) -> None:
-    from dlmbench import console
+    from dlmbench.cli import console
 
     for gap in merged.gaps:
         console.say(f"missing: {gap.text}")

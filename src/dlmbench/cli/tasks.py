@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dlmbench.cli._app import Config, KnobOption, Models, OutputDir, Steps, app, load
+from dlmbench.cli.options import Config, KnobOption, Models, OutputDir, Steps, app, load
 from dlmbench.errors import BenchError, did_you_mean
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def lm_eval(context: typer.Context) -> None:
     if not context.args:
         print(context.get_help())
         return
-    from dlmbench.tasks.hand_over import hand_over
+    from dlmbench.tasks.lm_eval_cli import hand_over
 
     # lm-eval spells its options with underscores only; here both spellings are in use.
     hand_over([_underscored(argument) for argument in context.args])
@@ -130,7 +130,7 @@ class _TaskProgress:
     def __init__(self) -> None:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-        from dlmbench.console import TALK
+        from dlmbench.cli.console import TALK
 
         self._talk = TALK
         columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())

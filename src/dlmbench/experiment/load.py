@@ -1,7 +1,7 @@
 """A YAML file and the command line's overrides to an Experiment: strict, and in one line when something is wrong.
 
 Everything is checked before anything is loaded, so that a slip shows in a second and not after an hour of downloads.
-`python -m dlmbench.config` prints the JSON schema of the file.
+`python -m dlmbench.experiment.load` prints the JSON schema of the file.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
 
-from dlmbench import axes, registry
-from dlmbench._config_schema import (
+from dlmbench import registry
+from dlmbench.errors import BenchError, did_you_mean
+from dlmbench.experiment import knobs as axes
+from dlmbench.experiment.schema import (
     PROMPT_SIZES,
     Document,
     GridEntry,
@@ -26,17 +28,8 @@ from dlmbench._config_schema import (
     in_words,
     json_schema,
 )
-from dlmbench._config_yaml import place, read
-from dlmbench.errors import BenchError, did_you_mean
-from dlmbench.types import (
-    Experiment,
-    Grid,
-    KnobValue,
-    ModelSpec,
-    PromptSettings,
-    ProtocolSettings,
-    SamplerAxes,
-)
+from dlmbench.experiment.yaml_file import place, read
+from dlmbench.types import Experiment, Grid, KnobValue, ModelSpec, PromptSettings, ProtocolSettings, SamplerAxes
 
 __all__ = ["Overrides", "json_schema", "load", "parse_overrides"]
 

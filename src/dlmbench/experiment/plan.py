@@ -9,8 +9,9 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 
-from dlmbench import axes, prompts, registry
+from dlmbench import prompts, registry
 from dlmbench.errors import BenchError
+from dlmbench.experiment import knobs as axes
 from dlmbench.types import Cell, Experiment, Grid, KnobValue, LeftOut, ModelSpec, Plan, SamplerAxes
 
 

@@ -16,9 +16,10 @@ from matplotlib.figure import Figure
 
 from dlmbench.analysis.study import Curve, Study
 from dlmbench.analysis.winners import who_wins
-from dlmbench.families._shapes import architecture_of
-from dlmbench.figures import _page, _style
-from dlmbench.figures._points import Point, each, rows_of, shapes, short, table, why_missing
+from dlmbench.charts import page
+from dlmbench.charts import style as _style
+from dlmbench.charts.points import Point, each, rows_of, shapes, short, table, why_missing
+from dlmbench.models.shapes import architecture_of
 from dlmbench.roofline.hardware import of_device
 from dlmbench.roofline.surface import break_even_surface
 from dlmbench.types import Architecture, Cell, Run
@@ -197,15 +198,15 @@ def draw(frame: pd.DataFrame, figure: Figure) -> None:
     return None
 
 
-def interactive(frame: pd.DataFrame) -> _page.Figure:
+def interactive(frame: pd.DataFrame) -> page.Figure:
     """The same for the page."""
     if why := why_missing(frame):
-        return _page.not_measured(why)
+        return page.not_measured(why)
     frame = frame.dropna(subset=["steps"])
     if frame.empty:
-        return _page.not_measured(_NOTHING)
+        return page.not_measured(_NOTHING)
     series, lengths = list(dict.fromkeys(frame["series"])), shapes(frame)
-    chart = _page.Chart(series, "batch size", "break-even steps k*")
+    chart = page.Chart(series, "batch size", "break-even steps k*")
     kinds = (
         ("predicted", "predicted k*", "circle", "lines"),
         ("measured", "measured k*", "circle", "markers"),
@@ -219,8 +220,8 @@ def interactive(frame: pd.DataFrame) -> _page.Figure:
                 own = rows_of(here, kind=kind).dropna(subset=["steps"])
                 if len(own):
                     own = own.assign(steps=own["steps"].clip(lower=_LOWEST))
-                    look: _page.Look = {"colour": _page.colour(i), "symbol": symbol}
-                    shown = f"{words}, {_page.shape_title(prompt, new)}"
+                    look: page.Look = {"colour": page.colour(i), "symbol": symbol}
+                    shown = f"{words}, {page.shape_title(prompt, new)}"
                     chart.line(panel, own, "batch_size", "steps", shown, look, _hover, mode=mode)
         chart.log2(panel, "x", list(frame["batch_size"]))
         chart.log(panel, "y", [*frame["steps"].dropna().clip(lower=_LOWEST)])
@@ -228,5 +229,5 @@ def interactive(frame: pd.DataFrame) -> _page.Figure:
 
 
 def _hover(row: Any) -> list[str]:
-    steps = _page.amount("steps", row.steps, row.steps_low, row.steps_high, "")
+    steps = page.amount("steps", row.steps, row.steps_low, row.steps_high, "")
     return [f"batch size {row.batch_size}", steps, *([row.note] if row.note else [])]

@@ -16,8 +16,8 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from dlmbench.analysis.study import Study
-from dlmbench.figures import _page, _style
-from dlmbench.figures._points import Point, each, table, why_missing
+from dlmbench.charts import page, style
+from dlmbench.charts.points import Point, each, table, why_missing
 from dlmbench.types import Run
 
 NAME = "commitment_order"
@@ -88,10 +88,10 @@ def _panels(frame: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
 def draw(frame: pd.DataFrame, figure: Figure) -> None:
     """One panel for each setting and step count; the settings with fewest and most steps where there are too many."""
     if why := why_missing(frame):
-        return _style.not_measured(figure, why)
+        return style.not_measured(figure, why)
     shown = _panels(frame)
     scale = Normalize(0.0, 1.0)
-    axes_list = _style.panels(figure, len(shown), 2.3)
+    axes_list = style.panels(figure, len(shown), 2.3)
     for axes, (name, own) in zip(axes_list, shown, strict=True):
         cells = np.full((int(own["forwards"].max()), int(own["position"].max()) + 1), np.nan)
         for r in each(own):
@@ -106,24 +106,24 @@ def draw(frame: pd.DataFrame, figure: Figure) -> None:
             extent=(-0.5, cells.shape[1] - 0.5, cells.shape[0] + 0.5, 0.5),
         )
         axes.grid(visible=False)
-        axes.set(title=_style.wrapped(name), xlabel="position in the new text", ylabel="forward")
+        axes.set(title=style.wrapped(name), xlabel="position in the new text", ylabel="forward")
     bar = figure.colorbar(ScalarMappable(scale, "viridis"), ax=axes_list, shrink=0.7, pad=0.02)
     bar.set_label("probability when committed")
-    _style.stamp(figure, frame)
+    style.stamp(figure, frame)
     return None
 
 
-def interactive(frame: pd.DataFrame) -> _page.Figure:
+def interactive(frame: pd.DataFrame) -> page.Figure:
     """The same for the page."""
     if why := why_missing(frame):
-        return _page.not_measured(why)
+        return page.not_measured(why)
     shown = _panels(frame)
-    chart = _page.Chart([name for name, _ in shown], "position in the new text", "forward", panel_px=200)
+    chart = page.Chart([name for name, _ in shown], "position in the new text", "forward", panel_px=200)
     for panel, (_, own) in enumerate(shown):
         marker = {"symbol": "square", "size": 7, "color": [*own["confidence"]], "cmin": 0, "cmax": 1}
         marker |= {"colorscale": "Viridis", "showscale": panel == 0}
         marker["colorbar"] = {"title": {"text": "probability when committed", "side": "right"}, "thickness": 12}
-        words = ["<br>".join(map(_page.text, _hover(r))) for r in each(own)]
+        words = ["<br>".join(map(page.text, _hover(r))) for r in each(own)]
         trace = {"type": "scatter", "mode": "markers", "marker": marker, "hoverinfo": "text", "hovertext": words}
         chart.add(panel, trace | {"x": [*own["position"]], "y": [*own["forward"]]})
         chart.axis(panel, "y", autorange="reversed")

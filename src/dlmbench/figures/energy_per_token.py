@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 
 from dlmbench.analysis.stats import summarise
 from dlmbench.analysis.study import CellSummary, Study
-from dlmbench.figures import _page, _style
-from dlmbench.figures._points import Point, each, rows_of, shapes, table, why_missing
+from dlmbench.charts import page, style
+from dlmbench.charts.points import Point, each, rows_of, shapes, table, why_missing
 from dlmbench.types import CellResult, Run
 
 NAME = "energy_per_token"
@@ -133,34 +133,34 @@ def _placed(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[float], list[str]]:
 def draw(frame: pd.DataFrame, figure: Figure) -> None:
     """One panel for each (prompt, new tokens); colour is batch size, marker and line style the sampler's settings."""
     if why := why_missing(frame):
-        return _style.not_measured(figure, why)
+        return style.not_measured(figure, why)
     series, batches = list(dict.fromkeys(frame[frame["kind"] != "baseline"]["series"])), _batches(frame)
-    for axes, (prompt, new) in zip(_style.panels(figure, len(shapes(frame)), 2.8), shapes(frame), strict=True):
+    for axes, (prompt, new) in zip(style.panels(figure, len(shapes(frame)), 2.8), shapes(frame), strict=True):
         here = rows_of(frame, prompt_tokens=prompt, new_tokens=new)
         curves, ticks, names = _placed(here)
         for j, batch in enumerate(batches):
-            hue = _style.colour(j)
+            hue = style.colour(j)
             for r in each(here, kind="baseline", batch_size=batch):
-                _style.band(axes, r.j_per_token, r.j_per_token_low, r.j_per_token_high, color=hue, linestyle="--")
+                style.band(axes, r.j_per_token, r.j_per_token_low, r.j_per_token_high, color=hue, linestyle="--")
             for i, name in enumerate(series):
                 own = rows_of(curves, series=name, batch_size=batch)
                 if len(own):
-                    _style.with_intervals(axes, own, "place", "j_per_token", **_style.look(i, hue))
+                    style.with_intervals(axes, own, "place", "j_per_token", **style.look(i, hue))
                     axes.plot(own["place"], own["net_j_per_token"], linestyle="none", color=hue, **_NET)
-        _style.log2_axis(axes, ticks)
+        style.log2_axis(axes, ticks)
         axes.set_xticks(ticks, names)
         columns = ("j_per_token", "j_per_token_high", "net_j_per_token")
-        _style.log_axis(axes, [v for c in columns for v in here[c].dropna()])
-        axes.set(title=_page.shape_title(prompt, new), xlabel=_X, ylabel=f"energy [J/{_tokens(here)} token]")
-    handles = [_style.key(f"batch {b}", color=_style.colour(j)) for j, b in enumerate(batches)]
-    handles += [_style.key(name, **_style.look(i, "grey")) for i, name in enumerate(series)]
+        style.log_axis(axes, [v for c in columns for v in here[c].dropna()])
+        axes.set(title=page.shape_title(prompt, new), xlabel=_X, ylabel=f"energy [J/{_tokens(here)} token]")
+    handles = [style.key(f"batch {b}", color=style.colour(j)) for j, b in enumerate(batches)]
+    handles += [style.key(name, **style.look(i, "grey")) for i, name in enumerate(series)]
     dashed: dict[str, Any] = {"color": "grey", "linestyle": "--"}
     for name in dict.fromkeys(rows_of(frame, kind="baseline")["series"]):
-        handles.append(_style.key(f"{name} (autoregressive)", **dashed))
+        handles.append(style.key(f"{name} (autoregressive)", **dashed))
     if frame[frame["kind"] != "baseline"]["net_j_per_token"].notna().any():
-        handles.append(_style.key("net of idle power", color="grey", linestyle="none", **_NET))
-    _style.legend_below(figure, handles, columns=3)
-    _style.stamp(figure, frame)
+        handles.append(style.key("net of idle power", color="grey", linestyle="none", **_NET))
+    style.legend_below(figure, handles, columns=3)
+    style.stamp(figure, frame)
     return None
 
 
@@ -168,18 +168,18 @@ def _batches(frame: pd.DataFrame) -> list[int]:
     return sorted(int(b) for b in frame["batch_size"].unique())
 
 
-def interactive(frame: pd.DataFrame) -> _page.Figure:
+def interactive(frame: pd.DataFrame) -> page.Figure:
     """The same for the page; net energy stands in the hover texts."""
     if why := why_missing(frame):
-        return _page.not_measured(why)
+        return page.not_measured(why)
     series, batches = list(dict.fromkeys(frame[frame["kind"] != "baseline"]["series"])), _batches(frame)
-    titles = [_page.shape_title(*s) for s in shapes(frame)]
-    chart = _page.Chart(titles, _X, f"energy [J/{_tokens(frame)} token]")
+    titles = [page.shape_title(*s) for s in shapes(frame)]
+    chart = page.Chart(titles, _X, f"energy [J/{_tokens(frame)} token]")
     for panel, (prompt, new) in enumerate(shapes(frame)):
         here = rows_of(frame, prompt_tokens=prompt, new_tokens=new)
         curves, ticks, names = _placed(here)
         for j, batch in enumerate(batches):
-            hue = _page.colour(j)
+            hue = page.colour(j)
             for r in each(here, kind="baseline", batch_size=batch):
                 shown = f"{r.series} (autoregressive), batch {batch}"
                 span, ends = (ticks[0], ticks[-1]), (r.j_per_token_low, r.j_per_token_high)
@@ -188,7 +188,7 @@ def interactive(frame: pd.DataFrame) -> _page.Figure:
                 own = rows_of(curves, series=name, batch_size=batch)
                 if len(own):
                     shown = f"{name}, batch {batch}"
-                    chart.line(panel, own, "place", "j_per_token", shown, _page.look(i, hue), _hover)
+                    chart.line(panel, own, "place", "j_per_token", shown, page.look(i, hue), _hover)
         chart.axis(panel, "x", type="log", tickvals=ticks, ticktext=names)
         chart.log(panel, "y", [*here["j_per_token"].dropna()])
     return chart.figure(frame)
@@ -197,6 +197,6 @@ def interactive(frame: pd.DataFrame) -> _page.Figure:
 def _hover(row: Any) -> list[str]:
     steps = [] if pd.isna(row.steps) else [f"K = {row.steps:.0f}"]
     ends = (row.j_per_token_low, row.j_per_token_high)
-    gross = _page.amount("energy", row.j_per_token, *ends, f"J/{row.tokens} token")
-    net = [] if pd.isna(row.net_j_per_token) else [f"net of idle power: {_page.number(row.net_j_per_token)} J"]
+    gross = page.amount("energy", row.j_per_token, *ends, f"J/{row.tokens} token")
+    net = [] if pd.isna(row.net_j_per_token) else [f"net of idle power: {page.number(row.net_j_per_token)} J"]
     return [*steps, f"batch size {row.batch_size}", gross, *net, f"{row.repetitions:.0f} readings: {row.source}"]

@@ -12,8 +12,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from dlmbench.analysis.study import Study
-from dlmbench.figures import _page, _style
-from dlmbench.figures._points import Point, each, rows_of, shapes, short, table, why_missing
+from dlmbench.charts import page, style
+from dlmbench.charts.points import Point, each, rows_of, shapes, short, table, why_missing
 from dlmbench.types import Run
 
 NAME = "latency_vs_steps"
@@ -109,71 +109,71 @@ def caption(frame: pd.DataFrame) -> str:
 def draw(frame: pd.DataFrame, figure: Figure) -> None:
     """One panel for each (prompt, new tokens); colour is batch size, marker and line style the sampler's settings."""
     if why := why_missing(frame):
-        return _style.not_measured(figure, why)
+        return style.not_measured(figure, why)
     curves = rows_of(frame, kind="curve")
     series = list(dict.fromkeys(curves["series"]))
     batches = sorted(curves["batch_size"].unique())
     by_batch = len(batches) > 1
-    for axes, (prompt, new) in zip(_style.panels(figure, len(shapes(curves)), 3.1), shapes(curves), strict=True):
+    for axes, (prompt, new) in zip(style.panels(figure, len(shapes(curves)), 3.1), shapes(curves), strict=True):
         here = rows_of(frame, prompt_tokens=prompt, new_tokens=new)
         for i, name in enumerate(series):
             for j, batch in enumerate(batches):
                 own = rows_of(here, kind="curve", series=name, batch_size=batch).sort_values("steps")
                 if len(own):
-                    hue = _style.colour(j if by_batch else i)
-                    _style.with_intervals(axes, own, "steps", "latency_s", **_style.look(i, hue))
+                    hue = style.colour(j if by_batch else i)
+                    style.with_intervals(axes, own, "steps", "latency_s", **style.look(i, hue))
         for r in each(here, kind="baseline"):
             if r.batch_size in batches:
-                hue = _style.colour(batches.index(r.batch_size)) if by_batch else _style.BASELINE_COLOUR
-                _style.band(axes, r.latency_s, r.latency_low_s, r.latency_high_s, color=hue, linestyle="--")
+                hue = style.colour(batches.index(r.batch_size)) if by_batch else style.BASELINE_COLOUR
+                style.band(axes, r.latency_s, r.latency_low_s, r.latency_high_s, color=hue, linestyle="--")
         for r in each(here, kind="break_even"):
-            axes.plot(r.steps, r.latency_s, zorder=5, **_style.CROSS)
+            axes.plot(r.steps, r.latency_s, zorder=5, **style.CROSS)
             if len(series) == 1:
                 at = (r.steps, r.latency_s)
                 axes.annotate(f"k* = {r.steps:.1f}", at, (7, -11), textcoords="offset points", fontsize=7.5)
-        _style.log2_axis(axes, list(curves["steps"]))
-        _style.log_axis(axes, [*here["latency_s"].dropna(), *here["latency_high_s"].dropna()])
+        style.log2_axis(axes, list(curves["steps"]))
+        style.log_axis(axes, [*here["latency_s"].dropna(), *here["latency_high_s"].dropna()])
         axes.set(title=f"{prompt} prompt + {new} new tokens", xlabel="diffusion steps K", ylabel="latency [s]")
-    handles = [_style.key(f"batch {b}", color=_style.colour(j)) for j, b in enumerate(batches) if by_batch]
+    handles = [style.key(f"batch {b}", color=style.colour(j)) for j, b in enumerate(batches) if by_batch]
     for i, name in enumerate(series):
-        handles.append(_style.key(name, **_style.look(i, "grey" if by_batch else None)))
+        handles.append(style.key(name, **style.look(i, "grey" if by_batch else None)))
     for name in dict.fromkeys(rows_of(frame, kind="baseline")["series"]):
-        hue = "grey" if by_batch else _style.BASELINE_COLOUR
-        handles.append(_style.key(f"{name} (autoregressive)", color=hue, linestyle="--"))
+        hue = "grey" if by_batch else style.BASELINE_COLOUR
+        handles.append(style.key(f"{name} (autoregressive)", color=hue, linestyle="--"))
     if len(rows_of(frame, kind="break_even")):
-        handles.append(_style.key("break-even k*", **_style.CROSS))
-    _style.legend_below(figure, handles)
-    _style.stamp(figure, frame)
+        handles.append(style.key("break-even k*", **style.CROSS))
+    style.legend_below(figure, handles)
+    style.stamp(figure, frame)
     return None
 
 
-def interactive(frame: pd.DataFrame) -> _page.Figure:
+def interactive(frame: pd.DataFrame) -> page.Figure:
     """The same for the page."""
     if why := why_missing(frame):
-        return _page.not_measured(why)
+        return page.not_measured(why)
     curves = rows_of(frame, kind="curve")
     series = list(dict.fromkeys(curves["series"]))
     batches = sorted(curves["batch_size"].unique())
     by_batch = len(batches) > 1
     span = (float(curves["steps"].min()), float(curves["steps"].max()))
-    chart = _page.Chart([_page.shape_title(*s) for s in shapes(curves)], "diffusion steps K", "latency [s]")
+    chart = page.Chart([page.shape_title(*s) for s in shapes(curves)], "diffusion steps K", "latency [s]")
     for panel, (prompt, new) in enumerate(shapes(curves)):
         here = rows_of(frame, prompt_tokens=prompt, new_tokens=new)
         for i, name in enumerate(series):
             for j, batch in enumerate(batches):
                 own = rows_of(here, kind="curve", series=name, batch_size=batch).sort_values("steps")
-                hue = _page.colour(j) if by_batch else None
+                hue = page.colour(j) if by_batch else None
                 if len(own):
                     shown = f"{name}, batch {batch}" if by_batch else name
-                    chart.line(panel, own, "steps", "latency_s", shown, _page.look(i, hue), _hover)
+                    chart.line(panel, own, "steps", "latency_s", shown, page.look(i, hue), _hover)
         for r in each(here, kind="baseline"):
             if r.batch_size in batches:
-                hue = _page.colour(batches.index(r.batch_size)) if by_batch else _page.INK
+                hue = page.colour(batches.index(r.batch_size)) if by_batch else page.INK
                 shown = f"{r.series} (autoregressive)" + (f", batch {r.batch_size}" if by_batch else "")
                 chart.band(panel, span, r.latency_s, r.latency_low_s, r.latency_high_s, shown, hue, _hover(r))
         marks = rows_of(here, kind="break_even")
         words = [
-            f"{r.series}, batch {r.batch_size}\n{_page.amount('k*', r.steps, r.steps_low, r.steps_high, 'steps')}"
+            f"{r.series}, batch {r.batch_size}\n{page.amount('k*', r.steps, r.steps_low, r.steps_high, 'steps')}"
             for r in each(marks)
         ]
         chart.cross(panel, list(marks["steps"]), list(marks["latency_s"]), "break-even k*", words)
@@ -184,5 +184,5 @@ def interactive(frame: pd.DataFrame) -> _page.Figure:
 
 def _hover(row: Any) -> list[str]:
     steps = [] if pd.isna(row.steps) else [f"K = {row.steps:.0f}"]
-    latency = _page.amount("latency", row.latency_s, row.latency_low_s, row.latency_high_s, "s")
+    latency = page.amount("latency", row.latency_s, row.latency_low_s, row.latency_high_s, "s")
     return [*steps, f"batch size {row.batch_size}", latency, f"{row.repetitions:.0f} timed repetitions"]

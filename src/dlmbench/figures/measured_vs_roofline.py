@@ -18,9 +18,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from dlmbench.analysis.study import Study
-from dlmbench.families._shapes import architectures
-from dlmbench.figures import _page, _style
-from dlmbench.figures._points import Point, each, rows_of, table, why_missing
+from dlmbench.charts import page
+from dlmbench.charts import style as _style
+from dlmbench.charts.points import Point, each, rows_of, table, why_missing
+from dlmbench.models.shapes import architectures
 from dlmbench.roofline.bounds import bounds_of
 from dlmbench.roofline.calibrate import MeasuredCell
 from dlmbench.roofline.hardware import Hardware, of_device
@@ -172,31 +173,31 @@ def draw(frame: pd.DataFrame, figure: Figure) -> None:
     return None
 
 
-def interactive(frame: pd.DataFrame) -> _page.Figure:
+def interactive(frame: pd.DataFrame) -> page.Figure:
     """The same for the page."""
     if why := why_missing(frame):
-        return _page.not_measured(why)
+        return page.not_measured(why)
     batches = sorted(int(b) for b in frame["batch_size"].unique())
     series = list(dict.fromkeys(frame[frame["kind"] != "baseline"]["series"]))
     title = f"how many times the {frame['note'].iloc[0]}'s floor each cell takes (lower is better)"
-    chart = _page.Chart([title], _X, "measured latency / floor", panel_px=360)
+    chart = page.Chart([title], _X, "measured latency / floor", panel_px=360)
     for _, own in frame.groupby(["kind", "series", "batch_size"], sort=False):
         kind, name, batch = (own[c].iloc[0] for c in ("kind", "series", "batch_size"))
-        hue = _page.colour(batches.index(int(batch)))
-        look = _page.baseline_look(hue) if kind == "baseline" else _page.look(series.index(name), hue)
+        hue = page.colour(batches.index(int(batch)))
+        look = page.baseline_look(hue) if kind == "baseline" else page.look(series.index(name), hue)
         shown = f"{name} (autoregressive)" if kind == "baseline" else name
         x = "intensity_flop_per_byte"
         chart.line(0, own, x, "ratio", f"{shown}, batch {batch}", look, _hover, mode="markers")
     ridges = sorted({float(r) for r in frame["ridge_flop_per_byte"]})
     spread = [*frame["intensity_flop_per_byte"], *ridges]
     span = (float(min(spread)) / 1.6, float(max(spread)) * 1.6)
-    chart.band(0, span, 1.0, None, None, "floor", _page.ALARM, ["no cell can be below"], dash="solid")
+    chart.band(0, span, 1.0, None, None, "floor", page.ALARM, ["no cell can be below"], dash="solid")
     heights = [1.0, float(frame["ratio_high"].max())]
     for ridge in ridges:
-        words = f"memory-bound left of {_page.number(ridge)} FLOP/byte, compute-bound right of it"
+        words = f"memory-bound left of {page.number(ridge)} FLOP/byte, compute-bound right of it"
         line: dict[str, Any] = {"type": "scatter", "mode": "lines", "x": [ridge] * 2, "y": heights}
-        line |= {"hoverinfo": "text", "hovertext": _page.text(words)}
-        line |= {"line": {"color": _page.MUTED, "dash": "dash", "width": 1.5}}
+        line |= {"hoverinfo": "text", "hovertext": page.text(words)}
+        line |= {"line": {"color": page.MUTED, "dash": "dash", "width": 1.5}}
         chart.add(0, line, "ridge: memory-bound to the left, compute-bound to the right")
     chart.axis(0, "x", type="log", dtick=1, tickformat=",~r", exponentformat="none")
     chart.log(0, "y", [*frame["ratio_low"], *frame["ratio_high"], 1.0])
@@ -205,8 +206,8 @@ def interactive(frame: pd.DataFrame) -> _page.Figure:
 
 def _hover(row: Any) -> list[str]:
     steps = [] if pd.isna(row.steps) else [f"K = {row.steps:.0f}"]
-    times = f"{_page.number(row.latency_s)} s measured, floor {_page.number(row.floor_s)} s"
+    times = f"{page.number(row.latency_s)} s measured, floor {page.number(row.floor_s)} s"
     shares = f"{row.mfu:.0%} of the arithmetic, {row.mbu:.0%} of the bandwidth"
-    where = [_page.shape_title(row.prompt_tokens, row.new_tokens), f"batch size {row.batch_size}"]
-    ratio = _page.amount("measured / floor", row.ratio, row.ratio_low, row.ratio_high, "")
+    where = [page.shape_title(row.prompt_tokens, row.new_tokens), f"batch size {row.batch_size}"]
+    ratio = page.amount("measured / floor", row.ratio, row.ratio_low, row.ratio_high, "")
     return [*steps, *where, ratio, times, f"floor {REGIMES[row.regime]}", shares]

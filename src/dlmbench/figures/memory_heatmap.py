@@ -17,8 +17,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
 from dlmbench.analysis.study import Study
-from dlmbench.figures import _page, _style
-from dlmbench.figures._points import Point, each, rows_of, table, why_missing
+from dlmbench.charts import page, style
+from dlmbench.charts.points import Point, each, rows_of, table, why_missing
 from dlmbench.types import Run
 
 NAME = "memory_heatmap"
@@ -108,14 +108,14 @@ def _amount(peak_bytes: float, unit: int) -> str:
 def draw(frame: pd.DataFrame, figure: Figure) -> None:
     """A panel for each model, in one colour scale."""
     if why := why_missing(frame):
-        return _style.not_measured(figure, why)
+        return style.not_measured(figure, why)
     models = list(dict.fromkeys(frame["series"]))
     lengths = [int(n) for n in sorted(frame["sequence_tokens"].unique())]
     batches = [int(b) for b in sorted(frame["batch_size"].unique())]
     known = frame["peak_bytes"].dropna()
     unit, name = (GIB, "GiB") if len(known) and known.max() >= 2 * GIB else (MIB, "MiB")
     scale, colours = Normalize(*_limits(known, unit)), colormaps["cividis"]
-    axes_of = _style.panels(figure, len(models), max(1.9, 0.32 * len(lengths) + 1.1))
+    axes_of = style.panels(figure, len(models), max(1.9, 0.32 * len(lengths) + 1.1))
     for axes, model in zip(axes_of, models, strict=True):
         own = rows_of(frame, series=model)
         seen = set()
@@ -154,22 +154,22 @@ def draw(frame: pd.DataFrame, figure: Figure) -> None:
         handles.append(Patch(facecolor="white", edgecolor="white", label="* some settings: out of memory"))
     if len(frame) < len(models) * len(lengths) * len(batches):
         handles.append(Patch(facecolor="white", edgecolor="white", label="– not measured"))
-    _style.legend_below(figure, handles)
-    _style.stamp(figure, frame)
+    style.legend_below(figure, handles)
+    style.stamp(figure, frame)
     return None
 
 
-def interactive(frame: pd.DataFrame) -> _page.Figure:
+def interactive(frame: pd.DataFrame) -> page.Figure:
     """The same for the page: the words in a cell say what its colour shows, or why it has none."""
     if why := why_missing(frame):
-        return _page.not_measured(why)
+        return page.not_measured(why)
     models = list(dict.fromkeys(frame["series"]))
     lengths = [int(n) for n in sorted(frame["sequence_tokens"].unique())]
     batches = [int(b) for b in sorted(frame["batch_size"].unique())]
     known = frame["peak_bytes"].dropna()
     unit, name = (GIB, "GiB") if len(known) and known.max() >= 2 * GIB else (MIB, "MiB")
     height = max(170, 36 * len(lengths) + 60)
-    chart = _page.Chart(models, "batch size", "sequence length [tokens]", panel_px=height)
+    chart = page.Chart(models, "batch size", "sequence length [tokens]", panel_px=height)
     for panel, model in enumerate(models):
         at = {(int(r.sequence_tokens), int(r.batch_size)): r for r in each(rows_of(frame, series=model))}
         cells = [[at.get((n, b)) for b in batches] for n in lengths]
@@ -185,7 +185,7 @@ def interactive(frame: pd.DataFrame) -> _page.Figure:
         )
         out = [(str(b), str(n)) for (n, b), r in at.items() if pd.isna(r.peak_bytes)]
         if out:
-            marker = {"symbol": "x", "size": 13, "color": _page.ALARM}
+            marker = {"symbol": "x", "size": 13, "color": page.ALARM}
             crosses = {"type": "scatter", "mode": "markers", "marker": marker, "hoverinfo": "skip"}
             chart.add(panel, crosses | {"x": [b for b, _ in out], "y": [n for _, n in out]}, "out of memory")
         chart.axis(panel, "x", type="category", showgrid=False)

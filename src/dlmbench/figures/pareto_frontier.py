@@ -17,8 +17,9 @@ from matplotlib.figure import Figure
 from dlmbench.analysis.pareto import on_front
 from dlmbench.analysis.quality import MetricInfo
 from dlmbench.analysis.study import CellSummary, Study
-from dlmbench.figures import _page, _style
-from dlmbench.figures._points import Point, each, ends, rows_of, shapes, table, why_missing
+from dlmbench.charts import page
+from dlmbench.charts import style as _style
+from dlmbench.charts.points import Point, each, ends, rows_of, shapes, table, why_missing
 from dlmbench.types import Run
 
 NAME = "pareto_frontier"
@@ -172,7 +173,7 @@ def draw(frame: pd.DataFrame, figure: Figure) -> None:
             _crosses(axes, own, **star)
         _style.log_axis(axes, [*here["latency_s"], *here["latency_high_s"].dropna()], "x")
         axes.margins(0.12)
-        axes.set(title=f"{_page.shape_title(prompt, new)}, batch {batch}", xlabel="latency [s], lower is better")
+        axes.set(title=f"{page.shape_title(prompt, new)}, batch {batch}", xlabel="latency [s], lower is better")
         axes.set_ylabel(f"{name} [{unit}],\nhigher is better")
     handles = [_style.key(s, **look) for s, look in looks.items()]
     for s in dict.fromkeys(rows_of(frame, kind="baseline")["series"]):
@@ -183,10 +184,10 @@ def draw(frame: pd.DataFrame, figure: Figure) -> None:
     return None
 
 
-def interactive(frame: pd.DataFrame) -> _page.Figure:
+def interactive(frame: pd.DataFrame) -> page.Figure:
     """The same for the page."""
     if why := why_missing(frame):
-        return _page.not_measured(why)
+        return page.not_measured(why)
     curves = rows_of(frame, kind="curve")
     series = list(dict.fromkeys(curves["series"]))
     panels = shapes(frame[frame["kind"] != "baseline"])
@@ -194,23 +195,23 @@ def interactive(frame: pd.DataFrame) -> _page.Figure:
     by_batch = len(batches) > 1
     others = list(dict.fromkeys(rows_of(frame, kind="other")["series"]))
     quality = f"{_words(frame)} [{str(frame['unit'].iloc[0]).lstrip('-')}], higher is better"
-    titles = [_page.shape_title(*s) for s in panels]
-    chart = _page.Chart(titles, "latency [s], lower is better", quality, panel_px=340)
+    titles = [page.shape_title(*s) for s in panels]
+    chart = page.Chart(titles, "latency [s], lower is better", quality, panel_px=340)
     for panel, (prompt, new) in enumerate(panels):
         here = rows_of(frame, prompt_tokens=prompt, new_tokens=new)
         for j, batch in enumerate(batches):
-            hue = _page.colour(j) if by_batch else None
+            hue = page.colour(j) if by_batch else None
             at = f", batch {batch}" if by_batch else ""
             for i, name in enumerate(series):
                 own = rows_of(here, kind="curve", series=name, batch_size=batch).sort_values("steps")
                 if len(own):
                     # Quality does not depend on the batch, so K is written on one line only.
                     labels = [f"K={k:.0f}" for k in own["steps"]] if (i, batch) == (0, batches[0]) else []
-                    style = _page.look(i, hue)
+                    style = page.look(i, hue)
                     chart.line(panel, own, "latency_s", "quality", name + at, style, _hover, labels=labels, x_bars=True)
             for i, name in enumerate(others):
                 own = rows_of(here, kind="other", series=name, batch_size=batch)
-                style = _page.look(len(series) + i, hue)
+                style = page.look(len(series) + i, hue)
                 if len(own):
                     chart.line(
                         panel, own, "latency_s", "quality", name + at, style, _hover, mode="markers", x_bars=True
@@ -218,7 +219,7 @@ def interactive(frame: pd.DataFrame) -> _page.Figure:
             for _, own in rows_of(here, kind="baseline", batch_size=batch).groupby("series", sort=False):
                 shown, style = (
                     f"{own['series'].iloc[0]} (autoregressive){at}",
-                    _page.baseline_look(hue or _page.INK) | {"size": 14},
+                    page.baseline_look(hue or page.INK) | {"size": 14},
                 )
                 chart.line(panel, own, "latency_s", "quality", shown, style, _hover, mode="markers", x_bars=True)
         front = rows_of(here, is_on_front=True)
@@ -230,6 +231,6 @@ def interactive(frame: pd.DataFrame) -> _page.Figure:
 
 def _hover(row: Any) -> list[str]:
     steps = [] if pd.isna(row.steps) else [f"K = {row.steps:.0f}"]
-    latency = _page.amount("latency", row.latency_s, row.latency_low_s, row.latency_high_s, "s")
-    quality = _page.amount(row.metric, row.quality, row.quality_low, row.quality_high, row.unit.lstrip("-"))
+    latency = page.amount("latency", row.latency_s, row.latency_low_s, row.latency_high_s, "s")
+    quality = page.amount(row.metric, row.quality, row.quality_low, row.quality_high, row.unit.lstrip("-"))
     return [*steps, f"batch size {row.batch_size}", latency, f"{quality}, higher is better"]

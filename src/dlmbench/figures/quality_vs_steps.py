@@ -17,8 +17,8 @@ from matplotlib.figure import Figure
 from dlmbench.analysis.parity import Parity
 from dlmbench.analysis.quality import TRUTHS, MetricInfo, Quality
 from dlmbench.analysis.study import Study
-from dlmbench.figures import _page, _style
-from dlmbench.figures._points import Point, each, rows_of, shapes, short, table, why_missing
+from dlmbench.charts import page, style
+from dlmbench.charts.points import Point, each, rows_of, shapes, short, table, why_missing
 from dlmbench.types import Run
 
 NAME = "quality_vs_steps"
@@ -221,58 +221,58 @@ def _first(lines: list[tuple[str, int, int]], row: Any) -> int:
 def draw(frame: pd.DataFrame, figure: Figure) -> None:
     """Panels in the order of the metrics; colour, marker and line style are the sampler's settings and lengths."""
     if why := why_missing(frame):
-        return _style.not_measured(figure, why)
+        return style.not_measured(figure, why)
     curves = rows_of(frame, kind="curve")
     lines = _lines(curves)
     several = len(shapes(curves)) > 1
     metrics = list(dict.fromkeys(curves["metric"]))
-    for axes, name in zip(_style.panels(figure, len(metrics), 2.4), metrics, strict=True):
+    for axes, name in zip(style.panels(figure, len(metrics), 2.4), metrics, strict=True):
         here = rows_of(frame, metric=name)
         verdicts = []
         for i, (series, prompt, new) in enumerate(lines):
             own = rows_of(here, series=series, prompt_tokens=prompt, new_tokens=new)
             curve = rows_of(own, kind="curve").sort_values("steps")
             if len(curve):
-                _style.with_intervals(axes, curve, "steps", "value", **_style.look(i))
+                style.with_intervals(axes, curve, "steps", "value", **style.look(i))
             for r in each(own, kind="parity"):
                 which = short(series) if len(lines) > len(shapes(curves)) else ""
                 which += f" {prompt}+{new}" if several else ""
                 # How often resamples found it stands in the caption.
                 verdicts.append((str(r.note).partition(" (found")[0], which.strip()))
                 if pd.notna(r.steps):
-                    axes.plot(r.steps, r.value, zorder=5, **_style.RING)
+                    axes.plot(r.steps, r.value, zorder=5, **style.RING)
                     _interval(axes, r, float(curve["steps"].max()))
         for r in each(here, kind="baseline"):
-            hue = _style.colour(_first(lines, r)) if several else _style.BASELINE_COLOUR
-            _style.band(axes, r.value, r.value_low, r.value_high, color=hue, linestyle="--")
+            hue = style.colour(_first(lines, r)) if several else style.BASELINE_COLOUR
+            style.band(axes, r.value, r.value_low, r.value_high, color=hue, linestyle="--")
         for r in each(here, kind="truth"):
             axes.axhline(r.value, color="#B00020", linestyle=":", linewidth=1.2)
         first = here.iloc[0]
         info = MetricInfo(name, str(first["unit"]), bool(first["higher_is_better"]))
-        _style.log2_axis(axes, list(curves["steps"]))
+        style.log2_axis(axes, list(curves["steps"]))
         verdict = _verdict(verdicts)
         direction = "higher is better" if info.higher_is_better else "lower is better"
         axes.set_title(f"{info.words}, {direction}\n{verdict}".strip())
         axes.set(xlabel="diffusion steps K", ylabel=info.unit)
     handles = []
     for i, (series, prompt, new) in enumerate(lines):
-        handles.append(_style.key(f"{series}, {prompt}+{new}" if several else series, **_style.look(i)))
+        handles.append(style.key(f"{series}, {prompt}+{new}" if several else series, **style.look(i)))
     for name in dict.fromkeys(rows_of(frame, kind="baseline")["series"]):
-        hue = "grey" if several else _style.BASELINE_COLOUR
-        handles.append(_style.key(f"{name} (autoregressive)", color=hue, linestyle="--"))
+        hue = "grey" if several else style.BASELINE_COLOUR
+        handles.append(style.key(f"{name} (autoregressive)", color=hue, linestyle="--"))
     if len(rows_of(frame, kind="truth")):
-        handles.append(_style.key("true text", color="#B00020", linestyle=":"))
+        handles.append(style.key("true text", color="#B00020", linestyle=":"))
     if rows_of(frame, kind="parity")["steps"].notna().any():
-        handles.append(_style.key("$S_{parity}$ at margin 0", **_style.RING))
-    _style.legend_below(figure, handles, columns=3)
-    _style.stamp(figure, frame)
+        handles.append(style.key("$S_{parity}$ at margin 0", **style.RING))
+    style.legend_below(figure, handles, columns=3)
+    style.stamp(figure, frame)
     return None
 
 
-def interactive(frame: pd.DataFrame) -> _page.Figure:
+def interactive(frame: pd.DataFrame) -> page.Figure:
     """The same for the page; S_parity stands in the hover texts of its rings, and in the caption."""
     if why := why_missing(frame):
-        return _page.not_measured(why)
+        return page.not_measured(why)
     curves = rows_of(frame, kind="curve")
     lines = _lines(curves)
     several = len(shapes(curves)) > 1
@@ -281,7 +281,7 @@ def interactive(frame: pd.DataFrame) -> _page.Figure:
     infos = [MetricInfo(n, str(r["unit"]), bool(r["higher_is_better"])) for n, r in zip(names, first, strict=True)]
     titles = [f"{m.words}, {'higher' if m.higher_is_better else 'lower'} is better" for m in infos]
     span = (float(curves["steps"].min()), float(curves["steps"].max()))
-    chart = _page.Chart(titles, "diffusion steps K", [m.unit for m in infos], panel_px=230)
+    chart = page.Chart(titles, "diffusion steps K", [m.unit for m in infos], panel_px=230)
     for panel, info in enumerate(infos):
         here = rows_of(frame, metric=info.name)
         marks = rows_of(here, kind="parity")
@@ -289,13 +289,13 @@ def interactive(frame: pd.DataFrame) -> _page.Figure:
             own = rows_of(here, kind="curve", series=series, prompt_tokens=prompt, new_tokens=new)
             if len(own):
                 shown = f"{series}, {prompt}+{new}" if several else series
-                chart.line(panel, own.sort_values("steps"), "steps", "value", shown, _page.look(i), _hover)
+                chart.line(panel, own.sort_values("steps"), "steps", "value", shown, page.look(i), _hover)
         for r in each(here, kind="baseline"):
-            hue = _page.colour(_first(lines, r)) if several else _page.INK
+            hue = page.colour(_first(lines, r)) if several else page.INK
             shown = f"{r.series} (autoregressive)" + (f", {r.prompt_tokens}+{r.new_tokens}" if several else "")
             chart.band(panel, span, r.value, r.value_low, r.value_high, shown, hue, _hover(r))
         for r in each(here, kind="truth"):
-            chart.band(panel, span, r.value, None, None, "true text", _page.ALARM, _hover(r), dash="dot")
+            chart.band(panel, span, r.value, None, None, "true text", page.ALARM, _hover(r), dash="dot")
         reached = marks[marks["steps"].notna()]
         words = [f"S_parity at margin 0: {r.note}\n{r.series}, {r.prompt_tokens}+{r.new_tokens}" for r in each(reached)]
         for r in each(reached):
@@ -303,7 +303,7 @@ def interactive(frame: pd.DataFrame) -> _page.Figure:
             last = float(own["steps"].max())
             ends = [last if pd.isna(end) else float(end) for end in (r.steps_low, r.steps_high)]
             bar: dict[str, Any] = {"type": "scatter", "mode": "lines", "x": ends, "y": [r.value] * 2}
-            bar |= {"hoverinfo": "skip", "line": {"color": _page.INK, "width": 1.5}}
+            bar |= {"hoverinfo": "skip", "line": {"color": page.INK, "width": 1.5}}
             chart.add(panel, bar, key="S_parity at margin 0")
         chart.ring(panel, list(reached["steps"]), list(reached["value"]), "S_parity at margin 0", words)
         chart.log2(panel, "x", list(curves["steps"]))
@@ -312,11 +312,11 @@ def interactive(frame: pd.DataFrame) -> _page.Figure:
 
 def _hover(row: Any) -> list[str]:
     steps = [] if pd.isna(row.steps) else [f"K = {row.steps:.0f}"]
-    where = _page.shape_title(row.prompt_tokens, row.new_tokens)
+    where = page.shape_title(row.prompt_tokens, row.new_tokens)
     return [
         *steps,
         where,
-        _page.amount(row.metric, row.value, row.value_low, row.value_high, row.unit),
+        page.amount(row.metric, row.value, row.value_low, row.value_high, row.unit),
         _texts(row.texts),
     ]
 

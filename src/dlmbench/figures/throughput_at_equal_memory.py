@@ -16,8 +16,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from dlmbench.analysis.study import CellSummary, Study
-from dlmbench.figures import _page, _style
-from dlmbench.figures._points import Point, each, rows_of, shapes, short, table, why_missing
+from dlmbench.charts import page, style
+from dlmbench.charts.points import Point, each, rows_of, shapes, short, table, why_missing
 from dlmbench.types import Run
 
 NAME = "throughput_at_equal_memory"
@@ -167,31 +167,31 @@ def caption(frame: pd.DataFrame) -> str:
 
 def _line(axes: Axes, own: pd.DataFrame, size: int, **look: Any) -> None:
     own = own.sort_values("batch_size").assign(x=own["peak_bytes"] / size)
-    _style.with_intervals(axes, own, "x", "tokens_per_s", **look)
+    style.with_intervals(axes, own, "x", "tokens_per_s", **look)
     for r in each(own, is_largest=True):
-        axes.plot(r.x, r.tokens_per_s, zorder=5, **_style.RING)
+        axes.plot(r.x, r.tokens_per_s, zorder=5, **style.RING)
 
 
 def _batches(axes: Axes, own: pd.DataFrame, size: int, above: bool) -> None:
     for r in each(own):
         at, shift = (r.peak_bytes / size, r.tokens_per_s), (0, 7 if above else -12)
-        text: dict[str, Any] = {"textcoords": "offset points", "ha": "center", "path_effects": _style.halo()}
+        text: dict[str, Any] = {"textcoords": "offset points", "ha": "center", "path_effects": style.halo()}
         axes.annotate(f"B={r.batch_size:.0f}", at, shift, fontsize=6.5, **text)
 
 
 def draw(frame: pd.DataFrame, figure: Figure) -> None:
     """One panel for each (prompt, new tokens); colour is K, marker and line style the sampler's settings."""
     if why := why_missing(frame):
-        return _style.not_measured(figure, why)
+        return style.not_measured(figure, why)
     size, unit = _unit(frame)
     measured = frame[frame["kind"] != "oom"]
     curves = rows_of(measured, kind="curve")
     series = list(dict.fromkeys(curves["series"]))
     steps = _steps(curves)
-    hues = dict(zip(steps, _style.ordered_colours(len(steps)), strict=True))
-    star: dict[str, Any] = {"color": _style.BASELINE_COLOUR, "linestyle": "--", "marker": "*", "markersize": 8}
+    hues = dict(zip(steps, style.ordered_colours(len(steps)), strict=True))
+    star: dict[str, Any] = {"color": style.BASELINE_COLOUR, "linestyle": "--", "marker": "*", "markersize": 8}
     panels = shapes(measured)
-    for axes, (prompt, new) in zip(_style.panels(figure, len(panels), 2.9), panels, strict=True):
+    for axes, (prompt, new) in zip(style.panels(figure, len(panels), 2.9), panels, strict=True):
         here = rows_of(measured, prompt_tokens=prompt, new_tokens=new)
         budget = here["budget_bytes"].dropna()
         if len(budget):
@@ -202,49 +202,49 @@ def draw(frame: pd.DataFrame, figure: Figure) -> None:
         for i, name in enumerate(series):
             own = rows_of(here, kind="curve", series=name)
             for k, rows in own.groupby(own["steps"].fillna(0.0)):
-                _line(axes, rows, size, **_style.look(i, hues.get(float(k), _style.colour(i))))
+                _line(axes, rows, size, **style.look(i, hues.get(float(k), style.colour(i))))
         for _, own in rows_of(here, kind="curve").groupby(["series", "steps"], sort=False, dropna=False):
             _batches(axes, own, size, above=True)
             break  # batch sizes are written on one line of diffusion: they are the same on the others
-        _style.log_axis(axes, [*here["tokens_per_s_low"], *here["tokens_per_s_high"]])
+        style.log_axis(axes, [*here["tokens_per_s_low"], *here["tokens_per_s_high"]])
         axes.xaxis.set_major_locator(MaxNLocator(6))
         axes.margins(x=0.12, y=0.16)
         axes.set(title=f"{prompt} prompt + {new} new tokens", xlabel=f"peak memory [{unit}]")
         axes.set_ylabel("throughput [new tokens/s]")
-    handles = [_style.key(f"K = {k:.0f}", color=hue, linewidth=4) for k, hue in hues.items()]
-    handles += [_style.key(s if len(series) == 1 else short(s), **_style.look(i, "grey")) for i, s in enumerate(series)]
+    handles = [style.key(f"K = {k:.0f}", color=hue, linewidth=4) for k, hue in hues.items()]
+    handles += [style.key(s if len(series) == 1 else short(s), **style.look(i, "grey")) for i, s in enumerate(series)]
     for name in dict.fromkeys(rows_of(measured, kind="baseline")["series"]):
-        handles.append(_style.key(f"{name} (autoregressive)", **star))
+        handles.append(style.key(f"{name} (autoregressive)", **star))
     if frame["budget_bytes"].notna().any():
-        handles.append(_style.key("equal memory", color="#666666", linestyle=(0, (4, 2)), linewidth=1))
-        handles.append(_style.key("largest batch that fits", **_style.RING))
-    _style.legend_below(figure, handles)
-    _style.stamp(figure, frame)
+        handles.append(style.key("equal memory", color="#666666", linestyle=(0, (4, 2)), linewidth=1))
+        handles.append(style.key("largest batch that fits", **style.RING))
+    style.legend_below(figure, handles)
+    style.stamp(figure, frame)
     return None
 
 
-def interactive(frame: pd.DataFrame) -> _page.Figure:
+def interactive(frame: pd.DataFrame) -> page.Figure:
     """The same for the page."""
     if why := why_missing(frame):
-        return _page.not_measured(why)
+        return page.not_measured(why)
     size, unit = _unit(frame)
     measured = frame[frame["kind"] != "oom"]
     measured = measured.assign(x=measured["peak_bytes"].astype(float) / size).sort_values("batch_size")
     curves = rows_of(measured, kind="curve")
     series, steps = list(dict.fromkeys(rows_of(frame, kind="curve")["series"])), _steps(curves)
-    hues = dict(zip(steps, _page.ordered_colours(len(steps)), strict=True))
+    hues = dict(zip(steps, page.ordered_colours(len(steps)), strict=True))
     panels = shapes(measured)
-    titles = [_page.shape_title(*p) for p in panels]
-    chart = _page.Chart(titles, f"peak memory [{unit}]", "throughput [new tokens/s]", panel_px=300)
+    titles = [page.shape_title(*p) for p in panels]
+    chart = page.Chart(titles, f"peak memory [{unit}]", "throughput [new tokens/s]", panel_px=300)
     for panel, (prompt, new) in enumerate(panels):
         here = rows_of(measured, prompt_tokens=prompt, new_tokens=new)
         for name, own in rows_of(here, kind="baseline").groupby("series", sort=False):
             labels, shown = [f"B={b:.0f}" for b in own["batch_size"]], f"{name} (autoregressive)"
-            chart.line(panel, own, "x", "tokens_per_s", shown, _page.baseline_look(), _hover, labels=labels)
+            chart.line(panel, own, "x", "tokens_per_s", shown, page.baseline_look(), _hover, labels=labels)
         for i, name in enumerate(series):
             for _, own in rows_of(here, kind="curve", series=name).groupby("steps", dropna=False):
                 k = float(own["steps"].iloc[0])
-                look = _page.look(i, hues.get(k, _page.colour(i)))
+                look = page.look(i, hues.get(k, page.colour(i)))
                 chart.line(panel, own, "x", "tokens_per_s", _name(name, k), look, _hover)
         best = rows_of(here, is_largest=True)
         words = [
@@ -255,9 +255,9 @@ def interactive(frame: pd.DataFrame) -> _page.Figure:
             budget = float(best["budget_bytes"].iloc[0]) / size
             ends = [float(here["tokens_per_s_low"].min()), float(here["tokens_per_s_high"].max())]
             line: dict[str, Any] = {"type": "scatter", "mode": "lines", "x": [budget] * 2, "y": ends}
-            said = f"equal memory: {_page.number(budget)} {unit}, {best['budget'].iloc[0]}"
-            line |= {"hoverinfo": "text", "hovertext": _page.text(said)}
-            line |= {"line": {"color": _page.MUTED, "dash": "dash", "width": 1.5}}
+            said = f"equal memory: {page.number(budget)} {unit}, {best['budget'].iloc[0]}"
+            line |= {"hoverinfo": "text", "hovertext": page.text(said)}
+            line |= {"line": {"color": page.MUTED, "dash": "dash", "width": 1.5}}
             chart.add(panel, line, "equal memory")
         chart.ring(panel, list(best["x"]), list(best["tokens_per_s"]), "largest batch that fits", words)
         low, high = float(here["x"].min()), float(here["x"].max())
@@ -273,6 +273,6 @@ def _steps(curves: pd.DataFrame) -> list[float]:
 
 
 def _hover(row: Any) -> list[str]:
-    rate = _page.amount("throughput", row.tokens_per_s, row.tokens_per_s_low, row.tokens_per_s_high, "new tokens/s")
+    rate = page.amount("throughput", row.tokens_per_s, row.tokens_per_s_low, row.tokens_per_s_high, "new tokens/s")
     peak = f"peak memory: {row.peak_bytes / GIB:.3g} GiB ({row.source})"
     return [f"batch size {row.batch_size}", rate, peak]

@@ -13,9 +13,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from dlmbench.analysis.study import Study
-from dlmbench.figures import _page, _style
-from dlmbench.figures._points import each, rows_of, why_missing
-from dlmbench.figures._throughput import (
+from dlmbench.charts import page, style
+from dlmbench.charts.points import each, rows_of, why_missing
+from dlmbench.charts.throughput import (
     hover,
     panel_keys,
     panel_titles,
@@ -52,18 +52,18 @@ def _bar(here: pd.DataFrame, bar: tuple[str, str, float | None, Any], series: st
 def draw(frame: pd.DataFrame, figure: Figure) -> None:
     """One panel for each (sampler's settings, prompt, new tokens); groups of bars at each batch size."""
     if why := why_missing(frame):
-        return _style.not_measured(figure, why)
+        return style.not_measured(figure, why)
     bars: list[tuple[str, str, float | None, Any]] = [
-        ("baseline", name, None, _style.BASELINE_COLOUR)
+        ("baseline", name, None, style.BASELINE_COLOUR)
         for name in dict.fromkeys(rows_of(frame, kind="baseline")["series"])
     ]
     steps = step_counts(frame)
-    hues = _style.ordered_colours(len(steps))
+    hues = style.ordered_colours(len(steps))
     bars += [("curve", f"K = {k:.0f}", k, hue) for k, hue in zip(steps, hues, strict=True)]
     if rows_of(frame, kind="curve")["steps"].isna().any():
-        bars.append(("curve", "steps chosen by the sampler", None, _style.colour(0)))
+        bars.append(("curve", "steps chosen by the sampler", None, style.colour(0)))
     panels = panel_keys(frame)
-    for axes, (series, prompt, new) in zip(_style.panels(figure, len(panels)), panels, strict=True):
+    for axes, (series, prompt, new) in zip(style.panels(figure, len(panels)), panels, strict=True):
         here = rows_of(frame, prompt_tokens=prompt, new_tokens=new)
         batches = [int(b) for b in sorted(here["batch_size"].unique())]
         # Bars stand side by side without holes: each batch size has room for its own bars only.
@@ -81,32 +81,32 @@ def draw(frame: pd.DataFrame, figure: Figure) -> None:
         axes.grid(visible=False, axis="x")
         # Bars are read from zero; only where that would hide the small ones does a logarithm serve better.
         if frame["tokens_per_s"].max() > 30 * frame["tokens_per_s"].min():
-            _style.log_axis(axes, list(frame["tokens_per_s"]))
+            style.log_axis(axes, list(frame["tokens_per_s"]))
         axes.set(xlabel="batch size", ylabel="throughput [new tokens/s]")
-        axes.set_title(_style.wrapped(f"{series}\n{prompt} prompt + {new} new tokens"))
+        axes.set_title(style.wrapped(f"{series}\n{prompt} prompt + {new} new tokens"))
     handles = []
     for kind, name, _, hue in bars:
         label = f"{name} (autoregressive)" if kind == "baseline" else name
         handles.append(Patch(facecolor=hue, label=label, **_hatch(kind)))
-    _style.legend_below(figure, handles)
-    _style.stamp(figure, frame)
+    style.legend_below(figure, handles)
+    style.stamp(figure, frame)
     return None
 
 
-def interactive(frame: pd.DataFrame) -> _page.Figure:
+def interactive(frame: pd.DataFrame) -> page.Figure:
     """The same for the page."""
     if why := why_missing(frame):
-        return _page.not_measured(why)
+        return page.not_measured(why)
     batches = [str(int(b)) for b in sorted(frame["batch_size"].unique())]
     steps = step_counts(frame)
-    hues = _page.ordered_colours(len(steps))
-    chart = _page.Chart(panel_titles(frame), "batch size", "throughput [new tokens/s]")
+    hues = page.ordered_colours(len(steps))
+    chart = page.Chart(panel_titles(frame), "batch size", "throughput [new tokens/s]")
     for panel, (series, prompt, new) in enumerate(panel_keys(frame)):
         here = rows_of(frame, prompt_tokens=prompt, new_tokens=new)
         for _, own in rows_of(here, kind="baseline").groupby("series", sort=False):
             x = [str(int(b)) for b in own["batch_size"]]
             name = own["series"].iloc[0]
-            chart.bars(panel, own, x, "tokens_per_s", f"{name} (autoregressive)", _page.INK, hover, hatched=True)
+            chart.bars(panel, own, x, "tokens_per_s", f"{name} (autoregressive)", page.INK, hover, hatched=True)
         curves = rows_of(here, kind="curve", series=series)
         for k, hue in zip(steps, hues, strict=True):
             own = rows_of(curves, steps=k)
@@ -116,7 +116,7 @@ def interactive(frame: pd.DataFrame) -> _page.Figure:
         free = curves[curves["steps"].isna()]
         if len(free):
             x = [str(int(b)) for b in free["batch_size"]]
-            chart.bars(panel, free, x, "tokens_per_s", "steps chosen by the sampler", _page.colour(0), hover)
+            chart.bars(panel, free, x, "tokens_per_s", "steps chosen by the sampler", page.colour(0), hover)
         chart.axis(panel, "x", type="category", categoryorder="array", categoryarray=batches)
         if frame["tokens_per_s"].max() > 30 * frame["tokens_per_s"].min():
             chart.log(panel, "y", list(frame["tokens_per_s"]))

@@ -12,9 +12,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from dlmbench.analysis.study import Study
-from dlmbench.figures import _page, _style
-from dlmbench.figures._points import rows_of, why_missing
-from dlmbench.figures._throughput import (
+from dlmbench.charts import page, style
+from dlmbench.charts.points import rows_of, why_missing
+from dlmbench.charts.throughput import (
     hover,
     panel_keys,
     panel_titles,
@@ -40,62 +40,62 @@ def caption(frame: pd.DataFrame) -> str:
 def draw(frame: pd.DataFrame, figure: Figure) -> None:
     """One panel for each (sampler's settings, prompt, new tokens); colour and marker are K, the baseline is dashed."""
     if why := why_missing(frame):
-        return _style.not_measured(figure, why)
+        return style.not_measured(figure, why)
     steps = step_counts(frame)
-    hues = _style.ordered_colours(len(steps))
-    looks: list[dict[str, Any]] = [_style.look(i, hue) | {"linestyle": "-"} for i, hue in enumerate(hues)]
-    baseline = {"color": _style.BASELINE_COLOUR, "linestyle": "--", "marker": "*", "markersize": 7}
+    hues = style.ordered_colours(len(steps))
+    looks: list[dict[str, Any]] = [style.look(i, hue) | {"linestyle": "-"} for i, hue in enumerate(hues)]
+    baseline = {"color": style.BASELINE_COLOUR, "linestyle": "--", "marker": "*", "markersize": 7}
     panels = panel_keys(frame)
-    for axes, (series, prompt, new) in zip(_style.panels(figure, len(panels)), panels, strict=True):
+    for axes, (series, prompt, new) in zip(style.panels(figure, len(panels)), panels, strict=True):
         here = rows_of(frame, prompt_tokens=prompt, new_tokens=new)
         curves = rows_of(here, kind="curve", series=series)
         for k, look in zip(steps, looks, strict=True):
             own = rows_of(curves, steps=k).sort_values("batch_size")
             if len(own):
-                _style.with_intervals(axes, own, "batch_size", "tokens_per_s", **look)
+                style.with_intervals(axes, own, "batch_size", "tokens_per_s", **look)
         free = curves[curves["steps"].isna()].sort_values("batch_size")
         if len(free):
-            _style.with_intervals(axes, free, "batch_size", "tokens_per_s", **_style.look(0))
+            style.with_intervals(axes, free, "batch_size", "tokens_per_s", **style.look(0))
         for _, own in rows_of(here, kind="baseline").groupby("series", sort=False):
-            _style.with_intervals(axes, own.sort_values("batch_size"), "batch_size", "tokens_per_s", **baseline)
-        _style.log2_axis(axes, list(here["batch_size"]))
-        _style.log_axis(axes, [*frame["tokens_per_s"], *frame["tokens_per_s_high"]])
+            style.with_intervals(axes, own.sort_values("batch_size"), "batch_size", "tokens_per_s", **baseline)
+        style.log2_axis(axes, list(here["batch_size"]))
+        style.log_axis(axes, [*frame["tokens_per_s"], *frame["tokens_per_s_high"]])
         axes.set(xlabel="batch size", ylabel="throughput [new tokens/s]")
-        axes.set_title(_style.wrapped(f"{series}\n{prompt} prompt + {new} new tokens"))
-    handles = [_style.key(f"K = {k:.0f}", **look) for k, look in zip(steps, looks, strict=True)]
+        axes.set_title(style.wrapped(f"{series}\n{prompt} prompt + {new} new tokens"))
+    handles = [style.key(f"K = {k:.0f}", **look) for k, look in zip(steps, looks, strict=True)]
     for name in dict.fromkeys(rows_of(frame, kind="baseline")["series"]):
-        handles.append(_style.key(f"{name} (autoregressive)", **baseline))
+        handles.append(style.key(f"{name} (autoregressive)", **baseline))
     if (rows_of(frame, kind="curve")["steps"].isna()).any():
-        handles.append(_style.key("steps chosen by the sampler", **_style.look(0)))
-    _style.legend_below(figure, handles)
-    _style.stamp(figure, frame)
+        handles.append(style.key("steps chosen by the sampler", **style.look(0)))
+    style.legend_below(figure, handles)
+    style.stamp(figure, frame)
     return None
 
 
-def interactive(frame: pd.DataFrame) -> _page.Figure:
+def interactive(frame: pd.DataFrame) -> page.Figure:
     """The same for the page."""
     if why := why_missing(frame):
-        return _page.not_measured(why)
+        return page.not_measured(why)
     steps = step_counts(frame)
-    hues = _page.ordered_colours(len(steps))
+    hues = page.ordered_colours(len(steps))
     panels = panel_keys(frame)
-    chart = _page.Chart(panel_titles(frame), "batch size", "throughput [new tokens/s]")
+    chart = page.Chart(panel_titles(frame), "batch size", "throughput [new tokens/s]")
     for panel, (series, prompt, new) in enumerate(panels):
         here = rows_of(frame, prompt_tokens=prompt, new_tokens=new)
         curves = rows_of(here, kind="curve", series=series)
         for i, (k, hue) in enumerate(zip(steps, hues, strict=True)):
             own = rows_of(curves, steps=k).sort_values("batch_size")
             if len(own):
-                look = _page.look(i, hue) | {"dash": "solid"}
+                look = page.look(i, hue) | {"dash": "solid"}
                 chart.line(panel, own, "batch_size", "tokens_per_s", f"K = {k:.0f}", look, hover)
         free = curves[curves["steps"].isna()].sort_values("batch_size")
         if len(free):
             name = "steps chosen by the sampler"
-            chart.line(panel, free, "batch_size", "tokens_per_s", name, _page.look(0), hover)
+            chart.line(panel, free, "batch_size", "tokens_per_s", name, page.look(0), hover)
         for _, own in rows_of(here, kind="baseline").groupby("series", sort=False):
             shown = f"{own['series'].iloc[0]} (autoregressive)"
             ordered = own.sort_values("batch_size")
-            chart.line(panel, ordered, "batch_size", "tokens_per_s", shown, _page.baseline_look(), hover)
+            chart.line(panel, ordered, "batch_size", "tokens_per_s", shown, page.baseline_look(), hover)
         chart.log2(panel, "x", list(here["batch_size"]))
         chart.log(panel, "y", list(frame["tokens_per_s"]))
     return chart.figure(frame)

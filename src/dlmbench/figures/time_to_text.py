@@ -14,8 +14,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from dlmbench.analysis.study import CellSummary, Study
-from dlmbench.figures import _page, _style
-from dlmbench.figures._points import Point, each, ends, rows_of, shapes, short, table, why_missing
+from dlmbench.charts import page, style
+from dlmbench.charts.points import Point, each, ends, rows_of, shapes, short, table, why_missing
 from dlmbench.types import Run
 
 NAME = "time_to_text"
@@ -145,14 +145,14 @@ def _for_paper(frame: pd.DataFrame) -> pd.DataFrame:
 def draw(frame: pd.DataFrame, figure: Figure) -> None:
     """One panel for each (prompt, new tokens), a row for each setting; colour is batch size."""
     if why := why_missing(frame):
-        return _style.not_measured(figure, why)
+        return style.not_measured(figure, why)
     frame = _for_paper(frame)
     batches, several, deepest = _layout(frame)
     height = 0.75 + deepest * max(0.2, 0.085 * len(batches) + 0.06)
     # Long names of settings need the width of two panels.
-    panels = _style.panels(figure, len(shapes(frame)), height, columns=1 if several else 2)
+    panels = style.panels(figure, len(shapes(frame)), height, columns=1 if several else 2)
     looks: list[dict[str, Any]] = [
-        {"color": _style.colour(i), "marker": _style.MARKERS[i % len(_style.MARKERS)]} for i in range(len(batches))
+        {"color": style.colour(i), "marker": style.MARKERS[i % len(style.MARKERS)]} for i in range(len(batches))
     ]
     for axes, (prompt, new) in zip(panels, shapes(frame), strict=True):
         here, names = _placed(rows_of(frame, prompt_tokens=prompt, new_tokens=new), batches, several)
@@ -165,32 +165,32 @@ def draw(frame: pd.DataFrame, figure: Figure) -> None:
         axes.set_yticks(range(len(names)), names)
         axes.set_ylim(len(names) - 0.4, -0.6)
         axes.grid(visible=False, axis="y")
-        _style.log_axis(axes, [*here["first_text_s"], *here["latency_low_s"], *here["latency_high_s"]], "x")
-        axes.set(title=_page.shape_title(prompt, new), xlabel="time since the request [s]")
-    marks = [_style.key(f"batch {b}", linestyle="none", **look) for b, look in zip(batches, looks, strict=True)]
+        style.log_axis(axes, [*here["first_text_s"], *here["latency_low_s"], *here["latency_high_s"]], "x")
+        axes.set(title=page.shape_title(prompt, new), xlabel="time since the request [s]")
+    marks = [style.key(f"batch {b}", linestyle="none", **look) for b, look in zip(batches, looks, strict=True)]
     grey: dict[str, Any] = {"color": "grey", "marker": "o", "linestyle": "none"}
-    marks.append(_style.key("first text", markerfacecolor="none", markersize=6.5, **grey))
-    marks.append(_style.key("full text", markersize=4, **grey))
-    _style.legend_below(figure, marks, columns=8)
-    _style.stamp(figure, frame)
+    marks.append(style.key("first text", markerfacecolor="none", markersize=6.5, **grey))
+    marks.append(style.key("full text", markersize=4, **grey))
+    style.legend_below(figure, marks, columns=8)
+    style.stamp(figure, frame)
     return None
 
 
-def interactive(frame: pd.DataFrame) -> _page.Figure:
+def interactive(frame: pd.DataFrame) -> page.Figure:
     """The same for the page."""
     if why := why_missing(frame):
-        return _page.not_measured(why)
+        return page.not_measured(why)
     batches, several, deepest = _layout(frame)
-    titles = [_page.shape_title(*s) for s in shapes(frame)]
+    titles = [page.shape_title(*s) for s in shapes(frame)]
     height = 60 + deepest * max(26, 12 * len(batches))
-    chart = _page.Chart(titles, "time since the request [s]", "", columns=1 if several else 2, panel_px=height)
+    chart = page.Chart(titles, "time since the request [s]", "", columns=1 if several else 2, panel_px=height)
     for panel, (prompt, new) in enumerate(shapes(frame)):
         here, names = _placed(rows_of(frame, prompt_tokens=prompt, new_tokens=new), batches, several)
         for i, batch in enumerate(batches):
-            own, hue = rows_of(here, batch_size=batch), _page.colour(i)
+            own, hue = rows_of(here, batch_size=batch), page.colour(i)
             if not len(own):
                 continue
-            symbol, key = _page.SYMBOLS[i % len(_page.SYMBOLS)], f"batch {batch}"
+            symbol, key = page.SYMBOLS[i % len(page.SYMBOLS)], f"batch {batch}"
             full, first = (
                 {"colour": hue, "symbol": symbol + end, "size": size} for end, size in (("", 7), ("-open", 10))
             )
@@ -202,7 +202,7 @@ def interactive(frame: pd.DataFrame) -> _page.Figure:
                 gaps["y"] += [r.at, r.at, None]
             joined = {"type": "scatter", "mode": "lines", "line": {"color": hue, "width": 1.5}, "opacity": 0.55}
             chart.add(panel, joined | gaps | {"hoverinfo": "skip"}, key=key)
-        ticks = {"tickvals": list(range(len(names))), "ticktext": [_page.text(n) for n in names]}
+        ticks = {"tickvals": list(range(len(names))), "ticktext": [page.text(n) for n in names]}
         chart.axis(panel, "y", range=[len(names) - 0.4, -0.6], showgrid=False, **ticks)
         chart.log(panel, "x", [*here["first_text_s"], *here["latency_low_s"], *here["latency_high_s"]])
     return chart.figure(frame)
@@ -210,7 +210,7 @@ def interactive(frame: pd.DataFrame) -> _page.Figure:
 
 def _hover(row: Any) -> list[str]:
     steps = [] if pd.isna(row.steps) else [f"K = {row.steps:.0f}"]
-    first = f"{_page.amount('first text', row.first_text_s, None, None, 's')} ({row.first_text_tokens:.0f} tokens)"
-    between = [] if pd.isna(row.inter_token_s) else [f"then {_page.number(row.inter_token_s * 1e3)} ms a token"]
-    full = _page.amount("full text", row.latency_s, row.latency_low_s, row.latency_high_s, "s")
+    first = f"{page.amount('first text', row.first_text_s, None, None, 's')} ({row.first_text_tokens:.0f} tokens)"
+    between = [] if pd.isna(row.inter_token_s) else [f"then {page.number(row.inter_token_s * 1e3)} ms a token"]
+    full = page.amount("full text", row.latency_s, row.latency_low_s, row.latency_high_s, "s")
     return [row.series, *steps, f"batch size {row.batch_size}", first, *between, full]

@@ -17,9 +17,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from dlmbench.assets import resolve_model
 from dlmbench.errors import BenchError
-from dlmbench.metrics._span import NO_REFERENCE
+from dlmbench.models.assets import resolve_model
+from dlmbench.scoring.span import NO_REFERENCE
 from dlmbench.types import MetricRequest, ModelSpec, Texts, TextScore, Unscored
 
 UNIT = "F1"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from dlmbench.metrics._ngrams import distinct
+from dlmbench.scoring.ngrams import distinct
 from dlmbench.types import Texts, TextScore, Unscored
 
 UNIT = "share"

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from dlmbench.metrics._judge import Settings, judge_of, written
-from dlmbench.metrics._judge import prepare as _prepare
-from dlmbench.metrics._span import sizes
+from dlmbench.scoring.judge import Settings, judge_of, written
+from dlmbench.scoring.judge import prepare as _prepare
+from dlmbench.scoring.span import sizes
 from dlmbench.types import MetricRequest, Texts, TextScore, Unscored
 
 __all__ = ["HIGHER_IS_BETTER", "NEEDS", "UNIT", "Settings", "prepare", "score"]

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from dlmbench.metrics._judge import Settings, judge_of
-from dlmbench.metrics._judge import prepare as _prepare
-from dlmbench.metrics._span import NO_REFERENCE, sizes
+from dlmbench.scoring.judge import Settings, judge_of
+from dlmbench.scoring.judge import prepare as _prepare
+from dlmbench.scoring.span import NO_REFERENCE, sizes
 from dlmbench.types import Cell, MetricRequest, Texts, TextScore, Unscored, stable_hash
 
 __all__ = ["HIGHER_IS_BETTER", "NEEDS", "UNIT", "Settings", "prepare", "same_value", "score"]

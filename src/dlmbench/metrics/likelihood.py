@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from dlmbench import registry
-from dlmbench.metrics._span import span_of, text_score, without_reference
+from dlmbench.scoring.span import span_of, text_score, without_reference
 from dlmbench.types import Cell, KnobValue, Prompt, PromptBatch, Texts, TextScore, Unscored
 
 UNIT = "nats/token"
@@ -38,7 +38,7 @@ def check(settings: Settings) -> str | None:
 def _draws_order(cell: Cell) -> bool:
     """Whether the cell's commit rule draws its positions."""
     commit = cell.knob("commit")
-    return commit is not None and getattr(registry.load("samplers/commit", str(commit)), "DRAWS_ORDER", False)
+    return commit is not None and getattr(registry.load("commit", str(commit)), "DRAWS_ORDER", False)
 
 
 def note(cell: Cell) -> str:

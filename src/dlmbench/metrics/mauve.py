@@ -15,10 +15,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from dlmbench.errors import BenchError
-from dlmbench.metrics._judge import Settings as _JudgeSettings
-from dlmbench.metrics._judge import judge_of, written
-from dlmbench.metrics._judge import prepare as _prepare
-from dlmbench.metrics._span import NO_REFERENCE
+from dlmbench.scoring.judge import Settings as _JudgeSettings
+from dlmbench.scoring.judge import judge_of, written
+from dlmbench.scoring.judge import prepare as _prepare
+from dlmbench.scoring.span import NO_REFERENCE
 from dlmbench.types import MetricRequest, Texts, Unscored, WholeScore
 
 __all__ = ["HIGHER_IS_BETTER", "NEEDS", "UNIT", "Settings", "check", "prepare", "score"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from dlmbench.metrics._oracle import judged
+from dlmbench.scoring.oracle import judged
 from dlmbench.types import Texts, TextScore, Unscored
 
 UNIT = "nats/token"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from dlmbench.metrics._span import without_reference
+from dlmbench.scoring.span import without_reference
 from dlmbench.tiny.oracle import score_story
 from dlmbench.tiny.vocabulary import decode
 from dlmbench.types import Texts, TextScore, Unscored

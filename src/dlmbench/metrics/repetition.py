@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from dlmbench.metrics._ngrams import ngrams
+from dlmbench.scoring.ngrams import ngrams
 from dlmbench.types import Texts, TextScore, Unscored
 
 UNIT = "share"

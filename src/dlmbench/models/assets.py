@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dlmbench import hub, registry
+from dlmbench import registry
 from dlmbench.errors import BenchError
+from dlmbench.models import hub
 from dlmbench.types import Experiment, ModelSpec
 
 _EMBEDDED = "embedded:"
-_TINY = Path(__file__).parent / "tiny" / "checkpoints"
+_TINY = Path(__file__).parents[1] / "tiny" / "checkpoints"
 _INDEX, _SINGLE = "model.safetensors.index.json", "model.safetensors"
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model")
 _LONGEST_HEADER = 100_000_000  # bytes; the safetensors format's own limit

@@ -10,8 +10,9 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-from dlmbench import assets, registry
+from dlmbench import registry
 from dlmbench.errors import BenchError
+from dlmbench.models import assets
 from dlmbench.types import Architecture, ModelSpec
 
 # Whose shapes are known although their config.json may not be here.

@@ -4,9 +4,9 @@ A source is a module with `load(settings, tokens)`, `WINDOWS` (its passages are 
 windows) and `SHUFFLED` (the seed chooses among them; otherwise they are taken in order).
 """
 
-from dlmbench.prompts._passages import Passage, identity, load_texts
-from dlmbench.prompts._selection import BYTES, Tokenizer, choose, in_batches, take
-from dlmbench.prompts._spans import ScoredSpan, continuation, same_bytes, scored_spans
+from dlmbench.prompts.passages import Passage, identity, load_texts
+from dlmbench.prompts.selection import BYTES, Tokenizer, choose, in_batches, take
+from dlmbench.prompts.spans import ScoredSpan, continuation, same_bytes, scored_spans
 
 __all__ = [
     "BYTES",

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from dlmbench.errors import BenchError
-from dlmbench.prompts._passages import Passage, load_texts, source_of
-from dlmbench.prompts._spans import continuation, whole_characters
+from dlmbench.prompts.passages import Passage, load_texts, source_of
+from dlmbench.prompts.spans import continuation, whole_characters
 from dlmbench.types import Prompt, PromptBatch, PromptSettings, stable_hash
 
 # English has 4 to 5 characters a token; a piece that proves too short for P + G tokens is tried again doubled.

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from dlmbench.errors import BenchError
 
 if TYPE_CHECKING:
-    from dlmbench.prompts._selection import Tokenizer
+    from dlmbench.prompts.selection import Tokenizer
     from dlmbench.types import PromptBatch
 
 Encode = Callable[[str], Sequence[int]]

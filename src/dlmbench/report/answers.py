@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 from dlmbench.analysis.stats import Interval, ratio_interval
 from dlmbench.analysis.study import CellSummary, Curve
-from dlmbench.report._numbers import counted
-from dlmbench.report._source import Source, setting
+from dlmbench.report.numbers import counted
+from dlmbench.report.source import Source, setting
 from dlmbench.types import Cell
 
 State = Literal["measured", "in part", "not measured"]

@@ -17,7 +17,7 @@ from dlmbench.analysis.answer import headline
 from dlmbench.analysis.stats import Interval
 from dlmbench.analysis.study import CellSummary, Curve, MetricParity, Study
 from dlmbench.analysis.winners import nearest, winner_of
-from dlmbench.report._numbers import counted, from_to, gib, listed, seconds, sig, spread
+from dlmbench.report.numbers import counted, from_to, gib, listed, seconds, sig, spread
 
 SERVER_BATCH = 8
 LONG_TOKENS = 1024

@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from dlmbench.report import _memory_questions, _quality_questions, _speed_questions, _use_questions
-from dlmbench.report._answers import Answer, Question
-from dlmbench.report._markdown import Markdown, bullets, escape, table
-from dlmbench.report._numbers import listed, plain
-from dlmbench.report._results import crossing
-from dlmbench.report._source import PUBLISHED, Source
+from dlmbench.report import memory_questions, quality_questions, speed_questions, use_questions
+from dlmbench.report.answers import Answer, Question
+from dlmbench.report.markdown import Markdown, bullets, escape, table
+from dlmbench.report.numbers import listed, plain
+from dlmbench.report.results import crossing
+from dlmbench.report.source import PUBLISHED, Source
 
 # Title of the section, what it is about, and its questions.
 THEMES: tuple[tuple[str, tuple[Question, ...]], ...] = (
-    ("The trade-off between quality and computation", _quality_questions.QUESTIONS),
-    ("Latency and throughput", _speed_questions.QUESTIONS),
-    ("Memory", _memory_questions.QUESTIONS),
-    ("What it means in practice", _use_questions.QUESTIONS),
+    ("The trade-off between quality and computation", quality_questions.QUESTIONS),
+    ("Latency and throughput", speed_questions.QUESTIONS),
+    ("Memory", memory_questions.QUESTIONS),
+    ("What it means in practice", use_questions.QUESTIONS),
 )
 
 
@@ -109,8 +109,8 @@ def limits(source: Source) -> Iterator[str]:
 def key_findings(source: Source) -> Markdown:
     """The use cases, each with its balance."""
     items = []
-    for use in _use_questions.USE_CASES:
-        answer = _use_questions.fitness(use)(source)
+    for use in use_questions.USE_CASES:
+        answer = use_questions.fitness(use)(source)
         items.append(escape(f"{use.name[0].upper()}{use.name[1:]} ({use.condition}): {answer.text}"))
         items += [Markdown(f"  {line}") for line in bullets(answer.items).splitlines()]
     return Markdown("\n".join(i if i.startswith("  ") else f"- {i}" for i in items))
@@ -118,7 +118,7 @@ def key_findings(source: Source) -> Markdown:
 
 def parity_in_short(source: Source) -> Answer:
     """Where parity is reached."""
-    return _quality_questions.steps_to_parity(source)
+    return quality_questions.steps_to_parity(source)
 
 
 def recommendations(source: Source) -> Markdown:

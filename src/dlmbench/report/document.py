@@ -14,10 +14,10 @@ import jinja2
 
 from dlmbench.analysis.study import Study
 from dlmbench.errors import BenchError
-from dlmbench.report import _discussion, _results, _setup
-from dlmbench.report._markdown import Markdown, escape, finalize
-from dlmbench.report._source import PUBLISHED, Source, load
-from dlmbench.store.journal import replace_file
+from dlmbench.report import discussion, results, setup
+from dlmbench.report.markdown import Markdown, escape, finalize
+from dlmbench.report.source import PUBLISHED, Source, load
+from dlmbench.results.journal import replace_file
 from dlmbench.types import Run
 
 NAME = "report.md"
@@ -66,7 +66,7 @@ def compose(sources: Sequence[Source]) -> str:
         # Escaping is for Markdown and done by `finalize`; HTML's would come on top of it.
         autoescape=False,
     )
-    themes = _discussion.ask(sources)
+    themes = discussion.ask(sources)
     context = {
         "sources": sources,
         "several": len(sources) > 1,
@@ -74,9 +74,9 @@ def compose(sources: Sequence[Source]) -> str:
         "level": Markdown("####" if len(sources) > 1 else "###"),
         "published": all(m.source in PUBLISHED and m.weights == "pretrained" for s in sources for m in s.models),
         "heading": heading,
-        "setup": _setup,
-        "results": _results,
-        "discussion": _discussion,
+        "setup": setup,
+        "results": results,
+        "discussion": discussion,
         "themes": themes,
     }
     parts = [environment.get_template(name).render(context).strip() for name in PARTS]

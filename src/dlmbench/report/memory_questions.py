@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from dlmbench.analysis.study import CellSummary
-from dlmbench.report._answers import Answer, Question, grouped, listing, not_measured, rest, sentences, where
-from dlmbench.report._numbers import counted, from_to, gib, listed, percent, sig, times
-from dlmbench.report._source import Source
+from dlmbench.report.answers import Answer, Question, grouped, listing, not_measured, rest, sentences, where
+from dlmbench.report.numbers import counted, from_to, gib, listed, percent, sig, times
+from dlmbench.report.source import Source
 
 LONG = 2048
 

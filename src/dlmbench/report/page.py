@@ -15,11 +15,12 @@ from pathlib import Path
 
 from dlmbench.analysis.answer import answer
 from dlmbench.analysis.study import Study
+from dlmbench.charts import page as _page
 from dlmbench.errors import BenchError
-from dlmbench.figures import _page
-from dlmbench.report import _cases, _page_parts
-from dlmbench.report._source import Settings, load_settings
-from dlmbench.store.journal import replace_file
+from dlmbench.report import cases as _cases
+from dlmbench.report import page_parts
+from dlmbench.report.source import Settings, load_settings
+from dlmbench.results.journal import replace_file
 from dlmbench.types import Run
 
 PAGE = "report.html"
@@ -39,17 +40,17 @@ class Page:
     answer: str
     statuses: str
     cases: tuple[_cases.Case, ...]
-    figures: tuple[_page_parts.PageFigure, ...]
-    table: _page_parts.Table
-    findings: tuple[_page_parts.FindingGroup, ...]
+    figures: tuple[page_parts.PageFigure, ...]
+    table: page_parts.Table
+    findings: tuple[page_parts.FindingGroup, ...]
     texts_prompt: int
-    texts: tuple[_page_parts.Text, ...]
-    missing: tuple[_page_parts.Missing, ...]
+    texts: tuple[page_parts.Text, ...]
+    missing: tuple[page_parts.Missing, ...]
     environment: tuple[tuple[str, str], ...]
     settings: Settings
 
     @property
-    def drawn(self) -> tuple[_page_parts.PageFigure, ...]:
+    def drawn(self) -> tuple[page_parts.PageFigure, ...]:
         """The figures that have something to show."""
         return tuple(f for f in self.figures if f.plot)
 
@@ -69,10 +70,10 @@ def gather(run: Run, study: Study, say: Callable[[str], None] = lambda stage: No
     """Everything the page shows, from the run and its analysis."""
     say("drawing the figures of the page")
     _needs("plotly")
-    figures = _page_parts.figures(run, study)
+    figures = page_parts.figures(run, study)
     say("gathering cells, findings and texts")
-    table = _page_parts.table(run, study)
-    prompt, texts = _page_parts.texts(run, study)
+    table = page_parts.table(run, study)
+    prompt, texts = page_parts.texts(run, study)
     settings = load_settings(run)
     baselines = dict.fromkeys(b.cell.model.key for b in study.baselines)
     targets = dict.fromkeys([c.model for c in study.curves] + [o.cell.model.key for o in study.others])
@@ -86,15 +87,15 @@ def gather(run: Run, study: Study, say: Callable[[str], None] = lambda stage: No
         is_random=random,
         random_words=_page.RANDOM_WEIGHTS,
         answer=answer(study),
-        statuses=_page_parts.statuses(study),
+        statuses=page_parts.statuses(study),
         cases=_cases.cases(study),
         figures=figures,
         table=table,
-        findings=_page_parts.findings(study),
+        findings=page_parts.findings(study),
         texts_prompt=prompt,
         texts=() if random else texts,
-        missing=_page_parts.missing(run, study, figures, table),
-        environment=_page_parts.environment(run),
+        missing=page_parts.missing(run, study, figures, table),
+        environment=page_parts.environment(run),
         settings=settings,
     )
 
@@ -121,9 +122,9 @@ def render(page: Page) -> str:
         # Of the package, not of a run: the only text that is not escaped.
         style=Markup(style),
         script=Markup(script),
-        plotly=_page_parts.packed(plotly),
+        plotly=page_parts.packed(plotly),
         policy=f"script-src {_allowed(script)} {_allowed(plotly)}",
-        colours=_page_parts.packed_json(dict(_page.DARK)),
+        colours=page_parts.packed_json(dict(_page.DARK)),
     )
 
 

@@ -21,10 +21,10 @@ from typing import Any
 from dlmbench import registry
 from dlmbench.analysis.answer import block_length
 from dlmbench.analysis.study import CellSummary, Study
-from dlmbench.figures._points import why_missing
-from dlmbench.figures._write import csv_of
-from dlmbench.report._numbers import counted, gib
-from dlmbench.store import GENERATIONS, read_generations
+from dlmbench.charts.points import why_missing
+from dlmbench.charts.write import csv_of
+from dlmbench.report.numbers import counted, gib
+from dlmbench.results import GENERATIONS, read_generations
 from dlmbench.types import Cell, Finding, Run
 
 # The order in which figures tell the story; those not named here follow by name.

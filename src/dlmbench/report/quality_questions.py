@@ -8,9 +8,9 @@ from dlmbench.analysis.answer import headline
 from dlmbench.analysis.stats import Interval
 from dlmbench.analysis.study import CellSummary, Curve, MetricParity
 from dlmbench.analysis.winners import nearest
-from dlmbench.report._answers import Answer, Question, listing, not_measured, sentences, verdict, where
-from dlmbench.report._numbers import counted, listed, percent, plain, seconds, sig, spread
-from dlmbench.report._source import Source
+from dlmbench.report.answers import Answer, Question, listing, not_measured, sentences, verdict, where
+from dlmbench.report.numbers import counted, listed, percent, plain, seconds, sig, spread
+from dlmbench.report.source import Source
 
 FEW_STEPS = 16
 MANY_STEPS = 256

@@ -9,11 +9,11 @@ from dlmbench.analysis.answer import answer, block_length, headline, summary_row
 from dlmbench.analysis.breakeven import BreakEven
 from dlmbench.analysis.quality import TRUTHS, MetricInfo, Quality
 from dlmbench.analysis.study import CellSummary, Curve
-from dlmbench.report._answers import where
-from dlmbench.report._markdown import Markdown, bullets, escape, quote, table
-from dlmbench.report._numbers import DASH, counted, gib, listed, percent, seconds, sig, spread
-from dlmbench.report._quality_questions import outcome_words, per_text, why_no_quality
-from dlmbench.report._source import Source, sample_texts
+from dlmbench.report.answers import where
+from dlmbench.report.markdown import Markdown, bullets, escape, quote, table
+from dlmbench.report.numbers import DASH, counted, gib, listed, percent, seconds, sig, spread
+from dlmbench.report.quality_questions import outcome_words, per_text, why_no_quality
+from dlmbench.report.source import Source, sample_texts
 from dlmbench.types import Finding
 
 # A page holds so many rows; the rest is counted and stands in the CSV.

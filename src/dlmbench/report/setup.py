@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dlmbench.report._markdown import Markdown, bullets, escape, table
-from dlmbench.report._numbers import counted, gib, listed, plain
-from dlmbench.report._source import Source, model_words
+from dlmbench.report.markdown import Markdown, bullets, escape, table
+from dlmbench.report.numbers import counted, gib, listed, plain
+from dlmbench.report.source import Source, model_words
 from dlmbench.types import Environment
 
 _ABSENT = "not on record"

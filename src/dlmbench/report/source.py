@@ -14,9 +14,9 @@ from urllib.parse import quote
 
 from dlmbench import registry
 from dlmbench.analysis.study import CellSummary, Curve, Study
+from dlmbench.charts.write import write_one
 from dlmbench.errors import BenchError
-from dlmbench.figures._write import write_one
-from dlmbench.store import GENERATIONS, read_generations
+from dlmbench.results import GENERATIONS, read_generations
 from dlmbench.types import Cell, CellResult, ModelSpec, PromptSettings, ProtocolSettings, Run, from_mapping
 
 EXPERIMENT = "experiment.json"

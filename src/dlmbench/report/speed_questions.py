@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from dlmbench.analysis.study import CellSummary, Curve
-from dlmbench.report._answers import (
+from dlmbench.report.answers import (
     Answer,
     Contrast,
     Question,
@@ -21,8 +21,8 @@ from dlmbench.report._answers import (
     verdict,
     where,
 )
-from dlmbench.report._numbers import counted, from_to, listed, percent, plain, seconds, spread, times
-from dlmbench.report._source import Source
+from dlmbench.report.numbers import counted, from_to, listed, percent, plain, seconds, spread, times
+from dlmbench.report.source import Source
 
 HIGH_BATCH = 8
 

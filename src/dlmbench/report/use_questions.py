@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from dlmbench.analysis.answer import block_length, headline
 from dlmbench.analysis.equal_quality import Bill, at_equal_quality, bill
 from dlmbench.analysis.study import CellSummary, Curve
-from dlmbench.report._answers import Answer, Question, listing, not_measured, sentences, some, verdict, where
-from dlmbench.report._numbers import counted, listed, seconds, sig, spread
-from dlmbench.report._source import Source
+from dlmbench.report.answers import Answer, Question, listing, not_measured, sentences, some, verdict, where
+from dlmbench.report.numbers import counted, listed, seconds, sig, spread
+from dlmbench.report.source import Source
 from dlmbench.types import Cell
 
 SERVER_BATCH = 8

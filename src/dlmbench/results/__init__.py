@@ -5,8 +5,8 @@ most the line it was writing. Views are rewritten beside the old ones and swappe
 file. A folder belongs to one environment, because times from two of them are not one data set.
 """
 
-from dlmbench.store.folder import RAW_METRICS, Store
-from dlmbench.store.records import (
+from dlmbench.results.folder import RAW_METRICS, Store
+from dlmbench.results.records import (
     GENERATIONS,
     QUALITY_METRICS,
     RECORDS,
@@ -17,7 +17,7 @@ from dlmbench.store.records import (
     read_text_results,
     read_text_scores,
 )
-from dlmbench.store.views import FIXED_COLUMNS, spreadsheet_field
+from dlmbench.results.views import FIXED_COLUMNS, spreadsheet_field
 
 __all__ = [
     "FIXED_COLUMNS",

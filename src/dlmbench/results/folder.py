@@ -11,8 +11,8 @@ from types import TracebackType
 from typing import Any
 
 from dlmbench.errors import BenchError
-from dlmbench.store.journal import append_lines, drop_torn_line, lock_folder, replace_file, write_error
-from dlmbench.store.records import (
+from dlmbench.results.journal import append_lines, drop_torn_line, lock_folder, replace_file, write_error
+from dlmbench.results.records import (
     GENERATIONS,
     KIND_OF,
     QUALITY_METRICS,
@@ -26,7 +26,7 @@ from dlmbench.store.records import (
     read_scores,
     read_text_results,
 )
-from dlmbench.store.views import quality_metrics, raw_metrics
+from dlmbench.results.views import quality_metrics, raw_metrics
 from dlmbench.types import (
     SCHEMA_VERSION,
     CellResult,

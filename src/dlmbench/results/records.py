@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dlmbench.errors import BenchError
-from dlmbench.store.journal import broken_line, read_lines
+from dlmbench.results.journal import broken_line, read_lines
 from dlmbench.types import (
     SCHEMA_VERSION,
     Cell,

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dlmbench.errors import BenchError
-from dlmbench.roofline import work
+from dlmbench.roofline import operators
 from dlmbench.roofline.corrected import Efficiencies, Limits, floor_s, limits_of
 from dlmbench.roofline.hardware import Hardware
 from dlmbench.types import Architecture, Cell, CellResult
@@ -162,7 +162,7 @@ class _Problem:
         counts: list[float] = []
         starts = [0]
         for row in rows:
-            kinds = work.forwards_of(row.cell, row.forwards)
+            kinds = operators.forwards_of(row.cell, row.forwards)
             assert kinds, f"{row.cell.label}: no schedule fixes its forwards, and they are not given"
             limits += [limits_of(f, row.cell, row.architecture, row.hardware) for f in kinds]
             counts += [f.count for f in kinds]
@@ -296,7 +296,7 @@ def estimate(
     Raises:
         BenchError: the calibration has a single group, so that its error is not known.
     """
-    kinds = work.forwards_of(cell, forwards)
+    kinds = operators.forwards_of(cell, forwards)
     if kinds is None:
         return None
     limits = [(f.count, limits_of(f, cell, architecture, hardware)) for f in kinds]

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn, TextIO
 
 from dlmbench.errors import BenchError, did_you_mean
-from dlmbench.families import llada, llama
+from dlmbench.models.families import llada, llama
 from dlmbench.roofline import published
 from dlmbench.roofline.hardware import Hardware, find, load_rows
 from dlmbench.types import Architecture

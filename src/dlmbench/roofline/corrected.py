@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from dlmbench.roofline import memory, work
+from dlmbench.roofline import memory, operators
 from dlmbench.roofline.hardware import Hardware
 from dlmbench.types import Architecture, Cell, Prediction
 
@@ -74,9 +74,9 @@ class Limits:
         return seconds
 
 
-def limits_of(forward: work.Forward, cell: Cell, architecture: Architecture, hardware: Hardware) -> Limits:
+def limits_of(forward: operators.Forward, cell: Cell, architecture: Architecture, hardware: Hardware) -> Limits:
     """The limits of one forward of a kind on `hardware`."""
-    load = work.load_of(forward, cell, architecture)
+    load = operators.load_of(forward, cell, architecture)
     peak, bandwidth = hardware.matrix_flops(cell.precision), hardware.bandwidth
     # torch's math kernel computes in 32 bits, whatever the model's precision.
     attention_peak = hardware.matrix_flops("float32") if cell.attention == "math" else peak
@@ -99,7 +99,7 @@ def latency_s(
     forwards: float | None = None,
 ) -> float | None:
     """Expected seconds of one generation; None where the number of forwards is neither scheduled nor given."""
-    kinds = work.forwards_of(cell, forwards)
+    kinds = operators.forwards_of(cell, forwards)
     if kinds is None:
         return None
     return sum(f.count * limits_of(f, cell, architecture, hardware).seconds(efficiencies) for f in kinds)
@@ -125,8 +125,8 @@ def compulsory(
         cache_bytes: last-level cache of the device; weights that fit into it need to be read only once.
         forwards: how many a rule without a schedule took.
     """
-    kinds = work.forwards_of(cell, forwards or work.least_forwards(cell), needed_head_only=True) or ()
-    loads = [(f.count, work.load_of(f, cell, architecture, exact_mask=True)) for f in kinds]
+    kinds = operators.forwards_of(cell, forwards or operators.least_forwards(cell), needed_head_only=True) or ()
+    loads = [(f.count, operators.load_of(f, cell, architecture, exact_mask=True)) for f in kinds]
     flops = sum(count * load.flops for count, load in loads)
     if max((load.compulsory_bytes for _, load in loads), default=0.0) <= cache_bytes:
         moved = max(load.body_bytes + load.head_bytes for _, load in loads)

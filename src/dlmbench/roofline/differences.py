@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dlmbench.roofline import published, work
+from dlmbench.roofline import operators, published
 from dlmbench.roofline.hardware import find
 from dlmbench.roofline.shapes import LLADA_8B, LLAMA_8B, cell
 
@@ -63,7 +63,7 @@ def _head() -> list[Difference]:
     found = []
     for length in (256, 640, 2176):
         shape = cell(LLADA_8B, "hf", (1, 128, length - 128), steps=1)
-        load = work.load_of((work.forwards_of(shape) or ())[0], shape, LLADA_8B)
+        load = operators.load_of((operators.forwards_of(shape) or ())[0], shape, LLADA_8B)
         without = load.flops - load.head_flops
         found.append(
             Difference("missing head", f"LLaDA forward over {length}", without / 1e12, load.flops / 1e12, "TFLOP")
@@ -78,7 +78,7 @@ def _mask() -> list[Difference]:
         prefill = published.llama(LLAMA_8B, _RATES, length, 0).prefill
         assert prefill is not None
         shape = cell(LLAMA_8B, "hf", (1, length, 0))
-        load = work.load_of((work.forwards_of(shape) or ())[0], shape, LLAMA_8B)
+        load = operators.load_of((operators.forwards_of(shape) or ())[0], shape, LLAMA_8B)
         exact_s = load.attention_flops / 2 / _RATES.macs_per_s
         found.append(
             Difference(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dlmbench.roofline import work
+from dlmbench.roofline import operators
 from dlmbench.types import Architecture, Cell
 
 # What libraries keep beside the tensors: the intercept of the official code's peak on an H200 (14.97 GiB) less its
@@ -41,9 +41,9 @@ class MemorySplit:
 
 def split(cell: Cell, arch: Architecture) -> MemorySplit:
     """The predicted split of one generation of `cell` on its engine (allocated, not reserved, bytes)."""
-    e = work.element_bytes(cell.precision)
+    e = operators.element_bytes(cell.precision)
     # A rule without a schedule takes an unknown number of forwards, but their shapes are known.
-    kinds = work.forwards_of(cell, total=work.least_forwards(cell)) or ()
+    kinds = operators.forwards_of(cell, total=operators.least_forwards(cell)) or ()
     tokens = max((f.rows * f.queries for f in kinds), default=0)
     cached = max((f.cached for f in kinds), default=0)
     rows = max((f.rows for f in kinds), default=0)
@@ -51,7 +51,7 @@ def split(cell: Cell, arch: Architecture) -> MemorySplit:
         cached = max(cell.prompt_tokens + cell.new_tokens - 1, cell.prompt_tokens)
     return MemorySplit(
         weights=arch.parameters * e,
-        cache=int(rows * cached) * work.cache_bytes_per_token(arch, cell.precision),
+        cache=int(rows * cached) * operators.cache_bytes_per_token(arch, cell.precision),
         logits=max((_logit_bytes(f, cell, arch) for f in kinds), default=0),
         hidden=tokens * arch.hidden_size * e,
         activations=(_activations(cell, arch, tokens) - _grown_later(cell, arch, tokens)) * e
@@ -75,11 +75,11 @@ def _activations(cell: Cell, arch: Architecture, tokens: int) -> int:
     return tokens * (3 * f + 5 * d)
 
 
-def _logit_bytes(forward: work.Forward, cell: Cell, arch: Architecture) -> int:
-    e, evaluated = work.element_bytes(cell.precision), forward.rows * forward.head * arch.vocab_size
+def _logit_bytes(forward: operators.Forward, cell: Cell, arch: Architecture) -> int:
+    e, evaluated = operators.element_bytes(cell.precision), forward.rows * forward.head * arch.vocab_size
     if cell.sampler == "autoregressive":
         return evaluated * (e + 4)  # transformers keeps a float32 copy of the last position
-    chosen, c = cell.batch_size * forward.choosing * arch.vocab_size, work.confidence_bytes(cell)
+    chosen, c = cell.batch_size * forward.choosing * arch.vocab_size, operators.confidence_bytes(cell)
     copies = chosen * (c if c <= 4 else 2 * c)  # float64 converts its input first
     if float(cell.knob("temperature") or 0) > 0:
         copies = max(copies, chosen * 4 * 8)
@@ -92,7 +92,7 @@ def _logit_bytes(forward: work.Forward, cell: Cell, arch: Architecture) -> int:
     return total + (chosen * e if cell.batch_size > 1 and c == e else 0)
 
 
-def _score_bytes(forward: work.Forward, cell: Cell, arch: Architecture) -> int:
+def _score_bytes(forward: operators.Forward, cell: Cell, arch: Architecture) -> int:
     """torch's math kernel holds one layer's scores twice, and its queries, keys and values once, in 32 bits."""
     if cell.attention != "math":
         return 0
@@ -130,14 +130,14 @@ class MemoryLaw:
 
 def official_law(arch: Architecture, precision: str = "bfloat16", copies: float = _OFFICIAL_COPIES) -> MemoryLaw:
     """The law of LLaDA's official sampler at temperature 0: whole-canvas logits `copies` times, one hidden state."""
-    e = work.element_bytes(precision)
+    e = operators.element_bytes(precision)
     position = e * (copies * arch.vocab_size + arch.hidden_size)
     return MemoryLaw(arch.parameters * e + WORKSPACE_BYTES, position, copies)
 
 
 def law_of(arch: Architecture, fixed_bytes: float, position_bytes: float, precision: str = "bfloat16") -> MemoryLaw:
     """Read a published or measured law: how many copies of the logits its slope amounts to."""
-    e = work.element_bytes(precision)
+    e = operators.element_bytes(precision)
     return MemoryLaw(fixed_bytes, position_bytes, (position_bytes / e - arch.hidden_size) / arch.vocab_size)
 
 

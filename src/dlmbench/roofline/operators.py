@@ -91,7 +91,7 @@ def least_forwards(cell: Cell) -> int:
 
 
 def _keeps(cell: Cell) -> bool:
-    return bool(registry.load("samplers/cache", str(cell.knob("cache") or "none")).KEEPS)
+    return bool(registry.load("cache", str(cell.knob("cache") or "none")).KEEPS)
 
 
 def _least_per_block(cell: Cell) -> int:
@@ -102,7 +102,7 @@ def _blocks(cell: Cell) -> tuple[int, int, int | None]:
     """Blocks, positions of each, and forwards of each where a schedule fixes them."""
     block = int(cell.knob("block_length") or cell.new_tokens)
     n_blocks = cell.new_tokens // block
-    if not registry.load("samplers/commit", str(cell.knob("commit") or "low_confidence")).SCHEDULED:
+    if not registry.load("commit", str(cell.knob("commit") or "low_confidence")).SCHEDULED:
         return n_blocks, block, None
     steps = int(cell.steps or cell.new_tokens) // n_blocks
     if _keeps(cell):  # with a cache, steps that commit nothing are not run
@@ -131,7 +131,7 @@ def _diffusion(cell: Cell, n_blocks: int, block: int, per_block: float, whole: b
         yield kind(n_blocks * per_block, length, 0)
         return
     yield kind(n_blocks, length, length)
-    span = registry.load("samplers/cache", str(cell.knob("cache"))).span
+    span = registry.load("cache", str(cell.knob("cache"))).span
     later: dict[int, int] = {}
     for i in range(n_blocks):
         first = cell.prompt_tokens + i * block

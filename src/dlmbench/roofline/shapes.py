@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dlmbench.families import llada, llama
+from dlmbench.models.families import llada, llama
 from dlmbench.types import Architecture, Cell, KnobValue, ModelSpec
 
 LLAMA_8B = llama.architecture(llama.KNOWN["8b"])

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dlmbench.samplers._randomness import uniform
+from dlmbench.sampling.rng import uniform
 
 if TYPE_CHECKING:
     import torch

@@ -13,10 +13,10 @@ from types import ModuleType
 
 from dlmbench import registry
 from dlmbench.errors import InvalidLogitsError
-from dlmbench.samplers._canvas import Canvas, Work
-from dlmbench.samplers._padding import padded
-from dlmbench.samplers._reading import Reader
-from dlmbench.samplers._step import decided_by, quotas
+from dlmbench.sampling.canvas import Canvas, Work
+from dlmbench.sampling.padding import padded
+from dlmbench.sampling.reading import Reader
+from dlmbench.sampling.step import decided_by, quotas
 from dlmbench.types import KnobValue, LanguageModel, PromptBatch, StepObserver, Workspace
 
 
@@ -33,8 +33,8 @@ class Loop:
 
     def __post_init__(self) -> None:
         self.canvas: Canvas = self.workspace.state
-        self.rule: ModuleType = registry.load("samplers/commit", str(self.knobs["commit"]))
-        self.reuse: ModuleType = registry.load("samplers/cache", str(self.knobs["cache"]))
+        self.rule: ModuleType = registry.load("commit", str(self.knobs["commit"]))
+        self.reuse: ModuleType = registry.load("cache", str(self.knobs["cache"]))
         self.decide = self.model.fused(decided_by)
         self.reader = Reader(self.model, self.rule, self.knobs, self.seed)
 
@@ -126,7 +126,7 @@ def denoise(
     with torch.inference_mode():
         tokens_BP, attend_BP = padded(batch, model)
         shape = (*tokens_BP.shape, new_tokens)
-        keeps = registry.load("samplers/cache", str(knobs["cache"])).KEEPS
+        keeps = registry.load("cache", str(knobs["cache"])).KEEPS
         needs = {
             "padding": attend_BP is not None,
             "keeps": keeps,

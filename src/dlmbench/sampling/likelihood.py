@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from dlmbench.errors import BenchError
-from dlmbench.samplers._denoise import denoise
+from dlmbench.sampling.denoise import denoise
 from dlmbench.types import KnobValue, LanguageModel, Likelihood, PromptBatch
 
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from dlmbench.samplers._canvas import Canvas
-from dlmbench.samplers._choice import choose_tokens
-from dlmbench.samplers._step import Piece
+from dlmbench.sampling.canvas import Canvas
+from dlmbench.sampling.choice import choose_tokens
+from dlmbench.sampling.step import Piece
 from dlmbench.types import KnobValue, LanguageModel
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dlmbench.samplers._randomness import uniform
+from dlmbench.sampling.rng import uniform
 from dlmbench.types import KnobValue
 
 if TYPE_CHECKING:

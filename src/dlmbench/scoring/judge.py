@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dlmbench import registry
-from dlmbench.assets import resolve_model
-from dlmbench.codec import Codec
 from dlmbench.errors import BenchError
+from dlmbench.models.assets import resolve_model
+from dlmbench.models.tokenizer import Codec
 from dlmbench.prompts import continuation
 from dlmbench.types import MetricRequest, ModelSpec, Prompt, StoredGeneration, Texts, Unscored
 

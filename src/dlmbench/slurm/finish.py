@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dlmbench import session
-from dlmbench.cluster import submission
-from dlmbench.cluster.merging import Gap, Merged, merge
-from dlmbench.cluster.progress import ENDED
-from dlmbench.cluster.queueing import resume_command
+from dlmbench.bench import run
 from dlmbench.errors import BenchError
-from dlmbench.store import read_run
-from dlmbench.store.records import read_contents
+from dlmbench.results import read_run
+from dlmbench.results.records import read_contents
+from dlmbench.slurm import submission
+from dlmbench.slurm.merge import Gap, Merged, merge
+from dlmbench.slurm.status import ENDED
+from dlmbench.slurm.submit import resume_command
 from dlmbench.types import Cell, Plan, Progress
 
 
@@ -61,4 +61,4 @@ def score_rest(folder: Path, progress: Progress) -> None:
     """Score what no shard has scored; nothing is loaded when nothing is left."""
     metrics = submission.load(folder).experiment.metrics
     if read_run(folder).cells and metrics:
-        session.score(folder, metrics, {}, progress)
+        run.score(folder, metrics, {}, progress)

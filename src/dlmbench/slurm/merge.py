@@ -13,12 +13,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from dlmbench.bench.quality import aggregate
+from dlmbench.bench.run import EXPERIMENT
 from dlmbench.errors import BenchError
-from dlmbench.scorer import aggregate
-from dlmbench.session import EXPERIMENT
-from dlmbench.store import GENERATIONS, RECORDS, TEXT_SCORES, Store, read_run, read_text_scores
-from dlmbench.store.journal import lock_folder, read_lines, replace_file
-from dlmbench.store.records import Contents, cell_record, read_contents
+from dlmbench.results import GENERATIONS, RECORDS, TEXT_SCORES, Store, read_run, read_text_scores
+from dlmbench.results.journal import lock_folder, read_lines, replace_file
+from dlmbench.results.records import Contents, cell_record, read_contents
 from dlmbench.types import SCHEMA_VERSION, Environment, Plan
 
 _NAMED = 3

@@ -7,12 +7,12 @@ import os
 from dataclasses import asdict
 from pathlib import Path
 
-from dlmbench import session
-from dlmbench.cluster.progress import mark_ended
-from dlmbench.cluster.submission import SHARDS, Submission
+from dlmbench.bench import run
 from dlmbench.errors import BenchError
 from dlmbench.measure.environment import fingerprint
-from dlmbench.store.journal import replace_file, write_error
+from dlmbench.results.journal import replace_file, write_error
+from dlmbench.slurm.status import mark_ended
+from dlmbench.slurm.submission import SHARDS, Submission
 from dlmbench.types import Environment, Plan, Progress, from_mapping
 
 CLAIM = "environment.json"
@@ -36,7 +36,7 @@ def run_shard(submission: Submission, plan: Plan, index: int, progress: Progress
         )
     claim(submission.folder, fingerprint(device))
     folder = submission.shard_folder(index)
-    session.measure(submission.experiment, submission.part(plan, index), folder, progress, whole=plan)
+    run.measure(submission.experiment, submission.part(plan, index), folder, progress, whole=plan)
     mark_ended(folder)
 
 

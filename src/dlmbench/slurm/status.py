@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from dlmbench.cluster.submission import Submission
-from dlmbench.store.records import Contents, read_contents
+from dlmbench.results.records import Contents, read_contents
+from dlmbench.slurm.submission import Submission
 
 # Written when a shard has measured and scored all it has; its cells alone would not say that it is scored.
 ENDED = "ended"
@@ -32,7 +32,7 @@ class ShardProgress:
 
 def mark_ended(folder: Path) -> None:
     """Note that a shard has nothing left to do."""
-    from dlmbench.store.journal import replace_file
+    from dlmbench.results.journal import replace_file
 
     replace_file(folder / ENDED, "all cells of this shard are measured and scored\n")
 

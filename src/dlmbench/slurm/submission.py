@@ -12,10 +12,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from dlmbench import grid
-from dlmbench.cluster.shards import Shard
 from dlmbench.errors import BenchError
-from dlmbench.store.journal import replace_file
+from dlmbench.experiment import plan as grid
+from dlmbench.experiment.shards import Shard
+from dlmbench.results.journal import replace_file
 from dlmbench.types import (
     Experiment,
     Grid,

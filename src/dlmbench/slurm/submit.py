@@ -13,14 +13,14 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from dlmbench import forecast
-from dlmbench.cluster import progress, slurm, submission
-from dlmbench.cluster.shards import balance, setting_of
-from dlmbench.cluster.submission import Job, Resources, Submission
+from dlmbench.bench import forecast
 from dlmbench.errors import BenchError
-from dlmbench.families._shapes import architectures
+from dlmbench.experiment.shards import balance, setting_of
+from dlmbench.models.shapes import architectures
+from dlmbench.results import RECORDS
 from dlmbench.roofline.hardware import Hardware
-from dlmbench.store import RECORDS
+from dlmbench.slurm import scheduler, status, submission
+from dlmbench.slurm.submission import Job, Resources, Submission
 from dlmbench.types import Experiment, Plan
 
 # Reading weights from a shared file system. Only shares are decided by it, and only between large models.
@@ -153,8 +153,8 @@ def _script(made: Submission) -> list[str]:
 
 def order(made: Submission) -> Order:
     """What is left to queue of a run: shards with work left that no job of it will still do."""
-    todo = [p.index for p in progress.examine(made) if not p.is_complete]
-    active = [t for t in slurm.tasks([j.id for j in made.jobs]) if t.state not in OVER] if made.jobs else []
+    todo = [p.index for p in status.examine(made) if not p.is_complete]
+    active = [t for t in scheduler.tasks([j.id for j in made.jobs]) if t.state not in OVER] if made.jobs else []
     arrays = {j.id: set(j.shards) for j in made.jobs if j.shards}
     covered: set[int] = set()
     for task in active:
@@ -175,11 +175,11 @@ def check(wanted: Resources) -> None:
     script = Path(os.environ.get("DLMBENCH_HOME", _CHECKOUT)) / SCRIPT
     if not script.is_file():
         raise BenchError(f"there is no {script}", "Submit from a checkout, or name one in DLMBENCH_HOME")
-    slurm.require()
+    scheduler.require()
     is_chosen = any(_chooses_nodes(option) for option in wanted.extra)
     if wanted.gres.partition(":")[0] != "gpu" or wanted.gres.count(":") > 1 or is_chosen:
         return
-    types = slurm.gpu_types(wanted.partition)
+    types = scheduler.gpu_types(wanted.partition)
     if len(types) > 1 and not any(t in wanted.gres.split(":") for t in types):
         raise BenchError(
             f"the partition offers several types of GPU ({', '.join(types)}), which must not be mixed",
@@ -204,12 +204,12 @@ def queue(wanted: Order) -> Submission:
     made.save()  # before the first task can look for it
     array = None
     if wanted.todo:
-        array = slurm.queue(wanted.array_command(), wanted.variables())
+        array = scheduler.queue(wanted.array_command(), wanted.variables())
         made = replace(made, jobs=(*made.jobs, Job(array, wanted.todo)))
         made.save()
     for job in wanted.stale:
-        slurm.cancel(job)  # it would end the run without the shards that are queued now
-    last = slurm.queue(wanted.last_command(array), wanted.variables())
+        scheduler.cancel(job)  # it would end the run without the shards that are queued now
+    last = scheduler.queue(wanted.last_command(array), wanted.variables())
     made = replace(made, jobs=(*made.jobs, Job(last)))
     made.save()
     return made

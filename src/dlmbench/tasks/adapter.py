@@ -16,9 +16,10 @@ from lm_eval.api.registry import register_model
 from lm_eval.models.utils import normalize_gen_kwargs, postprocess_generated_text
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
-from dlmbench import axes, registry
+from dlmbench import registry
+from dlmbench.bench.generate import ATTENTION, PRECISIONS
 from dlmbench.errors import BenchError, did_you_mean
-from dlmbench.generation import ATTENTION, PRECISIONS
+from dlmbench.experiment import knobs as axes
 from dlmbench.tasks.subject import LIKELIHOODS, Done, Ids, Pair, Setup, Subject
 from dlmbench.types import KnobValue, ModelSpec
 

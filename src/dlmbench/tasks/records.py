@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Any
 
 from dlmbench.errors import BenchError
-from dlmbench.store.journal import append_lines, drop_torn_line, lock_folder, read_lines, replace_file, write_error
+from dlmbench.results.journal import append_lines, drop_torn_line, lock_folder, read_lines, replace_file, write_error
 from dlmbench.types import SCHEMA_VERSION, Knobs, KnobValue, ModelSpec, Status, from_mapping, stable_hash
 
 TASKS, TABLE, SAMPLES = "tasks.json", "tasks.csv", "task_samples.jsonl"

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Literal
 
 from dlmbench import registry
-from dlmbench.assets import resolve_model
-from dlmbench.codec import Codec
-from dlmbench.engines import _checkpoint as checkpoint
+from dlmbench.bench.generate import settled
 from dlmbench.errors import BenchError
-from dlmbench.generation import settled
 from dlmbench.metrics import elbo
+from dlmbench.models import checkpoint
+from dlmbench.models.assets import resolve_model
+from dlmbench.models.tokenizer import Codec
 from dlmbench.types import Cell, Knobs, KnobValue, LanguageModel, ModelSpec, Prompt, PromptBatch, Texts
 
 LikelihoodKind = Literal["elbo", "sampler"]

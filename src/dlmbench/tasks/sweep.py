@@ -18,17 +18,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from dlmbench import axes, registry
-from dlmbench.assets import resolve_model
-from dlmbench.engines import _checkpoint as checkpoint
+from dlmbench import registry
+from dlmbench.bench.worker import failure
 from dlmbench.errors import BenchError
+from dlmbench.experiment import knobs as axes
 from dlmbench.metrics import elbo
+from dlmbench.models import checkpoint
+from dlmbench.models.assets import resolve_model
 from dlmbench.tasks import require
 from dlmbench.tasks.paired import differences, with_interval
 from dlmbench.tasks.records import Contents, Difference, Ended, TaskRun, TaskSample, TaskScore, TaskStore, Value
 from dlmbench.tasks.subject import Done, LikelihoodKind, Setup, Subject
 from dlmbench.types import Experiment, Grid, Knobs, ModelSpec
-from dlmbench.worker import failure
 
 # For metrics whose standard error lm-eval finds by resampling; a mean has a formula.
 STDERR_DRAWS = 1000

@@ -10,10 +10,10 @@ from collections.abc import Callable, Hashable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dlmbench.engines import _checkpoint as checkpoint
-from dlmbench.engines._attention import enforced
-from dlmbench.engines._workspace import PlainWorkspace
 from dlmbench.errors import InvalidLogitsError
+from dlmbench.models import checkpoint
+from dlmbench.models.attention import enforced
+from dlmbench.models.engines.native.cuda_graphs import PlainWorkspace
 from dlmbench.types import Architecture, ModelSpec, StepObserver, Workspace
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ class HFModel:
 
     def new_cache(self, rows: int, length: int) -> Any:
         """Keys and values of a whole canvas, replaced in place by later forwards."""
-        from dlmbench.engines._canvas_cache import CanvasCache
+        from dlmbench.models.canvas_cache import CanvasCache
 
         return CanvasCache(self.architecture.layers, length)
 

@@ -7,6 +7,6 @@ from __future__ import annotations
 
 from functools import partial
 
-from dlmbench.engines import native
+from dlmbench.models.engines.native import transformer
 
-load = partial(native.load, compile=False, record=False)
+load = partial(transformer.load, compile=False, record=False)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from dlmbench.families._reading import refuse, required, rope_theta, token_id
+from dlmbench.models.config_json import refuse, required, rope_theta, token_id
 from dlmbench.types import Architecture, TensorSpec
 
 PARADIGM = "diffusion"

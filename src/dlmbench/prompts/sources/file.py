@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from dlmbench.errors import BenchError
-from dlmbench.prompts._passages import Passage, read_text
-from dlmbench.prompts.sharegpt import conversations
+from dlmbench.prompts.passages import Passage, read_text
+from dlmbench.prompts.sources.sharegpt import conversations
 from dlmbench.types import PromptSettings
 
 WINDOWS = False

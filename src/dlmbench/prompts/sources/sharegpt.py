@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dlmbench.errors import BenchError
-from dlmbench.prompts._passages import Passage, read_text
+from dlmbench.prompts.passages import Passage, read_text
 from dlmbench.types import PromptSettings
 
 WINDOWS = False

@@ -11,9 +11,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import cast
 
-from dlmbench import hub
 from dlmbench.errors import BenchError
-from dlmbench.prompts._passages import Passage, check_there, read_text
+from dlmbench.models import hub
+from dlmbench.prompts.passages import Passage, check_there, read_text
 from dlmbench.types import PromptSettings
 
 WINDOWS = True

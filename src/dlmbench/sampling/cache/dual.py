@@ -6,7 +6,7 @@ behind it stay as its first forward left them.
 
 from __future__ import annotations
 
-from dlmbench.samplers.cache.prefix import Knobs
+from dlmbench.sampling.cache.prefix import Knobs
 
 __all__ = ["KEEPS", "Knobs", "span"]
 

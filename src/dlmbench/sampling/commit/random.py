@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from dlmbench.samplers._step import Decision, Piece, Step
+from dlmbench.sampling.step import Decision, Piece, Step
 from dlmbench.types import KnobValue
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from dlmbench.samplers._step import Decision, Step, chosen_probability
+from dlmbench.sampling.step import Decision, Step, chosen_probability
 from dlmbench.types import KnobValue
 
 SCHEDULED = False

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from dlmbench.samplers._choice import choose_tokens
-from dlmbench.samplers._padding import padded
+from dlmbench.sampling.choice import choose_tokens
+from dlmbench.sampling.padding import padded
 from dlmbench.types import Generation, KnobValue, LanguageModel, PromptBatch, StepObserver
 
 if TYPE_CHECKING:

@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from dlmbench.samplers._denoise import denoise
-from dlmbench.samplers._likelihood import log_likelihood
+from dlmbench.sampling.denoise import denoise
+from dlmbench.sampling.likelihood import log_likelihood
 from dlmbench.types import Generation, KnobValue, LanguageModel, PromptBatch, StepObserver, Trace
 
 __all__ = ["PARADIGM", "PARTS", "Knobs", "check", "generate", "log_likelihood", "resolve"]
 
 PARADIGM = "diffusion"
-PARTS = {"commit": "samplers/commit", "cache": "samplers/cache"}
+PARTS = {"commit": "commit", "cache": "cache"}
 
 
 @dataclass(frozen=True)

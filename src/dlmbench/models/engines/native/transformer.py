@@ -19,10 +19,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dlmbench.engines import _checkpoint as checkpoint
-from dlmbench.engines._attention import enforced
-from dlmbench.engines._workspace import PlainWorkspace, Workspaces
 from dlmbench.errors import InvalidLogitsError
+from dlmbench.models import checkpoint
+from dlmbench.models.attention import enforced
+from dlmbench.models.engines.native.cuda_graphs import PlainWorkspace, Workspaces
 from dlmbench.types import Architecture, ModelSpec, StepObserver, Workspace
 
 if TYPE_CHECKING:
@@ -235,7 +235,7 @@ class NativeModel:
         self._norm, self._gated, self._rotated = (self.fused(f) for f in (_norm, _gated, _rotated))
         self._product, self._add_product = _product, _add_product
         if compile and dtype.itemsize == 2:
-            from dlmbench.engines._few_rows import Products
+            from dlmbench.models.engines.native.triton_kernels import Products
 
             ours = Products(architecture.hidden_size, device)
             self._product, self._add_product = ours.product, ours.add_product
@@ -481,9 +481,9 @@ class _Decoding:
 
     def _by_place(self, _: int) -> Attend:
         """Flash decoding, which reads on the device how far the cache is filled."""
-        from dlmbench.engines import _few_rows
+        from dlmbench.models.engines.native import triton_kernels
 
-        return lambda q_B1Hd, k, v: _few_rows.attend(q_B1Hd[:, 0], k, v, self.place_1)
+        return lambda q_B1Hd, k, v: triton_kernels.attend(q_B1Hd[:, 0], k, v, self.place_1)
 
     def _finish(self, hidden_B1D: torch.Tensor) -> None:
         """Logits of the last position; at temperature 0 also the token."""

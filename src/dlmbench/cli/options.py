@@ -49,8 +49,8 @@ def load(
     knob: list[str] | None = None,
 ) -> tuple[Experiment, Plan]:
     """The experiment of a file, changed by the options that several commands take, and its cells."""
-    from dlmbench import config as configuration
-    from dlmbench import grid
+    from dlmbench.experiment import load as configuration
+    from dlmbench.experiment import plan
 
     # A path that is not found from here is tried from the checkout, so that programs run from any folder.
     checkout = Path(__file__).parents[2] / config
@@ -66,7 +66,7 @@ def load(
         knobs=knob or (),
     )
     experiment = configuration.load(path, overrides)
-    return experiment, grid.expand(experiment)
+    return experiment, plan.expand(experiment)
 
 
 def _joined(given: list[str] | None) -> str | None:
@@ -75,12 +75,14 @@ def _joined(given: list[str] | None) -> str | None:
 
 
 def conclude(output_dir: Path, price: float | None = None, quality: str | None = None) -> None:
+    """Print what a finished run says, and write its figures and reports."""
     from rich.console import Console
 
-    from dlmbench import console, session
+    from dlmbench import report
+    from dlmbench.cli import console
 
     with console.Stages(str(output_dir)) as stages:
-        outcome = session.conclude(output_dir, price, quality, stages.say)
+        outcome = report.conclude(output_dir, price, quality, stages.say)
     console.findings(outcome.findings)
     width = None if sys.stdout.isatty() else 160
     out = Console(width=width, highlight=False)

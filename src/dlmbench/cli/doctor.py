@@ -15,8 +15,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from dlmbench.cluster import slurm
 from dlmbench.errors import BenchError
+from dlmbench.slurm import scheduler
 
 if TYPE_CHECKING:
     from dlmbench.measure.condition import GpuCondition
@@ -218,7 +218,7 @@ def _disk() -> Iterator[Examined]:
 
 
 def _caches() -> Iterator[Examined]:
-    from dlmbench import hub
+    from dlmbench.models import hub
 
     folder = hub.cache_folder()
     is_offline = hub.is_offline()
@@ -240,7 +240,7 @@ def _caches() -> Iterator[Examined]:
 
 
 def _assets(experiment: Experiment) -> Iterator[Examined]:
-    from dlmbench import assets
+    from dlmbench.models import assets
 
     try:
         for report in assets.download(experiment, local_files_only=True):
@@ -257,11 +257,11 @@ def _assets(experiment: Experiment) -> Iterator[Examined]:
 
 
 def _cluster() -> Iterator[Examined]:
-    if not slurm.is_there():
+    if not scheduler.is_there():
         yield Examined("ok", "SLURM", "not on this machine: `dlmbench run` measures here")
         return
     try:
-        yield Examined("ok", "SLURM", f"{slurm.version()} answers; partitions: {slurm.nodes() or 'none'}")
+        yield Examined("ok", "SLURM", f"{scheduler.version()} answers; partitions: {scheduler.nodes() or 'none'}")
     except BenchError as error:
         remedy = "Run it on a login node, or check SLURM_CONF; `dlmbench run` needs no SLURM"
         yield Examined("warning", "SLURM", error.message, remedy)

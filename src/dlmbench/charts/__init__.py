@@ -1,0 +1,1 @@
+"""What figures share: points as tables, one style, and writing them to files."""

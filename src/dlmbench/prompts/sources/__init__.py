@@ -1,0 +1,1 @@
+"""Prompt sources, one file each: where passages of text come from."""

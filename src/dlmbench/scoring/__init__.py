@@ -1,0 +1,1 @@
+"""What metrics share: their settings, the scored span of a text, n-grams, and judges."""
