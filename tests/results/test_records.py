@@ -40,7 +40,7 @@ ENVIRONMENT = Environment(
 
 
 def a_cell(key="llada", knobs=(("steps", 8),), **changes):
-    model = ModelSpec(key, "llada", "somewhere", "target", weights="random")
+    model = ModelSpec(key, "llada", f"models/{key}", "target", weights="random")
     cell = Cell(model, "native", "masked_diffusion", knobs, 2, 16, 4, "bfloat16", "math", 0, "tiny")
     return replace(cell, **changes)
 
@@ -159,7 +159,7 @@ def test_a_reader_passes_over_a_line_still_being_written(tmp_path):
     [
         (b'{"kind": "sample", "cell\n', "not a record"),
         (b"[]\n", "not a record"),
-        (b'{"kind": "status"}\n', "not a whole record"),
+        (b'{"kind": "status"}\n', "an incomplete record"),
         (b'{"kind": "song"}\n', "unknown kind of record 'song'"),
         (b'{"kind": "status", "cell_id": "?", "status": "ok"}\n', "cell \\? is not on record"),
         (b'{"kind": "experiment", "name": "x", "schema_version": 99}\n', "schema version 99"),
@@ -349,7 +349,7 @@ def test_quality_metrics_are_strict_json_with_the_cell_spelt_out(tmp_path):
         raise AssertionError(word)
 
     document = json.loads((tmp_path / "quality_metrics.json").read_text(), parse_constant=refuse)
-    assert document["schema_version"] == 1
+    assert document["schema_version"] == 2
     assert document["environment"]["device"] == "GPU A"
     (entry,) = document["scores"]
     expected = {
@@ -361,5 +361,5 @@ def test_quality_metrics_are_strict_json_with_the_cell_spelt_out(tmp_path):
     with Store.open(tmp_path, ENVIRONMENT, "study"):
         assert json.loads((tmp_path / "quality_metrics.json").read_text()) == document
     (tmp_path / "quality_metrics.json").write_text("{")
-    with pytest.raises(BenchError, match="is not the file dlmbench wrote"):
+    with pytest.raises(BenchError, match="is not a file that dlmbench wrote"):
         read_run(tmp_path)

@@ -111,7 +111,7 @@ def test_cells_that_differ_in_batch_size_stay_together_so_that_texts_are_scored_
 
 
 def test_a_model_that_is_slow_to_load_is_not_loaded_in_every_shard():
-    plan = Plan(tuple(target_cell(s, model=replace(target_cell(1).model, key=k)) for k in "ab" for s in range(1, 9)))
+    plan = Plan(tuple(target_cell(s, model=replace(target_cell(1).model, key=k, source=k)) for k in "ab" for s in range(1, 9)))
     seconds = {cell.id: 1.0 for cell in plan.cells}
     load_s = {setting_of(cell): 100.0 for cell in plan.cells}
     for s in balance(plan, 2, seconds, load_s):
@@ -156,8 +156,8 @@ def test_an_experiment_that_has_changed_since_is_refused(submitted):
     [
         lambda whole: [],
         lambda whole: None,
-        lambda whole: {"schema_version": 1},
-        lambda whole: {"schema_version": 1, "experiment": {}},
+        lambda whole: {"schema_version": 2},
+        lambda whole: {"schema_version": 2, "experiment": {}},
         lambda whole: {**whole, "experiment": None},
         lambda whole: {**whole, "experiment": {**whole["experiment"], "models": ["ar"]}},
         lambda whole: {**whole, "experiment": {**whole["experiment"], "grids": [{"samplers": [{}]}]}},

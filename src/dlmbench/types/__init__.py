@@ -1,37 +1,52 @@
-"""Every noun of the project, as frozen records with units in their names.
+"""The dataclasses and protocols that all packages share, with units in field names. Standard library only.
 
-Standard library only. None means unknown or not measured; 0 means zero. Shape legend used across the project:
-B rows of a batch, P prompt tokens, G new (generated) tokens, N = P + G canvas, Q positions given to one forward,
-D hidden width, V vocabulary, K diffusion steps.
+None means unknown or not measured; 0 means zero. Shape suffixes used across the project: B rows of a batch, P prompt
+tokens, G new (generated) tokens, N = P + G canvas, Q positions of one forward, D hidden size, V vocabulary,
+K diffusion steps.
 """
 
-from dlmbench.types._base import SCHEMA_VERSION, Knobs, KnobValue, Role, Status, Weights, from_mapping, stable_hash
-from dlmbench.types._measurements import (
+from dlmbench.types._parts import (
+    Architecture,
+    LanguageModel,
+    Progress,
+    StepObserver,
+    TensorSpec,
+    Texts,
+    Workspace,
+)
+from dlmbench.types.records import (
+    SCHEMA_VERSION,
     CellResult,
     CellStatus,
     CommitOrder,
+    ConvertedScore,
     EnergyPass,
     Environment,
-    MemoryPass,
-    Sample,
-    TracedPass,
-)
-from dlmbench.types._parts import Architecture, LanguageModel, Progress, StepObserver, TensorSpec, Texts, Workspace
-from dlmbench.types._results import (
     Finding,
-    MissingText,
-    Reading,
+    Generation,
+    Likelihood,
+    MemoryPass,
+    Prompt,
+    PromptBatch,
+    PromptSets,
     Run,
+    Sample,
     Score,
+    StoredGeneration,
     TextResult,
     TextScore,
+    Trace,
+    TracedPass,
     Unscored,
+    UnscoredText,
     WholeScore,
 )
-from dlmbench.types._study import (
+from dlmbench.types.study import (
     Cell,
     Experiment,
     Grid,
+    Knobs,
+    KnobValue,
     LeftOut,
     MetricRequest,
     ModelSpec,
@@ -39,9 +54,13 @@ from dlmbench.types._study import (
     Prediction,
     PromptSettings,
     ProtocolSettings,
+    Role,
     SamplerAxes,
+    Status,
+    Weights,
+    from_mapping,
+    stable_hash,
 )
-from dlmbench.types._texts import Generation, Likelihood, Prompt, PromptBatch, PromptSets, StoredGeneration, Trace
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -50,6 +69,7 @@ __all__ = [
     "CellResult",
     "CellStatus",
     "CommitOrder",
+    "ConvertedScore",
     "EnergyPass",
     "Environment",
     "Experiment",
@@ -63,7 +83,6 @@ __all__ = [
     "Likelihood",
     "MemoryPass",
     "MetricRequest",
-    "MissingText",
     "ModelSpec",
     "Plan",
     "Prediction",
@@ -73,7 +92,6 @@ __all__ = [
     "PromptSets",
     "PromptSettings",
     "ProtocolSettings",
-    "Reading",
     "Role",
     "Run",
     "Sample",
@@ -89,6 +107,7 @@ __all__ = [
     "Trace",
     "TracedPass",
     "Unscored",
+    "UnscoredText",
     "Weights",
     "WholeScore",
     "Workspace",
