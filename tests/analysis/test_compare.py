@@ -222,7 +222,7 @@ def stored(run: Run, folder: Path) -> Path:
     """`run` as a folder; latencies and texts' scores only."""
     folder.mkdir()
     lines = [{"kind": "environment", **asdict(run.environment)}]
-    lines += [{"kind": "experiment", "name": run.name, "schema_version": 1}]
+    lines += [{"kind": "experiment", "name": run.name, "schema_version": 2}]
     lines += [cell_record(c) for c in run.cells]
     for result in run.results:
         records = (*result.samples, result.memory, result.traced)

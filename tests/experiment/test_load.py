@@ -174,7 +174,7 @@ def test_schema_knows_every_knob_and_is_stable():
             {"grid__samplers__masked_diffusion__block_length": [16, 48]},
             "grid.samplers.masked_diffusion.block_length: 48 cannot run at any length",
         ),
-        ({"grid__samplers__masked_diffusion": {"steps": [3, 8], "block_length": [16, 32]}}, "steps: 3 cannot run at any"),
+        ({"grid__samplers__masked_diffusion": {"steps": [3, 8], "block_length": [16, 32]}}, "steps: 3 cannot run at"),
         (
             {"grid__samplers__masked_diffusion__threshold": 0.5},
             "grid.samplers.masked_diffusion.threshold: has no effect, because none of the parts chosen has this knob. "

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Container, Iterable
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 from dlmbench.errors import BenchError
 from dlmbench.results.journal import append_lines, drop_torn_line, lock_folder, replace_file, write_error
@@ -30,6 +30,7 @@ from dlmbench.results.views import quality_metrics, raw_metrics
 from dlmbench.types import (
     SCHEMA_VERSION,
     CellResult,
+    ConvertedScore,
     Environment,
     ModelSpec,
     Plan,
@@ -41,6 +42,8 @@ from dlmbench.types import (
 )
 
 RAW_METRICS = "raw_metrics.csv"
+
+S = TypeVar("S", Score, ConvertedScore)
 
 
 class Store:
@@ -169,21 +172,8 @@ class Store:
     def write_scores(self, scores: Iterable[Score]) -> None:
         """Replace the aggregated scores. A value that is not finite is unknown (None)."""
         self._unscored = unscored_cells(read_text_results(self.folder), self._records.cells)
-        self._scores = tuple(
-            replace(
-                s,
-                value=_finite(s.value),
-                low=_finite(s.low),
-                high=_finite(s.high),
-                stderr=_finite(s.stderr),
-                monte_carlo_stderr=_finite(s.monte_carlo_stderr),
-                in_other_units=tuple(
-                    replace(r, value=_finite(r.value), low=_finite(r.low), high=_finite(r.high))
-                    for r in s.in_other_units
-                ),
-            )
-            for s in scores
-        )
+        finite = map(_finite, scores)
+        self._scores = tuple(replace(s, in_other_units=tuple(map(_finite, s.in_other_units))) for s in finite)
         replace_file(self.folder / QUALITY_METRICS, self._quality_metrics())
 
     def samples(self, cell_id: str) -> tuple[Sample, ...]:
@@ -226,8 +216,11 @@ def unscored_cells(results: Iterable[TextResult], cells: Container[str]) -> tupl
     return tuple(missing for key, missing in found.items() if key not in scored)
 
 
-def _finite(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None
+def _finite(score: S) -> S:
+    """The score with None for every value that is not finite."""
+    values = {f.name: getattr(score, f.name) for f in fields(score)}
+    unknown: dict[str, Any] = {n: None for n, v in values.items() if isinstance(v, float) and not math.isfinite(v)}
+    return replace(score, **unknown)
 
 
 def _strict_json(score: TextResult) -> dict[str, Any]:

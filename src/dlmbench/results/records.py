@@ -9,10 +9,11 @@ the key, role and source of the model, are kept as they were recorded; names tha
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from dlmbench.errors import BenchError
 from dlmbench.results.journal import broken_line, read_lines
@@ -40,6 +41,8 @@ from dlmbench.types import (
     WholeScore,
     from_mapping,
 )
+
+T = TypeVar("T")
 
 RECORDS = "records.jsonl"
 GENERATIONS = "generations.jsonl"
@@ -104,7 +107,6 @@ class RunRecords:
             traced=self.latest.get((cell_id, TracedPass)),
             memory=self.latest.get((cell_id, MemoryPass)),
             environment_id=self.environment.id if self.environment else "",
-            schema_version=self.schema_version,
             energy=self.latest.get((cell_id, EnergyPass)),
             order=self.latest.get((cell_id, CommitOrder)),
         )
@@ -123,7 +125,7 @@ def _cell_from(values: Mapping[str, Any]) -> Cell:
     return from_mapping(Cell, {**values, "model": model, "knobs": knobs})
 
 
-def _add_line(records: RunRecords, values: dict[str, Any]) -> str | None:
+def _add_line(records: RunRecords, values: Mapping[str, Any]) -> str | None:
     """Add one line to `records`; returns what is wrong with it, if anything."""
     kind = _VERSION_1.get(values.get("kind", ""), values.get("kind"))
     if kind == "cell":
@@ -159,27 +161,29 @@ def read_records(folder: Path) -> RunRecords:
     Raises:
         BenchError: a broken line, with file and line number.
     """
-    records, path = RunRecords(), folder / RECORDS
-    for number, values in read_lines(path):
-        try:
-            fault = _add_line(records, values)
-        except (KeyError, TypeError, ValueError) as error:
-            raise broken_line(path, number, f"an incomplete record ({type(error).__name__}: {error})") from error
+    records = RunRecords()
+    for number, fault in enumerate(_parsed(folder / RECORDS, partial(_add_line, records), "record"), start=1):
         if fault:
-            raise broken_line(path, number, fault)
+            raise broken_line(folder / RECORDS, number, fault)
     return records
 
 
 def read_generations(folder: Path) -> tuple[StoredGeneration, ...]:
     """The texts of a run folder, for each cell and prompt the latest."""
-    path, found = folder / GENERATIONS, {}
+    texts = _parsed(folder / GENERATIONS, _generation, "generation")
+    return tuple({(text.cell_id, text.prompt_index): text for text in texts}.values())
+
+
+def _generation(values: Mapping[str, Any]) -> StoredGeneration:
+    return from_mapping(StoredGeneration, {**values, "output_ids": tuple(values["output_ids"])})
+
+
+def _parsed(path: Path, parse: Callable[[Mapping[str, Any]], T], what: str) -> Iterator[T]:
     for number, values in read_lines(path):
         try:
-            text = from_mapping(StoredGeneration, {**values, "output_ids": tuple(values["output_ids"])})
-        except (KeyError, TypeError) as error:
-            raise broken_line(path, number, "an incomplete generation") from error
-        found[text.cell_id, text.prompt_index] = text
-    return tuple(found.values())
+            yield parse(values)
+        except (KeyError, TypeError, ValueError) as error:
+            raise broken_line(path, number, f"an incomplete {what} ({type(error).__name__}: {error})") from error
 
 
 def read_text_results(folder: Path) -> tuple[TextResult, ...]:
@@ -187,14 +191,8 @@ def read_text_results(folder: Path) -> tuple[TextResult, ...]:
 
     A line is the score of a text (`total`), the score of a whole cell (`value`), or says why there is none (`reason`).
     """
-    path, found = folder / TEXT_SCORES, dict[tuple[str, str, int | None], TextResult]()
-    for number, values in read_lines(path):
-        try:
-            result = _text_result(values)
-        except (KeyError, TypeError, ValueError) as error:
-            raise broken_line(path, number, "an incomplete score") from error
-        found[result.cell_id, result.metric, getattr(result, "prompt_index", None)] = result
-    return tuple(found.values())
+    results = _parsed(folder / TEXT_SCORES, _text_result, "score")
+    return tuple({(r.cell_id, r.metric, getattr(r, "prompt_index", None)): r for r in results}.values())
 
 
 def _text_result(values: Mapping[str, Any]) -> TextResult:

@@ -215,7 +215,6 @@ class CellResult:
     traced: TracedPass | None
     memory: MemoryPass | None
     environment_id: str
-    schema_version: int = SCHEMA_VERSION
     order: CommitOrder | None = None
     energy: EnergyPass | None = None
 
