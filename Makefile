@@ -50,10 +50,10 @@ check: $(STAMP) ## lint, types, import rules, generated files up to date
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-cache
-	@$(BIN)/python -m dlmbench.experiment.load | diff -u config/experiments.schema.json - || { echo "the schema is stale: run make schema" >&2; exit 1; }
+	@$(BIN)/python -m dlmbench.experiment | diff -u config/experiments.schema.json - || { echo "the schema is stale: run make schema" >&2; exit 1; }
 
 schema: $(STAMP) ## write config/experiments.schema.json from the code
-	@$(BIN)/python -m dlmbench.experiment.load > config/experiments.schema.json
+	@$(BIN)/python -m dlmbench.experiment > config/experiments.schema.json
 
 # torch pins its own CUDA libraries exactly, so they are left to it; the local label of a CPU build is dropped.
 requirements: $(STAMP) ## resolve and pin requirements.txt again

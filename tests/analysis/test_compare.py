@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 from dlmbench.analysis.compare import FEWEST, compare
 from dlmbench.results import RECORDS
 from dlmbench.results.records import KIND_OF, cell_record
-from dlmbench.types import Cell, CellResult, Run
+from dlmbench.types import Cell, CellResult, ModelSpec, Run
 from support.program import run
 from support.synthetic_run import ENVIRONMENT, LLADA, failed, measured, noisy, per_text, target_cell, tiny_run
 
@@ -35,7 +36,15 @@ def scaled(run: Run, factor: float, only: str | None = None) -> Run:
 
 def with_cells(run: Run, **changes: object) -> Run:
     """`run` with `changes` in every cell."""
-    ids = {c.id: replace(c, **changes) for c in run.cells}
+    return _with(run, {c.id: replace(c, **changes) for c in run.cells})
+
+
+def with_models(run: Run, change: Callable[[ModelSpec], ModelSpec]) -> Run:
+    """`run` with every model changed."""
+    return _with(run, {c.id: replace(c, model=change(c.model)) for c in run.cells})
+
+
+def _with(run: Run, ids: dict[str, Cell]) -> Run:
     return replace(
         run,
         cells=tuple(ids.values()),
@@ -58,6 +67,27 @@ def test_a_run_shows_no_difference_from_itself():
     assert {p.speedup.value for p in found.pairs} == {1.0}
     assert {c.verdict for p in found.pairs for c in p.quality} == {"equal"}
     assert found.obstacles == found.circumstances == found.only_first == found.only_second == ()
+
+
+def test_runs_of_one_checkpoint_in_two_folders_are_joined():
+    known = with_models(RUN, lambda m: replace(m, content="c0ffee"))
+    moved = with_models(known, lambda m: replace(m, key=f"my-{m.key}", source="/elsewhere", revision="main"))
+    found = compare(known, moved)
+    assert found.comparable
+    assert len(found.pairs) == len(RUN.cells)
+    assert {c.verdict for p in found.pairs for c in p.quality} == {"equal"}
+    swapped = with_models(known, lambda m: replace(m, role="target" if m.role == "baseline" else "baseline"))
+    assert len(compare(known, swapped).pairs) == len(RUN.cells)
+
+
+def test_other_weights_in_the_same_folder_are_another_model():
+    first, second = (with_models(RUN, lambda m, c=c: replace(m, content=c)) for c in ("c0ffee", "decade"))
+    found = compare(first, second)
+    assert not found.comparable
+    (obstacle,) = found.obstacles
+    assert obstacle.name == "model"
+    assert "tiny (c0ffee)" in obstacle.first
+    assert "tiny (decade)" in obstacle.second
 
 
 @pytest.mark.parametrize(("factor", "verdict"), [(0.5, "faster"), (2.0, "slower"), (1.0, "no difference shown")])
@@ -192,7 +222,7 @@ def stored(run: Run, folder: Path) -> Path:
     """`run` as a folder; latencies and texts' scores only."""
     folder.mkdir()
     lines = [{"kind": "environment", **asdict(run.environment)}]
-    lines += [{"kind": "experiment", "name": run.name, "schema_version": 1}]
+    lines += [{"kind": "experiment", "name": run.name, "schema_version": 2}]
     lines += [cell_record(c) for c in run.cells]
     for result in run.results:
         records = (*result.samples, result.memory, result.traced)

@@ -82,12 +82,12 @@ def test_every_metric_has_a_value_or_a_reason_for_every_cell_and_text(finished):
         scores = {s.cell_id: s for s in run.scores if s.metric == metric}
         without = {u.cell_id for u in run.unscored if u.metric == metric and u.prompt_index is None}
         assert set(scores) | without == cells, metric
-        assert all(s.n + len(s.not_scored) == 4 for s in scores.values()), metric
+        assert all(s.n + len(s.unscored) == 4 for s in scores.values()), metric
         assert scores, metric
         assert metric in added.stdout
     for entry in document["scores"]:
-        assert {"value", "low", "high", "n", "unit", "higher_is_better", "judge", "steps", "not_scored"} <= set(entry)
-    elbo_missing = [u for u in document["cells_not_scored"] if u["metric"] == "elbo"]
+        assert {"value", "low", "high", "n", "unit", "higher_is_better", "judge", "steps", "unscored"} <= set(entry)
+    elbo_missing = [u for u in document["unscored_cells"] if u["metric"] == "elbo"]
     assert [u["reason"] for u in elbo_missing] == ["only a masked diffusion model has it"]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -13,10 +14,12 @@ from pathlib import Path
 import psutil
 import pytest
 
+import dlmbench
 from dlmbench.results import read_run
 from support.program import command_line, measured_lines, start
 
 pytestmark = pytest.mark.e2e
+CHECKPOINTS = Path(dlmbench.__file__).parent / "tiny" / "checkpoints"
 CONFIG = """
 name: small
 models:
@@ -187,3 +190,37 @@ def test_the_embedded_demo_answers_and_resumes(tmp_path):
     begun = time.monotonic()
     assert start("demo", "--output_dir", output, timeout=100).stdout == first.stdout
     assert time.monotonic() - begun < 60
+
+
+def test_a_moved_checkpoint_resumes_and_a_replaced_one_is_refused(tmp_path):
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    document = CONFIG.replace("embedded:", f"{tmp_path}/").replace("[1, 2]", "1").replace("[4, 16]", "4")
+    config, output = tmp_path / "small.yaml", tmp_path / "run" / "raw_data"
+    for name in ("ar", "llada"):
+        shutil.copytree(CHECKPOINTS / name, tmp_path / name)
+    config.write_text(document.replace("max_repeats: 10", "max_repeats: 10, min_repeats: 0"))
+    arguments = ("run", "--config", config, "--output_dir", output)
+    first = start(*arguments, timeout=400)
+    assert first.returncode == 0, first.stderr
+    samples = [line for line in measured_lines(output) if '"kind": "sample"' in line]
+
+    (tmp_path / "ar").rename(tmp_path / "moved")
+    config.write_text(
+        config.read_text().replace("ar: {", "renamed: {").replace(f'{tmp_path}/ar"', f'{tmp_path}/moved"')
+    )
+    again = start(*arguments, timeout=100)
+    assert again.returncode == 0, again.stderr
+    assert [line for line in measured_lines(output) if '"kind": "sample"' in line] == samples
+    assert {r["model"] for r in rows(output)} == {"renamed", "llada"}
+
+    path = tmp_path / "llada" / "model.safetensors"
+    before = {p: p.read_bytes() for p in output.iterdir() if p.is_file()}
+    save_file({name: value + torch.ones_like(value) * 1e-3 for name, value in load_file(path).items()}, path)
+    for command in (("run", *arguments[1:], "--batch_size", "2"), ("score", output, "-m", "distinct_2,elbo")):
+        refused = start(*command, timeout=100)
+        assert refused.returncode == 2, refused.stderr
+        assert "model llada" in refused.stderr
+        assert "another checkpoint" in refused.stderr
+        assert {p: p.read_bytes() for p in output.iterdir() if p.is_file()} == before

@@ -160,7 +160,7 @@ def test_schema_knows_every_knob_and_is_stable():
         ({"grid__samplers__autoregressive__temperature": None}, "temperature: is null, not a number"),
         ({"grid__lengths": {"total": 128, "new_tokens": 128}}, "128 leaves no room for a prompt beside 128 new"),
         ({"grid__lengths": {"total": 64, "prompt_tokens": 64}}, "64 leaves no room for new tokens beside a prompt of"),
-        ({"grid__lengths": {"total": 64}}, "grid.lengths: total given, which does not fix the lengths"),
+        ({"grid__lengths": {"total": 64}}, "grid.lengths: total given, which does not determine the lengths"),
         ({"grid__lengths": {"total": 64, "prompt_ratio": 1.0}}, "prompt_ratio: is 1.0, but must be less than 1"),
         ({"protocol": {"max_repeats": 5}}, "protocol: min_repeats 10 is more than max_repeats 5"),
         ({"protocol": {"warmup": -1}}, "protocol.warmup: is -1, but must be at least 0"),
@@ -172,12 +172,12 @@ def test_schema_knows_every_knob_and_is_stable():
         ({"models": [1]}, "models: is a list, not a mapping of keys to values"),
         (
             {"grid__samplers__masked_diffusion__block_length": [16, 48]},
-            "grid.samplers.masked_diffusion.block_length: 48 goes with no length",
+            "grid.samplers.masked_diffusion.block_length: 48 cannot run at any length",
         ),
-        ({"grid__samplers__masked_diffusion": {"steps": [3, 8], "block_length": [16, 32]}}, "steps: 3 goes with no"),
+        ({"grid__samplers__masked_diffusion": {"steps": [3, 8], "block_length": [16, 32]}}, "steps: 3 cannot run at"),
         (
             {"grid__samplers__masked_diffusion__threshold": 0.5},
-            "grid.samplers.masked_diffusion.threshold: without effect, for none of the parts chosen has this knob. "
+            "grid.samplers.masked_diffusion.threshold: has no effect, because none of the parts chosen has this knob. "
             "It belongs to commit: threshold",
         ),
     ],
@@ -274,13 +274,13 @@ def test_a_part_chosen_on_the_command_line_drops_the_knobs_it_lacks(tmp_path):
         ({"models": "lama"}, "has no model 'lama'. Did you mean 'llama'?"),
         ({"knobs": ["steps"]}, "'steps' is not name=value"),
         ({"knobs": ["stpes=3"]}, "unknown knob 'stpes'. Did you mean 'steps'?"),
-        ({"knobs": ["threshold=0.5"]}, "--knob threshold is without effect"),
+        ({"knobs": ["threshold=0.5"]}, "--knob threshold has no effect"),
         ({"knobs": ["threshold=nan"]}, "'nan' is not a number"),
         ({"knobs": ["factor_quirk=perhaps"]}, "'perhaps' is not true or false"),
         ({"knobs": ["cache=dul"]}, "unknown value 'dul'. Did you mean 'dual'?"),
-        ({"knobs": ["commit=threshold"], "steps": "8"}, "--steps is without effect"),
+        ({"knobs": ["commit=threshold"], "steps": "8"}, "--steps has no effect"),
         ({"steps": "8", "knobs": ["steps=4"]}, "given twice"),
-        ({"steps": "3", "knobs": ["block_length=16"]}, "steps: 3 goes with no length"),
+        ({"steps": "3", "knobs": ["block_length=16"]}, "steps: 3 cannot run at any length"),
     ],
 )
 def test_overrides_that_cannot_be_followed(tmp_path, overrides, expected):

@@ -1,5 +1,7 @@
 """The plan: which cells there are, in which order, under which names, and what is left out."""
 
+from dataclasses import replace
+
 import pytest
 
 from dlmbench.errors import BenchError
@@ -84,6 +86,27 @@ def test_ids_depend_on_the_content_alone():
     other_seed = [c.id for c in grid.expand(experiment(one_grid(steps=(16,)), seed=1)).cells]
     other_prompts = grid.expand(experiment(one_grid(steps=(16,)), prompts=PromptSettings("tiny", 9))).cells
     assert not set(ids) & (set(other_seed) | {c.id for c in other_prompts})
+
+
+def test_ids_do_not_depend_on_the_name_place_and_role_of_a_model():
+    known = tuple(replace(m, content=c) for m, c in ((LLAMA, "c0ffee"), (LLADA, "decade")))
+    plan = grid.expand(experiment(one_grid(steps=(16,)), models=known))
+    renamed = [replace(m, key=f"my-{m.key}", source="/elsewhere", revision="v2") for m in known]
+    swapped = [replace(m, role=o.role) for m, o in zip(known, reversed(known), strict=True)]
+    for models in (renamed, swapped):
+        again = grid.expand(experiment(one_grid(steps=(16,)), models=tuple(models)))
+        assert [c.id for c in again.cells] == [c.id for c in plan.cells]
+        assert [c.quality_key for c in again.cells] == [c.quality_key for c in plan.cells]
+    for changes in ({"content": "facade"}, {"content": None}, {"weights": "random"}):
+        other = grid.expand(experiment(one_grid(steps=(16,)), models=tuple(replace(m, **changes) for m in known[:1])))
+        assert not {c.id for c in other.cells} & {c.id for c in plan.cells}
+    moved = [replace(m, source="/elsewhere", content="facade") for m in known]
+    assert [c.model for c in grid.with_models(plan, moved).cells[:2]] == moved
+
+
+def test_a_model_listed_twice_is_an_error():
+    with pytest.raises(BenchError, match="models 'llama' and 'again' are the same checkpoint of org/llama"):
+        grid.expand(experiment(one_grid(steps=(16,)), models=(LLAMA, LLADA, replace(LLAMA, key="again"))))
 
 
 def test_an_empty_plan_is_an_error():

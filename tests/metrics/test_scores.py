@@ -12,7 +12,7 @@ import pytest
 from dlmbench.bench.quality import aggregate
 from dlmbench.cli.console import remarks, scores
 from dlmbench.results import Store, read_run
-from dlmbench.types import MissingText, ModelSpec, Plan, TextScore, Unscored, WholeScore
+from dlmbench.types import ModelSpec, Plan, TextScore, Unscored, UnscoredText, WholeScore
 from support.synthetic_run import ENVIRONMENT, baseline_cell, target_cell
 
 CELL = target_cell(16)
@@ -57,7 +57,7 @@ def test_a_unit_whose_sizes_are_not_known_for_every_text_is_not_given():
 
 def test_texts_without_a_value_are_named_in_the_aggregate():
     score = only([*one("judge_likelihood", "j"), Unscored(CELL.id, "judge_likelihood", 3, "empty text", "j")])
-    assert (score.n, score.not_scored) == (3, (MissingText(3, "empty text"),))
+    assert (score.n, score.unscored) == (3, (UnscoredText(3, "empty text"),))
 
 
 def test_remarks_are_counted_and_the_self_judge_is_flagged():
@@ -107,13 +107,13 @@ def test_the_folder_says_what_was_not_scored_and_why(tmp_path, capsys):
             ]
         )
         store.write_scores(aggregate({c.id: c for c in (base, CELL)}, read_run(tmp_path).text_scores))
-        store.write_scores([replace(s, not_scored=(MissingText(3, "empty text"),)) for s in read_run(tmp_path).scores])
+        store.write_scores([replace(s, unscored=(UnscoredText(3, "empty text"),)) for s in read_run(tmp_path).scores])
     document = json.loads((tmp_path / "quality_metrics.json").read_text())
     (entry,) = document["scores"]
-    assert entry["not_scored"] == [{"prompt_index": 3, "reason": "empty text"}]
+    assert entry["unscored"] == [{"prompt_index": 3, "reason": "empty text"}]
     assert (entry["n"], entry["steps"], entry["judge"], entry["unit"]) == (3, 16, "j", "nats/token")
     assert {r["unit"] for r in entry["in_other_units"]} == {"perplexity/token", "perplexity/word", "bits/byte"}
-    (missing,) = document["cells_not_scored"]
+    (missing,) = document["unscored_cells"]
     assert (missing["model"], missing["reason"]) == (base.model.key, "the cell was not measured: oom")
     run = read_run(tmp_path)
     assert run.scores[0].in_other_units[0].unit == "perplexity/token"
@@ -124,4 +124,4 @@ def test_the_folder_says_what_was_not_scored_and_why(tmp_path, capsys):
     with Store.open(tmp_path, ENVIRONMENT, "t") as store:
         store.add_text_scores([replace(t, cell_id=base.id) for t in one("judge_likelihood", "j")])
         store.write_scores(read_run(tmp_path).scores)
-    assert json.loads((tmp_path / "quality_metrics.json").read_text())["cells_not_scored"] == []
+    assert json.loads((tmp_path / "quality_metrics.json").read_text())["unscored_cells"] == []

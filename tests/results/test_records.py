@@ -3,6 +3,7 @@ import errno
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -29,10 +30,12 @@ from dlmbench.types import (
     StoredGeneration,
     TextScore,
     TracedPass,
+    UnscoredText,
 )
 
 HERE = Path(__file__).resolve()
 GOLDEN = HERE.parents[1] / "golden" / "raw_metrics_header.csv"
+STUDY = HERE.parents[2] / "docs" / "study"
 ENVIRONMENT = Environment(
     device="GPU A", device_count=1, driver="1", cuda="12", python="3.11", torch="2", transformers="5", cpu="c",
     cpu_threads=2, memory_bytes=1, power_cap_w=None, host="h", platform="p", dlmbench="0", git_commit=None,
@@ -40,7 +43,7 @@ ENVIRONMENT = Environment(
 
 
 def a_cell(key="llada", knobs=(("steps", 8),), **changes):
-    model = ModelSpec(key, "llada", "somewhere", "target", weights="random")
+    model = ModelSpec(key, "llada", f"models/{key}", "target", weights="random")
     cell = Cell(model, "native", "masked_diffusion", knobs, 2, 16, 4, "bfloat16", "math", 0, "tiny")
     return replace(cell, **changes)
 
@@ -159,7 +162,7 @@ def test_a_reader_passes_over_a_line_still_being_written(tmp_path):
     [
         (b'{"kind": "sample", "cell\n', "not a record"),
         (b"[]\n", "not a record"),
-        (b'{"kind": "status"}\n', "not a whole record"),
+        (b'{"kind": "status"}\n', "an incomplete record"),
         (b'{"kind": "song"}\n', "unknown kind of record 'song'"),
         (b'{"kind": "status", "cell_id": "?", "status": "ok"}\n', "cell \\? is not on record"),
         (b'{"kind": "experiment", "name": "x", "schema_version": 99}\n', "schema version 99"),
@@ -182,6 +185,102 @@ def test_a_cell_whose_id_no_longer_fits_its_content_is_not_mistaken_for_another(
     path.write_text(path.read_text().replace('"batch_size": 2', '"batch_size": 3'))
     with pytest.raises(BenchError, match="another version"):
         read_run(tmp_path)
+
+
+CHECKPOINT = replace(a_cell().model, weights="pretrained", content="c0ffee")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"source": "/elsewhere", "revision": None},
+        {"key": "renamed"},
+        {"role": "baseline"},
+        {"key": "renamed", "role": "baseline", "source": "org/name", "revision": "main"},
+    ],
+)
+def test_a_moved_or_renamed_model_resumes_and_is_recorded_under_its_new_name(tmp_path, changes):
+    first, second = (a_cell(model=CHECKPOINT, batch_size=b) for b in (1, 2))
+    with an_open_store(tmp_path, first) as store:
+        store.add_plan(Plan((second,)))
+        store.append(a_sample(first, 0))
+    model = replace(CHECKPOINT, **changes)
+    cell = replace(first, model=model)
+    assert cell.id == first.id
+    assert cell.quality_key == first.quality_key
+    with Store.open(tmp_path, ENVIRONMENT, "study", Plan((cell,))) as store:
+        store.append(a_sample(cell, 1))
+    run = read_run(tmp_path)
+    assert run.cells == (cell, replace(second, model=model)), "also cells that are not part of this plan"
+    assert [s.index for s in run.results[0].samples] == [0, 1]
+    before = (tmp_path / "records.jsonl").read_bytes()
+    Store.open(tmp_path, ENVIRONMENT, "study", Plan((cell,))).close()
+    assert (tmp_path / "records.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "differs"),
+    [
+        ({}, "content: 'c0ffee' on record, 'decade' now"),
+        ({"key": "renamed"}, "content: 'c0ffee' on record, 'decade' now"),
+        ({"source": "/other"}, "source: 'models/llada' on record, '/other' now; content: 'c0ffee' on"),
+        ({"weights": "random"}, "weights: 'pretrained' on record, 'random' now; content: 'c0ffee' on"),
+    ],
+)
+def test_another_checkpoint_in_the_place_of_a_recorded_one_is_refused(tmp_path, changes, differs):
+    with an_open_store(tmp_path, a_cell(model=CHECKPOINT)) as store:
+        store.append(a_sample(a_cell(model=CHECKPOINT), 0))
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    cell = a_cell(model=replace(CHECKPOINT, content="decade", **changes), batch_size=4)
+    with pytest.raises(BenchError) as caught:
+        Store.open(tmp_path, ENVIRONMENT, "study", Plan((cell,)))
+    assert f"model {cell.model.key} is another checkpoint than model llada in {tmp_path} ({differs}" in str(
+        caught.value
+    )
+    assert "--output_dir" in caught.value.hint
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+
+
+def test_a_further_model_joins_a_run(tmp_path):
+    an_open_store(tmp_path, a_cell(model=CHECKPOINT)).close()
+    others = (
+        replace(CHECKPOINT, key="other", source="/other", content="decade"),
+        replace(CHECKPOINT, key="older", revision="v1", content="facade"),
+        replace(CHECKPOINT, key="drawn", weights="random", content="accede"),
+    )
+    Store.open(tmp_path, ENVIRONMENT, "study", Plan(tuple(a_cell(model=m) for m in others))).close()
+    assert len(read_run(tmp_path).cells) == 4
+
+
+@pytest.mark.parametrize("name", ["h200-native", "h200-random"])
+def test_a_folder_of_schema_version_1_is_read_and_scored_but_not_resumed(tmp_path, name):
+    folder = tmp_path / name
+    shutil.copytree(STUDY / name, folder, ignore=shutil.ignore_patterns("figures"))
+    run = read_run(folder)
+    lines = [json.loads(line) for line in (folder / "records.jsonl").read_text().splitlines()]
+    assert [c.id for c in run.cells] == [line["id"] for line in lines if line["kind"] == "cell"]
+    assert all(r.samples and r.environment_id for r in run.results)
+    assert sum(r.order is not None for r in run.results) == sum(line["kind"] == "order" for line in lines)
+    before = {p.name: p.read_bytes() for p in folder.iterdir() if p.name != ".lock"}
+    with pytest.raises(BenchError, match="written by an earlier version of dlmbench and cannot be resumed") as caught:
+        Store.open(folder, run.environment, run.name, Plan(run.cells))
+    assert "report, analyze, compare and score still read this one" in caught.value.hint
+    assert {p.name: p.read_bytes() for p in folder.iterdir() if p.name != ".lock"} == before
+    with Store.open(folder, run.environment, run.name) as store:
+        store.add_text_scores([TextScore(run.cells[0].id, "m", 0, 1.0, 4.0)])
+    again = read_run(folder)
+    assert (again.cells, again.results) == (run.cells, run.results)
+    assert len(again.text_scores) == 1
+
+
+def test_scores_of_schema_version_1_are_read(tmp_path):
+    cell = a_cell()
+    score = Score(cell.id, "m", 1.0, 1.0, 1.0, 0.0, 3, "nats", False, unscored=(UnscoredText(3, "empty text"),))
+    with an_open_store(tmp_path, cell) as store:
+        store.write_scores([score])
+    path = tmp_path / "quality_metrics.json"
+    path.write_text(path.read_text().replace('"unscored"', '"not_scored"'))
+    assert read_run(tmp_path).scores == (score,)
 
 
 def test_of_two_processes_one_writes_and_a_killed_one_leaves_no_lock(tmp_path):
@@ -349,7 +448,7 @@ def test_quality_metrics_are_strict_json_with_the_cell_spelt_out(tmp_path):
         raise AssertionError(word)
 
     document = json.loads((tmp_path / "quality_metrics.json").read_text(), parse_constant=refuse)
-    assert document["schema_version"] == 1
+    assert document["schema_version"] == 2
     assert document["environment"]["device"] == "GPU A"
     (entry,) = document["scores"]
     expected = {
@@ -361,5 +460,5 @@ def test_quality_metrics_are_strict_json_with_the_cell_spelt_out(tmp_path):
     with Store.open(tmp_path, ENVIRONMENT, "study"):
         assert json.loads((tmp_path / "quality_metrics.json").read_text()) == document
     (tmp_path / "quality_metrics.json").write_text("{")
-    with pytest.raises(BenchError, match="is not the file dlmbench wrote"):
+    with pytest.raises(BenchError, match="is not a file that dlmbench wrote"):
         read_run(tmp_path)

@@ -111,7 +111,9 @@ def test_cells_that_differ_in_batch_size_stay_together_so_that_texts_are_scored_
 
 
 def test_a_model_that_is_slow_to_load_is_not_loaded_in_every_shard():
-    plan = Plan(tuple(target_cell(s, model=replace(target_cell(1).model, key=k)) for k in "ab" for s in range(1, 9)))
+    plan = Plan(
+        tuple(target_cell(s, model=replace(target_cell(1).model, key=k, source=k)) for k in "ab" for s in range(1, 9))
+    )
     seconds = {cell.id: 1.0 for cell in plan.cells}
     load_s = {setting_of(cell): 100.0 for cell in plan.cells}
     for s in balance(plan, 2, seconds, load_s):
@@ -156,8 +158,8 @@ def test_an_experiment_that_has_changed_since_is_refused(submitted):
     [
         lambda whole: [],
         lambda whole: None,
-        lambda whole: {"schema_version": 1},
-        lambda whole: {"schema_version": 1, "experiment": {}},
+        lambda whole: {"schema_version": 2},
+        lambda whole: {"schema_version": 2, "experiment": {}},
         lambda whole: {**whole, "experiment": None},
         lambda whole: {**whole, "experiment": {**whole["experiment"], "models": ["ar"]}},
         lambda whole: {**whole, "experiment": {**whole["experiment"], "grids": [{"samplers": [{}]}]}},
@@ -313,6 +315,47 @@ def test_the_first_task_decides_on_the_environment_and_others_must_agree(tmp_pat
     assert "device: 'cpu' there, 'NVIDIA A6000' here" in caught.value.message
     assert "--gres gpu:a100:1" in caught.value.hint
     assert [p.name for p in (tmp_path / "shards").iterdir()] == ["environment.json"]
+
+
+def unknown_here(made):
+    """A submission from a machine that did not have the models."""
+    models = tuple(replace(m, content=None) for m in made.experiment.models)
+    old, new = (grid.expand(replace(made.experiment, models=m)).cells for m in (made.experiment.models, models))
+    return made.with_models(models, {a.id: b.id for a, b in zip(old, new, strict=True)})
+
+
+def test_the_first_task_records_the_content_of_models_that_the_login_node_did_not_have(submitted):
+    assert all(m.content for m in submitted.experiment.models), "here they are known from the start"
+    assert shard.claim_models(submitted, submitted.plan()) == submitted
+    made = unknown_here(submitted)
+    assert {c.id for c in made.plan().cells}.isdisjoint(c.id for c in submitted.plan().cells)
+    made.save()
+    assert submission.load(made.folder) == made
+    assert shard.claim_models(made, made.plan()) == submitted
+    # From then on everyone reads the ids that the records have; also a task that had loaded it before.
+    assert submission.load(made.folder) == submitted
+    assert shard.claim_models(made, made.plan()) == submitted
+    submission.load(made.folder).save()
+    assert submission.load(made.folder) == submitted
+
+
+def test_a_task_that_finds_another_checkpoint_measures_nothing(submitted):
+    made = unknown_here(submitted)
+    plan = made.plan()
+    shard.claim_models(made, plan)
+    path = made.folder / "shards" / "models.json"
+    path.write_text(path.read_text().replace(submitted.experiment.models[0].content, "c0ffee"))
+    for known in (made, submission.load(made.folder)):
+        with pytest.raises(BenchError, match=r"model ar: .* another checkpoint than .*c0ffee"):
+            shard.claim_models(known, plan)
+
+
+def test_the_same_command_again_with_another_checkpoint_is_refused(submitted):
+    submit.agree(submitted, unknown_here(submitted))
+    submit.agree(unknown_here(submitted), submitted)
+    models = tuple(replace(m, content="c0ffee") for m in submitted.experiment.models)
+    with pytest.raises(BenchError, match="model ar: embedded:ar holds another checkpoint than when"):
+        submit.agree(submitted, replace(submitted, experiment=replace(submitted.experiment, models=models)))
 
 
 def test_a_task_that_asked_for_a_gpu_does_not_measure_on_the_cpu(submitted):

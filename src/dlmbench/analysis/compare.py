@@ -187,6 +187,12 @@ def _controls_of(cell: Cell) -> dict[str, str]:
 
 def _controls(a: Cell, b: Cell, left: CellResult, right: CellResult) -> Iterator[Difference]:
     ours, theirs = _controls_of(a), _controls_of(b)
+    if a.model.content and b.model.content:
+        same = a.model.identity == b.model.identity
+        for controls, model in ((ours, a.model), (theirs, b.model)):
+            # Key, folder and revision are only names; models of equal content are one model.
+            controls["model"] = f"{model.family} {model.content if same else f'{model.source} ({model.content})'}"
+            controls["revision"] = ""
     ours["clock"], theirs["clock"] = (", ".join(sorted({s.clock for s in r.timed})) for r in (left, right))
     for name, value in ours.items():
         # A cell without repetitions has no clock, which differs from nothing.

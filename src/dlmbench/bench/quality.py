@@ -31,19 +31,19 @@ from dlmbench.errors import BenchError
 from dlmbench.results import Store, read_text_results
 from dlmbench.types import (
     Cell,
+    ConvertedScore,
     MetricRequest,
-    MissingText,
     Plan,
     Progress,
     Prompt,
     PromptSets,
-    Reading,
     Score,
     StoredGeneration,
     TextResult,
     Texts,
     TextScore,
     Unscored,
+    UnscoredText,
     WholeScore,
 )
 
@@ -231,8 +231,8 @@ def aggregate(cells: Mapping[str, Cell], results: Sequence[TextResult], draws: i
             higher_is_better=module.HIGHER_IS_BETTER,
             judge=judge,
             note=_note(module, cells[cell_id], texts or [r for r in group if isinstance(r, WholeScore)]),
-            not_scored=tuple(
-                MissingText(r.prompt_index, r.reason)
+            unscored=tuple(
+                UnscoredText(r.prompt_index, r.reason)
                 for r in group
                 if isinstance(r, Unscored) and r.prompt_index is not None
             ),
@@ -258,7 +258,7 @@ def _over_texts(known: Score, texts: Sequence[TextScore], indices: IndexArray) -
     )
 
 
-def _readings(texts: Sequence[TextScore], totals: FloatArray, indices: IndexArray) -> Iterator[Reading]:
+def _readings(texts: Sequence[TextScore], totals: FloatArray, indices: IndexArray) -> Iterator[ConvertedScore]:
     """Nats over the same spans as perplexity a token, perplexity a word, and bits a byte."""
     columns = (("perplexity/token", "weight", np.exp), ("perplexity/word", "words", np.exp))
     for unit, column, shown in (*columns, ("bits/byte", "size_bytes", lambda nats: nats / math.log(2))):
@@ -268,7 +268,7 @@ def _readings(texts: Sequence[TextScore], totals: FloatArray, indices: IndexArra
         with np.errstate(over="ignore"):  # a hopeless text's perplexity is infinite, which is said as unknown
             value = float(shown(totals.sum() / weights.sum()))
             low, high = _interval(shown(ratio_of_sums(totals, weights, indices)), carrying(weights))
-        yield Reading(unit, value, low, high)
+        yield ConvertedScore(unit, value, low, high)
 
 
 def _interval(draws: FloatArray, texts: int) -> tuple[float | None, float | None]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence, Set
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from dlmbench import prompts as prompt_sources
@@ -18,8 +18,9 @@ from dlmbench.bench.quality import score_run
 from dlmbench.bench.speed import SpeedPass
 from dlmbench.bench.worker import Pool
 from dlmbench.errors import BenchError
+from dlmbench.experiment import plan as grid
 from dlmbench.measure.environment import fingerprint
-from dlmbench.models import checkpoint
+from dlmbench.models import checkpoint, identity
 from dlmbench.models.assets import resolve_model
 from dlmbench.models.shapes import architectures
 from dlmbench.models.tokenizer import Codec, find
@@ -60,7 +61,8 @@ def prepare(models: tuple[ModelSpec, ...], prompts: PromptSettings, cells: tuple
     """Find every model before anything is measured.
 
     Raises:
-        BenchError: a model is not there, or not what the experiment says; which file, and how to fetch it.
+        BenchError: a model is not there, or not what the experiment says or the run was begun with; which file, and
+            what to do.
     """
     import torch
 
@@ -73,6 +75,7 @@ def prepare(models: tuple[ModelSpec, ...], prompts: PromptSettings, cells: tuple
     known, unknown = architectures(spec for spec in models if spec.key in used)
     for key, why in unknown.items():
         raise BenchError(f"model {key}: {why}", "Name a whole checkpoint, or an architecture known by name")
+    models = tuple(identity.with_content(spec, folders[spec.key]) if spec.key in used else spec for spec in models)
     return Setting(models, prompts, cells, folders, known, "cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -92,17 +95,18 @@ def measure(
     suit every model of the whole, so that all parts have the same ones.
 
     Raises:
-        BenchError: a model that cannot be used, a folder that cannot be written, another device than `machine` says.
+        BenchError: a model that cannot be used, a folder that cannot be written or holds results of other models,
+            another device than `machine` says.
     """
     # What a metric lacks is to be known now, and not after hours of measuring.
     requests = settle(experiment.metrics, experiment.metric_settings)
     setting = prepare(experiment.models, experiment.prompts, (whole or plan).cells)
+    experiment, plan = replace(experiment, models=setting.models), grid.with_models(plan, setting.models)
     environment = fingerprint(setting.device)
     outlook = forecast.outlook(plan.cells, setting.architectures, environment, machine)
     with ExitStack() as stack:
-        store = stack.enter_context(Store.open(output, environment, experiment.name))
+        store = stack.enter_context(Store.open(output, environment, experiment.name, plan))
         replace_file(output / EXPERIMENT, json.dumps(asdict(experiment), indent=2) + "\n")
-        store.add_plan(plan)
         pool = stack.enter_context(Pool(setting.folders, setting.device))
         sets = _Prompts(setting)
         # Whatever is scored now, texts are kept: another metric may be added when the models are gone.

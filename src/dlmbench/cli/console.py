@@ -338,7 +338,7 @@ def scores(run: Run, metrics: Sequence[str]) -> Table:
             interval = f" [{s.low:.3f}, {s.high:.3f}]" if s.low is not None and s.high is not None else ""
             units = {r.unit: r.value for r in s.in_other_units}
             others = (_number(units.get("perplexity/word"), 1, 2), _number(units.get("bits/byte"), 1, 3))
-            texts = f"{s.n} of {s.n + len(s.not_scored)}"
+            texts = f"{s.n} of {s.n + len(s.unscored)}"
             table.add_row(metric, labels[s.cell_id], f"{_number(s.value, 1, 3)}{interval}", s.unit, *others, texts)
         for missing in run.unscored:
             if missing.metric == metric and missing.prompt_index is None and missing.cell_id not in own:
@@ -352,8 +352,8 @@ def remarks(run: Run, metrics: Sequence[str]) -> list[str]:
     for s in (s for s in run.scores if s.metric in metrics):
         judge = f"judged by {s.judge}" + (", a model of this run (self-judging)" if s.self_judged else "")
         error = f"Monte Carlo error {s.monte_carlo_stderr:.2g}" if s.monte_carlo_stderr is not None else ""
-        missing = dict.fromkeys(m.reason for m in s.not_scored)
-        left = f"{len(s.not_scored)} texts not scored: {', '.join(missing)}" if missing else ""
+        missing = dict.fromkeys(m.reason for m in s.unscored)
+        left = f"{len(s.unscored)} texts not scored: {', '.join(missing)}" if missing else ""
         parts = [judge if s.judge else "", s.note, error, left]
         if said := "; ".join(part for part in parts if part):
             lines[f"{s.metric}: {said}"] = None

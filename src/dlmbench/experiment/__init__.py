@@ -1,1 +1,1 @@
-"""The experiment file: YAML and the command line's overrides to an Experiment, its knobs, plan and shards."""
+"""The experiment file: from YAML and overrides to an Experiment, its plan and its shards."""

@@ -1,7 +1,7 @@
-"""The axes of a grid: which combinations of knob values there are, and which values cannot go with anything.
+"""The knobs of a grid: their combinations, values that no combination allows, and values from the command line.
 
-A knob may belong to a part (`steps` to the commit rules that follow a schedule), so the product is taken part by
-part: what the chosen parts lack is not there to be varied, and combinations that differ in it alone are one.
+A knob can belong to a part (`steps` to the commit rules with a schedule). The product is therefore taken for each
+choice of parts, over the knobs that these parts have.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from dlmbench import registry
 from dlmbench.errors import BenchError, did_you_mean
 from dlmbench.types import Grid, KnobValue, SamplerAxes
 
+_TYPE_NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 _FLAGS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
 def combinations(axes: SamplerAxes) -> Iterator[dict[str, KnobValue]]:
-    """Every combination of knob values, the defaults of knobs without an axis included.
+    """Every combination of knob values, including the defaults of knobs without an axis.
 
     Raises:
         BenchError: an unknown sampler or part.
@@ -35,35 +36,35 @@ def combinations(axes: SamplerAxes) -> Iterator[dict[str, KnobValue]]:
 
 
 def unused_knobs(axes: SamplerAxes) -> tuple[str, ...]:
-    """Knobs that are given values although no chosen part has them, so that nothing would come of it."""
+    """Knobs with values although none of the chosen parts has them, so that the values have no effect."""
     used = {name for combination in combinations(axes) for name in combination}
     return tuple(name for name, _ in axes.knobs if name not in used)
 
 
 def impossible_value(grid: Grid, axes: SamplerAxes) -> tuple[str, KnobValue, str] | None:
-    """A (knob, value, reason) that the sampler refuses at every length and with every other value of the grid."""
+    """A (knob, value, reason) that the sampler refuses at every length and with all other values of the grid."""
     check = registry.load("samplers", axes.sampler).check
     reasons: dict[tuple[str, KnobValue], str] = {}
     possible: set[tuple[str, KnobValue]] = set()
     for combination in combinations(axes):
-        given = [(name, combination[name]) for name, _ in axes.knobs if name in combination]
+        pairs = [(name, combination[name]) for name, _ in axes.knobs if name in combination]
         for new_tokens in dict.fromkeys(new for _, new in grid.lengths):
             reason = check(combination, new_tokens)
             if reason is None:
-                possible.update(given)
+                possible.update(pairs)
                 continue
-            for pair in given:
+            for pair in pairs:
                 reasons.setdefault(pair, reason)
-    blamed = [(*pair, reason) for pair, reason in reasons.items() if pair not in possible]
-    # Where one value rules out all the others of the grid, the reason names it: blame that one rather than a bystander.
-    return next((b for b in blamed if b[0] in b[2]), blamed[0] if blamed else None)
+    impossible = [(*pair, reason) for pair, reason in reasons.items() if pair not in possible]
+    # One value can rule out all others of the grid, which then look impossible too; the reason names the culprit.
+    return next((i for i in impossible if i[0] in i[2]), impossible[0] if impossible else None)
 
 
 def owners(knob: str) -> tuple[str, ...]:
     """The samplers that have this knob.
 
     Raises:
-        BenchError: none has it.
+        BenchError: no sampler has it.
     """
     found = tuple(s for s in registry.names("samplers") if knob in registry.all_knobs(s))
     if not found:
@@ -72,7 +73,7 @@ def owners(knob: str) -> tuple[str, ...]:
 
 
 def from_text(knob: str, texts: Sequence[str]) -> tuple[KnobValue, ...]:
-    """Values of a knob as the command line gives them, in the knob's own type; `null` leaves an optional one open.
+    """Convert values from the command line to the knob's type; `null` is None for an optional knob.
 
     Raises:
         BenchError: an unknown knob, a text of the wrong type, or a part that does not exist.
@@ -90,15 +91,10 @@ def from_text(knob: str, texts: Sequence[str]) -> tuple[KnobValue, ...]:
                 raise ValueError
             values.append(value)
         except (ValueError, KeyError):
-            raise BenchError(f"knob {knob}: '{text}' is not {kind_in_words(declared.kind)}", declared.help) from None
+            raise BenchError(f"knob {knob}: '{text}' is not {_TYPE_NAMES[declared.kind]}", declared.help) from None
         folder = registry.parts(sampler).get(knob)
         if folder is not None and text not in registry.names(folder):
             raise BenchError(f"knob {knob}: unknown value '{text}'", did_you_mean(text, registry.names(folder)))
         if declared.kind is int and int(text) < 1:
             raise BenchError(f"knob {knob}: {text} is less than 1", declared.help)
     return tuple(dict.fromkeys(values))
-
-
-def kind_in_words(kind: type) -> str:
-    """What a value of this type is called in a message."""
-    return {bool: "true or false", int: "a whole number", float: "a number", str: "text"}[kind]

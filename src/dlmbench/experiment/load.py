@@ -1,18 +1,18 @@
-"""A YAML file and the command line's overrides to an Experiment: strict, and in one line when something is wrong.
+"""From a YAML file and the overrides of the command line to an Experiment.
 
-Everything is checked before anything is loaded, so that a slip shows in a second and not after an hour of downloads.
-`python -m dlmbench.experiment.load` prints the JSON schema of the file.
+Everything is checked here, strictly and before anything is loaded, so that a typo shows in a second and not after an
+hour of downloads. An error is one line: file, place in it, what is wrong, and what to do.
 """
 
 from __future__ import annotations
 
-import json
 import re
-import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+import yaml
 from pydantic import BaseModel, ValidationError
 
 from dlmbench import registry
@@ -25,10 +25,9 @@ from dlmbench.experiment.schema import (
     Lengths,
     MetricEntry,
     PromptEntry,
-    in_words,
+    describe_error,
     json_schema,
 )
-from dlmbench.experiment.yaml_file import place, read
 from dlmbench.types import Experiment, Grid, KnobValue, ModelSpec, PromptSettings, ProtocolSettings, SamplerAxes
 
 __all__ = ["Overrides", "json_schema", "load", "parse_overrides"]
@@ -39,9 +38,9 @@ __all__ = ["Overrides", "json_schema", "load", "parse_overrides"]
 
 @dataclass(frozen=True)
 class Overrides:
-    """What the command line puts in the place of the file; None or empty leaves the file's word.
+    """What the command line replaces in the file; None or empty leaves the value of the file.
 
-    steps, batch_size, seq_len and knobs replace the axis in every grid that has it. max_prompts is a limit.
+    steps, batch_size, seq_len and knobs replace the axis in every grid that has it. max_prompts is an upper limit.
     """
 
     steps: tuple[int, ...] | None = None
@@ -60,7 +59,9 @@ def _counts(option: str, text: str | None) -> tuple[int, ...] | None:
     found: list[int] = []
     for item in text.split(","):
         if not re.fullmatch(r"\s*[1-9][0-9]*\s*", item):
-            raise BenchError(f"{option}: '{item.strip()}' is not a whole number of at least 1", f"as in {option} 16,32")
+            raise BenchError(
+                f"{option}: '{item.strip()}' is not a whole number of at least 1", f"Write, for example, {option} 16,32"
+            )
         found.append(int(item))
     return tuple(dict.fromkeys(found))
 
@@ -70,7 +71,7 @@ def _names(option: str, text: str | None) -> tuple[str, ...] | None:
         return None
     found = tuple(dict.fromkeys(item.strip() for item in text.split(",")))
     if "" in found:
-        raise BenchError(f"{option}: '{text}' holds an empty name", f"as in {option} llama,llada")
+        raise BenchError(f"{option}: '{text}' contains an empty name", f"Write, for example, {option} llama,llada")
     return found
 
 
@@ -85,25 +86,27 @@ def parse_overrides(
     models: str | None = None,
     knobs: Sequence[str] = (),
 ) -> Overrides:
-    """Overrides from texts as the command line gives them; lists are separated by commas.
+    """Parse the options of the command line; lists are separated by commas.
 
     Args:
-        knobs: `name=value` or `name=value,value`, any knob of any sampler.
+        knobs: `name=value` or `name=value,value`, for any knob of any sampler.
 
     Raises:
-        BenchError: naming the option and the text that is no number, no knob or no value of it.
+        BenchError: an option whose text is not a number, not a knob or not a value of it.
     """
     limit = _counts("--max_prompts", max_prompts)
     if limit is not None and len(limit) > 1:
-        raise BenchError(f"--max_prompts: '{max_prompts}' is more than one number", "as in --max_prompts 16")
+        raise BenchError(
+            f"--max_prompts: '{max_prompts}' is more than one number", "Write, for example, --max_prompts 16"
+        )
     settings: dict[str, tuple[KnobValue, ...]] = {}
     for item in knobs:
         name, sign, values = item.partition("=")
         if not sign or not name.strip() or not values.strip():
-            raise BenchError(f"--knob: '{item}' is not name=value", "as in --knob block_length=16,32")
+            raise BenchError(f"--knob: '{item}' is not name=value", "Write, for example, --knob block_length=16,32")
         settings[name.strip()] = axes.from_text(name.strip(), [value.strip() for value in values.split(",")])
     if steps is not None and "steps" in settings:
-        raise BenchError("steps are given twice, by --steps and --knob", "keep one of them")
+        raise BenchError("steps are given twice, by --steps and --knob", "Keep one of them")
     return Overrides(
         steps=_counts("--steps", steps),
         batch_size=_counts("--batch_size", batch_size),
@@ -116,61 +119,114 @@ def parse_overrides(
     )
 
 
-# ---------------------------------------------------------------- from the document to the experiment
+# ---------------------------------------------------------------- reading the file
 
 
-def _parse(path: Path) -> Document:
-    raw = read(path)
+class _Loader(yaml.SafeLoader):
+    """YAML, except that a duplicate key is an error and 1e-3 is a number."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        """Refuse duplicate keys. Merges (<<) come later, so that they can still override keys."""
+        node = super().compose_mapping_node(anchor)
+        seen: set[str] = set()
+        for key, _ in node.value:
+            name = str(key.value)
+            if name in seen:
+                raise yaml.composer.ComposerError(None, None, f"key '{name}' is given twice", key.start_mark)
+            seen.add(name)
+        return node
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file.
+
+    Raises:
+        BenchError: no such file, unreadable, empty, not text, not YAML (with the line), not a mapping.
+    """
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise BenchError(f"no configuration file at {path}", "Check --config; examples are in config/") from None
+    except OSError as error:
+        raise BenchError(f"cannot read {path}: {error.strerror}", "Name a readable YAML file") from None
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        text = "\0"
+    if "\0" in text:
+        raise BenchError(f"{path} is not a text file", "Name a YAML file in UTF-8")
+    try:
+        value = yaml.load(text, Loader=_Loader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = f"line {mark.line + 1}: " if mark else ""
+        raise BenchError(f"{path}: {line}{error.problem or error.context}", "Correct the YAML there") from None
+    except yaml.reader.ReaderError as error:
+        number = text[: error.position].count("\n") + 1
+        raise BenchError(f"{path}: line {number}: a character that YAML does not allow", "Remove it") from None
+    except (ValueError, RecursionError) as error:
+        raise BenchError(f"{path}: a value that cannot be read: {error}", "Correct that value") from None
+    if value is None:
+        raise BenchError(f"{path} is empty", "Start from one of the files in config/")
+    if not isinstance(value, dict):
+        raise BenchError(f"{path} is not a mapping of keys to values", "Start from one of the files in config/")
+    return value
+
+
+def _validate(path: Path) -> Document:
+    raw = _read_yaml(path)
     try:
         return Document.model_validate(raw)
     except ValidationError as error:
         errors = error.errors(include_url=False)
         first = errors[0]
-        what, hint = in_words(first)
-        where = place([p for p in first["loc"] if p != "[key]"][: -1 if first["type"] == "missing" else None], raw)
+        what, hint = describe_error(first)
+        keys = [key for key in first["loc"] if key != "[key]"][: -1 if first["type"] == "missing" else None]
         more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
-        raise BenchError(f"{path}: {where}: {what}{more}" if where else f"{path}: {what}{more}", hint) from None
+        place = _dotted(keys, raw)
+        raise BenchError(f"{path}: {place}: {what}{more}" if place else f"{path}: {what}{more}", hint) from None
+
+
+def _dotted(keys: Sequence[int | str], raw: Any) -> str:
+    """A dotted path such as grid[0].batch_size, without the index where the file has one value and not a list."""
+    text, node = "", raw
+    for part in keys:
+        if isinstance(part, str):
+            text += f".{part}" if text else part
+            node = node.get(part) if isinstance(node, Mapping) else None
+        elif isinstance(node, list):
+            text += f"[{part}]"
+            node = node[part] if part < len(node) else None
+    return text
+
+
+# ---------------------------------------------------------------- from the document to the experiment
 
 
 def load(path: Path | str, overrides: Overrides | None = None) -> Experiment:
-    """The experiment that a YAML file states, after the overrides.
+    """The experiment in a YAML file, after the overrides.
 
     Raises:
-        BenchError: file, place as a dotted path, what is wrong and what to do: unreadable or malformed YAML, an
-            unknown key or name, a value of the wrong type or out of bounds, lengths without room for a prompt, a knob
-            or a value of a knob with which nothing can run.
+        BenchError: unreadable or malformed YAML, an unknown key or name, a value of the wrong type or out of bounds,
+            lengths without a prompt, a knob or a value of a knob with which nothing can run.
     """
     path, overrides = Path(path), overrides or Overrides()
-    document = _parse(path)
-    models = _models(document, overrides, path)
+    document = _validate(path)
     written = tuple(_grid(entry, entry.lengths) for entry in document.grid)
-    many = len(written) > 1
-    for number, grid in enumerate(written):
-        for sampler_axes in grid.samplers:
-            for knob in axes.unused_knobs(sampler_axes):
-                raise BenchError(
-                    f"{path}: {_axis_place(number, many, sampler_axes.sampler, knob)}: without effect, for none of the "
-                    "parts chosen has this knob",
-                    f"It belongs to {_parts_with(sampler_axes.sampler, knob)}",
-                )
+    _refuse_unused_knobs(written, path)
     grids = _overridden(document, written, overrides, path)
-    for number, grid in enumerate(grids):
-        for sampler_axes in grid.samplers:
-            found = axes.impossible_value(grid, sampler_axes)
-            if found is not None:
-                knob, value, reason = found
-                where = _axis_place(number, many, sampler_axes.sampler, knob)
-                raise BenchError(
-                    f"{path}: {where}: {value} goes with no length and no other value of the grid: {reason}",
-                    f"Change {knob}, or what it must go with",
-                )
-    protocol = document.protocol
+    _refuse_impossible_values(grids, path)
     return Experiment(
         name=document.name,
-        models=models,
+        models=_models(document, overrides, path),
         grids=grids,
         prompts=_prompts(document.prompts, overrides),
-        protocol=ProtocolSettings(**protocol.model_dump()),
+        protocol=ProtocolSettings(**document.protocol.model_dump()),
         metrics=_metrics(document.metrics, overrides),
         metric_settings={entry.name: entry.settings for entry in document.metrics if entry.settings},
         hardware=document.hardware,
@@ -179,8 +235,31 @@ def load(path: Path | str, overrides: Overrides | None = None) -> Experiment:
     )
 
 
-def _axis_place(number: int, many: bool, sampler: str, knob: str) -> str:
-    return f"grid{f'[{number}]' if many else ''}.samplers.{sampler}.{knob}"
+def _refuse_unused_knobs(grids: tuple[Grid, ...], path: Path) -> None:
+    for number, grid in enumerate(grids):
+        for swept in grid.samplers:
+            for knob in axes.unused_knobs(swept):
+                place = _knob_place(number, len(grids), swept.sampler, knob)
+                raise BenchError(
+                    f"{path}: {place}: has no effect, because none of the parts chosen has this knob",
+                    f"It belongs to {_parts_with(swept.sampler, knob)}",
+                )
+
+
+def _refuse_impossible_values(grids: tuple[Grid, ...], path: Path) -> None:
+    for number, grid in enumerate(grids):
+        for swept in grid.samplers:
+            if (found := axes.impossible_value(grid, swept)) is not None:
+                knob, value, reason = found
+                place = _knob_place(number, len(grids), swept.sampler, knob)
+                raise BenchError(
+                    f"{path}: {place}: {value} cannot run at any length with any other value of the grid: {reason}",
+                    f"Change {knob}, or what the reason names",
+                )
+
+
+def _knob_place(number: int, grids: int, sampler: str, knob: str) -> str:
+    return f"grid{f'[{number}]' if grids > 1 else ''}.samplers.{sampler}.{knob}"
 
 
 def _parts_with(sampler: str, knob: str) -> str:
@@ -215,8 +294,8 @@ def _grid(entry: GridEntry, lengths: Lengths) -> Grid:
     samplers = []
     for sampler in entry.samplers.model_fields_set:
         chosen: BaseModel = getattr(entry.samplers, sampler)
-        given = {name: getattr(chosen, name) for name in type(chosen).model_fields if name in chosen.model_fields_set}
-        knobs = tuple((name, tuple(dict.fromkeys(values))) for name, values in given.items())
+        names = [name for name in type(chosen).model_fields if name in chosen.model_fields_set]
+        knobs = tuple((name, tuple(dict.fromkeys(getattr(chosen, name)))) for name in names)
         samplers.append(SamplerAxes(sampler, knobs))
     return Grid(
         lengths=lengths.pairs(),
@@ -237,11 +316,11 @@ def _overridden(document: Document, written: tuple[Grid, ...], overrides: Overri
                 for grid, entry in zip(grids, document.grid, strict=True)
             )
         except ValidationError as error:
-            what, hint = in_words(error.errors(include_url=False)[0])
+            what, hint = describe_error(error.errors(include_url=False)[0])
             raise BenchError(f"--seq_len with the lengths of {path}: {what}", hint) from None
     if overrides.batch_size is not None:
         grids = tuple(replace(grid, batch_sizes=overrides.batch_size) for grid in grids)
-    # Parts first: whether a knob has an effect depends on them.
+    # Parts first, because they decide which other knobs have an effect.
     parts = {part for sampler in registry.names("samplers") for part in registry.parts(sampler)}
     knobs = sorted(overrides.knobs, key=lambda item: item[0] not in parts)
     if overrides.steps is not None:
@@ -265,7 +344,9 @@ def _with_knob(grids: tuple[Grid, ...], name: str, values: tuple[KnobValue, ...]
             samplers.append(new if usable else old)
         changed.append(replace(grid, samplers=tuple(samplers)))
     if not effect:
-        raise BenchError(f"{option} is without effect: no grid runs a sampler that has it", f"{name}: {having[0]}")
+        raise BenchError(
+            f"{option} has no effect: no grid runs a sampler with this knob", f"{name} belongs to {having[0]}"
+        )
     return tuple(changed)
 
 
@@ -275,7 +356,7 @@ def _prompts(entry: PromptEntry, overrides: Overrides) -> PromptSettings:
         count = PROMPT_SIZES["medium"]
     settings = PromptSettings(entry.source, count, entry.path, entry.seed, entry.chat)
     if overrides.prompt_file is not None:
-        # How many prompts a corpus was to give says nothing about a file of one's own: all of it is meant.
+        # The count was chosen for another source; of a prompt file all prompts are used.
         settings = replace(settings, source="file", path=overrides.prompt_file, count=None)
     if overrides.max_prompts is not None and settings.count is None:
         return replace(settings, limit=overrides.max_prompts)
@@ -294,7 +375,3 @@ def _metrics(entries: Sequence[MetricEntry], overrides: Overrides) -> tuple[str,
             )
         names["bertscore"] = None
     return tuple(names)
-
-
-if __name__ == "__main__":
-    sys.stdout.write(json.dumps(json_schema(), indent=2) + "\n")

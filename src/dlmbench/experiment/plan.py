@@ -1,13 +1,14 @@
-"""From an experiment to its plan: every cell in a fixed order, and the reason of each combination left out.
+"""From an experiment to its plan: every cell in a fixed order, and the combinations left out with the reason.
 
-The plan is a pure function of the experiment: the same file gives the same cells with the same ids in the same order
-on every machine, so a run can be resumed, or shared out over jobs, without a word between them.
+The plan is a pure function of the experiment: the same file gives the same cells in the same order on every machine,
+so that a run can be resumed, or split into jobs, without communication.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 from dlmbench import prompts, registry
 from dlmbench.errors import BenchError
@@ -18,12 +19,13 @@ from dlmbench.types import Cell, Experiment, Grid, KnobValue, LeftOut, ModelSpec
 def expand(experiment: Experiment) -> Plan:
     """The plan of an experiment, without predictions: grids in the order of the file, equal cells only once.
 
-    Within a grid: length, batch size, model, engine, knobs, the last one fastest. `Cell.knobs` are final values
-    (defaults settled by the sampler), sorted by name.
+    Order within a grid: length, batch size, model, engine, knobs, the last one varying fastest. `Cell.knobs` are the
+    values the sampler resolves (defaults included), sorted by name.
 
     Raises:
-        BenchError: an unknown name, an unreadable prompt file, or nothing left to run.
+        BenchError: an unknown name, an unreadable prompt file, a model listed twice, or nothing left to run.
     """
+    _refuse_duplicates(experiment.models)
     source = prompts.identity(experiment.prompts)
     cells: dict[str, Cell] = {}
     left_out: dict[str, LeftOut] = {}
@@ -35,8 +37,31 @@ def expand(experiment: Experiment) -> Plan:
                 left_out.setdefault(found.label, found)
     if not cells:
         why = next(iter(left_out.values())).reason if left_out else "no sampler of the grid fits the models chosen"
-        raise BenchError(f"nothing to run in '{experiment.name}': {why}", "add a model, a sampler or a value")
+        raise BenchError(f"nothing to run in '{experiment.name}': {why}", "Add a model, a sampler or a value")
     return Plan(tuple(cells.values()), tuple(left_out.values()))
+
+
+def with_models(plan: Plan, models: Iterable[ModelSpec]) -> Plan:
+    """The plan with `models`, matched by key, in place of its own: how their content gets into the cells' ids.
+
+    Raises:
+        BenchError: two of the models are the same checkpoint.
+    """
+    by_key = {model.key: model for model in models}
+    used = dict.fromkeys(cell.model.key for cell in plan.cells)
+    _refuse_duplicates(by_key[key] for key in used)
+    return replace(plan, cells=tuple(replace(cell, model=by_key[cell.model.key]) for cell in plan.cells))
+
+
+def _refuse_duplicates(models: Iterable[ModelSpec]) -> None:
+    keys: dict[tuple[str, str, str], str] = {}
+    for model in models:
+        first = keys.setdefault(model.identity, model.key)
+        if first != model.key:
+            raise BenchError(
+                f"models '{first}' and '{model.key}' are the same checkpoint of {model.source}",
+                "Remove one of them, or choose one with --models",
+            )
 
 
 def _grid(experiment: Experiment, grid: Grid, source: str) -> Iterator[Cell | LeftOut]:

@@ -1,7 +1,7 @@
-"""The shape of a YAML file: pydantic models, and their complaints in our own words.
+"""The schema of the experiment file as pydantic models, and readable messages for their errors.
 
-Names that are files in a folder (families, samplers, knobs, engines, metrics, prompt sources) are taken from the
-registry, so a new plug-in is a legal value here, and known to editors through the JSON schema, without a change.
+Names of plug-ins (families, samplers, knobs, engines, metrics, prompt sources) come from the registry, so that a new
+plug-in is valid here, and known to editors through the JSON schema, without a change.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ DEFAULT_METRICS = ("likelihood", "distinct_1", "distinct_2", "distinct_3", "repe
 
 
 def complaint(what: str, hint: str = "") -> PydanticCustomError:
-    """An error that is shown to the user as it is."""
-    return PydanticCustomError("ours", "{what}", {"what": what, "hint": hint})
+    """An error whose text is shown to the user unchanged."""
+    return PydanticCustomError("dlmbench", "{what}", {"what": what, "hint": hint})
 
 
 class Strict(BaseModel):
-    """Unknown keys are errors, values are never converted, nothing changes after loading."""
+    """Unknown keys are errors, values are never converted, instances are immutable."""
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -59,13 +59,13 @@ def _as_list(value: Any) -> Any:
 
 
 def axis(kind: Any) -> Any:
-    """One value or a list of them; never empty."""
+    """One value or a non-empty list of values."""
     as_list = BeforeValidator(_as_list, json_schema_input_type=kind | list[kind])
     return Annotated[list[kind], as_list, Field(min_length=1)]
 
 
 def one_of(names: Iterable[str], what: str) -> Any:
-    """A text among `names`, met with the nearest one when it is not."""
+    """A string that must be one of `names`; the error suggests the nearest one."""
     known = list(names)
 
     def check(value: str) -> str:
@@ -80,12 +80,12 @@ Count = Annotated[int, Field(ge=1)]
 
 
 def prompt_sources() -> tuple[str, ...]:
-    """The prompt sources by the names that files use: `wikitext-103` is prompts/wikitext_103.py."""
+    """The prompt sources as the file names them: `wikitext-103` is prompts/wikitext_103.py."""
     return tuple(name.replace("_", "-") for name in registry.names("prompts"))
 
 
 def _knobs_model(sampler: str) -> type[BaseModel]:
-    """The knobs of a sampler and of all its parts; each an axis."""
+    """The knobs of a sampler and of all its parts, each as an axis."""
     fields: dict[str, Any] = {}
     folders = registry.parts(sampler)
     for knob in registry.all_knobs(sampler).values():
@@ -94,12 +94,12 @@ def _knobs_model(sampler: str) -> type[BaseModel]:
             kind = one_of(registry.names(folders[knob.name]), f"value of {knob.name}")
         elif kind is int:
             kind = Count
-        # The default is the sampler's own: an axis that is not given is not part of the grid.
+        # None: not an axis of this grid, so that the sampler's default applies.
         fields[knob.name] = (axis(kind | None if knob.optional else kind), Field(default=None, description=knob.help))
     return create_model(f"{sampler}_knobs", __base__=Strict, **fields)
 
 
-def _nothing_is_defaults(value: Any) -> Any:
+def _none_as_defaults(value: Any) -> Any:
     return {} if value is None else value
 
 
@@ -107,13 +107,13 @@ def _samplers_model() -> type[BaseModel]:
     fields: dict[str, Any] = {}
     for name in registry.names("samplers"):
         model = _knobs_model(name)
-        or_nothing = BeforeValidator(_nothing_is_defaults, json_schema_input_type=model | None)
-        kind = Annotated[model, or_nothing]  # type: ignore[valid-type]
+        or_none = BeforeValidator(_none_as_defaults, json_schema_input_type=model | None)
+        kind = Annotated[model, or_none]  # type: ignore[valid-type]
         fields[name] = (kind, Field(default=None, description=registry.summary("samplers", name)))
     return create_model("samplers", __base__=Strict, **fields)
 
 
-if TYPE_CHECKING:  # the kinds below are built when the module is read, which a type checker cannot follow
+if TYPE_CHECKING:  # the types below are created at import time, which a type checker cannot follow
     Counts = list[int]
     FamilyName = str
     SourceName = str
@@ -131,7 +131,7 @@ else:
 
 
 class ModelEntry(Strict):
-    """One model: where it comes from, and which part it plays."""
+    """One model: where it comes from, and its role."""
 
     family: FamilyName
     source: str = Field(min_length=1, description="hub id, local folder, embedded:ar or embedded:llada")
@@ -162,7 +162,7 @@ def _length_forms(schema: dict[str, Any]) -> None:
 
 
 class Lengths(Strict):
-    """How long prompt and continuation are: two of these keys, in one of four pairs, fix all three lengths."""
+    """Lengths of prompt and continuation: two of these keys, in one of four pairs, determine all three lengths."""
 
     model_config = ConfigDict(json_schema_extra=_length_forms)
 
@@ -174,22 +174,22 @@ class Lengths(Strict):
     @validator(mode="after")
     def _one_form(self) -> Lengths:
         if self.model_fields_set not in _LENGTH_FORMS:
-            given = " and ".join(sorted(self.model_fields_set)) or "nothing"
+            keys = " and ".join(sorted(self.model_fields_set)) or "nothing"
             raise complaint(
-                f"{given} given, which does not fix the lengths",
+                f"{keys} given, which does not determine the lengths",
                 "Give total with prompt_ratio, new_tokens or prompt_tokens; or prompt_tokens with new_tokens",
             )
         self.pairs()
         return self
 
     def with_total(self, totals: list[int]) -> Lengths:
-        """The same lengths with another N: the prompt's share or length is kept, else the number of new tokens."""
+        """The same lengths for other N: the prompt's share or length stays, otherwise the number of new tokens."""
         kept = "prompt_tokens" if "prompt_tokens" in self.model_fields_set else "new_tokens"
         kept = "prompt_ratio" if "prompt_ratio" in self.model_fields_set else kept
         return Lengths.model_validate({"total": totals, kept: getattr(self, kept)})
 
     def pairs(self) -> tuple[tuple[int, int], ...]:
-        """Pairs (prompt tokens, new tokens), in the order of the file, each once."""
+        """Pairs (prompt tokens, new tokens) in the order of the file, without duplicates."""
         found: list[tuple[int, int]] = []
         if "total" not in self.model_fields_set:
             found = [(prompt, new) for prompt in self.prompt_tokens or () for new in self.new_tokens or ()]
@@ -206,20 +206,20 @@ class Lengths(Strict):
                     left = "new tokens" if prompt > 0 else "a prompt"
                     raise complaint(
                         f"a sequence length of {total} leaves no room for {left} beside {what}",
-                        "the sequence length counts prompt and new tokens together",
+                        "The sequence length counts prompt and new tokens together",
                     )
                 found.append((prompt, total - prompt))
         return tuple(dict.fromkeys(found))
 
 
 class GridEntry(Strict):
-    """One grid: its cells are the product of its axes."""
+    """One grid, whose cells are the product of its axes."""
 
     lengths: Lengths
     batch_size: Counts = Field(default=[1], description="B, sequences generated together")
     precision: Literal["bfloat16", "float16", "float32"] = "bfloat16"
     attention: Literal["flash", "efficient", "cudnn", "math", "auto"] = Field(
-        default="math", description="the kernel enforced for every model alike; auto leaves the choice to torch"
+        default="math", description="the kernel enforced for every model; auto leaves the choice to torch"
     )
     engine: EngineNames = Field(default=["hf"], description="the implementation that runs every model")
     samplers: SamplerAxesEntry = Field(description="by sampler, the knobs to sweep")
@@ -252,20 +252,25 @@ class ProtocolEntry(Strict):
     """How often a cell is repeated."""
 
     warmup: int = Field(default=3, ge=0, description="passes before measuring; recorded, never averaged")
-    pilot: int = Field(default=5, ge=2, description="first repetitions, which fix the number of further ones")
-    min_repeats: int = Field(default=10, ge=0, description="further repetitions at least")
-    max_repeats: int = Field(default=100, ge=1, description="further repetitions at most")
-    max_time_s: float = Field(default=300.0, gt=0, description="measured seconds a cell may take")
-    half_width: float = Field(default=0.01, gt=0, lt=1, description="aim for the median's interval, as a fraction")
-    rounds: int = Field(default=2, ge=1, description="visits of each cell, so that drift spreads over all")
+    pilot: int = Field(default=5, ge=2, description="first repetitions, which decide how many more there are")
+    min_repeats: int = Field(default=10, ge=0, description="minimum of further repetitions")
+    max_repeats: int = Field(default=100, ge=1, description="maximum of further repetitions")
+    max_time_s: float = Field(default=300.0, gt=0, description="maximum of measured seconds per cell")
+    half_width: float = Field(
+        default=0.01, gt=0, lt=1, description="target half-width of the median's interval, as a fraction"
+    )
+    rounds: int = Field(default=2, ge=1, description="passes over all cells, so that drift spreads over them")
     fresh_process_per_round: bool = Field(
-        default=False, description="every round in a new process, so that the spread between processes is measured"
+        default=False, description="each round in a new process, which measures the spread between processes"
     )
 
     @validator(mode="after")
     def _ordered(self) -> ProtocolEntry:
         if self.min_repeats > self.max_repeats:
-            raise complaint(f"min_repeats {self.min_repeats} is more than max_repeats {self.max_repeats}", "")
+            raise complaint(
+                f"min_repeats {self.min_repeats} is more than max_repeats {self.max_repeats}",
+                "Lower the one or raise the other",
+            )
         return self
 
 
@@ -313,8 +318,8 @@ class Document(Strict):
         default_factory=lambda: [MetricEntry(name=name) for name in DEFAULT_METRICS],
         description=f"default: {', '.join(DEFAULT_METRICS)}",
     )
-    hardware: dict[str, JsonValue] = Field(default={}, description="free notes on the machine that is meant")
-    seed: int = Field(default=0, ge=0, description="of every random draw")
+    hardware: dict[str, JsonValue] = Field(default={}, description="free notes about the intended machine")
+    seed: int = Field(default=0, ge=0, description="of all random numbers")
 
 
 def json_schema() -> dict[str, Any]:
@@ -324,7 +329,7 @@ def json_schema() -> dict[str, Any]:
 
 
 def _without_null_defaults(node: Any) -> Any:
-    """Leave `default: null` out: it stands for "not given" and would be offered as a value."""
+    """Without `default: null`, which means "not given" and which editors would offer as a value."""
     if isinstance(node, dict):
         return {
             key: _without_null_defaults(value)
@@ -334,11 +339,11 @@ def _without_null_defaults(node: Any) -> Any:
     return [_without_null_defaults(item) for item in node] if isinstance(node, list) else node
 
 
-# ---------------------------------------------------------------- complaints in our own words
+# ---------------------------------------------------------------- messages
 
 
 def shown(value: Any) -> str:
-    """A value as it may stand in a message of one line."""
+    """A value as shown in a message of one line."""
     text = {True: "true", False: "false", None: "null"}.get(value) if isinstance(value, bool | None) else None
     if text is None:
         text = "a mapping" if isinstance(value, Mapping) else "a list" if isinstance(value, list) else repr(value)
@@ -365,10 +370,10 @@ _BOUNDS = {
 }
 
 
-def in_words(error: Mapping[str, Any]) -> tuple[str, str]:
-    """(what is wrong, hint) of one of pydantic's errors; its own text is never shown."""
+def describe_error(error: Mapping[str, Any]) -> tuple[str, str]:
+    """(what is wrong, hint) for one of pydantic's errors, whose own text is never shown."""
     kind, value, context = error["type"], error["input"], error.get("ctx", {})
-    if kind == "ours":
+    if kind == "dlmbench":
         return context["what"], context["hint"]
     if kind == "missing":
         return f"'{error['loc'][-1]}' is missing", "Add it"
@@ -382,5 +387,5 @@ def in_words(error: Mapping[str, Any]) -> tuple[str, str]:
         return "is empty", "Give at least one value"
     if kind == "literal_error":
         known = re.findall(r"'([^']*)'", str(context.get("expected", "")))
-        return f"is {shown(value)}, which is not known here", did_you_mean(str(value), known)
-    return f"is {shown(value)}, which is not understood here", "See docs/experiment_variables.md"
+        return f"is {shown(value)}, which is not a known value", did_you_mean(str(value), known)
+    return f"is {shown(value)}, which is not a valid value", "See docs/experiment_variables.md"

@@ -1,8 +1,8 @@
-"""The run folder: records that survive a crash, and the CSV and JSON that are views of them.
+"""The run folder: records that survive a crash, and a CSV and a JSON made from them.
 
-`records.jsonl` is the truth: one line a record, each append one write followed by fsync, so that a killed run loses at
-most the line it was writing. Views are rewritten beside the old ones and swapped in whole; a reader never sees half a
-file. A folder belongs to one environment, because times from two of them are not one data set.
+`records.jsonl` is the source of everything: one record per line, each append one write followed by fsync, so that a
+killed run loses at most the line it was writing. The other files are rewritten from it and replaced atomically. All
+records of a folder come from one environment, because times of two environments cannot be compared.
 """
 
 from dlmbench.results.folder import RAW_METRICS, Store

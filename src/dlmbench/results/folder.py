@@ -1,14 +1,14 @@
-"""The run folder open for writing: one process, one environment, every append on the disk when it returns."""
+"""A run folder open for writing: by one process, from one environment, with the models it was begun with."""
 
 from __future__ import annotations
 
 import math
 import os
 from collections.abc import Container, Iterable
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 from dlmbench.errors import BenchError
 from dlmbench.results.journal import append_lines, drop_torn_line, lock_folder, replace_file, write_error
@@ -18,11 +18,11 @@ from dlmbench.results.records import (
     QUALITY_METRICS,
     RECORDS,
     TEXT_SCORES,
-    Contents,
     Record,
+    RunRecords,
     cell_record,
-    read_contents,
     read_generations,
+    read_records,
     read_scores,
     read_text_results,
 )
@@ -30,7 +30,9 @@ from dlmbench.results.views import quality_metrics, raw_metrics
 from dlmbench.types import (
     SCHEMA_VERSION,
     CellResult,
+    ConvertedScore,
     Environment,
+    ModelSpec,
     Plan,
     Sample,
     Score,
@@ -41,6 +43,8 @@ from dlmbench.types import (
 
 RAW_METRICS = "raw_metrics.csv"
 
+S = TypeVar("S", Score, ConvertedScore)
+
 
 class Store:
     """A run folder open for writing, by one process at a time."""
@@ -49,19 +53,20 @@ class Store:
         self.folder = folder
         self.is_locked = is_locked
         self._lock = lock
-        self._contents = Contents()
+        self._records = RunRecords()
         self._scores: tuple[Score, ...] = ()
         self._unscored: tuple[Unscored, ...] = ()
 
     @classmethod
-    def open(cls, folder: Path, environment: Environment, experiment_name: str) -> Store:
+    def open(cls, folder: Path, environment: Environment, experiment_name: str, plan: Plan | None = None) -> Store:
         """Create or resume the run in `folder`; every file exists when this returns.
 
-        `is_locked` is False on the few file systems that cannot lock (some cluster mounts): one run at a time is
-        then the user's care.
+        `plan`: the cells to measure, None to add scores only. `is_locked` is False on the few file systems that
+        cannot lock (some cluster mounts); then the user must see to it that only one run writes there.
 
         Raises:
-            BenchError: not a folder, not writable, in use by another run, of another environment, or broken.
+            BenchError: not a folder, not writable, in use by another run, of another environment, broken; or `plan`
+                cannot be added (see `add_plan`). A folder that is refused is left unchanged.
         """
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -71,32 +76,36 @@ class Store:
             raise write_error(error, folder) from error
         store = cls(folder, *lock_folder(folder))
         try:
-            store._resume(environment, experiment_name)
+            store._resume(environment, experiment_name, plan)
         except BaseException:
             store.close()
             raise
         return store
 
-    def _resume(self, environment: Environment, experiment_name: str) -> None:
-        for name in (RECORDS, GENERATIONS, TEXT_SCORES):
-            drop_torn_line(self.folder / name)
-        self._contents = read_contents(self.folder)
-        recorded = self._contents.environment
+    def _resume(self, environment: Environment, experiment_name: str, plan: Plan | None) -> None:
+        self._records = read_records(self.folder)
+        recorded = self._records.environment
         if recorded is not None:
             _refuse_another_environment(self.folder, recorded, environment)
-        self._scores = tuple(s for s in read_scores(self.folder) if s.cell_id in self._contents.cells)
-        self._unscored = cells_not_scored(read_text_results(self.folder), self._contents.cells)
+        if plan is not None:
+            self._check_plan(plan)
+        for name in (RECORDS, GENERATIONS, TEXT_SCORES):
+            drop_torn_line(self.folder / name)
+        self._scores = tuple(s for s in read_scores(self.folder) if s.cell_id in self._records.cells)
+        self._unscored = unscored_cells(read_text_results(self.folder), self._records.cells)
         new: list[dict[str, Any]] = []
         if recorded != environment:
             new.append({"kind": "environment", **asdict(environment)})
-        if self._contents.name != experiment_name:
-            new.append({"kind": "experiment", "name": experiment_name, "schema_version": SCHEMA_VERSION})
+        if self._records.name != experiment_name:
+            new.append({"kind": "experiment", "name": experiment_name, "schema_version": self._records.schema_version})
         append_lines(self.folder / RECORDS, new)
-        self._contents.environment, self._contents.name = environment, experiment_name
+        self._records.environment, self._records.name = environment, experiment_name
+        if plan is not None:
+            self.add_plan(plan)
         self.write_views()
 
     def close(self) -> None:
-        """Let another run in; nothing is pending, each append was on the disk when it returned."""
+        """Release the lock; nothing is pending, each append was on disk when it returned."""
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
@@ -108,74 +117,85 @@ class Store:
         self.close()
 
     def add_plan(self, plan: Plan) -> None:
-        """Record the cells and left-out combinations that are not on record yet."""
-        cells = {c.id: c for c in plan.cells if c.id not in self._contents.cells}
-        left_out = [out for out in dict.fromkeys(plan.left_out) if out not in self._contents.left_out]
+        """Record the cells and left-out combinations of `plan` that are not on record yet.
+
+        Recorded cells of a model that has another key, role or source by now are recorded again with the new one.
+
+        Raises:
+            BenchError: a model's name or source was recorded with another checkpoint, or the folder was written by an
+                earlier version of dlmbench.
+        """
+        self._check_plan(plan)
+        models = {c.model.identity: c.model for c in plan.cells}
+        current = {i: models.get(c.model.identity, c.model) for i, c in self._records.cells.items()}
+        cells = {i: replace(c, model=current[i]) for i, c in self._records.cells.items() if c.model != current[i]}
+        cells |= {c.id: c for c in plan.cells if c.id not in self._records.cells}
+        left_out = [out for out in dict.fromkeys(plan.left_out) if out not in self._records.left_out]
         lines = [cell_record(c) for c in cells.values()] + [{"kind": "left_out", **asdict(out)} for out in left_out]
         append_lines(self.folder / RECORDS, lines)
         for cell in cells.values():
-            self._contents.add_cell(cell)
-        self._contents.left_out.update(dict.fromkeys(left_out))
+            self._records.add_cell(cell)
+        self._records.left_out.update(dict.fromkeys(left_out))
+
+    def _check_plan(self, plan: Plan) -> None:
+        if self._records.schema_version != SCHEMA_VERSION:
+            raise BenchError(
+                f"{self.folder} was written by an earlier version of dlmbench and cannot be resumed",
+                "Name a new --output_dir; report, analyze, compare and score still read this one",
+            )
+        models = {c.model.identity: c.model for c in plan.cells}
+        recorded = {c.model.identity: c.model for c in self._records.cells.values()}
+        for identity, model in models.items():
+            for other in (r for i, r in recorded.items() if i not in models and identity not in recorded):
+                if other.key == model.key or _place(other) == _place(model):
+                    raise _another_checkpoint(self.folder, other, model)
 
     def append(self, record: Record) -> None:
-        """Record one measurement or the end of a cell; it is on the disk when this returns.
+        """Record one measurement or the end of a cell; it is on disk when this returns.
 
         Raises:
-            BenchError: the disk is full or the folder has gone; nothing recorded before is lost.
+            BenchError: the disk is full or the folder is gone; nothing recorded before is lost.
         """
         if isinstance(record, Sample):
-            assert (record.is_warmup, record.index) not in self._contents.samples[record.cell_id], record
+            assert (record.is_warmup, record.index) not in self._records.samples[record.cell_id], record
         append_lines(self.folder / RECORDS, [{"kind": KIND_OF[type(record)], **asdict(record)}])
-        self._contents.add(record)
+        self._records.add(record)
 
     def add_generations(self, generations: Iterable[StoredGeneration]) -> None:
-        """Keep generated texts; a later one of the same cell and prompt replaces the earlier when read."""
+        """Record generated texts; readers take the latest of a cell and prompt."""
         append_lines(self.folder / GENERATIONS, (asdict(g) for g in generations))
 
     def add_text_scores(self, scores: Iterable[TextResult]) -> None:
-        """Keep what a metric said; a later one of the same cell, metric and prompt replaces the earlier when read."""
-        append_lines(self.folder / TEXT_SCORES, map(_spelt_out, scores))
+        """Record results of metrics; readers take the latest of a cell, metric and prompt."""
+        append_lines(self.folder / TEXT_SCORES, map(_strict_json, scores))
 
     def write_scores(self, scores: Iterable[Score]) -> None:
         """Replace the aggregated scores. A value that is not finite is unknown (None)."""
-        self._unscored = cells_not_scored(read_text_results(self.folder), self._contents.cells)
-        self._scores = tuple(
-            replace(
-                s,
-                value=_finite(s.value),
-                low=_finite(s.low),
-                high=_finite(s.high),
-                stderr=_finite(s.stderr),
-                monte_carlo_stderr=_finite(s.monte_carlo_stderr),
-                in_other_units=tuple(
-                    replace(r, value=_finite(r.value), low=_finite(r.low), high=_finite(r.high))
-                    for r in s.in_other_units
-                ),
-            )
-            for s in scores
-        )
+        self._unscored = unscored_cells(read_text_results(self.folder), self._records.cells)
+        finite = map(_finite, scores)
+        self._scores = tuple(replace(s, in_other_units=tuple(map(_finite, s.in_other_units))) for s in finite)
         replace_file(self.folder / QUALITY_METRICS, self._quality_metrics())
 
     def samples(self, cell_id: str) -> tuple[Sample, ...]:
-        """The repetitions of one cell on record, in the order they were made."""
-        return tuple(self._contents.samples[cell_id].values())
+        """The recorded repetitions of one cell, in order."""
+        return tuple(self._records.samples[cell_id].values())
 
     def results(self) -> tuple[CellResult, ...]:
-        """All that is on record of every cell, in the order of the plan."""
-        return self._contents.results()
+        """Everything recorded about every cell, in the order of the plan."""
+        return self._records.results()
 
     def result(self, cell_id: str) -> CellResult:
-        """All that is on record of one cell."""
-        return self._contents.result(cell_id)
+        """Everything recorded about one cell."""
+        return self._records.result(cell_id)
 
     def generations(self) -> tuple[StoredGeneration, ...]:
-        """The texts on record."""
+        """The recorded texts."""
         return read_generations(self.folder)
 
     def _quality_metrics(self) -> str:
-        environment = self._contents.environment
+        environment = self._records.environment
         assert environment is not None
-        return quality_metrics(environment, self._contents.cells, self._scores, self._unscored)
+        return quality_metrics(environment, self._records.cells, self._scores, self._unscored)
 
     def write_views(self) -> None:
         """Rewrite the CSV and the JSON from the records."""
@@ -183,8 +203,8 @@ class Store:
         replace_file(self.folder / QUALITY_METRICS, self._quality_metrics())
 
 
-def cells_not_scored(results: Iterable[TextResult], cells: Container[str]) -> tuple[Unscored, ...]:
-    """Cells of which a metric could say nothing at all; a cell that was scored after all is none."""
+def unscored_cells(results: Iterable[TextResult], cells: Container[str]) -> tuple[Unscored, ...]:
+    """For each metric the cells that it could not score at all and has not scored since."""
     found, scored = dict[tuple[str, str], Unscored](), set[tuple[str, str]]()
     for result in results:
         if result.cell_id not in cells:
@@ -196,15 +216,15 @@ def cells_not_scored(results: Iterable[TextResult], cells: Container[str]) -> tu
     return tuple(missing for key, missing in found.items() if key not in scored)
 
 
-def _finite(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None
+def _finite(score: S) -> S:
+    """The score with None for every value that is not finite."""
+    values = {f.name: getattr(score, f.name) for f in fields(score)}
+    unknown: dict[str, Any] = {n: None for n, v in values.items() if isinstance(v, float) and not math.isfinite(v)}
+    return replace(score, **unknown)
 
 
-def _spelt_out(score: TextResult) -> dict[str, Any]:
-    """The score for strict JSON, which has no word for infinity: an infinite loss is a finding and is kept as text.
-
-    What is unknown is left out, so that a line says only what there is to say.
-    """
+def _strict_json(score: TextResult) -> dict[str, Any]:
+    """The score for JSON, which has no infinity: an infinite loss is kept as text. Unknown fields are left out."""
     known = ((k, v) for k, v in asdict(score).items() if v not in (None, "") or k == "prompt_index")
     return {k: str(v) if isinstance(v, float) and not math.isfinite(v) else v for k, v in known}
 
@@ -220,3 +240,18 @@ def _refuse_another_environment(folder: Path, recorded: Environment, now: Enviro
             f"{folder} holds results of another environment ({'; '.join(differing)})",
             "Times from two environments are not one data set: name a new --output_dir",
         )
+
+
+def _place(model: ModelSpec) -> tuple[str, ...]:
+    """Where a model comes from; another checkpoint at the same place has replaced the first."""
+    return model.source, model.revision or "", model.weights, model.family
+
+
+def _another_checkpoint(folder: Path, recorded: ModelSpec, now: ModelSpec) -> BenchError:
+    names = ("family", "source", "revision", "weights", "content")
+    values = {name: (getattr(recorded, name), getattr(now, name)) for name in names}
+    differing = [f"{name}: {old!r} on record, {new!r} now" for name, (old, new) in values.items() if old != new]
+    return BenchError(
+        f"model {now.key} is another checkpoint than model {recorded.key} in {folder} ({'; '.join(differing)})",
+        "Put the recorded checkpoint back to resume, give a new model its own key, or name a new --output_dir",
+    )

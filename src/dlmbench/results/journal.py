@@ -1,6 +1,6 @@
-"""Files that survive a crash: logs that are appended to durably, and views that are swapped in whole.
+"""Files that survive a crash: append-only logs with fsync, and files that are replaced atomically.
 
-A killed run loses at most the line it was writing, and a full disk loses nothing that was written before.
+A killed run loses at most the line it was writing; a full disk loses nothing that was written before.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ LOCK = ".lock"
 
 
 def write_error(error: OSError, path: Path) -> BenchError:
-    """What to tell the user of a failed write."""
+    """The error to show for a failed write."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return BenchError(
             f"the disk is full: {path} could not be written",
-            "All that was recorded before is kept; free some space and start the same command again to resume",
+            "Everything recorded before is kept: free some space, then run the same command again to resume",
         )
     reason = error.strerror or type(error).__name__
     return BenchError(f"{path} could not be written: {reason}", "Check its permissions, or name another --output_dir")
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make a new or renamed name in `folder` durable."""
+    """Make the creation or renaming of a file in `folder` durable."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -40,7 +40,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def replace_file(path: Path, text: str) -> None:
-    """Swap in new contents whole: a reader, or a crash, meets the old file or the new one."""
+    """Replace a file atomically: a reader, or a crash, finds the old file or the new one."""
     draft = path.with_name(f".{path.name}.tmp")
     try:
         with draft.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
@@ -55,10 +55,10 @@ def replace_file(path: Path, text: str) -> None:
 
 
 def append_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
-    """Append records in one write and wait until they are on the disk; on failure nothing of them stays behind.
+    """Append records in one write and wait until they are on disk; if that fails, none of them is kept.
 
-    The file is opened anew each time (microseconds beside the fsync): a folder that was deleted or a disk that was
-    unmounted meanwhile is then an error, and not records written into nowhere.
+    The file is opened each time (microseconds, compared to the fsync), so that a folder that was deleted or a disk
+    that was unmounted in the meantime is an error instead of lost records.
     """
     data = "".join(json.dumps(r, allow_nan=False) + "\n" for r in records).encode("ascii")
     if not data:
@@ -72,7 +72,7 @@ def append_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
                     raise OSError(errno.ENOSPC, "short write")
                 os.fsync(descriptor)
             except OSError:
-                with contextlib.suppress(OSError):  # the first error is the one to tell of
+                with contextlib.suppress(OSError):  # the first error is the one to report
                     os.ftruncate(descriptor, size)
                 raise
         finally:
@@ -82,7 +82,7 @@ def append_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
 
 
 def drop_torn_line(path: Path) -> None:
-    """Create the log if need be, and cut away a last line without an end: its writer was killed in mid write."""
+    """Create the log if it does not exist, and cut off an unfinished last line: its writer was killed."""
     try:
         is_new = not path.exists()
         with path.open("a+b") as file:
@@ -98,17 +98,17 @@ def drop_torn_line(path: Path) -> None:
 
 
 def broken_line(path: Path, number: int, reason: str) -> BenchError:
-    """What to tell the user of a log's line that is no record."""
+    """The error to show for a line of a log that is not a record."""
     return BenchError(
         f"{path}, line {number}: {reason}", "Restore the file from a copy, or delete that line; the others are intact"
     )
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Line numbers and records of a log; a last line without an end is passed over.
+    """Line numbers and records of a log; an unfinished last line is ignored.
 
     Raises:
-        BenchError: any other line that is no record, naming file and line.
+        BenchError: another line that is not a record, with file and line number.
     """
     try:
         data = path.read_bytes()
@@ -127,7 +127,7 @@ def read_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def lock_folder(folder: Path) -> tuple[int, bool]:
-    """An open lock file and whether the lock is held. The kernel lets go of it when the process ends, however."""
+    """The open lock file, and whether the lock is held. The kernel releases it however the process ends."""
     path = folder / LOCK
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)

@@ -1,15 +1,19 @@
-"""What the records of a run folder say, read back without a lock.
+"""Reading a run folder: its records, texts and scores. No lock is needed.
 
-Of samples all are kept; of every other kind the later record of a cell replaces the earlier.
+All samples of a cell are kept; of every other kind, the latest record of a cell replaces the earlier ones.
+
+Folders of schema version 1 (dlmbench 0.1.0) are read as well, but not resumed. Their cell ids, which still depended on
+the key, role and source of the model, are kept as they were recorded; names that changed are in `_VERSION_1`.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from dlmbench.errors import BenchError
 from dlmbench.results.journal import broken_line, read_lines
@@ -19,13 +23,12 @@ from dlmbench.types import (
     CellResult,
     CellStatus,
     CommitOrder,
+    ConvertedScore,
     EnergyPass,
     Environment,
     LeftOut,
     MemoryPass,
-    MissingText,
     ModelSpec,
-    Reading,
     Run,
     Sample,
     Score,
@@ -34,9 +37,12 @@ from dlmbench.types import (
     TextScore,
     TracedPass,
     Unscored,
+    UnscoredText,
     WholeScore,
     from_mapping,
 )
+
+T = TypeVar("T")
 
 RECORDS = "records.jsonl"
 GENERATIONS = "generations.jsonl"
@@ -50,17 +56,20 @@ KIND_OF = {
     TracedPass: "traced",
     MemoryPass: "memory",
     EnergyPass: "energy",
-    CommitOrder: "order",
+    CommitOrder: "commit_order",
     CellStatus: "status",
 }
 _TYPE_OF: dict[str, type[Any]] = {kind: record for record, kind in KIND_OF.items()}
+# Kinds of records and fields of quality_metrics.json as schema version 1 called them.
+_VERSION_1 = {"order": "commit_order", "not_scored": "unscored"}
 
 
 @dataclass
-class Contents:
+class RunRecords:
     """records.jsonl in memory, cell by cell in the order of the plan."""
 
     name: str = ""
+    schema_version: int = SCHEMA_VERSION
     environment: Environment | None = None
     cells: dict[str, Cell] = field(default_factory=dict)
     left_out: dict[LeftOut, None] = field(default_factory=dict)
@@ -68,12 +77,12 @@ class Contents:
     latest: dict[tuple[str, type[Any]], Any] = field(default_factory=dict)
 
     def add_cell(self, cell: Cell) -> None:
-        """A cell that is not on record yet."""
+        """Add a cell, or replace the one of the same id, whose model was renamed or moved."""
         self.cells[cell.id] = cell
-        self.samples[cell.id] = {}
+        self.samples.setdefault(cell.id, {})
 
     def add(self, record: Record) -> None:
-        """A sample joins the others; of the rest, a later record of a cell replaces the earlier."""
+        """Add a sample, or set the latest record of another kind."""
         if isinstance(record, Sample):
             samples = self.samples[record.cell_id]
             key = (record.is_warmup, record.index)
@@ -84,11 +93,11 @@ class Contents:
             self.latest[record.cell_id, type(record)] = record
 
     def results(self) -> tuple[CellResult, ...]:
-        """All that is known of every cell."""
+        """Everything recorded about every cell."""
         return tuple(self.result(cell_id) for cell_id in self.cells)
 
     def result(self, cell_id: str) -> CellResult:
-        """All that is known of one cell."""
+        """Everything recorded about one cell."""
         status: CellStatus | None = self.latest.get((cell_id, CellStatus))
         return CellResult(
             cell=self.cells[cell_id],
@@ -104,8 +113,10 @@ class Contents:
 
 
 def cell_record(cell: Cell) -> dict[str, Any]:
-    """The cell's line, with its id, so that a reader whose ids differ notices."""
-    return {"kind": "cell", "id": cell.id, **asdict(cell)}
+    """The cell's line, with its id, so that a reader who computes other ids notices."""
+    values = asdict(cell)
+    del values["recorded_id"]
+    return {"kind": "cell", "id": cell.id, **values}
 
 
 def _cell_from(values: Mapping[str, Any]) -> Cell:
@@ -114,76 +125,74 @@ def _cell_from(values: Mapping[str, Any]) -> Cell:
     return from_mapping(Cell, {**values, "model": model, "knobs": knobs})
 
 
-def _take(contents: Contents, values: dict[str, Any]) -> str | None:
-    """Add one line to `contents`; returns what is wrong with it, if anything."""
-    kind = values.get("kind")
+def _add_line(records: RunRecords, values: Mapping[str, Any]) -> str | None:
+    """Add one line to `records`; returns what is wrong with it, if anything."""
+    kind = _VERSION_1.get(values.get("kind", ""), values.get("kind"))
     if kind == "cell":
         cell = _cell_from(values)
-        if cell.id != values["id"]:
+        if records.schema_version == 1:
+            cell = replace(cell, recorded_id=values["id"])
+        elif cell.id != values["id"]:
             return "the cell was recorded by another version of dlmbench"
-        contents.add_cell(cell)
+        records.add_cell(cell)
     elif kind == "left_out":
-        contents.left_out[from_mapping(LeftOut, values)] = None
+        records.left_out[from_mapping(LeftOut, values)] = None
     elif kind == "environment":
-        contents.environment = from_mapping(Environment, values)
+        records.environment = from_mapping(Environment, values)
     elif kind == "experiment":
-        if values["schema_version"] != SCHEMA_VERSION:
-            return f"schema version {values['schema_version']}, but this dlmbench reads {SCHEMA_VERSION}"
-        contents.name = values["name"]
+        if values["schema_version"] not in (1, SCHEMA_VERSION):
+            return f"schema version {values['schema_version']}, but this dlmbench reads 1 and {SCHEMA_VERSION}"
+        records.name, records.schema_version = values["name"], values["schema_version"]
     elif kind in _TYPE_OF:
         record = from_mapping(_TYPE_OF[kind], values)
-        if record.cell_id not in contents.cells:
+        if record.cell_id not in records.cells:
             return f"cell {record.cell_id} is not on record"
-        if isinstance(record, Sample) and (record.is_warmup, record.index) in contents.samples[record.cell_id]:
+        if isinstance(record, Sample) and (record.is_warmup, record.index) in records.samples[record.cell_id]:
             return f"repetition {record.index} of cell {record.cell_id} is on record twice"
-        contents.add(record)
+        records.add(record)
     else:
         return f"unknown kind of record {kind!r}"
     return None
 
 
-def read_contents(folder: Path) -> Contents:
-    """records.jsonl of a run folder; empty where there is none.
+def read_records(folder: Path) -> RunRecords:
+    """records.jsonl of a run folder; empty if there is none.
 
     Raises:
-        BenchError: a broken line, naming file and line.
+        BenchError: a broken line, with file and line number.
     """
-    contents, path = Contents(), folder / RECORDS
-    for number, values in read_lines(path):
-        try:
-            fault = _take(contents, values)
-        except (KeyError, TypeError, ValueError) as error:
-            raise broken_line(path, number, f"not a whole record ({type(error).__name__}: {error})") from error
+    records = RunRecords()
+    for number, fault in enumerate(_parsed(folder / RECORDS, partial(_add_line, records), "record"), start=1):
         if fault:
-            raise broken_line(path, number, fault)
-    return contents
+            raise broken_line(folder / RECORDS, number, fault)
+    return records
 
 
 def read_generations(folder: Path) -> tuple[StoredGeneration, ...]:
-    """The texts of a run folder; of two with the same cell and prompt, the later."""
-    path, found = folder / GENERATIONS, {}
+    """The texts of a run folder, for each cell and prompt the latest."""
+    texts = _parsed(folder / GENERATIONS, _generation, "generation")
+    return tuple({(text.cell_id, text.prompt_index): text for text in texts}.values())
+
+
+def _generation(values: Mapping[str, Any]) -> StoredGeneration:
+    return from_mapping(StoredGeneration, {**values, "output_ids": tuple(values["output_ids"])})
+
+
+def _parsed(path: Path, parse: Callable[[Mapping[str, Any]], T], what: str) -> Iterator[T]:
     for number, values in read_lines(path):
         try:
-            text = from_mapping(StoredGeneration, {**values, "output_ids": tuple(values["output_ids"])})
-        except (KeyError, TypeError) as error:
-            raise broken_line(path, number, "not a whole generation") from error
-        found[text.cell_id, text.prompt_index] = text
-    return tuple(found.values())
+            yield parse(values)
+        except (KeyError, TypeError, ValueError) as error:
+            raise broken_line(path, number, f"an incomplete {what} ({type(error).__name__}: {error})") from error
 
 
 def read_text_results(folder: Path) -> tuple[TextResult, ...]:
-    """What metrics said of each text, or of all texts of a cell; of two of one cell, metric and prompt the later.
+    """The results of metrics, for each cell, metric and prompt the latest.
 
-    A line is a text's score, with `reason` in place of one a text that has none, or with `value` a whole cell's.
+    A line is the score of a text (`total`), the score of a whole cell (`value`), or says why there is none (`reason`).
     """
-    path, found = folder / TEXT_SCORES, dict[tuple[str, str, int | None], TextResult]()
-    for number, values in read_lines(path):
-        try:
-            result = _text_result(values)
-        except (KeyError, TypeError, ValueError) as error:
-            raise broken_line(path, number, "not a whole score") from error
-        found[result.cell_id, result.metric, getattr(result, "prompt_index", None)] = result
-    return tuple(found.values())
+    results = _parsed(folder / TEXT_SCORES, _text_result, "score")
+    return tuple({(r.cell_id, r.metric, getattr(r, "prompt_index", None)): r for r in results}.values())
 
 
 def _text_result(values: Mapping[str, Any]) -> TextResult:
@@ -198,12 +207,12 @@ def _text_result(values: Mapping[str, Any]) -> TextResult:
 
 
 def read_text_scores(folder: Path) -> tuple[TextScore, ...]:
-    """The per-text scores of a run folder."""
+    """The scores of single texts."""
     return tuple(r for r in read_text_results(folder) if isinstance(r, TextScore))
 
 
 def read_scores(folder: Path) -> tuple[Score, ...]:
-    """The aggregated scores of a run folder, none before it was scored."""
+    """The aggregated scores of a run folder; empty before it was scored."""
     path = folder / QUALITY_METRICS
     try:
         return tuple(_score(s) for s in json.loads(path.read_text(encoding="utf-8"))["scores"])
@@ -211,35 +220,36 @@ def read_scores(folder: Path) -> tuple[Score, ...]:
         return ()
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BenchError(
-            f"{path} is not the file dlmbench wrote ({error})", "Delete it and score the folder again"
+            f"{path} is not a file that dlmbench wrote ({error})", "Delete it, then run `dlmbench score` again"
         ) from error
 
 
 def _score(values: Mapping[str, Any]) -> Score:
+    values = {_VERSION_1.get(name, name): value for name, value in values.items()}
     nested = {
-        "in_other_units": tuple(from_mapping(Reading, r) for r in values.get("in_other_units", ())),
-        "not_scored": tuple(from_mapping(MissingText, m) for m in values.get("not_scored", ())),
+        "in_other_units": tuple(from_mapping(ConvertedScore, c) for c in values.get("in_other_units", ())),
+        "unscored": tuple(from_mapping(UnscoredText, u) for u in values.get("unscored", ())),
     }
     return from_mapping(Score, {**values, **nested})
 
 
 def read_run(folder: Path) -> Run:
-    """Everything the folder says, read without a lock: also while a run is writing there.
+    """The whole run folder, read without a lock: also while a run is writing there.
 
     Raises:
-        BenchError: no records there, or a broken one.
+        BenchError: no records there, or a broken line.
     """
-    contents = read_contents(folder)
-    if not contents.name:
+    records = read_records(folder)
+    if not records.name:
         raise BenchError(f"{folder} holds no run", f"Name the folder given to --output_dir (it contains {RECORDS})")
     results = read_text_results(folder)
     return Run(
         folder=str(folder),
-        name=contents.name,
-        environment=contents.environment,
-        cells=tuple(contents.cells.values()),
-        left_out=tuple(contents.left_out),
-        results=contents.results(),
+        name=records.name,
+        environment=records.environment,
+        cells=tuple(records.cells.values()),
+        left_out=tuple(records.left_out),
+        results=records.results(),
         text_scores=tuple(r for r in results if isinstance(r, TextScore)),
         scores=read_scores(folder),
         unscored=tuple(r for r in results if isinstance(r, Unscored)),

@@ -1,7 +1,7 @@
 """The CSV and the JSON of a run folder, as text made from its records.
 
-A column carries its unit in its name, unknown is empty (CSV) or null (JSON), and nothing is computed here that a reader
-could not compute from the columns beside it.
+A column's name ends in its unit, unknown is empty (CSV) or null (JSON), and everything computed here can be computed
+from the other columns as well.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 from dlmbench import registry
 from dlmbench.types import SCHEMA_VERSION, Cell, CellResult, Environment, Sample, Score, Unscored
 
-# The knob columns follow these, so that a new plug-in appends a column and moves none.
+# The knob columns come after these, so that a new plug-in appends columns and moves none.
 _COLUMNS = """
     cell_id index is_warmup round model role family weights engine sampler batch_size prompt_tokens new_tokens
     sequence_length precision attention seed prompts status reason clock latency_s wall_s throughput_tokens_per_s
@@ -25,12 +25,12 @@ _COLUMNS = """
     peak_allocated_bytes peak_reserved_bytes device_bytes peak_process_bytes energy_j energy_pass_j power_w
     idle_power_w sm_clock_mhz temperature_c throttle other_processes process_id started_at environment_id"""
 FIXED_COLUMNS = tuple(_COLUMNS.split())
-# What a formula starts with, in full width too; after a tab or a line break spreadsheets look again.
+# What a formula starts with, full-width forms included; spreadsheets skip a leading tab or line break.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 
 
 def _knob_columns(cells: Iterable[Cell]) -> tuple[str, ...]:
-    """Every knob of the installed samplers, and those on record whose sampler has gone since."""
+    """Every knob of the installed samplers, and recorded ones whose sampler is no longer installed."""
     names = tuple(sorted({*registry.knob_names(), *(name for cell in cells for name, _ in cell.knobs)}))
     assert not set(names) & set(FIXED_COLUMNS), f"a knob is named like a column: {set(names) & set(FIXED_COLUMNS)}"
     return names
@@ -41,15 +41,15 @@ def _per(amount: float | None, divisor: float) -> float | None:
 
 
 def _cell_columns(result: CellResult) -> dict[str, Any]:
-    """What every row of a cell repeats."""
+    """The columns that are equal in all rows of a cell."""
     cell = result.cell
-    row = {f.name: getattr(cell, f.name) for f in fields(cell) if f.name not in ("model", "knobs")}
+    row = {f.name: getattr(cell, f.name) for f in fields(cell) if f.name in FIXED_COLUMNS and f.name != "model"}
     row |= dict(cell.knobs) | {"cell_id": cell.id, "sequence_length": cell.sequence_length}
     row |= {n: getattr(cell.model, n) for n in ("role", "family", "weights")} | {"model": cell.model.key}
     row |= {"status": result.status, "reason": result.reason, "environment_id": result.environment_id}
     for record in (result.traced, result.memory):
         row |= {k: v for k, v in asdict(record).items() if k in FIXED_COLUMNS} if record else {}
-    # The passes ran in processes of their own; a row's process is its sample's.
+    # The process of a row is that of its sample, not of these passes.
     row.pop("process_id", None)
     return row | {"energy_pass_j": result.energy.energy_j if result.energy else None}
 
@@ -67,19 +67,19 @@ def _sample_columns(sample: Sample, batch_size: int) -> dict[str, Any]:
 
 
 def spreadsheet_field(value: object) -> object:
-    """Text that a spreadsheet would run as a formula, with an apostrophe before it; anything else as it is."""
+    """Text that a spreadsheet would run as a formula gets a leading apostrophe; anything else is unchanged."""
     if isinstance(value, str) and value.startswith(_FORMULA):
         return f"'{value}"
     return value
 
 
 def _csv_field(value: object) -> object:
-    """Unknown is empty, a truth value is as JSON has it."""
+    """Booleans are written as in JSON."""
     return str(value).lower() if isinstance(value, bool) else spreadsheet_field(value)
 
 
 def raw_metrics(results: Sequence[CellResult]) -> str:
-    """The CSV: a row a repetition, and one for each cell that ended without any."""
+    """The CSV: one row per repetition, and one for each cell that ended without any."""
     columns = FIXED_COLUMNS + _knob_columns(r.cell for r in results)
     out = io.StringIO()
     table = csv.DictWriter(out, columns, restval="", lineterminator="\n")
@@ -96,12 +96,12 @@ def raw_metrics(results: Sequence[CellResult]) -> str:
 def quality_metrics(
     environment: Environment, cells: Mapping[str, Cell], scores: Iterable[Score], unscored: Iterable[Unscored] = ()
 ) -> str:
-    """The JSON of aggregated scores, each with the cell it belongs to spelt out; and cells that have none, and why."""
+    """The JSON of aggregated scores, each with a description of its cell, and of cells without a score, with why."""
     knob_names = _knob_columns(cells.values())
 
     def named(entry: Score | Unscored) -> dict[str, Any]:
         cell = cells[entry.cell_id]
-        # Later keys win: a knob of a plug-in can never hide a field of the score.
+        # Later keys win: a knob of a plug-in cannot hide a field of the score.
         about: dict[str, Any] = {name: cell.knob(name) for name in ("steps", *knob_names)}
         about |= {"model": cell.model.key, "role": cell.model.role, "sampler": cell.sampler}
         about |= {n: getattr(cell, n) for n in ("batch_size", "prompt_tokens", "new_tokens")}
@@ -111,6 +111,6 @@ def quality_metrics(
         "schema_version": SCHEMA_VERSION,
         "environment": {**asdict(environment), "id": environment.id},
         "scores": [named(score) for score in scores],
-        "cells_not_scored": [named(missing) for missing in unscored],
+        "unscored_cells": [named(missing) for missing in unscored],
     }
     return json.dumps(document, indent=1, allow_nan=False, ensure_ascii=False) + "\n"

@@ -7,7 +7,7 @@ from pathlib import Path
 from dlmbench.bench import run
 from dlmbench.errors import BenchError
 from dlmbench.results import read_run
-from dlmbench.results.records import read_contents
+from dlmbench.results.records import read_records
 from dlmbench.slurm import submission
 from dlmbench.slurm.merge import Gap, Merged, merge
 from dlmbench.slurm.status import ENDED
@@ -27,7 +27,7 @@ def merge_submitted(folder: Path, partial: bool = False) -> Merged:
     gaps = []
     for shard in made.shards:
         own = made.shard_folder(shard.index)
-        ended = {r.cell.id for r in read_contents(own).results() if r.status is not None}
+        ended = {r.cell.id for r in read_records(own).results() if r.status is not None}
         missing = tuple(labels[i] for i in shard.cell_ids if i not in ended)
         if missing or not (own / ENDED).is_file():
             gaps.append(Gap(f"shard {shard.index}", missing))
@@ -41,7 +41,7 @@ def merge_folders(output: Path, folders: list[Path], partial: bool = False) -> M
     Raises:
         BenchError: see `merge`; a folder without records, cells without an end, unless `partial`.
     """
-    gaps, held = [], [read_contents(folder) for folder in folders]
+    gaps, held = [], [read_records(folder) for folder in folders]
     ended: set[str] = set()
     for folder, contents in zip(folders, held, strict=True):
         if not contents.name:

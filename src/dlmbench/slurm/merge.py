@@ -18,8 +18,8 @@ from dlmbench.bench.run import EXPERIMENT
 from dlmbench.errors import BenchError
 from dlmbench.results import GENERATIONS, RECORDS, TEXT_SCORES, Store, read_run, read_text_scores
 from dlmbench.results.journal import lock_folder, read_lines, replace_file
-from dlmbench.results.records import Contents, cell_record, read_contents
-from dlmbench.types import SCHEMA_VERSION, Environment, Plan
+from dlmbench.results.records import RunRecords, cell_record, read_records
+from dlmbench.types import Environment, Plan
 
 _NAMED = 3
 _KEYS: Mapping[str, tuple[str, ...]] = {
@@ -58,12 +58,12 @@ class Merged:
 @dataclass(frozen=True)
 class _Source:
     folder: Path
-    contents: Contents
+    contents: RunRecords
     lines: tuple[dict[str, Any], ...]
 
 
 def _source(folder: Path) -> _Source | None:
-    contents = read_contents(folder)
+    contents = read_records(folder)
     return _Source(folder, contents, tuple(v for _, v in read_lines(folder / RECORDS))) if contents.name else None
 
 
@@ -97,7 +97,7 @@ def merge(output: Path, plan: Plan | None, shards: Sequence[Path], gaps: Sequenc
     environment = _environment(sources)
     lines: list[dict[str, Any]] = [
         {"kind": "environment", **asdict(environment)},
-        {"kind": "experiment", "name": sources[0].contents.name, "schema_version": SCHEMA_VERSION},
+        {"kind": "experiment", "name": sources[0].contents.name, "schema_version": sources[0].contents.schema_version},
         *(cell_record(cell) for cell in cells.values()),
         *({"kind": "left_out", **asdict(out)} for out in left_out),
         *(line for cell_id in cells for line in by_cell.get(cell_id, ())),
@@ -131,6 +131,8 @@ def _check_environments(sources: Sequence[_Source]) -> None:
 
 def _one_experiment(sources: Sequence[_Source]) -> str | None:
     """The text of experiment.json, which all shards must share."""
+    if len({s.contents.schema_version for s in sources}) > 1:
+        raise BenchError("some shards were written by an earlier version of dlmbench", "Measure those shards again")
     texts = {s.folder.name: (s.folder / EXPERIMENT) for s in sources}
     found = {name: path.read_text(encoding="utf-8") for name, path in texts.items() if path.is_file()}
     first = next(iter(found.values()), None)

@@ -6,13 +6,17 @@ import json
 import os
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from dlmbench.bench import run
 from dlmbench.errors import BenchError
+from dlmbench.experiment.plan import with_models
 from dlmbench.measure.environment import fingerprint
+from dlmbench.models.assets import resolve_model
+from dlmbench.models.identity import with_content
 from dlmbench.results.journal import replace_file, write_error
 from dlmbench.slurm.status import mark_ended
-from dlmbench.slurm.submission import SHARDS, Submission
+from dlmbench.slurm.submission import MODELS, SHARDS, Submission
 from dlmbench.types import Environment, Plan, Progress, from_mapping
 
 CLAIM = "environment.json"
@@ -35,6 +39,8 @@ def run_shard(submission: Submission, plan: Plan, index: int, progress: Progress
             "a GPU, submit with --allow-cpu",
         )
     claim(submission.folder, fingerprint(device))
+    submission = claim_models(submission, plan)
+    plan = submission.plan()
     folder = submission.shard_folder(index)
     run.measure(submission.experiment, submission.part(plan, index), folder, progress, whole=plan)
     mark_ended(folder)
@@ -49,25 +55,56 @@ def claim(folder: Path, environment: Environment) -> None:
     Raises:
         BenchError: the fields that differ.
     """
-    path = folder / SHARDS / CLAIM
-    draft = path.with_name(f".{CLAIM}.{os.uname().nodename}.{os.getpid()}")
+    first = from_mapping(Environment, _first(folder / SHARDS / CLAIM, asdict(environment)))
+    if differing := differences(first, environment):
+        raise BenchError(
+            f"this node differs from the one on which {folder} was begun ({'; '.join(differing)})",
+            "Ask for one type of GPU, as in --gres gpu:a100:1; to measure on this one, name a new --output_dir",
+        )
+
+
+def claim_models(submission: Submission, plan: Plan) -> Submission:
+    """The submission with the content of its models, which all tasks must find equal.
+
+    Where the models were not on the machine that submitted, the first task to come records their content, and with it
+    the ids that the cells have from then on.
+
+    Raises:
+        BenchError: a model is not there, or is another checkpoint than the one recorded.
+    """
+    used = {cell.model.key for cell in plan.cells}
+    found = tuple(with_content(m, resolve_model(m)) if m.key in used else m for m in submission.experiment.models)
+    if found == submission.experiment.models:
+        return submission
+    ids = {a.id: b.id for a, b in zip(plan.cells, with_models(plan, found).cells, strict=True)}
+    values = {"content": {m.key: m.content for m in found}, "cell_ids": ids}
+    first = _first(submission.folder / SHARDS / MODELS, values)
+    for model in found:
+        if first["content"].get(model.key) != model.content:
+            raise BenchError(
+                f"model {model.key}: this node finds another checkpoint than the first task did "
+                f"(content {model.content} here, {first['content'].get(model.key)} there)",
+                "Make every node read the same folder or revision of the model, then submit again to resume",
+            )
+    return submission.with_models(found, ids)
+
+
+def _first(path: Path, values: dict[str, Any]) -> dict[str, Any]:
+    """Write `values` as JSON unless another task already has written its own; what the first one wrote."""
+    draft = path.with_name(f".{path.name}.{os.uname().nodename}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(draft, json.dumps(asdict(environment), indent=1) + "\n")
+        replace_file(draft, json.dumps(values, indent=1) + "\n")
         try:
             os.link(draft, path)
         except FileExistsError:
             pass
         finally:
             draft.unlink(missing_ok=True)
-        first = from_mapping(Environment, json.loads(path.read_text(encoding="utf-8")))
+        first: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise write_error(error, path) from error
-    if differing := differences(first, environment):
-        raise BenchError(
-            f"this node differs from the one on which {folder} was begun ({'; '.join(differing)})",
-            "Ask for one type of GPU, as in --gres gpu:a100:1; to measure on this one, name a new --output_dir",
-        )
+    return first
 
 
 def differences(one: Environment, other: Environment) -> list[str]:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from dlmbench.results.records import Contents, read_contents
+from dlmbench.results.records import RunRecords, read_records
 from dlmbench.slurm.submission import Submission
 
 # Written when a shard has measured and scored all it has; its cells alone would not say that it is scored.
@@ -39,7 +39,7 @@ def mark_ended(folder: Path) -> None:
 
 def examine(submission: Submission) -> tuple[ShardProgress, ...]:
     """The progress of every shard; one that never started has no cells ended."""
-    contents = [read_contents(submission.shard_folder(s.index)) for s in submission.shards]
+    contents = [read_records(submission.shard_folder(s.index)) for s in submission.shards]
     ratio = _measured_to_predicted(contents, submission.predicted)
     found = []
     for shard, held in zip(submission.shards, contents, strict=True):
@@ -60,11 +60,11 @@ def examine(submission: Submission) -> tuple[ShardProgress, ...]:
     return tuple(found)
 
 
-def _seconds(contents: Contents, cell_id: str) -> float:
+def _seconds(contents: RunRecords, cell_id: str) -> float:
     return math.fsum(s.wall_s for s in contents.samples.get(cell_id, {}).values())
 
 
-def _measured_to_predicted(contents: Iterable[Contents], predicted: Mapping[str, float]) -> float:
+def _measured_to_predicted(contents: Iterable[RunRecords], predicted: Mapping[str, float]) -> float:
     """How many times as long as predicted the cells took that have ended; 1 before there is one."""
     measured = expected = 0.0
     for held in contents:
@@ -75,7 +75,7 @@ def _measured_to_predicted(contents: Iterable[Contents], predicted: Mapping[str,
     return measured / expected if measured and expected else 1.0
 
 
-def _left(cell_ids: set[str], held: Contents, predicted: Mapping[str, float], ratio: float) -> float | None:
+def _left(cell_ids: set[str], held: RunRecords, predicted: Mapping[str, float], ratio: float) -> float | None:
     if any(i not in predicted for i in cell_ids):
         return None
     return math.fsum(max(0.0, predicted[i] * ratio - _seconds(held, i)) for i in cell_ids)

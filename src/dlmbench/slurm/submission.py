@@ -29,7 +29,8 @@ from dlmbench.types import (
 
 SUBMISSION = "submission.json"
 SHARDS = "shards"
-_SCHEMA = 1
+MODELS = "models.json"  # in SHARDS: the content of the models, written by the first task that saw them
+_SCHEMA = 2
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,12 @@ class Submission:
             )
         return plan
 
+    def with_models(self, models: tuple[ModelSpec, ...], ids: Mapping[str, str]) -> Submission:
+        """The submission with models whose content is known by now. ids: the new id of each cell by its old one."""
+        shards = tuple(replace(s, cell_ids=tuple(ids.get(i, i) for i in s.cell_ids)) for s in self.shards)
+        predicted = {ids.get(cell_id, cell_id): seconds for cell_id, seconds in self.predicted.items()}
+        return replace(self, experiment=replace(self.experiment, models=models), shards=shards, predicted=predicted)
+
     def part(self, plan: Plan, index: int) -> Plan:
         """The cells of one shard; what was left out is told in shard 0 only."""
         if not 0 <= index < len(self.shards):
@@ -116,7 +123,7 @@ def exists(folder: Path) -> bool:
 
 
 def load(folder: Path) -> Submission:
-    """Read submission.json back.
+    """Read submission.json back, with the content of models that a task has found since.
 
     Raises:
         BenchError: none there, a damaged one, or not one of this version.
@@ -131,9 +138,9 @@ def load(folder: Path) -> Submission:
     except (OSError, ValueError) as error:
         raise _unreadable(path, error) from error
     if isinstance(values, dict) and values.get("schema_version") != _SCHEMA:
-        raise BenchError(f"{path} is of another version of dlmbench", "Use the version that submitted it")
+        raise BenchError(f"{path} was written by another version of dlmbench", "Use the version that submitted it")
     try:
-        return _submission_from(folder, values)
+        return _with_models_found(_submission_from(folder, values))
     except KeyError as error:
         raise _unreadable(path, f"it has no {error}") from error
     except (AttributeError, TypeError, ValueError) as error:
@@ -142,6 +149,15 @@ def load(folder: Path) -> Submission:
 
 def _unreadable(path: Path, why: object) -> BenchError:
     return BenchError(f"{path} cannot be read ({why})", "Restore it from a copy")
+
+
+def _with_models_found(submission: Submission) -> Submission:
+    path = submission.folder / SHARDS / MODELS
+    if not path.is_file():
+        return submission
+    found = json.loads(path.read_text(encoding="utf-8"))
+    models = tuple(replace(m, content=found["content"].get(m.key)) for m in submission.experiment.models)
+    return submission.with_models(models, found["cell_ids"])
 
 
 def _submission_from(folder: Path, values: Mapping[str, Any]) -> Submission:

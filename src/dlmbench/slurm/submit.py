@@ -15,7 +15,9 @@ from pathlib import Path
 
 from dlmbench.bench import forecast
 from dlmbench.errors import BenchError
+from dlmbench.experiment.plan import with_models
 from dlmbench.experiment.shards import balance, setting_of
+from dlmbench.models.identity import with_known_content
 from dlmbench.models.shapes import architectures
 from dlmbench.results import RECORDS
 from dlmbench.roofline.hardware import Hardware
@@ -47,6 +49,8 @@ def propose(
     allow_cpu: bool = False,
 ) -> Submission:
     """A submission that nothing is queued of yet: shards balanced by what `device` should take for each cell."""
+    experiment = replace(experiment, models=with_known_content(experiment.models))
+    plan = with_models(plan, experiment.models)
     made = forecast.predict(plan, device)
     seconds = {}
     for cell in plan.cells:
@@ -67,14 +71,25 @@ def agree(old: Submission, new: Submission) -> None:
     """Check that a run submitted before is the one that is submitted now.
 
     Raises:
-        BenchError: another experiment, or another number of shards.
+        BenchError: another experiment, another checkpoint in a model's place, or another number of shards.
     """
     hint = f"`{resume_command(old.folder)}` goes on with it as it is; for anything else name a new --output_dir"
-    one, other = (json.dumps(asdict(s.experiment), sort_keys=True) for s in (old, new))
+    one, other = (json.dumps(asdict(_without_content(s.experiment)), sort_keys=True) for s in (old, new))
     if one != other:
         raise BenchError(f"{old.folder} was submitted with another experiment", hint)
+    for before, now in zip(old.experiment.models, new.experiment.models, strict=True):
+        if before.content and now.content and before.content != now.content:
+            raise BenchError(
+                f"model {now.key}: {now.source} holds another checkpoint than when {old.folder} was submitted "
+                f"(content {now.content} now, {before.content} then)",
+                "Put that checkpoint back to resume; for the new one name a new --output_dir",
+            )
     if len(old.shards) != len(new.shards):
         raise BenchError(f"{old.folder} was cut into {len(old.shards)} shards, not {len(new.shards)}", hint)
+
+
+def _without_content(experiment: Experiment) -> Experiment:
+    return replace(experiment, models=tuple(replace(m, content=None) for m in experiment.models))
 
 
 def refuse_a_run_of_its_own(folder: Path) -> None:

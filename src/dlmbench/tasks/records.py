@@ -55,7 +55,7 @@ class TaskRun:
     @property
     def id(self) -> str:
         """Hash of the content: what has it on record is not run again."""
-        return stable_hash(asdict(self))
+        return stable_hash(asdict(self) | {"model": self.model.identity})
 
     @property
     def question(self) -> tuple[object, ...]:

@@ -1,37 +1,52 @@
-"""Every noun of the project, as frozen records with units in their names.
+"""The dataclasses and protocols that all packages share, with units in field names. Standard library only.
 
-Standard library only. None means unknown or not measured; 0 means zero. Shape legend used across the project:
-B rows of a batch, P prompt tokens, G new (generated) tokens, N = P + G canvas, Q positions given to one forward,
-D hidden width, V vocabulary, K diffusion steps.
+None means unknown or not measured; 0 means zero. Shape suffixes used across the project: B rows of a batch, P prompt
+tokens, G new (generated) tokens, N = P + G canvas, Q positions of one forward, D hidden size, V vocabulary,
+K diffusion steps.
 """
 
-from dlmbench.types._base import SCHEMA_VERSION, Knobs, KnobValue, Role, Status, Weights, from_mapping, stable_hash
-from dlmbench.types._measurements import (
+from dlmbench.types._parts import (
+    Architecture,
+    LanguageModel,
+    Progress,
+    StepObserver,
+    TensorSpec,
+    Texts,
+    Workspace,
+)
+from dlmbench.types.records import (
+    SCHEMA_VERSION,
     CellResult,
     CellStatus,
     CommitOrder,
+    ConvertedScore,
     EnergyPass,
     Environment,
-    MemoryPass,
-    Sample,
-    TracedPass,
-)
-from dlmbench.types._parts import Architecture, LanguageModel, Progress, StepObserver, TensorSpec, Texts, Workspace
-from dlmbench.types._results import (
     Finding,
-    MissingText,
-    Reading,
+    Generation,
+    Likelihood,
+    MemoryPass,
+    Prompt,
+    PromptBatch,
+    PromptSets,
     Run,
+    Sample,
     Score,
+    StoredGeneration,
     TextResult,
     TextScore,
+    Trace,
+    TracedPass,
     Unscored,
+    UnscoredText,
     WholeScore,
 )
-from dlmbench.types._study import (
+from dlmbench.types.study import (
     Cell,
     Experiment,
     Grid,
+    Knobs,
+    KnobValue,
     LeftOut,
     MetricRequest,
     ModelSpec,
@@ -39,59 +54,10 @@ from dlmbench.types._study import (
     Prediction,
     PromptSettings,
     ProtocolSettings,
+    Role,
     SamplerAxes,
+    Status,
+    Weights,
+    from_mapping,
+    stable_hash,
 )
-from dlmbench.types._texts import Generation, Likelihood, Prompt, PromptBatch, PromptSets, StoredGeneration, Trace
-
-__all__ = [
-    "SCHEMA_VERSION",
-    "Architecture",
-    "Cell",
-    "CellResult",
-    "CellStatus",
-    "CommitOrder",
-    "EnergyPass",
-    "Environment",
-    "Experiment",
-    "Finding",
-    "Generation",
-    "Grid",
-    "KnobValue",
-    "Knobs",
-    "LanguageModel",
-    "LeftOut",
-    "Likelihood",
-    "MemoryPass",
-    "MetricRequest",
-    "MissingText",
-    "ModelSpec",
-    "Plan",
-    "Prediction",
-    "Progress",
-    "Prompt",
-    "PromptBatch",
-    "PromptSets",
-    "PromptSettings",
-    "ProtocolSettings",
-    "Reading",
-    "Role",
-    "Run",
-    "Sample",
-    "SamplerAxes",
-    "Score",
-    "Status",
-    "StepObserver",
-    "StoredGeneration",
-    "TensorSpec",
-    "TextResult",
-    "TextScore",
-    "Texts",
-    "Trace",
-    "TracedPass",
-    "Unscored",
-    "Weights",
-    "WholeScore",
-    "Workspace",
-    "from_mapping",
-    "stable_hash",
-]

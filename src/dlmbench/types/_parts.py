@@ -6,8 +6,8 @@ from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from dlmbench.types._study import Cell, MetricRequest
-from dlmbench.types._texts import Prompt, StoredGeneration
+from dlmbench.types.records import Prompt, StoredGeneration
+from dlmbench.types.study import Cell, MetricRequest
 
 if TYPE_CHECKING:
     import torch

@@ -2,17 +2,40 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
-from typing import Any, cast
+from typing import Any, Literal, TypeVar, cast
 
-from dlmbench.types._base import Knobs, KnobValue, Role, Weights, stable_hash
+KnobValue = bool | int | float | str | None
+Knobs = tuple[tuple[str, KnobValue], ...]
+Role = Literal["baseline", "target"]
+Weights = Literal["pretrained", "random"]
+Status = Literal["ok", "oom", "invalid", "error", "skipped"]
+
+T = TypeVar("T")
+
+
+def stable_hash(value: object, length: int = 12) -> str:
+    """A short hash of a JSON-serializable value: equal values have equal hashes on every machine."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:length]
+
+
+def from_mapping(kind: type[T], values: Mapping[str, Any]) -> T:
+    """Build the flat dataclass `kind` from a mapping read from a file; keys it does not know are ignored."""
+    known = {f.name for f in fields(cast(Any, kind))}
+    return kind(**{k: v for k, v in values.items() if k in known})
 
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """One model of an experiment: where it comes from and which part it plays."""
+    """One model of an experiment: where it comes from and which role it has.
+
+    content: hash of the checkpoint (models/identity.py), None until its files have been read.
+    """
 
     key: str
     family: str
@@ -20,13 +43,22 @@ class ModelSpec:
     role: Role
     revision: str | None = None
     weights: Weights = "pretrained"
+    content: str | None = None
+
+    @property
+    def identity(self) -> tuple[str, Weights, str]:
+        """Equal for models that compute the same, whatever their key, role and folder.
+
+        As long as the content is unknown, source and revision are used instead.
+        """
+        return self.family, self.weights, self.content or f"{self.source}@{self.revision or ''}"
 
 
 @dataclass(frozen=True)
 class PromptSettings:
-    """Where prompts come from: `source` is wikitext-103, sharegpt, file or tiny; `path` a local file or folder.
+    """Where prompts come from: `source` is the name of a prompt source, `path` a local file or folder.
 
-    count: exactly so many prompts; None for all that are long enough, at most `limit` of them where it is given.
+    count: exactly this many prompts; None for all that are long enough, at most `limit` if that is set.
     """
 
     source: str
@@ -53,7 +85,10 @@ class ProtocolSettings:
 
 @dataclass(frozen=True)
 class Cell:
-    """One point of the grid: everything that decides what a timed repetition does."""
+    """One point of the grid: everything that decides what a timed repetition does.
+
+    recorded_id: the id of a cell that was read from a run folder of schema version 1; None for all others.
+    """
 
     model: ModelSpec
     engine: str
@@ -66,11 +101,28 @@ class Cell:
     attention: str
     seed: int
     prompts: str
+    recorded_id: str | None = None
 
     @cached_property
     def id(self) -> str:
-        """Hash of the content: the same cell has the same id in every run and on every machine."""
-        return stable_hash(asdict(self))
+        """Hash of what is measured: equal in every run and on every machine, whatever the model's key, role and folder.
+
+        The model enters by its `identity`. Every other field enters as it is.
+        """
+        return self.recorded_id or stable_hash(self._measured())
+
+    @cached_property
+    def quality_key(self) -> str:
+        """Equal for cells that differ only in batch size; their texts are taken to be equal and scored once.
+
+        Known so far: in float32 on the CPU a row does not depend on the other rows of its batch. In bfloat16 on a GPU
+        kernels round differently at another batch size, and texts can differ.
+        """
+        return stable_hash({name: value for name, value in self._measured().items() if name != "batch_size"})
+
+    def _measured(self) -> dict[str, Any]:
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "recorded_id"}
+        return values | {"model": self.model.identity}
 
     @property
     def sequence_length(self) -> int:
@@ -86,14 +138,9 @@ class Cell:
         """The value of a knob, None where this cell's sampler lacks it."""
         return dict(self.knobs).get(name)
 
-    @cached_property
-    def quality_key(self) -> str:
-        """Equal for cells whose texts are equal: all but the batch size, for batch mates never change a row."""
-        return stable_hash({k: v for k, v in asdict(self).items() if k != "batch_size"})
-
     @property
     def label(self) -> str:
-        """The cell in a few words, for tables and messages: knobs that are off or only technical are left out."""
+        """A short description for tables and messages, without knobs that are off or only technical."""
         off = (None, False, 0, "none")
         shown = ((k, v) for k, v in self.knobs if v not in off and k != "confidence_dtype")
         knobs = " ".join(f"{k}={v}" for k, v in shown)
@@ -102,7 +149,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A combination of the grid that cannot be run, and why."""
+    """A combination of the grid that cannot be run, with the reason."""
 
     label: str
     reason: str
@@ -110,7 +157,7 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the cost model expects of a cell; None where it has no opinion."""
+    """What the cost model predicts for a cell; None where it has no prediction."""
 
     cell_id: str
     latency_s: float | None = None
@@ -120,7 +167,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Plan:
-    """The cells of an experiment in a fixed order, those left out, and what is expected of them."""
+    """The cells of an experiment in a fixed order, the combinations left out, and predictions."""
 
     cells: tuple[Cell, ...]
     left_out: tuple[LeftOut, ...] = ()
@@ -128,7 +175,7 @@ class Plan:
 
     @property
     def scored_cells(self) -> tuple[Cell, ...]:
-        """One cell for each group of equal texts, the one of smallest batch: quality is measured there."""
+        """The cell of the smallest batch size for each `quality_key`: quality is measured there."""
         chosen: dict[str, Cell] = {}
         for cell in sorted(self.cells, key=lambda c: c.batch_size):
             chosen.setdefault(cell.quality_key, cell)
@@ -145,7 +192,7 @@ class SamplerAxes:
 
 @dataclass(frozen=True)
 class Grid:
-    """The axes of one grid; its cells are their product. `lengths` holds pairs (prompt tokens P, new tokens G)."""
+    """The axes of one grid, whose product are its cells. `lengths`: pairs (prompt tokens P, new tokens G)."""
 
     lengths: tuple[tuple[int, int], ...]
     batch_sizes: tuple[int, ...]
@@ -157,9 +204,9 @@ class Grid:
 
 @dataclass(frozen=True)
 class MetricRequest:
-    """A metric that is to be computed, its settings settled.
+    """A metric to compute, with all its settings resolved.
 
-    folder: of the model that the metric itself loads. judge: that model's name, which stands beside every value.
+    folder: of the model that the metric itself loads. judge: that model's name, recorded with every value.
     """
 
     name: str
@@ -174,7 +221,7 @@ class MetricRequest:
 
 @dataclass(frozen=True)
 class Experiment:
-    """A whole study as its YAML file states it, after the command line's overrides."""
+    """A whole study as its YAML file describes it, after the overrides of the command line."""
 
     name: str
     models: tuple[ModelSpec, ...]

@@ -1,0 +1,375 @@
+"""What a run produces and keeps: prompts, generations, timings, scores, and the run folder read back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from dlmbench.types.study import Cell, LeftOut, Status, stable_hash
+
+SCHEMA_VERSION = 2  # of the files in a run folder
+
+# ---------------------------------------------------------------- prompts and texts
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt as token ids of one model, its index in the prompt set, and the true continuation if known.
+
+    scored: range [first, last) of the reference tokens that a likelihood counts; None for all. scored_tokens: the
+    number of tokens to divide its nats by, where another tokenizer sets it (see prompts).
+    """
+
+    index: int
+    ids: tuple[int, ...]
+    text: str | None = None
+    reference_ids: tuple[int, ...] | None = None
+    reference_text: str | None = None
+    scored: tuple[int, int] | None = None
+    scored_tokens: int | None = None
+
+
+@dataclass(frozen=True)
+class PromptBatch:
+    """Prompts of one batch, padded on the left by the sampler; `prompt_hash` identifies the whole prompt set."""
+
+    prompts: tuple[Prompt, ...]
+    prompt_hash: str
+
+    @property
+    def indices(self) -> tuple[int, ...]:
+        """The prompts' indices in the set, by which random numbers are seeded."""
+        return tuple(p.index for p in self.prompts)
+
+
+@dataclass(frozen=True)
+class Trace:
+    """When a traced generation committed its tokens: rows B, new tokens G.
+
+    committed_at_BG: the forward (from 1) at which each position was committed; confidence_BG: its confidence then.
+    block_ends: for each block, the number of forwards after which it was complete.
+    """
+
+    committed_at_BG: tuple[tuple[int, ...], ...]
+    confidence_BG: tuple[tuple[float, ...], ...]
+    block_ends: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What a sampler generated for one batch, and the work it took, counted while it ran.
+
+    tokens_BG: new tokens only. positions: token positions computed, over all rows (twice with CFG).
+    attention_pairs: query-key pairs. wasted_positions: positions computed for rows that were already finished.
+    """
+
+    tokens_BG: tuple[tuple[int, ...], ...]
+    forwards: int
+    positions: int
+    attention_pairs: int
+    wasted_positions: int = 0
+    trace: Trace | None = None
+
+    @property
+    def new_tokens(self) -> int:
+        """New tokens over all rows."""
+        return sum(len(row) for row in self.tokens_BG)
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """log p of each reference token, in nats (rows B, tokens G), and the forwards it took."""
+
+    log_prob_BG: tuple[tuple[float, ...], ...]
+    forwards: int
+
+
+# All prompts of each (model key, prompt tokens, new tokens), in that model's ids.
+PromptSets = Mapping[tuple[str, int, int], PromptBatch]
+
+
+@dataclass(frozen=True)
+class StoredGeneration:
+    """One generated text, stored so that a metric can be added later without generating again."""
+
+    cell_id: str
+    prompt_index: int
+    prompt_hash: str
+    output_ids: tuple[int, ...]
+    text: str | None
+    forwards: int
+    useful_tokens: int | None
+    output_bytes: int | None
+
+
+# ---------------------------------------------------------------- timings
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One repetition of a cell. (cell_id, index, is_warmup) is unique in a folder; warm-ups are numbered separately.
+
+    throttle: why the GPU's clock was lowered, "" when it was not. other_processes: of others on the same GPU.
+    """
+
+    cell_id: str
+    index: int
+    is_warmup: bool
+    round: int
+    process_id: int
+    started_at: str
+    clock: str
+    latency_s: float
+    wall_s: float
+    new_tokens: int
+    useful_tokens: int | None
+    output_bytes: int | None
+    forwards: int
+    positions: int
+    attention_pairs: int
+    wasted_positions: int
+    energy_j: float | None = None
+    power_w: float | None = None
+    sm_clock_mhz: int | None = None
+    temperature_c: int | None = None
+    throttle: str | None = None
+    other_processes: int | None = None
+
+
+@dataclass(frozen=True)
+class TracedPass:
+    """Times inside one generation, from a separate pass: token times if autoregressive, block and step times if not."""
+
+    cell_id: str
+    process_id: int
+    first_token_s: float | None
+    prefill_s: float | None
+    inter_token_s: float | None
+    inter_token_p50_s: float | None
+    inter_token_p95_s: float | None
+    first_block_s: float | None
+    step_p50_s: float | None
+
+
+@dataclass(frozen=True)
+class CommitOrder:
+    """For one prompt, the forward (from 1) at which each new position was committed, and its confidence then."""
+
+    cell_id: str
+    prompt_index: int
+    forwards: int
+    committed_at: tuple[int, ...]
+    confidence: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class MemoryPass:
+    """Peak memory of one generation, from a separate pass; `source`: cuda or rss.
+
+    peak_allocated_bytes and peak_reserved_bytes come from torch's CUDA allocator, device_bytes (of this process) from
+    NVML. peak_process_bytes is the peak resident memory of the process, the only counter on a CPU.
+    """
+
+    cell_id: str
+    process_id: int
+    source: str
+    peak_allocated_bytes: int | None = None
+    peak_reserved_bytes: int | None = None
+    device_bytes: int | None = None
+    peak_process_bytes: int | None = None
+    idle_power_w: float | None = None
+
+
+@dataclass(frozen=True)
+class EnergyPass:
+    """Energy of one generation too short to read alone: `repetitions` of them in a row took `region_s`."""
+
+    cell_id: str
+    process_id: int
+    repetitions: int
+    region_s: float
+    energy_j: float
+
+
+@dataclass(frozen=True)
+class CellStatus:
+    """How a cell ended; a failed cell is recorded with its reason.
+
+    skipped: not tried because it is predicted not to fit in memory; a later run may still try it.
+    """
+
+    cell_id: str
+    status: Status
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class CellResult:
+    """Everything recorded about one cell."""
+
+    cell: Cell
+    status: Status | None
+    reason: str
+    samples: tuple[Sample, ...]
+    traced: TracedPass | None
+    memory: MemoryPass | None
+    environment_id: str
+    order: CommitOrder | None = None
+    energy: EnergyPass | None = None
+
+    @property
+    def timed(self) -> tuple[Sample, ...]:
+        """The repetitions without the warm-ups."""
+        return tuple(s for s in self.samples if not s.is_warmup)
+
+
+@dataclass(frozen=True)
+class Environment:
+    """Where a run took place. COMPARABLE: the fields that must agree within one folder.
+
+    node_shared: whether the cluster's scheduler let other jobs onto the node; None if unknown.
+    """
+
+    device: str
+    device_count: int
+    driver: str | None
+    cuda: str | None
+    python: str
+    torch: str
+    transformers: str
+    cpu: str
+    cpu_threads: int
+    memory_bytes: int
+    power_cap_w: float | None
+    host: str
+    platform: str
+    dlmbench: str
+    git_commit: str | None
+    node_shared: bool | None = None
+
+    COMPARABLE = ("device", "driver", "torch", "transformers", "cpu_threads")
+
+    @property
+    def id(self) -> str:
+        """Equal for environments whose measurements can be compared."""
+        return stable_hash({name: getattr(self, name) for name in self.COMPARABLE})
+
+
+# ---------------------------------------------------------------- scores
+
+
+@dataclass(frozen=True)
+class TextScore:
+    """A metric's value for one text as total / weight, so that aggregates can be resampled.
+
+    The aggregate over texts is sum(total) / sum(weight): nats over tokens, violations over slots, and so on.
+    stderr: Monte Carlo error of `total` if it is an estimate. size_bytes, words: of the scored text, to convert nats
+    into other units. judge: the model that scored it. remark: a caveat about this text.
+    """
+
+    cell_id: str
+    metric: str
+    prompt_index: int
+    total: float
+    weight: float
+    stderr: float | None = None
+    size_bytes: int | None = None
+    words: int | None = None
+    judge: str | None = None
+    remark: str = ""
+
+
+@dataclass(frozen=True)
+class Unscored:
+    """A text that a metric could not score, and why; with prompt_index None, all texts of the cell."""
+
+    cell_id: str
+    metric: str
+    prompt_index: int | None
+    reason: str
+    judge: str | None = None
+
+
+@dataclass(frozen=True)
+class WholeScore:
+    """The value of a metric that is only defined over all `n` texts of a cell together."""
+
+    cell_id: str
+    metric: str
+    value: float
+    n: int
+    judge: str | None = None
+    remark: str = ""
+
+
+TextResult = TextScore | Unscored | WholeScore
+
+
+@dataclass(frozen=True)
+class ConvertedScore:
+    """A score in another unit, with its interval."""
+
+    unit: str
+    value: float | None
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
+class UnscoredText:
+    """One text that an aggregate does not include, and why."""
+
+    prompt_index: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Score:
+    """A metric aggregated over the `n` scored texts of a cell, with the interval of a bootstrap over prompts.
+
+    unscored: the other texts, with reasons. monte_carlo_stderr: the part of the uncertainty that more draws would
+    remove. self_judged: the judge is itself a model of the run.
+    """
+
+    cell_id: str
+    metric: str
+    value: float | None
+    low: float | None
+    high: float | None
+    stderr: float | None
+    n: int
+    unit: str
+    higher_is_better: bool
+    judge: str | None = None
+    note: str = ""
+    monte_carlo_stderr: float | None = None
+    in_other_units: tuple[ConvertedScore, ...] = ()
+    unscored: tuple[UnscoredText, ...] = ()
+    self_judged: bool = False
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that a reader of the results should know, with advice."""
+
+    code: str
+    severity: Literal["info", "warning", "error"]
+    cell_id: str | None
+    message: str
+    hint: str
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder, read back from its files."""
+
+    folder: str
+    name: str
+    environment: Environment | None
+    cells: tuple[Cell, ...]
+    left_out: tuple[LeftOut, ...]
+    results: tuple[CellResult, ...]
+    text_scores: tuple[TextScore, ...] = ()
+    scores: tuple[Score, ...] = ()
+    unscored: tuple[Unscored, ...] = ()
