@@ -16,7 +16,16 @@ from dlmbench.types._measurements import (
     Sample,
     TracedPass,
 )
-from dlmbench.types._parts import Architecture, LanguageModel, Progress, StepObserver, TensorSpec, Texts, Workspace
+from dlmbench.types._parts import (
+    Architecture,
+    EagerRunner,
+    GraphRunner,
+    LanguageModel,
+    OnStep,
+    Progress,
+    TensorSpec,
+    Texts,
+)
 from dlmbench.types._results import (
     Finding,
     MissingText,
@@ -50,11 +59,13 @@ __all__ = [
     "CellResult",
     "CellStatus",
     "CommitOrder",
+    "EagerRunner",
     "EnergyPass",
     "Environment",
     "Experiment",
     "Finding",
     "Generation",
+    "GraphRunner",
     "Grid",
     "KnobValue",
     "Knobs",
@@ -65,6 +76,7 @@ __all__ = [
     "MetricRequest",
     "MissingText",
     "ModelSpec",
+    "OnStep",
     "Plan",
     "Prediction",
     "Progress",
@@ -80,7 +92,6 @@ __all__ = [
     "SamplerAxes",
     "Score",
     "Status",
-    "StepObserver",
     "StoredGeneration",
     "TensorSpec",
     "TextResult",
@@ -91,7 +102,6 @@ __all__ = [
     "Unscored",
     "Weights",
     "WholeScore",
-    "Workspace",
     "from_mapping",
     "stable_hash",
 ]
