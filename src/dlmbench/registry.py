@@ -93,7 +93,7 @@ def load(kind: str, name: str) -> ModuleType:
 
 @dataclass(frozen=True)
 class Knob:
-    """One setting of a sampler: a field of its `Knobs` dataclass, hence a grid axis, an option and a CSV column."""
+    """One setting of a sampler: a field of its `KNOBS` dataclass, hence a grid axis, an option and a CSV column."""
 
     name: str
     kind: type
@@ -104,8 +104,8 @@ class Knob:
 
 
 def _declared(module: ModuleType, owner: str) -> Iterator[Knob]:
-    kinds = typing.get_type_hints(module.Knobs)
-    for f in dataclasses.fields(module.Knobs):
+    kinds = typing.get_type_hints(module.KNOBS)
+    for f in dataclasses.fields(module.KNOBS):
         kind, optional = kinds[f.name], False
         if isinstance(kind, types.UnionType):
             kind, optional = next(k for k in typing.get_args(kind) if k is not type(None)), True

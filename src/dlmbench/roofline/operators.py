@@ -1,6 +1,6 @@
 """What a cell makes a device do: its forwards, and the FLOPs and bytes of each, counted exactly.
 
-Forwards follow the samplers (samplers/_denoise.py and the cache and commit files, autoregressive.py); a test compares
+Forwards follow the samplers (sampling/denoise.py with the cache and commit files, autoregressive.py); a test compares
 the counts with those samplers' own. Legend: B rows, P prompt, G new tokens, N = P + G, b block length, K steps.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from types import ModuleType
 
 from dlmbench import registry
 from dlmbench.types import Architecture, Cell
@@ -90,12 +91,13 @@ def least_forwards(cell: Cell) -> int:
     return n_blocks * (_least_per_block(cell) if per_block is None else per_block)
 
 
-def _keeps(cell: Cell) -> bool:
-    return bool(registry.load("cache", str(cell.knob("cache") or "none")).KEEPS)
+def _cache(cell: Cell) -> ModuleType:
+    return registry.load("cache", str(cell.knob("cache") or "none"))
 
 
 def _least_per_block(cell: Cell) -> int:
-    return 2 if _keeps(cell) and cell.knob("published_loop") is not False else 1
+    cache = _cache(cell)
+    return int(cache.min_forwards(dict(cell.knobs))) if hasattr(cache, "min_forwards") else 1
 
 
 def _blocks(cell: Cell) -> tuple[int, int, int | None]:
@@ -105,7 +107,7 @@ def _blocks(cell: Cell) -> tuple[int, int, int | None]:
     if not registry.load("commit", str(cell.knob("commit") or "low_confidence")).SCHEDULED:
         return n_blocks, block, None
     steps = int(cell.steps or cell.new_tokens) // n_blocks
-    if _keeps(cell):  # with a cache, steps that commit nothing are not run
+    if _cache(cell).USES_KV_CACHE:  # with a cache, steps that commit nothing are not run
         return n_blocks, block, max(min(steps, block), _least_per_block(cell))
     return n_blocks, block, steps
 
@@ -127,11 +129,11 @@ def _diffusion(cell: Cell, n_blocks: int, block: int, per_block: float, whole: b
     def kind(count: float, queries: int, cached: int) -> Forward:
         return Forward(count, rows, queries, length, queries * length, queries if whole else block, cached, block)
 
-    if not _keeps(cell):
+    if not _cache(cell).USES_KV_CACHE:
         yield kind(n_blocks * per_block, length, 0)
         return
     yield kind(n_blocks, length, length)
-    span = registry.load("cache", str(cell.knob("cache"))).span
+    span = _cache(cell).span
     later: dict[int, int] = {}
     for i in range(n_blocks):
         first = cell.prompt_tokens + i * block

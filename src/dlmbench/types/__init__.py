@@ -7,12 +7,13 @@ K diffusion steps.
 
 from dlmbench.types._parts import (
     Architecture,
+    EagerRunner,
+    GraphRunner,
     LanguageModel,
+    OnStep,
     Progress,
-    StepObserver,
     TensorSpec,
     Texts,
-    Workspace,
 )
 from dlmbench.types.records import (
     SCHEMA_VERSION,
