@@ -8,6 +8,7 @@ from types import ModuleType
 import matplotlib
 import pandas as pd
 import pytest
+from dlmbench.roofline.surface import break_even_surface
 
 from dlmbench import registry
 from dlmbench.analysis.answer import answer
@@ -16,7 +17,6 @@ from dlmbench.charts.style import interval_column
 from dlmbench.charts.write import render, write_all
 from dlmbench.models.shapes import architecture_of
 from dlmbench.roofline.hardware import find
-from dlmbench.roofline.surface import break_even_surface
 from dlmbench.types import CommitOrder
 from support.synthetic_run import LLADA, baseline_cell, cell, failed, measured, per_text, target_cell, tiny_run
 

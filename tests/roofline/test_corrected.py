@@ -11,9 +11,8 @@ from dlmbench.errors import BenchError
 from dlmbench.models.engines.native.cuda_graphs import PlainWorkspace
 from dlmbench.models.families import llada
 from dlmbench.roofline import __main__, corrected, hardware, operators
-from dlmbench.roofline.differences import differences
-from dlmbench.roofline.shapes import LLADA_8B, LLAMA_8B, cell
-from dlmbench.roofline.surface import break_even_surface, surfaces
+from dlmbench.roofline.break_even import break_even_surface, surfaces
+from dlmbench.roofline.models_8b import LLADA_8B, LLAMA_8B, cell
 from dlmbench.types import Prompt, PromptBatch
 
 H200 = hardware.find("H200")
@@ -74,7 +73,7 @@ def test_forwards_are_the_samplers_own(knobs):
     assert sum(f.count for f in kinds) == made.forwards
     assert sum(f.count * f.rows * f.queries for f in kinds) == made.positions
     assert sum(f.count * f.rows * f.pairs for f in kinds) == made.attention_pairs
-    assert operators.least_forwards(one) <= made.forwards
+    assert operators.min_forwards(one) <= made.forwards
 
 
 @pytest.mark.parametrize(("prompt", "new"), [(5, 12), (7, 1), (1, 30)])
@@ -141,7 +140,7 @@ def test_block_length_does_not_change_a_vanilla_generation():
     expected = {
         corrected.latency_s(cell(LLADA_8B, "hf", (1, 128, 512), steps=256, block_length=b), LLADA_8B, H200, e)
         for b in (512, 128, 32)
-        for e in (corrected.DEFAULT["hf/masked_diffusion"],)
+        for e in (corrected.default_efficiencies("hf", "masked_diffusion"),)
     }
     assert max(expected) / min(expected) < 1.01
 
@@ -282,7 +281,7 @@ def test_rows_of_a_user(tmp_path):
 
 
 def test_sizes_of_the_published_errors():
-    by_quantity = {d.quantity: d for d in differences()}
+    by_quantity = {d.quantity: d for d in __main__.published_errors()}
     assert by_quantity["the same at base clock"].ratio == pytest.approx(2)
     assert by_quantity["256 steps, 512 tokens, block 32"].ratio == pytest.approx(0.676, abs=1e-3)
     assert 1 - by_quantity["LLaDA forward over 640"].ratio == pytest.approx(0.068, abs=1e-3)

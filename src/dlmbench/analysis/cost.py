@@ -14,16 +14,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from dlmbench.errors import BenchError, did_you_mean
+from dlmbench.roofline.predict import per_million_tokens
 from dlmbench.types import Cell, CellResult, Run
 
 if TYPE_CHECKING:
     # Types only: it brings in numpy and scipy, and a plan with a price is to answer at once.
     from dlmbench.analysis.study import CellSummary, Study
-
-
-def per_million_tokens(latency_s: float, tokens: float, price_per_gpu_hour: float, gpus: int = 1) -> float:
-    """Money for a million tokens when one generation of `tokens` takes `latency_s`, in the currency of the price."""
-    return 1e6 * latency_s * gpus * price_per_gpu_hour / 3600 / tokens
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from dlmbench import prompts as prompt_sources
-from dlmbench.bench import forecast
-from dlmbench.bench.forecast import AS_FOUND, Machine
+from dlmbench.bench.forecast import AS_FOUND, Machine, forecast_run
 from dlmbench.bench.quality import score_run
 from dlmbench.bench.speed import SpeedPass
 from dlmbench.bench.worker import Pool
@@ -98,7 +97,7 @@ def measure(
     requests = settle(experiment.metrics, experiment.metric_settings)
     setting = prepare(experiment.models, experiment.prompts, (whole or plan).cells)
     environment = fingerprint(setting.device)
-    outlook = forecast.outlook(plan.cells, setting.architectures, environment, machine)
+    outlook = forecast_run(plan.cells, setting.architectures, environment, machine)
     with ExitStack() as stack:
         store = stack.enter_context(Store.open(output, environment, experiment.name))
         replace_file(output / EXPERIMENT, json.dumps(asdict(experiment), indent=2) + "\n")

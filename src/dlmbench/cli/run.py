@@ -65,9 +65,10 @@ def run(
         models=models,
         knob=knob,
     )
-    from dlmbench.bench.forecast import Machine, devices
+    from dlmbench.bench.forecast import Machine
+    from dlmbench.roofline.hardware import load_rows
 
-    _run(experiment, plan, output_dir, Machine(hardware, devices(hardware_file)), try_oom=try_oom)
+    _run(experiment, plan, output_dir, Machine(hardware, load_rows(hardware_file)), try_oom=try_oom)
 
 
 def _run(

@@ -93,7 +93,7 @@ def text_of(program: Program, arguments: Sequence[str]) -> str:
     options, parser = _options(program, arguments)
     if options.help:
         return parser.format_help().rstrip()
-    rows = load_rows(Path(options.hardware_file)) if options.hardware_file else ()
+    rows = load_rows(Path(options.hardware_file) if options.hardware_file else None)
     hardware = find(options.hardware, rows)
     family = _FAMILIES[program]
     architecture: Architecture = family.architecture(family.KNOWN["8b"])
@@ -149,7 +149,7 @@ def _llada_values(run: published.LladaAnalysis) -> dict[str, object]:
 
 def _corrected(options: argparse.Namespace, hardware: Hardware, architecture: Architecture) -> str:
     from dlmbench.roofline import corrected, memory
-    from dlmbench.roofline.shapes import cell
+    from dlmbench.roofline.models_8b import cell
 
     knobs = {k: getattr(options, k) for k in ("block_length", "steps") if hasattr(options, k)}
     shape = (options.batch_size, options.input_prompt_length, options.sequence_length)
@@ -158,6 +158,8 @@ def _corrected(options: argparse.Namespace, hardware: Hardware, architecture: Ar
     ideal = corrected.latency_s(one, architecture, hardware, corrected.IDEAL)
     predicted = corrected.predict(one, architecture, hardware)
     split = memory.split(one, architecture)
+    assert total is not None
+    assert split is not None
     values = {
         "forwards": total.forwards,
         "flops": total.flops,

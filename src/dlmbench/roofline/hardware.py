@@ -116,12 +116,16 @@ def _nearest(name: str, known: list[str]) -> str:
 _NUMBERS = ("bf16_flops", "fp32_flops", "bandwidth", "memory_bytes", "cache_bytes")
 
 
-def load_rows(path: Path) -> tuple[Hardware, ...]:
+def load_rows(path: Path | None) -> tuple[Hardware, ...]:
     """Rows of a YAML file: a list of mappings with the fields of `Hardware` (cache_bytes and aliases may be left out).
+
+    None for no file, hence no rows.
 
     Raises:
         BenchError: unreadable, or a row with a missing, unknown or impossible field, which is named.
     """
+    if path is None:
+        return ()
     import yaml
 
     try:

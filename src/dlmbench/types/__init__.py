@@ -6,6 +6,7 @@ D hidden width, V vocabulary, K diffusion steps.
 """
 
 from dlmbench.types._base import SCHEMA_VERSION, Knobs, KnobValue, Role, Status, Weights, from_mapping, stable_hash
+from dlmbench.types._cost import Efficiencies, EngineCost, ForwardShape
 from dlmbench.types._measurements import (
     CellResult,
     CellStatus,
@@ -50,10 +51,13 @@ __all__ = [
     "CellResult",
     "CellStatus",
     "CommitOrder",
+    "Efficiencies",
     "EnergyPass",
+    "EngineCost",
     "Environment",
     "Experiment",
     "Finding",
+    "ForwardShape",
     "Generation",
     "Grid",
     "KnobValue",

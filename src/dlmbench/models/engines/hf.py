@@ -14,10 +14,22 @@ from dlmbench.errors import InvalidLogitsError
 from dlmbench.models import checkpoint
 from dlmbench.models.attention import enforced
 from dlmbench.models.engines.native.cuda_graphs import PlainWorkspace
-from dlmbench.types import Architecture, ModelSpec, StepObserver, Workspace
+from dlmbench.types import Architecture, Efficiencies, EngineCost, ModelSpec, StepObserver, Workspace
 
 if TYPE_CHECKING:
     import torch
+
+# Efficiencies by `python -m dlmbench.roofline calibrate`, which prints their errors on cells left out.
+COST = EngineCost(
+    head_on_all_positions=True,
+    efficiencies={
+        "diffusion": Efficiencies(0.596, 0.699, 0.466, 13.1e-3),
+        "autoregressive": Efficiencies(0.568, 0.665, 0.444, 14.8e-3),
+    },
+    measured_on="one H200, bfloat16, flash attention",
+    caveat="where the host's launching decides (decoding, short cells) a later run on an H200 took up to 2.3 times as "
+    "long (docs/roofline.md)",
+)
 
 
 def load(

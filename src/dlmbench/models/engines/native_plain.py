@@ -8,5 +8,8 @@ from __future__ import annotations
 from functools import partial
 
 from dlmbench.models.engines.native import transformer
+from dlmbench.types import EngineCost
+
+COST = EngineCost()
 
 load = partial(transformer.load, compile=False, record=False)

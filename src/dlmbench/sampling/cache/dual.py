@@ -6,9 +6,9 @@ behind it stay as its first forward left them.
 
 from __future__ import annotations
 
-from dlmbench.sampling.cache.prefix import Knobs
+from dlmbench.sampling.cache.prefix import Knobs, min_forwards
 
-__all__ = ["KEEPS", "Knobs", "span"]
+__all__ = ["KEEPS", "Knobs", "min_forwards", "span"]
 
 KEEPS = True
 

@@ -6,7 +6,10 @@ nearly right (they saw masks where the block now has tokens); what follows is co
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+
+from dlmbench.types import KnobValue
 
 KEEPS = True
 
@@ -24,3 +27,8 @@ class Knobs:
 def span(first: int, last: int, length: int) -> tuple[int, int]:
     """Positions that a later forward computes for the block first..last of a canvas of `length`."""
     return first, length
+
+
+def min_forwards(knobs: Mapping[str, KnobValue]) -> int:
+    """Forwards that a block takes at least: two in the published loop."""
+    return 1 if knobs.get("published_loop") is False else 2
