@@ -139,9 +139,9 @@ def cheapest(priced: Sequence[CellCost], study: Study, goal: Goal) -> tuple[Chea
 
 
 def _headline(study: Study) -> str:
-    """The metric by which parity is told first: likelihood where it was scored."""
-    names = [p.metric.name for c in study.curves for p in c.parities]
-    return "likelihood" if "likelihood" in names else next(iter(names), "")
+    """The metric that leads, "" where none was scored."""
+    metrics = [p.metric for c in study.curves for p in c.parities]
+    return min(metrics, key=lambda m: m.rank).name if metrics else ""
 
 
 def _at_parity(study: Study, metric: str) -> Iterator[str]:

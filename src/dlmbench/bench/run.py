@@ -25,7 +25,7 @@ from dlmbench.models.tokenizer import Codec, find
 from dlmbench.results import Store, read_run
 from dlmbench.results.journal import replace_file
 from dlmbench.roofline.operators import element_bytes
-from dlmbench.scoring.request import MetricSettings, settle
+from dlmbench.scoring.settings import MetricSettings, settle
 from dlmbench.types import (
     Architecture,
     Cell,

@@ -119,7 +119,7 @@ def score(
     from dlmbench.bench import run as session
     from dlmbench.cli import console
     from dlmbench.results import read_run
-    from dlmbench.scoring.request import parse_settings
+    from dlmbench.scoring.settings import parse_settings
 
     names = [name.strip() for item in metrics for name in item.split(",")]
     settings = parse_settings(names, judge, setting or ())

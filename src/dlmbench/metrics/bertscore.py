@@ -19,24 +19,29 @@ from typing import Any
 
 from dlmbench.errors import BenchError
 from dlmbench.models.assets import resolve_model
-from dlmbench.scoring.span import NO_REFERENCE
+from dlmbench.scoring.reference import NO_REFERENCE
 from dlmbench.types import MetricRequest, ModelSpec, Texts, TextScore, Unscored
 
 UNIT = "F1"
 HIGHER_IS_BETTER = True
 NEEDS = ("generations", "references", "own model")
+TITLE = "BERTScore"
+REPORT_IF_MISSING = True
 DEFAULT = ("FacebookAI/roberta-large", 17)
 
 
 @dataclass(frozen=True)
-class Settings:
+class BertscoreSettings:
     """What can be set in the experiment file or by --setting."""
 
     model: str = field(default=DEFAULT[0], metadata={"help": "the encoder: a folder, or org/name on the hub"})
     num_layers: int = field(default=0, metadata={"help": "which layer's vectors; 0: the package's, for those it knows"})
 
 
-def prepare(settings: Settings) -> MetricRequest:
+SETTINGS = BertscoreSettings
+
+
+def prepare(settings: BertscoreSettings) -> MetricRequest:
     """Find package, encoder and layer before anything is measured.
 
     Raises:
@@ -99,8 +104,8 @@ class _Encoder:
         self.tokenizer: Any = AutoTokenizer.from_pretrained(folder)
         # RoBERTa counts its positions from the padding id on.
         offset = inner.config.pad_token_id + 1 if "roberta" in inner.config.model_type else 0
-        room = getattr(inner.config, "max_position_embeddings", None)
-        self.longest = min(self.tokenizer.model_max_length, room - offset if room else 1 << 20)
+        positions = getattr(inner.config, "max_position_embeddings", None)
+        self.longest = min(self.tokenizer.model_max_length, positions - offset if positions else 1 << 20)
         self.tokenizer.model_max_length = self.longest
 
         class OneLayer(torch.nn.Module):

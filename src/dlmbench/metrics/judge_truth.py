@@ -7,19 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from dlmbench.scoring.judge import Settings, judge_of
+from dlmbench.scoring.judge import JudgeSettings, judge_of
 from dlmbench.scoring.judge import prepare as _prepare
-from dlmbench.scoring.span import NO_REFERENCE, sizes
+from dlmbench.scoring.reference import NO_REFERENCE, sizes
 from dlmbench.types import Cell, MetricRequest, Texts, TextScore, Unscored, stable_hash
-
-__all__ = ["HIGHER_IS_BETTER", "NEEDS", "UNIT", "Settings", "prepare", "same_value", "score"]
 
 UNIT = "nats/token"
 HIGHER_IS_BETTER = False
 NEEDS = ("references", "own model")
+SETTINGS = JudgeSettings
+RANK = 31
+TRUTH_OF = "judge_likelihood"
+TRUTH_SOURCE = "the judge"
 
 
-def prepare(settings: Settings) -> MetricRequest:
+def prepare(settings: JudgeSettings) -> MetricRequest:
     """Find the judge; raises BenchError where there is none or it is no causal model."""
     return _prepare("judge_truth", settings)
 
@@ -36,11 +38,11 @@ def score(texts: Texts) -> Iterator[TextScore | Unscored]:
         if prompt.text is None or not prompt.reference_text:
             yield Unscored(cell.id, "judge_truth", prompt.index, NO_REFERENCE)
             continue
-        verdict = judge_of(texts).read(prompt.text, prompt.reference_text)
-        if verdict.reason:
-            yield Unscored(cell.id, "judge_truth", prompt.index, verdict.reason)
+        judged = judge_of(texts).read(prompt.text, prompt.reference_text)
+        if judged.reason:
+            yield Unscored(cell.id, "judge_truth", prompt.index, judged.reason)
             continue
         size_bytes, words = sizes(prompt.reference_text)
         yield TextScore(
-            cell.id, "judge_truth", prompt.index, verdict.nats, verdict.tokens, size_bytes=size_bytes, words=words
+            cell.id, "judge_truth", prompt.index, judged.nats, judged.tokens, size_bytes=size_bytes, words=words
         )

@@ -7,14 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from dlmbench.scoring.span import without_reference
+from dlmbench.scoring.reference import without_reference
 from dlmbench.tiny.oracle import score_story
 from dlmbench.tiny.vocabulary import decode
 from dlmbench.types import Texts, TextScore, Unscored
 
 UNIT = "nats/token"
 HIGHER_IS_BETTER = False
-NEEDS = ("references", "tiny corpus")
+NEEDS = ("references", "oracle")
+RANK = 21
+TRUTH_OF = "oracle_log_prob"
+TRUTH_SOURCE = "the true source"
 
 
 def score(texts: Texts) -> Iterator[TextScore | Unscored]:
@@ -24,5 +27,5 @@ def score(texts: Texts) -> Iterator[TextScore | Unscored]:
         if not truth:
             yield without_reference(texts.cell, "oracle_truth", prompt)
             continue
-        verdict = score_story(decode(prompt.ids + truth), len(prompt.ids))
-        yield TextScore(texts.cell.id, "oracle_truth", prompt.index, -verdict.smoothed_log_prob, len(truth))
+        found = score_story(decode(prompt.ids + truth), len(prompt.ids))
+        yield TextScore(texts.cell.id, "oracle_truth", prompt.index, -found.smoothed_log_prob, len(truth))

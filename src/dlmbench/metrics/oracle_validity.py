@@ -7,18 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from dlmbench.scoring.oracle import judged
+from dlmbench.scoring.generated import oracle_scores
 from dlmbench.types import Texts, TextScore, Unscored
 
 UNIT = "share of sentences"
 HIGHER_IS_BETTER = True
-NEEDS = ("generations", "tiny corpus")
+NEEDS = ("generations", "oracle")
+RANK = 10
+MEASURES = "validity"
 
 
 def score(texts: Texts) -> Iterator[TextScore | Unscored]:
     """One value a generation; one without a finished sentence has none."""
-    for index, verdict in judged(texts):
-        if verdict.sentences_total:
-            yield TextScore(texts.cell.id, "oracle_validity", index, verdict.sentences_valid, verdict.sentences_total)
+    for index, found in oracle_scores(texts):
+        if found.sentences_total:
+            yield TextScore(texts.cell.id, "oracle_validity", index, found.sentences_valid, found.sentences_total)
         else:
             yield Unscored(texts.cell.id, "oracle_validity", index, "no finished sentence")

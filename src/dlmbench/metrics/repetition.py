@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from dlmbench.scoring.ngrams import ngrams
+from dlmbench.scoring.generated import ngrams
 from dlmbench.types import Texts, TextScore, Unscored
 
 UNIT = "share"
 HIGHER_IS_BETTER = False
 NEEDS = ("generations",)
+TITLE = "repeated 4-grams"
+RANK = 60
+MEASURES = "repetition"
 
 
 def score(texts: Texts) -> Iterator[TextScore | Unscored]:

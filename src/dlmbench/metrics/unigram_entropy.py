@@ -16,6 +16,7 @@ from dlmbench.types import Texts, TextScore, Unscored
 UNIT = "entropy, nats"
 HIGHER_IS_BETTER = True
 NEEDS = ("generations",)
+RANK = 50
 
 
 def score(texts: Texts) -> Iterator[TextScore | Unscored]:

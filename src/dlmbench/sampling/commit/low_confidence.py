@@ -13,6 +13,8 @@ from dlmbench.sampling.step import Decision, Step, chosen_probability
 from dlmbench.types import KnobValue
 
 SCHEDULED = True
+# The positions whose token is most certain become final first.
+SUREST_FIRST = True
 confidence = chosen_probability
 
 
