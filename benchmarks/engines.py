@@ -164,7 +164,7 @@ def measure(row: Row, model: LanguageModel, run: Callable[[], int], repetitions:
     """Fill a row: the first call, from a clean start and with its peak, then `repetitions`, then one after a rest."""
     import torch
 
-    model.forget()
+    model.reset_graphs()
     torch.cuda.empty_cache()
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()

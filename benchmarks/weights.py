@@ -96,8 +96,8 @@ def exactness() -> list[dict[str, Any]]:
     from dlmbench import registry
     from dlmbench.types import ModelSpec
 
-    engines = (("hf", {}), ("native", {}), ("native", {"compile": False, "record": False}))
-    plain = {"precision": "float32", "attention": "math", "compile": False, "record": False}
+    engines = (("hf", {}), ("native", {}), ("native", {"compile": False, "cuda_graphs": False}))
+    plain = {"precision": "float32", "attention": "math", "compile": False, "cuda_graphs": False}
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(10, 100_000, EXACT_SHAPE, generator=generator).cuda()
 

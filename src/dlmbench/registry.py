@@ -115,10 +115,6 @@ def load(kind: str, name: str) -> ModuleType:
             f"{singular} '{name}' cannot be imported from {where}: {type(error).__name__}: {error}",
             "fix the module, or uninstall the package that names it",
         ) from error
-    if hasattr(module, "Knobs"):  # TEMP
-        module.KNOBS = module.Knobs  # TEMP
-    if hasattr(module, "KEEPS"):  # TEMP
-        module.USES_KV_CACHE = module.KEEPS  # TEMP
     missing = [attribute for attribute in KINDS[kind].required if not hasattr(module, attribute)]
     if missing:
         raise BenchError(f"{singular} '{name}' ({where}) lacks {', '.join(missing)}", "see docs/adding.md")

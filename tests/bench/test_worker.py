@@ -22,16 +22,16 @@ class Recording:
     def __init__(self) -> None:
         self.asked: list[str] = []
 
-    def forget(self) -> None:
-        self.asked.append("forget")
+    def reset_graphs(self) -> None:
+        self.asked.append("reset_graphs")
 
 
 @pytest.fixture
 def served(monkeypatch):
-    """A worker's server around such a model, and what was asked: forget, generate, trace."""
+    """A worker's server around such a model, and what was asked: reset_graphs, generate, trace."""
     model, server = Recording(), worker._Server(None, "cpu")
 
-    def generate(cell, _, batch, observer=None, trace=False):
+    def generate(cell, _, batch, on_step=None, trace=False):
         model.asked.append("trace" if trace else "generate")
         return Generation(tuple((7,) * cell.new_tokens for _ in batch.prompts), 1, 1, 1)
 
@@ -48,7 +48,7 @@ def test_a_cell_keeps_its_records_from_one_visit_to_the_next(served):
         (target_cell(4), Visit(0, 1, 0, 0)),
     ):
         list(server.answer(worker.Repeat(cell, visit, 0, (BATCH,))))
-    assert asked == ["forget", "generate", "generate", "generate", "forget", "generate"]
+    assert asked == ["reset_graphs", "generate", "generate", "generate", "reset_graphs", "generate"]
 
 
 @pytest.mark.parametrize("cell", [target_cell(8), baseline_cell()])
@@ -56,6 +56,6 @@ def test_inner_times_come_from_a_second_traced_generation_and_memory_from_a_clea
     server, asked = served
     replies = server.answer(worker.Inspect(cell, BATCH))
     assert isinstance(next(replies), TracedPass)
-    assert asked == ["forget", "trace", "trace"]
+    assert asked == ["reset_graphs", "trace", "trace"]
     assert any(isinstance(reply, MemoryPass) for reply in replies)
-    assert asked == ["forget", "trace", "trace", "forget", "generate"]
+    assert asked == ["reset_graphs", "trace", "trace", "reset_graphs", "generate"]

@@ -39,9 +39,9 @@ def test_bfloat16_logits_are_as_near_to_float32_as_those_of_transformers(family)
         model = load(engine, family, **given)
         return model.logits(model.forward(tokens), 0, 96).double()
 
-    exact = logits(transformer, precision="float32", attention="math", compile=False, record=False)
+    exact = logits(transformer, precision="float32", attention="math", compile=False, cuda_graphs=False)
     ours, theirs = (((logits(e) - exact).norm() / exact.norm()).item() for e in (transformer, hf))
-    plain = ((logits(transformer, compile=False, record=False) - exact).norm() / exact.norm()).item()
+    plain = ((logits(transformer, compile=False, cuda_graphs=False) - exact).norm() / exact.norm()).item()
     print(f"{family}: native {ours:.2e}, native plain {plain:.2e}, hf {theirs:.2e}")
     assert max(ours, plain) < 2e-2
     assert max(ours, plain) < 1.1 * theirs
@@ -58,7 +58,7 @@ SETTINGS = [
 
 def test_recorded_steps_give_the_same_tokens():
     sampler = registry.load("samplers", "masked_diffusion")
-    recorded, launched = (load(transformer, "llada", record=record) for record in (True, False))
+    recorded, launched = (load(transformer, "llada", cuda_graphs=record) for record in (True, False))
     for given in SETTINGS:
         for rows in (1, 3):
             one, other = (
@@ -76,7 +76,7 @@ def test_recorded_decoding_gives_the_same_tokens(temperature):
     sampler = registry.load("samplers", "autoregressive")
     made = []
     for record in (True, False):
-        model = load(transformer, "llama", record=record)
+        model = load(transformer, "llama", cuda_graphs=record)
         for length in (10, 300):
             made.append(sampler.generate(model, prompts(2, length), 40, {"temperature": temperature}, seed=1).tokens_BG)
             made.append(sampler.generate(model, prompts(2, length), 40, {"temperature": temperature}, seed=1).tokens_BG)
@@ -91,7 +91,7 @@ def test_flash_decoding_is_attention():
     for rows, place in ((1, 0), (1, 63), (1, 700), (4, 511), (40, 129)):
         q = torch.randn(rows, 32, 128, device="cuda", dtype=torch.bfloat16)
         k, v = (torch.randn(rows, 800, 8, 128, device="cuda", dtype=torch.bfloat16) for _ in range(2))
-        found = triton_kernels.attend(q, k, v, torch.tensor([place], device="cuda"))
+        found = triton_kernels.flash_decode(q, k, v, torch.tensor([place], device="cuda"))
         keys, values = (t[:, : place + 1].transpose(1, 2).double() for t in (k, v))
         exact = torch.nn.functional.scaled_dot_product_attention(q.double()[:, :, None], keys, values, enable_gqa=True)[
             :, :, 0
@@ -101,19 +101,19 @@ def test_flash_decoding_is_attention():
 
 @pytest.mark.parametrize("rows", [1, 3, 16, 17, 32])
 def test_products_of_few_rows_are_products(rows):
-    from dlmbench.models.engines.native.triton_kernels import Products
+    from dlmbench.models.engines.native.triton_kernels import SkinnyGemm
 
-    ours = Products(128256, torch.device("cuda"))
+    ours = SkinnyGemm(128256, torch.device("cuda"))
     # The last weight is of no shape that the kernel takes: torch has to step in.
     for outputs, inputs in ((4096, 4096), (4096, 14336), (6144, 4096), (128256, 4096), (4104, 4104)):
         weight = torch.randn(outputs, inputs, device="cuda", dtype=torch.bfloat16) * 0.02
         x = torch.randn(rows, inputs, device="cuda", dtype=torch.bfloat16)
         before = torch.randn(rows, outputs, device="cuda", dtype=torch.bfloat16)
         exact = x.double() @ weight.double().T
-        assert relative(ours.product(x, weight), exact) < 3e-3
+        assert relative(ours.linear(x, weight), exact) < 3e-3
         sums = [before.clone() for _ in range(3)]
         for one in sums:
-            ours.add_product(one, x, weight)
+            ours.linear_add_(one, x, weight)
         assert relative(sums[0], before.double() + exact) < 3e-3
         assert torch.equal(sums[0], sums[1])
         assert torch.equal(sums[0], sums[2])

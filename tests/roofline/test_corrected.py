@@ -8,12 +8,11 @@ import torch
 
 from dlmbench import registry
 from dlmbench.errors import BenchError
-from dlmbench.models.engines.native.cuda_graphs import PlainWorkspace
 from dlmbench.models.families import llada
 from dlmbench.roofline import __main__, corrected, hardware, operators
 from dlmbench.roofline.break_even import break_even_surface, surfaces
 from dlmbench.roofline.models_8b import LLADA_8B, LLAMA_8B, cell
-from dlmbench.types import Prompt, PromptBatch
+from dlmbench.types import EagerRunner, Prompt, PromptBatch
 
 H200 = hardware.find("H200")
 CEILINGS = replace(H200, bf16_flops=799e12, bandwidth=4.29e12)
@@ -26,22 +25,22 @@ class Oracle:
     architecture = TINY
     device = torch.device("cpu")
 
-    def forward(self, tokens_BQ, attend_BN=None, cache=None, start=0):
+    def forward(self, tokens_BQ, attention_mask_BN=None, cache=None, start=0):
         return tokens_BQ[..., None].float()
 
     def logits(self, hidden_BQD, first, last):
         return torch.zeros(len(hidden_BQD), last - first, TINY.vocab_size).index_fill_(-1, torch.tensor([7]), 9.0)
 
-    def logits_in_pieces(self, hidden_BQD, first, last):
+    def logits_chunks(self, hidden_BQD, first, last):
         yield self.logits(hidden_BQD, first, last)
 
     def new_cache(self, rows, length):
         return object()
 
-    def workspace(self, key, make):
-        return PlainWorkspace(make())
+    def graph_runner(self, key, make):
+        return EagerRunner(make())
 
-    def fused(self, function):
+    def maybe_compile(self, function):
         return function
 
 

@@ -14,9 +14,9 @@ from dlmbench import registry
 from dlmbench.errors import BenchError, InvalidLogitsError
 from dlmbench.metrics import elbo
 from dlmbench.sampling.commit import factor as factor_rule
-from dlmbench.sampling.denoise import quotas
+from dlmbench.sampling.denoise import BlockScores, quotas
+from dlmbench.sampling.rng import choose_tokens
 from dlmbench.sampling.samplers import masked_diffusion
-from dlmbench.sampling.step import Step
 from dlmbench.types import Cell, ModelSpec, Prompt, PromptBatch, Texts
 from support.reference_sampler import run, schedule
 
@@ -89,7 +89,7 @@ def test_seeds_differ_above_temperature_0(case):
 def test_forwards_are_observed_one_by_one(case):
     module, model, knobs = case
     seen: list[int] = []
-    made = module.generate(model, batch([5, 9, 13]), 12, knobs(0.0), observer=seen.append)
+    made = module.generate(model, batch([5, 9, 13]), 12, knobs(0.0), on_step=seen.append)
     assert seen == list(range(1, made.forwards + 1))
 
 
@@ -246,9 +246,9 @@ def test_schedules(masks, steps, expected):
 def test_factor_vectors(confidence, factor, quirk, committed):
     n = len(confidence)
     probabilities = torch.tensor(confidence, dtype=torch.float64)
-    step = Step(probabilities[None], torch.ones(1, n, dtype=torch.bool))
+    scores = BlockScores(probabilities[None], torch.ones(1, n, dtype=torch.bool))
     knobs = {"factor": factor, "factor_quirk": quirk, "confidence_dtype": "float64"}
-    assert int(factor_rule.decide(step, knobs).commit_Bb.sum()) == committed
+    assert int(factor_rule.decide(scores, knobs).sum()) == committed
 
 
 @pytest.mark.parametrize("knobs", [{"steps": 1}, {"steps": 2}, {"steps": 3}, {"commit": "threshold", "threshold": 0.1}])
@@ -308,10 +308,10 @@ class _FourTokens:
     def __init__(self, model):
         self._model, self.architecture, self.device = model, model.architecture, model.device
         self.forward, self.new_cache = model.forward, model.new_cache
-        self.workspace, self.fused = model.workspace, model.fused
+        self.graph_runner, self.maybe_compile = model.graph_runner, model.maybe_compile
 
-    def logits_in_pieces(self, hidden, first, last):
-        for logits in self._model.logits_in_pieces(hidden, first, last):
+    def logits_chunks(self, hidden, first, last):
+        for logits in self._model.logits_chunks(hidden, first, last):
             yield self.changed(logits.clone())
 
     def changed(self, logits):
@@ -321,11 +321,9 @@ class _FourTokens:
 
 def test_draws_follow_the_softmax(diffusion):
     """One masked position at temperature 0.7: 4000 prompts draw 4000 tokens from softmax(logits / T)."""
-    from dlmbench.sampling.choice import choose_tokens
-
     logits_V = torch.tensor([1.0, 0.2, -0.5, 2.0, 0.0])
     drawn = choose_tokens(
-        logits_V.expand(4000, 1, 5), 0.7, seed=1, prompts_B=torch.arange(4000), step=0, positions_w=torch.tensor([0])
+        logits_V.expand(4000, 1, 5), 0.7, 1, prompt_index_B=torch.arange(4000), step=0, positions_w=torch.tensor([0])
     )
     counts = torch.bincount(drawn[:, 0], minlength=5).double()
     expected = (logits_V.double() / 0.7).softmax(-1) * 4000

@@ -32,10 +32,10 @@ from dlmbench.types import (
     Generation,
     LanguageModel,
     MemoryPass,
+    OnStep,
     PromptBatch,
     Sample,
     Status,
-    StepObserver,
     StoredGeneration,
     TextResult,
     Texts,
@@ -130,7 +130,7 @@ class _Server:
         model = self.load(cell)
         if self._served != cell.id:
             # What other cells recorded would take this one's memory; its own is kept, or a repetition would pay for it.
-            model.language_model.forget()
+            model.language_model.reset_graphs()
             self._served = cell.id
         if isinstance(request, Repeat):
             yield from self._repeat(request, model)
@@ -166,11 +166,11 @@ class _Server:
 
     @staticmethod
     def _generate(
-        cell: Cell, model: _Model, batch: PromptBatch, observer: StepObserver | None = None, trace: bool = False
+        cell: Cell, model: _Model, batch: PromptBatch, on_step: OnStep | None = None, trace: bool = False
     ) -> Generation:
         sampler: ModuleType = registry.load("samplers", cell.sampler)
         made: Generation = sampler.generate(
-            model.language_model, batch, cell.new_tokens, dict(cell.knobs), cell.seed, observer, trace
+            model.language_model, batch, cell.new_tokens, dict(cell.knobs), cell.seed, on_step, trace
         )
         return made
 
@@ -198,8 +198,8 @@ class _Server:
         is_autoregressive = registry.load("samplers", cell.sampler).PARADIGM == "autoregressive"
         made: list[Generation] = []
 
-        def traced(observer: StepObserver) -> Generation:
-            made.append(self._generate(cell, model, batch, observer, trace=True))
+        def traced(on_step: OnStep) -> Generation:
+            made.append(self._generate(cell, model, batch, on_step, trace=True))
             return made[-1]
 
         # With a trace the steps are others than without: the first time may compile and record them.
@@ -208,7 +208,7 @@ class _Server:
         if (trace := made[0].trace) is not None:
             first = batch.prompts[0].index
             yield CommitOrder(cell.id, first, made[0].forwards, trace.committed_at_BG[0], trace.confidence_BG[0])
-        model.language_model.forget()
+        model.language_model.reset_graphs()
         memory = measure_memory(cell.id, lambda: self._generate(cell, model, batch), self.device)
         yield replace(memory, idle_power_w=self._idle_power(model))
         energy = repeat_for_energy(cell.id, lambda: self._generate(cell, model, batch), self.clock, self.meter)

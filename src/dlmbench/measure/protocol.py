@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 
 from dlmbench.measure.clock import Clock
 from dlmbench.measure.energy import GpuMeter
-from dlmbench.types import Generation, ProtocolSettings, Sample, StepObserver, TracedPass
+from dlmbench.types import Generation, OnStep, ProtocolSettings, Sample, TracedPass
 
 Z_95 = 1.96
 # Large-sample standard error of the median of normal data: sqrt(pi / 2) * sd / sqrt(n).
@@ -166,7 +166,7 @@ def _quantile(values: Sequence[float], q: float) -> float | None:
 
 
 def traced_pass(
-    generate: Callable[[StepObserver], Generation],
+    generate: Callable[[OnStep], Generation],
     clock: Clock,
     *,
     cell_id: str,

@@ -1,4 +1,4 @@
-"""The attention kernel as a control: allowed alone, so that no other is taken in silence."""
+"""The attention kernel as a controlled variable: only the chosen one is allowed, so torch cannot fall back silently."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from dlmbench import registry
 from dlmbench.errors import BenchError
-from dlmbench.types import Architecture
+from dlmbench.types import Architecture, ModelSpec
 
 if TYPE_CHECKING:
     import torch
@@ -164,3 +164,25 @@ def random_tensors(
         else:
             weight = torch.empty(spec.shape, device=device, dtype=dtype)
             yield spec.llama, weight.normal_(0, 0.02, generator=generator)
+
+
+def load_weights(
+    spec: ModelSpec, folder: Path | None, device: torch.device, dtype: torch.dtype, seed: int
+) -> tuple[Architecture, Iterator[tuple[str, torch.Tensor]]]:
+    """Architecture and weights of `spec`, as engines take them: each weight under LLaMA's name, one at a time.
+
+    Args:
+        spec: the model; `weights: random` takes only the architecture.
+        folder: of the checkpoint; None when `spec.source` is a known architecture.
+        device: where the weights go.
+        dtype: of the weights.
+        seed: of random weights.
+
+    Raises:
+        BenchError: see `inspect`, `named_architecture` and `tensors`.
+    """
+    found = None if folder is None else inspect(folder, spec.family)
+    arch = named_architecture(spec.family, spec.source) if found is None else found.architecture
+    if found is None or spec.weights == "random":
+        return arch, random_tensors(arch, device, dtype, seed)
+    return arch, tensors(found, device, dtype)

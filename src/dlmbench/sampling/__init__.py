@@ -1,1 +1,1 @@
-"""What samplers share: the denoising loop, random numbers, padding; samplers, commit rules, caches are plug-ins."""
+"""What samplers share: the denoising loop, random numbers, padding. Samplers, commit rules and caches are plug-ins."""

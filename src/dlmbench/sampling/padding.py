@@ -1,4 +1,4 @@
-"""Prompts of different lengths side by side: padded on the left, so that all of them end where the new text begins."""
+"""Prompts of different lengths in one batch: padded on the left, so that the new tokens of all rows start together."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def padded(batch: PromptBatch, model: LanguageModel) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Prompts as tokens_BP, padded on the left, with attend_BP (1 real, 0 padding; None when nothing is padded).
+    """(tokens_BP padded on the left, attention_mask_BP: 1 real, 0 padding; None when nothing is padded).
 
     Raises:
         BenchError: a prompt is empty, or has an id outside the vocabulary or equal to the mask.
@@ -22,7 +22,7 @@ def padded(batch: PromptBatch, model: LanguageModel) -> tuple[torch.Tensor, torc
     architecture = model.architecture
     longest = max(len(p.ids) for p in batch.prompts)
     pad = architecture.pad_id if architecture.pad_id is not None else architecture.eos_id or 0
-    rows, attend = [], []
+    rows, attention_mask = [], []
     for prompt in batch.prompts:
         if not prompt.ids:
             raise BenchError(f"prompt {prompt.index} is empty", "give it at least one token")
@@ -35,12 +35,12 @@ def padded(batch: PromptBatch, model: LanguageModel) -> tuple[torch.Tensor, torc
             if token == architecture.mask_id:
                 raise BenchError(
                     f"prompt {prompt.index} contains the mask id {token}",
-                    "prompts are text; masks mark what is to come",
+                    "a prompt is text; masks stand for tokens still to be generated",
                 )
         gap = longest - len(prompt.ids)
         rows.append([pad] * gap + list(prompt.ids))
-        attend.append([0] * gap + [1] * len(prompt.ids))
+        attention_mask.append([0] * gap + [1] * len(prompt.ids))
     tokens_BP = torch.tensor(rows, device=model.device)
     if all(len(p.ids) == longest for p in batch.prompts):
         return tokens_BP, None
-    return tokens_BP, torch.tensor(attend, device=model.device)
+    return tokens_BP, torch.tensor(attention_mask, device=model.device)

@@ -17,7 +17,16 @@ from dlmbench.types._measurements import (
     Sample,
     TracedPass,
 )
-from dlmbench.types._parts import Architecture, LanguageModel, Progress, StepObserver, TensorSpec, Texts, Workspace
+from dlmbench.types._parts import (
+    Architecture,
+    EagerRunner,
+    GraphRunner,
+    LanguageModel,
+    OnStep,
+    Progress,
+    TensorSpec,
+    Texts,
+)
 from dlmbench.types._results import (
     Finding,
     MissingText,
@@ -51,6 +60,7 @@ __all__ = [
     "CellResult",
     "CellStatus",
     "CommitOrder",
+    "EagerRunner",
     "Efficiencies",
     "EnergyPass",
     "EngineCost",
@@ -59,6 +69,7 @@ __all__ = [
     "Finding",
     "ForwardShape",
     "Generation",
+    "GraphRunner",
     "Grid",
     "KnobValue",
     "Knobs",
@@ -69,6 +80,7 @@ __all__ = [
     "MetricRequest",
     "MissingText",
     "ModelSpec",
+    "OnStep",
     "Plan",
     "Prediction",
     "Progress",
@@ -84,7 +96,6 @@ __all__ = [
     "SamplerAxes",
     "Score",
     "Status",
-    "StepObserver",
     "StoredGeneration",
     "TensorSpec",
     "TextResult",
@@ -95,7 +106,6 @@ __all__ = [
     "Unscored",
     "Weights",
     "WholeScore",
-    "Workspace",
     "from_mapping",
     "stable_hash",
 ]

@@ -1,4 +1,4 @@
-"""What the parts ask of one another: architectures, and the protocols of engines and observers."""
+"""Interfaces between the packages: architectures, engines, runners, progress and step callbacks."""
 
 from __future__ import annotations
 
@@ -90,27 +90,38 @@ class Progress(Protocol):
         """A cell could not be measured or scored."""
 
 
-class StepObserver(Protocol):
-    """Called by a sampler in traced passes only: once after the prefill or each forward (and its commits)."""
+class OnStep(Protocol):
+    """Called by a sampler in traced passes only: once after the prefill or each forward and its commits."""
 
     def __call__(self, forwards: int) -> None:
         """`forwards` done so far."""
 
 
-class Workspace(Protocol):
-    """Tensors that one kind of generation works on, and the steps that change them in place.
+class GraphRunner(Protocol):
+    """Runs the steps of one kind of generation on tensors that the steps update in place (`state`).
 
-    An engine may keep a workspace and record its steps, to play them again without launching them one by one.
+    An engine may keep a runner and capture its steps as CUDA graphs, to replay them with one launch each.
     """
 
     state: Any
 
     def run(self, name: Hashable, step: Callable[[], None]) -> None:
-        """Carry out `step`, or play again what was recorded under `name`; steps of one name do the same."""
+        """Run `step`, or replay the graph captured under `name`; steps of one name must do the same."""
+
+
+@dataclass
+class EagerRunner:
+    """A `GraphRunner` without graphs: runs each step as it comes."""
+
+    state: Any
+
+    def run(self, name: Hashable, step: Callable[[], None]) -> None:
+        """Run `step`."""
+        step()
 
 
 class LanguageModel(Protocol):
-    """What a sampler sees of an engine. Tensors live on `device`; no method waits for the device."""
+    """What a sampler sees of an engine. Tensors live on `device`; no method synchronizes with the device."""
 
     architecture: Architecture
 
@@ -121,43 +132,43 @@ class LanguageModel(Protocol):
     def forward(
         self,
         tokens_BQ: torch.Tensor,
-        attend_BN: torch.Tensor | None = None,
+        attention_mask_BN: torch.Tensor | None = None,
         cache: Any = None,
         start: int = 0,
     ) -> torch.Tensor:
-        """Hidden states_BQD of `tokens_BQ`, which stand at positions start..start+Q of the canvas.
+        """Hidden states_BQD of `tokens_BQ`, which are at positions start..start+Q of the canvas.
 
-        attend_BN: 1 for real tokens, 0 for padding, over the whole canvas; None when nothing is padded.
-        cache: from `new_cache`, or None to compute the whole canvas without keeping anything.
+        attention_mask_BN: 1 for real tokens, 0 for padding, over the whole canvas; None when nothing is padded.
+        cache: from `new_cache`, or None to compute the whole canvas without caching.
         """
 
     def logits(self, hidden_BQD: torch.Tensor, first: int, last: int) -> torch.Tensor:
         """Logits_B(last-first)V of positions first..last of `hidden_BQD`."""
 
-    def logits_in_pieces(self, hidden_BQD: torch.Tensor, first: int, last: int) -> Iterator[torch.Tensor]:
-        """The same from left to right in pieces logits_BwV, each small enough to hold; the next may overwrite it."""
+    def logits_chunks(self, hidden_BQD: torch.Tensor, first: int, last: int) -> Iterator[torch.Tensor]:
+        """The same from left to right in chunks logits_BwV of bounded size; a chunk may overwrite the one before."""
 
     def new_cache(self, rows: int, length: int) -> Any:
-        """A key-value cache over a canvas; its first forward must cover the whole canvas. See engines/."""
+        """A KV cache over a canvas of `length`; its first forward must cover the whole canvas."""
 
-    def workspace(self, key: Hashable, make: Callable[[], Any]) -> Workspace:
-        """The workspace of all generations that agree in `key`, its state made by `make`."""
+    def graph_runner(self, key: Hashable, make: Callable[[], Any]) -> GraphRunner:
+        """The runner of all generations with this `key`; `make` allocates its state."""
 
-    def fused(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """`function` of tensors, as few kernels where the engine compiles, else as it is."""
+    def maybe_compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """`function` of tensors, compiled if the engine compiles, else unchanged."""
 
-    def forget(self) -> None:
-        """Drop every workspace and record, so that the next memory reading is of one generation alone."""
+    def reset_graphs(self) -> None:
+        """Drop all runners and their graphs, so that the next memory reading is of one generation alone."""
 
     def decode(
         self,
         tokens_BP: torch.Tensor,
-        attend_BP: torch.Tensor | None,
+        attention_mask_BP: torch.Tensor | None,
         new_tokens: int,
         choose: Any,
-        on_step: StepObserver | None = None,
+        on_step: OnStep | None = None,
     ) -> torch.Tensor:
-        """tokens_BG of the engine's own autoregressive loop with a KV cache: exactly `new_tokens` a row.
+        """tokens_BG of the engine's own autoregressive loop with a KV cache: exactly `new_tokens` per row.
 
         choose: (logits_BV, step) -> tokens_B, or None for the argmax.
         """

@@ -1,20 +1,23 @@
-"""Plain transformers: one Llama implementation runs every family, causal with a KV cache or bidirectional.
+"""Plain transformers: one LlamaForCausalLM runs every family, causal with a KV cache or bidirectional.
 
-The "vanilla" engine: what a user gets from the library as it is. The head runs over the whole canvas at every step,
-as the official LLaDA code does, and the autoregressive loop is transformers' own `generate`.
+What a user gets from the library as it is. The head runs over the whole canvas at every step, as in the official LLaDA
+code, and the autoregressive loop is transformers' own `generate`.
+
+Shapes: B rows, P prompt, G new tokens, N canvas, Q positions of a forward, D hidden size, H heads, d head size,
+V vocabulary.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dlmbench.errors import InvalidLogitsError
 from dlmbench.models import checkpoint
 from dlmbench.models.attention import enforced
-from dlmbench.models.engines.native.cuda_graphs import PlainWorkspace
-from dlmbench.types import Architecture, Efficiencies, EngineCost, ModelSpec, StepObserver, Workspace
+from dlmbench.types import Architecture, EagerRunner, Efficiencies, EngineCost, GraphRunner, ModelSpec, OnStep
 
 if TYPE_CHECKING:
     import torch
@@ -30,6 +33,8 @@ COST = EngineCost(
     caveat="where the host's launching decides (decoding, short cells) a later run on an H200 took up to 2.3 times as "
     "long (docs/roofline.md)",
 )
+# Confidences in the precision of the published code, see `samplers.masked_diffusion.resolve`.
+CONFIDENCE_DTYPE = None
 
 
 def load(
@@ -39,27 +44,20 @@ def load(
 
     Args:
         spec: the model; `weights: random` takes only the architecture.
-        folder: of the checkpoint; None when `spec.source` names a known architecture.
+        folder: of the checkpoint; None when `spec.source` is a known architecture.
         precision: of weights and arithmetic.
         attention: kernel enforced in every forward, `auto` leaves the choice to torch.
         device: "cuda" or "cpu".
         seed: of random weights.
 
     Raises:
-        BenchError: see `_checkpoint`.
+        BenchError: the checkpoint cannot be read, see `models.checkpoint`.
     """
     import torch
 
     where, dtype = torch.device(device), getattr(torch, precision)
-    if folder is None:
-        arch = checkpoint.named_architecture(spec.family, spec.source)
-        return HFModel(arch, checkpoint.random_tensors(arch, where, dtype, seed), attention, dtype, where)
-    found = checkpoint.inspect(folder, spec.family)
-    if spec.weights == "random":
-        weights = checkpoint.random_tensors(found.architecture, where, dtype, seed)
-    else:
-        weights = checkpoint.tensors(found, where, dtype)
-    return HFModel(found.architecture, weights, attention, dtype, where)
+    architecture, weights = checkpoint.load_weights(spec, folder, where, dtype, seed)
+    return HFModel(architecture, weights, attention, dtype, where)
 
 
 class HFModel:
@@ -76,7 +74,7 @@ class HFModel:
         self.architecture = architecture
         self._device = device
         self._attention = attention
-        self._llama = _assemble(architecture, weights, dtype, device)
+        self._llama = _build_llama(architecture, weights, dtype, device)
 
     @property
     def device(self) -> torch.device:
@@ -86,7 +84,7 @@ class HFModel:
     def forward(
         self,
         tokens_BQ: torch.Tensor,
-        attend_BN: torch.Tensor | None = None,
+        attention_mask_BN: torch.Tensor | None = None,
         cache: Any = None,
         start: int = 0,
     ) -> torch.Tensor:
@@ -94,12 +92,12 @@ class HFModel:
         import torch
 
         if cache is not None:
-            cache.place(start, tokens_BQ.shape[1])
+            cache.set_span(start, tokens_BQ.shape[1])
         positions_Q = torch.arange(start, start + tokens_BQ.shape[1], device=self._device)
         with torch.inference_mode(), enforced(self._attention):
             hidden_BQD: torch.Tensor = self._llama.model(
                 input_ids=tokens_BQ,
-                attention_mask=attend_BN,
+                attention_mask=attention_mask_BN,
                 position_ids=positions_Q[None],
                 past_key_values=cache,
                 use_cache=False,
@@ -114,62 +112,60 @@ class HFModel:
             logits_BQV: torch.Tensor = self._llama.lm_head(hidden_BQD)
         return logits_BQV[:, first:last]
 
-    def logits_in_pieces(self, hidden_BQD: torch.Tensor, first: int, last: int) -> Iterator[torch.Tensor]:
-        """One piece: what the head gave for the whole canvas is there anyway."""
+    def logits_chunks(self, hidden_BQD: torch.Tensor, first: int, last: int) -> Iterator[torch.Tensor]:
+        """One chunk: the head runs over the whole canvas anyway."""
         yield self.logits(hidden_BQD, first, last)
 
     def new_cache(self, rows: int, length: int) -> Any:
-        """Keys and values of a whole canvas, replaced in place by later forwards."""
-        from dlmbench.models.canvas_cache import CanvasCache
+        """A KV cache over a whole canvas, replaced in place by later forwards."""
+        return _canvas_cache_class()(self.architecture.layers, length)
 
-        return CanvasCache(self.architecture.layers, length)
+    def graph_runner(self, key: Hashable, make: Callable[[], Any]) -> GraphRunner:
+        """A new one for each generation: nothing is captured."""
+        return EagerRunner(make())
 
-    def workspace(self, key: Hashable, make: Callable[[], Any]) -> Workspace:
-        """Made anew for each generation: nothing is recorded."""
-        return PlainWorkspace(make())
-
-    def fused(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """`function` as it is: nothing is compiled."""
+    def maybe_compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """`function` unchanged: nothing is compiled."""
         return function
 
-    def forget(self) -> None:
-        """Nothing is kept."""
+    def reset_graphs(self) -> None:
+        """No graphs, nothing to drop."""
 
     def decode(
         self,
         tokens_BP: torch.Tensor,
-        attend_BP: torch.Tensor | None,
+        attention_mask_BP: torch.Tensor | None,
         new_tokens: int,
         choose: Callable[[torch.Tensor, int], torch.Tensor] | None,
-        on_step: StepObserver | None = None,
+        on_step: OnStep | None = None,
     ) -> torch.Tensor:
-        """tokens_BG by transformers' `generate`: greedy, or as `choose` says; exactly `new_tokens` a row."""
+        """tokens_BG by transformers' `generate`: greedy, or chosen by `choose`; exactly `new_tokens` per row."""
         import torch
         from transformers import LogitsProcessorList, StoppingCriteriaList
 
         prompt_tokens = tokens_BP.shape[1]
-        processors = LogitsProcessorList([_Chooser(choose, prompt_tokens)] if choose else [])
-        watcher = _Watcher(on_step) if on_step else None
-        if watcher:
-            processors.insert(0, watcher.see_logits)
+        processors = LogitsProcessorList([_TokenChooser(choose, prompt_tokens)] if choose else [])
+        tracer = _StepTracer(on_step) if on_step else None
+        if tracer:
+            processors.insert(0, tracer.process_logits)
         with torch.inference_mode(), enforced(self._attention):
             output_BN: torch.Tensor = self._llama.generate(
                 tokens_BP,
-                attention_mask=torch.ones_like(tokens_BP) if attend_BP is None else attend_BP,
+                attention_mask=torch.ones_like(tokens_BP) if attention_mask_BP is None else attention_mask_BP,
                 max_new_tokens=new_tokens,
                 do_sample=False,
                 logits_processor=processors,
-                stopping_criteria=StoppingCriteriaList([watcher.see_token] if watcher else []),
+                stopping_criteria=StoppingCriteriaList([tracer.stopping_criterion] if tracer else []),
             )
-        if watcher:
-            watcher.check()
+        if tracer:
+            tracer.raise_if_invalid()
         return output_BN[:, prompt_tokens:]
 
 
-def _assemble(
+def _build_llama(
     arch: Architecture, weights: Iterable[tuple[str, torch.Tensor]], dtype: torch.dtype, device: torch.device
 ) -> Any:
-    """LlamaForCausalLM with `weights` put in as they come: the model never exists twice."""
+    """LlamaForCausalLM, built on the meta device and filled tensor by tensor: memory never holds two copies."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
     from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
@@ -189,7 +185,8 @@ def _assemble(
         dtype=dtype,
         pad_token_id=arch.pad_id,
     )
-    # transformers >= 5.17: mask and attention flag both follow the config; setting the layers' flag alone would not do.
+    # transformers >= 5.17: both the mask and the attention layers follow the config; setting the layers' flag alone
+    # is not enough.
     config.is_causal = arch.is_causal
     with torch.device("meta"):
         llama = LlamaForCausalLM(config)
@@ -201,15 +198,65 @@ def _assemble(
         llama.lm_head.weight = llama.model.embed_tokens.weight
     with torch.device(device):  # its buffers are computed, not loaded
         llama.model.rotary_emb = LlamaRotaryEmbedding(config)
-    assert not any(p.is_meta for p in llama.parameters()), "a weight was not filled"
-    # Exactly G tokens: the end of text neither stops a run nor is suppressed (a fresh GenerationConfig would not do).
+    assert not any(p.is_meta for p in llama.parameters()), "a weight was not loaded"
+    # Exactly G tokens: the end of text neither stops a run nor is suppressed (passing a fresh GenerationConfig to
+    # `generate` would not do it).
     llama.generation_config.eos_token_id = None
     llama.generation_config.pad_token_id = arch.pad_id if arch.pad_id is not None else 0
     return llama.eval()
 
 
-class _Chooser:
-    """A logits processor that leaves one token standing, so that `generate`'s argmax takes the drawn one."""
+@cache
+def _canvas_cache_class() -> type:
+    """The cache's class, made on first use: its base is in transformers, which planning and listing do not import."""
+    from transformers.cache_utils import Cache, DynamicLayer
+
+    class CanvasCache(Cache):  # type: ignore[misc]
+        """Keys and values_BHNd of a whole canvas, replaced in place at the positions of each forward.
+
+        It serves both schemes of Fast-dLLM: a forward over start..stop writes its keys and values and attends to all N
+        positions. Over the block to the end it is the prefix cache, over the block alone the dual cache. Keys are
+        stored after rotation, at the true positions that the engine passes. A forward over all N starts afresh.
+        """
+
+        def __init__(self, layers: int, length: int) -> None:
+            super().__init__(layers=[DynamicLayer() for _ in range(layers)])
+            self._keys: list[torch.Tensor | None] = [None] * layers
+            self._values: list[torch.Tensor | None] = [None] * layers
+            self._start = self._stop = 0
+            self._length = length
+
+        def set_span(self, start: int, positions: int) -> None:
+            """Set the positions of the next forward."""
+            self._start, self._stop = start, start + positions
+
+        def update(
+            self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *_: Any, **__: Any
+        ) -> tuple[torch.Tensor, torch.Tensor]:
+            """Write the forward's keys and values; return those of the whole canvas."""
+            keys, values = self._keys[layer_idx], self._values[layer_idx]
+            if self._stop - self._start == self._length:
+                self._keys[layer_idx], self._values[layer_idx] = key_states, value_states
+                return key_states, value_states
+            assert keys is not None, "the first forward of a cache covers the whole canvas"
+            assert values is not None
+            keys[:, :, self._start : self._stop] = key_states
+            values[:, :, self._start : self._stop] = value_states
+            return keys, values
+
+        def get_seq_length(self, layer_idx: int = 0) -> int:
+            """Positions before the forward."""
+            return self._start
+
+        def get_mask_sizes(self, query_length: int, layer_idx: int = 0) -> tuple[int, int]:
+            """Every query sees the whole canvas."""
+            return self._length, 0
+
+    return CanvasCache
+
+
+class _TokenChooser:
+    """A logits processor that leaves only the chosen token, so that `generate`'s argmax takes it."""
 
     def __init__(self, choose: Callable[[torch.Tensor, int], torch.Tensor], prompt_tokens: int) -> None:
         self.choose, self.prompt_tokens = choose, prompt_tokens
@@ -219,25 +266,25 @@ class _Chooser:
         return scores.new_full(scores.shape, float("-inf")).scatter(1, tokens_B[:, None], 0.0)
 
 
-class _Watcher:
-    """Traced passes only: reports each token, and notes whether all logits were finite."""
+class _StepTracer:
+    """Traced passes only: calls `on_step` after each token, and records whether all logits were finite."""
 
-    def __init__(self, on_step: StepObserver) -> None:
+    def __init__(self, on_step: OnStep) -> None:
         self.on_step, self.forwards = on_step, 0
-        self.healthy: torch.Tensor | bool = True
+        self.all_finite: torch.Tensor | bool = True
 
-    def see_logits(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        self.healthy = self.healthy & scores.isfinite().all()
+    def process_logits(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        self.all_finite = self.all_finite & scores.isfinite().all()
         return scores
 
-    def see_token(self, input_ids: torch.Tensor, scores: torch.Tensor, **_: Any) -> torch.Tensor:
+    def stopping_criterion(self, input_ids: torch.Tensor, scores: torch.Tensor, **_: Any) -> torch.Tensor:
         import torch
 
         self.forwards += 1
         self.on_step(self.forwards)
         return torch.zeros(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)
 
-    def check(self) -> None:
+    def raise_if_invalid(self) -> None:
         """Raise InvalidLogitsError if any logit was NaN or infinite."""
-        if not bool(self.healthy):
-            raise InvalidLogitsError("the model gave NaN or infinite logits")
+        if not bool(self.all_finite):
+            raise InvalidLogitsError("the model returned NaN or infinite logits")

@@ -1,15 +1,17 @@
-"""The native engine without compilation and without records: the same arithmetic, launched kernel by kernel.
+"""The native engine without compilation and CUDA graphs: the same arithmetic, launched kernel by kernel.
 
-For a device that can do neither, and to see what either is worth.
+For a device that supports neither, and to measure what each is worth.
 """
 
 from __future__ import annotations
 
 from functools import partial
 
-from dlmbench.models.engines.native import transformer
+from dlmbench.models.engines.native import CONFIDENCE_DTYPE, transformer
 from dlmbench.types import EngineCost
+
+__all__ = ["CONFIDENCE_DTYPE", "COST", "load"]
 
 COST = EngineCost()
 
-load = partial(transformer.load, compile=False, record=False)
+load = partial(transformer.load, compile=False, cuda_graphs=False)

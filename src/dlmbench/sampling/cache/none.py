@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-KEEPS = False
+USES_KV_CACHE = False
 
 
 @dataclass(frozen=True)
-class Knobs:
+class NoCacheKnobs:
     """No grid axes."""
 
 
+KNOBS = NoCacheKnobs
+
+
 def span(first: int, last: int, length: int) -> tuple[int, int]:
-    """Positions that a forward computes for the block first..last of a canvas of `length`: all of them."""
+    """Positions start..stop that a later forward of the block first..last computes: the canvas of `length`."""
     return 0, length

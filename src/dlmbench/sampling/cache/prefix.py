@@ -1,7 +1,7 @@
-"""Prefix cache: the block's first forward keeps keys and values; later ones compute from the block to the canvas' end.
+"""Prefix cache: the block's first forward caches keys and values; later ones compute from the block to the end.
 
-Fast-dLLM (Wu et al. 2025, arXiv 2505.22618). What stands before the block is final, so its keys and values are
-nearly right (they saw masks where the block now has tokens); what follows is computed anew.
+Fast-dLLM (Wu et al. 2025, arXiv 2505.22618). The tokens before the block are final, so their keys and values are
+nearly right (they saw masks where the block now has tokens); everything from the block on is computed again.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 
 from dlmbench.types import KnobValue
 
-KEEPS = True
+USES_KV_CACHE = True
 
 
 @dataclass(frozen=True)
-class Knobs:
-    """Grid axes of the cache."""
+class FastDllmCacheKnobs:
+    """Grid axes of the prefix and the dual cache."""
 
     published_loop: bool = field(
         default=True,
@@ -24,11 +24,14 @@ class Knobs:
     )
 
 
-def span(first: int, last: int, length: int) -> tuple[int, int]:
-    """Positions that a later forward computes for the block first..last of a canvas of `length`."""
-    return first, length
+KNOBS = FastDllmCacheKnobs
 
 
 def min_forwards(knobs: Mapping[str, KnobValue]) -> int:
-    """Forwards that a block takes at least: two in the published loop."""
+    """Forwards of each block at least: the published loop runs a second one even after the first filled the block."""
     return 1 if knobs.get("published_loop") is False else 2
+
+
+def span(first: int, last: int, length: int) -> tuple[int, int]:
+    """Positions start..stop that a later forward of the block first..last computes: from the block to the end."""
+    return first, length

@@ -8,23 +8,29 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from dlmbench.sampling.step import Decision, Step, chosen_probability
+from dlmbench.sampling.denoise import BlockScores, chosen_probability
 from dlmbench.types import KnobValue
+
+if TYPE_CHECKING:
+    import torch
 
 SCHEDULED = False
 confidence = chosen_probability
 
 
 @dataclass(frozen=True)
-class Knobs:
+class ThresholdKnobs:
     """Grid axes of the rule."""
 
     threshold: float = field(default=0.9, metadata={"help": "commit every position at least this probable"})
 
 
-def decide(step: Step, knobs: Mapping[str, KnobValue]) -> Decision:
-    """The best masked position, and every one with a probability of at least `threshold`."""
-    best = step.commit_best(1)
-    sure_Bb = step.masked_Bb & (step.confidence_Bb >= float(knobs["threshold"] or 0))
-    return Decision(best.commit_Bb | sure_Bb, step.confidence_Bb)
+KNOBS = ThresholdKnobs
+
+
+def decide(scores: BlockScores, knobs: Mapping[str, KnobValue]) -> torch.Tensor:
+    """commit_Bb: the best masked position, and every one with a confidence of at least `threshold`."""
+    confident_Bb = scores.masked_Bb & (scores.confidence_Bb >= float(knobs["threshold"] or 0))
+    return scores.commit_best(1) | confident_Bb

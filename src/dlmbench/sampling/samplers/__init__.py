@@ -1,6 +1,6 @@
 """Samplers: how a model turns a prompt into exactly G new tokens; one file each.
 
-A sampler is a module with `PARADIGM`, a `Knobs` dataclass (its grid axes), `check(knobs, new_tokens)` and
-`generate(...)`. A masked-diffusion sampler owns the loop over blocks and steps; the decision which positions become
-final is a file in `commit/`, which positions are computed anew a file in `cache/`.
+A sampler has `PARADIGM`, `KNOBS` (a dataclass of its grid axes), `check(knobs, new_tokens)`, why these knobs cannot run
+or None, and `generate(...)`. Optional: `PARTS` (knobs that choose a plug-in, with its kind), `resolve(...)`, which
+settles knobs left open, and `log_likelihood(...)`.
 """

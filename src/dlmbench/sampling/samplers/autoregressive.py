@@ -1,7 +1,7 @@
-"""Left to right, one token a forward, with a key-value cache: the engine's own decode loop.
+"""Left to right, one token a forward, with a KV cache: the engine's own decode loop.
 
-In the hf engine that loop is transformers' `generate`. Exactly G tokens are made: the end-of-text token neither stops
-a measured run nor is it suppressed, for suppressing it would bend the text of one model only.
+Exactly G tokens are generated: the end-of-text token neither stops a measured run nor is it suppressed, because
+suppressing it would change the text of one model only.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from dlmbench.sampling.choice import choose_tokens
 from dlmbench.sampling.padding import padded
-from dlmbench.types import ForwardShape, Generation, KnobValue, LanguageModel, PromptBatch, StepObserver
+from dlmbench.sampling.rng import choose_tokens
+from dlmbench.types import ForwardShape, Generation, KnobValue, LanguageModel, OnStep, PromptBatch
 
 if TYPE_CHECKING:
     import torch
@@ -21,10 +21,13 @@ PARADIGM = "autoregressive"
 
 
 @dataclass(frozen=True)
-class Knobs:
+class AutoregressiveKnobs:
     """Grid axes of the sampler."""
 
     temperature: float = field(default=0.0, metadata={"help": "0 for greedy; above 0 draws from softmax(logits / T)"})
+
+
+KNOBS = AutoregressiveKnobs
 
 
 def check(knobs: Mapping[str, KnobValue], new_tokens: int) -> str | None:
@@ -38,24 +41,24 @@ def generate(
     new_tokens: int,
     knobs: Mapping[str, KnobValue],
     seed: int = 0,
-    observer: StepObserver | None = None,
+    on_step: OnStep | None = None,
     trace: bool = False,
 ) -> Generation:
-    """Continue each prompt by `new_tokens` tokens; `trace` has nothing to add here, for the order is known.
+    """Continue each prompt by `new_tokens` tokens; `trace` adds nothing, the order being known.
 
-    Work of a row: P + G - 1 token positions and as many keys a query as its place in the text, (P+G-1)(P+G)/2 pairs.
+    Work of a row: P + G - 1 token positions; the query at position i has i + 1 keys, (P+G-1)(P+G)/2 pairs in all.
     """
     import torch
 
-    tokens_BP, attend_BP = padded(batch, model)
-    prompts_B = torch.tensor(batch.indices, device=model.device)
+    tokens_BP, attention_mask_BP = padded(batch, model)
+    prompt_index_B = torch.tensor(batch.indices, device=model.device)
     temperature = float(knobs["temperature"] or 0)
 
     def choose(logits_BV: torch.Tensor, step: int) -> torch.Tensor:
         position_1 = torch.tensor([step], device=logits_BV.device)
-        return choose_tokens(logits_BV[:, None], temperature, seed, prompts_B, step, position_1)[:, 0]
+        return choose_tokens(logits_BV[:, None], temperature, seed, prompt_index_B, step, position_1)[:, 0]
 
-    tokens_BG = model.decode(tokens_BP, attend_BP, new_tokens, choose if temperature > 0 else None, observer)
+    tokens_BG = model.decode(tokens_BP, attention_mask_BP, new_tokens, choose if temperature > 0 else None, on_step)
     rows, prompt_tokens = tokens_BP.shape
     computed = prompt_tokens + new_tokens - 1
     return Generation(

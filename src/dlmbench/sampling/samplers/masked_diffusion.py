@@ -10,28 +10,25 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from dlmbench import registry
+from dlmbench.errors import BenchError
 from dlmbench.sampling.denoise import denoise
-from dlmbench.sampling.likelihood import log_likelihood
-from dlmbench.types import ForwardShape, Generation, KnobValue, LanguageModel, PromptBatch, StepObserver, Trace
-
-__all__ = [
-    "PARADIGM",
-    "PARTS",
-    "Knobs",
-    "check",
-    "generate",
-    "log_likelihood",
-    "min_forwards",
-    "planned_forwards",
-    "resolve",
-]
+from dlmbench.types import (
+    ForwardShape,
+    Generation,
+    KnobValue,
+    LanguageModel,
+    Likelihood,
+    OnStep,
+    PromptBatch,
+    Trace,
+)
 
 PARADIGM = "diffusion"
 PARTS = {"commit": "commit", "cache": "cache"}
 
 
 @dataclass(frozen=True)
-class Knobs:
+class MaskedDiffusionKnobs:
     """Grid axes of the sampler; commit rule and cache add their own."""
 
     commit: str = field(default="low_confidence", metadata={"help": "which positions become final after a forward"})
@@ -48,34 +45,40 @@ class Knobs:
     )
 
 
+KNOBS = MaskedDiffusionKnobs
+
+
 def check(knobs: Mapping[str, KnobValue], new_tokens: int) -> str | None:
     """Why these knobs cannot run with `new_tokens`, or None."""
+    rule, cache = registry.load("commit", str(knobs["commit"])), registry.load("cache", str(knobs["cache"]))
     block = int(knobs["block_length"] or new_tokens)
     if block < 1 or new_tokens % block:
         return f"block_length {block} does not divide the {new_tokens} new tokens"
     steps, blocks = knobs.get("steps"), new_tokens // block
     if steps is not None and (int(steps) < 1 or int(steps) % blocks):
         return f"steps {steps} cannot be shared equally by {blocks} blocks of {block} ({new_tokens} new tokens)"
-    if float(knobs["cfg_scale"] or 0) > 0 and knobs["cache"] != "none":
+    if float(knobs["cfg_scale"] or 0) > 0 and cache.USES_KV_CACHE:
         return f"cfg_scale needs cache none: the {knobs['cache']} cache has no rows for the unconditional half"
-    for name in ("cfg_scale", "temperature", "factor"):
-        if float(knobs.get(name) or 0) < 0:
+    for name in ("cfg_scale", "temperature"):
+        if float(knobs[name] or 0) < 0:
             return f"{name} must be 0 or more"
     if knobs["confidence_dtype"] not in ("auto", "model", "float32", "float64"):
         return f"confidence_dtype is model, float32 or float64, not '{knobs['confidence_dtype']}'"
-    return None
+    reason: str | None = rule.check(knobs) if hasattr(rule, "check") else None
+    return reason
 
 
 def resolve(knobs: Mapping[str, KnobValue], engine: str, new_tokens: int) -> dict[str, KnobValue]:
     """Settle the knobs left open: K, the block length, and the precision of the confidence.
 
-    The published vanilla code takes the softmax in the model's precision, Fast-dLLM in float64. The native engine takes
-    it in float32 for both: in the model's bfloat16 many positions tie, and float64 would cost more than it tells.
+    LLaDA's code takes the softmax in the model's precision, Fast-dLLM's (a KV cache, or a rule without a schedule) in
+    float64. An engine may prefer another by its `CONFIDENCE_DTYPE`.
     """
     settled = dict(knobs)
     if settled["confidence_dtype"] == "auto":
-        published = "float64" if settled["cache"] != "none" or "steps" not in settled else "model"
-        settled["confidence_dtype"] = "float32" if engine.startswith("native") else published
+        rule, cache = registry.load("commit", str(knobs["commit"])), registry.load("cache", str(knobs["cache"]))
+        published = "float64" if cache.USES_KV_CACHE or not rule.SCHEDULED else "model"
+        settled["confidence_dtype"] = getattr(registry.load("engines", engine), "CONFIDENCE_DTYPE", None) or published
     settled["block_length"] = settled["block_length"] or new_tokens
     if "steps" in settled:
         settled["steps"] = settled["steps"] or new_tokens
@@ -88,7 +91,7 @@ def generate(
     new_tokens: int,
     knobs: Mapping[str, KnobValue],
     seed: int = 0,
-    observer: StepObserver | None = None,
+    on_step: OnStep | None = None,
     trace: bool = False,
 ) -> Generation:
     """Fill a canvas of `new_tokens` masks behind each prompt.
@@ -99,18 +102,19 @@ def generate(
         new_tokens: G.
         knobs: settled ones, see `resolve`.
         seed: of all draws.
-        observer: told after each forward.
-        trace: also record when and how confidently each position was committed.
+        on_step: called after each forward.
+        trace: also record at which forward and how confidently each position was committed.
 
     Raises:
-        InvalidLogitsError: the model gave NaN or infinity.
+        BenchError: the model has no mask token, or a prompt cannot be run.
+        InvalidLogitsError: the model returned NaN or infinity.
     """
-    canvas, work = denoise(model, batch, new_tokens, knobs, seed, observer=observer, traced=trace)
+    canvas, work = denoise(model, batch, new_tokens, knobs, seed, on_step=on_step, trace=trace)
     assert not bool(canvas.masked_BG.any()), "the loop ended with masks left"
     recorded = None
-    if canvas.when_BG is not None and canvas.confidence_BG is not None:
+    if canvas.commit_step_BG is not None and canvas.confidence_BG is not None:
         recorded = Trace(
-            committed_at_BG=tuple(map(tuple, canvas.when_BG.tolist())),
+            committed_at_BG=tuple(map(tuple, canvas.commit_step_BG.tolist())),
             confidence_BG=tuple(map(tuple, canvas.confidence_BG.tolist())),
             block_ends=tuple(work.block_ends),
         )
@@ -122,6 +126,29 @@ def generate(
         wasted_positions=work.wasted_positions,
         trace=recorded,
     )
+
+
+def log_likelihood(
+    model: LanguageModel, batch: PromptBatch, knobs: Mapping[str, KnobValue], seed: int = 0
+) -> Likelihood:
+    """log p of the references under this sampler, in nats: DUEL's sampler likelihood (arXiv 2603.01367).
+
+    All reference positions start masked. After each forward the rule commits positions as in generation; their
+    reference tokens are scored and revealed. Positions are ranked by the model's largest probability (temperature 0)
+    and tokens count as drawn at temperature 1, so it is exact for rules that do not depend on drawn tokens, and one
+    sample of an average over orders for commit random. References must have one length.
+
+    Raises:
+        BenchError: a prompt has no reference.
+        InvalidLogitsError: the model returned NaN or infinity.
+    """
+    lengths = {len(p.reference_ids or ()) for p in batch.prompts}
+    if any(p.reference_ids is None for p in batch.prompts):
+        raise BenchError("a likelihood needs the true continuations", "use a prompt source with references")
+    assert len(lengths) == 1, "references of one length"
+    canvas, work = denoise(model, batch, lengths.pop(), dict(knobs) | {"temperature": 0.0}, seed, likelihood=True)
+    assert canvas.log_prob_BG is not None
+    return Likelihood(log_prob_BG=tuple(map(tuple, canvas.log_prob_BG.tolist())), forwards=work.forwards)
 
 
 def planned_forwards(

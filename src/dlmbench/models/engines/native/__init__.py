@@ -3,8 +3,10 @@
 from dlmbench.models.engines.native.transformer import load
 from dlmbench.types import Efficiencies, EngineCost
 
-__all__ = ["COST", "load"]
+__all__ = ["CONFIDENCE_DTYPE", "COST", "load"]
 
+# In a model's bfloat16 many confidences tie, and float64 softmax over the vocabulary costs time without changing much.
+CONFIDENCE_DTYPE = "float32"
 # The chunks are those of the transformer; efficiencies by `dlmbench calibrate docs/study/h200-native`.
 COST = EngineCost(
     is_fused=True,

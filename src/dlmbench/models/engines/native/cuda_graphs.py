@@ -1,8 +1,8 @@
-"""Workspaces: the tensors of one kind of generation, and its steps recorded as CUDA graphs.
+"""CUDA graph runner: captures each step of a generation once and replays it with a single launch.
 
 A step of a small batch is hundreds of kernels of a few microseconds each; launched one by one, the host is slower than
-the device. A recorded step is launched once. What a record reads and writes keeps its address, so the tensors live as
-long as their records; the least used workspace is dropped when there are too many.
+the device. A graph reads and writes fixed addresses, so a runner keeps its tensors as long as its graphs; the least
+recently used runner is dropped when there are too many.
 """
 
 from __future__ import annotations
@@ -15,19 +15,8 @@ if TYPE_CHECKING:
     import torch
 
 
-class PlainWorkspace:
-    """Made for one generation; steps are carried out as they come."""
-
-    def __init__(self, state: Any) -> None:
-        self.state = state
-
-    def run(self, name: Hashable, step: Callable[[], None]) -> None:
-        """Carry out `step`."""
-        step()
-
-
-class RecordedWorkspace:
-    """Each step is carried out once, which also compiles what it needs, then recorded, then played again by name."""
+class CudaGraphRunner:
+    """Runs each step eagerly once, which also compiles what it needs, then captures it, then replays it by name."""
 
     def __init__(self, state: Any, pool: Any) -> None:
         self.state = state
@@ -35,7 +24,7 @@ class RecordedWorkspace:
         self._graphs: dict[Hashable, torch.cuda.CUDAGraph] = {}
 
     def run(self, name: Hashable, step: Callable[[], None]) -> None:
-        """Play the record of `name`, or carry out `step` and record it."""
+        """Replay the graph of `name`, or run `step` and capture it."""
         import torch
 
         if name in self._graphs:
@@ -44,35 +33,35 @@ class RecordedWorkspace:
         step()
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self._pool):
-            step()  # recorded, not carried out
+            step()  # captured, not run
         self._graphs[name] = graph
 
 
-class Workspaces:
-    """The recorded workspaces of one model, at most `limit`; their records share one pool of memory.
+class CudaGraphRunners:
+    """The runners of one model, at most `limit`; their graphs share one memory pool.
 
-    Sharing is safe because records are played one at a time, and what outlives a step lies in the workspace's state.
+    Sharing is safe because graphs are replayed one at a time, and what outlives a step is in the runner's state.
     """
 
     def __init__(self, limit: int = 8) -> None:
         self._limit = limit
         self._pool: Any = None
-        self._kept: OrderedDict[Hashable, RecordedWorkspace] = OrderedDict()
+        self._runners: OrderedDict[Hashable, CudaGraphRunner] = OrderedDict()
 
-    def get(self, key: Hashable, make: Callable[[], Any]) -> RecordedWorkspace:
-        """The workspace kept under `key`, or a new one around what `make` returns."""
+    def get(self, key: Hashable, make: Callable[[], Any]) -> CudaGraphRunner:
+        """The runner of `key`, or a new one over the state that `make` returns."""
         import torch
 
-        if key not in self._kept:
+        if key not in self._runners:
             if self._pool is None:
                 self._pool = torch.cuda.graph_pool_handle()
-            while len(self._kept) >= self._limit:
-                self._kept.popitem(last=False)
-            self._kept[key] = RecordedWorkspace(make(), self._pool)
-        self._kept.move_to_end(key)
-        return self._kept[key]
+            while len(self._runners) >= self._limit:
+                self._runners.popitem(last=False)
+            self._runners[key] = CudaGraphRunner(make(), self._pool)
+        self._runners.move_to_end(key)
+        return self._runners[key]
 
-    def clear(self) -> None:
-        """Drop all workspaces and their records."""
-        self._kept.clear()
+    def reset_graphs(self) -> None:
+        """Drop all runners and their graphs."""
+        self._runners.clear()
         self._pool = None
