@@ -8,7 +8,6 @@ from types import ModuleType
 import matplotlib
 import pandas as pd
 import pytest
-from dlmbench.roofline.surface import break_even_surface
 
 from dlmbench import registry
 from dlmbench.analysis.answer import answer
@@ -16,6 +15,7 @@ from dlmbench.analysis.study import analyse
 from dlmbench.charts.style import interval_column
 from dlmbench.charts.write import render, write_all
 from dlmbench.models.shapes import architecture_of
+from dlmbench.roofline.break_even import break_even_surface
 from dlmbench.roofline.hardware import find
 from dlmbench.types import CommitOrder
 from support.synthetic_run import LLADA, baseline_cell, cell, failed, measured, per_text, target_cell, tiny_run
