@@ -57,6 +57,7 @@ def test_there_is_an_example_of_every_kind():
     assert set(examples()) == set(registry.KINDS)
 
 
+@pytest.mark.e2e
 def test_the_examples_run_from_yaml_to_report(package, tmp_path):
     write_checkpoint(tmp_path / "ar", LLAMA | {"vocab_size": 384})
     config = json.loads((tmp_path / "ar/config.json").read_text())

@@ -12,7 +12,8 @@ from dlmbench.models.families import llada
 from dlmbench.roofline import __main__, corrected, hardware, operators
 from dlmbench.roofline.break_even import break_even_surface, surfaces
 from dlmbench.roofline.models_8b import LLADA_8B, LLAMA_8B, cell
-from dlmbench.types import EagerRunner, Prompt, PromptBatch
+from dlmbench.roofline.predict import predict
+from dlmbench.types import EagerRunner, Plan, Prediction, Prompt, PromptBatch
 
 H200 = hardware.find("H200")
 CEILINGS = replace(H200, bf16_flops=799e12, bandwidth=4.29e12)
@@ -293,3 +294,26 @@ def test_the_document_shows_what_its_commands_print(name, capsys):
     assert __main__.main([name]) == 0
     document = (Path(__file__).parents[2] / "docs/roofline.md").read_text(encoding="utf-8")
     assert capsys.readouterr().out.strip() in document
+
+
+def test_a_sampler_that_plans_no_forwards_has_no_prediction(monkeypatch):
+    x, y = cell(LLAMA_8B, "hf", (1, 64, 64)), cell(LLADA_8B, "hf", (1, 64, 64), steps=16)
+    for name in ("planned_forwards", "min_forwards"):
+        monkeypatch.delattr(registry.load("samplers", "autoregressive"), name)
+    assert corrected.predict(x, LLAMA_8B, H200, forwards=64) == Prediction(x.id)
+    assert corrected.bounds_of(corrected.MeasuredCell(x, LLAMA_8B, H200, 1.0, 64)) is None
+    made = predict(Plan((x, y)), H200)
+    assert made.of(x) == Prediction(x.id)
+    assert made.of(y).latency_s is not None
+    assert "hf/autoregressive: no prediction: the sampler does not plan its forwards (docs/adding.md)" in made.notes
+
+
+def test_an_engine_without_a_cost_has_only_a_floor_until_it_is_calibrated(monkeypatch):
+    x = cell(LLAMA_8B, "hf", (1, 64, 64))
+    floor = corrected.predict(x, LLAMA_8B, H200).floor_s
+    monkeypatch.delattr(registry.load("engines", "hf"), "COST")
+    assert corrected.predict(x, LLAMA_8B, H200) == Prediction(x.id, floor_s=floor)
+    assert corrected.predict(x, LLAMA_8B, H200, corrected.IDEAL).latency_s >= floor
+    assert any("no efficiencies known, hence no times" in n for n in predict(Plan((x,)), H200).notes)
+    gone = replace(x, engine="of_another_machine")
+    assert corrected.predict(gone, LLAMA_8B, H200) == Prediction(gone.id, floor_s=floor)

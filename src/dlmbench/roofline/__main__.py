@@ -11,6 +11,7 @@ from dlmbench.roofline import corrected, memory, models_8b, operators, published
 from dlmbench.roofline.break_even import break_even_surface
 from dlmbench.roofline.hardware import ROWS, Hardware, find
 from dlmbench.roofline.models_8b import LLADA_8B, LLAMA_8B, cell
+from dlmbench.types import Architecture, Cell
 
 # ---------------------------------------------------------------- the four errors of the published model
 
@@ -34,68 +35,45 @@ class PublishedError:
 _RATES = published.PUBLISHED_A6000
 
 
-def _peak() -> list[PublishedError]:
+def _peak() -> Iterator[PublishedError]:
     """Matrix peak: published units at base clock, against the data sheet."""
+    name, published_tflops = "matrix peak", 2 * _RATES.macs_per_s / 1e12
     a6000 = find("RTX A6000")
     dense = published.Rates(_RATES.device, a6000.bf16_flops / 2, _RATES.elements_per_s, _RATES.bytes_per_s)
-    seconds = [published.llama(LLAMA_8B, r, 2048, 0).total.total_s for r in (_RATES, dense)]
-    base_clock = _RATES.macs_per_s / 2
-    return [
-        PublishedError("matrix peak", "dense BF16 rate, data sheet", 2 * _RATES.macs_per_s / 1e12, 154.8, "TFLOP/s"),
-        PublishedError(
-            "matrix peak", "the same at base clock", 2 * _RATES.macs_per_s / 1e12, 2 * base_clock / 1e12, "TFLOP/s"
-        ),
-        PublishedError("matrix peak", "LLaMA prefill of 2048", 1e3 * seconds[0], 1e3 * seconds[1], "ms"),
-    ]
+    first, second = (1e3 * published.llama(LLAMA_8B, r, 2048, 0).total.total_s for r in (_RATES, dense))
+    yield PublishedError(name, "dense BF16 rate, data sheet", published_tflops, 154.8, "TFLOP/s")
+    yield PublishedError(name, "the same at base clock", published_tflops, published_tflops / 2, "TFLOP/s")
+    yield PublishedError(name, "LLaMA prefill of 2048", first, second, "ms")
 
 
-def _schedule() -> list[PublishedError]:
+def _schedule() -> Iterator[PublishedError]:
     """Growing canvas: the ablation's five block lengths, against the whole canvas at each step."""
     whole = published.llada(LLADA_8B, _RATES, 128, 512, 512, 256).total_s
-    return [
-        PublishedError(
-            "block schedule",
-            f"256 steps, 512 tokens, block {block}",
-            published.llada(LLADA_8B, _RATES, 128, 512, block, 256).total_s,
-            whole,
-            "s",
-        )
-        for block in (512, 256, 128, 64, 32)
-    ]
+    for block in (512, 256, 128, 64, 32):
+        growing = published.llada(LLADA_8B, _RATES, 128, 512, block, 256).total_s
+        yield PublishedError("block schedule", f"256 steps, 512 tokens, block {block}", growing, whole, "s")
 
 
-def _head() -> list[PublishedError]:
+def _first_load(one: Cell, architecture: Architecture) -> operators.Load:
+    return operators.load_of((operators.forwards_of(one) or ())[0], one, architecture)
+
+
+def _head() -> Iterator[PublishedError]:
     """The head on every position, as the official sampler evaluates it."""
-    found = []
     for length in (256, 640, 2176):
-        one = cell(LLADA_8B, "hf", (1, 128, length - 128), steps=1)
-        load = operators.load_of((operators.forwards_of(one) or ())[0], one, LLADA_8B)
-        without = load.flops - load.head_flops
-        found.append(
-            PublishedError("missing head", f"LLaDA forward over {length}", without / 1e12, load.flops / 1e12, "TFLOP")
-        )
-    return found
+        load = _first_load(cell(LLADA_8B, "hf", (1, 128, length - 128), steps=1), LLADA_8B)
+        without = (load.flops - load.head_flops) / 1e12
+        yield PublishedError("missing head", f"LLaDA forward over {length}", without, load.flops / 1e12, "TFLOP")
 
 
-def _mask() -> list[PublishedError]:
+def _mask() -> Iterator[PublishedError]:
     """The causal mask of LLaMA's prefill, over all query heads and along the context in both products."""
-    found = []
     for length in (160, 640, 2048):
         prefill = published.llama(LLAMA_8B, _RATES, length, 0).prefill
         assert prefill is not None
-        one = cell(LLAMA_8B, "hf", (1, length, 0))
-        load = operators.load_of((operators.forwards_of(one) or ())[0], one, LLAMA_8B)
-        exact_s = load.attention_flops / 2 / _RATES.macs_per_s
-        found.append(
-            PublishedError(
-                "causal mask",
-                f"attention of prefill {length}",
-                1e3 * prefill.seconds["MHA Attention"],
-                1e3 * exact_s,
-                "ms",
-            )
-        )
-    return found
+        counted = 1e3 * prefill.seconds["MHA Attention"]
+        exact_s = _first_load(cell(LLAMA_8B, "hf", (1, length, 0)), LLAMA_8B).attention_flops / 2 / _RATES.macs_per_s
+        yield PublishedError("causal mask", f"attention of prefill {length}", counted, 1e3 * exact_s, "ms")
 
 
 def published_errors() -> tuple[PublishedError, ...]:

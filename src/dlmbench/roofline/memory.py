@@ -48,10 +48,11 @@ def split(cell: Cell, arch: Architecture) -> MemorySplit | None:
     tokens = max((f.rows * f.queries for f in kinds), default=0)
     cached = max((f.cached for f in kinds), default=0)
     rows = max((f.rows for f in kinds), default=0)
-    if operators.is_decoding(cell):
+    has_growing_cache = operators.is_decoding(cell) and cached > 0
+    if has_growing_cache:
         cached = max(cell.prompt_tokens + cell.new_tokens - 1, cell.prompt_tokens)
     activations = _activations(arch, tokens, engine)
-    if operators.is_decoding(cell) and not engine.has_static_cache:
+    if has_growing_cache and not engine.has_static_cache:
         # The part of the cache that grows later does not exist yet while the prompt's activations do.
         grown = cell.batch_size * max(cell.new_tokens - 1, 0) * 2 * arch.layers * arch.kv_heads * arch.head_size
         activations -= min(grown, activations)
