@@ -2,8 +2,8 @@
 
 Zhang et al. 2020 (arXiv 1904.09675); no idf weights, no rescaling. The encoder is a folder or a hub id with the layer
 that is compared; roberta-large at layer 17 unless said otherwise, the package's own choice for English. The package's
-matching is used as it is; encoder and tokenizer are loaded here, because its loader takes any path with "t5" in it
-for a T5, and fails for a tokenizer that states no longest text. An empty text scores 0, as the package defines it.
+matching is used unchanged; encoder and tokenizer are loaded here, because its loader takes any path with "t5" in it
+for a T5, and fails for a tokenizer without a maximum length. An empty text scores 0, as the package defines it.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def prepare(settings: BertscoreSettings) -> MetricRequest:
     """Find package, encoder and layer before anything is measured.
 
     Raises:
-        BenchError: what is missing, and how to get it.
+        BenchError: one of them is missing, with how to get it.
     """
     if importlib.util.find_spec("bert_score") is None:
         raise BenchError("bertscore needs the package bert-score", "pip install 'dlmbench[quality]'")
@@ -90,7 +90,7 @@ def _depth(folder: Path) -> int:
 
 
 class _Encoder:
-    """Encoder and tokenizer as the package's functions call them: one layer's vectors, texts of a finite length."""
+    """Encoder and tokenizer as the package's functions call them: vectors of one layer, a finite maximum length."""
 
     def __init__(self, folder: str, layer: int, device: str) -> None:
         import torch
@@ -109,7 +109,7 @@ class _Encoder:
         self.tokenizer.model_max_length = self.longest
 
         class OneLayer(torch.nn.Module):
-            """Answers with the hidden states of one layer, where the package takes the last."""
+            """Returns the hidden states of one layer, where the package takes the last."""
 
             def __init__(self) -> None:
                 super().__init__()
@@ -145,7 +145,7 @@ def _loaded(folder: str, layer: int, device: str) -> _Encoder:
 
 
 def score(texts: Texts) -> Iterator[TextScore | Unscored]:
-    """One value a generation."""
+    """One value per generation."""
     request, cell = texts.request, texts.cell
     assert request is not None
     assert request.folder is not None

@@ -1,4 +1,4 @@
-"""Evidence lower bound of a masked diffusion model, in nats a token of the true continuation; it has no step count.
+"""Evidence lower bound of a masked diffusion model, in nats per token of the true continuation; no step count.
 
 The estimator of LLaDA (Nie et al. 2025, arXiv 2502.09992, eq. 6): mask x of the T answer tokens at random, charge the
 masked ones T / x times their cross entropy, average over 128 draws whose x are spread evenly over 1..T. A bound: the
@@ -43,7 +43,7 @@ def note(cell: Cell) -> str:
 
 
 def same_value(cell: Cell) -> str:
-    """The bound knows nothing of steps, blocks and rules: one computation serves all of them."""
+    """The bound does not depend on steps, blocks and rules: one computation serves all of them."""
     return stable_hash([cell.model.key, cell.prompt_tokens, cell.new_tokens, cell.precision, cell.engine, cell.seed])
 
 
@@ -69,7 +69,7 @@ def unbiased_rows(length: int, most: int) -> int:
 
 
 def score(texts: Texts) -> Iterator[TextScore | Unscored]:
-    """One value a prompt: the estimate in nats over its tokens."""
+    """One value per prompt: the estimate in nats over its tokens."""
     draws = int(texts.request.setting("draws") or 0) if texts.request else ElboSettings().draws
     for prompt in texts.prompts:
         span = span_of(prompt)
@@ -83,8 +83,7 @@ def score(texts: Texts) -> Iterator[TextScore | Unscored]:
 def estimate(texts: Texts, prompt: Prompt, draws: int = ElboSettings().draws) -> BoundEstimate:
     """The bound for one prompt; draws depend on the cell's seed and the prompt alone.
 
-    Tokens outside the scored span (parts of a character at its ends) are given where they stand before it, and left
-    out where they stand behind it.
+    Tokens outside the scored span (parts of a character at its ends) are context before it and left out after it.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""Negative log-likelihood of generated text under an autoregressive judge, in nats a token of the judge.
+"""Negative log-likelihood of generated text under an autoregressive judge, in nats per token of the judge.
 
 Low is cheap: greedy and repetitive texts are likelier than true ones. Read it beside unigram_entropy, distinct_n and
 repetition, and against judge_truth: a value below the true text's is a warning, not a win. A judge that is itself a
@@ -28,7 +28,7 @@ def prepare(settings: JudgeSettings) -> MetricRequest:
 
 
 def score(texts: Texts) -> Iterator[TextScore | Unscored]:
-    """One value a generation, given its prompt."""
+    """One value per generation, after its prompt."""
     cell = texts.cell
     for found in generated_texts(texts, "judge_likelihood"):
         if isinstance(found, Unscored):

@@ -1,6 +1,6 @@
 """Negative log-likelihood of the true continuation under the judge: the line to read judge_likelihood against.
 
-Generated text below it is duller than the truth, not better.
+Generated text with a lower value is more predictable than the truth, not better.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def same_value(cell: Cell) -> str:
 
 
 def score(texts: Texts) -> Iterator[TextScore | Unscored]:
-    """One value a prompt."""
+    """One value per prompt."""
     cell = texts.cell
     for prompt in texts.prompts:
         if prompt.text is None or not prompt.reference_text:

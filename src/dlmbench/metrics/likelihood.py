@@ -1,4 +1,4 @@
-"""Negative log-likelihood of the true continuation, in nats a token; exp of it is the perplexity.
+"""Negative log-likelihood of the true continuation, in nats per token; exp of it is the perplexity.
 
 Autoregressive models: exact, by the chain rule. Diffusion models: the likelihood of the sampler itself at its K,
 block length and commit rule (DUEL, arXiv 2603.01367), so it moves with the steps. Where the rule draws positions at
@@ -59,7 +59,7 @@ def note(cell: Cell) -> str:
 
 
 def score(texts: Texts) -> Iterator[TextScore | Unscored]:
-    """One value a prompt: total nats of its reference, over its tokens."""
+    """One value per prompt: total nats of its reference, over its tokens."""
     cell = texts.cell
     assert texts.model is not None
     for prompt in texts.prompts:

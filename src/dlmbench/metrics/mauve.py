@@ -53,8 +53,8 @@ def prepare(settings: MauveSettings) -> MetricRequest:
 
 
 @contextmanager
-def _silence() -> Iterator[None]:
-    """Keep the clustering library from printing, below Python, that the points are few: the remark says so."""
+def _quiet_stderr() -> Iterator[None]:
+    """Keep the clustering library from printing to stderr that the points are few: the remark says so."""
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:
         os.dup2(nowhere, 2)
@@ -66,7 +66,7 @@ def _silence() -> Iterator[None]:
 
 
 def score(texts: Texts) -> Iterator[WholeScore | Unscored]:
-    """One value for all texts; a text without features is named."""
+    """One value for all texts; texts without features are recorded as unscored."""
     import numpy as np
 
     cell, judge = texts.cell, judge_of(texts)
@@ -93,7 +93,7 @@ def score(texts: Texts) -> Iterator[WholeScore | Unscored]:
         return
     from mauve import compute_mauve
 
-    with _silence():
+    with _quiet_stderr():
         result = compute_mauve(p_features=np.array(made_ND), q_features=np.array(true_ND))
     remark = f"{result.num_buckets} clusters; no interval"
     if len(made_ND) < ADVISED:

@@ -1,4 +1,4 @@
-"""Negative log-probability of generated text under the embedded corpus's true source, in nats a token.
+"""Negative log-probability of generated text under the embedded corpus's true source, in nats per token.
 
 Smoothed by 1e-3, for one impossible word would make it infinite; the value of bad text depends on that. A value
 below the true text's own is a warning, not a win: greedy text is likelier than truth.
@@ -19,7 +19,7 @@ RANK = 20
 
 
 def score(texts: Texts) -> Iterator[TextScore | Unscored]:
-    """One value a generation: total nats over its tokens."""
+    """One value per generation: total nats over its tokens."""
     for index, found in oracle_scores(texts):
         tokens = len(found.tokens)
         if tokens:

@@ -1,6 +1,6 @@
-"""Negative log-probability of the true continuation under the embedded corpus's source: what no text should beat.
+"""Negative log-probability of the true continuation under the embedded corpus's source: no text should beat it.
 
-The line to read oracle_log_prob against: generated text below it is duller than the truth, not better.
+The line to read oracle_log_prob against: generated text with a lower value is more predictable than the truth, not better.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ TRUTH_SOURCE = "the true source"
 
 
 def score(texts: Texts) -> Iterator[TextScore | Unscored]:
-    """One value a prompt: total nats of its true continuation over its tokens."""
+    """One value per prompt: total nats of its true continuation over its tokens."""
     for prompt in texts.prompts:
         truth = prompt.reference_ids
         if not truth:

@@ -1,6 +1,6 @@
 """Share of generated sentences that are possible under the embedded corpus's true source.
 
-Beside it stands repetition: a text that says one valid sentence over and over is valid, and worthless.
+Read it beside repetition: a text that repeats one valid sentence is valid, and worthless.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ MEASURES = "validity"
 
 
 def score(texts: Texts) -> Iterator[TextScore | Unscored]:
-    """One value a generation; one without a finished sentence has none."""
+    """One value per generation; one without a finished sentence has none."""
     for index, found in oracle_scores(texts):
         if found.sentences_total:
             yield TextScore(texts.cell.id, "oracle_validity", index, found.sentences_valid, found.sentences_total)

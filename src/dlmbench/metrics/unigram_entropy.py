@@ -20,7 +20,7 @@ RANK = 50
 
 
 def score(texts: Texts) -> Iterator[TextScore | Unscored]:
-    """One value a generation."""
+    """One value per generation."""
     for generation in texts.generations:
         if not generation.output_ids:
             yield Unscored(texts.cell.id, "unigram_entropy", generation.prompt_index, "no tokens")

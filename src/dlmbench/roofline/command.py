@@ -1,6 +1,6 @@
-"""The two roofline programs: options, their checks, and the listing or JSON they write.
+"""The two roofline programs: options, their checks, and the listing or JSON they print.
 
-Their surface is published: options, printed form and defaults stay as they are; `published` is their default model.
+Their options, printed form and defaults are published and stay as they are; `published` is the default model.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def _options(program: Program, arguments: Sequence[str]) -> tuple[argparse.Names
 
 
 def text_of(program: Program, arguments: Sequence[str]) -> str:
-    """What the program writes for these command-line arguments, without a final line break.
+    """The program's output for these command-line arguments, without a final line break.
 
     Raises:
         BenchError: any bad input.
@@ -98,7 +98,7 @@ def text_of(program: Program, arguments: Sequence[str]) -> str:
     family = _FAMILIES[program]
     architecture: Architecture = family.architecture(family.KNOWN["8b"])
     prompt, new, batch = options.input_prompt_length, options.sequence_length, options.batch_size
-    # The published model's checks hold for both; it is also the quicker of the two to build.
+    # The published model's checks apply to both models.
     rates = published.rates_of(hardware)
     if program == "llama":
         llama_run = published.llama(architecture, rates, prompt, new, batch)
@@ -197,13 +197,13 @@ def _corrected(options: argparse.Namespace, hardware: Hardware, architecture: Ar
 
 
 def run(program: Program, arguments: Sequence[str], out: TextIO, err: TextIO) -> int:
-    """Write the program's result to `out`, or one line on what is wrong to `err`; returns the exit code."""
+    """Write the program's output to `out`, or an error of one line to `err`; returns the exit code."""
     try:
         out.write(text_of(program, arguments) + "\n")
         out.flush()
     except BenchError as error:
         err.write(f"error: {error}\n".replace("\n", " ").rstrip() + "\n")
         return 2
-    except BrokenPipeError:  # the reader, such as head, has seen enough
+    except BrokenPipeError:  # the reader, such as head, has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno())
     return 0
