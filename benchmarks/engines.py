@@ -3,9 +3,9 @@
     python benchmarks/engines.py --output engines.json      # measure; about seven minutes on an H200
     python benchmarks/engines.py --page engines.json        # docs/performance.md on stdout, from that file alone
 
-First the device's own ceilings (one large matrix product, one large copy), then the same cells by both engines in
-turn, each a whole generation divided by its forwards or tokens. All results are ratios within the run: two hosts with
-the same GPU differ by a third where launching kernels is what takes the time.
+First the device's own ceilings (one large matrix product, one large copy), then the same cells with each engine in
+turn, each a whole generation divided by its forwards or tokens. Compare results within one run only: two hosts with
+the same GPU differ by a third where kernel launches dominate.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dlmbench.types import LanguageModel, PromptBatch
 
-# (B, P, G) of LLaDA without a cache; the last ones only where they fit.
+# (B, P, G) of LLaDA without a cache.
 CANVASES = (
     (1, 64, 64),
     (1, 256, 256),
@@ -35,15 +35,15 @@ CANVASES = (
     (32, 512, 512),
     (64, 512, 512),
 )
-# Where attention weighs most, also by the other fused kernel.
-COMPARED = ((1, 1024, 1024), (8, 512, 512))
+# The shapes with the largest share of attention, also measured with cuDNN's kernel.
+CUDNN_CANVASES = ((1, 1024, 1024), (8, 512, 512))
 # (cache, P = G) at batch 1 with blocks of 32.
 CACHED = (("none", 256), ("prefix", 256), ("dual", 256), ("none", 512), ("prefix", 512), ("dual", 512))
 # (B, P, G) of LLaMA's generation; G = 1 is a prefill.
 DECODED = ((1, 64, 128), (1, 512, 128), (8, 512, 128), (32, 512, 128))
 PREFILLED = ((1, 128), (1, 512), (1, 2048), (8, 512))
 PROFILED = ((1, 64, 64), (1, 512, 512), (8, 512, 512))
-# What was aimed at before anything was built, in ms, for an H200.
+# Goals in ms on an H200, set before the engine was built.
 GOALS = {
     ("step", 1, 64): 5.0,
     ("step", 1, 256): 11.8,
@@ -57,9 +57,9 @@ GOALS = {
     ("decode", 8, 512): 5.0,
     ("decode", 32, 512): 5.8,
 }
-# Kernel names to what they do; the first that fits.
+# What a kernel does, by parts of its name; the first match counts.
 KERNELS = (
-    ("attention", ("flash", "fmha", "cudnn", "_mix", "_join")),
+    ("attention", ("flash", "fmha", "cudnn")),
     ("matrix products", ("nvjet", "gemm", "cutlass", "splitkreduce", "gemv")),
     ("norms", ("rsqrt",)),
     ("gate", ("silu",)),
@@ -70,10 +70,10 @@ KERNELS = (
 
 @dataclass
 class Row:
-    """One cell by one engine. ms: of a forward (diffusion), of a token after the prefill, or of a prefill.
+    """One cell with one engine. ms: of a forward (diffusion), of a token after the prefill, or of a prefill.
 
-    Measured under load, one generation after another; rested_ms is of a generation after a second of rest, when the
-    device may clock higher. With a cache: of a later forward of a block alone, its first is like one without a cache.
+    Measured under load, one generation after another; rested_ms is one generation after a second of rest, when the
+    device may clock higher. With a cache, ms is of a block's later forwards; its first is like one without a cache.
     """
 
     what: str
@@ -106,7 +106,7 @@ def timed(run: Callable[[], object]) -> float:
 def ceilings() -> dict[str, float]:
     """Matrix rate of an 8192^3 product and bytes moved by a 4 GiB copy, medians of ten; the former also under load.
 
-    Under load: a tenth of a second each, the median of the last ten out of twenty-five.
+    Under load: 25 measurements of a tenth of a second each, the median of the last ten.
     """
     import torch
 
@@ -118,8 +118,8 @@ def ceilings() -> dict[str, float]:
         target.copy_(source)
     product = statistics.median(timed(lambda: a @ b) for _ in range(10))
     copy = statistics.median(timed(lambda: target.copy_(source)) for _ in range(10))
-    many = 100
-    loaded = [timed(lambda: [a @ b for _ in range(many)]) / many for _ in range(25)]
+    products = 100
+    loaded = [timed(lambda: [a @ b for _ in range(products)]) / products for _ in range(25)]
     return {
         "matrix_flops": 2 * 8192**3 / product * 1e3,
         "matrix_flops_under_load": 2 * 8192**3 / statistics.median(loaded[-10:]) * 1e3,
@@ -150,18 +150,18 @@ def load(engine: str, family: str, attention: str) -> LanguageModel:
     return model
 
 
-def diffusion_knobs(engine: str, new: int, **given: Any) -> dict[str, Any]:
+def diffusion_knobs(engine: str, new: int, **chosen: Any) -> dict[str, Any]:
     """Settled knobs of the masked-diffusion sampler."""
     from dlmbench import registry
 
     sampler = registry.load("samplers", "masked_diffusion")
-    knobs = {k.name: k.default for k in registry.knobs_of("masked_diffusion", given).values()} | given
+    knobs = {k.name: k.default for k in registry.knobs_of("masked_diffusion", chosen).values()} | chosen
     settled: dict[str, Any] = sampler.resolve(knobs, engine, new)
     return settled
 
 
 def measure(row: Row, model: LanguageModel, run: Callable[[], int], repetitions: int, rest: bool = False) -> Row:
-    """Fill a row: the first call, from a clean start and with its peak, then `repetitions`, then one after a rest."""
+    """Fill a row: the first call without any graphs, with its peak; then `repetitions`; then one after a rest."""
     import torch
 
     model.reset_graphs()
@@ -178,16 +178,16 @@ def measure(row: Row, model: LanguageModel, run: Callable[[], int], repetitions:
     if rest:
         time.sleep(1.0)
         row.rested_ms = timed(run) / row.forwards
-    say(f"{row.what:8} {row.engine:6} {row.attention:5} B={row.batch} P={row.prompt} G={row.new}: {row.ms:.3f} ms")
+    log(f"{row.what:8} {row.engine:6} {row.attention:5} B={row.batch} P={row.prompt} G={row.new}: {row.ms:.3f} ms")
     return row
 
 
 def diffusion(engines: dict[str, LanguageModel], attention: str, everything: bool) -> list[Row]:
-    """LLaDA's table, engines in turn."""
+    """LLaDA's rows, engines in turn; not `everything`: only the shapes measured with cuDNN's attention."""
     from dlmbench import registry
 
     sampler, rows = registry.load("samplers", "masked_diffusion"), []
-    for batch, prompt, new in CANVASES if everything else COMPARED:
+    for batch, prompt, new in CANVASES if everything else CUDNN_CANVASES:
         for engine, model in engines.items():
             prompts, steps = batch_of(batch, prompt), 8 if batch == 1 else 4
             knobs = diffusion_knobs(engine, new, steps=steps)
@@ -201,16 +201,17 @@ def diffusion(engines: dict[str, LanguageModel], attention: str, everything: boo
                 knobs = diffusion_knobs(engine, length, cache=cache, block_length=32, steps=steps)
                 run = lambda: sampler.generate(model, prompts, length, knobs).forwards  # noqa: B023, E731
                 found.append(measure(Row(cache, engine, attention, 1, length, length, 0.0), model, run, 2))
-            few, many = found
-            assert few.forwards is not None
-            assert many.forwards is not None
-            many.ms = (many.ms * many.forwards - few.ms * few.forwards) / (many.forwards - few.forwards)
-            rows.append(many)
+            # The difference of two step counts leaves the later forwards of a block alone.
+            short, long = found
+            assert short.forwards is not None
+            assert long.forwards is not None
+            long.ms = (long.ms * long.forwards - short.ms * short.forwards) / (long.forwards - short.forwards)
+            rows.append(long)
     return rows
 
 
 def autoregression(engines: dict[str, LanguageModel], attention: str) -> list[Row]:
-    """LLaMA's table: prefills, and decoding without its prefill."""
+    """LLaMA's rows: prefills, and decoding without its prefill."""
     from dlmbench import registry
 
     sampler, rows = registry.load("samplers", "autoregressive"), []
@@ -226,8 +227,8 @@ def autoregression(engines: dict[str, LanguageModel], attention: str) -> list[Ro
             rows.append(measure(row, model, lambda: run(model, prompts, 1), 3))  # noqa: B023
         for batch, prompt, new in DECODED:
             prompts = batch_of(batch, prompt)
-            alone = Row("prefill", engine, attention, batch, prompt, 1, 0.0)
-            prefill = measure(alone, model, lambda: run(model, prompts, 1), 2).ms  # noqa: B023
+            prefill_row = Row("prefill", engine, attention, batch, prompt, 1, 0.0)
+            prefill = measure(prefill_row, model, lambda: run(model, prompts, 1), 2).ms  # noqa: B023
             row = Row("decode", engine, attention, batch, prompt, new, 0.0)
             measure(row, model, lambda: run(model, prompts, new), 2)  # noqa: B023
             row.repetitions = [(whole - prefill) / (new - 1) for whole in row.repetitions]
@@ -237,7 +238,7 @@ def autoregression(engines: dict[str, LanguageModel], attention: str) -> list[Ro
 
 
 def profile(model: LanguageModel) -> list[dict[str, Any]]:
-    """Where a native step's device time goes, by kind of kernel, and the time between kernels."""
+    """Device time of a native step by kind of kernel, and the step's time with the gaps between kernels."""
     import torch
     from torch.profiler import ProfilerActivity
 
@@ -250,20 +251,20 @@ def profile(model: LanguageModel) -> list[dict[str, Any]]:
         run()
         run()
         whole = timed(run) / 8
-        with torch.profiler.profile(activities=[ProfilerActivity.CUDA]) as seen:
+        with torch.profiler.profile(activities=[ProfilerActivity.CUDA]) as profiler:
             run()
             torch.cuda.synchronize()
         shares: dict[str, float] = {}
-        for event in seen.key_averages():
+        for event in profiler.key_averages():
             name = event.key.lower()
-            kind = next((k for k, words in KERNELS if any(w in name for w in words)), "other")
+            kind = next((k for k, parts in KERNELS if any(part in name for part in parts)), "other")
             shares[kind] = shares.get(kind, 0.0) + event.self_device_time_total / 8e3
         found.append({"shape": [batch, prompt, new], "ms": whole, "kernels_ms": shares})
     return found
 
 
 def sustained(model: LanguageModel) -> dict[str, float | int]:
-    """SM clock, power and cap in the middle of seconds of full load."""
+    """Median SM clock and power over the second half of some seconds of full load, and their caps."""
     import threading
 
     import pynvml
@@ -296,7 +297,7 @@ def sustained(model: LanguageModel) -> dict[str, float | int]:
 
 
 def run_all(output: Path) -> None:
-    """The whole benchmark; the file is written again after each part, so that a run cut short keeps what it has."""
+    """The whole benchmark; the file is written after each part, so that an interrupted run keeps its results."""
     import gc
 
     import torch
@@ -312,9 +313,9 @@ def run_all(output: Path) -> None:
         "ceilings": ceilings(),
         "rows": [],
     }
-    say(f"{result['gpu']}: {result['ceilings']}")
+    log(f"{result['gpu']}: {result['ceilings']}")
 
-    def keep(rows: list[Row]) -> None:
+    def save(rows: list[Row]) -> None:
         result["rows"] += [asdict(r) for r in rows]
         result["seconds"] = time.perf_counter() - began
         output.write_text(json.dumps(result, indent=1) + "\n")
@@ -327,17 +328,17 @@ def run_all(output: Path) -> None:
     engines = pair("llada")
     result["profile"] = profile(engines["native"])
     result["sustained"] = sustained(engines["native"])
-    keep(diffusion(engines, "flash", everything=True))
+    save(diffusion(engines, "flash", everything=True))
     engines.clear()
-    keep(autoregression(pair("llama"), "flash"))
-    keep(diffusion({"native": load("native", "llada", "cudnn")}, "cudnn", everything=False))
+    save(autoregression(pair("llama"), "flash"))
+    save(diffusion({"native": load("native", "llada", "cudnn")}, "cudnn", everything=False))
     for name, part in (("exactness", weights.exactness), ("loading", weights.loading)):
         result[name] = part()
-        say(f"{name}: {result[name]}")
-        keep([])
+        log(f"{name}: {result[name]}")
+        save([])
 
 
-def say(line: str) -> None:
+def log(line: str) -> None:
     """Progress, on stderr."""
     sys.stderr.write(line + "\n")
 
@@ -361,9 +362,9 @@ def page(found: dict[str, Any]) -> str:
 
 
 def misses(made: dict[str, list[dict[str, Any]]]) -> dict[str, str]:
-    """By how much the goals of LLaDA's steps were missed, and what cuDNN's attention gives back on the largest shape.
+    """By how much LLaDA's steps missed their goals, and what cuDNN's attention saves on the largest shape.
 
-    The page's text says what was met; it is wrong where these do not hold.
+    The assertions guard the page's fixed text, which says which goals were met.
     """
 
     def span(key: str) -> str:
@@ -378,7 +379,7 @@ def misses(made: dict[str, list[dict[str, Any]]]) -> dict[str, str]:
 
 
 def tables(found: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
-    """Each cell's engines on one line, with the floors that this run's ceilings give, rested and under load."""
+    """The engines of each cell on one line, with floors from this run's ceilings, rested and under load."""
     made: dict[str, list[dict[str, Any]]] = {}
     for row in (r for r in found["rows"] if r["engine"] == "native" and r["attention"] == "flash"):
         shape = [row[k] for k in ("what", "batch", "prompt", "new")]
@@ -401,7 +402,7 @@ def tables(found: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
 
 
 def floor_ms(row: dict[str, Any], ceilings: dict[str, float], rate: str) -> float | None:
-    """What the arithmetic or the bytes of a forward, a prefill or a decoded token take at this run's ceilings."""
+    """Least time of a forward, a prefill or a decoded token: arithmetic or bytes at this run's ceilings."""
     from dlmbench.roofline import corrected
     from dlmbench.roofline.hardware import Hardware
     from dlmbench.roofline.models_8b import LLADA_8B, LLAMA_8B, cell
@@ -410,7 +411,7 @@ def floor_ms(row: dict[str, Any], ceilings: dict[str, float], rate: str) -> floa
     device = Hardware("measured", matrix, matrix / 16, ceilings["bandwidth"], 0.0, 50e6, "this run", "")
     batch, prompt, new = row["batch"], row["prompt"], row["new"]
     if row["what"] == "decode":
-        # A prompt of 0 and 2L - 1 tokens have the mean context L, that of half way through this generation.
+        # No prompt and 2L - 1 new tokens have mean context L, the context half way through this generation.
         tokens = 2 * (prompt + new // 2) - 1
         return 1e3 * corrected.floor_s(cell(LLAMA_8B, "native", (batch, 0, tokens)), LLAMA_8B, device) / tokens
     if row["what"] == "prefill":
@@ -421,19 +422,19 @@ def floor_ms(row: dict[str, Any], ceilings: dict[str, float], rate: str) -> floa
 
 
 def main() -> None:
-    """Measure, or make the page from what was measured."""
+    """Measure, or make the page from a measurement."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, help="measure on this GPU and write the JSON here")
     parser.add_argument("--page", type=Path, help="write the page made from this JSON to stdout")
-    given = parser.parse_args()
-    if given.page:
-        sys.stdout.write(page(json.loads(given.page.read_text())))
+    args = parser.parse_args()
+    if args.page:
+        sys.stdout.write(page(json.loads(args.page.read_text())))
         return
     import torch
 
-    if given.output is None or not torch.cuda.is_available():
+    if args.output is None or not torch.cuda.is_available():
         parser.error("needs --output and a CUDA device, or --page with an earlier run's JSON")
-    run_all(given.output)
+    run_all(args.output)
 
 
 if __name__ == "__main__":

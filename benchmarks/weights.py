@@ -1,7 +1,7 @@
-"""What the engines make of their weights: how much memory loading takes, and how exactly they compute with them.
+"""How much memory the engines take to load their weights, and how exact their logits are.
 
-Parts of `benchmarks/engines.py`, which puts them into its JSON. Also a program of its own, which loads one checkpoint
-in a fresh process and prints the peaks: python benchmarks/weights.py FOLDER ENGINE
+Parts of `benchmarks/engines.py`, which writes them to its JSON. As a script it loads one checkpoint in a fresh process
+and prints the peaks: python benchmarks/weights.py FOLDER ENGINE
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 FAMILY = "llada"
-SHARD = "5GB"  # as published checkpoints are cut
+SHARD = "5GB"  # the shard size of published checkpoints
 EXACT_SHAPE = (2, 512)
 
 
@@ -43,9 +43,9 @@ def write_checkpoint(folder: Path) -> dict[str, Any]:
 
 
 def load_once(folder: Path, engine: str) -> dict[str, float | str | None]:
-    """Peaks of loading `folder` in this process, over what it held before, in GiB.
+    """Peaks of loading `folder` in this process, above its memory before, in GiB.
 
-    host: resident memory, the pages of the files that are mapped while they are read included.
+    host: resident memory, including the mapped pages of files being read.
     """
     import torch
 
@@ -55,7 +55,7 @@ def load_once(folder: Path, engine: str) -> dict[str, float | str | None]:
 
     spec = ModelSpec("m", FAMILY, str(folder), "target")
     loader = registry.load("engines", engine)
-    torch.zeros(1, device="cuda")  # the libraries and the context are there before
+    torch.zeros(1, device="cuda")  # load libraries and create the context first
     memory.reset_peak_resident()
     resident, allocated = memory.peak_resident_bytes(), torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
@@ -73,51 +73,48 @@ def load_once(folder: Path, engine: str) -> dict[str, float | str | None]:
 
 
 def loading() -> dict[str, Any]:
-    """Each engine's loading of one checkpoint of full size, in a process of its own."""
+    """Load one checkpoint of full size with each engine, in separate processes."""
     with tempfile.TemporaryDirectory() as name:
         sizes = write_checkpoint(Path(name))
         gc.collect()
         loads = []
         for engine in ("native", "hf"):
-            made = subprocess.run([sys.executable, __file__, name, engine], check=False, capture_output=True, text=True)
-            if made.returncode:
-                raise RuntimeError(f"loading with {engine} failed: {made.stderr[-2000:]}")
-            loads.append(json.loads(made.stdout))
+            done = subprocess.run([sys.executable, __file__, name, engine], check=False, capture_output=True, text=True)
+            if done.returncode:
+                raise RuntimeError(f"loading with {engine} failed: {done.stderr[-2000:]}")
+            loads.append(json.loads(done.stdout))
     return {**sizes, "loads": loads}
 
 
 def exactness() -> list[dict[str, Any]]:
-    """Relative error of bfloat16 logits, by engine, against float32 by plain operations, at 8B shapes.
+    """Relative error of each engine's bfloat16 logits against uncompiled float32, at 8B shapes.
 
-    error: |logits - exact| / |exact| over all positions; same_choice: share of positions whose argmax is the same.
+    error: |logits - exact| / |exact| over all positions; same_choice: share of positions with the same argmax.
     """
     import torch
 
     from dlmbench import registry
     from dlmbench.types import ModelSpec
 
-    engines = (("hf", {}), ("native", {}), ("native", {"compile": False, "cuda_graphs": False}))
-    plain = {"precision": "float32", "attention": "math", "compile": False, "cuda_graphs": False}
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(10, 100_000, EXACT_SHAPE, generator=generator).cuda()
 
-    def logits(family: str, engine: str, **given: Any) -> torch.Tensor:
+    def logits(family: str, engine: str, precision: str = "bfloat16", attention: str = "flash") -> torch.Tensor:
         spec = ModelSpec("m", family, "8b", "target", weights="random")
-        asked = {"precision": "bfloat16", "attention": "flash"} | given
-        model = registry.load("engines", engine).load(spec, None, device="cuda", seed=3, **asked)
+        engine_module = registry.load("engines", engine)
+        model = engine_module.load(spec, None, precision=precision, attention=attention, device="cuda", seed=3)
         made: torch.Tensor = model.logits(model.forward(tokens), 0, EXACT_SHAPE[1]).float()
         return made
 
     found = []
     for family in ("llada", "llama"):
-        exact = logits(family, "native", **plain)
+        exact = logits(family, "native_plain", "float32", "math")
         choice = exact.argmax(-1)
-        for engine, given in engines:
-            made = logits(family, engine, **given)
-            name = engine if not given else f"{engine}, neither compiled nor recorded"
+        for engine in ("hf", "native", "native_plain"):
+            made = logits(family, engine)
             same = (made.argmax(-1) == choice).float().mean().item()
             error = ((made - exact).norm() / exact.norm()).item()
-            found.append({"family": family, "engine": name, "error": error, "same_choice": same})
+            found.append({"family": family, "engine": engine, "error": error, "same_choice": same})
             del made
             gc.collect()
             torch.cuda.empty_cache()

@@ -1,4 +1,4 @@
-"""The native engine on a GPU: as exact as bfloat16 allows, and the same tokens whether or not steps are recorded."""
+"""The native engine on a GPU: as exact as bfloat16 allows, and the same tokens with and without CUDA graphs."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from dlmbench.types import ModelSpec, Prompt, PromptBatch  # noqa: E402
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
 
-def load(engine, family, precision="bfloat16", attention="flash", **given):
+def load(engine, family, precision="bfloat16", attention="flash", **options):
     spec = ModelSpec("m", family, "tiny", "target", weights="random")
-    return engine.load(spec, None, precision=precision, attention=attention, device="cuda", seed=3, **given)
+    return engine.load(spec, None, precision=precision, attention=attention, device="cuda", seed=3, **options)
 
 
 def prompts(rows, length):
@@ -25,18 +25,18 @@ def prompts(rows, length):
     return PromptBatch(tuple(Prompt(i, tuple(row)) for i, row in enumerate(drawn)), "")
 
 
-def knobs(new, **given):
+def knobs(new, **chosen):
     sampler = registry.load("samplers", "masked_diffusion")
-    chosen = {k.name: k.default for k in registry.knobs_of("masked_diffusion", given).values()} | given
-    return sampler.resolve(chosen, "native", new)
+    defaults = {k.name: k.default for k in registry.knobs_of("masked_diffusion", chosen).values()}
+    return sampler.resolve(defaults | chosen, "native", new)
 
 
 @pytest.mark.parametrize("family", ["llada", "llama"])
 def test_bfloat16_logits_are_as_near_to_float32_as_those_of_transformers(family):
     tokens = torch.tensor([p.ids for p in prompts(2, 96).prompts], device="cuda")
 
-    def logits(engine, **given):
-        model = load(engine, family, **given)
+    def logits(engine, **options):
+        model = load(engine, family, **options)
         return model.logits(model.forward(tokens), 0, 96).double()
 
     exact = logits(transformer, precision="float32", attention="math", compile=False, cuda_graphs=False)
@@ -47,7 +47,7 @@ def test_bfloat16_logits_are_as_near_to_float32_as_those_of_transformers(family)
     assert max(ours, plain) < 1.1 * theirs
 
 
-SETTINGS = [
+KNOBS = [
     {"steps": 8},
     {"commit": "random", "steps": 16},
     {"commit": "threshold", "threshold": 0.02, "cache": "dual", "block_length": 16},
@@ -56,27 +56,27 @@ SETTINGS = [
 ]
 
 
-def test_recorded_steps_give_the_same_tokens():
+def test_cuda_graphs_give_the_same_tokens():
     sampler = registry.load("samplers", "masked_diffusion")
-    recorded, launched = (load(transformer, "llada", cuda_graphs=record) for record in (True, False))
-    for given in SETTINGS:
+    with_graphs, without = (load(transformer, "llada", cuda_graphs=graphs) for graphs in (True, False))
+    for chosen in KNOBS:
         for rows in (1, 3):
             one, other = (
-                [sampler.generate(m, prompts(rows, 24), 32, knobs(32, **given), seed=5).tokens_BG for _ in range(3)]
-                for m in (recorded, launched)
+                [sampler.generate(m, prompts(rows, 24), 32, knobs(32, **chosen), seed=5).tokens_BG for _ in range(3)]
+                for m in (with_graphs, without)
             )
-            assert len({*one, *other}) == 1, given
+            assert len({*one, *other}) == 1, chosen
     other_prompts = prompts(2, 24)
-    made = [sampler.generate(m, other_prompts, 32, knobs(32, steps=8)).tokens_BG for m in (recorded, launched)]
+    made = [sampler.generate(m, other_prompts, 32, knobs(32, steps=8)).tokens_BG for m in (with_graphs, without)]
     assert made[0] == made[1]
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.8])
-def test_recorded_decoding_gives_the_same_tokens(temperature):
+def test_decoding_with_cuda_graphs_gives_the_same_tokens(temperature):
     sampler = registry.load("samplers", "autoregressive")
     made = []
-    for record in (True, False):
-        model = load(transformer, "llama", cuda_graphs=record)
+    for graphs in (True, False):
+        model = load(transformer, "llama", cuda_graphs=graphs)
         for length in (10, 300):
             made.append(sampler.generate(model, prompts(2, length), 40, {"temperature": temperature}, seed=1).tokens_BG)
             made.append(sampler.generate(model, prompts(2, length), 40, {"temperature": temperature}, seed=1).tokens_BG)
@@ -88,11 +88,11 @@ def test_recorded_decoding_gives_the_same_tokens(temperature):
 def test_flash_decoding_is_attention():
     from dlmbench.models.engines.native import triton_kernels
 
-    for rows, place in ((1, 0), (1, 63), (1, 700), (4, 511), (40, 129)):
+    for rows, input_pos in ((1, 0), (1, 63), (1, 700), (4, 511), (40, 129)):
         q = torch.randn(rows, 32, 128, device="cuda", dtype=torch.bfloat16)
         k, v = (torch.randn(rows, 800, 8, 128, device="cuda", dtype=torch.bfloat16) for _ in range(2))
-        found = triton_kernels.flash_decode(q, k, v, torch.tensor([place], device="cuda"))
-        keys, values = (t[:, : place + 1].transpose(1, 2).double() for t in (k, v))
+        found = triton_kernels.flash_decode(q, k, v, torch.tensor([input_pos], device="cuda"))
+        keys, values = (t[:, : input_pos + 1].transpose(1, 2).double() for t in (k, v))
         exact = torch.nn.functional.scaled_dot_product_attention(q.double()[:, :, None], keys, values, enable_gqa=True)[
             :, :, 0
         ]
@@ -100,20 +100,20 @@ def test_flash_decoding_is_attention():
 
 
 @pytest.mark.parametrize("rows", [1, 3, 16, 17, 32])
-def test_products_of_few_rows_are_products(rows):
+def test_skinny_gemm_is_a_matrix_product(rows):
     from dlmbench.models.engines.native.triton_kernels import SkinnyGemm
 
-    ours = SkinnyGemm(128256, torch.device("cuda"))
-    # The last weight is of no shape that the kernel takes: torch has to step in.
+    gemm = SkinnyGemm(128256, torch.device("cuda"))
+    # The kernel does not support the last shape, so torch computes that one.
     for outputs, inputs in ((4096, 4096), (4096, 14336), (6144, 4096), (128256, 4096), (4104, 4104)):
         weight = torch.randn(outputs, inputs, device="cuda", dtype=torch.bfloat16) * 0.02
         x = torch.randn(rows, inputs, device="cuda", dtype=torch.bfloat16)
         before = torch.randn(rows, outputs, device="cuda", dtype=torch.bfloat16)
         exact = x.double() @ weight.double().T
-        assert relative(ours.linear(x, weight), exact) < 3e-3
+        assert relative(gemm.linear(x, weight), exact) < 3e-3
         sums = [before.clone() for _ in range(3)]
-        for one in sums:
-            ours.linear_add_(one, x, weight)
+        for out in sums:
+            gemm.linear_add_(out, x, weight)
         assert relative(sums[0], before.double() + exact) < 3e-3
         assert torch.equal(sums[0], sums[1])
         assert torch.equal(sums[0], sums[2])

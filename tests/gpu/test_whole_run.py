@@ -1,4 +1,4 @@
-"""A whole run on a GPU through the command: both engines, the embedded pair, and what only a GPU can record."""
+"""A whole run on a GPU through the command line: both engines, the embedded pair, energy and GPU memory."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_both_engines_write_the_same_texts_and_the_record_holds_energy(tmp_path)
     assert len({row["cell_id"] for row in rows}) == 6
     for row in rows:
         assert row["clock"] == "cuda"
-        # Each of these generations is far shorter than half a second: only a row of them has an energy.
+        # Each generation is far shorter than half a second, so energy is measured over a series of them only.
         assert row["energy_j"] == ""
         assert float(row["energy_pass_j"]) > 0
         assert 0 < float(row["idle_power_w"]) < 1000

@@ -3,6 +3,9 @@
 One prompt at a time, Python lists and loops, no shared code with the package; `logits(tokens)` is the model over a
 whole canvas. Caches follow their definition: positions that a forward does not compute keep the keys and values
 they had (`PlainModel.kept`).
+
+Each decision is reported with its margin, the probability by which it was made: two correct samplers may differ where
+a margin is within rounding.
 """
 
 from __future__ import annotations
@@ -19,26 +22,37 @@ def schedule(masks: int, steps: int) -> list[int]:
     return counts
 
 
-def pick(confidence: dict[int, float], count: int) -> list[int]:
-    """The `count` positions of highest confidence, leftmost first among equals."""
-    return sorted(confidence, key=lambda position: (-confidence[position], position))[:count]
+def pick(confidence: dict[int, float], count: int) -> tuple[list[int], float]:
+    """The `count` positions of highest confidence, leftmost first among equals, and their lead over the next one."""
+    order = sorted(confidence, key=lambda position: (-confidence[position], position))
+    if not 0 < count < len(order):
+        return order[:count], math.inf
+    return order[:count], confidence[order[count - 1]] - confidence[order[count]]
 
 
-def threshold_rule(confidence: dict[int, float], tau: float) -> list[int]:
-    best = pick(confidence, 1)
-    return best + [p for p, c in confidence.items() if c >= tau and p not in best]
+def threshold_rule(confidence: dict[int, float], tau: float) -> tuple[list[int], float]:
+    best, lead = pick(confidence, 1)
+    others = {p: c for p, c in confidence.items() if p not in best}
+    margins = [abs(c - tau) for c in others.values()]
+    if confidence[best[0]] < tau:  # else whichever is second, and as good, is committed as well
+        margins.append(lead)
+    return best + [p for p, c in others.items() if c >= tau], min(margins, default=math.inf)
 
 
-def factor_rule(confidence: dict[int, float], factor: float, quirk: bool) -> list[int]:
-    order = pick(confidence, len(confidence))
+def factor_rule(confidence: dict[int, float], factor: float, quirk: bool) -> tuple[list[int], float]:
+    order, margin = pick(confidence, len(confidence))
     top = 0
     for n, position in enumerate(order, 1):
-        if n > 1 and confidence[position] < 1 - factor / (n + 1):
+        limit = 1 - factor / (n + 1)
+        if n > 1:
+            margin = min(margin, abs(confidence[position] - limit))
+        if n > 1 and confidence[position] < limit:
             break
         top = n
     if quirk and top == len(order) - 1 and top > 0:
         top = len(order)
-    return order[: max(top, 1)]
+    committed, lead = pick(confidence, max(top, 1))
+    return committed, min(margin, lead)
 
 
 def run(
@@ -64,12 +78,12 @@ def run(
     reference: list[int] | None = None,
     pad: list[int] | None = None,
 ):
-    """(tokens, forwards of each block, token positions, log p of the reference) of one prompt."""
+    """(tokens, forwards of each block, token positions, log p of the reference, smallest margin) of one prompt."""
     pad = pad or []
     canvas = list(pad) + list(prompt) + [mask] * new_tokens
     start_of_new, length = len(pad) + len(prompt), len(pad) + len(prompt) + new_tokens
     attend = [0] * len(pad) + [1] * (length - len(pad))
-    blocks, forwards, positions, log_p = new_tokens // block, [], 0, 0.0
+    blocks, forwards, positions, log_p, margin = new_tokens // block, [], 0, 0.0, math.inf
     for index in range(blocks):
         lo = start_of_new + index * block
         hi = lo + block
@@ -86,12 +100,12 @@ def run(
             )
             positions += len(span)
             if cfg > 0:
-                blind = [mask] * start_of_new + canvas[start_of_new:]
-                unconditional = model.logits(blind, attend, range(length))
+                masked_prompt = [mask] * start_of_new + canvas[start_of_new:]
+                unconditional = model.logits(masked_prompt, attend, range(length))
                 positions += length
                 logits = {p: unconditional[p] + (cfg + 1) * (logits[p] - unconditional[p]) for p in logits}
             done += 1
-            confidence, chosen = {}, {}
+            confidence, chosen, lead = {}, {}, {}
             for p in range(lo, hi):
                 if canvas[p] != mask:
                     continue
@@ -101,19 +115,24 @@ def run(
                 allowed = row.clone()
                 allowed[mask] = -math.inf
                 chosen[p] = int(allowed.argmax())
+                best, second = allowed.double().softmax(-1).topk(2).values.tolist()
+                lead[p] = best - second
                 if eos_last:
+                    if eos in allowed.topk(2).indices:  # which of the two it is decides the confidence too
+                        margin = min(margin, lead[p])
                     row[eos] = -math.inf
                     if eot is not None:
                         row[eot] = -math.inf
                 confidence[p] = float(row.to(confidence_dtype).softmax(-1)[chosen[p]])
             if not confidence:
-                now = []
+                now, by = [], math.inf
             elif commit == "low_confidence":
-                now = pick(confidence, counts[done - 1] if done <= len(counts) else 0)
+                now, by = pick(confidence, counts[done - 1] if done <= len(counts) else 0)
             elif commit == "threshold":
-                now = threshold_rule(confidence, threshold)
+                now, by = threshold_rule(confidence, threshold)
             else:
-                now = factor_rule(confidence, factor, quirk)
+                now, by = factor_rule(confidence, factor, quirk)
+            margin = min(margin, by, *(lead[p] for p in now if reference is None))
             for p in now:
                 if reference is not None:
                     row = logits[p].clone()
@@ -131,7 +150,7 @@ def run(
             elif full and done >= (2 if cache != "none" and published_loop else 1):
                 break
         forwards.append(done)
-    return canvas[start_of_new:], forwards, positions, log_p
+    return canvas[start_of_new:], forwards, positions, log_p, margin
 
 
 class PlainModel:

@@ -90,11 +90,9 @@ class Progress(Protocol):
         """A cell could not be measured or scored."""
 
 
-class OnStep(Protocol):
-    """Called by a sampler in traced passes only: once after the prefill or each forward and its commits."""
-
-    def __call__(self, forwards: int) -> None:
-        """`forwards` done so far."""
+# Called by a sampler, in traced passes only, after the prefill and after each forward and its commits, with the number
+# of forwards done so far.
+OnStep = Callable[[int], None]
 
 
 class GraphRunner(Protocol):
