@@ -405,7 +405,7 @@ def floor_ms(row: dict[str, Any], ceilings: dict[str, float], rate: str) -> floa
     """Least time of a forward, a prefill or a decoded token: arithmetic or bytes at this run's ceilings."""
     from dlmbench.roofline import corrected
     from dlmbench.roofline.hardware import Hardware
-    from dlmbench.roofline.shapes import LLADA_8B, LLAMA_8B, cell
+    from dlmbench.roofline.models_8b import LLADA_8B, LLAMA_8B, cell
 
     matrix = ceilings[rate]
     device = Hardware("measured", matrix, matrix / 16, ceilings["bandwidth"], 0.0, 50e6, "this run", "")

@@ -1,7 +1,7 @@
-"""Plug-ins: a module found by its name, in a folder of this package or as an entry point of an installed one.
+"""Plug-ins: a module found by its name, in a folder of this package or as an entry point of an installed package.
 
-Adding a sampler, family, engine, metric, figure or prompt source is adding one file; a package of your own names its
-modules in an entry point group (`dlmbench.metrics`, for example). The first line of a module's docstring is what
+Adding a sampler, family, engine, metric, figure or prompt source is adding one file; another package lists its modules
+in an entry point group (`dlmbench.metrics`, for example). The first line of a module's docstring is what
 `dlmbench list` shows. Plug-ins import torch inside functions, so that listing and planning stay instant.
 """
 
@@ -19,25 +19,33 @@ from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from dlmbench.errors import BenchError, did_you_mean
 from dlmbench.types import KnobValue
 
-# The subpackage that holds the built-in plug-ins of each kind. The entry point group of a kind is `dlmbench.<kind>`.
+
+@dataclass(frozen=True)
+class PluginKind:
+    """One kind of plug-in: the subpackage of the built-in ones, what a single one is called, and what it must have."""
+
+    subpackage: str
+    singular: str
+    required: tuple[str, ...]
+
+
+# The entry point group of a kind is `dlmbench.<kind>`. docs/adding.md has an example of each.
 KINDS = {
-    "families": "models.families",
-    "samplers": "sampling.samplers",
-    "commit": "sampling.commit",
-    "cache": "sampling.cache",
-    "engines": "models.engines",
-    "prompts": "prompts.sources",
-    "metrics": "metrics",
-    "figures": "figures",
-}
-_SINGULAR = {"families": "family", "samplers": "sampler", "commit": "commit rule", "engines": "engine"} | {
-    "prompts": "prompt source",
-    "metrics": "metric",
-    "figures": "figure",
+    "families": PluginKind(
+        "models.families", "family", ("PARADIGM", "SAMPLER", "ROLE", "KNOWN", "architecture", "tensors")
+    ),
+    "samplers": PluginKind("sampling.samplers", "sampler", ("PARADIGM", "KNOBS", "check", "generate")),
+    "commit": PluginKind("sampling.commit", "commit rule", ("SCHEDULED", "KNOBS", "confidence", "decide")),
+    "cache": PluginKind("sampling.cache", "cache", ("USES_KV_CACHE", "KNOBS", "span")),
+    "engines": PluginKind("models.engines", "engine", ("load",)),
+    "prompts": PluginKind("prompts.sources", "prompt source", ("WINDOWS", "SHUFFLED", "load")),
+    "metrics": PluginKind("metrics", "metric", ("UNIT", "HIGHER_IS_BETTER", "NEEDS", "score")),
+    "figures": PluginKind("figures", "figure", ("NAME", "points", "caption", "draw", "interactive")),
 }
 
 
@@ -45,20 +53,28 @@ _SINGULAR = {"families": "family", "samplers": "sampler", "commit": "commit rule
 def _modules(kind: str) -> dict[str, str]:
     """Dotted module of every plug-in of `kind`, by name.
 
+    Prompt sources are data sets, whose names have dashes: wikitext_103.py is wikitext-103, in an entry point too.
+
     Raises:
-        BenchError: an installed package uses the name of a built-in plug-in.
+        BenchError: an installed package uses the name of another plug-in.
     """
-    subpackage = f"dlmbench.{KINDS[kind]}"
-    folder = Path(__file__).parent.joinpath(*KINDS[kind].split("."))
+    subpackage = KINDS[kind].subpackage
+    folder = Path(__file__).parent.joinpath(*subpackage.split("."))
     files = [p.stem for p in folder.glob("*.py")] + [p.parent.name for p in folder.glob("*/__init__.py")]
-    found = {name: f"{subpackage}.{name}" for name in files if not name.startswith("_")}
+    modules = {name: f"dlmbench.{subpackage}.{name}" for name in files if not name.startswith("_")}
+    found = {_shown(kind, name): module for name, module in modules.items()}
     for point in entry_points(group=f"dlmbench.{kind}"):
-        if found.setdefault(point.name, point.value) != point.value:
+        name = _shown(kind, point.name)
+        if found.setdefault(name, point.value) != point.value:
             raise BenchError(
-                f"two {kind} plug-ins are named '{point.name}': {found[point.name]} and {point.value}",
+                f"two {kind} plug-ins are named '{name}': {found[name]} and {point.value}",
                 "rename the entry point of the installed package, or uninstall it",
             )
     return found
+
+
+def _shown(kind: str, name: str) -> str:
+    return name.replace("_", "-") if kind == "prompts" else name
 
 
 def names(kind: str) -> tuple[str, ...]:
@@ -69,11 +85,15 @@ def names(kind: str) -> tuple[str, ...]:
 @cache
 def summary(kind: str, name: str) -> str:
     """The first line of the plug-in's docstring, read without importing the plug-in."""
-    spec = importlib.util.find_spec(_modules(kind)[name])
-    if spec is None or spec.origin is None:
-        return "(its module cannot be found)"
-    source = Path(spec.origin).read_text(encoding="utf-8")
-    return (ast.get_docstring(ast.parse(source)) or "").partition("\n")[0]
+    module = _modules(kind)[name]
+    try:
+        spec = importlib.util.find_spec(module)
+        assert spec is not None
+        assert spec.origin is not None
+        source = Path(spec.origin).read_text(encoding="utf-8")
+        return (ast.get_docstring(ast.parse(source)) or "").partition("\n")[0]
+    except (ImportError, AssertionError, OSError, ValueError, SyntaxError):
+        return f"(broken: the module {module} cannot be read)"
 
 
 @cache
@@ -81,11 +101,43 @@ def load(kind: str, name: str) -> ModuleType:
     """Import the plug-in `name` of `kind`; cached, because a plan asks thousands of times.
 
     Raises:
-        BenchError: there is no such plug-in, with the nearest known name.
+        BenchError: there is no such plug-in (with the nearest known name), it cannot be imported, or it lacks a
+            required attribute.
     """
+    singular = KINDS[kind].singular
     if name not in _modules(kind):
-        raise BenchError(f"unknown {_SINGULAR.get(kind, kind)} '{name}'", did_you_mean(name, names(kind)))
-    return importlib.import_module(_modules(kind)[name])
+        raise BenchError(f"unknown {singular} '{name}'", did_you_mean(name, names(kind)))
+    where = _modules(kind)[name]
+    try:
+        module = importlib.import_module(where)
+    except Exception as error:  # whatever the module does while it is imported
+        raise BenchError(
+            f"{singular} '{name}' cannot be imported from {where}: {type(error).__name__}: {error}",
+            "fix the module, or uninstall the package that names it",
+        ) from error
+    missing = [attribute for attribute in KINDS[kind].required if not hasattr(module, attribute)]
+    if missing:
+        raise BenchError(f"{singular} '{name}' ({where}) lacks {', '.join(missing)}", "see docs/adding.md")
+    return module
+
+
+def attribute(kind: str, name: str, attribute: str, default: Any) -> Any:
+    """An attribute of a plug-in, `default` where it has none or is not installed (as in the run of somebody else)."""
+    return getattr(load(kind, name), attribute, default) if name in _modules(kind) else default
+
+
+@cache
+def loadable(kind: str) -> tuple[str, ...]:
+    """The plug-ins of `kind` that can be imported, sorted: a broken one must not stop the others."""
+
+    def works(name: str) -> bool:
+        try:
+            load(kind, name)
+        except BenchError:
+            return False
+        return True
+
+    return tuple(name for name in names(kind) if works(name))
 
 
 # ---------------------------------------------------------------- knobs: the grid axes that samplers declare
@@ -93,7 +145,7 @@ def load(kind: str, name: str) -> ModuleType:
 
 @dataclass(frozen=True)
 class Knob:
-    """One setting of a sampler: a field of its `KNOBS` dataclass, hence a grid axis, an option and a CSV column."""
+    """One setting of a sampler: a field of its KNOBS dataclass, hence a grid axis, an option and a CSV column."""
 
     name: str
     kind: type
@@ -104,8 +156,9 @@ class Knob:
 
 
 def _declared(module: ModuleType, owner: str) -> Iterator[Knob]:
-    kinds = typing.get_type_hints(module.KNOBS)
-    for f in dataclasses.fields(module.KNOBS):
+    knobs = module.KNOBS
+    kinds = typing.get_type_hints(knobs)
+    for f in dataclasses.fields(knobs):
         kind, optional = kinds[f.name], False
         if isinstance(kind, types.UnionType):
             kind, optional = next(k for k in typing.get_args(kind) if k is not type(None)), True
@@ -134,7 +187,7 @@ def all_knobs(sampler: str) -> dict[str, Knob]:
     """Every knob of a sampler, those of all its possible parts included."""
     found = {k.name: k for k in _declared(load("samplers", sampler), sampler)}
     for knob, kind in parts(sampler).items():
-        for part in names(kind):
+        for part in loadable(kind):
             for k in _declared(load(kind, part), f"{knob}={part}"):
                 found.setdefault(k.name, k)
     return found
@@ -143,4 +196,4 @@ def all_knobs(sampler: str) -> dict[str, Knob]:
 @cache
 def knob_names() -> tuple[str, ...]:
     """The names of all knobs of all samplers, sorted: the knob columns of the CSV."""
-    return tuple(sorted({name for sampler in names("samplers") for name in all_knobs(sampler)}))
+    return tuple(sorted({name for sampler in loadable("samplers") for name in all_knobs(sampler)}))

@@ -14,17 +14,17 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dlmbench.bench import forecast
-from dlmbench.bench.forecast import Machine
+from dlmbench.bench.forecast import Machine, RunCost, forecast_run, generations_of, run_cost
 from dlmbench.errors import BenchError
 from dlmbench.experiment import load
 from dlmbench.experiment import plan as grid
 from dlmbench.measure.protocol import plan_visit
 from dlmbench.results import read_run
 from dlmbench.roofline import corrected, memory
-from dlmbench.roofline.calibrate import TRANSFER_SD, Calibration
+from dlmbench.roofline.calibrate import TRANSFER_SD, Calibration, calibrate_run, load_calibration
 from dlmbench.roofline.hardware import find
-from dlmbench.roofline.shapes import LLADA_8B, LLAMA_8B
+from dlmbench.roofline.models_8b import LLADA_8B, LLAMA_8B
+from dlmbench.roofline.predict import predict
 from dlmbench.types import Plan, ProtocolSettings, Sample
 from support.experiments import GOOD, H200_RUN
 from support.program import fails, run
@@ -51,7 +51,7 @@ def no_network_and_an_empty_cache(monkeypatch, tmp_path):
 
 @pytest.fixture(scope="module")
 def calibrated():
-    return forecast.calibrate(read_run(H200_RUN))
+    return calibrate_run(read_run(H200_RUN))
 
 
 def planned(text: str, tmp_path: Path) -> Plan:
@@ -66,7 +66,7 @@ def planned(text: str, tmp_path: Path) -> Plan:
 def test_the_published_pair_is_predicted_without_its_files(tmp_path):
     text = GOOD.replace("llama, source: tiny, weights: random", "llama, source: meta-llama/Meta-Llama-3-8B")
     text = text.replace("llada, source: tiny, weights: random", "llada, source: someone/else-7b")
-    made = forecast.predict(planned(text, tmp_path), H200)
+    made = predict(planned(text, tmp_path), H200)
     assert len(made.plan.predictions) == len(made.plan.cells) == 3
     ar, *others = made.plan.cells
     want = corrected.predict(ar, LLAMA_8B, H200)
@@ -82,7 +82,7 @@ def test_what_one_engine_s_times_missed_is_not_said_of_the_other(tmp_path):
 
     def notes(engines: str) -> list[str]:
         plan = planned(known.replace("  samplers:", f"  engine: {engines}\n  samplers:"), tmp_path)
-        return list(forecast.predict(plan, H200).notes)
+        return list(predict(plan, H200).notes)
 
     assert not any("times as long" in note for note in notes("[native]"))
     for engines in ("[hf]", "[hf, native]"):
@@ -102,11 +102,11 @@ def test_a_config_json_that_is_here_decides(tmp_path):
     content = {**llama.KNOWN["8b"], "num_hidden_layers": 16}
     (folder / "config.json").write_text(json.dumps(content))
     plan = planned(text, tmp_path)
-    made = forecast.predict(plan, H200)
+    made = predict(plan, H200)
     assert made.of(plan.cells[0]).peak_bytes == memory.split(plan.cells[0], llama.architecture(content)).total
     for broken in ("{", "[]", json.dumps({**content, "num_attention_heads": 0}), json.dumps({"model_type": "llama"})):
         (folder / "config.json").write_text(broken)
-        made = forecast.predict(plan, H200)
+        made = predict(plan, H200)
         assert made.of(plan.cells[0]).latency_s is None
         assert any(note.startswith("a: no prediction: ") for note in made.notes)
 
@@ -115,14 +115,14 @@ def test_what_fits_is_the_device_s_memory():
     cells = tuple(r.cell for r in read_run(H200_RUN).results)
     largest = max(memory.split(c, LLAMA_8B if "llama" in c.model.key else LLADA_8B).total for c in cells)
     for spare, answer in ((1, True), (-1, False)):
-        made = forecast.predict(Plan(cells), replace(H200, memory_bytes=float(largest + spare)))
+        made = predict(Plan(cells), replace(H200, memory_bytes=float(largest + spare)))
         assert all(made.fits(c) for c in cells) is answer
 
 
 def test_predicted_memory_is_what_the_h200_measured():
     """Nothing is fitted to it: weights, cache, logits and activations from shapes alone, against torch's own peak."""
     measured = {r.cell: r.memory.peak_allocated_bytes for r in read_run(H200_RUN).results if r.memory}
-    made = forecast.predict(Plan(tuple(measured)), H200)
+    made = predict(Plan(tuple(measured)), H200)
     assert len(measured) >= 22
     for cell, peak in measured.items():
         assert made.of(cell).peak_bytes == pytest.approx(peak, rel=0.02), cell.label
@@ -131,19 +131,19 @@ def test_predicted_memory_is_what_the_h200_measured():
 def test_the_bill_by_hand(tmp_path):
     """3 warm-ups, 5 pilots, 10 more over one later round with one warm-up, two passes: 21 generations; noisy 111."""
     steady = ProtocolSettings(warmup=3, pilot=5, min_repeats=10, max_repeats=100, max_time_s=300, rounds=2)
-    assert forecast.generations_of(0.1, steady) == 3 + 5 + 10 + 1 + 2
-    assert forecast.generations_of(0.1, replace(steady, fresh_process_per_round=True)) == 3 + 5 + 10 + 3 + 2
+    assert generations_of(0.1, steady) == 3 + 5 + 10 + 1 + 2
+    assert generations_of(0.1, replace(steady, fresh_process_per_round=True)) == 3 + 5 + 10 + 3 + 2
     # 5 pilots of 50 s leave 50 s of 300: one more. Of 100 s they leave none, and no second round.
-    assert forecast.generations_of(50.0, steady) == 3 + 5 + 1 + 1 + 2
-    assert forecast.generations_of(100.0, steady) == 3 + 5 + 2
-    made = forecast.predict(planned(GOOD, tmp_path), H200)
+    assert generations_of(50.0, steady) == 3 + 5 + 1 + 1 + 2
+    assert generations_of(100.0, steady) == 3 + 5 + 2
+    made = predict(planned(GOOD, tmp_path), H200)
     one = sum(p.latency_s for p in made.plan.predictions)
-    total = forecast.bill(made, steady)
+    total = run_cost(made, steady)
     assert total.low_s == pytest.approx(21 * one)
     assert total.high_s == pytest.approx(111 * one)
     assert total.money(36.0) == pytest.approx((0.21 * one, 1.11 * one))
     small = replace(made, hardware=replace(H200, memory_bytes=1.0))
-    assert forecast.bill(small, steady) == forecast.Bill(0.0, 0.0, 3, 0)
+    assert run_cost(small, steady) == RunCost(0.0, 0.0, 3, 0)
 
 
 @pytest.mark.parametrize("latency_s", [0.01, 30.0, 45.0, 200.0])
@@ -163,16 +163,16 @@ def test_the_bill_counts_what_the_protocol_does(latency_s, rounds, fresh):
             ):
                 made = ("c", is_warmup, number, 1, "", "wall", latency_s, latency_s, 1, None, None, 1, 1, 1, 0)
                 done += [Sample(made[0], first + i, *made[1:]) for i in range(count)]
-    assert forecast.generations_of(latency_s, settings) == len(done) + 2
+    assert generations_of(latency_s, settings) == len(done) + 2
 
 
 def test_a_rule_without_a_schedule_has_no_time_and_is_counted(tmp_path):
     text = GOOD.replace("steps: [4, 8]", "commit: [threshold], threshold: [0.9]")
-    made = forecast.predict(planned(text, tmp_path), H200)
+    made = predict(planned(text, tmp_path), H200)
     open_ = made.plan.cells[-1]
     assert made.of(open_).latency_s is None
     assert made.of(open_).floor_s is not None
-    assert forecast.bill(made, ProtocolSettings()).without_time == 1
+    assert run_cost(made, ProtocolSettings()).without_time == 1
 
 
 # ---------------------------------------------------------------- the command line
@@ -216,8 +216,8 @@ def test_the_full_grid_is_predicted_at_once_and_without_what_is_slow():
     experiment = load.load(ROOT / "config/experiments_full.yaml", load.parse_overrides())
     plan = grid.expand(experiment)
     start = time.process_time()
-    made = forecast.predict(plan, H200)
-    forecast.bill(made, experiment.protocol)
+    made = predict(plan, H200)
+    run_cost(made, experiment.protocol)
     assert time.process_time() - start < 1
     assert all(p.latency_s for p in made.plan.predictions)
     command = ["plan", "--config", "config/experiments_full.yaml", "--hardware", "h200"]
@@ -262,12 +262,12 @@ def test_a_cell_below_its_floor_is_an_error_and_not_fitted():
     study = read_run(H200_RUN)
     first = study.results[0]
     fast = replace(first, samples=tuple(replace(s, latency_s=s.latency_s / 100) for s in first.samples))
-    made = forecast.calibrate(replace(study, results=(fast, *study.results[1:])))
+    made = calibrate_run(replace(study, results=(fast, *study.results[1:])))
     assert [(f.code, f.severity, f.cell_id) for f in made.findings] == [("below_floor", "error", first.cell.id)]
     assert made.calibrations[0].cells == 8
     assert made.calibrations[0].median_error < 0.15
     # Said to be of a card with a sixth of the arithmetic, half of the study becomes impossible.
-    wrong = forecast.calibrate(study, "RTX A6000")
+    wrong = calibrate_run(study, "RTX A6000")
     assert len(wrong.findings) >= 15
     assert sum(c.cells for c in wrong.calibrations) + len(wrong.findings) == 30
 
@@ -275,7 +275,7 @@ def test_a_cell_below_its_floor_is_an_error_and_not_fitted():
 def test_small_groups_are_said_to_be_small():
     study = read_run(H200_RUN)
     for number, says in ((2, "one model and length"), (9, "2 groups")):
-        made = forecast.calibrate(replace(study, results=study.results[:number]))
+        made = calibrate_run(replace(study, results=study.results[:number]))
         assert any("too small" in note and says in note for note in made.notes), made.notes
 
 
@@ -290,7 +290,7 @@ def test_what_calibrate_writes_plan_reads(capsys, tmp_path):
     assert document["hardware"]["name"] == "H200"
     assert document["environment"]["device"] == "NVIDIA H200"
     assert len(document["cells"]) == 30
-    saved = forecast.load_calibration(path)
+    saved = load_calibration(path)
     assert (saved.hardware, saved.run) == ("H200", document["run"])
     fitted = {c["label"]: Calibration.from_json(json.dumps(c)).efficiencies for c in document["calibrations"]}
     assert saved.efficiencies == fitted
@@ -302,16 +302,16 @@ def test_what_calibrate_writes_plan_reads(capsys, tmp_path):
         assert "latency ms [95%]" in out
     plan = grid.expand(load.load(grid_file, load.parse_overrides()))
     cell = plan.cells[0]
-    assert forecast.predict(plan, H200, saved).of(cell) == corrected.predict(cell, LLAMA_8B, H200, fitted)
+    assert predict(plan, H200, saved).of(cell) == corrected.predict(cell, LLAMA_8B, H200, fitted)
 
 
 def test_intervals_are_those_of_the_errors_left_out_and_wider_on_another_device(capsys, tmp_path):
     path = tmp_path / "h200.json"
     assert run(capsys, "calibrate", H200_RUN, "--output", path)[0] == 0
-    saved = forecast.load_calibration(path)
+    saved = load_calibration(path)
     study = read_run(H200_RUN)
-    here = forecast.predict(Plan(study.cells), H200, saved)
-    there = forecast.predict(Plan(study.cells), find("H100 SXM"), saved)
+    here = predict(Plan(study.cells), H200, saved)
+    there = predict(Plan(study.cells), find("H100 SXM"), saved)
     covered = 0
     for result in study.results:
         near, far = (made.estimates[result.cell.id] for made in (here, there))
@@ -321,7 +321,7 @@ def test_intervals_are_those_of_the_errors_left_out_and_wider_on_another_device(
         covered += near.low_s <= statistics.median(s.latency_s for s in result.timed) <= near.high_s
     assert covered >= 28  # of 30
     # Without a calibration nothing says how wrong the defaults are.
-    assert forecast.predict(Plan(study.cells), H200).estimates == {}
+    assert predict(Plan(study.cells), H200).estimates == {}
 
 
 def test_break_even_is_printed_for_any_device(capsys):
@@ -343,22 +343,22 @@ def environment(device="NVIDIA H200", memory=150e9, cuda="13.0"):
 def test_a_run_knows_its_device_by_its_own_name_or_by_the_user_s(tmp_path):
     cells = read_run(H200_RUN).cells
     known = {"llama": LLAMA_8B, "llada": LLADA_8B}
-    found = forecast.outlook(cells, known, environment())
+    found = forecast_run(cells, known, environment())
     assert found.device == H200
     assert found.expectation.is_seconds
     assert found.expectation.weight(cells[0]) == corrected.predict(cells[0], LLAMA_8B, H200).latency_s
     assert found.too_large == {}
-    unknown = forecast.outlook(cells, known, environment("NVIDIA Next"))
+    unknown = forecast_run(cells, known, environment("NVIDIA Next"))
     assert unknown.device is None
     assert not unknown.expectation.is_seconds
     # Half the work, half the weight: whatever the device.
     four, eight = (c for c in cells if c.steps in (4, 8) and (c.batch_size, c.prompt_tokens) == (1, 1984))
     assert unknown.expectation.weight(eight) == pytest.approx(2 * unknown.expectation.weight(four))
-    assert forecast.outlook(cells, known, environment("NVIDIA Next"), Machine("h200")).device == H200
+    assert forecast_run(cells, known, environment("NVIDIA Next"), Machine("h200")).device == H200
     with pytest.raises(BenchError, match="not on H200"):
-        forecast.outlook(cells, known, environment("NVIDIA B200"), Machine("h200"))
+        forecast_run(cells, known, environment("NVIDIA B200"), Machine("h200"))
     with pytest.raises(BenchError, match="not on H200"):
-        forecast.outlook(cells, known, environment("CPU Box", cuda=None), Machine("h200"))
+        forecast_run(cells, known, environment("CPU Box", cuda=None), Machine("h200"))
 
 
 def test_what_should_not_fit_is_judged_by_the_device_s_own_memory_or_the_user_s_row():
@@ -368,9 +368,9 @@ def test_what_should_not_fit_is_judged_by_the_device_s_own_memory_or_the_user_s_
     room = sorted(peaks.values())[len(peaks) // 2]
     too_large = {cell_id for cell_id, peak in peaks.items() if peak > room}
     assert 0 < len(too_large) < len(cells)
-    by_device = forecast.outlook(cells, known, environment(memory=room))
+    by_device = forecast_run(cells, known, environment(memory=room))
     row = replace(H200, name="Mine", memory_bytes=float(room), aliases=("NVIDIA H200",))
-    by_row = forecast.outlook(cells, known, environment(), Machine(None, (row,)))
+    by_row = forecast_run(cells, known, environment(), Machine(None, (row,)))
     for found, where in ((by_device, "H200"), (by_row, "Mine")):
         assert set(found.too_large) == too_large
         assert all(reason.startswith("predicted not to fit: ") for reason in found.too_large.values())

@@ -15,8 +15,8 @@ from dlmbench.analysis.study import analyse
 from dlmbench.charts.style import interval_column
 from dlmbench.charts.write import render, write_all
 from dlmbench.models.shapes import architecture_of
+from dlmbench.roofline.break_even import break_even_surface
 from dlmbench.roofline.hardware import find
-from dlmbench.roofline.surface import break_even_surface
 from dlmbench.types import CommitOrder
 from support.synthetic_run import LLADA, baseline_cell, cell, failed, measured, per_text, target_cell, tiny_run
 

@@ -52,7 +52,7 @@ def by_the_chain_rule(before: str, text: str) -> tuple[float, int]:
 
 
 def test_the_judge_reads_text_by_the_chain_rule_and_names_what_it_cannot_read():
-    request = judge_likelihood.prepare(judge_likelihood.Settings("embedded:ar"))
+    request = judge_likelihood.prepare(judge_likelihood.SETTINGS("embedded:ar"))
     made = "she took the yellow letter ."
     given = [(TRUE, made), (TRUE, ""), (TRUE, None), (TRUE, "quux"), (TRUE, " ".join(["she"] * 600))]
     found = list(judge_likelihood.score(texts(request, given)))
@@ -68,13 +68,13 @@ def test_the_judge_reads_text_by_the_chain_rule_and_names_what_it_cannot_read():
 
 
 def test_a_last_broken_character_is_an_artefact_of_the_cut_and_not_judged():
-    request = judge_likelihood.prepare(judge_likelihood.Settings("embedded:ar"))
+    request = judge_likelihood.prepare(judge_likelihood.SETTINGS("embedded:ar"))
     whole, cut = judge_likelihood.score(texts(request, [(TRUE, "she took"), (TRUE, "she took\ufffd")]))
     assert whole.total == cut.total
 
 
 def test_the_line_of_the_truth_is_the_same_reading_of_the_true_text():
-    request = judge_truth.prepare(judge_truth.Settings("embedded:ar"))
+    request = judge_truth.prepare(judge_truth.SETTINGS("embedded:ar"))
     found, none = judge_truth.score(texts(request, [(TRUE, "she took"), ("", "she took")]))
     assert found.total == pytest.approx(by_the_chain_rule(BEFORE, TRUE)[0], rel=1e-4)
     assert isinstance(none, Unscored)
@@ -86,7 +86,7 @@ def test_a_masked_encoder_cannot_judge(tmp_path):
     config = {"model_type": "bert", "architectures": ["BertForMaskedLM"]}
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(BenchError, match="no probability of a next token"):
-        judge_likelihood.prepare(judge_likelihood.Settings(str(tmp_path)))
+        judge_likelihood.prepare(judge_likelihood.SETTINGS(str(tmp_path)))
 
 
 # ---------------------------------------------------------------- MAUVE
@@ -111,7 +111,7 @@ def closed_form(p: np.ndarray, q: np.ndarray, scale: float = 5.0) -> float:
 @pytest.mark.parametrize("share", [0.25, 0.75, 1.0])
 def test_mauve_of_two_kinds_of_text_is_the_closed_form(share):
     """The true texts are half of one kind and half of another, `share` of the generated ones of the first kind."""
-    request = mauve.prepare(mauve.Settings("embedded:ar", fewest=4))
+    request = mauve.prepare(mauve.SETTINGS("embedded:ar", fewest=4))
     kinds = (TRUE, "eric was sad and went to the lake with the old dog")
     n = 8
     pairs = [(kinds[i % 2], kinds[0] if i < share * n else kinds[1]) for i in range(n)]
@@ -123,7 +123,7 @@ def test_mauve_of_two_kinds_of_text_is_the_closed_form(share):
 
 
 def test_mauve_names_texts_without_features_and_refuses_too_few():
-    request = mauve.prepare(mauve.Settings("embedded:ar"))
+    request = mauve.prepare(mauve.SETTINGS("embedded:ar"))
     found = list(mauve.score(texts(request, [(TRUE, "she took"), (TRUE, ""), ("", "she took")])))
     assert [r.prompt_index for r in found] == [1, 2, None]
     assert "too few" in found[-1].reason
@@ -162,7 +162,7 @@ def test_bertscore_is_the_greedy_matching_pair_by_pair(tmp_path, write):
     """Texts of different lengths in one batch; a path with t5 in it; a tokenizer that states no longest text."""
     folder = write(tmp_path / "project5" / "encoder")
     pairs = PAIRS if write is write_bert else [(r[:18], c[:18]) for r, c in PAIRS]
-    request = bertscore.prepare(bertscore.Settings(str(folder), 2))
+    request = bertscore.prepare(bertscore.SETTINGS(str(folder), 2))
     found = list(bertscore.score(texts(request, pairs)))
     assert [s.prompt_index for s in found] == [0, 1, 2, 3]
     for (reference, candidate), score in zip(pairs, found, strict=True):
@@ -173,7 +173,7 @@ def test_bertscore_is_the_greedy_matching_pair_by_pair(tmp_path, write):
 
 def test_bertscore_counts_an_empty_text_as_0_and_names_what_it_cut_or_left(tmp_path):
     folder = write_bert(tmp_path / "bert", positions=12)
-    request = bertscore.prepare(bertscore.Settings(str(folder), 3))
+    request = bertscore.prepare(bertscore.SETTINGS(str(folder), 3))
     given = [("anna walks", ""), ("anna walks", " \n"), ("", "anna"), ("anna walks", None), ("anna " * 30, "ben walks")]
     found = {r.prompt_index: r for r in bertscore.score(texts(request, given))}
     assert set(found) == set(range(5))
@@ -190,9 +190,9 @@ def test_bertscore_counts_an_empty_text_as_0_and_names_what_it_cut_or_left(tmp_p
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        (bertscore.Settings("/nowhere/bert"), "needs an encoder: no model folder at /nowhere/bert"),
-        (bertscore.Settings("DIR", 9), "has 3 layers, not 9"),
-        (bertscore.Settings("DIR"), "does not say which layer"),
+        (bertscore.SETTINGS("/nowhere/bert"), "needs an encoder: no model folder at /nowhere/bert"),
+        (bertscore.SETTINGS("DIR", 9), "has 3 layers, not 9"),
+        (bertscore.SETTINGS("DIR"), "does not say which layer"),
     ],
 )
 def test_bertscore_says_which_folder_and_layer_it_needs(tmp_path, settings, says):
@@ -205,7 +205,7 @@ def test_bertscore_says_which_folder_and_layer_it_needs(tmp_path, settings, says
 
 def test_a_known_encoder_in_a_folder_of_its_name_needs_no_layer(tmp_path):
     request = bertscore.prepare(
-        bertscore.Settings(str(write_bert(tmp_path / "distilroberta-base" / "x").parent / "x"), 1)
+        bertscore.SETTINGS(str(write_bert(tmp_path / "distilroberta-base" / "x").parent / "x"), 1)
     )
     assert request.judge.endswith("layer 1")
     assert bertscore._usual_layer("/models/roberta-large/") == 17

@@ -1,4 +1,4 @@
-"""docs/adding.md is run as it stands: its file is put where it says, and what it promises is checked."""
+"""The commit rule of docs/adding.md as a single file in the folder of a copied package: nothing else is edited."""
 
 from __future__ import annotations
 
@@ -8,13 +8,11 @@ import re
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from support.checkpoints import LLADA, write_checkpoint
-
-ROOT = Path(__file__).parents[2]
+from support.examples import ROOT, TEXT, examples
 
 
 @pytest.fixture(scope="module")
@@ -22,9 +20,8 @@ def extended(tmp_path_factory):
     """A copy of the package with the file of the text added; a function that runs Python on it."""
     folder = tmp_path_factory.mktemp("extended")
     shutil.copytree(ROOT / "src" / "dlmbench", folder / "dlmbench", ignore=shutil.ignore_patterns("__pycache__"))
-    text = (ROOT / "docs" / "adding.md").read_text()
-    name = re.search(r"Save this as `src/(\S+)`", text)[1]
-    (folder / name).write_text(re.search(r"```python\n(.*?)```", text, re.DOTALL)[1])
+    name, code = examples()["commit"]
+    (folder / "dlmbench/sampling/commit" / f"{name}.py").write_text(code)
 
     def python(*arguments: object) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
@@ -61,8 +58,7 @@ def test_the_conformance_kit_covers_it_without_an_edit(extended):
 
 def test_its_knob_is_a_grid_axis(extended, tmp_path):
     config = tmp_path / "margin.yaml"
-    text = (ROOT / "docs" / "adding.md").read_text()
-    axes = re.search(r"samplers:\n\s+masked_diffusion: (\{.*\})", text)[1]
+    axes = re.search(r"samplers:\n\s+masked_diffusion: (\{.*\})", TEXT)[1]
     config.write_text(
         "name: margin\nmodels: {d: {family: llada, source: tiny, weights: random}}\n"
         f"grid: {{lengths: {{prompt_tokens: 8, new_tokens: 32}}, samplers: {{masked_diffusion: {axes}}}}}\n"

@@ -10,22 +10,22 @@ import pytest
 from dlmbench.errors import BenchError
 from dlmbench.models.shapes import architectures
 from dlmbench.results import read_run
-from dlmbench.roofline import corrected, measured
+from dlmbench.roofline import corrected, models_8b
 from dlmbench.roofline.calibrate import (
     TRANSFER_SD,
     Calibration,
-    MeasuredCell,
     calibrate,
     estimate,
     log_errors,
     measured_cells,
 )
+from dlmbench.roofline.corrected import MeasuredCell
 from dlmbench.roofline.hardware import find
-from dlmbench.roofline.shapes import LLADA_8B, LLAMA_8B, cell
-from dlmbench.types import CellResult, Sample
+from dlmbench.roofline.models_8b import LLADA_8B, LLAMA_8B, cell
+from dlmbench.types import CellResult, Efficiencies, Sample
 
 H200, A100 = find("H200"), find("A100 80GB SXM")
-TRUE = corrected.Efficiencies(matrix=0.52, bandwidth=0.81, attention=0.3, host_s=0.005)
+TRUE = Efficiencies(matrix=0.52, bandwidth=0.81, attention=0.3, host_s=0.005)
 
 
 def _cells(arch, hardware=H200, efficiencies=TRUE, noise=0.02, seed=0):
@@ -91,7 +91,9 @@ def test_how_well_efficiencies_move_can_be_measured():
 def test_the_spread_of_a_move_is_the_one_that_was_measured():
     """Efficiencies of one session on an H200, held against the cells of another session on one."""
     errors = [
-        error for label, rows in _studied("h200-random").items() for error in log_errors(corrected.DEFAULT[label], rows)
+        error
+        for label, rows in _studied("h200-random").items()
+        for error in log_errors(corrected.default_efficiencies(*label.split("/")), rows)
     ]
     assert len(errors) == 30
     assert math.sqrt(sum(e**2 for e in errors) / len(errors)) == pytest.approx(TRANSFER_SD, abs=0.01)
@@ -141,9 +143,9 @@ def _native(sampler):
 @pytest.mark.parametrize(
     ("table", "key", "median", "p90"),
     [
-        (measured.official, None, 0.02, 0.06),
-        (measured.plain_transformers, "hf/masked_diffusion", 0.05, 0.30),
-        (measured.generate, "hf/autoregressive", 0.03, 0.20),
+        (models_8b.official, None, 0.02, 0.06),
+        (models_8b.plain_transformers, "hf/masked_diffusion", 0.05, 0.30),
+        (models_8b.generate, "hf/autoregressive", 0.03, 0.20),
         (_native("masked_diffusion"), "native/masked_diffusion", 0.02, 0.09),
         (_native("autoregressive"), "native/autoregressive", 0.02, 0.05),
     ],
@@ -154,7 +156,8 @@ def test_the_h200_cells(table, key, median, p90):
     assert found.median_error < median
     assert found.p90_error < p90
     if key:
+        default = corrected.default_efficiencies(*key.split("/"))
         for name in ("matrix", "bandwidth", "attention", "host_s"):
-            assert getattr(corrected.DEFAULT[key], name) == pytest.approx(getattr(found.efficiencies, name), rel=0.01)
+            assert getattr(default, name) == pytest.approx(getattr(found.efficiencies, name), rel=0.01)
     for row in table():
         assert corrected.floor_s(row.cell, row.architecture, H200) < row.latency_s

@@ -10,10 +10,10 @@ from dlmbench import registry
 from dlmbench.errors import BenchError
 from dlmbench.models.families import llada
 from dlmbench.roofline import __main__, corrected, hardware, operators
-from dlmbench.roofline.differences import differences
-from dlmbench.roofline.shapes import LLADA_8B, LLAMA_8B, cell
-from dlmbench.roofline.surface import break_even_surface, surfaces
-from dlmbench.types import EagerRunner, Prompt, PromptBatch
+from dlmbench.roofline.break_even import break_even_surface, surfaces
+from dlmbench.roofline.models_8b import LLADA_8B, LLAMA_8B, cell
+from dlmbench.roofline.predict import predict
+from dlmbench.types import EagerRunner, Plan, Prediction, Prompt, PromptBatch
 
 H200 = hardware.find("H200")
 CEILINGS = replace(H200, bf16_flops=799e12, bandwidth=4.29e12)
@@ -73,7 +73,7 @@ def test_forwards_are_the_samplers_own(knobs):
     assert sum(f.count for f in kinds) == made.forwards
     assert sum(f.count * f.rows * f.queries for f in kinds) == made.positions
     assert sum(f.count * f.rows * f.pairs for f in kinds) == made.attention_pairs
-    assert operators.least_forwards(one) <= made.forwards
+    assert operators.min_forwards(one) <= made.forwards
 
 
 @pytest.mark.parametrize(("prompt", "new"), [(5, 12), (7, 1), (1, 30)])
@@ -140,7 +140,7 @@ def test_block_length_does_not_change_a_vanilla_generation():
     expected = {
         corrected.latency_s(cell(LLADA_8B, "hf", (1, 128, 512), steps=256, block_length=b), LLADA_8B, H200, e)
         for b in (512, 128, 32)
-        for e in (corrected.DEFAULT["hf/masked_diffusion"],)
+        for e in (corrected.default_efficiencies("hf", "masked_diffusion"),)
     }
     assert max(expected) / min(expected) < 1.01
 
@@ -281,7 +281,7 @@ def test_rows_of_a_user(tmp_path):
 
 
 def test_sizes_of_the_published_errors():
-    by_quantity = {d.quantity: d for d in differences()}
+    by_quantity = {d.quantity: d for d in __main__.published_errors()}
     assert by_quantity["the same at base clock"].ratio == pytest.approx(2)
     assert by_quantity["256 steps, 512 tokens, block 32"].ratio == pytest.approx(0.676, abs=1e-3)
     assert 1 - by_quantity["LLaDA forward over 640"].ratio == pytest.approx(0.068, abs=1e-3)
@@ -294,3 +294,26 @@ def test_the_document_shows_what_its_commands_print(name, capsys):
     assert __main__.main([name]) == 0
     document = (Path(__file__).parents[2] / "docs/roofline.md").read_text(encoding="utf-8")
     assert capsys.readouterr().out.strip() in document
+
+
+def test_a_sampler_that_plans_no_forwards_has_no_prediction(monkeypatch):
+    x, y = cell(LLAMA_8B, "hf", (1, 64, 64)), cell(LLADA_8B, "hf", (1, 64, 64), steps=16)
+    for name in ("planned_forwards", "min_forwards"):
+        monkeypatch.delattr(registry.load("samplers", "autoregressive"), name)
+    assert corrected.predict(x, LLAMA_8B, H200, forwards=64) == Prediction(x.id)
+    assert corrected.bounds_of(corrected.MeasuredCell(x, LLAMA_8B, H200, 1.0, 64)) is None
+    made = predict(Plan((x, y)), H200)
+    assert made.of(x) == Prediction(x.id)
+    assert made.of(y).latency_s is not None
+    assert "hf/autoregressive: no prediction: the sampler does not plan its forwards (docs/adding.md)" in made.notes
+
+
+def test_an_engine_without_a_cost_has_only_a_floor_until_it_is_calibrated(monkeypatch):
+    x = cell(LLAMA_8B, "hf", (1, 64, 64))
+    floor = corrected.predict(x, LLAMA_8B, H200).floor_s
+    monkeypatch.delattr(registry.load("engines", "hf"), "COST")
+    assert corrected.predict(x, LLAMA_8B, H200) == Prediction(x.id, floor_s=floor)
+    assert corrected.predict(x, LLAMA_8B, H200, corrected.IDEAL).latency_s >= floor
+    assert any("no efficiencies known, hence no times" in n for n in predict(Plan((x,)), H200).notes)
+    gone = replace(x, engine="of_another_machine")
+    assert corrected.predict(gone, LLAMA_8B, H200) == Prediction(gone.id, floor_s=floor)

@@ -3,11 +3,13 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from dlmbench import registry
 from dlmbench.models.engines.native import transformer
 from dlmbench.roofline import memory
-from dlmbench.roofline.shapes import LLADA_8B, LLAMA_8B, cell
+from dlmbench.roofline.models_8b import LLADA_8B, LLAMA_8B, cell
 
 GIB = 2**30
 # (B, P + G): peak GiB allocated by LLaDA's official code, bf16, on an H200.
@@ -23,7 +25,8 @@ def test_the_law_of_the_official_code():
 
 
 def test_a_measured_law_is_read_as_copies_of_the_logits():
-    fitted = memory.fit_law(LLADA_8B, [(b * n, peak * GIB) for (b, n), peak in OFFICIAL_PEAKS.items()])
+    slope, intercept = np.polyfit([b * n for b, n in OFFICIAL_PEAKS], [p * GIB for p in OFFICIAL_PEAKS.values()], 1)
+    fitted = memory.law_of(LLADA_8B, intercept, slope)
     assert fitted.copies == pytest.approx(3, abs=0.01)
     assert fitted.is_explained
     authors = memory.law_of(LLADA_8B, 16.036e9, 0.970e6)
@@ -103,5 +106,6 @@ def test_the_peaks_of_both_engines_on_an_h200():
         assert predicted == pytest.approx(row["peak_over_weights_gib"], rel=0.15, abs=0.12), run.label
 
 
-def test_the_native_engine_works_in_the_pieces_that_are_reckoned_with():
-    assert (memory.CHUNK_BYTES, memory.CHUNK_ROWS) == (transformer.LOGITS_BYTES, transformer.MLP_ROWS)
+def test_the_native_engine_uses_the_chunk_sizes_of_its_cost():
+    cost = registry.load("engines", "native").COST
+    assert (cost.logits_chunk_bytes, cost.mlp_chunk_rows) == (transformer.LOGITS_BYTES, transformer.MLP_ROWS)

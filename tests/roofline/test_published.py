@@ -13,7 +13,7 @@ import pytest
 
 from dlmbench.roofline import published
 from dlmbench.roofline.command import run, text_of
-from dlmbench.roofline.shapes import LLADA_8B, LLAMA_8B
+from dlmbench.roofline.models_8b import LLADA_8B, LLAMA_8B
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = sorted((ROOT / "tests/golden/roofline").glob("*.txt"))

@@ -92,7 +92,7 @@ def _quality(curve: Curve, headline_parity: MetricParity | None) -> str:
             return RANDOM_WEIGHTS
         return "quality was not measured for both models, so parity is unknown"
     metric, parity = headline_parity.metric, headline_parity.parity
-    name = "the likelihood of the true text" if metric.name == "likelihood" else metric.words
+    name = metric.phrase
     last, gap = parity.points[-1], f" ({_gap(headline_parity)})"
     base = curve.quality_baseline.cell.model.key if curve.quality_baseline else "the baseline"
     if parity.outcome == "reached":

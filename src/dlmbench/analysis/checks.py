@@ -12,8 +12,9 @@ from typing import Literal
 import numpy as np
 from scipy import stats as _scipy
 
+from dlmbench import registry
 from dlmbench.analysis.parity import PerText, common_prompts
-from dlmbench.analysis.quality import TRUTHS, all_cells, scores_by_text
+from dlmbench.analysis.quality import all_cells, metric_for, metrics_of, scores_by_text
 from dlmbench.analysis.stats import summarise
 from dlmbench.types import Cell, CellResult, Finding, Run, Sample
 
@@ -227,7 +228,7 @@ def _few_prompts(run: Run) -> Iterator[Finding]:
 
 
 def _degenerate(run: Run) -> Iterator[Finding]:
-    for cell, own, base in _pairs_with_baseline(run, "repetition"):
+    for cell, own, base in _pairs_with_baseline(run, metric_for("repetition")):
         if own.value > base.value + REPETITION_MARGIN:
             message = (
                 f"{cell.label}: {own.value:.0%} of the text repeats itself, the baseline's {base.value:.0%}: "
@@ -238,8 +239,9 @@ def _degenerate(run: Run) -> Iterator[Finding]:
 
 def _better_than_truth(run: Run) -> Iterator[Finding]:
     scores = scores_by_text(run)
-    for line, metric in TRUTHS.items():
-        source = "the true source" if metric.startswith("oracle") else "the judge"
+    lines = {m.name: m.truth_of for m in metrics_of(run) if m.truth_of is not None}
+    for line, metric in lines.items():
+        source = registry.attribute("metrics", line, "TRUTH_SOURCE", "its source")
         for cell in _one_per_text(run):
             own, truth = scores.get((cell.quality_key, metric)), scores.get((cell.quality_key, line))
             if own and truth and own.value < truth.value:
@@ -260,7 +262,7 @@ def _self_judged(run: Run) -> Iterator[Finding]:
 
 def _tokens_differ(run: Run) -> Iterator[Finding]:
     """Nats per token compare only where both models cut the reference into the same number of tokens."""
-    for cell, own, base in _pairs_with_baseline(run, "likelihood"):
+    for cell, own, base in _pairs_with_baseline(run, metric_for("likelihood")):
         shared = common_prompts([own, base])
         if shared and not np.array_equal(own.only(shared).weights, base.only(shared).weights):
             message = f"{cell.label}: the two models cut the reference into different numbers of tokens"

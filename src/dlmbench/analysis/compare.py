@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 
 from dlmbench.analysis.parity import FEWEST_PROMPTS, PerText, common_prompts
-from dlmbench.analysis.quality import TRUTHS, MetricInfo, all_cells, metrics_of, scores_by_text, whole_scores
+from dlmbench.analysis.quality import MetricInfo, all_cells, metrics_of, scores_by_text, whole_scores
 from dlmbench.analysis.stats import (
     Interval,
     Summary,
@@ -323,7 +323,7 @@ class _Quality:
         self._texts = scores_by_text(first), scores_by_text(second)
         self._whole = whole_scores(first), whole_scores(second)
         theirs = {m.name: m for m in metrics_of(second)}
-        self._metrics = tuple(m for m in metrics_of(first) if theirs.get(m.name) == m and m.name not in TRUTHS)
+        self._metrics = tuple(m for m in metrics_of(first) if theirs.get(m.name) == m and m.truth_of is None)
         self._draws, self._seed = draws, seed
 
     def changes(self, a: Cell, b: Cell) -> tuple[QualityChange, ...]:

@@ -14,16 +14,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from dlmbench.errors import BenchError, did_you_mean
+from dlmbench.roofline.predict import per_million_tokens
 from dlmbench.types import Cell, CellResult, Run
 
 if TYPE_CHECKING:
     # Types only: it brings in numpy and scipy, and a plan with a price is to answer at once.
     from dlmbench.analysis.study import CellSummary, Study
-
-
-def per_million_tokens(latency_s: float, tokens: float, price_per_gpu_hour: float, gpus: int = 1) -> float:
-    """Money for a million tokens when one generation of `tokens` takes `latency_s`, in the currency of the price."""
-    return 1e6 * latency_s * gpus * price_per_gpu_hour / 3600 / tokens
 
 
 @dataclass(frozen=True)
@@ -143,9 +139,9 @@ def cheapest(priced: Sequence[CellCost], study: Study, goal: Goal) -> tuple[Chea
 
 
 def _headline(study: Study) -> str:
-    """The metric by which parity is told first: likelihood where it was scored."""
-    names = [p.metric.name for c in study.curves for p in c.parities]
-    return "likelihood" if "likelihood" in names else next(iter(names), "")
+    """The metric that leads, "" where none was scored."""
+    metrics = [p.metric for c in study.curves for p in c.parities]
+    return min(metrics, key=lambda m: m.rank).name if metrics else ""
 
 
 def _at_parity(study: Study, metric: str) -> Iterator[str]:

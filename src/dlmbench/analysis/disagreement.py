@@ -6,10 +6,11 @@ reader should learn which question each has answered before taking the friendlie
 
 from __future__ import annotations
 
+from dlmbench import registry
 from dlmbench.analysis.nouns import Curve, MetricParity
 from dlmbench.analysis.parity import Parity
+from dlmbench.analysis.quality import metric_for
 
-SCORER, WRITER = "likelihood", "oracle_validity"
 _QUESTIONS = (
     "They ask different things. The likelihood rates the model as a scorer: how probable it finds the true text, word "
     "by word, when it has K steps for it. Validity judges what the model wrote: the share of its own sentences that "
@@ -31,7 +32,7 @@ _SUREST_FIRST = (
 
 def why_parities_differ(curve: Curve, delta: float = 0.0) -> str | None:
     """Why parity by likelihood and by validity differ on `curve`; None where they agree or one was not measured."""
-    scorer, writer = curve.parity(SCORER, delta), curve.parity(WRITER, delta)
+    scorer, writer = curve.parity(metric_for("likelihood"), delta), curve.parity(metric_for("validity"), delta)
     if scorer is None or writer is None or _place(scorer.parity) == _place(writer.parity):
         return None
     by = f"By likelihood parity is {_in_words(scorer.parity)}, by validity {_in_words(writer.parity)}"
@@ -40,7 +41,7 @@ def why_parities_differ(curve: Curve, delta: float = 0.0) -> str | None:
         return f"{by}: {unsure.parity.n} prompts are too few to call this a contradiction. {_QUESTIONS}."
     if _asks_more(scorer.parity, writer.parity):
         parts = [by, _QUESTIONS, _SAFE_WRITER]
-        if dict(curve.knobs).get("commit") == "low_confidence":
+        if registry.attribute("commit", str(dict(curve.knobs).get("commit")), "SUREST_FIRST", False):
             parts.append(_SUREST_FIRST)
         parts += _repeats(curve, writer)
     else:
@@ -71,8 +72,8 @@ def _asks_more(one: Parity, other: Parity) -> bool:
 def _repeats(curve: Curve, writer: MetricParity) -> list[str]:
     """Whether the text that is valid also repeats itself, which validity does not punish."""
     point = curve.at(writer.parity.steps) if writer.parity.steps else None
-    own = point.quality_in("repetition") if point else None
-    base = curve.quality_baseline.quality_in("repetition") if curve.quality_baseline else None
+    own = point.quality_in(metric_for("repetition")) if point else None
+    base = curve.quality_baseline.quality_in(metric_for("repetition")) if curve.quality_baseline else None
     if own is None or base is None:
         return ["Whether it plays safe by repeating itself was not measured"]
     figures = f"{own.value:.0%} of its 4-grams are repeated at K={writer.parity.steps}, the baseline's {base.value:.0%}"

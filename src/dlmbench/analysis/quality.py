@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
+from dlmbench import registry
 from dlmbench.analysis.parity import PerText
 from dlmbench.analysis.stats import IndexArray, bootstrap_interval, ratio_of_sums
 from dlmbench.types import Cell, Run, Score
@@ -18,7 +20,7 @@ from dlmbench.types import Cell, Run, Score
 
 @dataclass(frozen=True)
 class MetricInfo:
-    """A metric's name, unit and direction."""
+    """A metric's name, unit and direction as its scores state them; the rest are attributes of the plug-in."""
 
     name: str
     unit: str
@@ -32,37 +34,35 @@ class MetricInfo:
     @property
     def words(self) -> str:
         """The metric's name as a reader should see it: a likelihood scored in nats is a negative logarithm."""
-        return _WORDS.get(self.name, self.name.replace("_", " "))
+        return str(registry.attribute("metrics", self.name, "TITLE", self.name.replace("_", " ")))
+
+    @property
+    def phrase(self) -> str:
+        """The metric within a sentence."""
+        return str(registry.attribute("metrics", self.name, "PHRASE", self.words))
 
     @property
     def title(self) -> str:
         """The metric with its unit and direction, for a table or an axis."""
         return f"{self.words} [{self.unit}], {'higher' if self.higher_is_better else 'lower'} is better"
 
+    @property
+    def rank(self) -> int:
+        """Place in the order of display, which is also the order in which a metric leads: smaller first."""
+        return int(registry.attribute("metrics", self.name, "RANK", 1000))
 
-# The true text's own score under its source: the line that oracle_log_prob is read against, of no model.
-TRUTH = "oracle_truth"
-# Every such line, and the metric of generated text that it is the line of.
-TRUTHS = {TRUTH: "oracle_log_prob", "judge_truth": "judge_likelihood"}
-_WORDS = {
-    "likelihood": "negative log-likelihood",
-    "oracle_log_prob": "negative oracle log-prob",
-    "repetition": "repeated 4-grams",
-}
-# Also the order of display. A score's own unit and direction win over these.
-KNOWN = (
-    MetricInfo("likelihood", "nats/token", False),
-    MetricInfo("oracle_validity", "share", True),
-    MetricInfo("oracle_log_prob", "nats/token", False),
-    MetricInfo(TRUTH, "nats/token", False),
-    MetricInfo("judge_likelihood", "nats/token", False),
-    MetricInfo("judge_truth", "nats/token", False),
-    MetricInfo("unigram_entropy", "entropy, nats", True),
-    MetricInfo("repetition", "share", False),
-    MetricInfo("distinct_1", "share", True),
-    MetricInfo("distinct_2", "share", True),
-    MetricInfo("distinct_3", "share", True),
-)
+    @property
+    def truth_of(self) -> str | None:
+        """The metric of generated text for which this one scores the true text: a line to compare with, not a model."""
+        truth_of: str | None = registry.attribute("metrics", self.name, "TRUTH_OF", None)
+        return truth_of
+
+
+@cache
+def metric_for(measures: str) -> str:
+    """The metric that measures "likelihood", "validity" or "repetition"; "" where none is installed."""
+    names = [n for n in registry.loadable("metrics") if registry.attribute("metrics", n, "MEASURES", "") == measures]
+    return min(names, key=lambda n: registry.attribute("metrics", n, "RANK", 1000), default="")
 
 
 @dataclass(frozen=True)
@@ -86,12 +86,12 @@ class Quality:
 
 def metrics_of(run: Run) -> tuple[MetricInfo, ...]:
     """The metrics that `run` has scores of and whose direction is known, in order of display."""
-    stated = {s.metric: MetricInfo(s.metric, s.unit, s.higher_is_better) for s in run.scores}
-    known = {m.name: m for m in KNOWN} | stated
-    present = {t.metric for t in run.text_scores} | set(stated)
-    order = [m.name for m in KNOWN]
-    ranked = sorted(present & set(known), key=lambda n: (order.index(n) if n in order else len(order), n))
-    return tuple(known[name] for name in ranked)
+    found = {s.metric: MetricInfo(s.metric, s.unit, s.higher_is_better) for s in run.scores}
+    for name in {t.metric for t in run.text_scores} - set(found):
+        if name in registry.names("metrics"):  # not aggregated yet
+            module = registry.load("metrics", name)
+            found[name] = MetricInfo(name, module.UNIT, module.HIGHER_IS_BETTER)
+    return tuple(sorted(found.values(), key=lambda m: (m.rank, m.name)))
 
 
 def all_cells(run: Run) -> tuple[Cell, ...]:

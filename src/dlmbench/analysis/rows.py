@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dlmbench.analysis.nouns import CellSummary, Study
+from dlmbench.analysis.quality import metric_for
 from dlmbench.types import Cell
 
 
@@ -41,7 +42,7 @@ def summary_rows(study: Study) -> list[SummaryRow]:
 def _row(study: Study, summary: CellSummary) -> SummaryRow:
     cell = summary.cell
     latency, memory = summary.latency, summary.memory
-    likelihood, validity = summary.quality_in("likelihood"), summary.quality_in("oracle_validity")
+    likelihood, validity = summary.quality_in(metric_for("likelihood")), summary.quality_in(metric_for("validity"))
     return SummaryRow(
         model=study.label(cell),
         steps=cell.steps,

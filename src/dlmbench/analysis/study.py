@@ -17,7 +17,7 @@ from dlmbench.analysis.matching import curve_key, knobs_without_steps, labels_of
 from dlmbench.analysis.nouns import RANDOM_WEIGHTS, CellSummary, Curve, MetricParity, PeakMemory, Study
 from dlmbench.analysis.pareto import Contender, Front, front_places
 from dlmbench.analysis.parity import DELTAS, Parity, PerText, common_prompts, steps_to_parity
-from dlmbench.analysis.quality import TRUTHS, Quality, all_cells, metrics_of, quality_of, scores_by_text, whole_scores
+from dlmbench.analysis.quality import Quality, all_cells, metrics_of, quality_of, scores_by_text, whole_scores
 from dlmbench.analysis.speedup import Repetitions, speedup_at_parity
 from dlmbench.analysis.stats import IndexArray, bootstrap_indices, ratio_interval, summarise
 from dlmbench.types import Cell, Run
@@ -44,7 +44,7 @@ class _Analysis:
         self.cells = all_cells(self.run)
         self.results = {r.cell.id: r for r in self.run.results}
         self.metrics = metrics_of(self.run)
-        self.compared = tuple(m for m in self.metrics if m.name not in TRUTHS)
+        self.compared = tuple(m for m in self.metrics if m.truth_of is None)
         self.texts = scores_by_text(self.run)
         self.whole = whole_scores(self.run)
         self.labels = labels_of(self.cells)

@@ -52,9 +52,9 @@ def who_wins(study: Study, metric: str | None = None, delta: float = 0.0) -> tup
 
 
 def headline(curve: Curve, delta: float = 0.0) -> MetricParity | None:
-    """The parity that leads: by likelihood if it was scored, else by the first metric there is."""
+    """The parity that leads: by the metric of the smallest rank that was scored."""
     exact = [p for p in curve.parities if p.parity.delta == delta]
-    return next((p for p in exact if p.metric.name == "likelihood"), exact[0] if exact else None)
+    return min(exact, key=lambda p: p.metric.rank, default=None)
 
 
 def nearest(curve: Curve) -> MetricParity | None:

@@ -28,6 +28,7 @@ from dlmbench.analysis.stats import (
 )
 from dlmbench.bench.worker import Failed, Measure, Pool
 from dlmbench.errors import BenchError
+from dlmbench.prompts import source_attribute
 from dlmbench.results import Store, read_text_results
 from dlmbench.types import (
     Cell,
@@ -59,7 +60,7 @@ def inapplicable(metric: str, cell: Cell) -> str | None:
         return "random weights have no quality"
     if "diffusion" in needs and registry.load("samplers", cell.sampler).PARADIGM != "diffusion":
         return "only a masked diffusion model has it"
-    if "tiny corpus" in needs and not cell.prompts.startswith("tiny"):
+    if "oracle" in needs and not source_attribute(cell.prompts, "HAS_ORACLE", False):
         return "only the embedded corpus has an oracle"
     return None
 

@@ -12,8 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from dlmbench import prompts as prompt_sources
-from dlmbench.bench import forecast
-from dlmbench.bench.forecast import AS_FOUND, Machine
+from dlmbench.bench.forecast import AS_FOUND, Machine, forecast_run
 from dlmbench.bench.quality import score_run
 from dlmbench.bench.speed import SpeedPass
 from dlmbench.bench.worker import Pool
@@ -27,7 +26,7 @@ from dlmbench.models.tokenizer import Codec, find
 from dlmbench.results import Store, read_run
 from dlmbench.results.journal import replace_file
 from dlmbench.roofline.operators import element_bytes
-from dlmbench.scoring.request import MetricSettings, settle
+from dlmbench.scoring.settings import MetricSettings, settle
 from dlmbench.types import (
     Architecture,
     Cell,
@@ -103,7 +102,7 @@ def measure(
     setting = prepare(experiment.models, experiment.prompts, (whole or plan).cells)
     experiment, plan = replace(experiment, models=setting.models), grid.with_models(plan, setting.models)
     environment = fingerprint(setting.device)
-    outlook = forecast.outlook(plan.cells, setting.architectures, environment, machine)
+    outlook = forecast_run(plan.cells, setting.architectures, environment, machine)
     with ExitStack() as stack:
         store = stack.enter_context(Store.open(output, environment, experiment.name, plan))
         replace_file(output / EXPERIMENT, json.dumps(asdict(experiment), indent=2) + "\n")

@@ -15,7 +15,7 @@ from dlmbench.models import checkpoint
 from dlmbench.models.assets import resolve_model
 from dlmbench.models.tokenizer import Codec, find
 from dlmbench.prompts import Tokenizer, continuation
-from dlmbench.scoring.request import MetricSettings, settle
+from dlmbench.scoring.settings import MetricSettings, settle
 from dlmbench.types import Cell, ModelSpec, Prompt, Texts, TextScore
 
 WANTED = '{"prompt": "...", "reference": "..."} or {"prompt_ids": [..], "reference_ids": [..]}'

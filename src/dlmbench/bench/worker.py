@@ -24,6 +24,7 @@ from dlmbench.measure.energy import GpuMeter, repeat_for_energy
 from dlmbench.measure.memory import measure_memory
 from dlmbench.measure.protocol import Visit, timed_repetition, traced_pass
 from dlmbench.models.tokenizer import Codec, find
+from dlmbench.prompts import source_attribute
 from dlmbench.types import (
     Cell,
     CommitOrder,
@@ -227,7 +228,7 @@ def _useful_tokens(cell: Cell, model: _Model, made: Generation) -> int | None:
     Random weights end by chance, and the embedded corpus has no end-of-story token.
     """
     end = model.language_model.architecture.eos_id
-    if end is None or cell.model.weights == "random" or cell.prompts.startswith("tiny"):
+    if end is None or cell.model.weights == "random" or not source_attribute(cell.prompts, "HAS_EOS", True):
         return None
     return sum(row.index(end) + 1 if end in row else len(row) for row in made.tokens_BG)
 

@@ -28,10 +28,11 @@ if TYPE_CHECKING:
     # Types only: these bring in numpy and scipy, and `plan` is to answer at once.
     from dlmbench.analysis.answer import SummaryRow
     from dlmbench.analysis.cost import CellCost, Cheapest
-    from dlmbench.bench.forecast import Bill, Forecast
-    from dlmbench.roofline.bounds import Bounds
+    from dlmbench.bench.forecast import RunCost
+    from dlmbench.roofline.break_even import BreakEvenSurface
     from dlmbench.roofline.calibrate import Calibration
-    from dlmbench.roofline.surface import Surface
+    from dlmbench.roofline.corrected import Bounds
+    from dlmbench.roofline.predict import Forecast
 
 TALK = Console(stderr=True, highlight=False, soft_wrap=True)
 
@@ -185,7 +186,7 @@ def cells(planned: Sequence[Cell], forecast: Forecast | None = None, price: floa
 
 
 def _predicted(cell: Cell, forecast: Forecast, price: float | None) -> tuple[str, ...]:
-    from dlmbench.bench.forecast import million_tokens
+    from dlmbench.roofline.predict import million_tokens
 
     expected = forecast.of(cell)
     rate = cell.batch_size * cell.new_tokens / expected.latency_s if expected.latency_s else None
@@ -203,7 +204,7 @@ def _predicted(cell: Cell, forecast: Forecast, price: float | None) -> tuple[str
     )
 
 
-def total(bill: Bill, price: float | None) -> str:
+def total(bill: RunCost, price: float | None) -> str:
     """What a run should take, in words."""
     text = f"predicted time of all generations, warm-ups and repetitions included: {_between(bill.low_s, bill.high_s)}"
     if price is not None:
@@ -258,7 +259,7 @@ def bounds(measured: Sequence[Bounds]) -> Table:
     return table
 
 
-def surfaces(predicted: Sequence[Surface], device: str) -> Iterator[str | Table]:
+def surfaces(predicted: Sequence[BreakEvenSurface], device: str) -> Iterator[str | Table]:
     """Break-even step counts: a table for each way to run diffusion, a row a length, a column a batch size."""
     for surface in predicted:
         batches = sorted({p.batch_size for p in surface.points})

@@ -26,7 +26,7 @@ from dlmbench.cli.options import (
 from dlmbench.errors import BenchError
 
 if TYPE_CHECKING:
-    from dlmbench.bench.forecast import Forecast
+    from dlmbench.roofline.predict import Forecast
     from dlmbench.types import Plan
 
 
@@ -78,9 +78,9 @@ def plan(
         out.print(console.cells(planned.cells, forecast, price))
     if forecast is not None:
         if not break_even:
-            from dlmbench.bench.forecast import bill
+            from dlmbench.bench.forecast import run_cost
 
-            print(console.total(bill(forecast, experiment.protocol), price))
+            print(console.total(run_cost(forecast, experiment.protocol), price))
         for note in forecast.notes:
             console.say(note)
     console.left_out(planned.left_out)
@@ -100,13 +100,18 @@ def _forecast(
             raise BenchError(f"{alone[0]} says nothing without a device", "Add --hardware, as in --hardware h200")
         return None
     from dlmbench.analysis.cost import check_price
-    from dlmbench.bench import forecast
     from dlmbench.roofline import hardware
+    from dlmbench.roofline.predict import predict
 
     if price is not None:
         check_price(price)
-    device = hardware.find(name, forecast.devices(file))
-    return forecast.predict(planned, device, None if calibration is None else forecast.load_calibration(calibration))
+    device = hardware.find(name, hardware.load_rows(file))
+    saved = None
+    if calibration is not None:
+        from dlmbench.roofline.calibrate import load_calibration
+
+        saved = load_calibration(calibration)
+    return predict(planned, device, saved)
 
 
 @app.command()
@@ -121,12 +126,13 @@ def calibrate(
     """Fit the cost model to the cells of a run, with its error on cells left out, and hold each against its floor."""
     from rich.console import Console
 
-    from dlmbench.bench import forecast
     from dlmbench.cli import console
     from dlmbench.results import read_run
     from dlmbench.results.journal import replace_file
+    from dlmbench.roofline.calibrate import calibrate_run
+    from dlmbench.roofline.hardware import load_rows
 
-    made = forecast.calibrate(read_run(run_folder), hardware, forecast.devices(hardware_file))
+    made = calibrate_run(read_run(run_folder), hardware, load_rows(hardware_file))
     path = run_folder / "calibration.json" if output is None else output
     if path.is_dir() or not path.parent.is_dir():
         raise BenchError(f"{path} cannot be written as a file", "Name a file in a folder that exists with --output")

@@ -65,9 +65,10 @@ def run(
         models=models,
         knob=knob,
     )
-    from dlmbench.bench.forecast import Machine, devices
+    from dlmbench.bench.forecast import Machine
+    from dlmbench.roofline.hardware import load_rows
 
-    _run(experiment, plan, output_dir, Machine(hardware, devices(hardware_file)), try_oom=try_oom)
+    _run(experiment, plan, output_dir, Machine(hardware, load_rows(hardware_file)), try_oom=try_oom)
 
 
 def _run(
@@ -118,7 +119,7 @@ def score(
     from dlmbench.bench import run as session
     from dlmbench.cli import console
     from dlmbench.results import read_run
-    from dlmbench.scoring.request import parse_settings
+    from dlmbench.scoring.settings import parse_settings
 
     names = [name.strip() for item in metrics for name in item.split(",")]
     settings = parse_settings(names, judge, setting or ())

@@ -352,7 +352,7 @@ def _with_knob(grids: tuple[Grid, ...], name: str, values: tuple[KnobValue, ...]
 
 def _prompts(entry: PromptEntry, overrides: Overrides) -> PromptSettings:
     count = entry.count if entry.count is not None else PROMPT_SIZES[entry.size] if entry.size is not None else None
-    if count is None and entry.source != "file":
+    if count is None and not getattr(registry.load("prompts", entry.source), "ALL_BY_DEFAULT", False):
         count = PROMPT_SIZES["medium"]
     settings = PromptSettings(entry.source, count, entry.path, entry.seed, entry.chat)
     if overrides.prompt_file is not None:

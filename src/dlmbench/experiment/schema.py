@@ -25,9 +25,9 @@ from pydantic_core import PydanticCustomError
 
 from dlmbench import registry
 from dlmbench.errors import did_you_mean
+from dlmbench.tiny import EMBEDDED_MODELS
 
 PROMPT_SIZES = {"small": 8, "medium": 32, "large": 128}
-EMBEDDED = ("embedded:ar", "embedded:llada")
 DEFAULT_METRICS = ("likelihood", "distinct_1", "distinct_2", "distinct_3", "repetition")
 
 
@@ -79,11 +79,6 @@ def one_of(names: Iterable[str], what: str) -> Any:
 Count = Annotated[int, Field(ge=1)]
 
 
-def prompt_sources() -> tuple[str, ...]:
-    """The prompt sources as the file names them: `wikitext-103` is prompts/wikitext_103.py."""
-    return tuple(name.replace("_", "-") for name in registry.names("prompts"))
-
-
 def _knobs_model(sampler: str) -> type[BaseModel]:
     """The knobs of a sampler and of all its parts, each as an axis."""
     fields: dict[str, Any] = {}
@@ -105,7 +100,7 @@ def _none_as_defaults(value: Any) -> Any:
 
 def _samplers_model() -> type[BaseModel]:
     fields: dict[str, Any] = {}
-    for name in registry.names("samplers"):
+    for name in registry.loadable("samplers"):
         model = _knobs_model(name)
         or_none = BeforeValidator(_none_as_defaults, json_schema_input_type=model | None)
         kind = Annotated[model, or_none]  # type: ignore[valid-type]
@@ -122,7 +117,7 @@ if TYPE_CHECKING:  # the types below are created at import time, which a type ch
 else:
     Counts = axis(Count)
     FamilyName = one_of(registry.names("families"), "family")
-    SourceName = one_of(prompt_sources(), "prompt source")
+    SourceName = one_of(registry.names("prompts"), "prompt source")
     EngineNames = axis(one_of(registry.names("engines"), "engine"))
     SamplerAxesEntry = _samplers_model()
 
@@ -143,8 +138,8 @@ class ModelEntry(Strict):
 
     @validator(mode="after")
     def _source_exists(self) -> ModelEntry:
-        if self.source.startswith("embedded:") and self.source not in EMBEDDED:
-            raise complaint(f"unknown source '{self.source}'", did_you_mean(self.source, EMBEDDED))
+        if self.source.startswith("embedded:") and self.source not in EMBEDDED_MODELS:
+            raise complaint(f"unknown source '{self.source}'", did_you_mean(self.source, EMBEDDED_MODELS))
         return self
 
 
@@ -239,12 +234,13 @@ class PromptEntry(Strict):
     def _consistent(self) -> PromptEntry:
         if self.size is not None and self.count is not None:
             raise complaint("both size and count are given", "Keep one of them")
-        if self.source in ("file", "sharegpt") and self.path is None:
+        source = registry.load("prompts", self.source)
+        if getattr(source, "NEEDS_PATH", False) and self.path is None:
             raise complaint(f"source {self.source} needs a path", "Name the file with path: or --prompt_file")
-        if self.source == "tiny" and self.path is not None:
-            raise complaint("source tiny has no path", "Its stories are made by the package; remove path")
-        if self.source == "tiny" and self.chat:
-            raise complaint("source tiny has no chat template", "Remove chat")
+        if not getattr(source, "TAKES_PATH", True) and self.path is not None:
+            raise complaint(f"source {self.source} has no path", "Its texts come with the package; remove path")
+        if not getattr(source, "TAKES_CHAT", True) and self.chat:
+            raise complaint(f"source {self.source} has no chat template", "Remove chat")
         return self
 
 

@@ -20,8 +20,8 @@ from dlmbench.charts import page
 from dlmbench.charts import style as _style
 from dlmbench.charts.points import Point, each, rows_of, shapes, short, table, why_missing
 from dlmbench.models.shapes import architecture_of
+from dlmbench.roofline.break_even import break_even_surface
 from dlmbench.roofline.hardware import of_device
-from dlmbench.roofline.surface import break_even_surface
 from dlmbench.types import Architecture, Cell, Run
 
 NAME = "breakeven_map"

@@ -22,8 +22,7 @@ from dlmbench.charts import page
 from dlmbench.charts import style as _style
 from dlmbench.charts.points import Point, each, rows_of, table, why_missing
 from dlmbench.models.shapes import architectures
-from dlmbench.roofline.bounds import bounds_of
-from dlmbench.roofline.calibrate import MeasuredCell
+from dlmbench.roofline.corrected import MeasuredCell, bounds_of
 from dlmbench.roofline.hardware import Hardware, of_device
 from dlmbench.types import Architecture, Run
 
@@ -77,6 +76,8 @@ def _rows(run: Run, study: Study, known: dict[str, Architecture], device: Hardwa
             continue
         taken = float(median(forwards[cell.id]))
         held = bounds_of(MeasuredCell(cell, known[cell.model.key], device, latency.median, taken))
+        if held is None:
+            continue
         flops, bandwidth = device.matrix_flops(cell.precision), device.bandwidth
         yield RooflinePoint(
             kind=kind,

@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from dlmbench.analysis.parity import Parity
-from dlmbench.analysis.quality import TRUTHS, MetricInfo, Quality
+from dlmbench.analysis.quality import MetricInfo, Quality
 from dlmbench.analysis.study import Study
 from dlmbench.charts import page, style
 from dlmbench.charts.points import Point, each, rows_of, shapes, short, table, why_missing
@@ -66,8 +66,8 @@ def points(run: Run, study: Study) -> pd.DataFrame:
             cells.append(("baseline", study.label(base.cell), base))
         for kind, series, cell in cells:
             for q in cell.quality:
-                if q.metric.name in TRUTHS:
-                    truth.setdefault((*key[1:], TRUTHS[q.metric.name]), q)
+                if q.metric.truth_of is not None:
+                    truth.setdefault((*key[1:], q.metric.truth_of), q)
                     continue
                 rows.append(
                     QualityPoint(

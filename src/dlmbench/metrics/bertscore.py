@@ -2,8 +2,8 @@
 
 Zhang et al. 2020 (arXiv 1904.09675); no idf weights, no rescaling. The encoder is a folder or a hub id with the layer
 that is compared; roberta-large at layer 17 unless said otherwise, the package's own choice for English. The package's
-matching is used as it is; encoder and tokenizer are loaded here, because its loader takes any path with "t5" in it
-for a T5, and fails for a tokenizer that states no longest text. An empty text scores 0, as the package defines it.
+matching is used unchanged; encoder and tokenizer are loaded here, because its loader takes any path with "t5" in it
+for a T5, and fails for a tokenizer without a maximum length. An empty text scores 0, as the package defines it.
 """
 
 from __future__ import annotations
@@ -19,28 +19,33 @@ from typing import Any
 
 from dlmbench.errors import BenchError
 from dlmbench.models.assets import resolve_model
-from dlmbench.scoring.span import NO_REFERENCE
+from dlmbench.scoring.reference import NO_REFERENCE
 from dlmbench.types import MetricRequest, ModelSpec, Texts, TextScore, Unscored
 
 UNIT = "F1"
 HIGHER_IS_BETTER = True
 NEEDS = ("generations", "references", "own model")
+TITLE = "BERTScore"
+REPORT_IF_MISSING = True
 DEFAULT = ("FacebookAI/roberta-large", 17)
 
 
 @dataclass(frozen=True)
-class Settings:
+class BertscoreSettings:
     """What can be set in the experiment file or by --setting."""
 
     model: str = field(default=DEFAULT[0], metadata={"help": "the encoder: a folder, or org/name on the hub"})
     num_layers: int = field(default=0, metadata={"help": "which layer's vectors; 0: the package's, for those it knows"})
 
 
-def prepare(settings: Settings) -> MetricRequest:
+SETTINGS = BertscoreSettings
+
+
+def prepare(settings: BertscoreSettings) -> MetricRequest:
     """Find package, encoder and layer before anything is measured.
 
     Raises:
-        BenchError: what is missing, and how to get it.
+        BenchError: one of them is missing, with how to get it.
     """
     if importlib.util.find_spec("bert_score") is None:
         raise BenchError("bertscore needs the package bert-score", "pip install 'dlmbench[quality]'")
@@ -85,7 +90,7 @@ def _depth(folder: Path) -> int:
 
 
 class _Encoder:
-    """Encoder and tokenizer as the package's functions call them: one layer's vectors, texts of a finite length."""
+    """Encoder and tokenizer as the package's functions call them: vectors of one layer, a finite maximum length."""
 
     def __init__(self, folder: str, layer: int, device: str) -> None:
         import torch
@@ -99,12 +104,12 @@ class _Encoder:
         self.tokenizer: Any = AutoTokenizer.from_pretrained(folder)
         # RoBERTa counts its positions from the padding id on.
         offset = inner.config.pad_token_id + 1 if "roberta" in inner.config.model_type else 0
-        room = getattr(inner.config, "max_position_embeddings", None)
-        self.longest = min(self.tokenizer.model_max_length, room - offset if room else 1 << 20)
+        positions = getattr(inner.config, "max_position_embeddings", None)
+        self.longest = min(self.tokenizer.model_max_length, positions - offset if positions else 1 << 20)
         self.tokenizer.model_max_length = self.longest
 
         class OneLayer(torch.nn.Module):
-            """Answers with the hidden states of one layer, where the package takes the last."""
+            """Returns the hidden states of one layer, where the package takes the last."""
 
             def __init__(self) -> None:
                 super().__init__()
@@ -140,7 +145,7 @@ def _loaded(folder: str, layer: int, device: str) -> _Encoder:
 
 
 def score(texts: Texts) -> Iterator[TextScore | Unscored]:
-    """One value a generation."""
+    """One value per generation."""
     request, cell = texts.request, texts.cell
     assert request is not None
     assert request.folder is not None

@@ -1,20 +1,17 @@
 """Share of distinct runs of 2 tokens in a generated text (distinct-2, Li et al. 2016, arXiv 1510.03055).
 
-Read it beside every likelihood of generated text: a low judge perplexity is cheap to get by repeating oneself.
+Read it beside every likelihood of generated text: a text that repeats itself has a low judge perplexity.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from functools import partial
 
-from dlmbench.scoring.ngrams import distinct
-from dlmbench.types import Texts, TextScore, Unscored
+from dlmbench.scoring.generated import distinct
 
 UNIT = "share"
 HIGHER_IS_BETTER = True
 NEEDS = ("generations",)
+RANK = 72
 
-
-def score(texts: Texts) -> Iterator[TextScore | Unscored]:
-    """One value a generation."""
-    yield from distinct(texts, 2)
+score = partial(distinct, n=2)

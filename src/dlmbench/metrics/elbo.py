@@ -1,4 +1,4 @@
-"""Evidence lower bound of a masked diffusion model, in nats a token of the true continuation; it has no step count.
+"""Evidence lower bound of a masked diffusion model, in nats per token of the true continuation; no step count.
 
 The estimator of LLaDA (Nie et al. 2025, arXiv 2502.09992, eq. 6): mask x of the T answer tokens at random, charge the
 masked ones T / x times their cross entropy, average over 128 draws whose x are spread evenly over 1..T. A bound: the
@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from dlmbench.scoring.span import span_of, text_score, without_reference
+from dlmbench.scoring.reference import span_of, text_score, without_reference
 from dlmbench.types import Cell, Prompt, Texts, TextScore, Unscored, stable_hash
 
 UNIT = "nats/token"
@@ -23,13 +23,16 @@ NEEDS = ("model", "references", "diffusion")
 
 
 @dataclass(frozen=True)
-class Settings:
+class ElboSettings:
     """What can be set in the experiment file or by --setting."""
 
     draws: int = field(default=128, metadata={"help": "masked copies of each text; the authors use 128"})
 
 
-def check(settings: Settings) -> str | None:
+SETTINGS = ElboSettings
+
+
+def check(settings: ElboSettings) -> str | None:
     """Why these settings cannot be used, or None."""
     return None if settings.draws >= 1 else "elbo.draws must be 1 or more"
 
@@ -40,11 +43,11 @@ def note(cell: Cell) -> str:
 
 
 def same_value(cell: Cell) -> str:
-    """The bound knows nothing of steps, blocks and rules: one computation serves all of them."""
+    """The bound does not depend on steps, blocks and rules: one computation serves all of them."""
     return stable_hash([cell.model.key, cell.prompt_tokens, cell.new_tokens, cell.precision, cell.engine, cell.seed])
 
 
-class Estimate(NamedTuple):
+class BoundEstimate(NamedTuple):
     """Nats of one text; stderr is the Monte Carlo error, None where a single group of draws was made."""
 
     nats: float
@@ -66,8 +69,8 @@ def unbiased_rows(length: int, most: int) -> int:
 
 
 def score(texts: Texts) -> Iterator[TextScore | Unscored]:
-    """One value a prompt: the estimate in nats over its tokens."""
-    draws = int(texts.request.setting("draws") or 0) if texts.request else Settings().draws
+    """One value per prompt: the estimate in nats over its tokens."""
+    draws = int(texts.request.setting("draws") or 0) if texts.request else ElboSettings().draws
     for prompt in texts.prompts:
         span = span_of(prompt)
         if span is None:
@@ -77,11 +80,10 @@ def score(texts: Texts) -> Iterator[TextScore | Unscored]:
         yield text_score(texts.cell, "elbo", prompt, span, found.nats, found.stderr, f"{draws} draws")
 
 
-def estimate(texts: Texts, prompt: Prompt, draws: int = Settings().draws) -> Estimate:
+def estimate(texts: Texts, prompt: Prompt, draws: int = ElboSettings().draws) -> BoundEstimate:
     """The bound for one prompt; draws depend on the cell's seed and the prompt alone.
 
-    Tokens outside the scored span (parts of a character at its ends) are given where they stand before it, and left
-    out where they stand behind it.
+    Tokens outside the scored span (parts of a character at its ends) are context before it and left out after it.
     """
     import torch
 
@@ -111,4 +113,4 @@ def estimate(texts: Texts, prompt: Prompt, draws: int = Settings().draws) -> Est
             groups.append(losses_R.tolist()[: draws - len(groups) * rows])
     nats = math.fsum(math.fsum(group) for group in groups) / draws
     whole = [statistics.fmean(group) for group in groups if len(group) == rows]
-    return Estimate(nats, statistics.stdev(whole) / math.sqrt(len(whole)) if len(whole) > 1 else None)
+    return BoundEstimate(nats, statistics.stdev(whole) / math.sqrt(len(whole)) if len(whole) > 1 else None)

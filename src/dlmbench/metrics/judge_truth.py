@@ -1,25 +1,27 @@
 """Negative log-likelihood of the true continuation under the judge: the line to read judge_likelihood against.
 
-Generated text below it is duller than the truth, not better.
+Generated text with a lower value is more predictable than the truth, not better.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from dlmbench.scoring.judge import Settings, judge_of
+from dlmbench.scoring.judge import JudgeSettings, judge_of
 from dlmbench.scoring.judge import prepare as _prepare
-from dlmbench.scoring.span import NO_REFERENCE, sizes
+from dlmbench.scoring.reference import NO_REFERENCE, sizes
 from dlmbench.types import Cell, MetricRequest, Texts, TextScore, Unscored, stable_hash
-
-__all__ = ["HIGHER_IS_BETTER", "NEEDS", "UNIT", "Settings", "prepare", "same_value", "score"]
 
 UNIT = "nats/token"
 HIGHER_IS_BETTER = False
 NEEDS = ("references", "own model")
+SETTINGS = JudgeSettings
+RANK = 31
+TRUTH_OF = "judge_likelihood"
+TRUTH_SOURCE = "the judge"
 
 
-def prepare(settings: Settings) -> MetricRequest:
+def prepare(settings: JudgeSettings) -> MetricRequest:
     """Find the judge; raises BenchError where there is none or it is no causal model."""
     return _prepare("judge_truth", settings)
 
@@ -30,17 +32,17 @@ def same_value(cell: Cell) -> str:
 
 
 def score(texts: Texts) -> Iterator[TextScore | Unscored]:
-    """One value a prompt."""
+    """One value per prompt."""
     cell = texts.cell
     for prompt in texts.prompts:
         if prompt.text is None or not prompt.reference_text:
             yield Unscored(cell.id, "judge_truth", prompt.index, NO_REFERENCE)
             continue
-        verdict = judge_of(texts).read(prompt.text, prompt.reference_text)
-        if verdict.reason:
-            yield Unscored(cell.id, "judge_truth", prompt.index, verdict.reason)
+        judged = judge_of(texts).read(prompt.text, prompt.reference_text)
+        if judged.reason:
+            yield Unscored(cell.id, "judge_truth", prompt.index, judged.reason)
             continue
         size_bytes, words = sizes(prompt.reference_text)
         yield TextScore(
-            cell.id, "judge_truth", prompt.index, verdict.nats, verdict.tokens, size_bytes=size_bytes, words=words
+            cell.id, "judge_truth", prompt.index, judged.nats, judged.tokens, size_bytes=size_bytes, words=words
         )

@@ -1,4 +1,4 @@
-"""Negative log-likelihood of the true continuation, in nats a token; exp of it is the perplexity.
+"""Negative log-likelihood of the true continuation, in nats per token; exp of it is the perplexity.
 
 Autoregressive models: exact, by the chain rule. Diffusion models: the likelihood of the sampler itself at its K,
 block length and commit rule (DUEL, arXiv 2603.01367), so it moves with the steps. Where the rule draws positions at
@@ -15,22 +15,29 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from dlmbench import registry
-from dlmbench.scoring.span import span_of, text_score, without_reference
+from dlmbench.scoring.reference import span_of, text_score, without_reference
 from dlmbench.types import Cell, KnobValue, Prompt, PromptBatch, Texts, TextScore, Unscored
 
 UNIT = "nats/token"
 HIGHER_IS_BETTER = False
 NEEDS = ("model", "references")
+TITLE = "negative log-likelihood"
+PHRASE = "the likelihood of the true text"
+RANK = 0
+MEASURES = "likelihood"
 
 
 @dataclass(frozen=True)
-class Settings:
+class LikelihoodSettings:
     """What can be set in the experiment file or by --setting."""
 
     orders: int = field(default=8, metadata={"help": "sampled orders of a commit rule that draws positions"})
 
 
-def check(settings: Settings) -> str | None:
+SETTINGS = LikelihoodSettings
+
+
+def check(settings: LikelihoodSettings) -> str | None:
     """Why these settings cannot be used, or None."""
     return None if settings.orders >= 2 else "likelihood.orders must be 2 or more: one order has no error"
 
@@ -52,13 +59,13 @@ def note(cell: Cell) -> str:
 
 
 def score(texts: Texts) -> Iterator[TextScore | Unscored]:
-    """One value a prompt: total nats of its reference, over its tokens."""
+    """One value per prompt: total nats of its reference, over its tokens."""
     cell = texts.cell
     assert texts.model is not None
     for prompt in texts.prompts:
         if span_of(prompt) is None:
             yield without_reference(cell, "likelihood", prompt)
-    orders = int(texts.request.setting("orders") or 0) if texts.request else Settings().orders
+    orders = int(texts.request.setting("orders") or 0) if texts.request else LikelihoodSettings().orders
     for prompts in _rows(texts):
         if registry.load("samplers", cell.sampler).PARADIGM == "autoregressive":
             passes = [_exact(texts, prompts)]

@@ -15,33 +15,36 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from dlmbench.errors import BenchError
-from dlmbench.scoring.judge import Settings as _JudgeSettings
-from dlmbench.scoring.judge import judge_of, written
+from dlmbench.scoring.generated import generated_texts
+from dlmbench.scoring.judge import JudgeSettings, judge_of
 from dlmbench.scoring.judge import prepare as _prepare
-from dlmbench.scoring.span import NO_REFERENCE
+from dlmbench.scoring.reference import NO_REFERENCE
 from dlmbench.types import MetricRequest, Texts, Unscored, WholeScore
-
-__all__ = ["HIGHER_IS_BETTER", "NEEDS", "UNIT", "Settings", "check", "prepare", "score"]
 
 UNIT = "MAUVE"
 HIGHER_IS_BETTER = True
 NEEDS = ("generations", "references", "own model")
+TITLE = "MAUVE"
+REPORT_IF_MISSING = True
 ADVISED = 1000
 
 
 @dataclass(frozen=True)
-class Settings(_JudgeSettings):
+class MauveSettings(JudgeSettings):
     """What can be set in the experiment file, by --judge or by --setting."""
 
     fewest: int = field(default=100, metadata={"help": "texts below which no value is given: ten make one cluster"})
 
 
-def check(settings: Settings) -> str | None:
+SETTINGS = MauveSettings
+
+
+def check(settings: MauveSettings) -> str | None:
     """Why these settings cannot be used, or None."""
     return None if settings.fewest >= 4 else "mauve.fewest must be 4 or more: there are two clusters at least"
 
 
-def prepare(settings: Settings) -> MetricRequest:
+def prepare(settings: MauveSettings) -> MetricRequest:
     """Find the package and the judge; raises BenchError where one is missing."""
     if importlib.util.find_spec("mauve") is None:
         raise BenchError("mauve needs the package mauve-text", "pip install 'dlmbench[quality]'")
@@ -50,8 +53,8 @@ def prepare(settings: Settings) -> MetricRequest:
 
 
 @contextmanager
-def _silence() -> Iterator[None]:
-    """Keep the clustering library from printing, below Python, that the points are few: the remark says so."""
+def _quiet_stderr() -> Iterator[None]:
+    """Keep the clustering library from printing to stderr that the points are few: the remark says so."""
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:
         os.dup2(nowhere, 2)
@@ -63,12 +66,12 @@ def _silence() -> Iterator[None]:
 
 
 def score(texts: Texts) -> Iterator[WholeScore | Unscored]:
-    """One value for all texts; a text without features is named."""
+    """One value for all texts; texts without features are recorded as unscored."""
     import numpy as np
 
     cell, judge = texts.cell, judge_of(texts)
     true_ND, made_ND = [], []
-    for found in written(texts, "mauve"):
+    for found in generated_texts(texts, "mauve"):
         if isinstance(found, Unscored):
             yield found
             continue
@@ -90,7 +93,7 @@ def score(texts: Texts) -> Iterator[WholeScore | Unscored]:
         return
     from mauve import compute_mauve
 
-    with _silence():
+    with _quiet_stderr():
         result = compute_mauve(p_features=np.array(made_ND), q_features=np.array(true_ND))
     remark = f"{result.num_buckets} clusters; no interval"
     if len(made_ND) < ADVISED:

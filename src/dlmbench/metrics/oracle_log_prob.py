@@ -1,4 +1,4 @@
-"""Negative log-probability of generated text under the embedded corpus's true source, in nats a token.
+"""Negative log-probability of generated text under the embedded corpus's true source, in nats per token.
 
 Smoothed by 1e-3, for one impossible word would make it infinite; the value of bad text depends on that. A value
 below the true text's own is a warning, not a win: greedy text is likelier than truth.
@@ -8,19 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from dlmbench.scoring.oracle import judged
+from dlmbench.scoring.generated import oracle_scores
 from dlmbench.types import Texts, TextScore, Unscored
 
 UNIT = "nats/token"
 HIGHER_IS_BETTER = False
-NEEDS = ("generations", "tiny corpus")
+NEEDS = ("generations", "oracle")
+TITLE = "negative oracle log-prob"
+RANK = 20
 
 
 def score(texts: Texts) -> Iterator[TextScore | Unscored]:
-    """One value a generation: total nats over its tokens."""
-    for index, verdict in judged(texts):
-        tokens = len(verdict.tokens)
+    """One value per generation: total nats over its tokens."""
+    for index, found in oracle_scores(texts):
+        tokens = len(found.tokens)
         if tokens:
-            yield TextScore(texts.cell.id, "oracle_log_prob", index, -verdict.smoothed_log_prob, tokens)
+            yield TextScore(texts.cell.id, "oracle_log_prob", index, -found.smoothed_log_prob, tokens)
         else:
             yield Unscored(texts.cell.id, "oracle_log_prob", index, "no tokens")

@@ -1,24 +1,26 @@
 """Share of generated sentences that are possible under the embedded corpus's true source.
 
-Beside it stands repetition: a text that says one valid sentence over and over is valid, and worthless.
+Read it beside repetition: a text that repeats one valid sentence is valid, and worthless.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from dlmbench.scoring.oracle import judged
+from dlmbench.scoring.generated import oracle_scores
 from dlmbench.types import Texts, TextScore, Unscored
 
 UNIT = "share of sentences"
 HIGHER_IS_BETTER = True
-NEEDS = ("generations", "tiny corpus")
+NEEDS = ("generations", "oracle")
+RANK = 10
+MEASURES = "validity"
 
 
 def score(texts: Texts) -> Iterator[TextScore | Unscored]:
-    """One value a generation; one without a finished sentence has none."""
-    for index, verdict in judged(texts):
-        if verdict.sentences_total:
-            yield TextScore(texts.cell.id, "oracle_validity", index, verdict.sentences_valid, verdict.sentences_total)
+    """One value per generation; one without a finished sentence has none."""
+    for index, found in oracle_scores(texts):
+        if found.sentences_total:
+            yield TextScore(texts.cell.id, "oracle_validity", index, found.sentences_valid, found.sentences_total)
         else:
             yield Unscored(texts.cell.id, "oracle_validity", index, "no finished sentence")

@@ -16,10 +16,11 @@ from dlmbench.types import Texts, TextScore, Unscored
 UNIT = "entropy, nats"
 HIGHER_IS_BETTER = True
 NEEDS = ("generations",)
+RANK = 50
 
 
 def score(texts: Texts) -> Iterator[TextScore | Unscored]:
-    """One value a generation."""
+    """One value per generation."""
     for generation in texts.generations:
         if not generation.output_ids:
             yield Unscored(texts.cell.id, "unigram_entropy", generation.prompt_index, "no tokens")

@@ -260,7 +260,7 @@ def download(
     if not local_files_only:
         _check_space(list(_to_fetch(experiment, specs, token, model_cache_dir, dataset_cache_dir)), tell)
     reports = [_model(spec, token, model_cache_dir, local_files_only) for spec in specs]
-    source = registry.load("prompts", experiment.prompts.source.replace("-", "_"))
+    source = registry.load("prompts", experiment.prompts.source)
     if experiment.prompts.path is not None:
         path = Path(experiment.prompts.path)
         problems = () if path.exists() else ("there is nothing at this path",)
@@ -284,7 +284,7 @@ def _to_fetch(
         folder = _without_network(spec, model_cache_dir)
         if _is_from_hub(spec) and (folder is None or _model_problems(folder, spec)):
             yield spec.source, hub.missing(_repository(spec), model_cache_dir, token)
-    source = registry.load("prompts", experiment.prompts.source.replace("-", "_"))
+    source = registry.load("prompts", experiment.prompts.source)
     if experiment.prompts.path is None and hasattr(source, "DATASET"):
         yield source.DATASET.name, hub.missing(source.DATASET, dataset_cache_dir, token)
 

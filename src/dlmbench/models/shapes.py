@@ -1,7 +1,7 @@
-"""The shape of a model that is named but not loaded: what plans, memory checks and figures are made of.
+"""The architecture of a model that is named but not loaded, for plans, memory checks and figures.
 
-Nothing here asks the network: a shape comes from a config.json that is on this machine, or from the published 8B
-pair's where an experiment names exactly that pair. Where neither is there, that is said, and nothing is guessed.
+Nothing here asks the network: an architecture comes from a config.json on this machine, or from the family where it
+knows the checkpoint (its PUBLISHED). Otherwise the reason is returned, and nothing is guessed.
 """
 
 from __future__ import annotations
@@ -15,20 +15,17 @@ from dlmbench.errors import BenchError
 from dlmbench.models import assets
 from dlmbench.types import Architecture, ModelSpec
 
-# Whose shapes are known although their config.json may not be here.
-PUBLISHED_8B = {("llama", "meta-llama/Meta-Llama-3-8B"), ("llada", "GSAI-ML/LLaDA-8B-Base")}
-
 
 def architecture_of(spec: ModelSpec) -> Architecture | str:
-    """The shape of a model as its config.json on this machine states it, or why it is not known."""
+    """The architecture of a model, or why it is not known on this machine."""
     try:
         family = registry.load("families", spec.family)
         if spec.weights == "random" and spec.source in family.KNOWN:
             config: Any = family.KNOWN[spec.source]
         elif (folder := assets.local_folder(spec)) is not None and (folder / "config.json").is_file():
             config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        elif (spec.family, spec.source) in PUBLISHED_8B:
-            config = family.KNOWN["8b"]
+        elif spec.source in (published := getattr(family, "PUBLISHED", {})):
+            config = family.KNOWN[published[spec.source]]
         else:
             return f"config.json is not here ({spec.source})"
         architecture: Architecture = family.architecture(config)
@@ -42,7 +39,7 @@ def architecture_of(spec: ModelSpec) -> Architecture | str:
 
 
 def architectures(models: Iterable[ModelSpec]) -> tuple[dict[str, Architecture], dict[str, str]]:
-    """The shapes that are known by model key, and why the others are not."""
+    """The known architectures by model key, and why the others are not known."""
     found = {spec.key: architecture_of(spec) for spec in models}
     known = {key: one for key, one in found.items() if isinstance(one, Architecture)}
     return known, {key: why for key, why in found.items() if isinstance(why, str)}

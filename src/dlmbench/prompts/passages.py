@@ -1,11 +1,11 @@
-"""Passages as their sources give them, how a text file is read, and the name of a prompt set."""
+"""Passages as prompt sources give them, reading of text files, and the identity of a prompt set."""
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
+from typing import Any
 
 from dlmbench import registry
 from dlmbench.errors import BenchError
@@ -16,7 +16,7 @@ _PIECE = 1 << 20
 
 @dataclass(frozen=True)
 class Passage:
-    """A text to prompt with. `reference` is its continuation where the source has one apart; ids stand for texts."""
+    """A text to prompt with, or ids instead. `reference` is its continuation where the source has a separate one."""
 
     text: str = ""
     reference: str | None = None
@@ -24,22 +24,18 @@ class Passage:
     reference_ids: tuple[int, ...] | None = None
 
 
-def source_of(settings: PromptSettings) -> ModuleType:
-    """The plug-in of a prompt source.
-
-    Raises:
-        BenchError: no such source.
-    """
-    return registry.load("prompts", settings.source.replace("-", "_"))
+def source_attribute(identity: str, attribute: str, default: Any) -> Any:
+    """An attribute of the source that made the prompt set of this `identity`; `default` where it is not installed."""
+    return registry.attribute("prompts", identity.partition(" ")[0], attribute, default)
 
 
 def load_texts(settings: PromptSettings, tokens: int = 0) -> list[Passage]:
-    """All passages of a source; sources that make their text make it at least `tokens` tokens long.
+    """All passages of a source; sources that generate text make it at least `tokens` tokens long.
 
     Raises:
         BenchError: the source cannot be read, or is empty.
     """
-    found: list[Passage] = source_of(settings).load(settings, tokens)
+    found: list[Passage] = registry.load("prompts", settings.source).load(settings, tokens)
     if not found:
         raise BenchError(
             f"prompt source {settings.source} has no text{f' in {settings.path}' if settings.path else ''}",
@@ -49,7 +45,7 @@ def load_texts(settings: PromptSettings, tokens: int = 0) -> list[Passage]:
 
 
 def identity(settings: PromptSettings) -> str:
-    """A string that names the prompt set: source, number, seed, and the content (not the name) of a local file.
+    """A string that identifies the prompt set: source, number, seed, and the content (not the name) of a local file.
 
     Raises:
         BenchError: the file is not there or cannot be read.

@@ -1,4 +1,4 @@
-"""Which passages are used, and how they become prompts of exactly P tokens with continuations of exactly G.
+"""The choice of passages, and how they become prompts of exactly P tokens with continuations of exactly G.
 
 Every model of an experiment must see the same passages, and their tokenizers differ: a passage is chosen when it is
 long enough for all of them, and the choice depends on nothing but the settings, the text and the tokenizers.
@@ -7,39 +7,20 @@ long enough for all of them, and the choice depends on nothing but the settings,
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 
+from dlmbench import registry
 from dlmbench.errors import BenchError
-from dlmbench.prompts.passages import Passage, load_texts, source_of
-from dlmbench.prompts.spans import continuation, whole_characters
+from dlmbench.prompts.passages import Passage, load_texts
+from dlmbench.prompts.spans import Tokenizer, continuation, whole_characters
 from dlmbench.types import Prompt, PromptBatch, PromptSettings, stable_hash
 
-# English has 4 to 5 characters a token; a piece that proves too short for P + G tokens is tried again doubled.
+# English has 4 to 5 characters per token; a slice that proves too short for P + G tokens is doubled.
 _CHARACTERS_A_TOKEN = 6
 
 
-@dataclass(frozen=True)
-class Tokenizer:
-    """A model's own tokenizer as two functions: text to ids, ids to text with special tokens left out.
-
-    chat: a user's message to the ids of the chat template, ready for the answer; None where there is no template.
-    """
-
-    encode: Callable[[str], Sequence[int]]
-    decode: Callable[[Sequence[int]], str]
-    chat: Callable[[str], Sequence[int]] | None = None
-
-
-BYTES = Tokenizer(
-    encode=lambda text: tuple(text.encode()),
-    decode=lambda ids: bytes(i for i in ids if i < 256).decode(errors="replace"),
-)
-"""One id a byte: for models that come without a tokenizer, as random weights of a named architecture do."""
-
-
 def in_batches(every: PromptBatch, rows: int) -> tuple[PromptBatch, ...]:
-    """All prompts in batches of exactly `rows`; the last one, or a set that is too small, starts again in front."""
+    """All prompts in batches of exactly `rows`; the last batch is filled up from the beginning of the set."""
     prompts, count = every.prompts, -(-len(every.prompts) // rows)
     ordered = tuple(prompts[i % len(prompts)] for i in range(count * rows))
     return tuple(PromptBatch(ordered[i * rows : (i + 1) * rows], every.prompt_hash) for i in range(count))
@@ -57,13 +38,13 @@ def choose(
 ) -> tuple[Passage, ...]:
     """The passages of which every tokenizer makes P prompt tokens and G continuation tokens.
 
-    A smaller number of prompts is the beginning of a larger one. With `references` False the continuation may be
+    A smaller set of prompts is the beginning of a larger one. With `references` False the continuation may be
     missing, and prompts of P tokens suffice.
 
     Raises:
         BenchError: fewer than asked for, with how many there are and how long the longest is.
     """
-    source = source_of(settings)
+    source = registry.load("prompts", settings.source)
     total = prompt_tokens + new_tokens
     texts = load_texts(settings, total)
     if source.SHUFFLED:
@@ -128,7 +109,7 @@ def _windows(text: str, tokenizers: Sequence[Tokenizer], total: int) -> Iterator
 
 
 def _stop(text: str, start: int, tokenizer: Tokenizer, total: int) -> int:
-    """Where the first `total` tokens from `start` on end; beyond the text when it has fewer."""
+    """Where the first `total` tokens after `start` end; beyond the text when it has fewer."""
     size = total * _CHARACTERS_A_TOKEN
     while True:
         ids = tokenizer.encode(text[start : start + size])
@@ -149,8 +130,8 @@ def _cut(
 ) -> tuple[Cut | None, int]:
     """(P prompt ids, G reference ids) of a passage, None where it is too short; and how many tokens it has.
 
-    The prompt is the passage's first P tokens and the reference the next G. Where the source gives the reference apart
-    the prompt is the last P tokens, so that the reference really follows.
+    The prompt is the passage's first P tokens and the reference the next G. Where the source gives the reference
+    separately, the prompt is the last P tokens, so that the reference really follows.
     """
     following: tuple[int, ...] | None
     if passage.ids is not None:
@@ -180,9 +161,9 @@ def _in_template(ids: tuple[int, ...], tokenizer: Tokenizer, prompt_tokens: int)
     """The chat template's ids, exactly P of them, around the passage's first tokens; and how many of those it holds."""
     if tokenizer.chat is None:
         raise BenchError("chat: true needs a tokenizer with a chat template", "Use an Instruct model, or chat: false")
-    room = prompt_tokens - len(tokenizer.chat(""))
+    space = prompt_tokens - len(tokenizer.chat(""))
     # Cutting a text and encoding it again can merge or split a token at the end, so neighbours are tried as well.
-    for used in (room + nudge for nudge in (0, 1, -1, 2, -2, 3, -3)):
+    for used in (space + nudge for nudge in (0, 1, -1, 2, -2, 3, -3)):
         if 0 < used <= len(ids):
             prompt = tuple(tokenizer.chat(tokenizer.decode(ids[:used])))
             if len(prompt) == prompt_tokens:

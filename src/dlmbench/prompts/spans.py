@@ -1,21 +1,17 @@
-"""The same bytes for two tokenizers: what a diffusion model is scored on, cut so that another model can score it too.
+"""Tokenizers as prompts need them, and spans of text that two models with different tokenizers can both score.
 
-Tokens of two models do not end at the same places, so a likelihood a token cannot be compared; the likelihood of one
-and the same piece of text can. The target's tokens decide where that piece starts and ends, rounded inwards to whole
-characters (a byte-level token may hold a part of one).
+Tokens of two models do not end at the same places, so a likelihood per token cannot be compared; the likelihood of the
+same text can. The target's tokens decide where that text starts and ends, rounded inwards to whole characters (a
+byte-level token may hold a part of one).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from dlmbench.errors import BenchError
-
-if TYPE_CHECKING:
-    from dlmbench.prompts.selection import Tokenizer
-    from dlmbench.types import PromptBatch
+from dlmbench.types import PromptBatch
 
 Encode = Callable[[str], Sequence[int]]
 Decode = Callable[[Sequence[int]], str]
@@ -24,8 +20,27 @@ _BROKEN = "\ufffd"  # what a decoder writes for bytes that are no whole characte
 
 
 @dataclass(frozen=True)
+class Tokenizer:
+    """A model's own tokenizer as functions: text to ids, ids to text without special tokens.
+
+    chat: a user's message to the ids of the chat template, ready for the answer; None where there is no template.
+    """
+
+    encode: Encode
+    decode: Decode
+    chat: Encode | None = None
+
+
+BYTES = Tokenizer(
+    encode=lambda text: tuple(text.encode()),
+    decode=lambda ids: bytes(i for i in ids if i < 256).decode(errors="replace"),
+)
+"""One id per byte: for models without a tokenizer, such as random weights of a named architecture."""
+
+
+@dataclass(frozen=True)
 class ScoredSpan:
-    """A text that target and baseline both score, given the same text before it.
+    """A text that target and baseline both score, after the same context.
 
     first, last: of the target's G reference tokens, those first..last (exclusive) spell `text`, byte for byte.
     prompt_ids, reference_ids: the baseline's ids of `before` and of `text`.
@@ -45,7 +60,7 @@ class ScoredSpan:
 
 
 def continuation(encode: Encode, text: str) -> tuple[int, ...]:
-    """Ids of a text that stands inside another: without the ids that `encode` puts before any text."""
+    """Ids of a text that continues another: without the ids that `encode` puts before any text."""
     opening, ids = tuple(encode("")), tuple(encode(text))
     return ids[len(opening) :] if opening and ids[: len(opening)] == opening else ids
 
@@ -64,8 +79,8 @@ def same_bytes(
 ) -> ScoredSpan:
     """The text of the target's tokens from `prompt_tokens` on, and the baseline's ids for the same bytes.
 
-    Before and span are encoded apart for the baseline, so that no token of its straddles the start of the span: that
-    may cost it a token, never a byte.
+    Context and span are encoded separately for the baseline, so that none of its tokens crosses the start of the span:
+    that may cost it a token, never a byte.
 
     Args:
         target_ids: P prompt ids and G continuation ids of the target.

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from dlmbench.analysis.quality import metric_for
 from dlmbench.report import memory_questions, quality_questions, speed_questions, use_questions
 from dlmbench.report.answers import Answer, Question
 from dlmbench.report.markdown import Markdown, bullets, escape, table
 from dlmbench.report.numbers import listed, plain
 from dlmbench.report.results import crossing
-from dlmbench.report.source import PUBLISHED, Source
+from dlmbench.report.source import Source, is_published
 
 # Title of the section, what it is about, and its questions.
 THEMES: tuple[tuple[str, tuple[Question, ...]], ...] = (
@@ -72,7 +73,7 @@ def index(themes: dict[str, list[Asked]]) -> Markdown:
 
 def limits(source: Source) -> Iterator[str]:
     """What a reader must not conclude from this run."""
-    strange = [m.key for m in source.models if m.source not in PUBLISHED or m.weights != "pretrained"]
+    strange = [m.key for m in source.models if not is_published(m) or m.weights != "pretrained"]
     if strange:
         yield (
             f"The models {listed(strange)} are not the published 8B checkpoints with their trained weights: nothing "
@@ -91,7 +92,7 @@ def limits(source: Source) -> Iterator[str]:
     if source.study.metrics and not source.random:
         n = sorted({q.n for s in source.study.cells for q in s.quality})
         yield f"Quality rests on {listed(n)} texts a cell and on {listed(m.words for m in source.study.metrics)}."
-        if "likelihood" in {m.name for m in source.study.metrics}:
+        if metric_for("likelihood") in {m.name for m in source.study.metrics}:
             yield (
                 "The sampler likelihood thinks of tokens as drawn at temperature 1; the times belong to the "
                 f"temperature of the cells ({listed(map(plain, source.values('temperature')))})."

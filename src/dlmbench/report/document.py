@@ -16,7 +16,7 @@ from dlmbench.analysis.study import Study
 from dlmbench.errors import BenchError
 from dlmbench.report import discussion, results, setup
 from dlmbench.report.markdown import Markdown, escape, finalize
-from dlmbench.report.source import PUBLISHED, Source, load
+from dlmbench.report.source import Source, is_published, load
 from dlmbench.results.journal import replace_file
 from dlmbench.types import Run
 
@@ -72,7 +72,7 @@ def compose(sources: Sequence[Source]) -> str:
         "several": len(sources) > 1,
         # Headings of what is told run by run stand below the run's own.
         "level": Markdown("####" if len(sources) > 1 else "###"),
-        "published": all(m.source in PUBLISHED and m.weights == "pretrained" for s in sources for m in s.models),
+        "published": all(is_published(m) and m.weights == "pretrained" for s in sources for m in s.models),
         "heading": heading,
         "setup": setup,
         "results": results,

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 
+from dlmbench import registry
 from dlmbench.analysis.answer import headline
+from dlmbench.analysis.quality import metric_for
 from dlmbench.analysis.stats import Interval
 from dlmbench.analysis.study import CellSummary, Curve, MetricParity
 from dlmbench.analysis.winners import nearest
@@ -158,10 +160,10 @@ def curve_ends(source: Source) -> Answer:
 
 
 def _end(point: CellSummary, shown: MetricParity) -> str:
-    quality, valid = point.quality_in(shown.metric.name), point.quality_in("oracle_validity")
+    quality, valid = point.quality_in(shown.metric.name), point.quality_in(metric_for("validity"))
     assert quality is not None
     text = f"K={point.cell.steps} has {sig(quality.value)}"
-    if valid and shown.metric.name != "oracle_validity":
+    if valid and shown.metric.name != metric_for("validity"):
         text += f" ({percent(valid.value)} of its sentences are possible ones)"
     return text + (f" in {seconds(point.latency.median)} at B={point.cell.batch_size}" if point.latency else "")
 
@@ -170,7 +172,7 @@ def gap_at_16(source: Source) -> Answer:
     """The ratio of perplexities at 16 steps, by a likelihood that means something."""
     parts = []
     for curve in per_text(source):
-        shown = curve.parity("likelihood")
+        shown = curve.parity(metric_for("likelihood"))
         point = next((p for p in shown.parity.points if p.steps == FEW_STEPS), None) if shown else None
         if point is not None:
             worse = math.exp(-point.gap.value)
@@ -194,8 +196,9 @@ def other_metrics(source: Source) -> Answer:
     curves = per_text(source)
     if not curves:
         return not_measured(why_no_quality(source))
-    known = {"bertscore": "BERTScore", "mauve": "MAUVE"}
-    absent = [words for name, words in known.items() if name not in {m.name for m in source.study.metrics}]
+    measured = {m.name for m in source.study.metrics}
+    expected = {n for n in registry.loadable("metrics") if registry.attribute("metrics", n, "REPORT_IF_MISSING", False)}
+    absent = [registry.attribute("metrics", name, "TITLE", name) for name in sorted(expected - measured)]
     parts = []
     for curve in curves:
         exact = [p for p in curve.parities if p.parity.delta == 0]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from dlmbench.analysis.answer import answer, block_length, headline, summary_rows
 from dlmbench.analysis.breakeven import BreakEven
-from dlmbench.analysis.quality import TRUTHS, MetricInfo, Quality
+from dlmbench.analysis.quality import MetricInfo, Quality
 from dlmbench.analysis.study import CellSummary, Curve
 from dlmbench.report.answers import where
 from dlmbench.report.markdown import Markdown, bullets, escape, quote, table
@@ -136,7 +136,7 @@ def quality(source: Source) -> Markdown:
 
 
 def _legend(metric: MetricInfo) -> str:
-    if metric.name in TRUTHS:
+    if metric.truth_of is not None:
         return f"{metric.words} [{metric.unit}], the true continuation's own score, of no model"
     return metric.title
 

@@ -20,9 +20,6 @@ from dlmbench.results import GENERATIONS, read_generations
 from dlmbench.types import Cell, CellResult, ModelSpec, PromptSettings, ProtocolSettings, Run, from_mapping
 
 EXPERIMENT = "experiment.json"
-# The published checkpoints that the study is about; anything else is said to be something else.
-PUBLISHED = ("meta-llama/Meta-Llama-3-8B", "GSAI-ML/LLaDA-8B-Base")
-FAMILIES = {"llada": "LLaDA", "llama": "LLaMA"}
 
 
 @dataclass(frozen=True)
@@ -107,9 +104,14 @@ def ordered(values: Iterable[Any]) -> tuple[Any, ...]:
     return tuple(sorted(found)) if numbers else tuple(found)
 
 
+def is_published(model: ModelSpec) -> bool:
+    """Whether this is a published checkpoint that its family names."""
+    return model.source in registry.attribute("families", model.family, "PUBLISHED", {})
+
+
 def model_words(model: ModelSpec) -> str:
     """A model as a reader knows it."""
-    family = FAMILIES.get(model.family, model.family)
+    family = registry.attribute("families", model.family, "TITLE", model.family)
     if model.weights == "random":
         return f"{model.key}: {family} of shape {model.source}, random weights"
     revision = f", revision {model.revision}" if model.revision else ""

@@ -4,30 +4,99 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 from dlmbench.errors import BenchError, did_you_mean
-from dlmbench.roofline import corrected, memory
+from dlmbench.roofline import corrected, memory, models_8b, operators, published
+from dlmbench.roofline.break_even import break_even_surface
 from dlmbench.roofline.hardware import ROWS, Hardware, find
-from dlmbench.roofline.shapes import LLADA_8B, LLAMA_8B, cell
-from dlmbench.roofline.surface import break_even_surface
+from dlmbench.roofline.models_8b import LLADA_8B, LLAMA_8B, cell
+from dlmbench.types import Architecture, Cell
+
+# ---------------------------------------------------------------- the four errors of the published model
+
+
+@dataclass(frozen=True)
+class PublishedError:
+    """One quantity as published and as it should be; ratio is published / right."""
+
+    error: str
+    quantity: str
+    published: float
+    right: float
+    unit: str
+
+    @property
+    def ratio(self) -> float:
+        """How far off, as a factor."""
+        return self.published / self.right
+
+
+_RATES = published.PUBLISHED_A6000
+
+
+def _peak() -> Iterator[PublishedError]:
+    """Matrix peak: published units at base clock, against the data sheet."""
+    name, published_tflops = "matrix peak", 2 * _RATES.macs_per_s / 1e12
+    a6000 = find("RTX A6000")
+    dense = published.Rates(_RATES.device, a6000.bf16_flops / 2, _RATES.elements_per_s, _RATES.bytes_per_s)
+    first, second = (1e3 * published.llama(LLAMA_8B, r, 2048, 0).total.total_s for r in (_RATES, dense))
+    yield PublishedError(name, "dense BF16 rate, data sheet", published_tflops, 154.8, "TFLOP/s")
+    yield PublishedError(name, "the same at base clock", published_tflops, published_tflops / 2, "TFLOP/s")
+    yield PublishedError(name, "LLaMA prefill of 2048", first, second, "ms")
+
+
+def _schedule() -> Iterator[PublishedError]:
+    """Growing canvas: the ablation's five block lengths, against the whole canvas at each step."""
+    whole = published.llada(LLADA_8B, _RATES, 128, 512, 512, 256).total_s
+    for block in (512, 256, 128, 64, 32):
+        growing = published.llada(LLADA_8B, _RATES, 128, 512, block, 256).total_s
+        yield PublishedError("block schedule", f"256 steps, 512 tokens, block {block}", growing, whole, "s")
+
+
+def _first_load(one: Cell, architecture: Architecture) -> operators.Load:
+    return operators.load_of((operators.forwards_of(one) or ())[0], one, architecture)
+
+
+def _head() -> Iterator[PublishedError]:
+    """The head on every position, as the official sampler evaluates it."""
+    for length in (256, 640, 2176):
+        load = _first_load(cell(LLADA_8B, "hf", (1, 128, length - 128), steps=1), LLADA_8B)
+        without = (load.flops - load.head_flops) / 1e12
+        yield PublishedError("missing head", f"LLaDA forward over {length}", without, load.flops / 1e12, "TFLOP")
+
+
+def _mask() -> Iterator[PublishedError]:
+    """The causal mask of LLaMA's prefill, over all query heads and along the context in both products."""
+    for length in (160, 640, 2048):
+        prefill = published.llama(LLAMA_8B, _RATES, length, 0).prefill
+        assert prefill is not None
+        counted = 1e3 * prefill.seconds["MHA Attention"]
+        exact_s = _first_load(cell(LLAMA_8B, "hf", (1, length, 0)), LLAMA_8B).attention_flops / 2 / _RATES.macs_per_s
+        yield PublishedError("causal mask", f"attention of prefill {length}", counted, 1e3 * exact_s, "ms")
+
+
+def published_errors() -> tuple[PublishedError, ...]:
+    """All four, in the order of docs/roofline.md."""
+    return (*_peak(), *_schedule(), *_head(), *_mask())
 
 
 def _differences() -> Iterator[str]:
-    from dlmbench.roofline.differences import differences
-
     yield "| error | quantity | published | right | factor |"
     yield "| --- | --- | --- | --- | --- |"
-    for d in differences():
+    for d in published_errors():
         yield f"| {d.error} | {d.quantity} | {d.published:.4g} {d.unit} | {d.right:.4g} {d.unit} | {d.ratio:.3f} |"
 
 
+# ---------------------------------------------------------------- the other tables
+
+
 def _calibrate() -> Iterator[str]:
-    from dlmbench.roofline import measured
     from dlmbench.roofline.calibrate import calibrate
 
     yield "| engine | cells | groups | matrix | bandwidth | attention | host, ms | fitted | left out, median | 90% |"
     yield "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |"
-    for name, rows in measured.TABLES.items():
+    for name, rows in models_8b.TABLES.items():
         c = calibrate(rows(), name)
         e = c.efficiencies
         assert c.median_error is not None
@@ -38,22 +107,20 @@ def _calibrate() -> Iterator[str]:
         )
 
 
-# What an 8192^3 product and a copy reached on the H200 of `measured`: a floor closer to it than the data sheet's.
+# What an 8192^3 product and a copy reached on the H200 of `models_8b`: a floor closer to it than the data sheet's.
 CEILINGS = Hardware("H200, measured ceilings", 799e12, 66.9e12, 4.29e12, 141e9, 50e6, "this project", "2026")
 
 
 def _floor() -> Iterator[str]:
-    from dlmbench.roofline import measured
-
     yield "A LLaDA step on the H200, ms; the official code's peak by its memory law, GiB."
     yield ""
     yield "| B, P, G | floor, data sheet | floor, measured ceilings | expected, hf engine | official code | its peak |"
     yield "| --- | --- | --- | --- | --- | --- |"
     official = memory.official_law(LLADA_8B)
-    for row in measured.official():
+    for row in models_8b.official():
         c, h200 = row.cell, row.hardware
         b, p, g = c.batch_size, c.prompt_tokens, c.new_tokens
-        floors = [1e3 * corrected.floor_s(c, LLADA_8B, h) for h in (h200, CEILINGS)]
+        floors = [1e3 * (corrected.floor_s(c, LLADA_8B, h) or 0) for h in (h200, CEILINGS)]
         expected = 1e3 * (corrected.predict(c, LLADA_8B, h200).latency_s or 0)
         peak = official.peak(b * (p + g)) / 2**30
         times = f"{floors[0]:.1f} | {floors[1]:.1f} | {expected:.1f} | {1e3 * row.latency_s:g}"
@@ -99,7 +166,7 @@ TABLES: dict[str, Callable[[], Iterator[str]]] = {
 
 
 def main(arguments: list[str]) -> int:
-    """Write the named table (`differences` when none is named); returns the exit code."""
+    """Write the named table, by default `differences`; returns the exit code."""
     name = arguments[0] if arguments else "differences"
     try:
         if name not in TABLES:

@@ -1,9 +1,9 @@
-"""Fitting the corrected model's few efficiencies to measured cells, and saying how wrong it is on cells it never saw.
+"""Fitting the corrected model's efficiencies to measured cells, with its error on cells that were not fitted.
 
 Four numbers describe an engine on a device (`Efficiencies`). They are fitted in the logarithm of the latency, so that
 short cells weigh as much as long ones. Cells of one model and length resemble one another, so whole (model, length)
-groups are left out in turn: an error on the cells fitted, or on near copies of them, would say nothing.
-Shape legend: C cells, F kinds of forwards over all cells.
+groups are left out in turn: the error on fitted cells, or on near copies of them, would be too small.
+Shape legend: C cells, F forward shapes over all cells.
 """
 
 from __future__ import annotations
@@ -13,24 +13,36 @@ import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache
+from datetime import UTC, datetime
+from functools import cache, cached_property
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dlmbench.errors import BenchError
+from dlmbench.models.shapes import architectures
 from dlmbench.roofline import operators
-from dlmbench.roofline.corrected import Efficiencies, Limits, floor_s, limits_of
-from dlmbench.roofline.hardware import Hardware
-from dlmbench.types import Architecture, Cell, CellResult
+from dlmbench.roofline.corrected import (
+    Bounds,
+    Limits,
+    MeasuredCell,
+    below_floor,
+    bounds_of,
+    floor_s,
+    label_of,
+    limits_of,
+)
+from dlmbench.roofline.hardware import Hardware, find, of_device
+from dlmbench.types import Architecture, Cell, CellResult, Efficiencies, Finding, Run
 
 FloatArray = NDArray[np.float64]
-Group = tuple[str, int, int]
+_SCHEMA = 1
 
-# Where the cells do not determine a number, it stays near these: as a cell would pull that knows them to 25%, 20% and
-# 33%, against measured cells known to 5%. Without this, matrix and bandwidth trade against one another on cells whose
+# A weak prior, for numbers that the cells do not determine: it pulls as a cell would that knows them to 25%, 20% and
+# 33%, against measured cells known to 5%. Without it, matrix and bandwidth trade against one another on cells whose
 # FLOPs and bytes grow together. The host's time is held far more loosely, below what any cell needed.
 _PRIOR = (0.6, 0.7, 0.4)
 _PRIOR_WEIGHTS = (0.2, 0.25, 0.15, 0.05)
@@ -38,28 +50,12 @@ _PRIOR_HOST_SHARE = 0.25
 _LEAST = (0.01, 0.01, 0.001)
 _LEAST_HOST_S, _MOST_HOST_S = 1e-7, 100.0
 # Spread of the logarithm of the latency when efficiencies move to another machine. Measured, as far as it could be:
-# the root mean square of `log_errors` of `corrected.DEFAULT`, fitted to one session on an H200, over the 30 cells of
+# the root mean square of `log_errors` of the engines' defaults, fitted to one session on an H200, over the 30 cells of
 # docs/study/h200-random, another session on an H200 (0.38 decoding, 0.34 diffusion, nearly all of it the host's
 # launching). Another GPU comes with another host, so it is no less there; what the step from data sheet to data sheet
 # adds is not known. A test computes it again.
 TRANSFER_SD = 0.36
 _FEW_GROUPS = 3
-
-
-@dataclass(frozen=True)
-class MeasuredCell:
-    """A cell, where it ran, and its median latency; `forwards` where no schedule fixes them."""
-
-    cell: Cell
-    architecture: Architecture
-    hardware: Hardware
-    latency_s: float
-    forwards: float | None = None
-
-    @property
-    def group(self) -> Group:
-        """What is left out together: model and length."""
-        return self.cell.model.key, self.cell.prompt_tokens, self.cell.new_tokens
 
 
 def measured_cells(
@@ -68,8 +64,8 @@ def measured_cells(
     """The measured cells of a run, by "engine/sampler" as `corrected.predict` looks efficiencies up.
 
     Args:
-        results: of one run folder; cells that failed or have no timed repetition are left out, those of a run that
-            was cut off count with the repetitions they have.
+        results: of one run folder; cells that failed, have no timed repetition or a sampler that plans no forwards are
+            left out, those of a run that was cut off count with the repetitions they have.
         architectures: by model key.
         hardware: what the run's environment names.
     """
@@ -79,8 +75,9 @@ def measured_cells(
             latency = float(np.median([s.latency_s for s in result.timed]))
             forwards = float(np.median([s.forwards for s in result.timed]))
             cell = result.cell
-            row = MeasuredCell(cell, architectures[cell.model.key], hardware, latency, forwards)
-            found.setdefault(f"{cell.engine}/{cell.sampler}", []).append(row)
+            if operators.forwards_of(cell, forwards) is not None:
+                row = MeasuredCell(cell, architectures[cell.model.key], hardware, latency, forwards)
+                found.setdefault(label_of(cell), []).append(row)
     return {key: tuple(rows) for key, rows in found.items()}
 
 
@@ -98,9 +95,9 @@ class HeldOut:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Efficiencies of one engine on one device, and what they are worth.
+    """Efficiencies of one engine on one device, and how well they predict.
 
-    median_error, p90_error: of the groups left out; None with a single group, for then nothing is known of others.
+    median_error, p90_error: of the groups left out; None with a single group.
     """
 
     label: str
@@ -248,12 +245,12 @@ def calibrate(rows: Sequence[MeasuredCell], label: str = "") -> Calibration:
 
 
 def too_small(calibration: Calibration, groups: int) -> str | None:
-    """Why a calibration of so few cells, in `groups` of a model and length, is to be mistrusted; None where it is not.
+    """Why a calibration of so few cells, in `groups` of a model and length, cannot be relied on; None where it can.
 
     Five cells are one more than the numbers fitted; of two groups, each is predicted from a single other one.
     """
     if groups == 1:
-        return "too small: one model and length, so nothing is known of the error elsewhere; measure a second length"
+        return "too small: one model and length, so the error elsewhere is unknown; measure a second length"
     reasons = []
     if calibration.cells <= len(Efficiencies.__dataclass_fields__):
         reasons.append(f"{calibration.cells} cells for 4 numbers, which rest on usual values")
@@ -271,8 +268,11 @@ def _student_975(degrees: int) -> float:
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """Expected seconds with a 95% interval, never below the floor; on a device other than the calibration's?"""
+class LatencyEstimate:
+    """Expected seconds with a 95% interval, never below the floor.
+
+    is_extrapolated: to another device than the calibration's.
+    """
 
     value_s: float
     low_s: float
@@ -287,7 +287,7 @@ def estimate(
     hardware: Hardware,
     forwards: float | None = None,
     transfer_sd: float = TRANSFER_SD,
-) -> Estimate | None:
+) -> LatencyEstimate | None:
     """Latency of a cell, on the calibration's device or another one; None where its forwards are unknown.
 
     The interval joins the errors of the groups left out, how far the refits without them disagree on this very cell,
@@ -315,4 +315,137 @@ def estimate(
     variance = calibration.held_out_variance + apart + (transfer_sd**2 if is_extrapolated else 0.0)
     factor = math.exp(_student_975(len(calibration.held_out) - 1) * math.sqrt(variance))
     floor = floor_s(cell, architecture, hardware, forwards)
-    return Estimate(value, min(max(value / factor, floor), value), value * factor, is_extrapolated)
+    assert floor is not None
+    return LatencyEstimate(value, min(max(value / factor, floor), value), value * factor, is_extrapolated)
+
+
+# ---------------------------------------------------------------- a finished run, and the file for `plan`
+
+
+@dataclass(frozen=True)
+class CalibratedRun:
+    """The efficiencies fitted to the cells of a run, and each cell beside its floor.
+
+    notes: models that had to be left out, and fits that rest on too few cells.
+    """
+
+    run: Run
+    hardware: Hardware
+    calibrations: tuple[Calibration, ...]
+    bounds: tuple[Bounds, ...]
+    findings: tuple[Finding, ...]
+    notes: tuple[str, ...]
+
+    def to_json(self) -> str:
+        """The file that `plan --calibration` reads: fits, the device's row, and the run and date they are from."""
+        environment = self.run.environment
+        document = {
+            "schema_version": _SCHEMA,
+            "run": self.run.name,
+            "date": datetime.now(UTC).date().isoformat(),
+            "hardware": asdict(self.hardware),
+            "environment": asdict(environment) if environment else None,
+            "notes": self.notes,
+            "calibrations": [asdict(c) for c in self.calibrations],
+            "cells": [
+                {
+                    "cell_id": b.cell.id,
+                    "label": b.cell.label,
+                    "latency_s": b.latency_s,
+                    "floor_s": b.floor_s,
+                    "floor_ratio": b.floor_ratio,
+                    "mfu": b.mfu,
+                    "mbu": b.mbu,
+                }
+                for b in self.bounds
+            ],
+        }
+        return json.dumps(document, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+
+
+def calibrate_run(run: Run, device_name: str | None = None, rows: Sequence[Hardware] = ()) -> CalibratedRun:
+    """Fit the efficiencies of each engine and sampler of a run, and compare every cell with its floor.
+
+    Args:
+        run: read back from its folder; cells that failed are left out.
+        device_name: where it ran; None for what its environment says.
+        rows: the user's own devices.
+
+    Raises:
+        BenchError: an unknown device, or no measured cell.
+    """
+    device = _device_of(run, device_name, rows)
+    known, unknown = architectures(dict.fromkeys(c.model for c in run.cells))
+    usable = [r for r in run.results if r.cell.model.key in known]
+    groups = measured_cells(usable, known, device)
+    if not groups:
+        why = next((f"{key}: {text}" for key, text in unknown.items()), "no cell has a timed repetition")
+        raise BenchError(f"{run.folder} has no measured cells to calibrate with ({why})", "Name another run folder")
+    notes = [f"{key}: left out: {why}" for key, why in unknown.items()]
+    calibrations, bounds = [], []
+    for label, measured in groups.items():
+        held = [(row, found) for row in measured if (found := bounds_of(row)) is not None]
+        bounds += [found for _, found in held]
+        sound = [row for row, found in held if found.is_possible]
+        if not sound:
+            notes.append(f"{label}: not calibrated: every cell is below its floor")
+            continue
+        calibrations.append(calibrate(sound, label))
+        if (small := too_small(calibrations[-1], len({r.group for r in sound}))) is not None:
+            notes.append(f"{label}: {small}")
+    findings = tuple(below_floor(bounds, device.name))
+    return CalibratedRun(run, device, tuple(calibrations), tuple(bounds), findings, tuple(notes))
+
+
+def _device_of(run: Run, name: str | None, rows: Sequence[Hardware]) -> Hardware:
+    if name is not None:
+        return find(name, rows)
+    recorded = run.environment.device if run.environment else ""
+    row = of_device(recorded, rows)
+    if row is None:
+        raise BenchError(
+            f"the data sheet of '{recorded}', on which {run.folder} was measured, is not known",
+            "Name a device with --hardware, or describe it with --hardware-file (docs/roofline.md)",
+        )
+    return row
+
+
+@dataclass(frozen=True)
+class SavedCalibration:
+    """A calibration file: fits by engine and sampler, with their device and run."""
+
+    hardware: str
+    run: str
+    calibrations: tuple[Calibration, ...]
+
+    @cached_property
+    def efficiencies(self) -> dict[str, Efficiencies]:
+        """By "engine/sampler"."""
+        return {c.label: c.efficiencies for c in self.calibrations}
+
+
+def load_calibration(path: Path) -> SavedCalibration:
+    """Read the file of `CalibratedRun.to_json`.
+
+    Raises:
+        BenchError: no such file, or not a calibration.
+    """
+    remedy = "Write one with `dlmbench calibrate RUN --output FILE`"
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BenchError(f"cannot read {path}: {error.strerror}", remedy) from error
+    except ValueError as error:
+        raise BenchError(f"{path} is not a calibration: not JSON", remedy) from error
+    try:
+        if document["schema_version"] != _SCHEMA:
+            raise BenchError(f"{path} is of another version of dlmbench", remedy)
+        found = tuple(Calibration.from_json(json.dumps(c)) for c in document["calibrations"])
+        if not all(0 < v < float("inf") for c in found for v in asdict(c.efficiencies).values()):
+            raise BenchError(f"{path} has an efficiency that is not above 0", remedy)
+        return SavedCalibration(str(document["hardware"]["name"]), str(document["run"]), found)
+    except BenchError as error:
+        message = error.message if str(path) in error.message else f"{path} is {error.message}"
+        raise BenchError(message, remedy) from error
+    except (KeyError, TypeError, AttributeError) as error:
+        raise BenchError(f"{path} is not a calibration", remedy) from error

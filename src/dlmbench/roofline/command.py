@@ -1,6 +1,6 @@
-"""The two roofline programs: options, their checks, and the listing or JSON they write.
+"""The two roofline programs: options, their checks, and the listing or JSON they print.
 
-Their surface is published: options, printed form and defaults stay as they are; `published` is their default model.
+Their options, printed form and defaults are published and stay as they are; `published` is the default model.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def _options(program: Program, arguments: Sequence[str]) -> tuple[argparse.Names
 
 
 def text_of(program: Program, arguments: Sequence[str]) -> str:
-    """What the program writes for these command-line arguments, without a final line break.
+    """The program's output for these command-line arguments, without a final line break.
 
     Raises:
         BenchError: any bad input.
@@ -93,12 +93,12 @@ def text_of(program: Program, arguments: Sequence[str]) -> str:
     options, parser = _options(program, arguments)
     if options.help:
         return parser.format_help().rstrip()
-    rows = load_rows(Path(options.hardware_file)) if options.hardware_file else ()
+    rows = load_rows(Path(options.hardware_file) if options.hardware_file else None)
     hardware = find(options.hardware, rows)
     family = _FAMILIES[program]
     architecture: Architecture = family.architecture(family.KNOWN["8b"])
     prompt, new, batch = options.input_prompt_length, options.sequence_length, options.batch_size
-    # The published model's checks hold for both; it is also the quicker of the two to build.
+    # The published model's checks apply to both models.
     rates = published.rates_of(hardware)
     if program == "llama":
         llama_run = published.llama(architecture, rates, prompt, new, batch)
@@ -149,7 +149,7 @@ def _llada_values(run: published.LladaAnalysis) -> dict[str, object]:
 
 def _corrected(options: argparse.Namespace, hardware: Hardware, architecture: Architecture) -> str:
     from dlmbench.roofline import corrected, memory
-    from dlmbench.roofline.shapes import cell
+    from dlmbench.roofline.models_8b import cell
 
     knobs = {k: getattr(options, k) for k in ("block_length", "steps") if hasattr(options, k)}
     shape = (options.batch_size, options.input_prompt_length, options.sequence_length)
@@ -158,6 +158,8 @@ def _corrected(options: argparse.Namespace, hardware: Hardware, architecture: Ar
     ideal = corrected.latency_s(one, architecture, hardware, corrected.IDEAL)
     predicted = corrected.predict(one, architecture, hardware)
     split = memory.split(one, architecture)
+    assert total is not None
+    assert split is not None
     values = {
         "forwards": total.forwards,
         "flops": total.flops,
@@ -195,13 +197,13 @@ def _corrected(options: argparse.Namespace, hardware: Hardware, architecture: Ar
 
 
 def run(program: Program, arguments: Sequence[str], out: TextIO, err: TextIO) -> int:
-    """Write the program's result to `out`, or one line on what is wrong to `err`; returns the exit code."""
+    """Write the program's output to `out`, or an error of one line to `err`; returns the exit code."""
     try:
         out.write(text_of(program, arguments) + "\n")
         out.flush()
     except BenchError as error:
         err.write(f"error: {error}\n".replace("\n", " ").rstrip() + "\n")
         return 2
-    except BrokenPipeError:  # the reader, such as head, has seen enough
+    except BrokenPipeError:  # the reader, such as head, has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno())
     return 0

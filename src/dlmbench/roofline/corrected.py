@@ -1,57 +1,46 @@
-"""The corrected roofline: what a cell should take on a device, and below what it cannot be.
+"""The corrected roofline: what a cell should take on a device, its floor, and measured cells beside their floors.
 
-Two numbers that must not be confused. `floor_s` is a bound, from data-sheet rates and compulsory work alone: measured
-below it, something is wrong. `latency_s` is an expectation, with efficiencies fitted to measured cells (calibrate.py).
+Two numbers that must not be confused. `floor_s` is a bound, from data-sheet rates and compulsory work alone: a
+measurement below it is wrong. `latency_s` is an expectation, with efficiencies fitted to measured cells (calibrate.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from dlmbench import registry
 from dlmbench.roofline import memory, operators
 from dlmbench.roofline.hardware import Hardware
-from dlmbench.types import Architecture, Cell, Prediction
-
-
-@dataclass(frozen=True)
-class Efficiencies:
-    """Shares of the data sheet's rates that an engine reaches, and the host's time to launch one forward.
-
-    matrix, attention: of the matrix rate. bandwidth: of the memory's. host_s: seconds a forward; the host runs ahead
-    of the device, so a forward takes the longer of the two, not their sum.
-    """
-
-    matrix: float
-    bandwidth: float
-    attention: float
-    host_s: float
-
+from dlmbench.types import Architecture, Cell, Efficiencies, Finding, Prediction
 
 IDEAL = Efficiencies(1.0, 1.0, 1.0, 0.0)
 
-# By engine and sampler. Fitted to this project's own measurements on one H200: of plain transformers by `python -m
-# dlmbench.roofline calibrate`, of the native engine by `dlmbench calibrate docs/study/h200-native`. Both print their
-# errors on cells left out, and a test refits them. Other devices: see calibrate.py.
-DEFAULT: Mapping[str, Efficiencies] = {
-    "hf/masked_diffusion": Efficiencies(0.596, 0.699, 0.466, 13.1e-3),
-    "hf/autoregressive": Efficiencies(0.568, 0.665, 0.444, 14.8e-3),
-    "native/masked_diffusion": Efficiencies(0.685, 0.634, 0.367, 1.24e-3),
-    "native/autoregressive": Efficiencies(0.669, 0.735, 0.403, 1.06e-3),
-}
+
+def label_of(cell: Cell) -> str:
+    """The "engine/sampler" under which calibrations keep efficiencies."""
+    return f"{cell.engine}/{cell.sampler}"
 
 
-def efficiencies_for(cell: Cell, efficiencies: Efficiencies | Mapping[str, Efficiencies]) -> Efficiencies | None:
-    """Those of the cell's engine and sampler, or of its engine; None where there are none."""
-    if isinstance(efficiencies, Efficiencies):
-        return efficiencies
-    return efficiencies.get(f"{cell.engine}/{cell.sampler}", efficiencies.get(cell.engine))
+def default_efficiencies(engine: str, sampler: str) -> Efficiencies | None:
+    """Those that the engine's COST states for the sampler's paradigm; None where it has none."""
+    cost = registry.attribute("engines", engine, "COST", None)
+    paradigm = registry.attribute("samplers", sampler, "PARADIGM", "")
+    found: Efficiencies | None = None if cost is None else cost.efficiencies.get(paradigm)
+    return found
+
+
+def efficiencies_for(cell: Cell, efficiencies: Efficiencies | Mapping[str, Efficiencies] | None) -> Efficiencies | None:
+    """`efficiencies` themselves, those of the cell's "engine/sampler", or (given None) the engine's defaults."""
+    if efficiencies is None:
+        return default_efficiencies(cell.engine, cell.sampler)
+    return efficiencies if isinstance(efficiencies, Efficiencies) else efficiencies.get(label_of(cell))
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Seconds that one forward needs at the data sheet's rates, by what limits it (numbers, or arrays of them)."""
+    """Seconds of one forward at the data sheet's rates, by what limits it (numbers, or arrays of them)."""
 
     body_compute: float
     body_memory: float
@@ -59,23 +48,23 @@ class Limits:
     head_memory: float
     attention_compute: float
     attention_memory: float
-    between: float
+    pointwise: float
 
     def seconds(self, efficiencies: Efficiencies, larger: Callable[[Any, Any], Any] = max) -> float:
-        """Body, head and attention each at its own roofline, then what lies between; the host may take longer."""
+        """Body, head and attention each at its own roofline, then pointwise operators; the host may take longer."""
         e = efficiencies
         device_s = (
             larger(self.body_compute / e.matrix, self.body_memory / e.bandwidth)
             + larger(self.head_compute / e.matrix, self.head_memory / e.bandwidth)
             + larger(self.attention_compute / e.attention, self.attention_memory / e.bandwidth)
-            + self.between / e.bandwidth
+            + self.pointwise / e.bandwidth
         )
         seconds: float = larger(device_s, e.host_s)
         return seconds
 
 
 def limits_of(forward: operators.Forward, cell: Cell, architecture: Architecture, hardware: Hardware) -> Limits:
-    """The limits of one forward of a kind on `hardware`."""
+    """The limits of one forward on `hardware`."""
     load = operators.load_of(forward, cell, architecture)
     peak, bandwidth = hardware.matrix_flops(cell.precision), hardware.bandwidth
     # torch's math kernel computes in 32 bits, whatever the model's precision.
@@ -87,7 +76,7 @@ def limits_of(forward: operators.Forward, cell: Cell, architecture: Architecture
         head_memory=load.head_bytes / bandwidth,
         attention_compute=load.attention_flops / attention_peak,
         attention_memory=(load.cached_bytes + load.score_bytes) / bandwidth,
-        between=(load.pointwise_bytes + load.choosing_bytes) / bandwidth,
+        pointwise=(load.pointwise_bytes + load.sampling_bytes) / bandwidth,
     )
 
 
@@ -116,16 +105,18 @@ class Totals:
 
 def compulsory(
     cell: Cell, architecture: Architecture, cache_bytes: float = 0.0, forwards: float | None = None
-) -> Totals:
-    """What one generation cannot do without.
+) -> Totals | None:
+    """The work that no implementation of one generation can avoid; None for a sampler that plans no forwards.
 
     Args:
-        cell: where the number of forwards is unknown, the least is taken.
+        cell: where the number of forwards is unknown, the fewest possible are taken.
         architecture: of its model.
         cache_bytes: last-level cache of the device; weights that fit into it need to be read only once.
         forwards: how many a rule without a schedule took.
     """
-    kinds = operators.forwards_of(cell, forwards or operators.least_forwards(cell), needed_head_only=True) or ()
+    kinds = operators.forwards_of(cell, forwards or operators.min_forwards(cell), needed_head_only=True)
+    if kinds is None:
+        return None
     loads = [(f.count, operators.load_of(f, cell, architecture, exact_mask=True)) for f in kinds]
     flops = sum(count * load.flops for count, load in loads)
     if max((load.compulsory_bytes for _, load in loads), default=0.0) <= cache_bytes:
@@ -135,9 +126,11 @@ def compulsory(
     return Totals(flops, moved, sum(f.count for f in kinds))
 
 
-def floor_s(cell: Cell, architecture: Architecture, hardware: Hardware, forwards: float | None = None) -> float:
-    """Seconds below which no generation of `cell` can be on `hardware`."""
+def floor_s(cell: Cell, architecture: Architecture, hardware: Hardware, forwards: float | None = None) -> float | None:
+    """Seconds below which no generation of `cell` can be on `hardware`; None for a sampler that plans no forwards."""
     total = compulsory(cell, architecture, hardware.cache_bytes, forwards)
+    if total is None:
+        return None
     return max(total.flops / hardware.matrix_flops(cell.precision), total.bytes / hardware.bandwidth)
 
 
@@ -145,22 +138,98 @@ def predict(
     cell: Cell,
     architecture: Architecture,
     hardware: Hardware,
-    efficiencies: Efficiencies | Mapping[str, Efficiencies] = DEFAULT,
+    efficiencies: Efficiencies | Mapping[str, Efficiencies] | None = None,
     forwards: float | None = None,
 ) -> Prediction:
-    """Expected latency and peak memory, and the floor.
+    """Expected latency and peak memory, and the floor; None for each that sampler and engine do not allow to predict.
 
     Args:
         cell: any point of a grid.
         architecture: of its model.
         hardware: where it runs.
-        efficiencies: one set, or sets by "engine/sampler" or engine; none for this cell leaves the latency open.
-        forwards: how many a rule without a schedule takes, where known; else the latency stays open.
+        efficiencies: one set, or sets by "engine/sampler"; None for the defaults of the cell's engine. Without any for
+            this cell no latency is predicted.
+        forwards: how many a rule without a schedule takes, where known; else no latency is predicted.
     """
-    chosen = efficiencies_for(cell, efficiencies)
+    chosen, split = efficiencies_for(cell, efficiencies), memory.split(cell, architecture)
     return Prediction(
         cell_id=cell.id,
         latency_s=None if chosen is None else latency_s(cell, architecture, hardware, chosen, forwards),
-        peak_bytes=memory.split(cell, architecture).total,
+        peak_bytes=None if split is None else split.total,
         floor_s=floor_s(cell, architecture, hardware, forwards),
     )
+
+
+# ---------------------------------------------------------------- measured cells beside their floors
+
+
+@dataclass(frozen=True)
+class MeasuredCell:
+    """A cell, where it ran, and its median latency; `forwards` where no schedule fixes them."""
+
+    cell: Cell
+    architecture: Architecture
+    hardware: Hardware
+    latency_s: float
+    forwards: float | None = None
+
+    @property
+    def group(self) -> tuple[str, int, int]:
+        """What is left out together: model and length."""
+        return self.cell.model.key, self.cell.prompt_tokens, self.cell.new_tokens
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """One measured cell beside its floor.
+
+    mfu, mbu: compulsory FLOPs and bytes of the whole generation (`compulsory`) over the latency and the data sheet's
+    rate; above 1 they are impossible. floor_ratio: measured over floor, 1 or more.
+    """
+
+    cell: Cell
+    latency_s: float
+    floor_s: float
+    mfu: float
+    mbu: float
+
+    @property
+    def floor_ratio(self) -> float:
+        """Measured latency over the floor."""
+        return self.latency_s / self.floor_s
+
+    @property
+    def is_possible(self) -> bool:
+        """Not below the floor."""
+        return self.latency_s >= self.floor_s
+
+
+def bounds_of(row: MeasuredCell) -> Bounds | None:
+    """The bounds of one measured cell on its device; None for a sampler that plans no forwards."""
+    device, precision = row.hardware, row.cell.precision
+    total = compulsory(row.cell, row.architecture, device.cache_bytes, row.forwards)
+    floor = floor_s(row.cell, row.architecture, device, row.forwards)
+    if total is None or floor is None:
+        return None
+    return Bounds(
+        cell=row.cell,
+        latency_s=row.latency_s,
+        floor_s=floor,
+        mfu=total.flops / device.matrix_flops(precision) / row.latency_s,
+        mbu=total.bytes / device.bandwidth / row.latency_s,
+    )
+
+
+def below_floor(bounds: Iterable[Bounds], hardware: str) -> Iterator[Finding]:
+    """An error for each cell that is faster than `hardware` can be.
+
+    Such a cell did less work than it says, was timed wrongly or ran on another device; no efficiency explains it.
+    """
+    for b in bounds:
+        if not b.is_possible:
+            message = (
+                f"{b.cell.label}: {b.latency_s * 1e3:.3g} ms is below the floor of {b.floor_s * 1e3:.3g} ms "
+                f"on {hardware}"
+            )
+            hint = "check --hardware, the clock and that all steps ran; the cell is left out of the fit"
+            yield Finding("below_floor", "error", b.cell.id, message, hint)

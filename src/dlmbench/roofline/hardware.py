@@ -1,8 +1,8 @@
-"""Devices and what their makers say they can do, found by our name or by the name a driver reports.
+"""Devices and their data-sheet rates, found by our name or by the name a driver reports.
 
 Rates are dense (no structured sparsity), with 32-bit accumulation (half of a GeForce card's printed rate) and at the
-published boost clock, so a floor made of them lies below measurements; GeForce cards may clock higher and pass their
-rate by some. Users add rows of their own from YAML, with measured ceilings where they have them.
+published boost clock, so a floor made of them lies below measurements; GeForce cards may clock higher and exceed their
+rate slightly. Users add rows of their own from YAML, with measured ceilings where they have them.
 """
 
 from __future__ import annotations
@@ -80,12 +80,12 @@ def _plain(name: str) -> str:
 
 
 def _index(rows: Iterable[Hardware]) -> dict[str, Hardware]:
-    """Later rows win, so that a user's row can replace ours."""
+    """Later rows win, so that a user's row can replace a built-in one."""
     return {_plain(name): row for row in (*ROWS, *rows) for name in (row.name, *row.aliases)}
 
 
 def of_device(name: str, rows: Iterable[Hardware] = ()) -> Hardware | None:
-    """The row of a device name as torch or NVML reports it, None for one we do not know (or a slice of one, MIG)."""
+    """The row of a device name as torch or NVML reports it; None for an unknown device or a MIG slice."""
     return _index(rows).get(_plain(name))
 
 
@@ -116,12 +116,16 @@ def _nearest(name: str, known: list[str]) -> str:
 _NUMBERS = ("bf16_flops", "fp32_flops", "bandwidth", "memory_bytes", "cache_bytes")
 
 
-def load_rows(path: Path) -> tuple[Hardware, ...]:
+def load_rows(path: Path | None) -> tuple[Hardware, ...]:
     """Rows of a YAML file: a list of mappings with the fields of `Hardware` (cache_bytes and aliases may be left out).
+
+    None for no file, hence no rows.
 
     Raises:
         BenchError: unreadable, or a row with a missing, unknown or impossible field, which is named.
     """
+    if path is None:
+        return ()
     import yaml
 
     try:

@@ -6,25 +6,20 @@ softmax of the confidence). Weights and cache are there in both.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dlmbench.roofline import operators
-from dlmbench.types import Architecture, Cell
+from dlmbench.types import Architecture, Cell, EngineCost
 
 # What libraries keep beside the tensors: the intercept of the official code's peak on an H200 (14.97 GiB) less its
 # weights; cuBLAS' workspace on that GPU alone is 32 MiB.
 WORKSPACE_BYTES = 43_000_000
-# The native engine: its head works through positions in pieces of at most so many bytes of logits, of which two are
-# there at a time; its feed-forward through so many positions at a time.
-CHUNK_BYTES = 2**28
-CHUNK_ROWS = 16384
 _OFFICIAL_COPIES = 3
 
 
 @dataclass(frozen=True)
 class MemorySplit:
-    """Bytes at the peak of one generation. logits and hidden belong to one moment, activations to the other."""
+    """Bytes at the peak of one generation: logits and hidden at one moment, activations at the other."""
 
     weights: int
     cache: int
@@ -39,57 +34,60 @@ class MemorySplit:
         return self.weights + self.cache + max(self.logits + self.hidden, self.activations) + self.workspace
 
 
-def split(cell: Cell, arch: Architecture) -> MemorySplit:
-    """The predicted split of one generation of `cell` on its engine (allocated, not reserved, bytes)."""
-    e = operators.element_bytes(cell.precision)
+def split(cell: Cell, arch: Architecture) -> MemorySplit | None:
+    """The predicted split of one generation of `cell` on its engine (allocated, not reserved, bytes).
+
+    None where sampler or engine do not say what they do (no `planned_forwards`, no COST).
+    """
+    engine, fewest = operators.engine_cost(cell), operators.min_forwards(cell)
     # A rule without a schedule takes an unknown number of forwards, but their shapes are known.
-    kinds = operators.forwards_of(cell, total=operators.least_forwards(cell)) or ()
+    kinds = operators.forwards_of(cell, total=fewest)
+    if engine is None or kinds is None:
+        return None
+    e = operators.element_bytes(cell.precision)
     tokens = max((f.rows * f.queries for f in kinds), default=0)
     cached = max((f.cached for f in kinds), default=0)
     rows = max((f.rows for f in kinds), default=0)
-    if cell.sampler == "autoregressive":
+    has_growing_cache = operators.is_decoding(cell) and cached > 0
+    if has_growing_cache:
         cached = max(cell.prompt_tokens + cell.new_tokens - 1, cell.prompt_tokens)
+    activations = _activations(arch, tokens, engine)
+    if has_growing_cache and not engine.has_static_cache:
+        # The part of the cache that grows later does not exist yet while the prompt's activations do.
+        grown = cell.batch_size * max(cell.new_tokens - 1, 0) * 2 * arch.layers * arch.kv_heads * arch.head_size
+        activations -= min(grown, activations)
     return MemorySplit(
         weights=arch.parameters * e,
         cache=int(rows * cached) * operators.cache_bytes_per_token(arch, cell.precision),
-        logits=max((_logit_bytes(f, cell, arch) for f in kinds), default=0),
+        logits=max((_logit_bytes(f, cell, arch, engine) for f in kinds), default=0),
         hidden=tokens * arch.hidden_size * e,
-        activations=(_activations(cell, arch, tokens) - _grown_later(cell, arch, tokens)) * e
-        + max((_score_bytes(f, cell, arch) for f in kinds), default=0),
+        activations=activations * e + max((_score_bytes(f, cell, arch) for f in kinds), default=0),
     )
 
 
-def _grown_later(cell: Cell, arch: Architecture, tokens: int) -> int:
-    """Elements of a growing cache that are not there yet while a prompt's activations are; `cache` counts them."""
-    if cell.sampler != "autoregressive" or cell.engine == "native":
-        return 0
-    grown = cell.batch_size * max(cell.new_tokens - 1, 0) * 2 * arch.layers * arch.kv_heads * arch.head_size
-    return min(grown, _activations(cell, arch, tokens))
-
-
-def _activations(cell: Cell, arch: Architecture, tokens: int) -> int:
-    """Elements alive inside a layer: around the feed-forward, or, where that is done in turns, around attention."""
+def _activations(arch: Architecture, tokens: int, engine: EngineCost) -> int:
+    """Elements alive inside a layer: around the feed-forward, or, where that is chunked, around attention."""
     d, f = arch.hidden_size, arch.intermediate_size
-    if cell.engine == "native":
-        return max(9 * d * tokens, d * tokens + (3 * f + 2 * d) * min(tokens, CHUNK_ROWS))
+    if engine.mlp_chunk_rows is not None:
+        return max(9 * d * tokens, d * tokens + (3 * f + 2 * d) * min(tokens, engine.mlp_chunk_rows))
     return tokens * (3 * f + 5 * d)
 
 
-def _logit_bytes(forward: operators.Forward, cell: Cell, arch: Architecture) -> int:
+def _logit_bytes(forward: operators.Forward, cell: Cell, arch: Architecture, engine: EngineCost) -> int:
     e, evaluated = operators.element_bytes(cell.precision), forward.rows * forward.head * arch.vocab_size
-    if cell.sampler == "autoregressive":
+    if operators.is_decoding(cell):
         return evaluated * (e + 4)  # transformers keeps a float32 copy of the last position
-    chosen, c = cell.batch_size * forward.choosing * arch.vocab_size, operators.confidence_bytes(cell)
-    copies = chosen * (c if c <= 4 else 2 * c)  # float64 converts its input first
+    if engine.logits_chunk_bytes is not None:
+        # Two chunks exist at a time; fused kernels read them, so nothing is copied.
+        return min(evaluated * e, 2 * engine.logits_chunk_bytes)
+    sampled, c = cell.batch_size * forward.sampled * arch.vocab_size, operators.confidence_bytes(cell)
+    copies = sampled * (c if c <= 4 else 2 * c)  # float64 converts its input first
     if float(cell.knob("temperature") or 0) > 0:
-        copies = max(copies, chosen * 4 * 8)
+        copies = max(copies, sampled * 4 * 8)
     if float(cell.knob("cfg_scale") or 0) > 0:
-        copies += chosen * 2 * e
-    total = evaluated * e + copies
-    if cell.engine == "native":
-        return min(evaluated * e, 2 * CHUNK_BYTES)  # read by fused kernels, so that nothing is copied
+        copies += sampled * 2 * e
     # torch's softmax copies what is not contiguous: a block of several rows' canvases, unless it is converted anyway.
-    return total + (chosen * e if cell.batch_size > 1 and c == e else 0)
+    return evaluated * e + copies + (sampled * e if cell.batch_size > 1 and c == e else 0)
 
 
 def _score_bytes(forward: operators.Forward, cell: Cell, arch: Architecture) -> int:
@@ -105,9 +103,9 @@ def _score_bytes(forward: operators.Forward, cell: Cell, arch: Architecture) -> 
 
 @dataclass(frozen=True)
 class MemoryLaw:
-    """Peak = fixed_bytes + position_bytes * B (P + G), and how many copies of the canvas's logits that is.
+    """Peak = fixed_bytes + position_bytes * B (P + G), and how many copies of the canvas's logits that amounts to.
 
-    is_explained: the copies are the three that the official code makes; anything else is reported, not explained.
+    is_explained: the copies are the three that the official code makes.
     """
 
     fixed_bytes: float
@@ -139,16 +137,3 @@ def law_of(arch: Architecture, fixed_bytes: float, position_bytes: float, precis
     """Read a published or measured law: how many copies of the logits its slope amounts to."""
     e = operators.element_bytes(precision)
     return MemoryLaw(fixed_bytes, position_bytes, (position_bytes / e - arch.hidden_size) / arch.vocab_size)
-
-
-def fit_law(arch: Architecture, peaks: Sequence[tuple[int, float]], precision: str = "bfloat16") -> MemoryLaw:
-    """The least-squares line through (B (P + G), peak bytes) of measured cells.
-
-    Two different positions at least.
-    """
-    n = len(peaks)
-    mean_x, mean_y = sum(x for x, _ in peaks) / n, sum(y for _, y in peaks) / n
-    spread = sum((x - mean_x) ** 2 for x, _ in peaks)
-    assert spread > 0, "a line needs two different positions"
-    slope = sum((x - mean_x) * (y - mean_y) for x, y in peaks) / spread
-    return law_of(arch, mean_y - slope * mean_x, slope, precision)

@@ -1,8 +1,8 @@
 """The published roofline of LLaMA-3-8B and LLaDA-8B on an RTX A6000, digit for digit.
 
-It stands here so that published numbers can be had again, its four errors included (docs/roofline.md); what predicts
-measurements is `corrected`. Every operator is charged alone, max(work / rate, bytes / bandwidth), and times add: no
-overlap, no launch cost, no efficiency. Matrix products count multiply-accumulates (2 FLOPs), all else one operation an
+It reproduces the published numbers, including their four errors (docs/roofline.md); `corrected` is the model that
+predicts measurements. Every operator is charged alone, max(work / rate, bytes / bandwidth), and times add: no
+overlap, no launch cost, no efficiency. Matrix products count multiply-accumulates (2 FLOPs), all else one operation per
 output element.
 
 Legend: q new tokens a sequence, c keys they see, b sequences, T = q b rows of a matrix product, e bytes an element.
@@ -26,7 +26,7 @@ _LINEAR: tuple[Part, ...] = ("FFN Linear Layers", "MHA Linear Layers", "Classifi
 
 @dataclass(frozen=True)
 class Rates:
-    """What the operators are divided by: multiply-accumulates, element operations and bytes, each a second."""
+    """Rates of a device: multiply-accumulates, element operations and bytes per second."""
 
     device: str
     macs_per_s: float
@@ -96,13 +96,13 @@ class Cost:
         return sum(self.seconds.values())
 
     def intensity(self, *parts: Part) -> float:
-        """FLOPs a byte over `parts`, over all of them when none is named."""
+        """FLOPs per byte over `parts`, by default over all of them."""
         chosen = parts or PARTS
         return sum(self.flops[p] for p in chosen) / sum(self.moved[p] for p in chosen)
 
     @property
     def linear_intensity(self) -> float:
-        """FLOPs a byte of all products with weights."""
+        """FLOPs per byte of all products with weights."""
         return self.intensity(*_LINEAR)
 
 

@@ -1,12 +1,11 @@
 """An autoregressive judge: any causal checkpoint of transformers, read by its own tokenizer.
 
-It is no model of the run, so it is loaded by plain transformers and not by an engine, in the process that scores.
+It is not a model of the run, so plain transformers loads it, in the process that scores, and no engine.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -17,28 +16,26 @@ from dlmbench.errors import BenchError
 from dlmbench.models.assets import resolve_model
 from dlmbench.models.tokenizer import Codec
 from dlmbench.prompts import continuation
-from dlmbench.types import MetricRequest, ModelSpec, Prompt, StoredGeneration, Texts, Unscored
+from dlmbench.types import MetricRequest, ModelSpec, Texts
 
 if TYPE_CHECKING:
     import torch
 
-# What a decoder writes for bytes that are no whole character: a text cut at G tokens may end in the middle of one.
-BROKEN = "\ufffd"
 _CAUSAL = ("ForCausalLM", "LMHeadModel")
 
 
 @dataclass(frozen=True)
-class Settings:
+class JudgeSettings:
     """What can be set in the experiment file, by --judge or by --setting."""
 
     judge: str = field(default="", metadata={"help": "a causal checkpoint: folder, org/name on the hub, embedded:ar"})
 
 
-def prepare(metric: str, settings: Settings) -> MetricRequest:
+def prepare(metric: str, settings: JudgeSettings) -> MetricRequest:
     """Find the judge before anything is measured.
 
     Raises:
-        BenchError: no judge named, none there, or a model that is not causal.
+        BenchError: no judge is named, it is not found, or it is not causal.
     """
     if not settings.judge:
         raise BenchError(
@@ -48,11 +45,11 @@ def prepare(metric: str, settings: Settings) -> MetricRequest:
         )
     folder = resolve_model(ModelSpec("judge", "", settings.judge, "baseline"))
     assert folder is not None
-    _refuse_what_is_not_causal(settings.judge, folder)
+    _check_causal(settings.judge, folder)
     return MetricRequest(metric, (("judge", settings.judge),), str(folder), settings.judge)
 
 
-def _refuse_what_is_not_causal(name: str, folder: Path) -> None:
+def _check_causal(name: str, folder: Path) -> None:
     try:
         config: Any = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -70,7 +67,7 @@ def _refuse_what_is_not_causal(name: str, folder: Path) -> None:
 
 @dataclass(frozen=True)
 class Judged:
-    """A judge's verdict on one text: nats over its own tokens, or why there is none."""
+    """The judge's score of one text: nats over its own tokens, or the reason why there is none."""
 
     nats: float = 0.0
     tokens: int = 0
@@ -93,42 +90,42 @@ class Judge:
         self.longest: int | None = getattr(self.model.config, "max_position_embeddings", None)
 
     def _ids(self, before: str, text: str) -> tuple[list[int], list[int], str]:
-        """Ids of the two, encoded apart so that no token straddles the start of what is scored; or why not."""
+        """Ids of context and text, encoded separately so that no token spans both; or why they cannot be scored."""
         try:
-            given, own = self.codec.encode(before), list(continuation(self.codec.encode, text))
+            context, own = self.codec.encode(before), list(continuation(self.codec.encode, text))
         except BenchError as error:
             return [], [], error.message
-        length = len(given) + len(own)
+        length = len(context) + len(own)
         if not own:
-            return given, own, "empty text"
-        if not given:
-            return given, own, "nothing stands before the text, and the judge has no start token"
+            return context, own, "empty text"
+        if not context:
+            return context, own, "no text comes before it, and the judge has no start token"
         if self.longest is not None and length > self.longest:
-            return given, own, f"{length} tokens of the judge, which takes {self.longest}"
-        return given, own, ""
+            return context, own, f"{length} tokens of the judge, which takes {self.longest}"
+        return context, own, ""
 
     def read(self, before: str, text: str) -> Judged:
         """-log p(text | before)."""
         import torch
 
-        given, own, reason = self._ids(before, text)
+        context, own, reason = self._ids(before, text)
         if reason:
             return Judged(reason=reason)
-        ids_1N = torch.tensor([given + own], device=self.device)
+        ids_1N = torch.tensor([context + own], device=self.device)
         with torch.inference_mode():
-            logits_NV: torch.Tensor = self.model(ids_1N, use_cache=False).logits[0, len(given) - 1 : -1].float()
-            truth_T = ids_1N[0, len(given) :]
+            logits_NV: torch.Tensor = self.model(ids_1N, use_cache=False).logits[0, len(context) - 1 : -1].float()
+            truth_T = ids_1N[0, len(context) :]
             log_p_T = logits_NV.log_softmax(-1).gather(-1, truth_T[:, None])[:, 0]
         return Judged(-float(log_p_T.double().sum()), len(own))
 
     def features(self, before: str, text: str) -> tuple[list[float], str]:
-        """The last hidden state of the text's last token; or none, and why."""
+        """The last hidden state of the text's last token, or the reason why there is none."""
         import torch
 
-        given, own, reason = self._ids(before, text)
+        context, own, reason = self._ids(before, text)
         if reason:
             return [], reason
-        ids_1N = torch.tensor([given + own], device=self.device)
+        ids_1N = torch.tensor([context + own], device=self.device)
         with torch.inference_mode():
             states = self.model(ids_1N, use_cache=False, output_hidden_states=True).hidden_states
         vector: list[float] = states[-1][0, -1].float().tolist()
@@ -145,15 +142,3 @@ def judge_of(texts: Texts) -> Judge:
     assert texts.request is not None
     assert texts.request.folder is not None
     return _loaded(texts.request.folder, texts.device)
-
-
-def written(texts: Texts, metric: str) -> Iterator[tuple[Prompt, StoredGeneration, str] | Unscored]:
-    """Each generation with its prompt and its text without a last broken character, or why there is none."""
-    prompts = {p.index: p for p in texts.prompts}
-    for generation in texts.generations:
-        prompt = prompts[generation.prompt_index]
-        if prompt.text is None or generation.text is None:
-            reason = "no text: the model or its prompts come without a tokenizer"
-            yield Unscored(texts.cell.id, metric, prompt.index, reason)
-        else:
-            yield prompt, generation, generation.text.rstrip(BROKEN)

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from dlmbench.bench import forecast
+from dlmbench.bench.forecast import generations_of
 from dlmbench.errors import BenchError
 from dlmbench.experiment.plan import with_models
 from dlmbench.experiment.shards import balance, setting_of
@@ -21,6 +21,7 @@ from dlmbench.models.identity import with_known_content
 from dlmbench.models.shapes import architectures
 from dlmbench.results import RECORDS
 from dlmbench.roofline.hardware import Hardware
+from dlmbench.roofline.predict import predict
 from dlmbench.slurm import scheduler, status, submission
 from dlmbench.slurm.submission import Job, Resources, Submission
 from dlmbench.types import Experiment, Plan
@@ -51,12 +52,12 @@ def propose(
     """A submission that nothing is queued of yet: shards balanced by what `device` should take for each cell."""
     experiment = replace(experiment, models=with_known_content(experiment.models))
     plan = with_models(plan, experiment.models)
-    made = forecast.predict(plan, device)
+    made = predict(plan, device)
     seconds = {}
     for cell in plan.cells:
         latency = made.of(cell).latency_s
         if latency is not None:
-            seconds[cell.id] = latency * forecast.generations_of(latency, experiment.protocol)
+            seconds[cell.id] = latency * generations_of(latency, experiment.protocol)
     known, _ = architectures(dict.fromkeys(c.model for c in plan.cells))
     load_s = {
         setting_of(c): known[c.model.key].parameters * _WIDTH[c.precision] / _LOAD_BYTES_PER_S

@@ -49,7 +49,7 @@ class Setup:
     attention: str = "auto"
     seed: int = 0
     likelihood: LikelihoodKind = "elbo"
-    draws: int = elbo.Settings().draws
+    draws: int = elbo.ElboSettings().draws
     max_length: int | None = None
     new_tokens: int | None = None
     rows: int = 1

@@ -44,7 +44,7 @@ class Request:
     tasks: tuple[str, ...]
     include_path: Path | None = None
     likelihood: LikelihoodKind = "sampler"
-    draws: int = elbo.Settings().draws
+    draws: int = elbo.ElboSettings().draws
     limit: float | None = None
     num_fewshot: int | None = None
     new_tokens: int | None = None

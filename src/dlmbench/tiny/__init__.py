@@ -7,7 +7,11 @@ from dlmbench.tiny.oracle import StoryScore, continuation_log_prob, next_word, s
 from dlmbench.tiny.story import sample_story
 from dlmbench.tiny.windows import Window, heldout_windows, story_of
 
+# The sources by which an experiment names the shipped models.
+EMBEDDED_MODELS = ("embedded:ar", "embedded:llada")
+
 __all__ = [
+    "EMBEDDED_MODELS",
     "Constraint",
     "StoryScore",
     "Window",

@@ -5,6 +5,7 @@ tokens, G new (generated) tokens, N = P + G canvas, Q positions of one forward, 
 K diffusion steps.
 """
 
+from dlmbench.types._cost import Efficiencies, EngineCost, ForwardShape
 from dlmbench.types._parts import (
     Architecture,
     EagerRunner,

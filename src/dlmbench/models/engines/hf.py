@@ -17,11 +17,22 @@ from typing import TYPE_CHECKING, Any
 from dlmbench.errors import InvalidLogitsError
 from dlmbench.models import checkpoint
 from dlmbench.models.attention import enforced
-from dlmbench.types import Architecture, EagerRunner, GraphRunner, ModelSpec, OnStep
+from dlmbench.types import Architecture, EagerRunner, Efficiencies, EngineCost, GraphRunner, ModelSpec, OnStep
 
 if TYPE_CHECKING:
     import torch
 
+# Efficiencies by `python -m dlmbench.roofline calibrate`, which prints their errors on cells left out.
+COST = EngineCost(
+    head_on_all_positions=True,
+    efficiencies={
+        "diffusion": Efficiencies(0.596, 0.699, 0.466, 13.1e-3),
+        "autoregressive": Efficiencies(0.568, 0.665, 0.444, 14.8e-3),
+    },
+    measured_on="one H200, bfloat16, flash attention",
+    caveat="where the host's launching decides (decoding, short cells) a later run on an H200 took up to 2.3 times as "
+    "long (docs/roofline.md)",
+)
 # Confidences in the precision of the published code, see `samplers.masked_diffusion.resolve`.
 CONFIDENCE_DTYPE = None
 

@@ -8,7 +8,10 @@ from __future__ import annotations
 from functools import partial
 
 from dlmbench.models.engines.native import CONFIDENCE_DTYPE, transformer
+from dlmbench.types import EngineCost
 
-__all__ = ["CONFIDENCE_DTYPE", "load"]
+__all__ = ["CONFIDENCE_DTYPE", "COST", "load"]
+
+COST = EngineCost()
 
 load = partial(transformer.load, compile=False, cuda_graphs=False)

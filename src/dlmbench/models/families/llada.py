@@ -15,6 +15,9 @@ from dlmbench.types import Architecture, TensorSpec
 PARADIGM = "diffusion"
 SAMPLER = "masked_diffusion"
 ROLE = "target"
+TITLE = "LLaDA"
+# Published checkpoints by hub id, and their architecture in KNOWN.
+PUBLISHED = {"GSAI-ML/LLaDA-8B-Base": "8b"}
 
 _EOT_ID = 126348  # <|eot_id|> of the published tokenizer; config.json does not name it
 

@@ -11,8 +11,11 @@ from dlmbench.types import Architecture, TensorSpec
 PARADIGM = "autoregressive"
 SAMPLER = "autoregressive"
 ROLE = "baseline"
+TITLE = "LLaMA"
+# Published checkpoints by hub id, and their architecture in KNOWN.
+PUBLISHED = {"meta-llama/Meta-Llama-3-8B": "8b"}
 
-# Shapes known by name, for speed studies with random weights (the model cards of the published checkpoints).
+# Configs known by name, for speed studies with random weights (from the model cards of the published checkpoints).
 KNOWN: dict[str, dict[str, Any]] = {
     "8b": {
         "model_type": "llama",

@@ -19,6 +19,8 @@ from dlmbench.prompts.sources.sharegpt import conversations
 from dlmbench.types import PromptSettings
 
 WINDOWS = False
+NEEDS_PATH = True
+ALL_BY_DEFAULT = True
 SHUFFLED = False
 
 _KEYS = ({"prompt"}, {"prompt", "reference"}, {"prompt_ids"}, {"prompt_ids", "reference_ids"})
@@ -60,7 +62,7 @@ def _json(text: str, path: Path, *, chat: bool) -> list[Passage]:
     try:
         records = json.loads(text)
     except json.JSONDecodeError as error:
-        raise BenchError(f"{path}: line {error.lineno} is not JSON: {error.msg}", "Mend the file") from None
+        raise BenchError(f"{path}: line {error.lineno} is not JSON: {error.msg}", "Fix the file") from None
     if not isinstance(records, list):
         raise BenchError(f"{path} is not a JSON list", _RECORD)
     if any(isinstance(record, dict) and "conversations" in record for record in records):

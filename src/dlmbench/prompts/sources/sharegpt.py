@@ -15,6 +15,7 @@ from dlmbench.prompts.passages import Passage, read_text
 from dlmbench.types import PromptSettings
 
 WINDOWS = False
+NEEDS_PATH = True
 SHUFFLED = True
 
 _HUMAN = ("human", "user")
@@ -28,7 +29,7 @@ def load(settings: PromptSettings, tokens: int) -> list[Passage]:
     try:
         records = json.loads(read_text(path))
     except json.JSONDecodeError as error:
-        raise BenchError(f"{path}: line {error.lineno} is not JSON: {error.msg}", "Mend the file") from None
+        raise BenchError(f"{path}: line {error.lineno} is not JSON: {error.msg}", "Fix the file") from None
     if not isinstance(records, list):
         raise BenchError(f"{path} is not a list of conversations", 'It looks like [{"conversations": [...]}, ...]')
     return conversations(records, path, chat=settings.chat)

@@ -11,6 +11,10 @@ from dlmbench.types import PromptSettings
 
 WINDOWS = False
 SHUFFLED = False
+TAKES_PATH = False
+TAKES_CHAT = False
+HAS_ORACLE = True
+HAS_EOS = False
 
 _STORIES_A_SEED = 1_000_000
 

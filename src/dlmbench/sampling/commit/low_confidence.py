@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     import torch
 
 SCHEDULED = True
+# The positions whose token is most certain become final first.
+SUREST_FIRST = True
 confidence = chosen_probability
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from dlmbench.sampling.padding import padded
 from dlmbench.sampling.rng import choose_tokens
-from dlmbench.types import Generation, KnobValue, LanguageModel, OnStep, PromptBatch
+from dlmbench.types import ForwardShape, Generation, KnobValue, LanguageModel, OnStep, PromptBatch
 
 if TYPE_CHECKING:
     import torch
@@ -67,3 +67,21 @@ def generate(
         positions=rows * computed,
         attention_pairs=rows * computed * (computed + 1) // 2,
     )
+
+
+def planned_forwards(
+    knobs: Mapping[str, KnobValue], prompt_tokens: int, new_tokens: int, total: float | None = None
+) -> tuple[ForwardShape, ...]:
+    """A prefill over the prompt, which gives the first token, and a decode step for each further one."""
+    prefill = ForwardShape(
+        1, prompt_tokens, prompt_tokens, prompt_tokens * (prompt_tokens + 1) / 2, sampled=1, cached=prompt_tokens
+    )
+    steps = new_tokens - 1 if prompt_tokens else new_tokens
+    context = prompt_tokens + (steps + 1) / 2
+    decode = ForwardShape(steps, 1, context, context, sampled=1, cached=context)
+    return tuple(shape for shape in (prefill, decode) if shape.count > 0 and shape.positions > 0)
+
+
+def min_forwards(knobs: Mapping[str, KnobValue], new_tokens: int) -> int:
+    """One forward per token; the prefill gives the first."""
+    return max(new_tokens, 1)

@@ -12,7 +12,16 @@ from dataclasses import dataclass, field
 from dlmbench import registry
 from dlmbench.errors import BenchError
 from dlmbench.sampling.denoise import denoise
-from dlmbench.types import Generation, KnobValue, LanguageModel, Likelihood, OnStep, PromptBatch, Trace
+from dlmbench.types import (
+    ForwardShape,
+    Generation,
+    KnobValue,
+    LanguageModel,
+    Likelihood,
+    OnStep,
+    PromptBatch,
+    Trace,
+)
 
 PARADIGM = "diffusion"
 PARTS = {"commit": "commit", "cache": "cache"}
@@ -140,3 +149,56 @@ def log_likelihood(
     canvas, work = denoise(model, batch, lengths.pop(), dict(knobs) | {"temperature": 0.0}, seed, likelihood=True)
     assert canvas.log_prob_BG is not None
     return Likelihood(log_prob_BG=tuple(map(tuple, canvas.log_prob_BG.tolist())), forwards=work.forwards)
+
+
+def planned_forwards(
+    knobs: Mapping[str, KnobValue], prompt_tokens: int, new_tokens: int, total: float | None = None
+) -> tuple[ForwardShape, ...] | None:
+    """The forwards over the canvas, with settled or unsettled knobs.
+
+    Args:
+        knobs: of the sampler, its commit rule and its cache.
+        prompt_tokens: P.
+        new_tokens: G.
+        total: number of forwards, where a rule without a schedule has run; None with such a rule answers None.
+    """
+    cache = registry.load("cache", str(knobs.get("cache") or "none"))
+    length, block = prompt_tokens + new_tokens, int(knobs.get("block_length") or new_tokens)
+    blocks, per_block = new_tokens // block, _steps_per_block(knobs, new_tokens)
+    if per_block is None and total is None:
+        return None
+    forwards: float = per_block if per_block is not None else (total or 0) / blocks
+    copies = 2 if float(knobs.get("cfg_scale") or 0) > 0 else 1
+    if not cache.USES_KV_CACHE:
+        return (ForwardShape(blocks * forwards, length, length, length * length, sampled=block, copies=copies),)
+    shapes = [ForwardShape(blocks, length, length, length * length, sampled=block, cached=length, copies=copies)]
+    spans: dict[int, int] = {}
+    for first in range(prompt_tokens, prompt_tokens + blocks * block, block):
+        start, stop = cache.span(first, first + block, length)
+        spans[stop - start] = spans.get(stop - start, 0) + 1
+    for positions, count in spans.items() if forwards > 1 else ():
+        later, pairs = count * (forwards - 1), positions * length
+        shapes.append(ForwardShape(later, positions, length, pairs, sampled=block, cached=length, copies=copies))
+    return tuple(shapes)
+
+
+def min_forwards(knobs: Mapping[str, KnobValue], new_tokens: int) -> int:
+    """The fewest forwards: exact with a schedule, else what the cache needs in each block."""
+    blocks, per_block = new_tokens // int(knobs.get("block_length") or new_tokens), _steps_per_block(knobs, new_tokens)
+    return blocks * (_cache_min_forwards(knobs) if per_block is None else per_block)
+
+
+def _steps_per_block(knobs: Mapping[str, KnobValue], new_tokens: int) -> int | None:
+    """Forwards in each block, None where the commit rule has no schedule."""
+    if not registry.load("commit", str(knobs.get("commit") or "low_confidence")).SCHEDULED:
+        return None
+    block = int(knobs.get("block_length") or new_tokens)
+    steps = int(knobs.get("steps") or new_tokens) // (new_tokens // block)
+    if not registry.load("cache", str(knobs.get("cache") or "none")).USES_KV_CACHE:
+        return steps
+    return max(min(steps, block), _cache_min_forwards(knobs))  # with a cache, steps that commit nothing are skipped
+
+
+def _cache_min_forwards(knobs: Mapping[str, KnobValue]) -> int:
+    cache = registry.load("cache", str(knobs.get("cache") or "none"))
+    return int(cache.min_forwards(knobs)) if hasattr(cache, "min_forwards") else 1

@@ -1,7 +1,7 @@
-"""The break-even surface: k*(P, G, B), at how many steps diffusion takes as long as decoding, on any device.
+"""The break-even surface k*(P, G, B): at how many steps diffusion takes as long as decoding, on any device.
 
-A step of one schedule costs the same whichever it is, also with a cache, where each block's first step refreshes it and
-costs more. So latency is a line in the step count, and two points of it tell where it meets the baseline's latency.
+All steps of a schedule cost the same (with a cache all but the first of each block), so latency is a line in the step
+count, and two of its points tell where it meets the baseline's latency.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from dlmbench import registry
-from dlmbench.roofline.corrected import DEFAULT, Efficiencies, efficiencies_for, latency_s
+from dlmbench.roofline.corrected import efficiencies_for, latency_s
 from dlmbench.roofline.hardware import Hardware
-from dlmbench.types import Architecture, Cell, KnobValue
+from dlmbench.types import Architecture, Cell, Efficiencies, KnobValue
 
 Shape = tuple[int, int, int]
 
@@ -33,8 +33,8 @@ class BreakEvenPoint:
 
 
 @dataclass(frozen=True)
-class Surface:
-    """The break-even points of one way to run diffusion, against one way to run the baseline."""
+class BreakEvenSurface:
+    """The break-even points of one setting of diffusion against one setting of the baseline."""
 
     target: str
     baseline: str
@@ -46,12 +46,12 @@ def break_even_surface(
     target: tuple[Cell, Architecture],
     hardware: Hardware,
     shapes: Iterable[Shape],
-    efficiencies: Efficiencies | Mapping[str, Efficiencies] = DEFAULT,
+    efficiencies: Efficiencies | Mapping[str, Efficiencies] | None = None,
 ) -> tuple[BreakEvenPoint, ...]:
     """k* by the model for each shape (P, G, B), with the engines, samplers and knobs of two cells.
 
-    A block as long as the target's canvas grows with it; shapes that any other block length does not divide are left
-    out. Nothing comes of a target without a schedule, nor of engines without efficiencies.
+    A block that spans all new tokens of the target grows with them; shapes that any other block length does not divide
+    are left out. Empty for a target without a schedule and for engines without efficiencies.
     """
     return tuple(_points(baseline, target, hardware, shapes, efficiencies))
 
@@ -61,7 +61,7 @@ def _points(
     target: tuple[Cell, Architecture],
     hardware: Hardware,
     shapes: Iterable[Shape],
-    efficiencies: Efficiencies | Mapping[str, Efficiencies],
+    efficiencies: Efficiencies | Mapping[str, Efficiencies] | None,
 ) -> Iterator[BreakEvenPoint]:
     block = _block(target[0])
     for prompt, new, batch in shapes:
@@ -91,7 +91,7 @@ def _points(
 
 
 def _block(cell: Cell) -> int | None:
-    """The block length of a target; None for a whole canvas, which settled knobs spell as all new tokens."""
+    """The block length of a target; None where one block spans all new tokens."""
     block = cell.knob("block_length")
     return None if block is None or block == cell.new_tokens else int(block)
 
@@ -100,30 +100,30 @@ def surfaces(
     cells: Sequence[Cell],
     known: Mapping[str, Architecture],
     hardware: Hardware,
-    efficiencies: Efficiencies | Mapping[str, Efficiencies] = DEFAULT,
-) -> tuple[Surface, ...]:
-    """The surface of every way in which a plan runs diffusion, over its lengths and batch sizes.
+    efficiencies: Efficiencies | Mapping[str, Efficiencies] | None = None,
+) -> tuple[BreakEvenSurface, ...]:
+    """The surface of every setting in which a plan runs diffusion, over its lengths and batch sizes.
 
     Args:
         cells: of the plan; a target's baseline is the one that shares most of engine, precision and attention.
-        known: shapes by model key; models without one are left out.
+        known: architectures by model key; models without one are left out.
         hardware: any device.
-        efficiencies: by "engine/sampler".
+        efficiencies: by "engine/sampler"; None for the engines' defaults.
     """
     usable = [c for c in cells if c.model.key in known]
     baselines = [c for c in usable if _paradigm(c) == "autoregressive"]
-    ways: dict[tuple[object, ...], list[Cell]] = {}
+    settings: dict[tuple[object, ...], list[Cell]] = {}
     for cell in usable:
         if _paradigm(cell) == "diffusion":
-            ways.setdefault((cell.model.key, _setting(cell), *_knobs(cell)), []).append(cell)
+            settings.setdefault((cell.model.key, _setting(cell), *_knobs(cell)), []).append(cell)
     found = []
-    for group in ways.values() if baselines else ():
+    for group in settings.values() if baselines else ():
         first = group[0]
         base = max(baselines, key=lambda b: sum(x == y for x, y in zip(_setting(b), _setting(first), strict=True)))
         shapes = sorted({(c.prompt_tokens, c.new_tokens, c.batch_size) for c in group})
         pair = [(c, known[c.model.key]) for c in (base, first)]
         points = break_even_surface(pair[0], pair[1], hardware, shapes, efficiencies)
-        found.append(Surface(_label(first), _label(base), points))
+        found.append(BreakEvenSurface(_label(first), _label(base), points))
     return tuple(s for s in found if s.points)
 
 
@@ -136,7 +136,7 @@ def _setting(cell: Cell) -> tuple[str, ...]:
 
 
 def _knobs(cell: Cell) -> tuple[tuple[str, KnobValue], ...]:
-    """The knobs that tell one way from another."""
+    """The knobs that tell one setting from another: all but the step count."""
     own = {**dict(cell.knobs), "block_length": _block(cell)}
     return tuple((k, v) for k, v in sorted(own.items()) if k != "steps")
 

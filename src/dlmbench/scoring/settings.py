@@ -1,7 +1,7 @@
-"""Metrics as they are asked for: names and settings checked, and whatever models they load found.
+"""The settings of metrics: read from the command line, checked, and the models that metrics load found.
 
-A metric declares its settings as a `Settings` dataclass, as a sampler declares its knobs; `check(settings)` says why
-some cannot be used, and `prepare(settings)` finds a model of the metric's own.
+A metric declares its settings as a dataclass SETTINGS, as a sampler declares its KNOBS; `check(settings)` gives the
+reason why some cannot be used, and `prepare(settings)` finds a model that the metric loads itself.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ MetricSettings = Mapping[str, Mapping[str, KnobValue]]
 
 
 def settle(metrics: Sequence[str], given: Mapping[str, Mapping[str, Any]]) -> tuple[MetricRequest, ...]:
-    """The metrics with their settings, and whatever models they load found: before anything is measured.
+    """The metrics with their settings and the models they load, found before anything is measured.
 
     Raises:
-        BenchError: a metric that does not exist or is refused, a setting it lacks, or a model that is not there.
+        BenchError: a metric that does not exist or is refused, an unknown setting, or a missing model.
     """
     requests = []
     for name in dict.fromkeys(metrics):
@@ -41,8 +41,8 @@ def settle(metrics: Sequence[str], given: Mapping[str, Mapping[str, Any]]) -> tu
 
 
 def _settings(metric: str, module: ModuleType, given: Mapping[str, Any]) -> Any:
-    """The metric's `Settings`, None where it has none."""
-    declared: Any = getattr(module, "Settings", None)
+    """The metric's SETTINGS with these values, None where it has none."""
+    declared: Any = getattr(module, "SETTINGS", None)
     names = _names(metric)
     for name in given:
         if name not in names:
@@ -52,7 +52,7 @@ def _settings(metric: str, module: ModuleType, given: Mapping[str, Any]) -> Any:
 
 
 def _typed(metric: str, name: str, kind: type, value: Any) -> Any:
-    """A setting in its own type; on the command line everything is text."""
+    """A setting converted to its type; on the command line everything is text."""
     if type(value) is kind:
         return value
     try:
@@ -67,7 +67,7 @@ def parse_settings(metrics: Sequence[str], judge: str | None, given: Sequence[st
     """The command line's --judge and its --setting METRIC.NAME=VALUE, for the metrics asked for.
 
     Raises:
-        BenchError: not of that form, of a metric that is not asked for, or a judge that no metric has use for.
+        BenchError: not of that form, of a metric that is not requested, or a judge that no metric uses.
     """
     found: dict[str, dict[str, KnobValue]] = {}
     if judge is not None:
@@ -91,5 +91,5 @@ def parse_settings(metrics: Sequence[str], judge: str | None, given: Sequence[st
 
 
 def _names(metric: str) -> list[str]:
-    declared: Any = getattr(registry.load("metrics", metric), "Settings", None)
+    declared: Any = getattr(registry.load("metrics", metric), "SETTINGS", None)
     return [f.name for f in dataclasses.fields(declared)] if declared else []
