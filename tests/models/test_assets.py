@@ -12,7 +12,7 @@ import pytest
 from huggingface_hub import errors
 
 from dlmbench.errors import BenchError
-from dlmbench.models import assets, hub
+from dlmbench.models import assets, hub, loading
 from dlmbench.models.families import llada, llama
 from dlmbench.types import Experiment, ModelSpec, PromptSettings, ProtocolSettings
 
@@ -70,21 +70,21 @@ def verified(*models, **more):
 
 def test_a_local_folder_is_itself(tmp_path):
     folder = checkpoint(tmp_path / "mine")
-    assert assets.resolve_model(ModelSpec("m", "llama", str(folder), "baseline")) == folder
+    assert loading.resolve_model(ModelSpec("m", "llama", str(folder), "baseline")) == folder
 
 
 def test_a_snapshot_in_the_cache_is_found_without_network(cache, tmp_path):
     folder = checkpoint(in_cache(cache, "org/llama"))
-    assert assets.resolve_model(LLAMA) == folder
+    assert loading.resolve_model(LLAMA) == folder
     other = checkpoint(in_cache(tmp_path / "fast", "org/other"))
     spec = ModelSpec("m", "llama", "org/other", "baseline")
-    assert assets.resolve_model(spec, tmp_path / "fast") == other
+    assert loading.resolve_model(spec, tmp_path / "fast") == other
     pinned = ModelSpec("m", "llama", "org/llama", "baseline", revision=COMMIT)
-    assert assets.resolve_model(pinned) == folder
+    assert loading.resolve_model(pinned) == folder
 
 
 def test_random_weights_of_a_named_architecture_need_no_files(cache):
-    assert assets.resolve_model(ModelSpec("m", "llada", "8b", "target", weights="random")) is None
+    assert loading.resolve_model(ModelSpec("m", "llada", "8b", "target", weights="random")) is None
 
 
 def test_random_weights_of_a_repository_need_no_weights(cache):
@@ -92,9 +92,9 @@ def test_random_weights_of_a_repository_need_no_weights(cache):
     for file in folder.glob("*.safetensors"):
         file.unlink()
     spec = ModelSpec("m", "llama", "org/llama", "baseline", weights="random")
-    assert assets.resolve_model(spec) == folder
+    assert loading.resolve_model(spec) == folder
     with pytest.raises(BenchError, match=r"model-00001-of-00002.safetensors is missing"):
-        assets.resolve_model(LLAMA)
+        loading.resolve_model(LLAMA)
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_random_weights_of_a_repository_need_no_weights(cache):
 )
 def test_a_model_that_cannot_be_found(cache, source, expected):
     with pytest.raises(BenchError) as caught:
-        assets.resolve_model(ModelSpec("m", "llama", source, "baseline"))
+        loading.resolve_model(ModelSpec("m", "llama", source, "baseline"))
     assert expected in caught.value.message
     assert caught.value.hint
 

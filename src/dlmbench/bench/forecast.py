@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from dlmbench.analysis.cost import per_million_tokens
 from dlmbench.bench.eta import OWN_PASSES, Expectation, repetitions_left
 from dlmbench.errors import BenchError
-from dlmbench.models.shapes import architectures
+from dlmbench.models.loading import architectures
 from dlmbench.roofline import corrected, hardware, memory, operators
 from dlmbench.roofline.corrected import DEFAULT, Efficiencies
 from dlmbench.roofline.hardware import Hardware

@@ -16,7 +16,7 @@ from pathlib import Path
 from dlmbench.bench import forecast
 from dlmbench.errors import BenchError
 from dlmbench.experiment.shards import balance, setting_of
-from dlmbench.models.shapes import architectures
+from dlmbench.models.loading import architectures
 from dlmbench.results import RECORDS
 from dlmbench.roofline.hardware import Hardware
 from dlmbench.slurm import scheduler, status, submission

@@ -16,7 +16,7 @@ from dlmbench.types._measurements import (
     Sample,
     TracedPass,
 )
-from dlmbench.types._parts import Architecture, LanguageModel, Progress, StepObserver, TensorSpec, Texts, Workspace
+from dlmbench.types._parts import Architecture, Generator, LanguageModel, Progress, StepObserver, TensorSpec, Texts, Workspace
 from dlmbench.types._results import (
     Finding,
     MissingText,
@@ -55,6 +55,7 @@ __all__ = [
     "Experiment",
     "Finding",
     "Generation",
+    "Generator",
     "Grid",
     "KnobValue",
     "Knobs",

@@ -20,6 +20,8 @@ from dlmbench.types import PromptSettings
 
 WINDOWS = False
 SHUFFLED = False
+HAS_EOS = True
+HAS_ORACLE = False
 
 _KEYS = ({"prompt"}, {"prompt", "reference"}, {"prompt_ids"}, {"prompt_ids", "reference_ids"})
 _RECORD = 'A record is {"prompt": "...", "reference": "..."} or {"prompt_ids": [...], "reference_ids": [...]}'

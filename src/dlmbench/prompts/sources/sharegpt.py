@@ -16,6 +16,8 @@ from dlmbench.types import PromptSettings
 
 WINDOWS = False
 SHUFFLED = True
+HAS_EOS = True
+HAS_ORACLE = False
 
 _HUMAN = ("human", "user")
 _MODEL = ("gpt", "assistant", "chatgpt", "bard", "bing")

@@ -11,6 +11,8 @@ from dlmbench.types import PromptSettings
 
 WINDOWS = False
 SHUFFLED = False
+HAS_EOS = False
+HAS_ORACLE = True
 
 _STORIES_A_SEED = 1_000_000
 
