@@ -36,7 +36,7 @@ def run_shard(submission: Submission, plan: Plan, index: int, progress: Progress
         )
     claim(submission.folder, fingerprint(device))
     folder = submission.shard_folder(index)
-    run.measure(submission.experiment, submission.part(plan, index), folder, progress, whole=plan)
+    run.run(submission.experiment, submission.part(plan, index), folder, progress, whole=plan)
     mark_ended(folder)
 
 
