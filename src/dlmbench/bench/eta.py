@@ -130,7 +130,7 @@ class _Estimate:
 
     @cached_property
     def typical(self) -> ProtocolSettings:
-        """The settings, with min_repeats raised to what the recorded pilots call for on average, ignoring max_time_s."""
+        """The settings, with min_repeats raised to the recorded pilots' average, ignoring max_time_s."""
         unlimited = replace(self.settings, max_time_s=_UNLIMITED_S)
         pilots = [[s.latency_s for s in r.timed[: self.settings.pilot]] for r in self.results]
         wanted = [further_repetitions(p, unlimited) for p in pilots if len(p) == self.settings.pilot]

@@ -126,9 +126,7 @@ def sampler_for(family: str, sampler: str | None) -> str:
     return sampler
 
 
-def resolve_knobs(
-    sampler: str, chosen: Mapping[str, KnobValue], engine: str, new_tokens: int
-) -> dict[str, KnobValue]:
+def resolve_knobs(sampler: str, chosen: Mapping[str, KnobValue], engine: str, new_tokens: int) -> dict[str, KnobValue]:
     """All knobs of a sampler: the chosen ones, and defaults for the others.
 
     Raises:

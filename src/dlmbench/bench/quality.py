@@ -190,7 +190,9 @@ def _needs(request: MetricRequest) -> tuple[str, ...]:
 # ---------------------------------------------------------------- aggregates
 
 
-def aggregate(cells: Mapping[str, Cell], results: Sequence[TextResult], draws: int = BOOTSTRAP_DRAWS) -> Iterator[Score]:
+def aggregate(
+    cells: Mapping[str, Cell], results: Sequence[TextResult], draws: int = BOOTSTRAP_DRAWS
+) -> Iterator[Score]:
     """One Score for each (cell, metric): sum of totals over sum of weights, with a bootstrap over prompts."""
     groups: dict[tuple[str, str], list[TextResult]] = {}
     for result in results:

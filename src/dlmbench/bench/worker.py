@@ -140,6 +140,10 @@ class WorkerState:
         has_end = cell.model.weights != "random" and prompt_source(cell).HAS_EOS
         return CellGenerator(cell, generator, model.tokenizer, model.architecture.eos_id if has_end else None)
 
+    def ask(self, request: WorkerRequest[ReplyT]) -> Iterator[ReplyT | Failed]:
+        """Replies to `request` in this process, as `Worker.ask` gives them from another; errors are raised."""
+        yield from request.run(self)
+
     def idle_power_w(self) -> float | None:
         """Power of the device while nothing runs; measured once per model, while the other workers wait."""
         key = self._loaded and self._loaded[0]
@@ -316,7 +320,7 @@ class Worker:
     """The parent's handle on one model's process, which starts at its first request."""
 
     def __init__(self, device: str) -> None:
-        self._device = device
+        self.device = device
         self._process: BaseProcess | None = None
         self._connection: Connection | None = None
         self._is_ready = False
@@ -341,13 +345,13 @@ class Worker:
         """Start the process, if there is none, without waiting for it; it loads the model of the cell `first`."""
         if self._process is not None:
             return
-        if self._device == "cpu":
+        if self.device == "cpu":
             # A thread that spins while it waits takes a core from the one it waits for: with another process on a
             # core, a forward of the embedded pair took 950 ms instead of 20. libgomp reads this when torch loads it.
             os.environ.setdefault("GOMP_SPINCOUNT", "2000")
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, self._device, first), daemon=True)
+        self._process = context.Process(target=_serve, args=(theirs, self.device, first), daemon=True)
         self._process.start()
         theirs.close()
         self.visited, self._is_ready = set(), False

@@ -92,9 +92,7 @@ def find(spec: ModelSpec) -> FoundModel:
     return FoundModel(replace(spec, family=found.family), folder, found.architecture, find_tokenizer(folder))
 
 
-def load(
-    spec: ModelSpec, *, engine: str, precision: str, attention: str, device: str, seed: int = 0
-) -> LoadedModel:
+def load(spec: ModelSpec, *, engine: str, precision: str, attention: str, device: str, seed: int = 0) -> LoadedModel:
     """Find a model and load it; see `find` and `FoundModel.load`."""
     return find(spec).load(engine=engine, precision=precision, attention=attention, device=device, seed=seed)
 
@@ -161,7 +159,9 @@ def local_folder(spec: ModelSpec, cache_dir: Path | None = None) -> Path | None:
 
 def is_named_architecture(spec: ModelSpec) -> bool:
     """Whether a spec asks for random weights of an architecture known by name."""
-    return spec.weights == "random" and spec.family != "" and spec.source in registry.load("families", spec.family).KNOWN
+    return (
+        spec.weights == "random" and spec.family != "" and spec.source in registry.load("families", spec.family).KNOWN
+    )
 
 
 def is_from_hub(spec: ModelSpec) -> bool:

@@ -28,9 +28,7 @@ class SamplerGenerator:
         trace: bool = False,
     ) -> Generation:
         """See `Generator.generate`."""
-        generation: Generation = self.sampler.generate(
-            self.model, batch, new_tokens, knobs, seed, on_step, trace
-        )
+        generation: Generation = self.sampler.generate(self.model, batch, new_tokens, knobs, seed, on_step, trace)
         return generation
 
     def reset(self) -> None:

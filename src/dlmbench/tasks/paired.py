@@ -1,7 +1,7 @@
-"""Task metrics from their documents: intervals, and differences to the baseline over the same documents.
+"""Bootstrap intervals of task metrics, and of differences to the baseline over the same documents.
 
-A metric is recomputed from the documents by the rule that lm-eval names (a mean, or a ratio of sums and what is made
-of it), so that it can be resampled. Where that does not give lm-eval's own value back there is no interval.
+A metric is recomputed from its documents by the aggregation that lm-eval names (a mean, or a function of a ratio of
+sums), so that it can be resampled. Where this does not reproduce lm-eval's value there is no interval.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from dataclasses import replace
 import numpy as np
 
 from dlmbench.analysis.stats import FloatArray, bootstrap_indices, bootstrap_interval, carrying, ratio_of_sums
-from dlmbench.tasks.records import Difference, TaskSample, TaskScore, Value
+from dlmbench.tasks.records import TaskDifference, TaskSample, TaskScore, Value
 
-DRAWS = 2000
-_SEED = 0  # one resampling for all models, settings and metrics over the same documents
+BOOTSTRAP_DRAWS = 2000
+_SEED = 0  # the same resamples for all models, settings and metrics over the same documents
 
-# What lm-eval's aggregations make of sum(total) / sum(weight); a plain number has the weight 1.
+# lm-eval's aggregations as functions of sum(total) / sum(weight); a plain number has the weight 1.
 _OF_RATIO: dict[str, Callable[[FloatArray], FloatArray]] = {
     "mean": lambda ratio: ratio,
     "perplexity": lambda ratio: np.exp(-ratio),
@@ -39,27 +39,29 @@ def with_interval(score: TaskScore, samples: Sequence[TaskSample]) -> TaskScore:
 
 def difference(
     score: TaskScore, samples: Sequence[TaskSample], base: TaskScore, base_samples: Sequence[TaskSample]
-) -> Difference | None:
-    """score - base over the documents that both have, by their hash; None where there is no interval to give."""
-    mine = {(s.doc_id, s.doc_hash): s.values[score.metric] for s in _of(score, samples)}
-    theirs = {(s.doc_id, s.doc_hash): s.values[base.metric] for s in _of(base, base_samples)}
-    common = sorted(mine.keys() & theirs.keys())
-    # Checked on all documents of either, for only those are what lm-eval's value is made of.
-    if not common or _resampled(score, list(mine.values())) is None or _resampled(base, list(theirs.values())) is None:
+) -> TaskDifference | None:
+    """score - base over the documents that both share, by their hash; None where no interval can be given."""
+    own = {(s.doc_id, s.doc_hash): s.values[score.metric] for s in _of(score, samples)}
+    other = {(s.doc_id, s.doc_hash): s.values[base.metric] for s in _of(base, base_samples)}
+    common = sorted(own.keys() & other.keys())
+    # Checked on all documents of each, because lm-eval's value is made of all of them.
+    if not common or _resampled(score, list(own.values())) is None or _resampled(base, list(other.values())) is None:
         return None
-    ours, bases = ([values[key] for key in common] for values in (mine, theirs))
-    here, there = _draws(score, ours), _draws(base, bases)
-    low, high = bootstrap_interval(here - there, min(carrying(_sums(v)[1]) for v in (ours, bases)))
-    value = float(_point(score, ours) - _point(base, bases))
+    own_values, base_values = ([values[key] for key in common] for values in (own, other))
+    draws = _draws(score, own_values) - _draws(base, base_values)
+    low, high = bootstrap_interval(draws, min(carrying(_sums(v)[1]) for v in (own_values, base_values)))
+    value = float(_point(score, own_values) - _point(base, base_values))
     if not math.isfinite(value) or not math.isfinite(low):
         return None
-    return Difference(score.run_id, base.run_id, score.task, score.metric, score.filter, value, low, high, len(common))
+    return TaskDifference(
+        score.run_id, base.run_id, score.task, score.metric, score.filter, value, low, high, len(common)
+    )
 
 
 def differences(
     scores: Sequence[TaskScore], baselines: Mapping[str, str], samples: Mapping[str, Sequence[TaskSample]]
-) -> tuple[Difference, ...]:
-    """Every score against the same metric of its baseline; `baselines` names it for each run."""
+) -> tuple[TaskDifference, ...]:
+    """Every score against the same metric of its baseline; `baselines` gives the baseline's id for each run id."""
     known = {(s.run_id, s.task, s.metric, s.filter): s for s in scores}
     found = []
     for score in scores:
@@ -98,5 +100,5 @@ def _point(score: TaskScore, values: Sequence[Value]) -> FloatArray:
 def _draws(score: TaskScore, values: Sequence[Value]) -> FloatArray:
     totals, weights = _sums(values)
     assert score.aggregation is not None
-    indices = bootstrap_indices(len(values), DRAWS, _SEED)
+    indices = bootstrap_indices(len(values), BOOTSTRAP_DRAWS, _SEED)
     return _OF_RATIO[score.aggregation](ratio_of_sums(totals, weights, indices))

@@ -16,7 +16,16 @@ from dlmbench.types._measurements import (
     Sample,
     TracedPass,
 )
-from dlmbench.types._parts import Architecture, Generator, LanguageModel, Progress, StepObserver, TensorSpec, Texts, Workspace
+from dlmbench.types._parts import (
+    Architecture,
+    Generator,
+    LanguageModel,
+    Progress,
+    StepObserver,
+    TensorSpec,
+    Texts,
+    Workspace,
+)
 from dlmbench.types._results import (
     Finding,
     MissingText,
