@@ -1,8 +1,8 @@
 """The quality pass, over stored texts and references: a metric can be added without generating again.
 
-Every metric scores one cell of each group with equal texts; recorded scores are not computed again. Scores of single
-texts are stored, texts without one are stored with the reason, and all are aggregated with one bootstrap over prompts
-that all cells share.
+Of cells that differ only in batch size, the one of the smallest batch is scored: their texts are known to be equal on
+the CPU in float32, while on a GPU in bfloat16 the batch size changes texts. Recorded scores are not computed again.
+Texts without a score are stored with the reason. All cells are aggregated with the same bootstrap over prompts.
 """
 
 from __future__ import annotations
