@@ -69,7 +69,7 @@ def bare(source: str):
 
 def logits(lm, ids: list[int]) -> torch.Tensor:
     """Log-probabilities at every position, by the bare model."""
-    model = bare(lm.model.args.model.source)
+    model = bare(lm.args.model.source)
     with torch.inference_mode():
         found = model.logits(model.forward(torch.tensor([ids])), 0, len(ids))[0].double()
         if not model.architecture.is_causal:
@@ -115,7 +115,7 @@ def test_a_generation_is_the_greedy_text_cut_at_the_first_stop(ar):
     ids = encode(STORIES[1][:40])
     for _ in range(12):
         ids.append(int(logits(ar, ids)[-1].argmax()))
-    text = ar.model.tokenizer.decode(ids[40:])
+    text = ar.checkpoint_tokenizer.decode(ids[40:])
     assert "." in text
     uncut, cut = ar.generate_until(
         [asked(context, {"until": [], "max_gen_toks": 12}), asked(context, {"until": ["."], "max_gen_toks": 12})]
@@ -139,7 +139,7 @@ def denoised(lm, context: list[int], continuation: list[int], steps: int) -> flo
     canvas, length, total = context + [MASK_TOKEN_ID] * len(continuation), len(continuation), 0.0
     share, extra = divmod(length, steps)
     for step in range(steps):
-        model = bare(lm.model.args.model.source)
+        model = bare(lm.args.model.source)
         with torch.inference_mode():
             raw = model.logits(model.forward(torch.tensor([canvas])), len(context), len(canvas))[0]
         allowed = raw.clone()
@@ -170,9 +170,9 @@ def other(lm, **changes):
     """The same loaded model in another setting."""
     from dlmbench.tasks.adapter import DlmbenchLM, read_model_args
 
-    fields = {"pretrained": lm.model.args.model.source, "likelihood": "sampler"} | changes
-    args = replace(read_model_args(fields, lm.model.args.rows), model=lm.model.args.model)
-    return DlmbenchLM.over(lm.model.with_args(args), lm.bar)
+    fields = {"pretrained": lm.args.model.source, "likelihood": "sampler"} | changes
+    args = replace(read_model_args(fields, lm.args.rows), model=lm.args.model)
+    return DlmbenchLM.over(args, models.find(args.model), lm.worker, lm.bar)
 
 
 def test_the_elbo_agrees_with_the_sum_over_all_masks(llada):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,9 +17,9 @@ from dlmbench.bench.generate import (
 )
 from dlmbench.errors import BenchError
 from dlmbench.models.tokenizer import CheckpointTokenizer
-from dlmbench.prompts import Tokenizer, continuation
+from dlmbench.prompts import continuation, load_texts
 from dlmbench.scoring.request import MetricSettings, settle
-from dlmbench.types import Cell, ModelSpec, Prompt, Texts, TextScore
+from dlmbench.types import Cell, ModelSpec, Prompt, PromptSettings, Texts, TextScore
 
 LINE_FORMAT = '{"prompt": "...", "reference": "..."} or {"prompt_ids": [..], "reference_ids": [..]}'
 
@@ -86,34 +85,16 @@ def score(request: GenerateRequest, metric: str, settings: MetricSettings, rows:
 
 
 def _read(path: Path, tokenizer: CheckpointTokenizer | None) -> Iterator[Prompt]:
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise BenchError(f"cannot read {path}: {error}", f"give --prompt_file a file of lines {LINE_FORMAT}") from None
-    for index, (number, line) in enumerate((n, text) for n, text in enumerate(lines, 1) if text.strip()):
-        try:
-            record = json.loads(line)
-        except ValueError:
-            record = None
-        prompt = _prompt(index, record, tokenizer) if isinstance(record, dict) else None
-        if prompt is None:
-            raise BenchError(
-                f"{path}:{number} is not a prompt with its continuation", f"write {LINE_FORMAT} on each line"
-            )
-        yield prompt
-
-
-def _prompt(index: int, record: dict[str, object], tokenizer: CheckpointTokenizer | None) -> Prompt | None:
-    """Prompt and continuation encoded separately, as the published code does; None for a line of another format."""
-    before, after = record.get("prompt"), record.get("reference")
-    if isinstance(before, str) and isinstance(after, str) and before and after:
-        if tokenizer is None:
+    """Prompt and continuation of each line, encoded separately, as the published code does."""
+    for index, passage in enumerate(load_texts(PromptSettings("file", None, str(path)))):
+        if passage.ids and passage.reference_ids:
+            text = tokenizer.decode(passage.reference_ids) if tokenizer else None
+            yield Prompt(index, passage.ids, None, passage.reference_ids, text)
+        elif not passage.reference:
+            raise BenchError(f"{path}: prompt {index + 1} has no continuation", f"write {LINE_FORMAT} on each line")
+        elif tokenizer is None:
             raise BenchError("the checkpoint has no tokenizer.json", "give prompt_ids and reference_ids")
-        own = Tokenizer(tokenizer.encode, tokenizer.decode)
-        return Prompt(index, tuple(own.encode(before)), before, continuation(own.encode, after), after)
-    ids, reference = record.get("prompt_ids"), record.get("reference_ids")
-    if not isinstance(ids, list) or not isinstance(reference, list) or not ids or not reference:
-        return None
-    if not all(type(i) is int for i in (*ids, *reference)):
-        return None
-    return Prompt(index, tuple(ids), None, tuple(reference), tokenizer.decode(reference) if tokenizer else None)
+        else:
+            reference_ids = continuation(tokenizer.encode, passage.reference)
+            prompt_ids = tuple(tokenizer.encode(passage.text))
+            yield Prompt(index, prompt_ids, passage.text, reference_ids, passage.reference)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -18,7 +18,6 @@ from dlmbench.errors import BenchError, did_you_mean
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from dlmbench.tasks.model import Advance
     from dlmbench.tasks.records import TaskOutcome, TaskRun, TaskScore
     from dlmbench.tasks.sweep import TaskListResult
 
@@ -53,8 +52,8 @@ def tasks(
     documents. Resumes where it stopped; what is on record is not run again.
     """
     from dlmbench.tasks import require, sweep
-    from dlmbench.tasks.model import LIKELIHOODS
     from dlmbench.tasks.records import SAMPLES, TABLE, TASKS
+    from dlmbench.tasks.requests import LIKELIHOODS
 
     kind = next((k for k in LIKELIHOODS if k == likelihood), None)
     if kind is None:
@@ -160,7 +159,7 @@ class _TaskProgress:
         self._bar.update(self._task, description=self._what, completed=0, total=None)
 
     @contextmanager
-    def bar(self, what: str, total: int) -> Iterator[Advance]:
+    def bar(self, what: str, total: int) -> Iterator[Callable[[int], object]]:
         self._bar.update(self._task, description=f"{self._what}: {what}", completed=0, total=total)
         yield lambda count: self._bar.update(self._task, advance=count)
 

@@ -9,23 +9,38 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from lm_eval.api.model import TemplateLM
 from lm_eval.api.registry import register_model
 from lm_eval.models.utils import normalize_gen_kwargs, postprocess_generated_text
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
-from dlmbench import registry
-from dlmbench.bench.generate import ATTENTION, PRECISIONS
+from dlmbench import models, registry
+from dlmbench.bench.generate import ATTENTION, PRECISIONS, default_device
+from dlmbench.bench.worker import Failed, Worker, WorkerRequest, WorkerState
 from dlmbench.errors import BenchError, did_you_mean
 from dlmbench.experiment import knobs as axes
-from dlmbench.tasks.model import LIKELIHOODS, Advance, Ids, Pair, TaskModel, TaskModelArgs
+from dlmbench.models import FoundModel
+from dlmbench.tasks.requests import (
+    LIKELIHOODS,
+    Generations,
+    GreedyMatches,
+    Ids,
+    LogLikelihoods,
+    Pair,
+    TaskModelArgs,
+    complete_args,
+    load_model,
+)
 from dlmbench.types import KnobValue, ModelSpec
 
 LOG = logging.getLogger("lm_eval.dlmbench")
 LOG.setLevel(logging.WARNING)  # even where lm-eval's own logging is reduced
 
+AnswerT = TypeVar("AnswerT")
+# Called with the number of requests that were answered.
+Advance = Callable[[int], object]
 # Shows the progress of a number of requests of one kind.
 ProgressBar = Callable[[str, int], AbstractContextManager[Advance]]
 
@@ -46,9 +61,20 @@ def tqdm_bar(what: str, total: int) -> Iterator[Advance]:
         yield bar.update
 
 
+class RequestFailedError(Exception):
+    """A worker failed to answer; `failed` states how that is recorded."""
+
+    def __init__(self, failed: Failed) -> None:
+        super().__init__(failed.reason)
+        self.failed = failed
+
+
 @register_model("dlmbench")
 class DlmbenchLM(TemplateLM):  # type: ignore[misc]
-    """An LLaDA-like or LLaMA-like checkpoint behind lm-eval's interface."""
+    """An LLaDA-like or LLaMA-like checkpoint behind lm-eval's interface.
+
+    The model runs in a worker of the benchmark, or in this process (its `WorkerState`).
+    """
 
     def __init__(
         self, batch_size: int | str = 1, device: str | None = None, max_batch_size: int | None = None, **kwargs: Any
@@ -61,36 +87,59 @@ class DlmbenchLM(TemplateLM):  # type: ignore[misc]
         args = read_model_args(kwargs, int(batch_size))
         if device is not None and device.startswith("cuda") and not torch.cuda.is_available():
             device = None  # lm-eval's default is cuda:0, so the user need not have asked for it
-        self._set_model(TaskModel.in_process(args, device), tqdm_bar)
+        state = WorkerState(device or default_device())
+        self._connect(args, models.find(args.model), state, tqdm_bar)
+        load_model(self.args, state)
 
     @classmethod
-    def over(cls, model: TaskModel, bar: ProgressBar) -> DlmbenchLM:
-        """The interface over a model that runs already."""
+    def over(cls, args: TaskModelArgs, found: FoundModel, worker: Worker | WorkerState, bar: ProgressBar) -> DlmbenchLM:
+        """The interface over a model that a worker loads or has loaded.
+
+        Raises:
+            BenchError: no tokenizer, or a sampler, engine or knob that does not fit.
+        """
         lm = cls.__new__(cls)
-        lm._set_model(model, bar)
+        lm._connect(args, found, worker, bar)
         return lm
 
-    def _set_model(self, model: TaskModel, bar: ProgressBar) -> None:
+    def _connect(self, args: TaskModelArgs, found: FoundModel, worker: Worker | WorkerState, bar: ProgressBar) -> None:
         super().__init__()
-        self.model, self.bar = model, bar
-        self.tokenizer = model.tokenizer.pretrained
-        architecture = model.found.architecture
-        ends = (architecture.eos_id, architecture.eot_id, self.tokenizer.eos_token_id)
+        if found.tokenizer is None:
+            raise BenchError(f"{found.folder} has no tokenizer.json", "fetch it with `dlmbench download`")
+        self.args = complete_args(args, found, worker.device)
+        self.architecture, self.worker, self.bar = found.architecture, worker, bar
+        self.checkpoint_tokenizer, self.tokenizer = found.tokenizer, found.tokenizer.pretrained
+        ends = (self.architecture.eos_id, self.architecture.eot_id, self.tokenizer.eos_token_id)
         self._end_ids = {end for end in ends if end is not None}
         self._cut_contexts = 0
+
+    def _answers(self, request: WorkerRequest[tuple[int, AnswerT]], count: int, advance: Advance) -> list[AnswerT]:
+        """The `count` answers to a request, by their index; they come in another order.
+
+        Raises:
+            BenchError: knobs that do not fit a length (in this process).
+            RequestFailedError: the worker failed.
+        """
+        answers: dict[int, AnswerT] = {}
+        for reply in self.worker.ask(request):
+            if isinstance(reply, Failed):
+                raise RequestFailedError(reply)
+            answers[reply[0]] = reply[1]
+            advance(1)
+        return [answers[i] for i in range(count)]
 
     # ---------------------------------------------------------------- what lm-eval needs of a tokenizer
 
     @property
     def max_length(self) -> int:
         """Most tokens of a request."""
-        return self.model.max_length
+        return self.args.max_length or self.architecture.max_positions
 
     @property
     def eot_token_id(self) -> int:
         """The end-of-text token."""
         end = self.tokenizer.eos_token_id
-        end = self.model.found.architecture.eos_id if end is None else end
+        end = self.architecture.eos_id if end is None else end
         if end is None:
             raise BenchError("the checkpoint names no end-of-text token", "Add eos_token to its tokenizer_config.json")
         return int(end)
@@ -104,14 +153,14 @@ class DlmbenchLM(TemplateLM):  # type: ignore[misc]
     @property
     def tokenizer_name(self) -> str:
         """Names the tokenizer in lm-eval's cache of requests."""
-        return f"dlmbench-{self.model.tokenizer.content[:16]}"
+        return f"dlmbench-{self.checkpoint_tokenizer.content[:16]}"
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
         """Ids of a text; the tokenizer's start tokens are added unless a chat template has added them already."""
-        plain = self.model.tokenizer.encode(string, special=False)
+        plain = self.checkpoint_tokenizer.encode(string, special=False)
         if add_special_tokens is False:
             return plain
-        special = self.model.tokenizer.encode(string)
+        special = self.checkpoint_tokenizer.encode(string)
         start = special[: len(special) - len(plain)]
         return plain if start and plain[: len(start)] == start else special
 
@@ -122,7 +171,7 @@ class DlmbenchLM(TemplateLM):  # type: ignore[misc]
             BenchError: the checkpoint has no chat template.
         """
         if not self.tokenizer.chat_template:
-            source = self.model.args.model.source
+            source = self.args.model.source
             raise BenchError(f"{source} has no chat template", "Leave the chat option out, or use an Instruct model")
         text: str = self.tokenizer.apply_chat_template(
             chat_history,
@@ -145,11 +194,11 @@ class DlmbenchLM(TemplateLM):  # type: ignore[misc]
         """log p(continuation | context), and whether greedy decoding generates the continuation."""
         pairs = self._pairs([(context, continuation) for _, context, continuation in requests])
         with self._progress("log-likelihoods", len(pairs)) as advance:
-            nats = self.model.log_likelihoods(pairs, advance)
+            nats = self._answers(LogLikelihoods(self.args, pairs), len(pairs), advance)
         is_greedy = [False] * len(pairs)
-        if self.model.args.check_greedy:
+        if self.args.check_greedy:
             with self._progress("greedy continuations", len(pairs)) as advance:
-                is_greedy = self.model.greedy(pairs, advance)
+                is_greedy = self._answers(GreedyMatches(self.args, pairs), len(pairs), advance)
         answers = list(zip(nats, is_greedy, strict=True))
         for request, answer in zip(requests, answers, strict=True):
             self.cache_hook.add_partial("loglikelihood", request[0], answer)
@@ -169,8 +218,9 @@ class DlmbenchLM(TemplateLM):  # type: ignore[misc]
         pairs = self._pairs(windows)
         totals = [0.0] * len(texts)
         with self._progress("texts", len(pairs)) as advance:
-            for owner, nats in zip(owners, self.model.log_likelihoods(pairs, advance), strict=True):
-                totals[owner] += nats
+            nats = self._answers(LogLikelihoods(self.args, pairs), len(pairs), advance)
+        for owner, value in zip(owners, nats, strict=True):
+            totals[owner] += value
         for text, total in zip(texts, totals, strict=True):
             self.cache_hook.add_partial("loglikelihood_rolling", (text,), total)
         return totals
@@ -183,12 +233,12 @@ class DlmbenchLM(TemplateLM):  # type: ignore[misc]
         with self._progress("generations", len(requests)) as advance:
             for new_tokens, temperature in sorted(set(kinds)):
                 chosen = [i for i, kind in enumerate(kinds) if kind == (new_tokens, temperature)]
-                contexts = [self._fit(self.tok_encode(requests[i].args[0]), new_tokens) for i in chosen]
-                generated = self.model.generate(contexts, new_tokens, temperature, advance)
-                for i, ids in zip(chosen, generated, strict=True):
+                contexts = tuple(self._fit(self.tok_encode(requests[i].args[0]), new_tokens) for i in chosen)
+                request = Generations(self.args, contexts, new_tokens, temperature)
+                for i, ids in zip(chosen, self._answers(request, len(chosen), advance), strict=True):
                     texts[i] = self._until(ids, arguments[i]["until"])
-        for request, text in zip(requests, texts, strict=True):
-            self.cache_hook.add_partial("generate_until", request.args, text)
+        for asked, text in zip(requests, texts, strict=True):
+            self.cache_hook.add_partial("generate_until", asked.args, text)
         return texts
 
     # ---------------------------------------------------------------- lengths and ends
@@ -200,15 +250,15 @@ class DlmbenchLM(TemplateLM):  # type: ignore[misc]
             if name not in _SUPPORTED and temperature > 0 and value not in (None, *_NEUTRAL.get(name, ())):
                 hint = f"Override it with --gen_kwargs {name}=..., or ask for greedy decoding: do_sample=False"
                 raise BenchError(f"the task samples its texts with {name} = {value}, which no sampler here has", hint)
-        return self.model.args.new_tokens or int(kwargs["max_gen_toks"]), temperature
+        return self.args.new_tokens or int(kwargs["max_gen_toks"]), temperature
 
-    def _pairs(self, windows: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[Pair]:
+    def _pairs(self, windows: Sequence[tuple[Sequence[int], Sequence[int]]]) -> tuple[Pair, ...]:
         pairs = []
         for context, continuation in windows:
             if not continuation:
                 raise BenchError("a continuation has no token", "Look for an empty answer in the task's documents")
             pairs.append(Pair(self._fit(context, len(continuation)), tuple(continuation)))
-        return pairs
+        return tuple(pairs)
 
     def _fit(self, context: Sequence[int], new_tokens: int) -> Ids:
         """The context, cut on the left where `new_tokens` more would exceed `max_length`."""
@@ -223,12 +273,12 @@ class DlmbenchLM(TemplateLM):  # type: ignore[misc]
     def _until(self, ids: Ids, until: list[str]) -> str:
         ends = self._end_ids | {end for stop in until if (end := self._special_id(stop)) is not None}
         last = next((i for i, token in enumerate(ids) if token in ends), len(ids))
-        text: str = postprocess_generated_text(self.model.tokenizer.decode(ids[:last]), until, None)
+        text: str = postprocess_generated_text(self.checkpoint_tokenizer.decode(ids[:last]), until, None)
         return text
 
     def _special_id(self, stop: str) -> int | None:
         """The id of a stop string that is a special token, which leaves no trace in decoded text."""
-        ids = self.model.tokenizer.encode(stop, special=False)
+        ids = self.checkpoint_tokenizer.encode(stop, special=False)
         return ids[0] if len(ids) == 1 and ids[0] in self.tokenizer.all_special_ids else None
 
     @contextmanager

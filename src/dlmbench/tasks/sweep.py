@@ -12,11 +12,11 @@ import hashlib
 import json
 import logging
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from dlmbench import models, registry
 from dlmbench.bench.generate import default_device
@@ -25,7 +25,6 @@ from dlmbench.errors import BenchError
 from dlmbench.experiment import knobs as axes
 from dlmbench.models import FoundModel
 from dlmbench.tasks import require
-from dlmbench.tasks.model import ELBO_DRAWS, Advance, LikelihoodKind, RequestFailedError, TaskModel, TaskModelArgs
 from dlmbench.tasks.paired import differences, with_interval
 from dlmbench.tasks.records import (
     TaskDifference,
@@ -38,7 +37,11 @@ from dlmbench.tasks.records import (
     Value,
     read_samples,
 )
+from dlmbench.tasks.requests import ELBO_DRAWS, LikelihoodKind, TaskModelArgs
 from dlmbench.types import Experiment, Grid, Knobs, ModelSpec
+
+if TYPE_CHECKING:
+    from dlmbench.tasks.adapter import DlmbenchLM
 
 # For metrics whose standard error lm-eval finds by resampling; a mean has a formula.
 STDERR_DRAWS = 1000
@@ -71,8 +74,8 @@ class TaskProgress(Protocol):
     def begin(self, run: TaskRun, number: int, total: int) -> None:
         """A run begins, number `number` of the `total` that are left."""
 
-    def bar(self, what: str, total: int) -> AbstractContextManager[Advance]:
-        """Requests of one kind begin."""
+    def bar(self, what: str, total: int) -> AbstractContextManager[Callable[[int], object]]:
+        """Requests of one kind begin; the function counts those that were answered."""
 
     def ended(self, outcome: TaskOutcome, scores: Sequence[TaskScore]) -> None:
         """A run is recorded."""
@@ -148,22 +151,22 @@ def _evaluate(
         rows=args.rows,
         check_greedy=task.needs_greedy,
     )
+    from dlmbench.tasks.adapter import DlmbenchLM, RequestFailedError
+
     try:
-        results = _lm_eval_results(task_run, task, TaskModel(model_args, found, worker), progress)
+        results = _lm_eval_results(task_run, task, DlmbenchLM.over(model_args, found, worker, progress.bar))
         samples = list(_samples(task_run, results))
         scores = [with_interval(score, samples) for score in _scores(task_run, task, results)]
         return TaskOutcome(task_run, "ok"), scores, samples
     except RequestFailedError as error:
-        return TaskOutcome(task_run, error.failed.status, error.failed.reason), [], []
+        failed = error.failed
     except Exception as error:  # one task's failure must not cost the others
         failed = failure(error)
-        return TaskOutcome(task_run, failed.status, failed.reason), [], []
+    return TaskOutcome(task_run, failed.status, failed.reason), [], []
 
 
-def _lm_eval_results(task_run: TaskRun, task: _Task, model: TaskModel, progress: TaskProgress) -> dict[str, Any]:
+def _lm_eval_results(task_run: TaskRun, task: _Task, lm: DlmbenchLM) -> dict[str, Any]:
     import lm_eval
-
-    from dlmbench.tasks.adapter import DlmbenchLM
 
     for leaf in task.loaded["tasks"].values():
         if task_run.num_fewshot is not None and leaf.get_config("num_fewshot") != 0:
@@ -172,7 +175,7 @@ def _lm_eval_results(task_run: TaskRun, task: _Task, model: TaskModel, progress:
             leaf.set_config(key="num_fewshot", value=0)
         leaf.set_fewshot_seed(seed=_FEWSHOT_SEED)
     results: dict[str, Any] = lm_eval.evaluate(
-        DlmbenchLM.over(model, progress.bar),
+        lm,
         task_dict=task.loaded,
         limit=task_run.limit,
         bootstrap_iters=STDERR_DRAWS,

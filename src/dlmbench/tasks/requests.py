@@ -1,21 +1,20 @@
-"""The model that answers lm-eval's requests: log-likelihoods of continuations, and generated ids.
+"""What a worker does for lm-eval: log-likelihoods of continuations, greedy continuations, and generations.
 
-The requests run in a worker process of the benchmark, or in this process for lm-eval's own command line. They come in
-every length, so knobs that are left open (block length, steps) are resolved for each length. Autoregressive likelihoods
-are exact. Those of a diffusion model are either the ELBO, as LLaDA's own evaluation, which has no steps, or the
-likelihood of the sampler at its K, for a step sweep.
+Requests come in every length, so knobs that are left open (block length, steps) are resolved for each length.
+Autoregressive likelihoods are exact. Those of a diffusion model are either the ELBO, as in LLaDA's own evaluation,
+which has no steps, or the likelihood of the sampler at its K, for a step sweep.
 """
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple, TypeVar
+from typing import Literal, NamedTuple
 
-from dlmbench import models, registry
-from dlmbench.bench.generate import default_device, default_precision, resolve_knobs, sampler_for
-from dlmbench.bench.worker import Failed, Worker, WorkerRequest, WorkerState
+from dlmbench import registry
+from dlmbench.bench.generate import default_precision, resolve_knobs, sampler_for
+from dlmbench.bench.worker import WorkerState
 from dlmbench.errors import BenchError
 from dlmbench.metrics import elbo
 from dlmbench.models import FoundModel, LoadedModel
@@ -29,8 +28,6 @@ ELBO_DRAWS = 128  # the authors' number
 _ELBO_ROWS = 15
 
 Ids = tuple[int, ...]
-Advance = Callable[[int], object]  # called with the number of requests that were answered
-AnswerT = TypeVar("AnswerT")
 
 
 class Pair(NamedTuple):
@@ -38,14 +35,6 @@ class Pair(NamedTuple):
 
     context: Ids
     continuation: Ids
-
-
-class RequestFailedError(Exception):
-    """A worker failed to answer; `failed` says how that is recorded."""
-
-    def __init__(self, failed: Failed) -> None:
-        super().__init__(failed.reason)
-        self.failed = failed
 
 
 @dataclass(frozen=True)
@@ -73,85 +62,19 @@ class TaskModelArgs:
     check_greedy: bool = True
 
 
-class TaskModel:
-    """A model and the process that runs it: a worker, or this process (its `WorkerState`).
+def complete_args(args: TaskModelArgs, found: FoundModel, device: str) -> TaskModelArgs:
+    """Fill in family, sampler and precision, and check the choices against the checkpoint.
 
-    args: with sampler and precision filled in. found: the checkpoint, for its tokenizer and special tokens.
+    Raises:
+        BenchError: a sampler, engine or knob that does not fit.
     """
-
-    def __init__(self, args: TaskModelArgs, found: FoundModel, worker: Worker | WorkerState) -> None:
-        """Check the choices against the checkpoint.
-
-        Raises:
-            BenchError: no tokenizer, or a sampler, engine or knob that does not fit.
-        """
-        if found.tokenizer is None:
-            raise BenchError(f"{found.folder} has no tokenizer.json", "fetch it with `dlmbench download`")
-        registry.load("engines", args.engine)
-        self.sampler = sampler_for(found.spec.family, args.sampler)
-        precision = args.precision or default_precision(worker.device)
-        self.args = replace(args, model=found.spec, sampler=self.sampler, precision=precision)
-        self.found, self.tokenizer, self._worker = found, found.tokenizer, worker
-        # Knobs are checked before any length is known; `steps` stays, to see whether the commit rule has a schedule.
-        knobs = {name: 1 if name in ("steps", "block_length") else value for name, value in args.knobs}
-        resolve_knobs(self.sampler, knobs, args.engine, 1)
-
-    @classmethod
-    def in_process(cls, args: TaskModelArgs, device: str | None = None) -> TaskModel:
-        """Load the model into this process.
-
-        Raises:
-            BenchError: as for the constructor, or no such model.
-        """
-        state = WorkerState(device or default_device())
-        model = cls(args, models.find(args.model), state)
-        _load(model.args, state)
-        return model
-
-    def with_args(self, args: TaskModelArgs) -> TaskModel:
-        """The same process with other arguments."""
-        return TaskModel(args, self.found, self._worker)
-
-    @property
-    def max_length(self) -> int:
-        """Most tokens of context and continuation together."""
-        return self.args.max_length or self.found.architecture.max_positions
-
-    def log_likelihoods(self, pairs: Sequence[Pair], advance: Advance) -> list[float]:
-        """log p(continuation | context) of each pair in nats: exact, a bound (elbo), or the sampler's.
-
-        Raises:
-            BenchError: block length and steps do not fit a continuation (sampler likelihood only).
-            RequestFailedError: the worker failed.
-        """
-        return self._answers(LogLikelihoods(self.args, tuple(pairs)), len(pairs), advance)
-
-    def greedy(self, pairs: Sequence[Pair], advance: Advance) -> list[bool]:
-        """Whether the sampler at temperature 0, given the context, generates exactly the continuation."""
-        return self._answers(GreedyMatches(self.args, tuple(pairs)), len(pairs), advance)
-
-    def generate(self, contexts: Sequence[Ids], new_tokens: int, temperature: float, advance: Advance) -> list[Ids]:
-        """`new_tokens` new ids after each context; a temperature among the knobs overrides this one.
-
-        Raises:
-            BenchError: block length and steps do not fit `new_tokens`.
-            RequestFailedError: the worker failed.
-        """
-        request = Generations(self.args, tuple(contexts), new_tokens, temperature)
-        return self._answers(request, len(contexts), advance)
-
-    def _answers(self, request: WorkerRequest[tuple[int, AnswerT]], count: int, advance: Advance) -> list[AnswerT]:
-        """Answers in the order of the requests; they come in another."""
-        answers: dict[int, AnswerT] = {}
-        for reply in self._worker.ask(request):
-            if isinstance(reply, Failed):
-                raise RequestFailedError(reply)
-            answers[reply[0]] = reply[1]
-            advance(1)
-        return [answers[i] for i in range(count)]
-
-
-# ---------------------------------------------------------------- requests: run where the model is
+    registry.load("engines", args.engine)
+    sampler = sampler_for(found.spec.family, args.sampler)
+    # Checked before any length is known; `steps` stays, to see whether the commit rule has a schedule.
+    knobs = {name: 1 if name in ("steps", "block_length") else value for name, value in args.knobs}
+    resolve_knobs(sampler, knobs, args.engine, 1)
+    precision = args.precision or default_precision(device)
+    return replace(args, model=found.spec, sampler=sampler, precision=precision)
 
 
 @dataclass(frozen=True)
@@ -163,7 +86,7 @@ class LogLikelihoods:
 
     def run(self, state: WorkerState) -> Iterator[tuple[int, float]]:
         """(index of the pair, nats) of each pair."""
-        args, model = self.args, _load(self.args, state)
+        args, model = self.args, load_model(self.args, state)
         assert args.sampler is not None
         is_diffusion = registry.load("samplers", args.sampler).PARADIGM == "diffusion"
         if is_diffusion and args.likelihood == "elbo":
@@ -199,7 +122,7 @@ class GreedyMatches:
 
     def run(self, state: WorkerState) -> Iterator[tuple[int, bool]]:
         """(index of the pair, whether it matches) of each pair."""
-        model = _load(self.args, state)
+        model = load_model(self.args, state)
         for length, indices in _by_length(self.pairs).items():
             knobs = _knobs(self.args, length, is_text=True) | {"temperature": 0.0}
             contexts = [self.pairs[i].context for i in indices]
@@ -221,10 +144,11 @@ class Generations:
         knobs = _knobs(self.args, self.new_tokens)
         if "temperature" not in dict(self.args.knobs):
             knobs["temperature"] = self.temperature
-        yield from _generate(self.args, _load(self.args, state), self.contexts, self.new_tokens, knobs)
+        yield from _generate(self.args, load_model(self.args, state), self.contexts, self.new_tokens, knobs)
 
 
-def _load(args: TaskModelArgs, state: WorkerState) -> LoadedModel:
+def load_model(args: TaskModelArgs, state: WorkerState) -> LoadedModel:
+    """The model in the process that answers."""
     assert args.precision is not None
     return state.load(
         args.model, engine=args.engine, precision=args.precision, attention=args.attention, seed=args.seed
