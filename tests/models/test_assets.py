@@ -65,7 +65,7 @@ def verified(*models, **more):
     return assets.download(experiment(*models, **more), local_files_only=True)
 
 
-# ---------------------------------------------------------------- where a model lies
+# ---------------------------------------------------------------- folders
 
 
 def test_a_local_folder_is_itself(tmp_path):
@@ -160,7 +160,7 @@ def test_what_is_missing_or_broken_is_named(cache, damage, expected):
     assert "https://huggingface.co/org/llama" in report.line
 
 
-def test_what_is_not_there_is_named_with_the_rest(cache):
+def test_missing_assets_are_listed_with_the_others(cache):
     named = ModelSpec("r", "llada", "tiny", "target", weights="random")
     reports = assets.download(
         experiment(LLAMA, named, source="wikitext-103"), extra_model_ids=["org/judge"], local_files_only=True
@@ -215,7 +215,7 @@ def _raised(kind):
         (RuntimeError, "it failed with RuntimeError"),
     ],
 )
-def test_what_the_hub_refuses_is_said_in_our_words_and_without_the_token(cache, monkeypatch, kind, expected):
+def test_an_error_of_the_hub_is_reported_with_advice_and_without_the_token(cache, monkeypatch, kind, expected):
     def refuse(name, **options):
         if not options.get("local_files_only"):
             assert options["token"] == TOKEN

@@ -223,7 +223,7 @@ def test_a_diffusion_generation_is_that_of_the_generate_command(llada, tmp_path)
 # ---------------------------------------------------------------- what a request may be
 
 
-def test_the_chat_template_is_the_checkpoints_own_and_its_beginning_stands_once(tmp_path):
+def test_the_chat_template_is_the_checkpoints_and_start_tokens_are_added_once(tmp_path):
     folder = shutil.copytree(checkpoint_folder("ar"), tmp_path / "chat")
     config = json.loads((folder / "tokenizer_config.json").read_text())
     turns = "{{ bos_token }}{% for m in messages %} {{ m['content'] }} .{% endfor %}"
@@ -266,7 +266,7 @@ def test_the_chat_template_is_the_checkpoints_own_and_its_beginning_stands_once(
         ({"pretrained": "/nowhere/at/all"}, "/nowhere/at/all"),
     ],
 )
-def test_wrong_arguments_are_told_before_anything_is_loaded(given, says):
+def test_wrong_arguments_are_reported_before_anything_is_loaded(given, says):
     from dlmbench.tasks.adapter import DlmbenchLM
 
     with pytest.raises(BenchError, match=f"(?s){says}"):
@@ -286,7 +286,7 @@ def test_every_attention_kernel_of_the_engines_can_be_named():
     assert set(get_args(GridEntry.model_fields["attention"].annotation)) == {"auto", *KERNELS}
 
 
-def test_requests_that_cannot_be_met_say_so(llada):
+def test_a_request_that_cannot_be_answered_is_an_error_with_the_reason(llada):
     context = " ".join(STORIES[0][:30])
     blocks = other(llada, steps=4, block_length=4)
     with pytest.raises(BenchError, match=r"text of 6 tokens.*block_length 4"):
@@ -302,7 +302,7 @@ def test_requests_that_cannot_be_met_say_so(llada):
         llada.generate_until([asked(context, drawn)])
 
 
-def test_a_long_context_is_cut_on_the_left_and_told(ar, caplog):
+def test_a_long_context_is_cut_on_the_left_with_a_warning(ar, caplog):
     short = adapter("embedded:ar", max_length=24)
     answer = short.loglikelihood([asked(" ".join(STORIES[0][:40]), " " + " ".join(STORIES[0][40:44]))])
     assert answer[0][0] == pytest.approx(
@@ -311,7 +311,7 @@ def test_a_long_context_is_cut_on_the_left_and_told(ar, caplog):
     assert "1 of 1 contexts are cut" in caplog.text
 
 
-def test_without_lm_eval_the_command_to_install_it_is_told(monkeypatch, capsys):
+def test_without_lm_eval_the_error_gives_the_command_to_install_it(monkeypatch, capsys):
     from dlmbench.cli import main
 
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
@@ -391,7 +391,7 @@ def test_only_the_same_documents_are_paired():
     assert (found.n, found.value) == (2, 0.5)
 
 
-def test_what_is_recorded_is_read_back_and_a_failed_run_is_tried_again(tmp_path):
+def test_records_are_read_back_and_a_failed_run_is_tried_again(tmp_path):
     one, two = task_run("ar"), task_run("llada", 4)
     with TaskStore(tmp_path, "0") as store:
         store.add(TaskOutcome(one, "ok"), [score_of(one, 0.5, "mean")], samples_of(one, [1.0, 0.0]))

@@ -110,7 +110,7 @@ def download(
     return reports
 
 
-def _check_space(missing: dict[str, hub.Missing], log: Callable[[str], None]) -> None:
+def _check_space(missing: dict[str, hub.MissingFiles], log: Callable[[str], None]) -> None:
     needed: dict[Path, int] = {}
     for name, what in missing.items():
         if what.files:

@@ -118,7 +118,7 @@ def prepared_datasets(name: str) -> tuple[Path, ...]:
 
 
 @dataclass(frozen=True)
-class Missing:
+class MissingFiles:
     """The files of a repository that the cache lacks, and their size. folder: where they will be stored."""
 
     files: int
@@ -126,7 +126,7 @@ class Missing:
     folder: Path
 
 
-def missing(wanted: Repository, cache_dir: Path | None = None, token: str | None = None) -> Missing:
+def missing(wanted: Repository, cache_dir: Path | None = None, token: str | None = None) -> MissingFiles:
     """Ask the hub what `fetch` would download; a partly downloaded file counts as a whole one.
 
     Raises:
@@ -134,7 +134,7 @@ def missing(wanted: Repository, cache_dir: Path | None = None, token: str | None
     """
     folder = cache_dir if cache_dir is not None else cache_folder()
     todo = [f for f in _snapshot(wanted, cache_dir, token, dry_run=True) if f.will_download]
-    return Missing(len(todo), sum(f.file_size or 0 for f in todo), folder)
+    return MissingFiles(len(todo), sum(f.file_size or 0 for f in todo), folder)
 
 
 def fetch(wanted: Repository, cache_dir: Path | None = None, token: str | None = None) -> Path:

@@ -23,6 +23,12 @@ from dlmbench.types import SCHEMA_VERSION, Knobs, KnobValue, ModelSpec, Status, 
 
 TASKS, TABLE, SAMPLES = "tasks.json", "tasks.csv", "task_samples.jsonl"
 
+_COLUMNS = (
+    "task metric filter model role sampler steps block_length knobs value stderr low high n higher_is_better "
+    "difference difference_low difference_high difference_n likelihood limit num_fewshot chat status reason "
+    "definition run_id"
+).split()
+
 # A document's value of a metric: a number, or (sum, weight) of a ratio such as log-likelihood over bytes.
 Value = float | tuple[float, float]
 
@@ -218,44 +224,27 @@ class TaskStore:
         return {"model": run.model.key, "role": run.model.role, "steps": run.steps} | asdict(score)
 
     def _table(self) -> str:
+        """tasks.csv: one row per score, and one per run without any."""
         differences = {(d.run_id, d.task, d.metric, d.filter): d for d in self.results.differences}
         out = io.StringIO()
-        columns = (
-            "task metric filter model role sampler steps block_length knobs value stderr low high n higher_is_better "
-            "difference difference_low difference_high difference_n likelihood limit num_fewshot chat status reason "
-            "definition run_id"
-        )
-        table = csv.DictWriter(out, columns.split(), restval="", lineterminator="\n")
+        table = csv.DictWriter(out, _COLUMNS, restval="", extrasaction="ignore", lineterminator="\n")
         table.writeheader()
         for run_id, outcome in self.results.outcomes.items():
             run = outcome.run
-            row: dict[str, Any] = {
-                "task": run.task,
-                "model": run.model.key,
-                "role": run.model.role,
-                "sampler": run.sampler,
-                "steps": run.steps,
-                "block_length": run.knob("block_length"),
-                "knobs": " ".join(f"{k}={v}" for k, v in run.knobs),
-                "likelihood": run.likelihood,
-                "limit": run.limit,
-                "num_fewshot": run.num_fewshot,
-                "chat": str(run.chat).lower(),
-                "status": outcome.status,
-                "reason": outcome.reason,
-                "definition": run.definition,
-                "run_id": run_id,
-            }
+            row: dict[str, Any] = {name: getattr(run, name) for name in _COLUMNS if hasattr(run, name)}
+            row |= {"run_id": run_id, "model": run.model.key, "role": run.model.role, "chat": str(run.chat).lower()}
+            row |= {"knobs": " ".join(f"{k}={v}" for k, v in run.knobs), "block_length": run.knob("block_length")}
+            row |= {"status": outcome.status, "reason": outcome.reason}
             scores = [s for s in self.results.scores if s.run_id == run_id]
             if not scores:
                 table.writerow(row)
             for s in scores:
-                values = {k: v for k, v in asdict(s).items() if k in columns.split()}
+                values = row | asdict(s)
                 values["higher_is_better"] = "" if s.higher_is_better is None else str(s.higher_is_better).lower()
                 if d := differences.get((run_id, s.task, s.metric, s.filter)):
                     values |= {"difference": d.value, "difference_low": d.low, "difference_high": d.high}
                     values["difference_n"] = d.n
-                table.writerow(row | values)
+                table.writerow(values)
         return out.getvalue()
 
 
