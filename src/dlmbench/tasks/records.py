@@ -27,7 +27,7 @@ _COLUMNS = (
     "task metric filter model role sampler steps block_length knobs value stderr low high n higher_is_better "
     "difference difference_low difference_high difference_n likelihood limit num_fewshot chat status reason "
     "definition run_id"
-).split()
+)
 
 # A document's value of a metric: a number, or (sum, weight) of a ratio such as log-likelihood over bytes.
 Value = float | tuple[float, float]
@@ -225,13 +225,14 @@ class TaskStore:
 
     def _table(self) -> str:
         """tasks.csv: one row per score, and one per run without any."""
+        columns = _COLUMNS.split()
         differences = {(d.run_id, d.task, d.metric, d.filter): d for d in self.results.differences}
         out = io.StringIO()
-        table = csv.DictWriter(out, _COLUMNS, restval="", extrasaction="ignore", lineterminator="\n")
+        table = csv.DictWriter(out, columns, restval="", extrasaction="ignore", lineterminator="\n")
         table.writeheader()
         for run_id, outcome in self.results.outcomes.items():
             run = outcome.run
-            row: dict[str, Any] = {name: getattr(run, name) for name in _COLUMNS if hasattr(run, name)}
+            row: dict[str, Any] = {name: getattr(run, name) for name in columns if hasattr(run, name)}
             row |= {"run_id": run_id, "model": run.model.key, "role": run.model.role, "chat": str(run.chat).lower()}
             row |= {"knobs": " ".join(f"{k}={v}" for k, v in run.knobs), "block_length": run.knob("block_length")}
             row |= {"status": outcome.status, "reason": outcome.reason}
