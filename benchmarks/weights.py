@@ -25,9 +25,10 @@ def write_checkpoint(folder: Path) -> dict[str, Any]:
     import torch
     from huggingface_hub import save_torch_state_dict
 
+    from dlmbench import registry
     from dlmbench.models import checkpoint
 
-    family = checkpoint.family_module(FAMILY)
+    family = registry.load("families", FAMILY)
     arch = checkpoint.named_architecture(FAMILY, "8b")
     official = {spec.llama: spec.official for spec in family.tensors(arch)}
     (folder / "config.json").write_text(json.dumps(family.KNOWN["8b"]))

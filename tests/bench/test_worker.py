@@ -1,61 +1,163 @@
-"""What a worker does between requests: records of a cell are kept for it, and a traced time is never a first time."""
+"""What a worker does: a cell keeps its graphs between visits, and anything that generates can be measured."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 
-from dlmbench.bench import worker
+from dlmbench import registry
+from dlmbench.bench.worker import (
+    CellGenerator,
+    Failed,
+    GenerateMissing,
+    Pool,
+    ProfileCell,
+    Repeat,
+    Repetition,
+    ScoreTexts,
+    WorkerState,
+)
+from dlmbench.errors import BenchError
 from dlmbench.measure.protocol import Visit
-from dlmbench.types import Generation, MemoryPass, Prompt, PromptBatch, TracedPass
+from dlmbench.types import (
+    CommitOrder,
+    Generation,
+    MemoryPass,
+    ModelSpec,
+    Prompt,
+    PromptBatch,
+    Texts,
+    Trace,
+    TracedPass,
+)
 from support.synthetic_run import baseline_cell, target_cell
 
-BATCH = PromptBatch((Prompt(0, (1, 2)),), "")
+BATCH = PromptBatch((Prompt(0, (1, 2)), Prompt(1, (3, 4, 5))), "hash")
 
 
-class Recording:
-    """A model that takes note of what is asked of it."""
-
-    architecture = SimpleNamespace(eos_id=None)
+class FakeGenerator:
+    """A `Generator` without a language model; `calls` lists what was asked of it."""
 
     def __init__(self) -> None:
-        self.asked: list[str] = []
+        self.calls: list[str] = []
 
-    def reset_graphs(self) -> None:
-        self.asked.append("reset_graphs")
+    def generate(self, batch, new_tokens, knobs, seed, on_step=None, trace=False):
+        self.calls.append("trace" if trace else "generate")
+        tokens_BG = tuple((7,) * (new_tokens - 1) + (2,) for _ in batch.prompts)
+        if on_step is None:
+            return Generation(tokens_BG, 2, 10, 100)
+        for forwards in (1, 2):
+            on_step(forwards)
+        order = tuple((1,) * new_tokens for _ in batch.prompts)
+        return Generation(tokens_BG, 2, 10, 100, trace=Trace(order, order, (1, 2)))
+
+    def reset(self) -> None:
+        self.calls.append("reset")
 
 
 @pytest.fixture
 def served(monkeypatch):
-    """A worker's server around such a model, and what was asked: reset_graphs, generate, trace."""
-    model, server = Recording(), worker._Server(None, "cpu")
-
-    def generate(cell, _, batch, on_step=None, trace=False):
-        model.asked.append("trace" if trace else "generate")
-        return Generation(tuple((7,) * cell.new_tokens for _ in batch.prompts), 1, 1, 1)
-
-    monkeypatch.setattr(server, "_generate", generate)
-    monkeypatch.setattr(server, "load", lambda cell: worker._Model(("m",), model, None))
-    return server, model.asked
+    """A worker whose engine gives a generator of its own instead of a language model."""
+    generator = FakeGenerator()
+    engine = SimpleNamespace(load=lambda spec, folder, **options: generator)
+    load = registry.load
+    monkeypatch.setattr(registry, "load", lambda kind, name: engine if kind == "engines" else load(kind, name))
+    return WorkerState("cpu"), generator
 
 
-def test_a_cell_keeps_its_records_from_one_visit_to_the_next(served):
-    server, asked = served
-    for cell, visit in (
-        (target_cell(8), Visit(1, 1, 0, 0)),
-        (target_cell(8), Visit(0, 1, 1, 1)),
-        (target_cell(4), Visit(0, 1, 0, 0)),
-    ):
-        list(server.answer(worker.Repeat(cell, visit, 0, (BATCH,))))
-    assert asked == ["reset_graphs", "generate", "generate", "generate", "reset_graphs", "generate"]
+def embedded(cell, family, source):
+    spec = ModelSpec(family, family, f"embedded:{source}", cell.model.role)
+    return replace(cell, model=spec, prompts="wikitext-103 n=2 seed=0")
 
 
-@pytest.mark.parametrize("cell", [target_cell(8), baseline_cell()])
-def test_inner_times_come_from_a_second_traced_generation_and_memory_from_a_clean_start(served, cell):
-    server, asked = served
-    replies = server.answer(worker.Inspect(cell, BATCH))
-    assert isinstance(next(replies), TracedPass)
-    assert asked == ["reset_graphs", "trace", "trace"]
-    assert any(isinstance(reply, MemoryPass) for reply in replies)
-    assert asked == ["reset_graphs", "trace", "trace", "reset_graphs", "generate"]
+CELLS = [embedded(target_cell(8), "llada", "llada"), embedded(baseline_cell(), "llama", "ar")]
+
+
+def test_a_generator_without_a_language_model_is_timed(served):
+    state, generator = served
+    cell = CELLS[1]
+    replies = list(Repeat(cell, Visit(1, 2, 0, 0), 0, (BATCH,)).run(state))
+    assert all(isinstance(r, Repetition) for r in replies)
+    assert [r.sample.is_warmup for r in replies] == [True, False, False]
+    assert generator.calls == ["reset", "generate", "generate", "generate"]
+    sample = replies[1].sample
+    assert (sample.new_tokens, sample.forwards, sample.positions) == (2 * cell.new_tokens, 2, 10)
+    assert sample.latency_s > 0
+    assert sample.output_bytes is not None
+    assert [len(r.generations) for r in replies] == [0, 2, 2]
+    stored = replies[1].generations[1]
+    assert (stored.prompt_index, stored.prompt_hash, len(stored.output_ids)) == (1, "hash", cell.new_tokens)
+    (first, second) = GenerateMissing(cell, (BATCH,)).run(state)
+    assert (first.text, second.text) == (stored.text, stored.text)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_step_times_come_from_a_second_traced_generation_and_memory_from_a_clean_start(served, cell):
+    state, generator = served
+    replies = ProfileCell(cell, BATCH).run(state)
+    traced = next(replies)
+    assert isinstance(traced, TracedPass)
+    is_diffusion = cell is CELLS[0]
+    assert (traced.first_block_s is not None, traced.first_token_s is not None) == (is_diffusion, not is_diffusion)
+    assert generator.calls == ["reset", "trace", "trace"]
+    rest = list(replies)
+    assert any(isinstance(reply, CommitOrder) and reply.forwards == 2 for reply in rest)
+    assert any(isinstance(reply, MemoryPass) for reply in rest)
+    assert generator.calls == ["reset", "trace", "trace", "reset", "generate"]
+
+
+def test_a_metric_that_needs_logits_cannot_score_such_a_model(served):
+    state, _ = served
+    with pytest.raises(BenchError, match="texts but no logits"):
+        list(ScoreTexts("likelihood", Texts(CELLS[1], BATCH.prompts)).run(state))
+
+
+def test_a_cell_keeps_its_graphs_from_one_visit_to_the_next(served):
+    state, generator = served
+    other = replace(CELLS[0], knobs=(*CELLS[0].knobs[:-1], ("steps", 4)))
+    for cell, visit in ((CELLS[0], Visit(1, 1, 0, 0)), (CELLS[0], Visit(0, 1, 1, 1)), (other, Visit(0, 1, 0, 0))):
+        list(Repeat(cell, visit, 0, (BATCH,)).run(state))
+    assert generator.calls == ["reset", "generate", "generate", "generate", "reset", "generate"]
+
+
+def test_useful_tokens_end_with_the_first_end_of_text():
+    rows = Generation(((5, 2, 2, 9), (5, 6, 7, 8)), 1, 1, 1)
+    assert CellGenerator(CELLS[0], FakeGenerator(), None, 2).useful_tokens(rows) == 2 + 4
+    assert CellGenerator(CELLS[0], FakeGenerator(), None, None).useful_tokens(rows) is None
+
+
+def test_an_end_of_text_means_nothing_in_texts_without_one_and_for_random_weights(served):
+    state, _ = served
+    cell = CELLS[1]
+    assert state.generator(cell).eos_id is not None
+    assert state.generator(replace(cell, prompts="tiny n=32 seed=0")).eos_id is None
+    assert state.generator(replace(cell, model=replace(cell.model, weights="random"))).eos_id is None
+
+
+class Crash:
+    """A request that kills its process."""
+
+    def run(self, state):
+        import os
+
+        os._exit(3)
+        yield
+
+
+class Refused:
+    """A request that cannot be carried out."""
+
+    def run(self, state):
+        raise BenchError("no", "because")
+        yield
+
+
+def test_a_request_that_fails_or_kills_the_process_is_a_reply_and_the_next_one_is_answered():
+    with Pool({"m"}, "cpu") as pool:
+        worker = pool.worker("m")
+        assert list(worker.ask(Refused())) == [Failed("error", "no. because")]
+        (died,) = worker.ask(Crash())
+        assert died == Failed("error", "the model's process died: exit code 3")
+        assert len(list(worker.ask(Refused()))) == 1

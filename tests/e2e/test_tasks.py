@@ -98,6 +98,40 @@ def test_a_task_list_over_the_steps_and_its_resumption(run, tmp_path):
     assert "1/" not in talk
 
 
+def test_a_process_that_dies_or_runs_out_of_memory_costs_its_run_and_no_other(run, tmp_path, monkeypatch):
+    from dlmbench.bench.worker import Failed, Worker
+
+    output = tmp_path / "raw_data"
+    given = ["tasks", "--config", tmp_path / "small.yaml", "--include-path", "config/tasks", "--limit", 2]
+    given += ["--output-dir", output, "--tasks", "tiny_rolling"]
+    ask, requests = Worker.ask, []
+
+    def disturbed(worker, request):
+        requests.append(request)
+        if len(requests) == 2:  # the target at its first step count
+            worker.start()
+            worker.wait()
+            worker._process.kill()
+        if len(requests) == 3:
+            return iter([Failed("oom", "out of memory")])
+        return ask(worker, request)
+
+    monkeypatch.setattr(Worker, "ask", disturbed)
+    code, _, talk = run(*given)
+    assert code == 2
+    assert "2 of 3 runs failed" in talk
+    document = json.loads((output / "tasks.json").read_text())
+    assert [r["status"] for r in document["runs"]] == ["ok", "error", "oom"]
+    assert "the model's process died: signal 9 (SIGKILL)" in document["runs"][1]["reason"]
+    assert {s["model"] for s in document["scores"]} == {"ar"}
+
+    monkeypatch.setattr(Worker, "ask", ask)
+    code, _, talk = run(*given)
+    assert code == 0, talk
+    document = json.loads((output / "tasks.json").read_text())
+    assert [r["status"] for r in document["runs"]] == ["ok", "ok", "ok"]
+
+
 def test_lm_evals_own_command_line_knows_the_model():
     arguments = ["lm-eval", "run", "--model", "dlmbench", "--limit", "3"]
     arguments += ["--include-path", "config/tasks", "--tasks", "tiny_generate,tiny_choice", "--batch_size", "4"]

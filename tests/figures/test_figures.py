@@ -14,7 +14,7 @@ from dlmbench.analysis.answer import answer
 from dlmbench.analysis.study import analyse
 from dlmbench.charts.style import interval_column
 from dlmbench.charts.write import render, write_all
-from dlmbench.models.shapes import architecture_of
+from dlmbench.models.loading import architecture_of
 from dlmbench.roofline.break_even import break_even_surface
 from dlmbench.roofline.hardware import find
 from dlmbench.types import CommitOrder

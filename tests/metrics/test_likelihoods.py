@@ -186,9 +186,9 @@ def test_every_text_has_a_value_or_a_reason(metric):
     folder = checkpoint_folder("llada" if family == "llada" else "ar")
     spec = ModelSpec(family, family, str(folder), "baseline")
     model = hf.load(spec, folder, precision="float32", attention="auto", device="cpu")
-    from dlmbench.models.tokenizer import Codec
+    from dlmbench.models.tokenizer import CheckpointTokenizer
 
-    codec = Codec(folder)
+    codec = CheckpointTokenizer(folder)
     words = "she took the yellow letter and gave it to eric ."
     ids = codec.encode(words)
     prompts = tuple(

@@ -12,7 +12,7 @@ import pytest
 from huggingface_hub import errors
 
 from dlmbench.errors import BenchError
-from dlmbench.models import assets, hub
+from dlmbench.models import assets, hub, loading
 from dlmbench.models.families import llada, llama
 from dlmbench.types import Experiment, ModelSpec, PromptSettings, ProtocolSettings
 
@@ -65,26 +65,26 @@ def verified(*models, **more):
     return assets.download(experiment(*models, **more), local_files_only=True)
 
 
-# ---------------------------------------------------------------- where a model lies
+# ---------------------------------------------------------------- folders
 
 
 def test_a_local_folder_is_itself(tmp_path):
     folder = checkpoint(tmp_path / "mine")
-    assert assets.resolve_model(ModelSpec("m", "llama", str(folder), "baseline")) == folder
+    assert loading.resolve_model(ModelSpec("m", "llama", str(folder), "baseline")) == folder
 
 
 def test_a_snapshot_in_the_cache_is_found_without_network(cache, tmp_path):
     folder = checkpoint(in_cache(cache, "org/llama"))
-    assert assets.resolve_model(LLAMA) == folder
+    assert loading.resolve_model(LLAMA) == folder
     other = checkpoint(in_cache(tmp_path / "fast", "org/other"))
     spec = ModelSpec("m", "llama", "org/other", "baseline")
-    assert assets.resolve_model(spec, tmp_path / "fast") == other
+    assert loading.resolve_model(spec, tmp_path / "fast") == other
     pinned = ModelSpec("m", "llama", "org/llama", "baseline", revision=COMMIT)
-    assert assets.resolve_model(pinned) == folder
+    assert loading.resolve_model(pinned) == folder
 
 
 def test_random_weights_of_a_named_architecture_need_no_files(cache):
-    assert assets.resolve_model(ModelSpec("m", "llada", "8b", "target", weights="random")) is None
+    assert loading.resolve_model(ModelSpec("m", "llada", "8b", "target", weights="random")) is None
 
 
 def test_random_weights_of_a_repository_need_no_weights(cache):
@@ -92,9 +92,9 @@ def test_random_weights_of_a_repository_need_no_weights(cache):
     for file in folder.glob("*.safetensors"):
         file.unlink()
     spec = ModelSpec("m", "llama", "org/llama", "baseline", weights="random")
-    assert assets.resolve_model(spec) == folder
+    assert loading.resolve_model(spec) == folder
     with pytest.raises(BenchError, match=r"model-00001-of-00002.safetensors is missing"):
-        assets.resolve_model(LLAMA)
+        loading.resolve_model(LLAMA)
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_random_weights_of_a_repository_need_no_weights(cache):
 )
 def test_a_model_that_cannot_be_found(cache, source, expected):
     with pytest.raises(BenchError) as caught:
-        assets.resolve_model(ModelSpec("m", "llama", source, "baseline"))
+        loading.resolve_model(ModelSpec("m", "llama", source, "baseline"))
     assert expected in caught.value.message
     assert caught.value.hint
 
@@ -160,7 +160,7 @@ def test_what_is_missing_or_broken_is_named(cache, damage, expected):
     assert "https://huggingface.co/org/llama" in report.line
 
 
-def test_what_is_not_there_is_named_with_the_rest(cache):
+def test_missing_assets_are_listed_with_the_others(cache):
     named = ModelSpec("r", "llada", "tiny", "target", weights="random")
     reports = assets.download(
         experiment(LLAMA, named, source="wikitext-103"), extra_model_ids=["org/judge"], local_files_only=True
@@ -215,7 +215,7 @@ def _raised(kind):
         (RuntimeError, "it failed with RuntimeError"),
     ],
 )
-def test_what_the_hub_refuses_is_said_in_our_words_and_without_the_token(cache, monkeypatch, kind, expected):
+def test_an_error_of_the_hub_is_reported_with_advice_and_without_the_token(cache, monkeypatch, kind, expected):
     def refuse(name, **options):
         if not options.get("local_files_only"):
             assert options["token"] == TOKEN

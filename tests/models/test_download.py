@@ -120,7 +120,7 @@ def test_sizes_first_then_a_dead_line_is_tried_again_and_whole_files_are_kept(hu
     broken = download()
     assert broken.returncode == 2
     assert f"org/tiny: {len(hub.files)} files to fetch" in broken.stderr
-    assert "files that are whole are kept" in broken.stderr
+    assert "complete files are kept" in broken.stderr
     assert download("--local-files-only").returncode == 2, "an incomplete model is not ready"
 
     hub.break_at = [size // 3]
@@ -140,7 +140,7 @@ def test_sizes_first_then_a_dead_line_is_tried_again_and_whole_files_are_kept(hu
     # A run asks nothing of a hub that it could reach: what is there is used as it is.
     hub.requests.clear()
     code = (
-        "from dlmbench.models.assets import resolve_model; from dlmbench.types import ModelSpec;"
+        "from dlmbench.models.loading import resolve_model; from dlmbench.types import ModelSpec;"
         "print(resolve_model(ModelSpec('m', 'llada', 'org/tiny', 'target')))"
     )
     endpoint = f"http://127.0.0.1:{hub.server.server_address[1]}"

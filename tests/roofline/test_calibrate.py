@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dlmbench.errors import BenchError
-from dlmbench.models.shapes import architectures
+from dlmbench.models.loading import architectures
 from dlmbench.results import read_run
 from dlmbench.roofline import corrected, models_8b
 from dlmbench.roofline.calibrate import (

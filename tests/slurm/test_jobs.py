@@ -418,7 +418,7 @@ def test_a_limit_too_short_for_one_timed_repetition_is_an_error_and_not_another_
             store.append(replace(sample(cell, len(known), 0.1), is_warmup=is_warmup))
             stopping.repetition(cell, 0.1)
 
-    with pytest.raises(BenchError, match="asked to stop before one repetition"), resumable(tmp_path):
+    with pytest.raises(BenchError, match="stopped before one repetition"), resumable(tmp_path):
         begin(is_warmup=True)
     with pytest.raises(StopRequestedError), resumable(tmp_path):
         begin(is_warmup=False)

@@ -8,7 +8,9 @@ import math
 import random
 import shutil
 import sys
+from contextlib import contextmanager
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import get_args
@@ -16,10 +18,11 @@ from typing import get_args
 import numpy as np
 import pytest
 
+from dlmbench import models
 from dlmbench.errors import BenchError
 from dlmbench.tasks import records
 from dlmbench.tasks.paired import differences, with_interval
-from dlmbench.tasks.records import Ended, TaskRun, TaskSample, TaskScore, TaskStore
+from dlmbench.tasks.records import TaskOutcome, TaskRun, TaskSample, TaskScore, TaskStore
 from dlmbench.tiny import checkpoint_folder, next_word, story_of
 from dlmbench.tiny.vocabulary import END_OF_TEXT_ID, MASK_TOKEN_ID, START_OF_TEXT_ID, encode
 from dlmbench.types import ModelSpec
@@ -34,11 +37,16 @@ def asked(*arguments):
     return SimpleNamespace(args=arguments)
 
 
+@contextmanager
+def quiet_bar(what, total):
+    yield lambda count: None
+
+
 def adapter(source: str, **given):
     from dlmbench.tasks.adapter import DlmbenchLM
 
     lm = DlmbenchLM(pretrained=source, **given)
-    lm.watch = lambda what, total: lambda count: None
+    lm.bar = quiet_bar
     return lm
 
 
@@ -52,9 +60,16 @@ def llada():
     return adapter("embedded:llada", batch_size=4, likelihood="sampler", steps=4)
 
 
+@cache
+def bare(source: str):
+    """The checkpoint's language model, loaded apart from the adapter's."""
+    spec = ModelSpec("bare", "", source, "target")
+    return models.load(spec, engine="hf", precision="float32", attention="auto", device="cpu").language_model
+
+
 def logits(lm, ids: list[int]) -> torch.Tensor:
     """Log-probabilities at every position, by the bare model."""
-    model = lm.subject.model
+    model = bare(lm.args.model.source)
     with torch.inference_mode():
         found = model.logits(model.forward(torch.tensor([ids])), 0, len(ids))[0].double()
         if not model.architecture.is_causal:
@@ -100,7 +115,7 @@ def test_a_generation_is_the_greedy_text_cut_at_the_first_stop(ar):
     ids = encode(STORIES[1][:40])
     for _ in range(12):
         ids.append(int(logits(ar, ids)[-1].argmax()))
-    text = ar.subject.codec.decode(ids[40:])
+    text = ar.checkpoint_tokenizer.decode(ids[40:])
     assert "." in text
     uncut, cut = ar.generate_until(
         [asked(context, {"until": [], "max_gen_toks": 12}), asked(context, {"until": ["."], "max_gen_toks": 12})]
@@ -124,7 +139,7 @@ def denoised(lm, context: list[int], continuation: list[int], steps: int) -> flo
     canvas, length, total = context + [MASK_TOKEN_ID] * len(continuation), len(continuation), 0.0
     share, extra = divmod(length, steps)
     for step in range(steps):
-        model = lm.subject.model
+        model = bare(lm.args.model.source)
         with torch.inference_mode():
             raw = model.logits(model.forward(torch.tensor([canvas])), len(context), len(canvas))[0]
         allowed = raw.clone()
@@ -153,11 +168,11 @@ def test_more_steps_than_tokens_are_one_a_token(llada):
 
 def other(lm, **changes):
     """The same loaded model in another setting."""
-    from dlmbench.tasks.adapter import DlmbenchLM, read_setup
+    from dlmbench.tasks.adapter import DlmbenchLM, read_model_args
 
-    fields = {"pretrained": lm.subject.setup.model.source, "likelihood": "sampler"} | changes
-    setup = replace(read_setup(fields, lm.subject.setup.rows), model=lm.subject.setup.model)
-    return DlmbenchLM.over(lm.subject.asked(setup), lm.watch)
+    fields = {"pretrained": lm.args.model.source, "likelihood": "sampler"} | changes
+    args = replace(read_model_args(fields, lm.args.rows), model=lm.args.model)
+    return DlmbenchLM.over(args, models.find(args.model), lm.worker, lm.bar)
 
 
 def test_the_elbo_agrees_with_the_sum_over_all_masks(llada):
@@ -192,12 +207,12 @@ def test_the_greedy_flag_of_a_diffusion_model_is_its_own_generation(llada):
 
 
 def test_a_diffusion_generation_is_that_of_the_generate_command(llada, tmp_path):
-    from dlmbench.bench.generate import Request, generate
+    from dlmbench.bench.generate import GenerateRequest, generate
 
     context = " ".join(STORIES[3][:40])
     path = tmp_path / "prompts.txt"
     path.write_text(context + "\n")
-    request = Request(
+    request = GenerateRequest(
         "embedded:llada", path, False, None, {"steps": 4}, 12, 0, "float32", "auto", "hf", 1, False, False
     )
     (expected,) = generate(request)
@@ -208,7 +223,7 @@ def test_a_diffusion_generation_is_that_of_the_generate_command(llada, tmp_path)
 # ---------------------------------------------------------------- what a request may be
 
 
-def test_the_chat_template_is_the_checkpoints_own_and_its_beginning_stands_once(tmp_path):
+def test_the_chat_template_is_the_checkpoints_and_start_tokens_are_added_once(tmp_path):
     folder = shutil.copytree(checkpoint_folder("ar"), tmp_path / "chat")
     config = json.loads((folder / "tokenizer_config.json").read_text())
     turns = "{{ bos_token }}{% for m in messages %} {{ m['content'] }} .{% endfor %}"
@@ -251,7 +266,7 @@ def test_the_chat_template_is_the_checkpoints_own_and_its_beginning_stands_once(
         ({"pretrained": "/nowhere/at/all"}, "/nowhere/at/all"),
     ],
 )
-def test_wrong_arguments_are_told_before_anything_is_loaded(given, says):
+def test_wrong_arguments_are_reported_before_anything_is_loaded(given, says):
     from dlmbench.tasks.adapter import DlmbenchLM
 
     with pytest.raises(BenchError, match=f"(?s){says}"):
@@ -261,17 +276,17 @@ def test_wrong_arguments_are_told_before_anything_is_loaded(given, says):
 def test_every_attention_kernel_of_the_engines_can_be_named():
     from dlmbench.experiment.schema import GridEntry
     from dlmbench.models.attention import KERNELS
-    from dlmbench.tasks.adapter import read_setup
+    from dlmbench.tasks.adapter import read_model_args
 
     for name in ("auto", *KERNELS):
-        assert read_setup({"pretrained": "embedded:ar", "attention": name}).attention == name
+        assert read_model_args({"pretrained": "embedded:ar", "attention": name}).attention == name
     with pytest.raises(BenchError, match=r"unknown attention 'flsh'.*cudnn"):
-        read_setup({"pretrained": "embedded:ar", "attention": "flsh"})
+        read_model_args({"pretrained": "embedded:ar", "attention": "flsh"})
     # Experiment files are read below the engines, so the names stand there once more.
     assert set(get_args(GridEntry.model_fields["attention"].annotation)) == {"auto", *KERNELS}
 
 
-def test_requests_that_cannot_be_met_say_so(llada):
+def test_a_request_that_cannot_be_answered_is_an_error_with_the_reason(llada):
     context = " ".join(STORIES[0][:30])
     blocks = other(llada, steps=4, block_length=4)
     with pytest.raises(BenchError, match=r"text of 6 tokens.*block_length 4"):
@@ -287,7 +302,7 @@ def test_requests_that_cannot_be_met_say_so(llada):
         llada.generate_until([asked(context, drawn)])
 
 
-def test_a_long_context_is_cut_on_the_left_and_told(ar, caplog):
+def test_a_long_context_is_cut_on_the_left_with_a_warning(ar, caplog):
     short = adapter("embedded:ar", max_length=24)
     answer = short.loglikelihood([asked(" ".join(STORIES[0][:40]), " " + " ".join(STORIES[0][40:44]))])
     assert answer[0][0] == pytest.approx(
@@ -296,7 +311,7 @@ def test_a_long_context_is_cut_on_the_left_and_told(ar, caplog):
     assert "1 of 1 contexts are cut" in caplog.text
 
 
-def test_without_lm_eval_the_command_to_install_it_is_told(monkeypatch, capsys):
+def test_without_lm_eval_the_error_gives_the_command_to_install_it(monkeypatch, capsys):
     from dlmbench.cli import main
 
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
@@ -376,21 +391,21 @@ def test_only_the_same_documents_are_paired():
     assert (found.n, found.value) == (2, 0.5)
 
 
-def test_what_is_recorded_is_read_back_and_a_failed_run_is_tried_again(tmp_path):
+def test_records_are_read_back_and_a_failed_run_is_tried_again(tmp_path):
     one, two = task_run("ar"), task_run("llada", 4)
     with TaskStore(tmp_path, "0") as store:
-        store.add(Ended(one, "ok"), [score_of(one, 0.5, "mean")], samples_of(one, [1.0, 0.0]))
-        store.add(Ended(two, "error", "no"))
+        store.add(TaskOutcome(one, "ok"), [score_of(one, 0.5, "mean")], samples_of(one, [1.0, 0.0]))
+        store.add(TaskOutcome(two, "error", "no"))
         with pytest.raises(BenchError, match="another run"):
             TaskStore(tmp_path, "0")
     with TaskStore(tmp_path, "0") as store:
         assert (store.is_done(one), store.is_done(two)) == (True, False)
         # A killed run left lines of this one behind: the later line of a document counts.
-        store.add(Ended(two, "ok"), [score_of(two, math.inf, "mean")], samples_of(two, [0.0, 0.0]))
-        store.add(Ended(two, "ok"), [score_of(two, math.inf, "mean")], samples_of(two, [1.0, (-3.0, 2.0)]))
-        assert [s.values["m"] for s in store.samples([two.id])[two.id]] == [1.0, (-3.0, 2.0)]
+        store.add(TaskOutcome(two, "ok"), [score_of(two, math.inf, "mean")], samples_of(two, [0.0, 0.0]))
+        store.add(TaskOutcome(two, "ok"), [score_of(two, math.inf, "mean")], samples_of(two, [1.0, (-3.0, 2.0)]))
+        assert [s.values["m"] for s in records.read_samples(tmp_path, [two.id])[two.id]] == [1.0, (-3.0, 2.0)]
     found = records.read(tmp_path)
-    assert [e.run for e in found.ended.values()] == [one, two]
+    assert [e.run for e in found.outcomes.values()] == [one, two]
     assert [s.value for s in found.scores] == [0.5, None]
     (tmp_path / records.TASKS).write_text("{")
     with pytest.raises(BenchError, match="damaged"):

@@ -1,4 +1,4 @@
-"""Generate from a file of prompts, outside any experiment: how users check a sampler against the authors' examples."""
+"""Generate from a prompt file, outside any experiment: how users check a sampler against its authors' examples."""
 
 from __future__ import annotations
 
@@ -6,26 +6,37 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from dlmbench import registry
+from dlmbench import models, registry
 from dlmbench.errors import BenchError, did_you_mean
 from dlmbench.experiment import knobs as axes
+from dlmbench.models import FoundModel
 from dlmbench.models import attention as _attention
-from dlmbench.models import checkpoint
-from dlmbench.models.assets import resolve_model
-from dlmbench.models.tokenizer import Codec, find
 from dlmbench.prompts import load_texts
-from dlmbench.types import Generation, KnobValue, ModelSpec, Prompt, PromptBatch, PromptSettings, SamplerAxes
+from dlmbench.sampling.generator import generator_for
+from dlmbench.types import KnobValue, ModelSpec, Prompt, PromptBatch, PromptSettings, SamplerAxes
 
 PRECISIONS = ("float32", "bfloat16", "float16")
-# What an option may name as the attention kernel: all that the engines can enforce, and torch's own choice.
+# The attention kernels that the engines can enforce; "auto" leaves the choice to torch.
 ATTENTION = ("auto", *_attention.KERNELS)
 
 
+def default_device() -> str:
+    """The GPU where there is one, else the CPU."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def default_precision(device: str) -> str:
+    """bfloat16 on a GPU, float32 on the CPU."""
+    return "bfloat16" if device.startswith("cuda") else "float32"
+
+
 def check_controls(precision: str | None, attention: str | None) -> None:
-    """Refuse a precision or an attention kernel that does not exist; None is left to the default.
+    """Refuse an unknown precision or attention kernel; None is left to the default.
 
     Raises:
-        BenchError: which, and what is meant perhaps.
+        BenchError: the unknown value, with the nearest known one.
     """
     for name, value, known in (("precision", precision, PRECISIONS), ("attention", attention, ATTENTION)):
         if value is not None and value not in known:
@@ -33,7 +44,7 @@ def check_controls(precision: str | None, attention: str | None) -> None:
 
 
 @dataclass(frozen=True)
-class Request:
+class GenerateRequest:
     """What to generate; None leaves a choice to the checkpoint's family or to the device."""
 
     model: str
@@ -52,8 +63,11 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Output:
-    """One prompt's continuation. forwards: of the batch it ran in; positions: token positions computed for this row."""
+class GeneratedText:
+    """One prompt's continuation.
+
+    forwards: of the batch it was generated in. positions: token positions computed for this row.
+    """
 
     prompt_index: int
     text: str | None
@@ -64,56 +78,73 @@ class Output:
     confidence: tuple[float, ...] | None = None
 
 
-def generate(request: Request) -> Iterator[Output]:
-    """Outputs in the order of the prompts.
+def generate(request: GenerateRequest) -> Iterator[GeneratedText]:
+    """Texts in the order of the prompts.
 
     Raises:
-        BenchError: the checkpoint, the prompts or the knobs cannot be used, with the place and the remedy.
+        BenchError: the checkpoint, the prompts or the knobs cannot be used.
     """
-    import torch
-
-    # Read what is cheap first, so that a typing error does not cost the loading of a model.
-    folder = resolve_model(ModelSpec("model", "", request.model, "target"))
-    assert folder is not None
-    found = checkpoint.inspect(folder)
-    family = checkpoint.family_module(found.family)
-    sampler = request.sampler or family.SAMPLER
-    if registry.load("samplers", sampler).PARADIGM != family.PARADIGM:
-        raise BenchError(f"sampler '{sampler}' cannot run a model of family '{found.family}'", f"use {family.SAMPLER}")
-    knobs = settled(sampler, request.knobs, request.engine, request.new_tokens)
-    codec = find(folder)
-    prompts = _prompts(request, codec, folder)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    precision = request.precision or ("bfloat16" if device == "cuda" else "float32")
-    spec = ModelSpec("model", found.family, request.model, family.ROLE)
-    engine = registry.load("engines", request.engine)
-    model = engine.load(spec, folder, precision=precision, attention=request.attention, device=device)
+    # Everything cheap is read first, so that a typing error does not cost the loading of a model.
+    found = models.find(ModelSpec("model", "", request.model, "target"))
+    sampler = sampler_for(found.spec.family, request.sampler)
+    knobs = resolve_knobs(sampler, request.knobs, request.engine, request.new_tokens)
+    prompts = _prompts(request, found)
+    device = default_device()
+    model = found.load(
+        engine=request.engine,
+        precision=request.precision or default_precision(device),
+        attention=request.attention,
+        device=device,
+    )
+    generator = generator_for(model, sampler)
     for first in range(0, len(prompts), request.batch_size):
         batch = PromptBatch(prompts[first : first + request.batch_size], "")
-        made = registry.load("samplers", sampler).generate(
-            model, batch, request.new_tokens, knobs, request.seed, None, request.trace
-        )
-        yield from _outputs(made, batch, codec)
+        generation = generator.generate(batch, request.new_tokens, knobs, request.seed, trace=request.trace)
+        for row, prompt in enumerate(batch.prompts):
+            ids, trace = generation.tokens_BG[row], generation.trace
+            yield GeneratedText(
+                prompt_index=prompt.index,
+                text=model.tokenizer.decode(ids) if model.tokenizer else None,
+                output_ids=ids,
+                forwards=generation.forwards,
+                positions=generation.positions // len(batch.prompts),
+                committed_at=trace.committed_at_BG[row] if trace else None,
+                confidence=trace.confidence_BG[row] if trace else None,
+            )
 
 
-def settled(sampler: str, chosen: Mapping[str, KnobValue], engine: str, new_tokens: int) -> dict[str, KnobValue]:
-    """The knobs as they will be run.
+def sampler_for(family: str, sampler: str | None) -> str:
+    """The sampler asked for, or the family's default.
 
     Raises:
-        BenchError: a knob that the sampler or its chosen parts lack, or values that do not go together.
+        BenchError: a sampler of the other paradigm.
     """
-    given = tuple((name, (value,)) for name, value in chosen.items())
+    module = registry.load("families", family)
+    sampler = sampler or str(module.SAMPLER)
+    if registry.load("samplers", sampler).PARADIGM != module.PARADIGM:
+        raise BenchError(f"sampler '{sampler}' cannot run a model of family '{family}'", f"use {module.SAMPLER}")
+    return sampler
+
+
+def resolve_knobs(sampler: str, chosen: Mapping[str, KnobValue], engine: str, new_tokens: int) -> dict[str, KnobValue]:
+    """All knobs of a sampler: the chosen ones, and defaults for the others.
+
+    Raises:
+        BenchError: a knob that the sampler or its parts lack, or values that do not go together.
+    """
     known = registry.all_knobs(sampler)
-    for name, _ in given:
+    for name in chosen:
         if name not in known:
             owners = " or ".join(axes.owners(name))
-            raise BenchError(f"sampler '{sampler}' has no knob '{name}'", f"{owners} has; leave it out, or --sampler")
-    swept = SamplerAxes(sampler, given)
+            raise BenchError(
+                f"sampler '{sampler}' has no knob '{name}'", f"it belongs to {owners}; leave it out, or --sampler"
+            )
+    swept = SamplerAxes(sampler, tuple((name, (value,)) for name, value in chosen.items()))
     for name in axes.unused_knobs(swept):
-        # K is harmless beside a rule without a schedule, and the published programs take both.
+        # K is harmless with a rule that has no schedule, and the published programs accept both.
         if name != "steps":
             parts = ", ".join(f"{part} {chosen.get(part, known[part].default)}" for part in registry.parts(sampler))
-            raise BenchError(f"'{name}' does nothing with {parts}", f"{name} belongs to {known[name].owner}")
+            raise BenchError(f"'{name}' has no effect with {parts}", f"{name} belongs to {known[name].owner}")
     knobs = next(axes.combinations(swept))
     module = registry.load("samplers", sampler)
     reason = module.check(knobs, new_tokens)
@@ -123,34 +154,20 @@ def settled(sampler: str, chosen: Mapping[str, KnobValue], engine: str, new_toke
     return result
 
 
-def _prompts(request: Request, codec: Codec | None, folder: Path) -> tuple[Prompt, ...]:
-    found = []
+def _prompts(request: GenerateRequest, model: FoundModel) -> tuple[Prompt, ...]:
+    prompts = []
     settings = PromptSettings("file", None, str(request.prompt_file), chat=request.chat)
     for index, passage in enumerate(load_texts(settings)):
         if passage.ids is not None:
-            found.append(Prompt(index, passage.ids))
+            prompts.append(Prompt(index, passage.ids))
         elif request.prompts_are_ids:
             raise BenchError(
                 f"{request.prompt_file}: prompt {index + 1} has no prompt_ids",
                 'write {"prompt_ids": [1, 2, 3]} on each line, or leave --prompt_ids out',
             )
-        elif codec is None:
-            raise BenchError(f"{folder} has no tokenizer.json", "give ids instead: --prompt_ids")
+        elif model.tokenizer is None:
+            raise BenchError(f"{model.folder} has no tokenizer.json", "give ids instead: --prompt_ids")
         else:
-            ids = codec.chat(passage.text) if request.chat else codec.encode(passage.text)
-            found.append(Prompt(index, tuple(ids), passage.text))
-    return tuple(found)
-
-
-def _outputs(made: Generation, batch: PromptBatch, codec: Codec | None) -> Iterator[Output]:
-    for row, prompt in enumerate(batch.prompts):
-        ids = made.tokens_BG[row]
-        yield Output(
-            prompt_index=prompt.index,
-            text=codec.decode(ids) if codec else None,
-            output_ids=ids,
-            forwards=made.forwards,
-            positions=made.positions // len(batch.prompts),
-            committed_at=made.trace.committed_at_BG[row] if made.trace else None,
-            confidence=made.trace.confidence_BG[row] if made.trace else None,
-        )
+            encode = model.tokenizer.chat if request.chat else model.tokenizer.encode
+            prompts.append(Prompt(index, tuple(encode(passage.text)), passage.text))
+    return tuple(prompts)

@@ -1,8 +1,8 @@
 """The quality pass, over stored texts and references: a metric can be added without generating again.
 
-Every metric is asked once per group of cells with equal texts; what is on record is not computed again. Values of
-single texts are kept, those without one are kept with the reason, and all are aggregated with one bootstrap over
-prompts that all cells share.
+Of cells that differ only in batch size, the one of the smallest batch is scored: their texts are known to be equal on
+the CPU in float32, while on a GPU in bfloat16 the batch size changes texts. Recorded scores are not computed again.
+Texts without a score are stored with the reason. All cells are aggregated with the same bootstrap over prompts.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -26,7 +25,7 @@ from dlmbench.analysis.stats import (
     carrying,
     ratio_of_sums,
 )
-from dlmbench.bench.worker import Failed, Measure, Pool
+from dlmbench.bench.worker import Failed, Pool, ScoreTexts
 from dlmbench.errors import BenchError
 from dlmbench.prompts import source_attribute
 from dlmbench.results import Store, read_text_results
@@ -36,10 +35,8 @@ from dlmbench.types import (
     MetricRequest,
     Plan,
     Progress,
-    Prompt,
     PromptSets,
     Score,
-    StoredGeneration,
     TextResult,
     Texts,
     TextScore,
@@ -48,13 +45,12 @@ from dlmbench.types import (
     WholeScore,
 )
 
-DRAWS = 2000
-# The process of metrics that load a model of their own: a judge, an encoder.
-AIDE = "metric's own model"
+BOOTSTRAP_DRAWS = 2000
+METRIC_WORKER = "metric worker"  # the process of metrics that load a model of their own: a judge, an encoder
 
 
 def inapplicable(metric: str, cell: Cell) -> str | None:
-    """Why a metric says nothing of a cell, or None."""
+    """Why a metric does not apply to a cell, or None."""
     needs = registry.load("metrics", metric).NEEDS
     if cell.model.weights == "random":
         return "random weights have no quality"
@@ -72,62 +68,115 @@ def score_run(
     plan: Plan,
     requests: Sequence[MetricRequest],
     store: Store,
-    pool: Callable[[], Pool],
+    pool: Pool,
     prompts: Callable[[], PromptSets],
     progress: Progress,
 ) -> None:
-    """Score every scored cell of `plan` with every metric that applies, then aggregate.
+    """Score every scored cell of `plan` by every metric that applies, then aggregate.
 
-    `pool` and `prompts` are asked for only when something is left to compute. Metrics with a model of their own come
-    last, when the models of the run have made room.
+    `prompts` is called only when something is left to compute. Metrics with a model of their own come last, after the
+    run's own models have freed the memory.
     """
-    cells = {cell.id: cell for cell in plan.scored_cells}
-    on_record = read_text_results(store.folder)
-    refused = {r for r in on_record if isinstance(r, Unscored)}
-    # A cell that came to nothing as a whole is tried again, one that has values or reasons text by text is not.
-    scored = {_key(r) for r in on_record if not isinstance(r, Unscored)}
-    done = scored | ({_key(r) for r in refused} - {_key(r) for r in refused if r.prompt_index is None})
-    written = {(g.cell_id, g.prompt_index): g for g in store.generations()}
-    ended = {r.cell.id: r for r in store.results()}
-    with ExitStack() as stack:
-        aide: Pool | None = None
-        shared: dict[tuple[str, str, str | None], list[TextResult]] = {}
+    with Pool({METRIC_WORKER}, pool.device) as metric_pool:
+        scoring = _Scoring(plan, store, pool, metric_pool, prompts, progress)
         for request in sorted(requests, key=lambda r: "own model" in _needs(r)):
-            module = registry.load("metrics", request.name)
-            for cell in cells.values():
-                result = ended.get(cell.id)
-                failed = result is not None and result.status not in (None, "ok")
-                reason = inapplicable(request.name, cell)
-                if failed and result is not None:
-                    reason = f"the cell was not measured: {result.status} ({result.reason})"
-                missing = Unscored(cell.id, request.name, None, reason, request.judge) if reason else None
-                if missing is not None:
-                    store.add_text_scores([missing] if missing not in refused else [])
-                    continue
-                if (cell.id, request.name, request.judge) in done:
-                    continue
-                if same := shared.get((request.name, _same_value(module, cell), request.judge)):
-                    store.add_text_scores([replace(r, cell_id=cell.id) for r in same])
-                    continue
-                wanted = prompts()[cell.model.key, cell.prompt_tokens, cell.new_tokens].prompts
-                helper = pool
-                if "own model" in _needs(request):
-                    if aide is None:
-                        _make_room(pool(), cells)
-                        aide = stack.enter_context(Pool({AIDE: None}, pool().device))
-                    helper = lambda aide=aide: aide  # type: ignore[misc] # noqa: E731
-                if {"model", "own model"} & set(_needs(request)):
-                    progress.cell(cell, f"scoring {request.name}")
-                try:
-                    texts = _texts(cell, wanted, written, module, request)
-                    found = _complete(_scores(module, texts, helper), texts, request)
-                    store.add_text_scores(found)
-                    shared[request.name, _same_value(module, cell), request.judge] = found
-                except BenchError as error:
-                    progress.failed(cell, f"{request.name}: {error}")
-                    failure = Unscored(cell.id, request.name, None, str(error), request.judge)
-                    store.add_text_scores([failure] if failure not in refused else [])
-    store.write_scores(aggregate(cells, read_text_results(store.folder)))
+            for cell in plan.scored_cells:
+                scoring.score(request, cell)
+    store.write_scores(aggregate({cell.id: cell for cell in plan.scored_cells}, read_text_results(store.folder)))
+
+
+class _Scoring:
+    """The scores that are recorded, and how the others are computed."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        store: Store,
+        pool: Pool,
+        metric_pool: Pool,
+        prompts: Callable[[], PromptSets],
+        progress: Progress,
+    ) -> None:
+        self.store, self.pool, self.metric_pool = store, pool, metric_pool
+        self.prompts, self.progress = prompts, progress
+        self.model_keys = {cell.model.key for cell in plan.scored_cells}
+        recorded = read_text_results(store.folder)
+        self.refused = {r for r in recorded if isinstance(r, Unscored)}
+        # A cell that failed as a whole is tried again; one with scores, or with reasons for single texts, is not.
+        failed = {_key(r) for r in self.refused if r.prompt_index is None}
+        scored = {_key(r) for r in recorded if not isinstance(r, Unscored)}
+        self.done = scored | ({_key(r) for r in self.refused} - failed)
+        self.generations = {(g.cell_id, g.prompt_index): g for g in store.generations()}
+        self.cell_results = {r.cell.id: r for r in store.results()}
+        # Results of this run by (metric, `same_value` of the cell, judge), for cells of which a metric says the same.
+        self.shared: dict[tuple[str, str, str | None], list[TextResult]] = {}
+
+    def score(self, request: MetricRequest, cell: Cell) -> None:
+        """Record the scores of one cell by one metric, or the reason why there are none."""
+        reason = inapplicable(request.name, cell)
+        result = self.cell_results.get(cell.id)
+        if result is not None and result.status not in (None, "ok"):
+            reason = f"the cell was not measured: {result.status} ({result.reason})"
+        if reason:
+            self._refuse(request, cell, reason)
+            return
+        if (cell.id, request.name, request.judge) in self.done:
+            return
+        module = registry.load("metrics", request.name)
+        value_key = str(module.same_value(cell)) if hasattr(module, "same_value") else cell.id
+        key = (request.name, value_key, request.judge)
+        if key not in self.shared:
+            try:
+                self.shared[key] = self._compute(request, cell)
+            except BenchError as error:
+                self.progress.failed(cell, f"{request.name}: {error}")
+                self._refuse(request, cell, str(error))
+                return
+        self.store.add_text_scores([replace(r, cell_id=cell.id) for r in self.shared[key]])
+
+    def _refuse(self, request: MetricRequest, cell: Cell, reason: str) -> None:
+        refusal = Unscored(cell.id, request.name, None, reason, request.judge)
+        self.store.add_text_scores([refusal] if refusal not in self.refused else [])
+
+    def _compute(self, request: MetricRequest, cell: Cell) -> list[TextResult]:
+        """The metric's results, each with the judge's name, and one for every text.
+
+        Raises:
+            BenchError: texts are missing, or the model or the metric failed.
+        """
+        prompts = self.prompts()[cell.model.key, cell.prompt_tokens, cell.new_tokens].prompts
+        needs = _needs(request)
+        texts = Texts(cell, prompts, request=request)
+        if "generations" in needs:
+            missing = [p.index for p in prompts if (cell.id, p.index) not in self.generations]
+            if missing:
+                raise BenchError(
+                    f"the run kept no text of {len(missing)} of its {len(prompts)} prompts",
+                    "texts are kept where the experiment names any metric: measure again into a new folder",
+                )
+            texts = replace(texts, generations=tuple(self.generations[cell.id, p.index] for p in prompts))
+        results: list[TextResult] = []
+        if not {"model", "own model"} & set(needs):
+            results = list(registry.load("metrics", request.name).score(texts))
+        else:
+            worker = self.pool.worker(cell.model.key)
+            if "own model" in needs:
+                # The run's models hold the device's memory; a stopped worker starts again at its next request.
+                for key in self.model_keys:
+                    self.pool.worker(key).stop()
+                worker = self.metric_pool.worker(METRIC_WORKER)
+            self.progress.cell(cell, f"scoring {request.name}")
+            for reply in worker.ask(ScoreTexts(request.name, texts)):
+                if isinstance(reply, Failed):
+                    raise BenchError(reply.reason, "the other metrics are still computed")
+                results.append(reply)
+        results = [replace(r, judge=request.judge) for r in results]
+        named = {None if isinstance(r, WholeScore) else r.prompt_index for r in results}
+        if None not in named:
+            skipped = [p.index for p in prompts if p.index not in named]
+            reason = "the metric gave no value"
+            results += [Unscored(cell.id, request.name, index, reason, request.judge) for index in skipped]
+        return results
 
 
 def _key(result: TextResult) -> tuple[str, str, str | None]:
@@ -139,71 +188,12 @@ def _needs(request: MetricRequest) -> tuple[str, ...]:
     return needs
 
 
-def _same_value(module: ModuleType, cell: Cell) -> str:
-    """Equal for cells of which the metric says the same, as one that does not depend on the sampler does."""
-    return str(module.same_value(cell)) if hasattr(module, "same_value") else cell.id
-
-
-def _make_room(pool: Pool, cells: Mapping[str, Cell]) -> None:
-    """End the models' processes, which hold the device's memory; they start again when they are asked again."""
-    for key in {cell.model.key for cell in cells.values()}:
-        pool.worker(key).stop()
-
-
-def _texts(
-    cell: Cell,
-    prompts: tuple[Prompt, ...],
-    written: dict[tuple[str, int], StoredGeneration],
-    module: ModuleType,
-    request: MetricRequest,
-) -> Texts:
-    generations: tuple[StoredGeneration, ...] = ()
-    if "generations" in module.NEEDS:
-        missing = [p.index for p in prompts if (cell.id, p.index) not in written]
-        if missing:
-            raise BenchError(
-                f"the run kept no text of {len(missing)} of its {len(prompts)} prompts",
-                "texts are kept where the experiment names any metric: measure again into a new folder",
-            )
-        generations = tuple(written[cell.id, p.index] for p in prompts)
-    return Texts(cell, prompts, generations, request=request)
-
-
-def _scores(module: ModuleType, texts: Texts, pool: Callable[[], Pool]) -> list[TextResult]:
-    """What the metric says of one cell, in the process of the model that it needs.
-
-    Raises:
-        BenchError: the model or the metric failed.
-    """
-    request = texts.request
-    assert request is not None
-    key = AIDE if "own model" in module.NEEDS else texts.cell.model.key
-    if not {"model", "own model"} & set(module.NEEDS):
-        return list(module.score(texts))
-    found: list[TextResult] = []
-    for reply in pool().worker(key).ask(Measure(request.name, texts)):
-        if isinstance(reply, Failed):
-            raise BenchError(reply.reason, "the other metrics go on")
-        assert isinstance(reply, TextScore | Unscored | WholeScore)
-        found.append(reply)
-    return found
-
-
-def _complete(found: list[TextResult], texts: Texts, request: MetricRequest) -> list[TextResult]:
-    """The results with the judge's name, and one for every text: what a metric passed over is named too."""
-    results = [replace(r, judge=request.judge) for r in found]
-    named = {getattr(r, "prompt_index", None) for r in results}
-    if None in named:
-        return results
-    reason = "the metric gave no value"
-    passed_over = [p.index for p in texts.prompts if p.index not in named]
-    return results + [Unscored(texts.cell.id, request.name, index, reason, request.judge) for index in passed_over]
-
-
 # ---------------------------------------------------------------- aggregates
 
 
-def aggregate(cells: Mapping[str, Cell], results: Sequence[TextResult], draws: int = DRAWS) -> Iterator[Score]:
+def aggregate(
+    cells: Mapping[str, Cell], results: Sequence[TextResult], draws: int = BOOTSTRAP_DRAWS
+) -> Iterator[Score]:
     """One Score for each (cell, metric): sum of totals over sum of weights, with a bootstrap over prompts."""
     groups: dict[tuple[str, str], list[TextResult]] = {}
     for result in results:
@@ -211,8 +201,8 @@ def aggregate(cells: Mapping[str, Cell], results: Sequence[TextResult], draws: i
             groups.setdefault((result.cell_id, result.metric), []).append(result)
     for (cell_id, metric), every in groups.items():
         if metric not in registry.names("metrics"):
-            continue  # of a plug-in that has gone since: its texts' values stay on record
-        # Texts of an earlier judge say nothing beside those of the last one that gave values.
+            continue  # its plug-in is no longer installed; the recorded values stay
+        # Values of different judges cannot be mixed: the last judge that gave values counts.
         judge = next((r.judge for r in reversed(every) if not isinstance(r, Unscored)), None)
         group = [r for r in every if r.judge == judge]
         whole = next((r for r in group if isinstance(r, WholeScore)), None)
@@ -246,35 +236,34 @@ def _over_texts(known: Score, texts: Sequence[TextScore], indices: IndexArray) -
     """`known` with its value and interval, and both in other units where the texts' sizes are known."""
     totals, weights = _column(texts, "total"), _column(texts, "weight")
     ratios = ratio_of_sums(totals, weights, indices)
-    low, high = _interval(ratios, carrying(weights))
+    # The spread between texts is unknown where only one of them carries weight.
+    has_spread = carrying(weights) > 1
+    low, high = bootstrap_interval(ratios, carrying(weights)) if has_spread else (None, None)
     errors = [t.stderr for t in texts if t.stderr is not None]
     return replace(
         known,
         value=float(totals.sum() / weights.sum()) if weights.sum() else None,
         low=low,
         high=high,
-        stderr=float(np.nanstd(ratios, ddof=1)),
+        stderr=float(np.nanstd(ratios, ddof=1)) if has_spread else None,
         monte_carlo_stderr=math.hypot(*errors) / float(weights.sum()) if len(errors) == len(texts) else None,
         in_other_units=tuple(_readings(texts, totals, indices)) if known.unit == "nats/token" else (),
     )
 
 
 def _readings(texts: Sequence[TextScore], totals: FloatArray, indices: IndexArray) -> Iterator[ConvertedScore]:
-    """Nats over the same spans as perplexity a token, perplexity a word, and bits a byte."""
+    """Nats of the same spans as perplexity per token, perplexity per word, and bits per byte."""
     columns = (("perplexity/token", "weight", np.exp), ("perplexity/word", "words", np.exp))
     for unit, column, shown in (*columns, ("bits/byte", "size_bytes", lambda nats: nats / math.log(2))):
         if any(getattr(t, column) is None for t in texts):
             continue
         weights = _column(texts, column)
-        with np.errstate(over="ignore"):  # a hopeless text's perplexity is infinite, which is said as unknown
+        with np.errstate(over="ignore"):  # an infinite perplexity is stored as unknown
             value = float(shown(totals.sum() / weights.sum()))
-            low, high = _interval(shown(ratio_of_sums(totals, weights, indices)), carrying(weights))
+            draws = shown(ratio_of_sums(totals, weights, indices))
+        n = carrying(weights)
+        low, high = bootstrap_interval(draws, n) if n > 1 else (None, None)
         yield ConvertedScore(unit, value, low, high)
-
-
-def _interval(draws: FloatArray, texts: int) -> tuple[float | None, float | None]:
-    """None for a single text, which says nothing of others."""
-    return bootstrap_interval(draws, texts) if texts > 1 else (None, None)
 
 
 def _column(texts: Sequence[TextScore], name: str) -> FloatArray:
@@ -282,7 +271,7 @@ def _column(texts: Sequence[TextScore], name: str) -> FloatArray:
 
 
 def _note(module: ModuleType, cell: Cell, texts: Sequence[TextScore | WholeScore]) -> str:
-    """What kind of number this is, and what was remarked of its texts, each once with how many share it."""
+    """What kind of number this is, then each remark on its texts, with the number of texts that share it."""
     parts = [module.note(cell)] if hasattr(module, "note") else []
     for remark, count in Counter(t.remark for t in texts if t.remark).items():
         parts.append(remark if count == len(texts) else f"{count} of {len(texts)} texts: {remark}")
@@ -290,5 +279,5 @@ def _note(module: ModuleType, cell: Cell, texts: Sequence[TextScore | WholeScore
 
 
 def _same_model(judge: str, source: str) -> bool:
-    """Whether a judge is a model of the run: by its name, or by the folder it lies in."""
+    """Whether a judge is a model of the run, by its name or by its folder."""
     return judge == source or (Path(judge).is_dir() and Path(judge).resolve() == Path(source).resolve())

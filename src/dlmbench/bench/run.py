@@ -1,34 +1,33 @@
-"""A whole run, as its table of contents: prompts, speed pass, quality pass, analysis, figures.
+"""A whole run: find the models, measure speed, score quality. Everything is recorded in the run folder.
 
-`conclude` works from the run folder alone, so it can be repeated without the models, and on another machine.
+Tables, figures and the report are made from that folder alone, without the models, and on any machine.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence, Set
+from collections.abc import Iterable, Sequence, Set
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
+from dlmbench import models
 from dlmbench import prompts as prompt_sources
 from dlmbench.bench.forecast import AS_FOUND, Machine, forecast_run
+from dlmbench.bench.generate import default_device
 from dlmbench.bench.quality import score_run
 from dlmbench.bench.speed import SpeedPass
 from dlmbench.bench.worker import Pool
 from dlmbench.errors import BenchError
 from dlmbench.experiment import plan as grid
 from dlmbench.measure.environment import fingerprint
-from dlmbench.models import checkpoint, identity
-from dlmbench.models.assets import resolve_model
-from dlmbench.models.shapes import architectures
-from dlmbench.models.tokenizer import Codec, find
+from dlmbench.models import FoundModel, identity
+from dlmbench.models.tokenizer import CheckpointTokenizer
 from dlmbench.results import Store, read_run
 from dlmbench.results.journal import replace_file
 from dlmbench.roofline.operators import element_bytes
 from dlmbench.scoring.settings import MetricSettings, settle
 from dlmbench.types import (
-    Architecture,
     Cell,
     Experiment,
     ModelSpec,
@@ -44,41 +43,7 @@ from dlmbench.types import (
 EXPERIMENT = "experiment.json"
 
 
-@dataclass(frozen=True)
-class Setting:
-    """What a run works with, once its models are resolved to folders (None: random weights of a known shape)."""
-
-    models: tuple[ModelSpec, ...]
-    prompts: PromptSettings
-    cells: tuple[Cell, ...]
-    folders: dict[str, Path | None]
-    architectures: dict[str, Architecture]
-    device: str
-
-
-def prepare(models: tuple[ModelSpec, ...], prompts: PromptSettings, cells: tuple[Cell, ...]) -> Setting:
-    """Find every model before anything is measured.
-
-    Raises:
-        BenchError: a model is not there, or not what the experiment says or the run was begun with; which file, and
-            what to do.
-    """
-    import torch
-
-    used = {c.model.key for c in cells}
-    folders = {spec.key: resolve_model(spec) for spec in models if spec.key in used}
-    for spec in models:
-        folder = folders.get(spec.key)
-        if folder is not None:
-            checkpoint.inspect(folder, spec.family)
-    known, unknown = architectures(spec for spec in models if spec.key in used)
-    for key, why in unknown.items():
-        raise BenchError(f"model {key}: {why}", "Name a whole checkpoint, or an architecture known by name")
-    models = tuple(identity.with_content(spec, folders[spec.key]) if spec.key in used else spec for spec in models)
-    return Setting(models, prompts, cells, folders, known, "cuda" if torch.cuda.is_available() else "cpu")
-
-
-def measure(
+def run(
     experiment: Experiment,
     plan: Plan,
     output: Path,
@@ -88,27 +53,36 @@ def measure(
     try_oom: bool = False,
     whole: Plan | None = None,
 ) -> None:
-    """Speed pass, then quality pass; what is on record already is not done again.
+    """Speed pass, then quality pass; what is recorded already is not done again.
 
-    `try_oom`: also try the cells that are predicted not to fit into memory. `whole`: of which `plan` is a part; prompts
-    suit every model of the whole, so that all parts have the same ones.
+    Args:
+        experiment: of the run.
+        plan: the cells to run.
+        output: the run folder.
+        progress: shows the progress.
+        machine: the device, where it is not the one found.
+        try_oom: also try the cells that are predicted not to fit into memory.
+        whole: the plan that `plan` is a part of; prompts suit every model of it, so that all parts use the same ones.
 
     Raises:
         BenchError: a model that cannot be used, a folder that cannot be written or holds results of other models,
             another device than `machine` says.
     """
-    # What a metric lacks is to be known now, and not after hours of measuring.
+    # What a metric lacks must be reported now, not after hours of measuring.
     requests = settle(experiment.metrics, experiment.metric_settings)
-    setting = prepare(experiment.models, experiment.prompts, (whole or plan).cells)
-    experiment, plan = replace(experiment, models=setting.models), grid.with_models(plan, setting.models)
-    environment = fingerprint(setting.device)
-    outlook = forecast_run(plan.cells, setting.architectures, environment, machine)
+    cells = (whole or plan).cells
+    found = _find_models(experiment.models, cells)
+    specs = tuple(found[s.key].spec if s.key in found else s for s in experiment.models)
+    experiment, plan = replace(experiment, models=specs), grid.with_models(plan, specs)
+    device = default_device()
+    environment = fingerprint(device)
+    outlook = forecast_run(plan.cells, {k: m.architecture for k, m in found.items()}, environment, machine)
     with ExitStack() as stack:
         store = stack.enter_context(Store.open(output, environment, experiment.name, plan))
         replace_file(output / EXPERIMENT, json.dumps(asdict(experiment), indent=2) + "\n")
-        pool = stack.enter_context(Pool(setting.folders, setting.device))
-        sets = _Prompts(setting)
-        # Whatever is scored now, texts are kept: another metric may be added when the models are gone.
+        pool = stack.enter_context(Pool(found, device))
+        prompts = _Prompts(experiment.prompts, found, cells)
+        # Texts are kept even for metrics that need none: others may be added when the models are gone.
         needs_texts = bool(experiment.metrics)
         speed = SpeedPass(
             plan, experiment.protocol, store, pool, progress, outlook.expectation, experiment.seed, needs_texts
@@ -116,50 +90,56 @@ def measure(
         if not try_oom:
             speed.skip(outlook.too_large)
         if not speed.is_done:
-            speed.run(sets.speed(), together=_fit_together(setting, {cell.model.key for cell in plan.cells}))
-        score_run(plan, requests, store, lambda: pool, sets.quality, progress)
+            used = {cell.model.key for cell in plan.cells}
+            speed.run(prompts.speed(), together=_fit_together(found, used, cells, device))
+        score_run(plan, requests, store, pool, prompts.quality, progress)
 
 
 def score(output: Path, metrics: Sequence[str], settings: MetricSettings, progress: Progress) -> None:
-    """Add `metrics` to a finished run, from its texts and references; `settings` win over the experiment's.
+    """Add `metrics` to a finished run, from its texts and references; `settings` override the experiment's.
 
     Raises:
         BenchError: no run there, or a metric that does not exist or lacks what it needs.
     """
-    run = read_run(output)
-    assert run.environment is not None
+    finished = read_run(output)
+    assert finished.environment is not None
     saved = json.loads((output / EXPERIMENT).read_text(encoding="utf-8"))
     recorded = saved.get("metric_settings", {})
     requests = settle(metrics, {m: {**recorded.get(m, {}), **settings.get(m, {})} for m in metrics})
-    models = tuple(from_mapping(ModelSpec, m) for m in saved["models"])
-    setting = prepare(models, from_mapping(PromptSettings, saved["prompts"]), run.cells)
+    found = _find_models([from_mapping(ModelSpec, m) for m in saved["models"]], finished.cells)
+    prompts = _Prompts(from_mapping(PromptSettings, saved["prompts"]), found, finished.cells)
     with ExitStack() as stack:
-        # Scores do not depend on where the speed was measured, so the folder's own environment is kept.
-        store = stack.enter_context(Store.open(output, run.environment, run.name))
-        pool = stack.enter_context(Pool(setting.folders, setting.device))
-        score_run(Plan(run.cells), requests, store, lambda: pool, _Prompts(setting).quality, progress)
+        # Scores do not depend on where the speed was measured, so the folder's environment is kept.
+        store = stack.enter_context(Store.open(output, finished.environment, finished.name))
+        pool = stack.enter_context(Pool(found, default_device()))
+        score_run(Plan(finished.cells), requests, store, pool, prompts.quality, progress)
 
 
-def _fit_together(setting: Setting, keys: Set[str]) -> bool:
+def _find_models(specs: Iterable[ModelSpec], cells: Sequence[Cell]) -> dict[str, FoundModel]:
+    """The models that the cells use, by key and with their content, before anything is measured."""
+    used = {cell.model.key for cell in cells}
+    found = {spec.key: models.find(spec) for spec in specs if spec.key in used}
+    return {key: replace(one, spec=identity.with_content(one.spec, one.folder)) for key, one in found.items()}
+
+
+def _fit_together(found: dict[str, FoundModel], keys: Set[str], cells: Sequence[Cell], device: str) -> bool:
     """Whether the weights of these models fit at once, with half of the memory left for activations and caches."""
     import psutil
     import torch
 
-    on_gpu = setting.device == "cuda"
-    room = torch.cuda.get_device_properties(0).total_memory if on_gpu else psutil.virtual_memory().available
-    width = max(element_bytes(cell.precision) for cell in setting.cells)
-    return sum(arch.parameters for key, arch in setting.architectures.items() if key in keys) * width <= room / 2
+    on_gpu = device == "cuda"
+    memory = torch.cuda.get_device_properties(0).total_memory if on_gpu else psutil.virtual_memory().available
+    width = max(element_bytes(cell.precision) for cell in cells)
+    return sum(found[key].architecture.parameters for key in keys) * width <= memory / 2
 
 
 class _Prompts:
-    """The prompts of every model and length, made when they are first asked for."""
+    """The prompts of every model and length, made on first use."""
 
-    def __init__(self, setting: Setting) -> None:
-        self._settings = setting.prompts
-        self._roles = {spec.key: spec.role for spec in setting.models}
-        self._shapes = dict.fromkeys((c.model.key, c.prompt_tokens, c.new_tokens) for c in setting.cells)
-        self._codecs = {key: find(folder) if folder else None for key, folder in setting.folders.items()}
-        self._tokenizers = {key: _tokenizer(codec) for key, codec in self._codecs.items()}
+    def __init__(self, settings: PromptSettings, found: dict[str, FoundModel], cells: Sequence[Cell]) -> None:
+        self._settings, self._models = settings, found
+        self._shapes = dict.fromkeys((c.model.key, c.prompt_tokens, c.new_tokens) for c in cells)
+        self._tokenizers = {key: _prompt_tokenizer(model.tokenizer) for key, model in found.items()}
         self._speed: PromptSets | None = None
         self._quality: PromptSets | None = None
 
@@ -176,7 +156,7 @@ class _Prompts:
         return self._quality
 
     def _take(self, key: str, prompt_tokens: int, new_tokens: int) -> PromptBatch:
-        """Continuations are wanted but not required: a metric that needs them says so when they are missing."""
+        """Prompts with continuations where possible: a metric that needs one reports that it is missing."""
         own, others = self._tokenizers[key], [t for k, t in self._tokenizers.items() if k != key]
         try:
             return prompt_sources.take(self._settings, own, prompt_tokens, new_tokens, others)
@@ -184,34 +164,30 @@ class _Prompts:
             return prompt_sources.take(self._settings, own, prompt_tokens, new_tokens, others, references=False)
 
     def _same_bytes(self, key: str, prompt_tokens: int, new_tokens: int) -> PromptBatch:
-        mine = self.speed()[key, prompt_tokens, new_tokens]
-        targets = [k for k, role in self._roles.items() if role == "target" and k in self._codecs]
-        references = all(p.reference_ids for p in mine.prompts)
-        if not targets or not references or all(_alike(self._codecs[key], self._codecs[t]) for t in targets):
-            return mine
+        own = self.speed()[key, prompt_tokens, new_tokens]
+        targets = [k for k, model in self._models.items() if model.spec.role == "target"]
+        has_references = all(p.reference_ids for p in own.prompts)
+        if not targets or not has_references or all(self._same_tokenizer(key, target) for target in targets):
+            return own
         target = targets[0]
         source = self._take(target, prompt_tokens, new_tokens)
         spans = prompt_sources.scored_spans(source, self._tokenizers[target], self._tokenizers[key])
         prompts = []
         for prompt, span in zip(source.prompts, spans, strict=True):
-            count = span.last - span.first
-            if self._roles[key] == "target":
-                prompts.append(_with_span(mine.prompts[prompt.index], span.first, span.last))
+            if self._models[key].spec.role == "target":
+                prompts.append(replace(own.prompts[prompt.index], scored=(span.first, span.last), scored_tokens=None))
             else:
+                tokens = span.last - span.first
                 ids, reference = span.prompt_ids, span.reference_ids
-                prompts.append(Prompt(prompt.index, ids, span.before, reference, span.text, scored_tokens=count))
+                prompts.append(Prompt(prompt.index, ids, span.before, reference, span.text, scored_tokens=tokens))
         return PromptBatch(tuple(prompts), source.prompt_hash)
 
+    def _same_tokenizer(self, key: str, other: str) -> bool:
+        one, two = self._models[key].tokenizer, self._models[other].tokenizer
+        return (one and one.content) == (two and two.content)
 
-def _with_span(prompt: Prompt, first: int, last: int) -> Prompt:
-    return Prompt(prompt.index, prompt.ids, prompt.text, prompt.reference_ids, prompt.reference_text, (first, last))
 
-
-def _tokenizer(codec: Codec | None) -> prompt_sources.Tokenizer:
-    if codec is None:
+def _prompt_tokenizer(tokenizer: CheckpointTokenizer | None) -> prompt_sources.Tokenizer:
+    if tokenizer is None:
         return prompt_sources.BYTES
-    return prompt_sources.Tokenizer(codec.encode, codec.decode, codec.chat)
-
-
-def _alike(one: Codec | None, other: Codec | None) -> bool:
-    return one is other or (one is not None and other is not None and one.content == other.content)
+    return prompt_sources.Tokenizer(tokenizer.encode, tokenizer.decode, tokenizer.chat)

@@ -1,9 +1,9 @@
-"""The speed pass: every cell repeated as the protocol says, in rounds, each model in a process of its own.
+"""The speed pass: every cell repeated as the protocol requires, in rounds, each model in its own worker process.
 
-Cells are visited in rounds in a shuffled order, so that drift spreads over all of them. Where all models fit in the
+Cells are visited in rounds, in shuffled order, so that drift spreads over all of them. Where all models fit in the
 device's memory their processes stay alive and alternate; otherwise baseline, target and baseline again run one after
-the other, and the two baseline passes check for drift. Nothing is decided here twice: what is left to do follows from
-the records alone, so a resumed run is the same code as a fresh one.
+the other, and the two baseline passes check for drift. What is left to do follows from the records alone, so a
+resumed run is the same code as a fresh one.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import random
 from collections.abc import Mapping, Sequence
 
 from dlmbench.bench.eta import Expectation, remaining
-from dlmbench.bench.worker import Complete, Failed, Inspect, Pool, Repeat, Repetition, Worker
+from dlmbench.bench.worker import Failed, GenerateMissing, Pool, ProfileCell, Repeat, Repetition, Worker
 from dlmbench.measure.protocol import plan_visit
 from dlmbench.prompts import in_batches
 from dlmbench.results import Store
@@ -28,12 +28,13 @@ from dlmbench.types import (
     StoredGeneration,
 )
 
-# Rows generated at once for prompts that no timed repetition met: batch mates never change a row.
-COMPLETION_ROWS = 16
+# Batch size for prompts that no timed repetition has used. That the other rows of a batch do not change a row's text is
+# only shown on the CPU in float32; on a GPU in bfloat16 the batch size changes texts.
+MISSING_BATCH_SIZE = 16
 
 
 class SpeedPass:
-    """One run of a plan into a store."""
+    """The speed pass of one plan, recorded in a store."""
 
     def __init__(
         self,
@@ -50,7 +51,7 @@ class SpeedPass:
         self.progress, self.expectation, self.seed = progress, expectation, seed
         self.prompts: PromptSets = {}
         self.scored = {cell.id for cell in plan.scored_cells if texts_needed and cell.model.weights != "random"}
-        # What was skipped on a prediction may be tried by a later run.
+        # A later run may try what was skipped because of a prediction.
         self.ended = {r.cell.id: r.status for r in store.results() if r.status not in (None, "skipped")}
         self.generated = {(g.cell_id, g.prompt_index) for g in store.generations()}
 
@@ -60,13 +61,13 @@ class SpeedPass:
         return all(cell.id in self.ended for cell in self.plan.cells)
 
     def skip(self, reasons: Mapping[str, str]) -> None:
-        """End these cells untried, by id, each with its reason; what was begun already is gone on with."""
+        """Record these cells (reasons by id) as skipped; a cell that has samples already is resumed instead."""
         new = []
         for cell in self.plan.cells:
             if cell.id in reasons and cell.id not in self.ended and not self.store.samples(cell.id):
                 self.ended[cell.id] = "skipped"
-                known = self.store.result(cell.id)
-                if (known.status, known.reason) != ("skipped", reasons[cell.id]):
+                result = self.store.result(cell.id)
+                if (result.status, result.reason) != ("skipped", reasons[cell.id]):
                     new.append(cell)
         for cell in new:
             self.store.append(CellStatus(cell.id, "skipped", reasons[cell.id]))
@@ -75,7 +76,7 @@ class SpeedPass:
             self.store.write_views()
 
     def run(self, prompts: PromptSets, *, together: bool) -> None:
-        """Do all that is left. `together`: all models fit in memory at once."""
+        """Run everything that is left. `together`: all models fit in memory at once."""
         self.prompts = prompts
         rounds = range(self.settings.rounds)
         if together:
@@ -111,19 +112,19 @@ class SpeedPass:
             self.pool.worker(key).stop()
 
     def _visit(self, cell: Cell, number: int) -> None:
-        """One cell in one round: the number of repetitions is asked again once the pilot is on record."""
+        """One cell in one round: the number of repetitions is computed again once the pilot is recorded."""
         worker = self.pool.worker(cell.model.key)
         while cell.id not in self.ended:
-            fresh = cell.id not in worker.met
+            fresh = cell.id not in worker.visited
             visit = plan_visit(self.store.samples(cell.id), self.settings, number, fresh_process=fresh)
             if visit.is_empty or self._too_large(cell):
                 return
             self._show(cell, f"round {number + 1} of {self.settings.rounds}")
-            worker.met.add(cell.id)
-            self._take(worker, Repeat(cell, visit, number, in_batches(self._prompts(cell), cell.batch_size)))
+            worker.visited.add(cell.id)
+            self._record(worker, Repeat(cell, visit, number, in_batches(self._prompts(cell), cell.batch_size)))
 
     def _too_large(self, cell: Cell) -> bool:
-        """Whether a smaller batch of the same shape ran out of memory; then this one is recorded as such, untried."""
+        """Whether a smaller batch of the same shape ran out of memory; if so, this cell is recorded as oom, untried."""
         for other in self.plan.cells:
             smaller = other.quality_key == cell.quality_key and other.batch_size < cell.batch_size
             if smaller and self.ended.get(other.id) == "oom":
@@ -132,24 +133,25 @@ class SpeedPass:
         return False
 
     def _finish(self, cell: Cell) -> None:
-        """The passes of their own, the texts still missing, and the cell's end."""
+        """Profile a cell, generate its missing texts, and record its end."""
         worker = self.pool.worker(cell.model.key)
-        known = self.store.result(cell.id)
-        every = self._prompts(cell)
-        if known.traced is None or known.memory is None:
-            self._show(cell, "inner times and memory")
-            self._take(worker, Inspect(cell, in_batches(every, cell.batch_size)[0]))
+        result = self.store.result(cell.id)
+        prompts = self._prompts(cell)
+        if result.traced is None or result.memory is None:
+            self._show(cell, "step times and memory")
+            self._record(worker, ProfileCell(cell, in_batches(prompts, cell.batch_size)[0]))
         missing = self._missing(cell)
         if missing and cell.id not in self.ended:
             self._show(cell, "texts for scoring")
-            rows = max(COMPLETION_ROWS, cell.batch_size)
-            parts = (PromptBatch(missing[i : i + rows], every.prompt_hash) for i in range(0, len(missing), rows))
-            self._take(worker, Complete(cell, tuple(parts)))
+            size = max(MISSING_BATCH_SIZE, cell.batch_size)
+            parts = [missing[i : i + size] for i in range(0, len(missing), size)]
+            batches = tuple(PromptBatch(part, prompts.prompt_hash) for part in parts)
+            self._record(worker, GenerateMissing(cell, batches))
         if cell.id not in self.ended:
             self._end(cell, None)
 
-    def _take(self, worker: Worker, request: Repeat | Inspect | Complete) -> None:
-        """Put each reply on record as it comes."""
+    def _record(self, worker: Worker, request: Repeat | ProfileCell | GenerateMissing) -> None:
+        """Send a request and record each reply as it comes."""
         cell = request.cell
         for reply in worker.ask(request):
             if isinstance(reply, Failed):
@@ -161,7 +163,6 @@ class SpeedPass:
             elif isinstance(reply, StoredGeneration):
                 self._keep(cell, (reply,))
             else:
-                assert not hasattr(reply, "metric")
                 self.store.append(reply)
 
     def _keep(self, cell: Cell, generations: Sequence[StoredGeneration]) -> None:
@@ -178,15 +179,15 @@ class SpeedPass:
         self.store.write_views()
 
     def _show(self, cell: Cell, doing: str) -> None:
-        """Say what is done now, and how long all that is left should take."""
+        """Report the current activity, and how long everything that is left should take."""
         results = [self.store.result(c.id) for c in self.plan.cells]
         texts = {c.id: len(self._missing(c)) for c in self.plan.cells if c.id not in self.ended}
-        left = remaining(results, self.ended, self.settings, self.expectation, texts, COMPLETION_ROWS)
+        left = remaining(results, self.ended, self.settings, self.expectation, texts, MISSING_BATCH_SIZE)
         self.progress.left(left.seconds, left.unknown)
         self.progress.cell(cell, doing)
 
     def _missing(self, cell: Cell) -> tuple[Prompt, ...]:
-        """The prompts whose texts scoring still needs."""
+        """The prompts whose generated texts scoring still needs."""
         if cell.id not in self.scored:
             return ()
         return tuple(p for p in self._prompts(cell).prompts if (cell.id, p.index) not in self.generated)

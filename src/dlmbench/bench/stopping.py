@@ -1,7 +1,7 @@
-"""Stopping in good order: after a signal the repetition under way is finished and recorded, then the run ends.
+"""Graceful stop: after SIGUSR1 the current repetition is finished and recorded, then the run ends.
 
-SLURM sends USR1 some time before it kills a job. What is on record by then is kept, and the job asks to be queued
-again. Whether anything got done decides if that makes sense: a limit too short for one repetition would queue for ever.
+SLURM sends USR1 some time before it kills a job. The records are kept, and the job asks to be queued again. That only
+makes sense if it made progress: a time limit too short for one repetition would be queued for ever.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dlmbench.types import Cell, Progress
 
 
 class Stopping:
-    """Progress handed on to `inner`; raises `StopRequestedError` at the first safe place after USR1."""
+    """Passes progress on to `inner`; raises `StopRequestedError` at the first safe point after SIGUSR1."""
 
     def __init__(self, inner: Progress) -> None:
         self._inner = inner
@@ -40,12 +40,12 @@ class Stopping:
             raise StopRequestedError
 
     def cell(self, cell: Cell, doing: str) -> None:
-        """A cell is about to be worked on."""
+        """Work on a cell begins."""
         self._stop_if_asked()
         self._inner.cell(cell, doing)
 
     def repetition(self, cell: Cell, latency_s: float) -> None:
-        """A repetition is on record."""
+        """A repetition is recorded."""
         self._inner.repetition(cell, latency_s)
         self._stop_if_asked()
 
@@ -60,11 +60,11 @@ class Stopping:
 
 @contextmanager
 def resumable(folder: Path) -> Iterator[None]:
-    """Around a run into `folder` that may be asked to stop.
+    """A run into `folder` that may be asked to stop.
 
     Raises:
-        StopRequestedError: it was, and has advanced: the same command goes on from there.
-        BenchError: it was before anything was done; the next time would be no different.
+        StopRequestedError: it was stopped after some progress: the same command resumes it.
+        BenchError: it was stopped before any progress; a second time would be no different.
     """
     before = _work_done(folder)
     try:
@@ -73,8 +73,8 @@ def resumable(folder: Path) -> Iterator[None]:
         if _work_done(folder) > before:
             raise
         failure = BenchError(
-            f"asked to stop before one repetition was on record in {folder}",
-            "Give the job more time: loading the models and warming up take theirs each time",
+            f"stopped before one repetition was recorded in {folder}",
+            "Give the job more time: each start loads the models and warms up again",
         )
     else:
         return
@@ -82,8 +82,8 @@ def resumable(folder: Path) -> Iterator[None]:
 
 
 def _work_done(folder: Path) -> int:
-    """Records of measurements that a resumed run does not make again: all but warm-ups."""
-    if not folder.is_dir():  # not there yet, or a mistake that opening the run will name
+    """Number of records that a resumed run does not measure again: all but warm-ups."""
+    if not folder.is_dir():  # a new run, or a mistake that opening the run reports
         return 0
     count = 0
     for name in (RECORDS, GENERATIONS, TEXT_SCORES):

@@ -1,7 +1,7 @@
-"""A model in a process of its own: requests go in over a pipe, records come back one by one.
+"""Worker processes: each holds one model, takes requests over a pipe, and sends records back one by one.
 
-A process of its own means that one model's memory, captured state or crash never touches the other's numbers. The
-parent owns the records: what a worker has sent is safe, whatever happens to the worker next.
+A process per model means that one model's memory, captured graphs or crash never affect another's numbers. The parent
+owns the records: what a worker has sent is safe, whatever happens to the worker next.
 """
 
 from __future__ import annotations
@@ -10,28 +10,30 @@ import contextlib
 import multiprocessing
 import os
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
-from pathlib import Path
-from types import ModuleType
+from typing import Protocol, TypeVar
 
-from dlmbench import registry
+from dlmbench import models, registry
 from dlmbench.errors import BenchError, InvalidLogitsError
 from dlmbench.measure.clock import Clock, clock_for
 from dlmbench.measure.energy import GpuMeter, repeat_for_energy
 from dlmbench.measure.memory import measure_memory
 from dlmbench.measure.protocol import Visit, timed_repetition, traced_pass
-from dlmbench.models.tokenizer import Codec, find
+from dlmbench.models import LoadedModel
+from dlmbench.models.tokenizer import CheckpointTokenizer
 from dlmbench.prompts import source_attribute
+from dlmbench.sampling.generator import generator_for
 from dlmbench.types import (
     Cell,
     CommitOrder,
     EnergyPass,
     Generation,
-    LanguageModel,
+    Generator,
     MemoryPass,
+    ModelSpec,
     OnStep,
     PromptBatch,
     Sample,
@@ -42,44 +44,122 @@ from dlmbench.types import (
     TracedPass,
 )
 
+ReplyT = TypeVar("ReplyT")
+ReplyT_co = TypeVar("ReplyT_co", covariant=True)
+
+
+# ---------------------------------------------------------------- in the worker: the model and what it generates
+
 
 @dataclass(frozen=True)
-class Repeat:
-    """Run a cell's visit: warm-ups, then timed repetitions, batch after batch of `batches` in turn."""
+class CellGenerator:
+    """A cell with what generates its texts and what their tokens are counted by.
+
+    tokenizer: None where the model has none. eos_id: None where an end-of-text token means nothing.
+    """
 
     cell: Cell
-    visit: Visit
-    round: int
-    batches: tuple[PromptBatch, ...]
+    generator: Generator
+    tokenizer: CheckpointTokenizer | None
+    eos_id: int | None
+
+    def generate(self, batch: PromptBatch, on_step: OnStep | None = None, trace: bool = False) -> Generation:
+        """One generation with the cell's knobs and seed."""
+        cell = self.cell
+        return self.generator.generate(batch, cell.new_tokens, dict(cell.knobs), cell.seed, on_step, trace)
+
+    def useful_tokens(self, generation: Generation) -> int | None:
+        """Tokens up to and including the first end of text, over all rows."""
+        end, rows = self.eos_id, generation.tokens_BG
+        return None if end is None else sum(row.index(end) + 1 if end in row else len(row) for row in rows)
+
+    def output_bytes(self, generation: Generation) -> int | None:
+        """Bytes of the decoded text, over all rows."""
+        if self.tokenizer is None:
+            return None
+        return sum(len(self.tokenizer.decode(row).encode()) for row in generation.tokens_BG)
+
+    def texts(self, batch: PromptBatch, generation: Generation) -> Iterator[StoredGeneration]:
+        """Each row as it is stored."""
+        for prompt, row in zip(batch.prompts, generation.tokens_BG, strict=True):
+            single = Generation((row,), generation.forwards, 0, 0)
+            yield StoredGeneration(
+                cell_id=self.cell.id,
+                prompt_index=prompt.index,
+                prompt_hash=batch.prompt_hash,
+                output_ids=row,
+                text=self.tokenizer.decode(row) if self.tokenizer else None,
+                forwards=generation.forwards,
+                useful_tokens=self.useful_tokens(single),
+                output_bytes=self.output_bytes(single),
+            )
 
 
-@dataclass(frozen=True)
-class Inspect:
-    """The passes of their own: inner times, memory, and energy where one repetition is too short to trust."""
+class WorkerState:
+    """What a worker process holds from one request to the next."""
 
-    cell: Cell
-    batch: PromptBatch
+    def __init__(self, device: str) -> None:
+        self.device = device
+        self.clock: Clock = clock_for(device)
+        self.meter = GpuMeter.of_device(device)
+        self._loaded: tuple[object, LoadedModel] | None = None  # by spec, engine, precision and attention
+        self._last_cell: str | None = None  # the id of the cell that the captured graphs belong to
+        self._idle_power_w: dict[object, float | None] = {}
+
+    def load(self, spec: ModelSpec, *, engine: str, precision: str, attention: str, seed: int) -> LoadedModel:
+        """The model that is loaded already if it is the right one, else this one in its place."""
+        key = (spec, engine, precision, attention)
+        if self._loaded is None or self._loaded[0] != key:
+            self._loaded = None  # free the memory before the next model takes it
+            model = models.load(
+                spec, engine=engine, precision=precision, attention=attention, device=self.device, seed=seed
+            )
+            self._loaded = (key, model)
+        return self._loaded[1]
+
+    def load_for(self, cell: Cell) -> LoadedModel:
+        """The model of a cell."""
+        return self.load(
+            cell.model, engine=cell.engine, precision=cell.precision, attention=cell.attention, seed=cell.seed
+        )
+
+    def generator(self, cell: Cell) -> CellGenerator:
+        """The generator of a cell, without the graphs and caches of other cells."""
+        model = self.load_for(cell)
+        generator = generator_for(model, cell.sampler)
+        if self._last_cell != cell.id:
+            # Other cells' graphs would count as this cell's memory; its own are kept, or a repetition would pay again.
+            generator.reset()
+            self._last_cell = cell.id
+        # Random weights end a text by chance, and the embedded corpus has no end-of-text token.
+        has_end = cell.model.weights != "random" and source_attribute(cell.prompts, "HAS_EOS", True)
+        return CellGenerator(cell, generator, model.tokenizer, model.architecture.eos_id if has_end else None)
+
+    def ask(self, request: WorkerRequest[ReplyT]) -> Iterator[ReplyT | Failed]:
+        """Replies to `request` in this process, as `Worker.ask` gives them from another; errors are raised."""
+        yield from request.run(self)
+
+    def idle_power_w(self) -> float | None:
+        """Power of the device while nothing runs; measured once per model, while the other workers wait."""
+        key = self._loaded and self._loaded[0]
+        if key not in self._idle_power_w:
+            self._idle_power_w[key] = self.meter.idle_power_w()
+        return self._idle_power_w[key]
 
 
-@dataclass(frozen=True)
-class Complete:
-    """Generate, untimed, for prompts that no timed repetition met."""
-
-    cell: Cell
-    batches: tuple[PromptBatch, ...]
+# ---------------------------------------------------------------- requests and replies
 
 
-@dataclass(frozen=True)
-class Measure:
-    """Score texts with a metric that needs the cell's model, or a model of its own."""
+class WorkerRequest(Protocol[ReplyT_co]):
+    """A message to a worker: what it does there, and what it sends back. Both are pickled."""
 
-    metric: str
-    texts: Texts
+    def run(self, state: WorkerState) -> Iterator[ReplyT_co]:
+        """Called in the worker; each reply is sent as soon as it is yielded."""
 
 
 @dataclass(frozen=True)
 class Failed:
-    """A request that could not be carried out, and how the cell is to be recorded."""
+    """A request that failed, and how that is recorded."""
 
     status: Status
     reason: str
@@ -87,171 +167,107 @@ class Failed:
 
 @dataclass(frozen=True)
 class Repetition:
-    """One sample with the texts it made."""
+    """One sample with the texts it generated."""
 
     sample: Sample
     generations: tuple[StoredGeneration, ...]
 
 
-Request = Repeat | Inspect | Complete | Measure
-Reply = Repetition | TracedPass | MemoryPass | EnergyPass | CommitOrder | StoredGeneration | TextResult
+@dataclass(frozen=True)
+class Repeat:
+    """Run one visit of a cell: warm-ups, then timed repetitions, cycling through `batches`."""
 
+    cell: Cell
+    visit: Visit
+    round: int
+    batches: tuple[PromptBatch, ...]
 
-@dataclass
-class _Model:
-    """What a worker holds: one loaded model, and what a cell of it must agree with."""
-
-    setting: tuple[str, ...]
-    language_model: LanguageModel
-    codec: Codec | None
-
-
-def _setting(cell: Cell) -> tuple[str, ...]:
-    return (cell.model.key, cell.engine, cell.precision, cell.attention)
-
-
-class _Server:
-    """The worker's side: loads what a cell asks for and carries requests out."""
-
-    def __init__(self, folder: Path | None, device: str) -> None:
-        self.folder, self.device = folder, device
-        self.clock: Clock = clock_for(device)
-        self.meter = GpuMeter.of_device(device)
-        self.model: _Model | None = None
-        self._served: str | None = None  # the cell whose records the model may hold
-        self._idle_power_w: dict[tuple[str, ...], float | None] = {}  # by the setting of the model that was there
-
-    def answer(self, request: Request) -> Iterator[Reply]:
-        """The replies to one request, each as soon as it is there."""
-        if isinstance(request, Measure):
-            yield from self._measure(request)
-            return
-        cell = request.cell
-        model = self.load(cell)
-        if self._served != cell.id:
-            # What other cells recorded would take this one's memory; its own is kept, or a repetition would pay for it.
-            model.language_model.reset_graphs()
-            self._served = cell.id
-        if isinstance(request, Repeat):
-            yield from self._repeat(request, model)
-        elif isinstance(request, Inspect):
-            yield from self._inspect(request, model)
-        else:
-            for batch in request.batches:
-                generation = self._generate(cell, model, batch)
-                yield from _stored(cell, batch, generation, model)
-
-    def _measure(self, request: Measure) -> Iterator[Reply]:
-        module = registry.load("metrics", request.metric)
-        texts = replace(request.texts, device=self.device)
-        if "model" in module.NEEDS:
-            texts = replace(texts, model=self.load(texts.cell).language_model)
-        yield from module.score(texts)
-
-    def load(self, cell: Cell) -> _Model:
-        """The model as `cell` asks for it; the one that is there, if it fits."""
-        if self.model is None or self.model.setting != _setting(cell):
-            self.model = None  # the old one goes before the new one comes
-            engine = registry.load("engines", cell.engine)
-            loaded = engine.load(
-                cell.model,
-                self.folder,
-                precision=cell.precision,
-                attention=cell.attention,
-                device=self.device,
-                seed=cell.seed,
-            )
-            self.model = _Model(_setting(cell), loaded, find(self.folder) if self.folder else None)
-        return self.model
-
-    @staticmethod
-    def _generate(
-        cell: Cell, model: _Model, batch: PromptBatch, on_step: OnStep | None = None, trace: bool = False
-    ) -> Generation:
-        sampler: ModuleType = registry.load("samplers", cell.sampler)
-        made: Generation = sampler.generate(
-            model.language_model, batch, cell.new_tokens, dict(cell.knobs), cell.seed, on_step, trace
-        )
-        return made
-
-    def _repeat(self, request: Repeat, model: _Model) -> Iterator[Reply]:
-        cell, visit = request.cell, request.visit
+    def run(self, state: WorkerState) -> Iterator[Repetition]:
+        """One reply per repetition."""
+        generator, visit = state.generator(self.cell), self.visit
         todo = [(True, visit.first_warmup_index + i) for i in range(visit.warmups)]
         todo += [(False, visit.first_index + i) for i in range(visit.repetitions)]
         for is_warmup, index in todo:
-            batch = request.batches[index % len(request.batches)]
+            batch = self.batches[index % len(self.batches)]
             sample, generation = timed_repetition(
-                lambda batch=batch: self._generate(cell, model, batch),  # type: ignore[misc]
-                self.clock,
-                cell_id=cell.id,
+                lambda batch=batch: generator.generate(batch),  # type: ignore[misc]
+                state.clock,
+                cell_id=self.cell.id,
                 index=index,
                 is_warmup=is_warmup,
-                round_index=request.round,
-                meter=self.meter,
-                useful_tokens=lambda made: _useful_tokens(cell, model, made),
-                output_bytes=lambda made: _output_bytes(model, made),
+                round_index=self.round,
+                meter=state.meter,
+                useful_tokens=generator.useful_tokens,
+                output_bytes=generator.output_bytes,
             )
-            yield Repetition(sample, () if is_warmup else tuple(_stored(cell, batch, generation, model)))
+            yield Repetition(sample, () if is_warmup else tuple(generator.texts(batch, generation)))
 
-    def _inspect(self, request: Inspect, model: _Model) -> Iterator[Reply]:
-        cell, batch = request.cell, request.batch
+
+@dataclass(frozen=True)
+class ProfileCell:
+    """Everything that is measured outside the timed repetitions.
+
+    Times of single steps, the commit order, peak memory, and energy where one repetition is too short for a reading.
+    """
+
+    cell: Cell
+    batch: PromptBatch
+
+    def run(self, state: WorkerState) -> Iterator[TracedPass | CommitOrder | MemoryPass | EnergyPass]:
+        """One reply per pass."""
+        cell, batch, generator = self.cell, self.batch, state.generator(self.cell)
         is_autoregressive = registry.load("samplers", cell.sampler).PARADIGM == "autoregressive"
-        made: list[Generation] = []
+        generations: list[Generation] = []
 
         def traced(on_step: OnStep) -> Generation:
-            made.append(self._generate(cell, model, batch, on_step, trace=True))
-            return made[-1]
+            generations.append(generator.generate(batch, on_step, trace=True))
+            return generations[-1]
 
-        # With a trace the steps are others than without: the first time may compile and record them.
+        # Traced steps differ from untraced ones: the first time they may be compiled and captured.
         traced(lambda forwards: None)
-        yield traced_pass(traced, self.clock, cell_id=cell.id, is_autoregressive=is_autoregressive)
-        if (trace := made[0].trace) is not None:
-            first = batch.prompts[0].index
-            yield CommitOrder(cell.id, first, made[0].forwards, trace.committed_at_BG[0], trace.confidence_BG[0])
-        model.language_model.reset_graphs()
-        memory = measure_memory(cell.id, lambda: self._generate(cell, model, batch), self.device)
-        yield replace(memory, idle_power_w=self._idle_power(model))
-        energy = repeat_for_energy(cell.id, lambda: self._generate(cell, model, batch), self.clock, self.meter)
+        yield traced_pass(traced, state.clock, cell_id=cell.id, is_autoregressive=is_autoregressive)
+        first = generations[0]
+        if first.trace is not None:
+            order = first.trace.committed_at_BG[0], first.trace.confidence_BG[0]
+            yield CommitOrder(cell.id, batch.prompts[0].index, first.forwards, *order)
+        generator.generator.reset()
+        memory = measure_memory(cell.id, lambda: generator.generate(batch), state.device)
+        yield replace(memory, idle_power_w=state.idle_power_w())
+        energy = repeat_for_energy(cell.id, lambda: generator.generate(batch), state.clock, state.meter)
         if energy is not None:
             yield energy
 
-    def _idle_power(self, model: _Model) -> float | None:
-        """Power of the device while nothing runs; measured once a model, while the other workers wait."""
-        if model.setting not in self._idle_power_w:
-            self._idle_power_w[model.setting] = self.meter.idle_power_w()
-        return self._idle_power_w[model.setting]
+
+@dataclass(frozen=True)
+class GenerateMissing:
+    """Generate, untimed, for the prompts that no timed repetition has used."""
+
+    cell: Cell
+    batches: tuple[PromptBatch, ...]
+
+    def run(self, state: WorkerState) -> Iterator[StoredGeneration]:
+        """One reply per text."""
+        generator = state.generator(self.cell)
+        for batch in self.batches:
+            yield from generator.texts(batch, generator.generate(batch))
 
 
-def _useful_tokens(cell: Cell, model: _Model, made: Generation) -> int | None:
-    """Tokens up to and with the first end of text, over all rows; None where an end says nothing.
+@dataclass(frozen=True)
+class ScoreTexts:
+    """Score texts by a metric that needs the cell's model, or a model of its own."""
 
-    Random weights end by chance, and the embedded corpus has no end-of-story token.
-    """
-    end = model.language_model.architecture.eos_id
-    if end is None or cell.model.weights == "random" or not source_attribute(cell.prompts, "HAS_EOS", True):
-        return None
-    return sum(row.index(end) + 1 if end in row else len(row) for row in made.tokens_BG)
+    metric: str
+    texts: Texts
 
-
-def _output_bytes(model: _Model, made: Generation) -> int | None:
-    if model.codec is None:
-        return None
-    return sum(len(model.codec.decode(row).encode()) for row in made.tokens_BG)
+    def run(self, state: WorkerState) -> Iterator[TextResult]:
+        """One reply per score."""
+        module = registry.load("metrics", self.metric)
+        model = state.load_for(self.texts.cell).language_model if "model" in module.NEEDS else None
+        results: Iterable[TextResult] = module.score(replace(self.texts, device=state.device, model=model))
+        yield from results
 
 
-def _stored(cell: Cell, batch: PromptBatch, made: Generation, model: _Model) -> Iterator[StoredGeneration]:
-    for prompt, row in zip(batch.prompts, made.tokens_BG, strict=True):
-        alone = Generation((row,), made.forwards, 0, 0)
-        yield StoredGeneration(
-            cell_id=cell.id,
-            prompt_index=prompt.index,
-            prompt_hash=batch.prompt_hash,
-            output_ids=row,
-            text=model.codec.decode(row) if model.codec else None,
-            forwards=made.forwards,
-            useful_tokens=_useful_tokens(cell, model, alone),
-            output_bytes=_output_bytes(model, alone),
-        )
+# ---------------------------------------------------------------- the process
 
 
 def failure(error: Exception) -> Failed:
@@ -266,27 +282,27 @@ def failure(error: Exception) -> Failed:
     return Failed("error", f"{type(error).__name__}: {error}" if not isinstance(error, BenchError) else str(error))
 
 
-_READY = "ready"  # a worker's first word: libraries and first model are loaded
+_READY = "ready"  # a worker's first message: libraries are imported and its first model is loaded
 
 
-def _serve(connection: Connection, folder: Path | None, device: str, first: Cell | None) -> None:
-    """The worker's main loop; ends when the parent hangs up, however it ended."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+def _serve(connection: Connection, device: str, first: Cell | None) -> None:
+    """The worker's main loop; ends when the parent closes the pipe or dies."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     import torch
     from transformers.utils import logging
 
     logging.set_verbosity_error()
-    server = _Server(folder, device)
+    state = WorkerState(device)
     try:
         if first is not None:
-            with contextlib.suppress(Exception):  # it fails again, and is recorded, when the cell is run
-                server.load(first)
+            with contextlib.suppress(Exception):  # it fails again, and is recorded, when the cell runs
+                state.load_for(first)
         connection.send(_READY)
         while (request := connection.recv()) is not None:
             try:
-                for reply in server.answer(request):
+                for reply in request.run(state):
                     connection.send(reply)
-            except Exception as error:  # whatever a cell does must not cost the others
+            except Exception as error:  # one cell's failure must not cost the others
                 connection.send(failure(error))
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
@@ -296,16 +312,16 @@ def _serve(connection: Connection, folder: Path | None, device: str, first: Cell
 
 
 class Worker:
-    """The parent's handle on one model's process, started when it is first asked for something."""
+    """The parent's handle on one model's process, which starts at its first request."""
 
-    def __init__(self, folder: Path | None, device: str) -> None:
-        self._folder, self._device = folder, device
+    def __init__(self, device: str) -> None:
+        self.device = device
         self._process: BaseProcess | None = None
         self._connection: Connection | None = None
-        self.met: set[str] = set()
         self._is_ready = False
+        self.visited: set[str] = set()  # ids of the cells that this process has run
 
-    def ask(self, request: Request) -> Iterator[Reply | Failed]:
+    def ask(self, request: WorkerRequest[ReplyT]) -> Iterator[ReplyT | Failed]:
         """Replies to `request` as they come; the last may be `Failed`."""
         self.start()
         assert self._connection is not None
@@ -321,19 +337,19 @@ class Worker:
             yield Failed("error", f"the model's process died: {how}{advice}")
 
     def start(self, first: Cell | None = None) -> None:
-        """Start the process, if there is none, without waiting for it; it loads what the cell `first` asks for."""
+        """Start the process, if there is none, without waiting for it; it loads the model of the cell `first`."""
         if self._process is not None:
             return
-        if self._device == "cpu":
-            # A thread that spins for long while it waits takes a core from the one it waits for: with another process
-            # on a core, a forward of the embedded pair took 950 ms in place of 20. libgomp reads this with torch.
+        if self.device == "cpu":
+            # A thread that spins while it waits takes a core from the one it waits for: with another process on a
+            # core, a forward of the embedded pair took 950 ms instead of 20. libgomp reads this when torch loads it.
             os.environ.setdefault("GOMP_SPINCOUNT", "2000")
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, self._folder, self._device, first), daemon=True)
+        self._process = context.Process(target=_serve, args=(theirs, self.device, first), daemon=True)
         self._process.start()
         theirs.close()
-        self.met, self._is_ready = set(), False
+        self.visited, self._is_ready = set(), False
 
     def wait(self) -> None:
         """Wait until the process is ready for requests."""
@@ -350,7 +366,7 @@ class Worker:
         return code if code is not None else -signal.SIGKILL
 
     def stop(self) -> None:
-        """End the process; the next request starts a fresh one."""
+        """End the process; the next request starts a new one."""
         if self._process is None or self._connection is None:
             return
         try:
@@ -366,11 +382,11 @@ class Worker:
 
 
 class Pool:
-    """One worker a model. Leaving the `with` block ends them all."""
+    """One worker per model key. Leaving the `with` block ends them all."""
 
-    def __init__(self, folders: Mapping[str, Path | None], device: str) -> None:
+    def __init__(self, keys: Iterable[str], device: str) -> None:
         self.device = device
-        self._workers = {key: Worker(folder, device) for key, folder in folders.items()}
+        self._workers = {key: Worker(device) for key in keys}
 
     def __enter__(self) -> Pool:
         return self

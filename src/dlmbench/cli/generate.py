@@ -62,7 +62,7 @@ def generate(
     for name, values in parse_overrides(knobs=knob or ()).knobs:
         knobs[name] = values[0]  # type: ignore[assignment]
     generation.check_controls(precision, attention)
-    request = generation.Request(
+    request = generation.GenerateRequest(
         model=model,
         prompt_file=prompt_file,
         prompts_are_ids=prompt_ids,

@@ -42,7 +42,7 @@ def likelihood(
     if draws is not None and metric != "elbo":
         raise BenchError("--draws says nothing of a likelihood", "add --metric elbo")
     generate.check_controls(precision, attention)
-    request = generate.Request(
+    request = generate.GenerateRequest(
         model=model,
         prompt_file=prompt_file,
         prompts_are_ids=False,

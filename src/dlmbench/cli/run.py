@@ -83,7 +83,7 @@ def _run(
     visits = len(plan.cells) * (experiment.protocol.rounds + 1) + len(plan.scored_cells)
     title = f"{experiment.name}: {len(plan.cells)} cells into {output_dir}"
     with resumable(output_dir), console.LiveProgress(title, visits) as progress, Stopping(progress) as stopping:
-        session.measure(experiment, plan, output_dir, stopping, machine or AS_FOUND, try_oom=try_oom)
+        session.run(experiment, plan, output_dir, stopping, machine or AS_FOUND, try_oom=try_oom)
     conclude(output_dir)
 
 

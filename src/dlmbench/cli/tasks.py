@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,9 +18,8 @@ from dlmbench.errors import BenchError, did_you_mean
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from dlmbench.tasks.records import Ended, TaskRun, TaskScore
-    from dlmbench.tasks.subject import Done
-    from dlmbench.tasks.sweep import Outcome
+    from dlmbench.tasks.records import TaskOutcome, TaskRun, TaskScore
+    from dlmbench.tasks.sweep import TaskListResult
 
 IncludePath = Annotated[Path | None, typer.Option(help="folder with task YAML files of your own, as config/tasks")]
 
@@ -53,7 +53,7 @@ def tasks(
     """
     from dlmbench.tasks import require, sweep
     from dlmbench.tasks.records import SAMPLES, TABLE, TASKS
-    from dlmbench.tasks.subject import LIKELIHOODS
+    from dlmbench.tasks.requests import LIKELIHOODS
 
     kind = next((k for k in LIKELIHOODS if k == likelihood), None)
     if kind is None:
@@ -63,7 +63,7 @@ def tasks(
     require()
     experiment, _ = load(config, steps=steps, models=models, knob=knob)
     names = tuple(name.strip() for item in tasks for name in item.split(",") if name.strip())
-    request = sweep.Request(
+    args = sweep.TaskListArgs(
         tasks=names,
         include_path=include_path,
         likelihood=kind,
@@ -77,11 +77,11 @@ def tasks(
     )
     os.environ.setdefault("TQDM_DISABLE", "1")  # read when tqdm is imported, by lm-eval: the progress shown is ours
     with _TaskProgress() as progress:
-        outcome = sweep.run(experiment, request, output_dir, progress)
+        outcome = sweep.run(experiment, args, output_dir, progress)
     _show(outcome)
     for name in (TASKS, TABLE, SAMPLES):
         print(output_dir / name)
-    ended = [outcome.contents.ended[run.id] for run in outcome.runs]
+    ended = [outcome.results.outcomes[run.id] for run in outcome.runs]
     failed = [e for e in ended if e.status != "ok"]
     if failed:
         raise BenchError(
@@ -111,10 +111,10 @@ def lm_eval(context: typer.Context) -> None:
     if not context.args:
         print(context.get_help())
         return
-    from dlmbench.tasks.lm_eval_cli import hand_over
+    from dlmbench.tasks.lm_eval_cli import run_lm_eval
 
     # lm-eval spells its options with underscores only; here both spellings are in use.
-    hand_over([_underscored(argument) for argument in context.args])
+    run_lm_eval([_underscored(argument) for argument in context.args])
 
 
 def _underscored(argument: str) -> str:
@@ -158,19 +158,20 @@ class _TaskProgress:
         self._what = f"{number}/{total} {run.label}"
         self._bar.update(self._task, description=self._what, completed=0, total=None)
 
-    def watch(self, what: str, total: int) -> Done:
+    @contextmanager
+    def bar(self, what: str, total: int) -> Iterator[Callable[[int], object]]:
         self._bar.update(self._task, description=f"{self._what}: {what}", completed=0, total=total)
-        return lambda count: self._bar.update(self._task, advance=count)
+        yield lambda count: self._bar.update(self._task, advance=count)
 
-    def ended(self, ended: Ended, scores: Sequence[TaskScore]) -> None:
-        if ended.status != "ok":
-            self._say(f"{self._what}: not run: {ended.reason}")
+    def ended(self, outcome: TaskOutcome, scores: Sequence[TaskScore]) -> None:
+        if outcome.status != "ok":
+            self._say(f"{self._what}: not run: {outcome.reason}")
             return
-        shown = ", ".join(f"{s.metric} {_number(s.value)}" for s in scores if s.task == ended.run.task)
+        shown = ", ".join(f"{s.metric} {_number(s.value)}" for s in scores if s.task == outcome.run.task)
         self._say(f"{self._what}: {shown or 'done'}")
 
 
-def _show(outcome: Outcome) -> None:
+def _show(outcome: TaskListResult) -> None:
     from rich.console import Console
 
     out = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
@@ -178,15 +179,15 @@ def _show(outcome: Outcome) -> None:
         out.print(table)
 
 
-def _tables(outcome: Outcome) -> Iterator[Table]:
+def _tables(outcome: TaskListResult) -> Iterator[Table]:
     """A table for each task, metric and filter: a row a run, baseline first."""
     from rich.table import Table
 
     runs = {run.id: run for run in outcome.runs}
-    differences = {(d.run_id, d.task, d.metric, d.filter): d for d in outcome.contents.differences}
+    differences = {(d.run_id, d.task, d.metric, d.filter): d for d in outcome.results.differences}
     groups: dict[tuple[str, str, str], list[TaskScore]] = {}
     for run_id in runs:
-        for score in (s for s in outcome.contents.scores if s.run_id == run_id):
+        for score in (s for s in outcome.results.scores if s.run_id == run_id):
             groups.setdefault((score.task, score.metric, score.filter), []).append(score)
     for (task, metric, filter_name), scores in groups.items():
         better = {True: ", higher is better", False: ", lower is better", None: ""}[scores[0].higher_is_better]

@@ -19,7 +19,7 @@ from dlmbench.analysis.winners import who_wins
 from dlmbench.charts import page
 from dlmbench.charts import style as _style
 from dlmbench.charts.points import Point, each, rows_of, shapes, short, table, why_missing
-from dlmbench.models.shapes import architecture_of
+from dlmbench.models.loading import architecture_of
 from dlmbench.roofline.break_even import break_even_surface
 from dlmbench.roofline.hardware import of_device
 from dlmbench.types import Architecture, Cell, Run

@@ -21,7 +21,7 @@ from dlmbench.analysis.study import Study
 from dlmbench.charts import page
 from dlmbench.charts import style as _style
 from dlmbench.charts.points import Point, each, rows_of, table, why_missing
-from dlmbench.models.shapes import architectures
+from dlmbench.models.loading import architectures
 from dlmbench.roofline.corrected import MeasuredCell, bounds_of
 from dlmbench.roofline.hardware import Hardware, of_device
 from dlmbench.types import Architecture, Run

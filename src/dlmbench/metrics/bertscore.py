@@ -9,18 +9,16 @@ for a T5, and fails for a tokenizer without a maximum length. An empty text scor
 from __future__ import annotations
 
 import importlib.util
-import json
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 from dlmbench.errors import BenchError
-from dlmbench.models.assets import resolve_model
+from dlmbench.models.loading import find_auxiliary
 from dlmbench.scoring.reference import NO_REFERENCE
-from dlmbench.types import MetricRequest, ModelSpec, Texts, TextScore, Unscored
+from dlmbench.types import MetricRequest, Texts, TextScore, Unscored
 
 UNIT = "F1"
 HIGHER_IS_BETTER = True
@@ -50,7 +48,7 @@ def prepare(settings: BertscoreSettings) -> MetricRequest:
     if importlib.util.find_spec("bert_score") is None:
         raise BenchError("bertscore needs the package bert-score", "pip install 'dlmbench[quality]'")
     try:
-        folder = resolve_model(ModelSpec("encoder", "", settings.model, "baseline"))
+        folder, config = find_auxiliary(settings.model)
     except BenchError as error:
         raise BenchError(
             f"bertscore needs an encoder: {error.message}",
@@ -59,9 +57,8 @@ def prepare(settings: BertscoreSettings) -> MetricRequest:
             "--setting bertscore.model=DIR --setting bertscore.num_layers=N`, or in the experiment file: "
             "metrics: [{bertscore: {model: DIR, num_layers: N}}]",
         ) from None
-    assert folder is not None
     layers = settings.num_layers or _usual_layer(settings.model)
-    deepest = _depth(folder)
+    deepest = _depth(config)
     if layers is None or not 0 < layers <= deepest:
         what = "does not say which layer" if layers is None else f"has {deepest} layers, not {layers}"
         raise BenchError(
@@ -80,11 +77,7 @@ def _usual_layer(model: str) -> int | None:
     return None if found is None else int(found)
 
 
-def _depth(folder: Path) -> int:
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        raise BenchError(f"{folder} has no readable config.json", "name a folder that holds an encoder") from None
+def _depth(config: Mapping[str, Any]) -> int:
     names = ("num_hidden_layers", "n_layers", "num_layers", "n_layer")
     return next((int(config[name]) for name in names if name in config), 0)
 

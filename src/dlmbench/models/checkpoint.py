@@ -1,16 +1,16 @@
-"""Reading a checkpoint folder: config.json, safetensors shards, every tensor checked before it is used.
+"""A checkpoint folder: its config.json, the check that its files are complete, and its weights, tensor by tensor.
 
-Weights are read by the family's own tensor map, one tensor at a time, straight to the device. Pickled weights are
-refused, for loading a pickle runs code; no remote code is ever run.
+Weights are read by the family's tensor map, one tensor at a time, straight to the device. Pickled weights are refused,
+because unpickling runs code; no remote code is ever run. Only the functions that read weights import torch.
 """
 
 from __future__ import annotations
 
 import json
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from dlmbench import registry
@@ -20,8 +20,10 @@ from dlmbench.types import Architecture, ModelSpec
 if TYPE_CHECKING:
     import torch
 
-_INDEX = "model.safetensors.index.json"
-_SINGLE = "model.safetensors"
+_INDEX, _SINGLE = "model.safetensors.index.json", "model.safetensors"
+_TOKENIZERS = ("tokenizer.json", "tokenizer.model")
+_MAX_HEADER_BYTES = 100_000_000  # the safetensors format's own limit
+_DOWNLOAD = "download it again with `dlmbench download`"
 
 
 @dataclass(frozen=True)
@@ -33,34 +35,39 @@ class Checkpoint:
     architecture: Architecture
 
 
-def _json(path: Path) -> dict[str, Any]:
+# ---------------------------------------------------------------- config.json
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file.
+
+    Raises:
+        BenchError: the file is missing, unreadable or not a JSON object.
+    """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise BenchError(f"{path.parent} has no {path.name}", "name a folder that holds a checkpoint") from None
-    except (OSError, ValueError) as error:
-        raise BenchError(f"cannot read {path}: {error}", "download the checkpoint again") from None
+        raise BenchError(f"{path.name} is missing", _DOWNLOAD) from None
+    except (OSError, ValueError):
+        value = None
     if not isinstance(value, dict):
-        raise BenchError(f"{path} is not a JSON object", "download the checkpoint again")
+        raise BenchError(f"{path.name} is damaged", _DOWNLOAD)
     return value
 
 
-def family_of(config: dict[str, Any]) -> str:
-    """The family that a config.json belongs to, by its model_type.
+def architecture_from(config: dict[str, Any], family: str) -> Architecture:
+    """The architecture that a config.json of `family` describes.
 
     Raises:
-        BenchError: no family has this model_type.
+        BenchError: a missing or unsupported value, or sizes of which no model can be made.
     """
-    kind = config.get("model_type")
-    if kind not in registry.names("families"):
-        known = ", ".join(registry.names("families"))
-        raise BenchError(f"config.json: model_type = {kind!r} is not supported", f"known families: {known}")
-    return str(kind)
-
-
-def family_module(name: str) -> ModuleType:
-    """The family's plug-in."""
-    return registry.load("families", name)
+    try:
+        architecture: Architecture = registry.load("families", family).architecture(config)
+        if architecture.parameters > 0 and architecture.head_size > 0:
+            return architecture
+    except (ValueError, TypeError, AttributeError, ArithmeticError):
+        pass
+    raise BenchError("config.json describes no model", "its sizes must be positive numbers")
 
 
 def inspect(folder: Path, family: str | None = None) -> Checkpoint:
@@ -71,74 +78,143 @@ def inspect(folder: Path, family: str | None = None) -> Checkpoint:
     """
     if not folder.is_dir():
         raise BenchError(f"no checkpoint folder at {folder}", "check the path, or fetch it with `dlmbench download`")
-    config = _json(folder / "config.json")
-    found = family_of(config)
-    if family is not None and found != family:
-        raise BenchError(f"{folder} is a checkpoint of family '{found}', not '{family}'", f"set family: {found}")
     try:
-        return Checkpoint(folder, found, family_module(found).architecture(config))
+        config = read_json(folder / "config.json")
+        found = config.get("model_type")
+        known = registry.names("families")
+        if found not in known:
+            raise BenchError(
+                f"config.json: model_type = {found!r} is not supported", f"known families: {', '.join(known)}"
+            )
+        if family is not None and found != family:
+            raise BenchError(f"this is a checkpoint of family '{found}', not '{family}'", f"set family: {found}")
+        return Checkpoint(folder, str(found), architecture_from(config, str(found)))
     except BenchError as error:
         raise BenchError(f"{folder}: {error.message}", error.hint) from None
 
 
 def named_architecture(family: str, name: str) -> Architecture:
-    """A shape known by name ("8b", "tiny"), for random weights.
+    """An architecture known by name ("8b", "tiny"), for random weights.
 
     Raises:
-        BenchError: the family knows no such shape.
+        BenchError: the family knows no architecture of this name.
     """
-    module = family_module(family)
-    if name not in module.KNOWN:
-        raise BenchError(f"family '{family}' knows no architecture '{name}'", f"known: {', '.join(module.KNOWN)}")
-    arch: Architecture = module.architecture(module.KNOWN[name])
-    return arch
+    known = registry.load("families", family).KNOWN
+    if name not in known:
+        raise BenchError(f"family '{family}' knows no architecture '{name}'", f"known: {', '.join(known)}")
+    return architecture_from(known[name], family)
 
 
-def _shards(folder: Path) -> dict[str, Path]:
-    """Which file holds each tensor."""
-    from safetensors import SafetensorError, safe_open
+# ---------------------------------------------------------------- files, read without torch
 
-    if (folder / _INDEX).exists():
-        weight_map: dict[str, str] = _json(folder / _INDEX).get("weight_map", {})
-        missing = sorted({f for f in weight_map.values() if not (folder / f).is_file()})
-        if missing:
-            raise BenchError(f"{folder}: missing shards {', '.join(missing)}", "fetch them with `dlmbench download`")
-        return {name: folder / file for name, file in weight_map.items()}
-    if (folder / _SINGLE).exists():
-        try:
-            with safe_open(folder / _SINGLE, framework="pt") as file:
-                return dict.fromkeys(file.keys(), folder / _SINGLE)
-        except SafetensorError as error:
-            raise BenchError(f"{folder / _SINGLE} is not a safetensors file: {error}", "download it again") from None
+
+def _header(path: Path) -> dict[str, Any]:
+    """The header of a safetensors file. It states the length of the file, so a truncated file is noticed.
+
+    Raises:
+        BenchError: the file is missing, truncated or of another format.
+    """
+    if not path.is_file():
+        raise BenchError(f"{path.name} is missing", _DOWNLOAD)
+    size = path.stat().st_size
+    try:
+        with path.open("rb") as stream:
+            (length,) = struct.unpack("<Q", stream.read(8))
+            header: Any = json.loads(stream.read(length)) if length <= min(size, _MAX_HEADER_BYTES) else None
+        ends = [tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"]
+    except (OSError, ValueError, struct.error, AttributeError, KeyError, TypeError, IndexError):
+        problem = "is empty" if size == 0 else "is not a safetensors file"
+        raise BenchError(f"{path.name} {problem}", _DOWNLOAD) from None
+    expected = 8 + length + max(ends, default=0)
+    if size != expected:
+        raise BenchError(f"{path.name} has {size} bytes of {expected}: not a whole safetensors file", _DOWNLOAD)
+    return {name: tensor for name, tensor in header.items() if name != "__metadata__"}
+
+
+def _weight_map(folder: Path) -> dict[str, Path]:
+    """Which safetensors file holds each tensor.
+
+    Raises:
+        BenchError: no weights, weights in another format, or a broken index.
+    """
+    if (folder / _INDEX).is_file():
+        files = read_json(folder / _INDEX).get("weight_map")
+        if not isinstance(files, dict) or not all(isinstance(file, str) for file in files.values()):
+            raise BenchError(f"{_INDEX} has no weight_map", _DOWNLOAD)
+        return {name: folder / file for name, file in files.items()}
+    if (folder / _SINGLE).is_file():
+        return dict.fromkeys(_header(folder / _SINGLE), folder / _SINGLE)
     pickled = sorted(p.name for p in folder.glob("*") if p.suffix in {".bin", ".pt", ".pth", ".ckpt"})
     if pickled:
         raise BenchError(
-            f"{folder} has only pickled weights ({', '.join(pickled)}), and loading those runs code",
+            f"only pickled weights, which are refused because loading them runs code: {', '.join(pickled)}",
             "convert them to safetensors",
         )
-    raise BenchError(f"{folder} has no {_SINGLE} and no {_INDEX}", "fetch the weights with `dlmbench download`")
+    raise BenchError(f"no {_SINGLE} and no {_INDEX}", "fetch the weights with `dlmbench download`")
+
+
+def problems(folder: Path, spec: ModelSpec) -> tuple[str, ...]:
+    """What is missing or broken in a model's folder; nothing when it is complete.
+
+    The config of a model without a family (a judge, an encoder) is read but not interpreted.
+    """
+    found: list[str] = []
+    try:
+        config = read_json(folder / "config.json")
+        if spec.family:
+            architecture_from(config, spec.family)
+    except BenchError as error:
+        found.append(error.message)
+    if not any((folder / name).is_file() and (folder / name).stat().st_size > 0 for name in _TOKENIZERS):
+        found.append("tokenizer.json is missing")
+    elif (folder / "tokenizer.json").is_file():
+        try:
+            read_json(folder / "tokenizer.json")
+        except BenchError as error:
+            found.append(error.message)
+    if spec.weights == "pretrained":
+        try:
+            files = sorted(set(_weight_map(folder).values()))
+        except BenchError as error:
+            return (*found, error.message)
+        for file in files:
+            try:
+                _header(file)
+            except BenchError as error:
+                found.append(error.message)
+    return tuple(found)
+
+
+# ---------------------------------------------------------------- weights
 
 
 def tensors(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> Iterator[tuple[str, torch.Tensor]]:
     """Each weight under LLaMA's name, on `device` in `dtype`; one tensor at a time, shard after shard.
 
     Raises:
-        BenchError: a tensor is missing, has another shape, or is a bias that this layout does not know.
+        BenchError: a file is missing or damaged; a tensor is missing, has another shape, or is a bias, which no
+            supported layout has.
     """
     from safetensors import SafetensorError, safe_open
 
-    where = _shards(checkpoint.folder)
-    wanted = {t.official: t for t in family_module(checkpoint.family).tensors(checkpoint.architecture)}
-    for name in wanted:
-        if name not in where:
-            raise BenchError(f"{checkpoint.folder}: tensor '{name}' is missing", "download the checkpoint again")
-    biases = sorted(n for n in where if n.endswith(".bias"))
-    if biases:
-        raise BenchError(f"{checkpoint.folder}: tensor '{biases[0]}' is a bias", "biases are unsupported")
-    for path in sorted({where[name] for name in wanted}):
+    folder = checkpoint.folder
+    wanted = {t.official: t for t in registry.load("families", checkpoint.family).tensors(checkpoint.architecture)}
+    try:
+        files = _weight_map(folder)
+        for name in wanted:
+            if name not in files:
+                raise BenchError(f"tensor '{name}' is missing", _DOWNLOAD)
+        if biases := sorted(name for name in files if name.endswith(".bias")):
+            raise BenchError(f"tensor '{biases[0]}' is a bias", "biases are unsupported")
+        shards = sorted({files[name] for name in wanted})
+        for path in shards:
+            _header(path)
+    except BenchError as error:
+        raise BenchError(f"{folder}: {error.message}", error.hint) from None
+    for path in shards:
         try:
             with safe_open(path, framework="pt", device=str(device)) as file:
-                for name in (n for n in wanted if where[n] == path):
+                for name in (n for n in wanted if files[n] == path):
                     tensor = file.get_tensor(name)
                     if tuple(tensor.shape) != wanted[name].shape:
                         raise BenchError(
@@ -148,17 +224,17 @@ def tensors(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) ->
                         )
                     yield wanted[name].llama, tensor.to(dtype)
         except SafetensorError as error:
-            raise BenchError(f"{path} is damaged: {error}", "download it again") from None
+            raise BenchError(f"{path} is damaged: {error}", _DOWNLOAD) from None
 
 
 def random_tensors(
     arch: Architecture, device: torch.device, dtype: torch.dtype, seed: int
 ) -> Iterator[tuple[str, torch.Tensor]]:
-    """Weights drawn N(0, 0.02^2), norms at 1: right for speed, meaningless for quality."""
+    """Weights drawn from N(0, 0.02^2), norms at 1: right for speed, meaningless for quality."""
     import torch
 
     generator = torch.Generator(device=device).manual_seed(seed)
-    for spec in family_module(arch.family).tensors(arch):
+    for spec in registry.load("families", arch.family).tensors(arch):
         if len(spec.shape) == 1:
             yield spec.llama, torch.ones(spec.shape, device=device, dtype=dtype)
         else:

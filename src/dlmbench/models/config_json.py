@@ -1,4 +1,4 @@
-"""Reading a config.json: required keys, refused values, both spellings of transformers 4 and 5."""
+"""Helpers of the families to read a config.json: required keys, unsupported values, special token ids."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from dlmbench.errors import BenchError
 
 
 def required(config: Mapping[str, Any], *keys: str) -> Any:
-    """The value of the first of `keys` present.
+    """The value of the first of `keys` that is set.
 
     Raises:
-        BenchError: none of them is there.
+        BenchError: none of them is.
     """
     for key in keys:
         if config.get(key) is not None:
@@ -21,7 +21,7 @@ def required(config: Mapping[str, Any], *keys: str) -> Any:
 
 
 def refuse(config: Mapping[str, Any], key: str, supported: tuple[Any, ...]) -> None:
-    """Stop at a value that this layout does not support, rather than ignore it and compute something else.
+    """Refuse an unsupported value: ignoring it would compute another model.
 
     Raises:
         BenchError: `key` is present with another value.
@@ -34,10 +34,10 @@ def refuse(config: Mapping[str, Any], key: str, supported: tuple[Any, ...]) -> N
 
 
 def rope_theta(config: Mapping[str, Any]) -> float:
-    """The rotary base, at top level (transformers 4) or in rope_parameters (transformers 5).
+    """The RoPE base, at top level (transformers 4) or in rope_parameters (transformers 5).
 
     Raises:
-        BenchError: a scaled rotation, which changes what positions mean.
+        BenchError: scaled RoPE, which is not implemented.
     """
     for key in ("rope_scaling", "rope_parameters"):
         scaled = config.get(key) or {}
@@ -49,7 +49,7 @@ def rope_theta(config: Mapping[str, Any]) -> float:
 
 
 def token_id(config: Mapping[str, Any], key: str) -> int | None:
-    """A special id; where the config lists several, the first."""
+    """A special token id; where the config lists several, the first."""
     value = config.get(key)
     if isinstance(value, list):
         value = value[0] if value else None

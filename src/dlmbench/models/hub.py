@@ -1,7 +1,7 @@
-"""The Hugging Face hub: a snapshot of a repository, from the cache where it is there, with errors a user can act on.
+"""The Hugging Face hub: snapshots of repositories, from the cache where possible, with errors a user can act on.
 
-Weights come as safetensors only: patterns never name a pickle, for loading one runs code. A token is handed through
-to the library; it is neither kept nor shown, and what the library raises is never passed on, for it may quote headers.
+Weights come as safetensors only: no pattern names a pickle, because unpickling runs code. A token is passed to the
+library; it is neither stored nor shown. The library's exceptions are never passed on: they may quote HTTP headers.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ DOWNLOAD = "dlmbench download --config FILE"
 
 @dataclass(frozen=True)
 class Repository:
-    """What is wanted of the hub: org/name, patterns of the files, and the revision; None is the newest."""
+    """What to fetch: org/name, file patterns, and the revision; None is the newest."""
 
     name: str
     kind: Kind
@@ -37,30 +37,35 @@ class Repository:
         """Its web page."""
         return f"{HOME}/{'datasets/' if self.kind == 'dataset' else ''}{self.name}"
 
+    @property
+    def remedy(self) -> str:
+        """How to get it onto a machine without network."""
+        return f"Run `{DOWNLOAD}` where there is network; page: {self.page}"
+
 
 def cache_folder() -> Path:
-    """The library's own cache, where models lie unless another folder is named."""
+    """The library's default cache folder for models."""
     from huggingface_hub import constants
 
     return Path(constants.HF_HUB_CACHE)
 
 
 def is_offline() -> bool:
-    """Whether the library was told never to ask the network (HF_HUB_OFFLINE)."""
+    """Whether the library is set to never use the network (HF_HUB_OFFLINE)."""
     from huggingface_hub import constants
 
     return bool(constants.HF_HUB_OFFLINE)
 
 
 def cache_folders(cache_dir: Path | None, kind: Kind) -> tuple[Path | None, ...]:
-    """Where a snapshot may lie, in the order of looking; None is the library's own default."""
+    """The cache folders to search, in order; None is the library's default."""
     from_environment = os.environ.get("HF_DATASETS_CACHE") if kind == "dataset" else None
     found = [cache_dir, Path(from_environment) if from_environment else None]
     return (*(folder for folder in found if folder is not None), None)
 
 
 def cached(wanted: Repository, cache_dir: Path | None = None) -> Path | None:
-    """The snapshot folder of a repository in the cache, complete or not, or None; never asks the network."""
+    """The snapshot folder of a repository in the cache, complete or not, or None; never uses the network."""
     folders = cache_folders(cache_dir, wanted.kind)
     if _is_plain(wanted.name) and all(_has_nothing(folder, wanted) for folder in folders):
         return None
@@ -81,7 +86,7 @@ def cached(wanted: Repository, cache_dir: Path | None = None) -> Path | None:
                 )
             )
         except LocalEntryNotFoundError as error:
-            # Newer versions of the library know which files a snapshot lacks, and where the rest lies.
+            # Newer versions of the library give the folder of an incomplete snapshot.
             incomplete = getattr(error, "snapshot_path", None)
             if incomplete is not None:
                 return Path(incomplete)
@@ -91,12 +96,12 @@ def cached(wanted: Repository, cache_dir: Path | None = None) -> Path | None:
 
 
 def _is_plain(name: str) -> bool:
-    """Certainly a name that the library allows; of any other it says itself what is wrong."""
+    """Whether the library certainly accepts this name; for any other name the library reports the mistake."""
     return len(name) <= 96 and re.fullmatch(r"(?!.*(--|\.\.))\w([\w.-]*\w)?/\w([\w.-]*\w)?", name, re.ASCII) is not None
 
 
 def _has_nothing(folder: Path | None, wanted: Repository) -> bool:
-    """Whether a cache has no folder for the repository: seen without the library, which takes a while to import."""
+    """Whether a cache has no folder for the repository; checked without the library, which is slow to import."""
     from huggingface_hub.constants import HF_HUB_CACHE
 
     name = f"{wanted.kind}s--{wanted.name.replace('/', '--')}"
@@ -104,7 +109,7 @@ def _has_nothing(folder: Path | None, wanted: Repository) -> bool:
 
 
 def prepared_datasets(name: str) -> tuple[Path, ...]:
-    """Folders where `datasets.load_dataset` keeps its own Arrow copy of a data set, those that are there."""
+    """Existing folders where `datasets.load_dataset` keeps its Arrow copy of a data set."""
     from huggingface_hub.constants import HF_HOME
 
     root = Path(os.environ.get("HF_DATASETS_CACHE") or Path(HF_HOME) / "datasets")
@@ -113,42 +118,42 @@ def prepared_datasets(name: str) -> tuple[Path, ...]:
 
 
 @dataclass(frozen=True)
-class Missing:
-    """What a repository has that the cache lacks: files, and the bytes still to come. folder: where they will go."""
+class MissingFiles:
+    """The files of a repository that the cache lacks, and their size. folder: where they will be stored."""
 
     files: int
     bytes: int
     folder: Path
 
 
-def missing(wanted: Repository, cache_dir: Path | None = None, token: str | None = None) -> Missing:
-    """Ask the hub what `fetch` would download: whole files, for a part of one is begun anew.
+def missing(wanted: Repository, cache_dir: Path | None = None, token: str | None = None) -> MissingFiles:
+    """Ask the hub what `fetch` would download; a partly downloaded file counts as a whole one.
 
     Raises:
         BenchError: as `fetch`.
     """
     folder = cache_dir if cache_dir is not None else cache_folder()
     todo = [f for f in _snapshot(wanted, cache_dir, token, dry_run=True) if f.will_download]
-    return Missing(len(todo), sum(f.file_size or 0 for f in todo), folder)
+    return MissingFiles(len(todo), sum(f.file_size or 0 for f in todo), folder)
 
 
 def fetch(wanted: Repository, cache_dir: Path | None = None, token: str | None = None) -> Path:
     """Download a snapshot, or complete the one in the cache, and return its folder.
 
     Raises:
-        BenchError: no such repository or revision, a gated one without leave, no network, no space.
+        BenchError: no such repository or revision, a gated one without access, no network, no space.
     """
     return Path(_snapshot(wanted, cache_dir, token, dry_run=False))
 
 
 def _snapshot(wanted: Repository, cache_dir: Path | None, token: str | None, dry_run: bool) -> Any:
-    """What the library makes of a snapshot, with its errors in our words."""
+    """Call `snapshot_download`, and turn its exceptions into BenchErrors."""
     from huggingface_hub import errors, snapshot_download
 
     name, kind, where = wanted.name, wanted.kind, wanted.page
     again = "dlmbench download --config FILE --hf-token TOKEN"
 
-    def ask() -> Any:
+    def download() -> Any:
         try:
             return snapshot_download(
                 name,
@@ -160,11 +165,11 @@ def _snapshot(wanted: Repository, cache_dir: Path | None, token: str | None, dry
                 ignore_patterns=list(REFUSED_FILES),
                 dry_run=dry_run,
             )
-        except errors.DryRunError as error:  # says that it did not work; the cause says why
+        except errors.DryRunError as error:  # the reason is in its cause
             raise error.__cause__ or error from None
 
     try:
-        return ask()
+        return download()
     except errors.GatedRepoError:
         failure = BenchError(
             f"{kind} {name} is gated and this account has no access",
@@ -187,19 +192,19 @@ def _snapshot(wanted: Repository, cache_dir: Path | None, token: str | None, dry
         status = getattr(error.response, "status_code", None)
         reason = "the token is not valid" if status == 401 else f"the hub answered with status {status}"
         failure = BenchError(f"cannot fetch {kind} {name}: {reason}", f"See {where}, then run `{again}`")
-    except Exception as error:  # the library passes on whatever its HTTP client and the disk raise
+    except Exception as error:  # whatever the HTTP client or the disk raises
         code = getattr(error, "errno", None)
         reason = os.strerror(code) if isinstance(code, int) else f"it failed with {type(error).__name__}"
         failure = BenchError(
             f"cannot fetch {kind} {name}: {reason}",
-            f"Check network and space, then run `{DOWNLOAD}` again: files that are whole are kept",
+            f"Check network and space, then run `{DOWNLOAD}` again: complete files are kept",
         )
-    # Outside the handlers, so that the library's exception does not travel along as context.
+    # Raised outside the handlers, so that the library's exception is not attached as context.
     raise failure
 
 
 def _unreachable(wanted: Repository) -> BenchError:
-    """The error for a snapshot that is not in the cache when the hub cannot be asked."""
+    """A snapshot is not in the cache, and the hub cannot be reached."""
     return BenchError(
         f"{wanted.kind} {wanted.name} is not in the cache and {HOME} cannot be reached",
         f"Where there is network run `{DOWNLOAD}` (page: {wanted.page}), and point HF_HOME or HF_HUB_CACHE "

@@ -24,7 +24,7 @@ from typing import Any
 
 from dlmbench import registry
 from dlmbench.errors import BenchError
-from dlmbench.models.assets import local_folder
+from dlmbench.models.loading import local_folder
 from dlmbench.types import ModelSpec, stable_hash
 
 READ_WHOLE_BYTES = 64 << 20

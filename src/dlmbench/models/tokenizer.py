@@ -1,7 +1,7 @@
-"""A checkpoint's own tokenizer, read from its tokenizer.json: text to ids and back, without torch.
+"""A checkpoint's tokenizer, read from its tokenizer.json: text to ids and back, without torch.
 
-Special tokens are added where the tokenizer itself adds them (LLaMA-3 begins a text with one), so a model sees its
-prompts as it was trained to.
+Special tokens are added where the tokenizer itself adds them (LLaMA-3 adds one at the start of a text), so that a
+model sees prompts as in training.
 """
 
 from __future__ import annotations
@@ -15,8 +15,14 @@ from typing import Any
 from dlmbench.errors import BenchError
 
 
-class Codec:
-    """Encode and decode with one checkpoint's tokenizer."""
+class CheckpointTokenizer:
+    """Encode and decode with one checkpoint's tokenizer.
+
+    content: hash of tokenizer.json; equal hashes mean equal tokenizers.
+
+    Raises:
+        BenchError: no tokenizer.json, or a damaged one.
+    """
 
     def __init__(self, folder: Path) -> None:
         from tokenizers import Tokenizer
@@ -36,17 +42,17 @@ class Codec:
         self._folder = folder
 
     def encode(self, text: str, *, special: bool = True) -> list[int]:
-        """Ids of `text`; `special` False for a continuation, which begins nothing.
+        """Ids of `text`; `special` False adds no special tokens, as for a continuation.
 
         Raises:
-            BenchError: a text that this tokenizer has no tokens for.
+            BenchError: the tokenizer has no tokens for this text.
         """
         try:
             ids: list[int] = self._tokenizer.encode(text, add_special_tokens=special).ids
-        except Exception as error:  # the library raises bare Exception, as for a word list without an unknown word
+        except Exception as error:  # the library raises bare Exception, for example where there is no unknown token
             raise BenchError(
                 f"the tokenizer of {self._folder} cannot read this text: {error}",
-                "use words that it knows; the embedded models know those of their stories only",
+                "use words of its vocabulary; the embedded models know only those of their stories",
             ) from None
         return ids
 
@@ -57,11 +63,11 @@ class Codec:
 
     @property
     def pretrained(self) -> Any:
-        """transformers' view of the same tokenizer: its chat template, and the names of its special tokens."""
+        """The same tokenizer as transformers loads it: with chat template and named special tokens."""
         return _with_template(self._folder)
 
     def chat(self, text: str) -> list[int]:
-        """Ids of `text` as a user's turn in the checkpoint's chat template, ready for the answer.
+        """Ids of `text` as a user's turn in the checkpoint's chat template, with the generation prompt.
 
         Raises:
             BenchError: the checkpoint has no chat template.
@@ -84,6 +90,6 @@ def _with_template(folder: Path) -> Any:
         return AutoTokenizer.from_pretrained(str(folder))
 
 
-def find(folder: Path) -> Codec | None:
+def find_tokenizer(folder: Path) -> CheckpointTokenizer | None:
     """The folder's tokenizer, or None where it has none (random weights, bare checkpoints)."""
-    return Codec(folder) if (folder / "tokenizer.json").is_file() else None
+    return CheckpointTokenizer(folder) if (folder / "tokenizer.json").is_file() else None

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dlmbench.errors import BenchError
-from dlmbench.models.shapes import architectures
+from dlmbench.models.loading import architectures
 from dlmbench.roofline import operators
 from dlmbench.roofline.corrected import (
     Bounds,

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from dlmbench.models.shapes import architectures
+from dlmbench.models.loading import architectures
 from dlmbench.roofline import corrected, operators
 from dlmbench.roofline.break_even import BreakEvenSurface, surfaces
 from dlmbench.roofline.corrected import default_efficiencies, label_of

@@ -5,7 +5,7 @@ It is not a model of the run, so plain transformers loads it, in the process tha
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from dlmbench import registry
 from dlmbench.errors import BenchError
-from dlmbench.models.assets import resolve_model
-from dlmbench.models.tokenizer import Codec
+from dlmbench.models.loading import find_auxiliary
+from dlmbench.models.tokenizer import CheckpointTokenizer
 from dlmbench.prompts import continuation
-from dlmbench.types import MetricRequest, ModelSpec, Texts
+from dlmbench.types import MetricRequest, Texts
 
 if TYPE_CHECKING:
     import torch
@@ -43,17 +43,12 @@ def prepare(metric: str, settings: JudgeSettings) -> MetricRequest:
             "name a causal model with --judge (a folder, org/name, or embedded:ar), or in the experiment file: "
             f"metrics: [{{{metric}: {{judge: MODEL}}}}]",
         )
-    folder = resolve_model(ModelSpec("judge", "", settings.judge, "baseline"))
-    assert folder is not None
-    _check_causal(settings.judge, folder)
+    folder, config = find_auxiliary(settings.judge)
+    _check_causal(settings.judge, config)
     return MetricRequest(metric, (("judge", settings.judge),), str(folder), settings.judge)
 
 
-def _check_causal(name: str, folder: Path) -> None:
-    try:
-        config: Any = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        raise BenchError(f"{folder} has no readable config.json", "name a folder that holds a checkpoint") from None
+def _check_causal(name: str, config: Mapping[str, Any]) -> None:
     kind = str(config.get("model_type"))
     is_diffusion = kind in registry.names("families") and registry.load("families", kind).PARADIGM == "diffusion"
     classes = config.get("architectures") or []
@@ -83,7 +78,7 @@ class Judge:
         from transformers.utils import logging
 
         logging.disable_progress_bar()
-        self.codec = Codec(folder)
+        self.codec = CheckpointTokenizer(folder)
         dtype: Any = "auto" if device == "cuda" else torch.float32
         self.model: Any = AutoModelForCausalLM.from_pretrained(str(folder), dtype=dtype).to(device).eval()
         self.device = device

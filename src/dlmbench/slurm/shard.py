@@ -12,8 +12,8 @@ from dlmbench.bench import run
 from dlmbench.errors import BenchError
 from dlmbench.experiment.plan import with_models
 from dlmbench.measure.environment import fingerprint
-from dlmbench.models.assets import resolve_model
 from dlmbench.models.identity import with_content
+from dlmbench.models.loading import resolve_model
 from dlmbench.results.journal import replace_file, write_error
 from dlmbench.slurm.status import mark_ended
 from dlmbench.slurm.submission import MODELS, SHARDS, Submission
@@ -42,7 +42,7 @@ def run_shard(submission: Submission, plan: Plan, index: int, progress: Progress
     submission = claim_models(submission, plan)
     plan = submission.plan()
     folder = submission.shard_folder(index)
-    run.measure(submission.experiment, submission.part(plan, index), folder, progress, whole=plan)
+    run.run(submission.experiment, submission.part(plan, index), folder, progress, whole=plan)
     mark_ended(folder)
 
 

@@ -18,7 +18,7 @@ from dlmbench.errors import BenchError
 from dlmbench.experiment.plan import with_models
 from dlmbench.experiment.shards import balance, setting_of
 from dlmbench.models.identity import with_known_content
-from dlmbench.models.shapes import architectures
+from dlmbench.models.loading import architectures
 from dlmbench.results import RECORDS
 from dlmbench.roofline.hardware import Hardware
 from dlmbench.roofline.predict import predict

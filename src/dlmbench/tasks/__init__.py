@@ -1,7 +1,7 @@
 """Task accuracy through lm-eval: a model for its command line, and task lists run over a step sweep.
 
-lm-eval is an optional extra and slow to import, so nothing outside this package knows it, and nothing in it imports
-lm-eval before `require` has found it.
+lm-eval is an optional extra and slow to import, so nothing outside this package imports it, and nothing in it before
+`require` has found it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dlmbench.errors import BenchError
 
 
 def require() -> None:
-    """Make sure that lm-eval is there.
+    """Check that lm-eval is installed.
 
     Raises:
         BenchError: it is not, with the command that installs it.

@@ -1,112 +1,168 @@
-"""The model `dlmbench` of lm-eval: its requests, answered by our engines and samplers.
+"""The model `dlmbench` of lm-eval: its requests, answered by the project's engines and samplers.
 
-A diffusion model writes a canvas of fixed length, so a generation is made whole and then cut at its first end of text
-or stop string; autoregressive models are treated alike. Values of a request do not depend on the batch it is in.
+A diffusion model fills a canvas of fixed length, so a text is generated whole and then cut at its first end of text or
+stop string; autoregressive models are treated alike. The answer to a request does not depend on its batch.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, TypeVar
 
 from lm_eval.api.model import TemplateLM
 from lm_eval.api.registry import register_model
 from lm_eval.models.utils import normalize_gen_kwargs, postprocess_generated_text
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
-from dlmbench import registry
-from dlmbench.bench.generate import ATTENTION, PRECISIONS
+from dlmbench import models, registry
+from dlmbench.bench.generate import ATTENTION, PRECISIONS, default_device
+from dlmbench.bench.worker import Failed, Worker, WorkerRequest, WorkerState
 from dlmbench.errors import BenchError, did_you_mean
 from dlmbench.experiment import knobs as axes
-from dlmbench.tasks.subject import LIKELIHOODS, Done, Ids, Pair, Setup, Subject
+from dlmbench.models import FoundModel
+from dlmbench.tasks.requests import (
+    LIKELIHOODS,
+    Generations,
+    GreedyMatches,
+    Ids,
+    LogLikelihoods,
+    Pair,
+    TaskModelArgs,
+    complete_args,
+    load_model,
+)
 from dlmbench.types import KnobValue, ModelSpec
 
 LOG = logging.getLogger("lm_eval.dlmbench")
-LOG.setLevel(logging.WARNING)  # also where lm-eval's own talk is turned down
+LOG.setLevel(logging.WARNING)  # even where lm-eval's own logging is reduced
 
-# Told of each kind of work when it begins, with the number of requests; gives back who counts them.
-Watch = Callable[[str, int], Done]
+AnswerT = TypeVar("AnswerT")
+# Called with the number of requests that were answered.
+Advance = Callable[[int], object]
+# Shows the progress of a number of requests of one kind.
+ProgressBar = Callable[[str, int], AbstractContextManager[Advance]]
 
 _COUNTS = ("draws", "max_length", "new_tokens")
-_CHOICES = {
-    "likelihood": LIKELIHOODS,
-    "precision": PRECISIONS,
-    "attention": ATTENTION,
-}
-_OWN = ("pretrained", "revision", "sampler", "engine", "seed", "check_greedy", *_COUNTS, *_CHOICES)
-# What a task may ask of generation beyond this bends the draws, so at temperature 0 it is without effect.
-_UNDERSTOOD = ("until", "max_gen_toks", "do_sample", "temperature")
+_CHOICES = {"likelihood": LIKELIHOODS, "precision": PRECISIONS, "attention": ATTENTION}
+_ARGUMENTS = ("pretrained", "revision", "sampler", "engine", "seed", "check_greedy", *_COUNTS, *_CHOICES)
+# Any other generation argument of a task changes how tokens are drawn, so it has no effect at temperature 0.
+_SUPPORTED = ("until", "max_gen_toks", "do_sample", "temperature")
 _NEUTRAL: dict[str, tuple[object, ...]] = {"top_p": (1, 1.0), "top_k": (0, -1), "num_beams": (1,)}
+
+
+@contextmanager
+def tqdm_bar(what: str, total: int) -> Iterator[Advance]:
+    """The progress bar that lm-eval's users know."""
+    from tqdm import tqdm  # type: ignore[import-untyped]
+
+    with tqdm(total=total, desc=what) as bar:
+        yield bar.update
+
+
+class RequestFailedError(Exception):
+    """A worker failed to answer; `failed` states how that is recorded."""
+
+    def __init__(self, failed: Failed) -> None:
+        super().__init__(failed.reason)
+        self.failed = failed
 
 
 @register_model("dlmbench")
 class DlmbenchLM(TemplateLM):  # type: ignore[misc]
-    """An LLaDA-like or LLaMA-like checkpoint behind lm-eval's interface."""
+    """An LLaDA-like or LLaMA-like checkpoint behind lm-eval's interface.
+
+    The model runs in a worker of the benchmark, or in this process (its `WorkerState`).
+    """
 
     def __init__(
-        self, batch_size: int | str = 1, device: str | None = None, max_batch_size: int | None = None, **given: Any
+        self, batch_size: int | str = 1, device: str | None = None, max_batch_size: int | None = None, **kwargs: Any
     ) -> None:
-        """lm-eval's own arguments, and those of `read_setup`."""
-        super().__init__()
+        """Load a model into this process, by lm-eval's own arguments and those of `read_model_args`."""
+        import torch
+
         if not str(batch_size).isdecimal() or int(batch_size) < 1:
-            raise BenchError(f"--batch_size {batch_size}: the size is not searched for", "Give a number, as in 8")
-        self.subject = Subject.load(read_setup(given, int(batch_size)), _device(device))
-        self.watch: Watch = _bar
-        self._prepare()
+            raise BenchError(f"--batch_size {batch_size}: automatic batch sizes are not supported", "Give a number")
+        args = read_model_args(kwargs, int(batch_size))
+        if device is not None and device.startswith("cuda") and not torch.cuda.is_available():
+            device = None  # lm-eval's default is cuda:0, so the user need not have asked for it
+        state = WorkerState(device or default_device())
+        self._connect(args, models.find(args.model), state, tqdm_bar)
+        load_model(self.args, state)
 
     @classmethod
-    def over(cls, subject: Subject, watch: Watch) -> DlmbenchLM:
-        """The interface over a model that is loaded already."""
-        made = cls.__new__(cls)
-        super(DlmbenchLM, made).__init__()
-        made.subject, made.watch = subject, watch
-        made._prepare()
-        return made
+    def over(cls, args: TaskModelArgs, found: FoundModel, worker: Worker | WorkerState, bar: ProgressBar) -> DlmbenchLM:
+        """The interface over a model that a worker loads or has loaded.
 
-    def _prepare(self) -> None:
-        architecture, self.tokenizer = self.subject.model.architecture, self.subject.codec.pretrained
-        self._device = self.subject.model.device
-        ends = (architecture.eos_id, architecture.eot_id, self.tokenizer.eos_token_id)
-        self._ends = {end for end in ends if end is not None}
-        self._cut = 0
+        Raises:
+            BenchError: no tokenizer, or a sampler, engine or knob that does not fit.
+        """
+        lm = cls.__new__(cls)
+        lm._connect(args, found, worker, bar)
+        return lm
 
-    # ---------------------------------------------------------------- what lm-eval asks of a tokenizer
+    def _connect(self, args: TaskModelArgs, found: FoundModel, worker: Worker | WorkerState, bar: ProgressBar) -> None:
+        super().__init__()
+        if found.tokenizer is None:
+            raise BenchError(f"{found.folder} has no tokenizer.json", "fetch it with `dlmbench download`")
+        self.args = complete_args(args, found, worker.device)
+        self.architecture, self.worker, self.bar = found.architecture, worker, bar
+        self.checkpoint_tokenizer, self.tokenizer = found.tokenizer, found.tokenizer.pretrained
+        ends = (self.architecture.eos_id, self.architecture.eot_id, self.tokenizer.eos_token_id)
+        self._end_ids = {end for end in ends if end is not None}
+        self._cut_contexts = 0
+
+    def _answers(self, request: WorkerRequest[tuple[int, AnswerT]], count: int, advance: Advance) -> list[AnswerT]:
+        """The `count` answers to a request, by their index; they come in another order.
+
+        Raises:
+            BenchError: knobs that do not fit a length (in this process).
+            RequestFailedError: the worker failed.
+        """
+        answers: dict[int, AnswerT] = {}
+        for reply in self.worker.ask(request):
+            if isinstance(reply, Failed):
+                raise RequestFailedError(reply)
+            answers[reply[0]] = reply[1]
+            advance(1)
+        return [answers[i] for i in range(count)]
+
+    # ---------------------------------------------------------------- what lm-eval needs of a tokenizer
 
     @property
     def max_length(self) -> int:
-        """Tokens of a request at most."""
-        return self.subject.max_length
+        """Most tokens of a request."""
+        return self.args.max_length or self.architecture.max_positions
 
     @property
     def eot_token_id(self) -> int:
         """The end-of-text token."""
         end = self.tokenizer.eos_token_id
-        end = self.subject.model.architecture.eos_id if end is None else end
+        end = self.architecture.eos_id if end is None else end
         if end is None:
             raise BenchError("the checkpoint names no end-of-text token", "Add eos_token to its tokenizer_config.json")
         return int(end)
 
     @property
     def prefix_token_id(self) -> int:
-        """What an empty context is: the token that begins a text, or the one that ends the last."""
+        """The token that stands for an empty context: the start of a text, or else the end of one."""
         start = self.tokenizer.bos_token_id
         return self.eot_token_id if start is None else int(start)
 
     @property
     def tokenizer_name(self) -> str:
         """Names the tokenizer in lm-eval's cache of requests."""
-        return f"dlmbench-{self.subject.codec.content[:16]}"
+        return f"dlmbench-{self.checkpoint_tokenizer.content[:16]}"
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
-        """Ids of a text; the tokenizer's own beginning is added unless a chat template has put it there already."""
-        plain = self.subject.codec.encode(string, special=False)
+        """Ids of a text; the tokenizer's start tokens are added unless a chat template has added them already."""
+        plain = self.checkpoint_tokenizer.encode(string, special=False)
         if add_special_tokens is False:
             return plain
-        special = self.subject.codec.encode(string)
-        beginning = special[: len(special) - len(plain)]
-        return plain if beginning and plain[: len(beginning)] == beginning else special
+        special = self.checkpoint_tokenizer.encode(string)
+        start = special[: len(special) - len(plain)]
+        return plain if start and plain[: len(start)] == start else special
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         """The turns as one text in the checkpoint's chat template.
@@ -115,7 +171,7 @@ class DlmbenchLM(TemplateLM):  # type: ignore[misc]
             BenchError: the checkpoint has no chat template.
         """
         if not self.tokenizer.chat_template:
-            source = self.subject.setup.model.source
+            source = self.args.model.source
             raise BenchError(f"{source} has no chat template", "Leave the chat option out, or use an Instruct model")
         text: str = self.tokenizer.apply_chat_template(
             chat_history,
@@ -128,21 +184,21 @@ class DlmbenchLM(TemplateLM):  # type: ignore[misc]
     # ---------------------------------------------------------------- the three kinds of requests
 
     def loglikelihood(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
-        """lm-eval's own splitting into context and continuation; its bar is shown only beside ours."""
-        answers: list[tuple[float, bool]] = super().loglikelihood(requests, disable_tqdm or self.watch is not _bar)
+        """lm-eval's splitting into context and continuation; its bar is shown only beside our tqdm bar."""
+        answers: list[tuple[float, bool]] = super().loglikelihood(requests, disable_tqdm or self.bar is not tqdm_bar)
         return answers
 
     def _loglikelihood_tokens(
         self, requests: Sequence[tuple[tuple[str, str], list[int], list[int]]], **_: Any
     ) -> list[tuple[float, bool]]:
-        """log p(continuation | context), and whether greedy decoding writes the continuation."""
+        """log p(continuation | context), and whether greedy decoding generates the continuation."""
         pairs = self._pairs([(context, continuation) for _, context, continuation in requests])
-        with self._watched("log-likelihoods", len(pairs)) as done:
-            nats = self.subject.log_likelihoods(pairs, done)
+        with self._progress("log-likelihoods", len(pairs)) as advance:
+            nats = self._answers(LogLikelihoods(self.args, pairs), len(pairs), advance)
         is_greedy = [False] * len(pairs)
-        if self.subject.setup.check_greedy:
-            with self._watched("greedy continuations", len(pairs)) as done:
-                is_greedy = self.subject.greedy(pairs, done)
+        if self.args.check_greedy:
+            with self._progress("greedy continuations", len(pairs)) as advance:
+                is_greedy = self._answers(GreedyMatches(self.args, pairs), len(pairs), advance)
         answers = list(zip(nats, is_greedy, strict=True))
         for request, answer in zip(requests, answers, strict=True):
             self.cache_hook.add_partial("loglikelihood", request[0], answer)
@@ -155,133 +211,104 @@ class DlmbenchLM(TemplateLM):  # type: ignore[misc]
         owners: list[int] = []
         for index, text in enumerate(texts):
             ids = self.tok_encode(text, add_special_tokens=False)
-            cut = get_rolling_token_windows(ids, self.prefix_token_id, self.max_length - 1, context_len=1)
-            for window in map(make_disjoint_window, cut):
+            rolling = get_rolling_token_windows(ids, self.prefix_token_id, self.max_length - 1, context_len=1)
+            for window in map(make_disjoint_window, rolling):
                 windows.append(window)
                 owners.append(index)
         pairs = self._pairs(windows)
         totals = [0.0] * len(texts)
-        with self._watched("texts", len(pairs)) as done:
-            for owner, nats in zip(owners, self.subject.log_likelihoods(pairs, done), strict=True):
-                totals[owner] += nats
+        with self._progress("texts", len(pairs)) as advance:
+            nats = self._answers(LogLikelihoods(self.args, pairs), len(pairs), advance)
+        for owner, value in zip(owners, nats, strict=True):
+            totals[owner] += value
         for text, total in zip(texts, totals, strict=True):
             self.cache_hook.add_partial("loglikelihood_rolling", (text,), total)
         return totals
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
         """Continuations, each cut at its first end of text or stop string."""
-        asked = [normalize_gen_kwargs(request.args[1]) for request in requests]
-        kinds = [self._canvas(kwargs) for kwargs in asked]
+        arguments = [normalize_gen_kwargs(request.args[1]) for request in requests]
+        kinds = [self._canvas(kwargs) for kwargs in arguments]
         texts = [""] * len(requests)
-        with self._watched("generations", len(requests)) as done:
+        with self._progress("generations", len(requests)) as advance:
             for new_tokens, temperature in sorted(set(kinds)):
                 chosen = [i for i, kind in enumerate(kinds) if kind == (new_tokens, temperature)]
-                contexts = [self._fitted(self.tok_encode(requests[i].args[0]), new_tokens) for i in chosen]
-                made = self.subject.generate(contexts, new_tokens, temperature, done)
-                for i, ids in zip(chosen, made, strict=True):
-                    texts[i] = self._until(ids, asked[i]["until"])
-        for request, written in zip(requests, texts, strict=True):
-            self.cache_hook.add_partial("generate_until", request.args, written)
+                contexts = tuple(self._fit(self.tok_encode(requests[i].args[0]), new_tokens) for i in chosen)
+                request = Generations(self.args, contexts, new_tokens, temperature)
+                for i, ids in zip(chosen, self._answers(request, len(chosen), advance), strict=True):
+                    texts[i] = self._until(ids, arguments[i]["until"])
+        for asked, text in zip(requests, texts, strict=True):
+            self.cache_hook.add_partial("generate_until", asked.args, text)
         return texts
 
     # ---------------------------------------------------------------- lengths and ends
 
     def _canvas(self, kwargs: Mapping[str, Any]) -> tuple[int, float]:
-        """How many tokens to write, and at what temperature."""
+        """Number of new tokens, and the temperature."""
         temperature = float(kwargs["temperature"]) if kwargs["do_sample"] else 0.0
         for name, value in kwargs.items():
-            if name not in _UNDERSTOOD and temperature > 0 and value not in (None, *_NEUTRAL.get(name, ())):
+            if name not in _SUPPORTED and temperature > 0 and value not in (None, *_NEUTRAL.get(name, ())):
                 hint = f"Override it with --gen_kwargs {name}=..., or ask for greedy decoding: do_sample=False"
-                raise BenchError(f"the task draws its texts with {name} = {value}, which no sampler here has", hint)
-        return self.subject.setup.new_tokens or int(kwargs["max_gen_toks"]), temperature
+                raise BenchError(f"the task samples its texts with {name} = {value}, which no sampler here has", hint)
+        return self.args.new_tokens or int(kwargs["max_gen_toks"]), temperature
 
-    def _pairs(self, windows: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[Pair]:
+    def _pairs(self, windows: Sequence[tuple[Sequence[int], Sequence[int]]]) -> tuple[Pair, ...]:
         pairs = []
         for context, continuation in windows:
             if not continuation:
                 raise BenchError("a continuation has no token", "Look for an empty answer in the task's documents")
-            pairs.append(Pair(self._fitted(context, len(continuation)), tuple(continuation)))
-        return pairs
+            pairs.append(Pair(self._fit(context, len(continuation)), tuple(continuation)))
+        return tuple(pairs)
 
-    def _fitted(self, context: Sequence[int], behind: int) -> Ids:
-        """The context, or its last part where `behind` tokens more would not fit."""
-        room = self.max_length - behind
-        if room < 1:
+    def _fit(self, context: Sequence[int], new_tokens: int) -> Ids:
+        """The context, cut on the left where `new_tokens` more would exceed `max_length`."""
+        available = self.max_length - new_tokens
+        if available < 1:
             hint = "Ask for fewer new tokens (new_tokens, the task's max_gen_toks), or raise max_length"
-            raise BenchError(f"{behind} tokens and their context do not fit into {self.max_length}", hint)
-        if len(context) > room:
-            self._cut += 1
-        return tuple(context[-room:]) or (self.prefix_token_id,)
+            raise BenchError(f"{new_tokens} tokens and their context do not fit into {self.max_length}", hint)
+        if len(context) > available:
+            self._cut_contexts += 1
+        return tuple(context[-available:]) or (self.prefix_token_id,)
 
     def _until(self, ids: Ids, until: list[str]) -> str:
-        ends = self._ends | {end for stop in until if (end := self._special(stop)) is not None}
+        ends = self._end_ids | {end for stop in until if (end := self._special_id(stop)) is not None}
         last = next((i for i, token in enumerate(ids) if token in ends), len(ids))
-        text: str = postprocess_generated_text(self.subject.codec.decode(ids[:last]), until, None)
+        text: str = postprocess_generated_text(self.checkpoint_tokenizer.decode(ids[:last]), until, None)
         return text
 
-    def _special(self, stop: str) -> int | None:
-        """The id of a stop string that is a special token, for those leave no trace in a decoded text."""
-        ids = self.subject.codec.encode(stop, special=False)
+    def _special_id(self, stop: str) -> int | None:
+        """The id of a stop string that is a special token, which leaves no trace in decoded text."""
+        ids = self.checkpoint_tokenizer.encode(stop, special=False)
         return ids[0] if len(ids) == 1 and ids[0] in self.tokenizer.all_special_ids else None
 
     @contextmanager
-    def _watched(self, what: str, total: int) -> Iterator[Done]:
-        done = self.watch(what, total)
-        try:
-            yield done
-        finally:
-            getattr(done, "close", lambda: None)()
-        if self._cut:
-            LOG.warning("%d of %d contexts are cut on the left to fit %d tokens", self._cut, total, self.max_length)
-            self._cut = 0
+    def _progress(self, what: str, total: int) -> Iterator[Advance]:
+        with self.bar(what, total) as advance:
+            yield advance
+        if self._cut_contexts:
+            LOG.warning(
+                "%d of %d contexts are cut on the left to fit %d tokens", self._cut_contexts, total, self.max_length
+            )
+            self._cut_contexts = 0
 
 
-class _Bar:
-    """lm-eval's users know tqdm's bars."""
-
-    def __init__(self, what: str, total: int) -> None:
-        from tqdm import tqdm  # type: ignore[import-untyped]
-
-        self._tqdm = tqdm(total=total, desc=what)
-
-    def __call__(self, count: int) -> None:
-        self._tqdm.update(count)
-
-    def close(self) -> None:
-        """The bar stays as it is."""
-        self._tqdm.close()
-
-
-def _bar(what: str, total: int) -> Done:
-    return _Bar(what, total)
-
-
-def _device(asked: str | None) -> str | None:
-    """lm-eval asks for cuda:0 where its user says nothing, so on a machine without one that is no mistake."""
-    import torch
-
-    return None if asked is not None and asked.startswith("cuda") and not torch.cuda.is_available() else asked
-
-
-# ---------------------------------------------------------------- --model_args
-
-
-def read_setup(given: Mapping[str, Any], rows: int = 1) -> Setup:
-    """`--model_args`, strictly: the arguments of `Setup`, and every knob of every sampler by its name.
+def read_model_args(given: Mapping[str, Any], rows: int = 1) -> TaskModelArgs:
+    """`--model_args`, strictly: the arguments of `TaskModelArgs`, and every knob of every sampler by its name.
 
     Raises:
         BenchError: no model, an unknown argument (with the nearest known), or a value of the wrong type.
     """
     values = {name: str(value) for name, value in given.items() if value is not None}
     if "trust_remote_code" in values:
-        raise BenchError("no code of a checkpoint is ever run here", "Leave trust_remote_code out")
+        raise BenchError("no code of a checkpoint is ever run", "Leave trust_remote_code out")
     if "pretrained" not in values:
         raise BenchError("--model_args names no model", "As in pretrained=FOLDER, a hub id, or embedded:llada")
     knobs: dict[str, KnobValue] = {}
     for name, value in values.items():
-        if name not in _OWN:
-            if name not in registry.knob_names():
-                raise BenchError(f"--model_args: unknown '{name}'", did_you_mean(name, (*_OWN, *registry.knob_names())))
+        if name not in _ARGUMENTS:
+            known = (*_ARGUMENTS, *registry.knob_names())
+            if name not in known:
+                raise BenchError(f"--model_args: unknown '{name}'", did_you_mean(name, known))
             knobs[name] = axes.from_text(name, [value])[0]
     for name, choices in _CHOICES.items():
         if name in values and values[name] not in choices:
@@ -290,10 +317,9 @@ def read_setup(given: Mapping[str, Any], rows: int = 1) -> Setup:
     greedy = values.get("check_greedy", "true").lower()
     if greedy not in ("true", "false"):
         raise BenchError(f"--model_args: check_greedy = {greedy}", "true or false")
-    spec = ModelSpec("model", "", values["pretrained"], "target", values.get("revision"))
     texts = {name: values[name] for name in ("sampler", "engine", *_CHOICES) if name in values}
-    return Setup(
-        model=spec,
+    return TaskModelArgs(
+        model=ModelSpec("model", "", values["pretrained"], "target", values.get("revision")),
         knobs=tuple(sorted(knobs.items())),
         seed=_count("seed", values.get("seed", "0"), least=0),
         rows=rows,

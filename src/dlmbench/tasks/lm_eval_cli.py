@@ -1,4 +1,4 @@
-"""lm-eval's own command line with our model registered: the arguments pass through as they are."""
+"""lm-eval's own command line, with the model `dlmbench` registered; the arguments are passed through unchanged."""
 
 from __future__ import annotations
 
@@ -9,40 +9,40 @@ from collections.abc import Sequence
 from dlmbench.errors import BenchError
 
 
-def hand_over(arguments: Sequence[str]) -> None:
+def run_lm_eval(arguments: Sequence[str]) -> None:
     """Run `lm-eval ARGUMENTS`.
 
     Raises:
-        BenchError: what lm-eval refuses about its arguments, an unknown task with the nearest known ones.
+        BenchError: invalid arguments, or an unknown task, with the nearest known ones.
     """
     sys.stderr.write("loading lm-eval ...\n")
     from lm_eval.__main__ import cli_evaluate
 
     import dlmbench.tasks.adapter  # noqa: F401  (registers the model)
 
-    given, sys.argv = sys.argv, ["lm-eval", *arguments]
+    own_arguments, sys.argv = sys.argv, ["lm-eval", *arguments]
     try:
         cli_evaluate()
     except ValueError as error:
         missing = str(error).removeprefix("Tasks not found: ")
         if missing == str(error):
-            if _is_of_arguments(error):
+            if _is_about_arguments(error):
                 raise BenchError(str(error), "See `dlmbench lm-eval run --help`") from None
             raise
-        raise _unknown(missing.split(", ")[0], arguments) from None
+        raise _unknown_task(missing.split(", ")[0], arguments) from None
     finally:
-        sys.argv = given
+        sys.argv = own_arguments
 
 
-def _is_of_arguments(error: ValueError) -> bool:
-    """Whether lm-eval raised it over the command line, rather than something deeper over what it met."""
+def _is_about_arguments(error: ValueError) -> bool:
+    """Whether lm-eval raised the error about its command line, and not something deeper during the evaluation."""
     last = error.__traceback__
     while last is not None and last.tb_next is not None:
         last = last.tb_next
     return last is not None and last.tb_frame.f_globals.get("__name__") == "lm_eval.config.evaluate_config"
 
 
-def _unknown(name: str, arguments: Sequence[str]) -> BenchError:
+def _unknown_task(name: str, arguments: Sequence[str]) -> BenchError:
     from lm_eval.tasks import TaskManager
 
     from dlmbench.tasks.sweep import unknown_task

@@ -1,7 +1,7 @@
-"""Task metrics from their documents: intervals, and differences to the baseline over the same documents.
+"""Bootstrap intervals of task metrics, and of differences to the baseline over the same documents.
 
-A metric is recomputed from the documents by the rule that lm-eval names (a mean, or a ratio of sums and what is made
-of it), so that it can be resampled. Where that does not give lm-eval's own value back there is no interval.
+A metric is recomputed from its documents by the aggregation that lm-eval names (a mean, or a function of a ratio of
+sums), so that it can be resampled. Where this does not reproduce lm-eval's value there is no interval.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from dataclasses import replace
 import numpy as np
 
 from dlmbench.analysis.stats import FloatArray, bootstrap_indices, bootstrap_interval, carrying, ratio_of_sums
-from dlmbench.tasks.records import Difference, TaskSample, TaskScore, Value
+from dlmbench.tasks.records import TaskDifference, TaskSample, TaskScore, Value
 
-DRAWS = 2000
-_SEED = 0  # one resampling for all models, settings and metrics over the same documents
+BOOTSTRAP_DRAWS = 2000
+_SEED = 0  # the same resamples for all models, settings and metrics over the same documents
 
-# What lm-eval's aggregations make of sum(total) / sum(weight); a plain number has the weight 1.
+# lm-eval's aggregations as functions of sum(total) / sum(weight); a plain number has the weight 1.
 _OF_RATIO: dict[str, Callable[[FloatArray], FloatArray]] = {
     "mean": lambda ratio: ratio,
     "perplexity": lambda ratio: np.exp(-ratio),
@@ -29,74 +29,64 @@ _OF_RATIO: dict[str, Callable[[FloatArray], FloatArray]] = {
 
 def with_interval(score: TaskScore, samples: Sequence[TaskSample]) -> TaskScore:
     """The score with its bootstrap interval over documents, where the metric can be recomputed."""
-    values = [s.values[score.metric] for s in _of(score, samples)]
-    draws = _resampled(score, values)
-    if draws is None:
+    values = _values(score, samples)
+    if not _is_reproduced(score, values):
         return score
-    low, high = bootstrap_interval(draws, carrying(_sums(values)[1]))
+    _, draws, n = _resample(score, list(values.values()))
+    low, high = bootstrap_interval(draws, n)
     return replace(score, low=low, high=high) if math.isfinite(low) else score
-
-
-def difference(
-    score: TaskScore, samples: Sequence[TaskSample], base: TaskScore, base_samples: Sequence[TaskSample]
-) -> Difference | None:
-    """score - base over the documents that both have, by their hash; None where there is no interval to give."""
-    mine = {(s.doc_id, s.doc_hash): s.values[score.metric] for s in _of(score, samples)}
-    theirs = {(s.doc_id, s.doc_hash): s.values[base.metric] for s in _of(base, base_samples)}
-    common = sorted(mine.keys() & theirs.keys())
-    # Checked on all documents of either, for only those are what lm-eval's value is made of.
-    if not common or _resampled(score, list(mine.values())) is None or _resampled(base, list(theirs.values())) is None:
-        return None
-    ours, bases = ([values[key] for key in common] for values in (mine, theirs))
-    here, there = _draws(score, ours), _draws(base, bases)
-    low, high = bootstrap_interval(here - there, min(carrying(_sums(v)[1]) for v in (ours, bases)))
-    value = float(_point(score, ours) - _point(base, bases))
-    if not math.isfinite(value) or not math.isfinite(low):
-        return None
-    return Difference(score.run_id, base.run_id, score.task, score.metric, score.filter, value, low, high, len(common))
 
 
 def differences(
     scores: Sequence[TaskScore], baselines: Mapping[str, str], samples: Mapping[str, Sequence[TaskSample]]
-) -> tuple[Difference, ...]:
-    """Every score against the same metric of its baseline; `baselines` names it for each run."""
+) -> tuple[TaskDifference, ...]:
+    """Every score against the same metric of its baseline; `baselines` gives the baseline's id for each run id."""
     known = {(s.run_id, s.task, s.metric, s.filter): s for s in scores}
     found = []
     for score in scores:
-        base_id = baselines.get(score.run_id)
-        base = known.get((base_id, score.task, score.metric, score.filter)) if base_id else None
-        if base is not None and base_id is not None:
-            made = difference(score, samples[score.run_id], base, samples[base_id])
-            found += [made] if made else []
-    return tuple(found)
+        base_id = baselines.get(score.run_id, "")
+        base = known.get((base_id, score.task, score.metric, score.filter))
+        if base is not None:
+            found.append(_difference(score, samples[score.run_id], base, samples[base_id]))
+    return tuple(d for d in found if d is not None)
 
 
-def _of(score: TaskScore, samples: Sequence[TaskSample]) -> list[TaskSample]:
-    own = [s for s in samples if (s.task, s.filter) == (score.task, score.filter) and score.metric in s.values]
-    return sorted(own, key=lambda s: s.doc_id)
-
-
-def _resampled(score: TaskScore, values: Sequence[Value]) -> FloatArray | None:
-    if not values or score.value is None or score.aggregation not in _OF_RATIO:
+def _difference(
+    score: TaskScore, samples: Sequence[TaskSample], base: TaskScore, base_samples: Sequence[TaskSample]
+) -> TaskDifference | None:
+    """score - base over the documents that both share, by their hash; None where no interval can be given."""
+    own, other = _values(score, samples), _values(base, base_samples)
+    common = sorted(own.keys() & other.keys())
+    # Checked on all documents of each, because lm-eval's value is made of all of them.
+    if not common or not _is_reproduced(score, own) or not _is_reproduced(base, other):
         return None
-    same = math.isclose(float(_point(score, values)), score.value, rel_tol=1e-6, abs_tol=1e-9)
-    return _draws(score, values) if same else None
+    value, draws, n = _resample(score, [own[key] for key in common])
+    base_value, base_draws, base_n = _resample(base, [other[key] for key in common])
+    low, high = bootstrap_interval(draws - base_draws, min(n, base_n))
+    if not math.isfinite(value - base_value) or not math.isfinite(low):
+        return None
+    where = score.run_id, base.run_id, score.task, score.metric, score.filter
+    return TaskDifference(*where, value - base_value, low, high, len(common))
 
 
-def _sums(values: Sequence[Value]) -> tuple[FloatArray, FloatArray]:
-    pairs = [v if isinstance(v, tuple) else (v, 1.0) for v in values]
-    totals, weights = np.array(pairs, dtype=np.float64).T
-    return totals, weights
+def _values(score: TaskScore, samples: Sequence[TaskSample]) -> dict[tuple[int, str], Value]:
+    """The metric's value for each document, by its number and its hash, in order."""
+    own = [s for s in samples if (s.task, s.filter) == (score.task, score.filter) and score.metric in s.values]
+    return {(s.doc_id, s.doc_hash): s.values[score.metric] for s in sorted(own, key=lambda s: s.doc_id)}
 
 
-def _point(score: TaskScore, values: Sequence[Value]) -> FloatArray:
-    totals, weights = _sums(values)
+def _is_reproduced(score: TaskScore, values: Mapping[tuple[int, str], Value]) -> bool:
+    """Whether the documents give lm-eval's value back."""
+    if not values or score.value is None or score.aggregation not in _OF_RATIO:
+        return False
+    value, _, _ = _resample(score, list(values.values()))
+    return math.isclose(value, score.value, rel_tol=1e-6, abs_tol=1e-9)
+
+
+def _resample(score: TaskScore, values: Sequence[Value]) -> tuple[float, FloatArray, int]:
+    """The metric's value, its bootstrap draws, and the number of documents that carry weight."""
     assert score.aggregation is not None
-    return _OF_RATIO[score.aggregation](np.asarray(totals.sum() / weights.sum()))
-
-
-def _draws(score: TaskScore, values: Sequence[Value]) -> FloatArray:
-    totals, weights = _sums(values)
-    assert score.aggregation is not None
-    indices = bootstrap_indices(len(values), DRAWS, _SEED)
-    return _OF_RATIO[score.aggregation](ratio_of_sums(totals, weights, indices))
+    aggregate = _OF_RATIO[score.aggregation]
+    totals, weights = np.array([v if isinstance(v, tuple) else (v, 1.0) for v in values], dtype=np.float64).T
+    draws = aggregate(ratio_of_sums(totals, weights, bootstrap_indices(len(values), BOOTSTRAP_DRAWS, _SEED)))
+    return float(aggregate(np.asarray(totals.sum() / weights.sum()))), draws, carrying(weights)

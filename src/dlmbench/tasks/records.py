@@ -1,7 +1,7 @@
-"""What a task list leaves in a run folder: tasks.json and its CSV, and one line a document to resample from.
+"""Task results in a run folder: tasks.json, the same as CSV, and one line per document to resample from.
 
-A finished (task, setting) is on the disk before the next begins: its documents first, then tasks.json swapped in
-whole. A kill between the two leaves lines of an unfinished one, which a later line of the same document replaces.
+A finished run of a task is on disk before the next begins: its documents first, then tasks.json, replaced as a whole.
+A kill between the two leaves lines of an unfinished run; later lines of the same documents replace them.
 """
 
 from __future__ import annotations
@@ -23,16 +23,22 @@ from dlmbench.types import SCHEMA_VERSION, Knobs, KnobValue, ModelSpec, Status, 
 
 TASKS, TABLE, SAMPLES = "tasks.json", "tasks.csv", "task_samples.jsonl"
 
+_COLUMNS = (
+    "task metric filter model role sampler steps block_length knobs value stderr low high n higher_is_better "
+    "difference difference_low difference_high difference_n likelihood limit num_fewshot chat status reason "
+    "definition run_id"
+)
+
 # A document's value of a metric: a number, or (sum, weight) of a ratio such as log-likelihood over bytes.
 Value = float | tuple[float, float]
 
 
 @dataclass(frozen=True)
 class TaskRun:
-    """One task (or group of tasks) asked of one model in one setting: all that decides its answers.
+    """One task (or group of tasks) for one model in one setting: everything that determines its answers.
 
-    likelihood, draws: None where they do not matter. definition: hash of the task's file and documents. limit: of
-    documents; below 1 a share of them. num_fewshot: None leaves it to the task.
+    likelihood, draws: None where they do not apply. definition: hash of the task's file and documents. limit: number
+    of documents; below 1 a share of them. num_fewshot: None leaves it to the task.
     """
 
     task: str
@@ -54,28 +60,28 @@ class TaskRun:
 
     @property
     def id(self) -> str:
-        """Hash of the content: what has it on record is not run again."""
+        """Hash of the content: a recorded run with this id is not run again."""
         return stable_hash(asdict(self) | {"model": self.model.identity})
 
     @property
-    def question(self) -> tuple[object, ...]:
-        """What was asked, whoever answers: runs that agree in it can be compared."""
+    def comparison_key(self) -> tuple[object, ...]:
+        """Equal for runs that ask the same questions, so that their scores can be compared."""
         size = (self.max_length, self.new_tokens, self.limit)
         return (self.task, self.definition, *size, self.num_fewshot, self.chat)
 
     @property
     def steps(self) -> int | None:
-        """Diffusion steps K; None for one a token, and where there are none."""
+        """Diffusion steps K; None for one per token, and where the sampler has none."""
         value = self.knob("steps")
         return None if value is None else int(value)
 
     def knob(self, name: str) -> KnobValue:
-        """The value of a knob, None where it was left open."""
+        """The value of a knob, None where it was not chosen."""
         return dict(self.knobs).get(name)
 
     @property
     def label(self) -> str:
-        """The run in a few words."""
+        """A short name for tables and messages."""
         knobs = " ".join(f"{name}={value}" for name, value in self.knobs if value not in (None, False, 0, "none"))
         return " ".join(part for part in (self.task, self.model.key, knobs) if part)
 
@@ -102,7 +108,7 @@ class TaskScore:
 
 @dataclass(frozen=True)
 class TaskSample:
-    """One document: what was answered, and its value of each metric. doc_hash says that it is the same document."""
+    """One document: the answers, and its value of each metric. Equal doc_hash means the same document."""
 
     run_id: str
     task: str
@@ -116,7 +122,7 @@ class TaskSample:
 
 
 @dataclass(frozen=True)
-class Difference:
+class TaskDifference:
     """A run minus the baseline over the same n documents, in the metric's unit; 95% by the paired bootstrap."""
 
     run_id: str
@@ -131,8 +137,8 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class Ended:
-    """A run with its end: ok, or why not."""
+class TaskOutcome:
+    """How a run ended: ok, or why not."""
 
     run: TaskRun
     status: Status
@@ -140,16 +146,16 @@ class Ended:
 
 
 @dataclass
-class Contents:
-    """All that a folder says of tasks."""
+class TaskResults:
+    """All task results of a run folder; outcomes by run id."""
 
-    ended: dict[str, Ended] = field(default_factory=dict)
+    outcomes: dict[str, TaskOutcome] = field(default_factory=dict)
     scores: list[TaskScore] = field(default_factory=list)
-    differences: tuple[Difference, ...] = ()
+    differences: tuple[TaskDifference, ...] = ()
 
 
 class TaskStore:
-    """The task results of a run folder, open for writing by one process."""
+    """The task results of a run folder, locked for writing by one process."""
 
     def __init__(self, folder: Path, lm_eval_version: str) -> None:
         """Open or create it.
@@ -167,13 +173,13 @@ class TaskStore:
         self._lock, _ = lock_folder(folder)
         try:
             drop_torn_line(folder / SAMPLES)
-            self.contents = read(folder)
+            self.results = read(folder)
         except BaseException:
             self.close()
             raise
 
     def close(self) -> None:
-        """Let another run in."""
+        """Release the lock."""
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
@@ -185,16 +191,16 @@ class TaskStore:
         self.close()
 
     def is_done(self, run: TaskRun) -> bool:
-        """Whether the run is on record with its scores; one that failed is tried again."""
-        found = self.contents.ended.get(run.id)
-        return found is not None and found.status == "ok"
+        """Whether the run is recorded with its scores; one that failed is tried again."""
+        outcome = self.results.outcomes.get(run.id)
+        return outcome is not None and outcome.status == "ok"
 
-    def add(self, ended: Ended, scores: Sequence[TaskScore] = (), samples: Iterable[TaskSample] = ()) -> None:
-        """Put the end of a run on record; it is on the disk when this returns."""
+    def add(self, outcome: TaskOutcome, scores: Sequence[TaskScore] = (), samples: Iterable[TaskSample] = ()) -> None:
+        """Record the end of a run; it is on disk when this returns."""
         append_lines(self.folder / SAMPLES, (_plain(asdict(s)) for s in samples))
-        self.contents.ended[ended.run.id] = ended
-        self.contents.scores = [s for s in self.contents.scores if s.run_id != ended.run.id]
-        self.contents.scores += [replace(s, value=_finite(s.value), stderr=_finite(s.stderr)) for s in scores]
+        self.results.outcomes[outcome.run.id] = outcome
+        self.results.scores = [s for s in self.results.scores if s.run_id != outcome.run.id]
+        self.results.scores += [replace(s, value=_finite(s.value), stderr=_finite(s.stderr)) for s in scores]
         self.write()
 
     def write(self) -> None:
@@ -202,82 +208,72 @@ class TaskStore:
         document = {
             "schema_version": SCHEMA_VERSION,
             "lm_eval": self.version,
-            "runs": [asdict(e.run) | {"id": i, "status": e.status, "reason": e.reason} for i, e in self._ended()],
-            "scores": [self._spelt_out(s) for s in self.contents.scores],
-            "differences": [asdict(d) for d in self.contents.differences],
+            "runs": [
+                asdict(o.run) | {"id": run_id, "status": o.status, "reason": o.reason}
+                for run_id, o in self.results.outcomes.items()
+            ],
+            "scores": [self._labelled(s) for s in self.results.scores],
+            "differences": [asdict(d) for d in self.results.differences],
         }
         replace_file(self.folder / TASKS, json.dumps(document, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
         replace_file(self.folder / TABLE, self._table())
 
-    def _ended(self) -> list[tuple[str, Ended]]:
-        return list(self.contents.ended.items())
-
-    def _spelt_out(self, score: TaskScore) -> dict[str, Any]:
-        """A score with what a reader groups by; later keys win, so no knob can hide a field of the score."""
-        run = self.contents.ended[score.run_id].run
+    def _labelled(self, score: TaskScore) -> dict[str, Any]:
+        """A score with the fields that readers group by."""
+        run = self.results.outcomes[score.run_id].run
         return {"model": run.model.key, "role": run.model.role, "steps": run.steps} | asdict(score)
 
     def _table(self) -> str:
-        differences = {(d.run_id, d.task, d.metric, d.filter): d for d in self.contents.differences}
+        """tasks.csv: one row per score, and one per run without any."""
+        columns = _COLUMNS.split()
+        differences = {(d.run_id, d.task, d.metric, d.filter): d for d in self.results.differences}
         out = io.StringIO()
-        columns = (
-            "task metric filter model role sampler steps block_length knobs value stderr low high n higher_is_better "
-            "difference difference_low difference_high difference_n likelihood limit num_fewshot chat status reason "
-            "definition run_id"
-        )
-        table = csv.DictWriter(out, columns.split(), restval="", lineterminator="\n")
+        table = csv.DictWriter(out, columns, restval="", extrasaction="ignore", lineterminator="\n")
         table.writeheader()
-        for run_id, ended in self._ended():
-            run = ended.run
-            row: dict[str, Any] = {"task": run.task, "model": run.model.key, "role": run.model.role}
-            row |= {"sampler": run.sampler, "steps": run.steps, "block_length": run.knob("block_length")}
-            row |= {"knobs": " ".join(f"{k}={v}" for k, v in run.knobs), "likelihood": run.likelihood}
-            row |= {"limit": run.limit, "num_fewshot": run.num_fewshot, "chat": str(run.chat).lower()}
-            row |= {"status": ended.status, "reason": ended.reason}
-            row |= {"definition": run.definition, "run_id": run_id}
-            scores = [s for s in self.contents.scores if s.run_id == run_id]
+        for run_id, outcome in self.results.outcomes.items():
+            run = outcome.run
+            row: dict[str, Any] = {name: getattr(run, name) for name in columns if hasattr(run, name)}
+            row |= {"run_id": run_id, "model": run.model.key, "role": run.model.role, "chat": str(run.chat).lower()}
+            row |= {"knobs": " ".join(f"{k}={v}" for k, v in run.knobs), "block_length": run.knob("block_length")}
+            row |= {"status": outcome.status, "reason": outcome.reason}
+            scores = [s for s in self.results.scores if s.run_id == run_id]
             if not scores:
                 table.writerow(row)
             for s in scores:
-                own = {k: v for k, v in asdict(s).items() if k in columns.split()}
-                own["higher_is_better"] = "" if s.higher_is_better is None else str(s.higher_is_better).lower()
-                d = differences.get((run_id, s.task, s.metric, s.filter))
-                if d is not None:
-                    own |= {"difference": d.value, "difference_low": d.low, "difference_high": d.high}
-                    own["difference_n"] = d.n
-                table.writerow(row | own)
+                values = row | asdict(s)
+                values["higher_is_better"] = "" if s.higher_is_better is None else str(s.higher_is_better).lower()
+                if d := differences.get((run_id, s.task, s.metric, s.filter)):
+                    values |= {"difference": d.value, "difference_low": d.low, "difference_high": d.high}
+                    values["difference_n"] = d.n
+                table.writerow(values)
         return out.getvalue()
 
-    def samples(self, run_ids: Iterable[str]) -> dict[str, list[TaskSample]]:
-        """The documents of each of these runs, each document once."""
-        return read_samples(self.folder, run_ids)
 
-
-def read(folder: Path) -> Contents:
-    """What tasks.json says; nothing where there is none.
+def read(folder: Path) -> TaskResults:
+    """The results in tasks.json; empty where there is none.
 
     Raises:
         BenchError: the file is damaged.
     """
     path = folder / TASKS
     if not path.exists():
-        return Contents()
+        return TaskResults()
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-        ended = {}
+        outcomes = {}
         for entry in document["runs"]:
             model = from_mapping(ModelSpec, entry["model"])
             knobs = tuple((name, value) for name, value in entry["knobs"])
             run = from_mapping(TaskRun, entry | {"model": model, "knobs": knobs})
-            ended[run.id] = Ended(run, entry["status"], entry["reason"])
-        scores = [from_mapping(TaskScore, s) for s in document["scores"] if s["run_id"] in ended]
-        return Contents(ended, scores, tuple(from_mapping(Difference, d) for d in document["differences"]))
+            outcomes[run.id] = TaskOutcome(run, entry["status"], entry["reason"])
+        scores = [from_mapping(TaskScore, s) for s in document["scores"] if s["run_id"] in outcomes]
+        return TaskResults(outcomes, scores, tuple(from_mapping(TaskDifference, d) for d in document["differences"]))
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BenchError(f"{path} is damaged: {error}", "Restore it from a copy, or remove it to start anew") from None
+        raise BenchError(f"{path} is damaged: {error}", "Restore it from a copy, or remove it to start again") from None
 
 
 def read_samples(folder: Path, run_ids: Iterable[str]) -> dict[str, list[TaskSample]]:
-    """The documents of each of these runs; of two lines of the same document the later one counts."""
+    """The documents of each of these runs; the last line of a document counts."""
     found: dict[str, dict[tuple[str, str, int], TaskSample]] = {run_id: {} for run_id in run_ids}
     for _, line in read_lines(folder / SAMPLES):
         if line.get("run_id") in found:
@@ -296,7 +292,7 @@ def _finite(value: float | None) -> float | None:
 
 
 def _plain(value: Any) -> Any:
-    """For strict JSON: it has no word for infinity, which is kept as text."""
+    """A value for strict JSON, which has no infinity: that is kept as text."""
     if isinstance(value, dict):
         return {str(k): _plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):

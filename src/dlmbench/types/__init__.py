@@ -9,6 +9,7 @@ from dlmbench.types._cost import Efficiencies, EngineCost, ForwardShape
 from dlmbench.types._parts import (
     Architecture,
     EagerRunner,
+    Generator,
     GraphRunner,
     LanguageModel,
     OnStep,

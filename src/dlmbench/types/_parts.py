@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from dlmbench.types.records import Prompt, StoredGeneration
-from dlmbench.types.study import Cell, MetricRequest
+from dlmbench.types.records import Generation, Prompt, PromptBatch, StoredGeneration
+from dlmbench.types.study import Cell, KnobValue, MetricRequest
 
 if TYPE_CHECKING:
     import torch
@@ -170,3 +170,34 @@ class LanguageModel(Protocol):
 
         choose: (logits_BV, step) -> tokens_B, or None for the argmax.
         """
+
+
+@runtime_checkable
+class Generator(Protocol):
+    """What the benchmark measures: a model together with the way it generates.
+
+    A sampler over a `LanguageModel` is one implementation (`sampling.generator`), a served model another.
+    """
+
+    def generate(
+        self,
+        batch: PromptBatch,
+        new_tokens: int,
+        knobs: Mapping[str, KnobValue],
+        seed: int,
+        on_step: OnStep | None = None,
+        trace: bool = False,
+    ) -> Generation:
+        """Continue each prompt of `batch` by exactly `new_tokens` tokens.
+
+        Args:
+            batch: B prompts.
+            new_tokens: G.
+            knobs: of the sampler, resolved.
+            seed: of all draws.
+            on_step: called after each forward; traced passes only.
+            trace: also record when each position was committed.
+        """
+
+    def reset(self) -> None:
+        """Drop captured graphs and caches, so that the next memory reading is of one generation alone."""
