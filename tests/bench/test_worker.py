@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from dlmbench.bench import worker
-from dlmbench.measure.protocol import Visit
+from dlmbench.measure.protocol import RepetitionPlan
 from dlmbench.types import Generation, MemoryPass, Prompt, PromptBatch, TracedPass
 from support.synthetic_run import baseline_cell, target_cell
 
@@ -43,9 +43,9 @@ def served(monkeypatch):
 def test_a_cell_keeps_its_records_from_one_visit_to_the_next(served):
     server, asked = served
     for cell, visit in (
-        (target_cell(8), Visit(1, 1, 0, 0)),
-        (target_cell(8), Visit(0, 1, 1, 1)),
-        (target_cell(4), Visit(0, 1, 0, 0)),
+        (target_cell(8), RepetitionPlan(1, 1, 0, 0)),
+        (target_cell(8), RepetitionPlan(0, 1, 1, 1)),
+        (target_cell(4), RepetitionPlan(0, 1, 0, 0)),
     ):
         list(server.answer(worker.Repeat(cell, visit, 0, (BATCH,))))
     assert asked == ["forget", "generate", "generate", "generate", "forget", "generate"]

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from dlmbench.cli import doctor
-from dlmbench.measure.condition import GpuCondition, condition_of, devices_seen_by_the_driver
-from dlmbench.measure.energy import GpuMeter
+from dlmbench.measure.nvml import GpuCondition, GpuMeter, driver_gpu_count
 from support.program import run
 
 ROOT = Path(__file__).parents[2]
@@ -54,10 +53,10 @@ def test_what_is_wrong_with_a_gpu_is_named_with_a_remedy(changes, subject, state
 
 
 def test_a_gpu_that_tells_nothing_raises_no_alarm():
-    silent = condition_of(GpuMeter())
+    silent = GpuMeter().condition()
     assert silent == GpuCondition(*[None] * 11, counts_energy=False)
     assert {e.subject for e in doctor.of_condition(silent) if e.state == "warning"} == {"energy"}
-    assert devices_seen_by_the_driver() >= 0
+    assert driver_gpu_count() >= 0
 
 
 def test_this_machine(capsys, monkeypatch, tmp_path):

@@ -20,9 +20,9 @@ from types import ModuleType
 from dlmbench import registry
 from dlmbench.errors import BenchError, InvalidLogitsError
 from dlmbench.measure.clock import Clock, clock_for
-from dlmbench.measure.energy import GpuMeter, repeat_for_energy
 from dlmbench.measure.memory import measure_memory
-from dlmbench.measure.protocol import Visit, timed_repetition, traced_pass
+from dlmbench.measure.nvml import GpuMeter, measure_energy
+from dlmbench.measure.protocol import RepetitionPlan, timed_repetition, traced_pass
 from dlmbench.models.tokenizer import Codec, find
 from dlmbench.types import (
     Cell,
@@ -47,7 +47,7 @@ class Repeat:
     """Run a cell's visit: warm-ups, then timed repetitions, batch after batch of `batches` in turn."""
 
     cell: Cell
-    visit: Visit
+    visit: RepetitionPlan
     round: int
     batches: tuple[PromptBatch, ...]
 
@@ -210,7 +210,7 @@ class _Server:
         model.language_model.forget()
         memory = measure_memory(cell.id, lambda: self._generate(cell, model, batch), self.device)
         yield replace(memory, idle_power_w=self._idle_power(model))
-        energy = repeat_for_energy(cell.id, lambda: self._generate(cell, model, batch), self.clock, self.meter)
+        energy = measure_energy(cell.id, lambda: self._generate(cell, model, batch), self.clock, self.meter)
         if energy is not None:
             yield energy
 

@@ -19,7 +19,7 @@ from dlmbench.errors import BenchError
 from dlmbench.slurm import scheduler
 
 if TYPE_CHECKING:
-    from dlmbench.measure.condition import GpuCondition
+    from dlmbench.measure.nvml import GpuCondition
     from dlmbench.types import Experiment
 
 State = Literal["ok", "warning", "error"]
@@ -101,11 +101,10 @@ def _versions() -> Iterator[Examined]:
 def _device() -> Iterator[Examined]:
     import torch
 
-    from dlmbench.measure.condition import condition_of, devices_seen_by_the_driver
-    from dlmbench.measure.energy import GpuMeter
+    from dlmbench.measure.nvml import GpuMeter, driver_gpu_count
 
     if not torch.cuda.is_available():
-        seen = devices_seen_by_the_driver()
+        seen = driver_gpu_count()
         if seen:
             text = f"the driver has {seen} GPUs, but torch {torch.__version__} (CUDA {torch.version.cuda}) sees none"
             remedy = "Check CUDA_VISIBLE_DEVICES, and install a torch whose CUDA the driver knows"
@@ -140,7 +139,7 @@ def _device() -> Iterator[Examined]:
             yield Examined("warning", "driver", "NVML does not answer: no energy, clocks or neighbours", remedy)
         return
     yield Examined("ok", "driver", f"NVIDIA {driver}, torch built for CUDA {torch.version.cuda}")
-    yield from of_condition(condition_of(meter))
+    yield from of_condition(meter.condition())
 
 
 def of_condition(found: GpuCondition) -> Iterator[Examined]:
