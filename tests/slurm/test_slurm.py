@@ -247,10 +247,10 @@ def test_a_cancelled_task_and_a_full_disk_are_completed_by_one_command(cluster):
         assert ended[last.id, None] == "FAILED"
         command = f"dlmbench submit --resume {run}"
         assert command in log(run, f"report-{last.id}")
-        assert "shard 0 lacks 1 cells" in log(run, f"report-{last.id}")
+        assert "shard 0 is missing 1 cell (" in log(run, f"report-{last.id}")
         assert not (run / "records.jsonl").exists()
         shown = dlmbench("status", run, folder=cluster).stdout
-        assert "Shards 0-1 are in no queue" in shown
+        assert "Shards 0-1 are not in the queue" in shown
         assert command in shown
 
         kept = [timed(run, index) for index in range(2)]

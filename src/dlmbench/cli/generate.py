@@ -1,4 +1,4 @@
-"""Generate from a prompt file, without measuring."""
+"""Run one checkpoint without measuring: `generate` from prompts, or compute the `likelihood` of references."""
 
 from __future__ import annotations
 
@@ -7,37 +7,48 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Option
 
-from dlmbench.cli.options import KnobOption, app
+from dlmbench.cli.options import Attention, Engine, KnobOption, ModelSource, Precision, Seed, app
+from dlmbench.errors import BenchError, did_you_mean
+
+METRICS = ("likelihood", "elbo")
 
 
 @app.command()
 def generate(
-    model: Annotated[str, typer.Option(help="checkpoint folder, hub id, or embedded:ar | embedded:llada")],
-    prompt_file: Annotated[Path, typer.Option(help="text lines, JSONL or paragraphs")],
-    prompt_ids: Annotated[bool, typer.Option("--prompt-ids", help='lines are {"prompt_ids": [..]}')] = False,
-    sampler: Annotated[str | None, typer.Option(help="default: the one of the checkpoint's family")] = None,
-    new_tokens: Annotated[int, typer.Option(min=1, help="G, tokens to generate for each prompt")] = 128,
-    steps: Annotated[int | None, typer.Option(help="diffusion steps K; default: one a token")] = None,
-    block_length: Annotated[int | None, typer.Option(help="positions a block; default: all new tokens")] = None,
-    cache: Annotated[str | None, typer.Option(help="none | prefix | dual")] = None,
-    commit: Annotated[str | None, typer.Option(help="low_confidence | random | threshold | factor")] = None,
-    threshold: Annotated[float | None, typer.Option(help="of commit threshold; default 0.9")] = None,
-    factor: Annotated[float | None, typer.Option(help="of commit factor; default 1.0")] = None,
-    cfg_scale: Annotated[float | None, typer.Option(help="classifier-free guidance; default 0, none")] = None,
-    temperature: Annotated[float | None, typer.Option(help="default 0, the most probable token")] = None,
-    seed: Annotated[int, typer.Option(help="of all random draws")] = 0,
-    precision: Annotated[str | None, typer.Option(help="float32 | bfloat16 | float16; default by device")] = None,
-    attention: Annotated[str, typer.Option(help="auto | flash | efficient | cudnn | math")] = "auto",
-    engine: Annotated[str, typer.Option(help="see `dlmbench list engines`")] = "hf",
-    batch_size: Annotated[int, typer.Option(min=1, help="rows at once; padded on the left where they differ")] = 1,
-    chat: Annotated[bool, typer.Option("--chat", help="put each prompt into the chat template")] = False,
+    model: ModelSource,
+    prompt_file: Annotated[Path, Option(metavar="FILE", help="prompts: text lines, JSONL or paragraphs")],
+    prompt_ids: Annotated[bool, Option("--prompt-ids", help='lines are {"prompt_ids": [..]}')] = False,
+    sampler: Annotated[
+        str | None, Option(metavar="NAME", help="default: the sampler of the checkpoint's family")
+    ] = None,
+    new_tokens: Annotated[int, Option(min=1, metavar="G", help="tokens to generate for each prompt")] = 128,
+    steps: Annotated[int | None, Option(metavar="K", help="diffusion steps; default: one per token")] = None,
+    block_length: Annotated[int | None, Option(metavar="N", help="tokens per block; default: all new ones")] = None,
+    cache: Annotated[str | None, Option(metavar="NAME", help="see `dlmbench list cache`")] = None,
+    commit: Annotated[str | None, Option(metavar="NAME", help="commit rule; see `dlmbench list commit`")] = None,
+    threshold: Annotated[
+        float | None, Option(metavar="P", help="confidence for the threshold rule; default 0.9")
+    ] = None,
+    factor: Annotated[float | None, Option(metavar="F", help="factor of the factor rule; default 1.0")] = None,
+    cfg_scale: Annotated[float | None, Option(metavar="S", help="classifier-free guidance; default 0: none")] = None,
+    temperature: Annotated[float | None, Option(metavar="T", help="default 0: the most probable token")] = None,
+    seed: Seed = 0,
+    precision: Precision = None,
+    attention: Attention = "auto",
+    engine: Engine = "hf",
+    batch_size: Annotated[int, Option(min=1, metavar="B", help="prompts per batch, padded on the left")] = 1,
+    chat: Annotated[bool, Option("--chat", help="apply the chat template to each prompt")] = False,
     knob: KnobOption = None,
-    trace: Annotated[bool, typer.Option("--trace", help="also write when each position was committed")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="one JSON line a prompt")] = False,
+    trace: Annotated[bool, Option("--trace", help="also print when each position was committed")] = False,
+    as_json: Annotated[bool, Option("--json", help="print one JSON line per prompt")] = False,
 ) -> None:
-    """Generate from a prompt file: how to check a sampler against its authors' own examples."""
+    """Generate from a prompt file, for example to compare a sampler with its authors' code.
+
+    \b
+    Example: dlmbench generate --model embedded:llada --prompt-file prompts.txt --steps 16 --json
+    """
     from dlmbench import registry
     from dlmbench.bench import generate as generation
     from dlmbench.experiment.load import parse_overrides
@@ -83,3 +94,53 @@ def generate(
             print(json.dumps(shown, ensure_ascii=False), flush=True)
         else:
             print(output.text if output.text is not None else " ".join(map(str, output.output_ids)), flush=True)
+
+
+@app.command()
+def likelihood(
+    model: ModelSource,
+    prompt_file: Annotated[
+        Path, Option(metavar="FILE", help='JSON lines {"prompt": .., "reference": ..}, or the same with _ids')
+    ],
+    metric: Annotated[
+        str, Option(metavar="NAME", help="likelihood (exact, or the sampler's) | elbo (diffusion only)")
+    ] = "likelihood",
+    knob: KnobOption = None,
+    draws: Annotated[int | None, Option(min=1, metavar="N", help="Monte Carlo draws of the elbo; default 128")] = None,
+    rows: Annotated[int, Option(min=1, metavar="B", help="sequences per forward pass")] = 16,
+    seed: Seed = 0,
+    precision: Precision = None,
+    attention: Attention = "auto",
+    engine: Engine = "hf",
+) -> None:
+    """Compute the likelihood of reference texts, one JSON line each, for example to compare with other code.
+
+    \b
+    Example: dlmbench likelihood --model GSAI-ML/LLaDA-8B-Base --prompt-file pairs.jsonl --metric elbo
+    """
+    from dlmbench.bench import generate, score_references
+    from dlmbench.experiment.load import parse_overrides
+
+    if metric not in METRICS:
+        raise BenchError(f"no likelihood is called '{metric}'", did_you_mean(metric, METRICS))
+    if draws is not None and metric != "elbo":
+        raise BenchError("--draws applies to the elbo only", "Add --metric elbo")
+    generate.check_controls(precision, attention)
+    request = generate.Request(
+        model=model,
+        prompt_file=prompt_file,
+        prompts_are_ids=False,
+        sampler=None,
+        knobs={name: values[0] for name, values in parse_overrides(knobs=knob or ()).knobs},
+        new_tokens=1,
+        seed=seed,
+        precision=precision,
+        attention=attention,
+        engine=engine,
+        batch_size=1,
+        chat=False,
+        trace=False,
+    )
+    settings = {metric: {"draws": draws}} if draws is not None else {}
+    for found in score_references.score(request, metric, settings, rows):
+        print(json.dumps(asdict(found), ensure_ascii=False), flush=True)

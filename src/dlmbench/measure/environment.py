@@ -72,7 +72,7 @@ def fingerprint(device_type: str) -> Environment:
     """The environment of this process on torch's current device of `device_type` (cuda or cpu).
 
     memory_bytes is the measured device's: the GPU's, or the host's on a CPU. On a CPU, `device` contains the
-    processor's name, because runs are compared by it. The host name is recorded as a hash, enough to tell two hosts apart.
+    processor's name, because runs are compared by it. The host name is hashed: enough to tell two apart.
 
     Raises:
         BenchError: torch sees no such device.
