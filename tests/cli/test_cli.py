@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -105,6 +106,14 @@ def test_help_answers_at_once():
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert not imported & {"torch", "transformers", "pandas", "matplotlib", "pydantic", "scipy"}
     assert time.monotonic() - start < 60
+
+
+def test_every_help_names_values_and_shows_an_example(capsys):
+    for name in surface():
+        code, out, err = run(capsys, name, "--help")
+        assert code == 0, err
+        assert not re.findall(r"<\w*[\[>]|\{RUN", out), f"{name} shows a Python type"
+        assert f"Example: dlmbench {name}" in out
 
 
 def surface() -> dict[str, list[str]]:

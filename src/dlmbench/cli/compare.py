@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Option
 
-from dlmbench.cli.options import app
+from dlmbench.cli.options import command
 from dlmbench.errors import BenchError
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from dlmbench.analysis.stats import Interval
 
 
-@app.command()
+@command()
 def compare(
     first: Annotated[Path, Argument(metavar="RUN1", help="folder of a finished run, the reference")],
     second: Annotated[Path, Argument(metavar="RUN2", help="folder of the run that is judged against it")],

@@ -9,13 +9,13 @@ from typing import Annotated
 
 from typer import Option
 
-from dlmbench.cli.options import Attention, Engine, KnobOption, ModelSource, Precision, Seed, app
+from dlmbench.cli.options import Attention, Engine, KnobOption, ModelSource, Precision, Seed, command
 from dlmbench.errors import BenchError, did_you_mean
 
 METRICS = ("likelihood", "elbo")
 
 
-@app.command()
+@command()
 def generate(
     model: ModelSource,
     prompt_file: Annotated[Path, Option(metavar="FILE", help="prompts: text lines, JSONL or paragraphs")],
@@ -96,7 +96,7 @@ def generate(
             print(output.text if output.text is not None else " ".join(map(str, output.output_ids)), flush=True)
 
 
-@app.command()
+@command()
 def likelihood(
     model: ModelSource,
     prompt_file: Annotated[

@@ -8,11 +8,11 @@ from typing import Annotated
 from typer import Argument, Option
 
 from dlmbench import registry
-from dlmbench.cli.options import Config, ExperimentOptions, app, split_names
+from dlmbench.cli.options import Config, ExperimentOptions, command, split_names
 from dlmbench.errors import BenchError, did_you_mean
 
 
-@app.command(name="list")
+@command(name="list")
 def list_(
     what: Annotated[
         str | None, Argument(metavar="KIND", help=f"one of: {', '.join(registry.KINDS)}; default: all")
@@ -35,7 +35,7 @@ def list_(
                     print(f"    {name}: --knob {knob.name}={knob.default}: {knob.help}")
 
 
-@app.command()
+@command()
 def doctor(
     config: Annotated[
         Path | None,
@@ -61,7 +61,7 @@ def doctor(
         raise BenchError(f"{count} failed: this machine is not ready to measure", "Fix what is marked error above")
 
 
-@app.command()
+@command()
 def download(
     config: Config = Path("config/experiments.yaml"),
     hf_token: Annotated[

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 from typer import Argument, Option
+from typer.core import TyperCommand
 
 if TYPE_CHECKING:
     from dlmbench.types import Experiment, Plan
@@ -26,6 +28,18 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
+
+
+class _Command(TyperCommand):
+    """A command whose help shows an argument as RUN, where typer would show {RUN} and its Python type."""
+
+    def get_help(self, ctx: Any) -> str:
+        """The text of --help."""
+        text = re.sub(r"(?m)^( +\S+) <[\w\[\]]+>", lambda match: match[1].ljust(len(match[0])), super().get_help(ctx))
+        return re.sub(r"\{(\w+)\}", r"\1", text)
+
+
+command = functools.partial(app.command, cls=_Command)
 
 Config = Annotated[Path, Option("--config", "-c", metavar="FILE", help="experiment file; annotated ones in config/")]
 OutputDir = Annotated[Path, Option("--output-dir", "-o", metavar="DIR", help="run folder; an existing one is resumed")]
@@ -69,11 +83,9 @@ class ExperimentOptions:
         checkout = Path(__file__).parents[2] / self.config
         is_elsewhere = not self.config.is_absolute() and not self.config.exists() and checkout.exists()
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in ("config", "knob")}
-        # An option given several times is the comma-separated list that it could have been.
-        joined: dict[str, Any] = {
-            name: ",".join(value) if isinstance(value, list) else value for name, value in values.items()
-        }
-        overrides = configuration.parse_overrides(knobs=self.knob or (), **joined)
+        # Values of a repeated option are joined to the equivalent comma-separated list.
+        texts: dict[str, Any] = {k: ",".join(v) if isinstance(v, list) else v for k, v in values.items()}
+        overrides = configuration.parse_overrides(knobs=self.knob or (), **texts)
         experiment = configuration.load(checkout if is_elsewhere else self.config, overrides)
         return experiment, plan.expand(experiment)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Option
 
-from dlmbench.cli.options import HardwareFile, HardwareName, PlanOptions, Price, RunFolder, app, expand_options
+from dlmbench.cli.options import HardwareFile, HardwareName, PlanOptions, Price, RunFolder, command, expand_options
 from dlmbench.errors import BenchError
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from dlmbench.types import Plan
 
 
-@app.command()
+@command()
 @expand_options
 def plan(
     options: PlanOptions,
@@ -84,7 +84,7 @@ def _forecast(
     return forecast.predict(planned, device, None if calibration is None else forecast.load_calibration(calibration))
 
 
-@app.command()
+@command()
 def calibrate(
     run_folder: RunFolder,
     hardware: HardwareName = None,

@@ -7,13 +7,13 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-from dlmbench.cli.options import Price, RunFolder, app, split_names
+from dlmbench.cli.options import Price, RunFolder, command, split_names
 from dlmbench.errors import BenchError
 
 
-@app.command()
+@command()
 def report(
-    runs: Annotated[list[Path], Argument(metavar="RUN...", help="folders of finished runs")],
+    runs: Annotated[list[Path], Argument(metavar="RUN", help="folders of finished runs")],
 ) -> None:
     """Write report.html, report.md and the figures (PNG, PDF, CSV) into each run folder.
 
@@ -37,7 +37,7 @@ def report(
             print(path)
 
 
-@app.command()
+@command()
 def analyze(
     run_folder: RunFolder,
     price: Price = None,
@@ -61,7 +61,7 @@ def analyze(
     conclude(run_folder, price, quality)
 
 
-@app.command()
+@command()
 def score(
     run_folder: RunFolder,
     metrics: Annotated[

@@ -14,7 +14,7 @@ from dlmbench.cli.options import (
     OutputDir,
     PlanOptions,
     RunOptions,
-    app,
+    command,
     expand_options,
 )
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from dlmbench.types import Experiment, Plan
 
 
-@app.command()
+@command()
 @expand_options
 def run(
     options: RunOptions,
@@ -48,7 +48,7 @@ def run(
     _run(experiment, plan, output_dir, Machine(hardware, devices(hardware_file)), try_oom=try_oom)
 
 
-@app.command()
+@command()
 def demo(
     output_dir: OutputDir = Path("results/demo/raw_data"),
     max_prompts: MaxPrompts = None,

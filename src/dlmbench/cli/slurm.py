@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from typer import Argument, Option
 
-from dlmbench.cli.options import OutputDir, RunOptions, app, expand_options
+from dlmbench.cli.options import OutputDir, RunOptions, command, expand_options
 from dlmbench.errors import BenchError
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 SubmittedRun = Annotated[Path, Argument(metavar="RUN", help="run folder, as given to `dlmbench submit`")]
 
 
-@app.command()
+@command()
 @expand_options
 def submit(
     context: typer.Context,
@@ -109,7 +109,7 @@ def submit(
     print(made.folder)
 
 
-@app.command()
+@command()
 def status(run_folder: SubmittedRun) -> None:
     """Show the progress of a submitted run: cells done and failed, time left, place in the queue.
 
@@ -150,11 +150,11 @@ def status(run_folder: SubmittedRun) -> None:
         print("All shards are done" + (", and merged." if is_merged else f": `dlmbench finish {submitted.folder}`"))
 
 
-@app.command()
+@command()
 def merge(
     run_folder: Annotated[Path, Argument(metavar="RUN", help="folder to merge into; a submitted run's is enough")],
     shard_folders: Annotated[
-        list[Path] | None, Argument(metavar="[RUN...]", help="run folders made with `dlmbench run`")
+        list[Path] | None, Argument(metavar="SHARD", help="run folders made with `dlmbench run`")
     ] = None,
     partial: Annotated[bool, Option("--partial", help="merge even if cells are missing")] = False,
 ) -> None:
@@ -173,7 +173,7 @@ def merge(
         _print_merged(merge.merge_submitted(run_folder.absolute(), partial))
 
 
-@app.command()
+@command()
 def finish(
     run_folder: SubmittedRun,
     partial: Annotated[bool, Option("--partial", help="report even if cells are missing")] = False,
@@ -194,7 +194,7 @@ def finish(
     main(["report", str(run_folder)])
 
 
-@app.command()
+@command()
 def shard(
     run_folder: SubmittedRun,
     index: Annotated[int, Argument(metavar="INDEX", help="number of the shard, from 0")],

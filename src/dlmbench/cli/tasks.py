@@ -12,7 +12,7 @@ import typer
 from typer import Option
 
 from dlmbench import registry
-from dlmbench.cli.options import ExperimentOptions, OutputDir, app, expand_options, split_names
+from dlmbench.cli.options import ExperimentOptions, OutputDir, command, expand_options, split_names
 from dlmbench.errors import BenchError, did_you_mean
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from dlmbench.tasks.sweep import Outcome
 
 
-@app.command()
+@command()
 @expand_options
 def tasks(
     options: ExperimentOptions,
@@ -95,7 +95,7 @@ def tasks(
         )
 
 
-@app.command(
+@command(
     name="lm-eval",
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": False},
 )
