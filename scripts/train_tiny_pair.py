@@ -30,8 +30,8 @@ from tiny_pair.model import Shape, Transformer
 from tiny_pair.training import Run, load_weights, train
 
 from dlmbench.tiny.oracle import score_story
+from dlmbench.tiny.story import heldout_windows, story_of
 from dlmbench.tiny.vocabulary import encode
-from dlmbench.tiny.windows import heldout_windows, story_of
 
 PROMPT, CONTINUATION = 64, 64
 STEP_COUNTS = (1, 2, 4, 8, 16, 32, 64)

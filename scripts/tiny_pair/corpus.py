@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from dlmbench.tiny.story import LONGEST_WINDOW, story_of
 from dlmbench.tiny.vocabulary import encode
-from dlmbench.tiny.windows import LONGEST_WINDOW, story_of
 
 CHUNK_STORIES = 4096
 
