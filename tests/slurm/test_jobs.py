@@ -480,7 +480,7 @@ def test_submitting_without_slurm_is_refused_with_the_reason(submitted, capsys, 
     ],
 )
 def test_only_what_chooses_nodes_allows_a_partition_of_several_gpu_types(monkeypatch, extra, is_chosen):
-    monkeypatch.setattr(scheduler, "require", lambda: None)
+    monkeypatch.setattr(scheduler, "run_command", lambda command: "")
     monkeypatch.setattr(scheduler, "gpu_types", lambda partition: ("a100", "v100"))
     if is_chosen:
         submission.check_resources(Resources(extra=extra))

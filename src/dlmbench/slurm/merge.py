@@ -61,9 +61,11 @@ class Merged:
 
 @dataclass(frozen=True)
 class _Source:
+    """A shard with records. lines: as they are in the file, by cell id."""
+
     folder: Path
     contents: Contents
-    lines: tuple[dict[str, Any], ...]
+    lines: Mapping[str, list[dict[str, Any]]]
 
 
 def merge_submitted(folder: Path, partial: bool = False) -> Merged:
@@ -139,7 +141,6 @@ def merge(output: Path, plan: Plan, shards: Sequence[Path], gaps: Sequence[Gap],
     if gaps and hint:
         raise BenchError(f"the run is incomplete: {'; '.join(g.text for g in gaps)}", hint)
 
-    by_cell = _records_by_cell(sources)
     left_out = dict.fromkeys(out for s in sources for out in s.contents.left_out)
     environment = _environment(sources)
     lines: list[dict[str, Any]] = [
@@ -147,7 +148,8 @@ def merge(output: Path, plan: Plan, shards: Sequence[Path], gaps: Sequence[Gap],
         {"kind": "experiment", "name": sources[0].contents.name, "schema_version": SCHEMA_VERSION},
         *(cell_record(cell) for cell in cells.values()),
         *({"kind": "left_out", **asdict(out)} for out in left_out),
-        *(line for cell_id in cells for line in by_cell.get(cell_id, ())),
+        # From the first shard that has the cell: a copy of a shard adds nothing.
+        *(line for i in cells for line in next((s.lines[i] for s in sources if i in s.lines), ())),
     ]
     _write(output, lines, sources, set(cells), experiment)
     with Store.open(output, environment, sources[0].contents.name) as store:
@@ -161,7 +163,13 @@ def merge(output: Path, plan: Plan, shards: Sequence[Path], gaps: Sequence[Gap],
 
 def _source(folder: Path) -> _Source | None:
     contents = read_contents(folder)
-    return _Source(folder, contents, tuple(v for _, v in read_lines(folder / RECORDS))) if contents.name else None
+    if not contents.name:
+        return None
+    lines: dict[str, list[dict[str, Any]]] = {}
+    for _, values in read_lines(folder / RECORDS):
+        if "cell_id" in values:
+            lines.setdefault(values["cell_id"], []).append(values)
+    return _Source(folder, contents, lines)
 
 
 # ---------------------------------------------------------------- checks
@@ -206,28 +214,12 @@ def _check_cells(sources: Sequence[_Source], planned: set[str]) -> None:
                 owners.setdefault(cell_id, []).append(source)
     for cell_id, (first, *others) in owners.items():
         for other in others:
-            if _of_cell(other, cell_id) != _of_cell(first, cell_id):
+            if other.lines[cell_id] != first.lines[cell_id]:
                 label = other.contents.cells[cell_id].label
                 raise BenchError(
                     f"{label} was measured twice: in {first.folder} and in {other.folder}",
                     "Remove one of the two folders, then merge again",
                 )
-
-
-def _of_cell(source: _Source, cell_id: str) -> list[dict[str, Any]]:
-    return [v for v in source.lines if v.get("cell_id") == cell_id]
-
-
-def _records_by_cell(sources: Sequence[_Source]) -> dict[str, list[dict[str, Any]]]:
-    """Each cell's lines, from the first shard that has any: a copy of a shard adds nothing."""
-    found: dict[str, list[dict[str, Any]]] = {}
-    for source in sources:
-        own: dict[str, list[dict[str, Any]]] = {}
-        for values in source.lines:
-            if "cell_id" in values:
-                own.setdefault(values["cell_id"], []).append(values)
-        found = own | found
-    return found
 
 
 def _environment(sources: Sequence[_Source]) -> Environment:

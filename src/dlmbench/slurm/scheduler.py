@@ -40,22 +40,6 @@ def is_available() -> bool:
     return shutil.which("sbatch") is not None
 
 
-def _not_found(command: str) -> BenchError:
-    return BenchError(
-        f"{command} is not on this machine", "Submit from a login node of a SLURM cluster, or use `dlmbench run`"
-    )
-
-
-def require() -> None:
-    """Check that jobs can be submitted from here.
-
-    Raises:
-        BenchError: SLURM's commands are not on this machine.
-    """
-    if not is_available():
-        raise _not_found("sbatch")
-
-
 def run_command(command: Sequence[str], environment: Mapping[str, str] | None = None) -> str:
     """Run one of SLURM's commands and return its output.
 
@@ -72,7 +56,8 @@ def run_command(command: Sequence[str], environment: Mapping[str, str] | None = 
             env=None if environment is None else dict(environment),
         )
     except FileNotFoundError:
-        raise _not_found(command[0]) from None
+        hint = "Submit from a login node of a SLURM cluster, or use `dlmbench run`"
+        raise BenchError(f"{command[0]} is not on this machine", hint) from None
     except subprocess.TimeoutExpired:
         raise BenchError(f"{command[0]} did not answer within {_TIMEOUT_S} s", "Try again: SLURM is busy") from None
     if done.returncode != 0:

@@ -12,9 +12,9 @@ import os
 import shlex
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin, get_type_hints
 
 from dlmbench.bench import forecast
 from dlmbench.errors import BenchError
@@ -25,16 +25,7 @@ from dlmbench.results import RECORDS
 from dlmbench.results.journal import replace_file
 from dlmbench.roofline.hardware import Hardware
 from dlmbench.slurm import scheduler
-from dlmbench.types import (
-    Experiment,
-    Grid,
-    ModelSpec,
-    Plan,
-    PromptSettings,
-    ProtocolSettings,
-    SamplerAxes,
-    from_mapping,
-)
+from dlmbench.types import Experiment, Plan
 
 SUBMISSION = "submission.json"
 SHARDS = "shards"
@@ -194,7 +185,7 @@ def check_resources(resources: Resources) -> None:
     script = Path(os.environ.get("DLMBENCH_HOME", _CHECKOUT)) / JOB_SCRIPT
     if not script.is_file():
         raise BenchError(f"there is no {script}", "Submit from a checkout, or set DLMBENCH_HOME to one")
-    scheduler.require()
+    scheduler.run_command(["sbatch", "--version"])
     is_chosen = any(_chooses_nodes(option) for option in resources.extra)
     if resources.gres.partition(":")[0] != "gpu" or resources.gres.count(":") > 1 or is_chosen:
         return
@@ -348,54 +339,34 @@ def load(folder: Path) -> Submission:
     if isinstance(values, dict) and values.get("schema_version") != _SCHEMA:
         raise BenchError(f"{path} is of another version of dlmbench", "Use the version that submitted it")
     try:
-        return _submission_from(folder, values)
+        submission: Submission = _decode(Submission, {**values, "folder": folder})
     except KeyError as error:
         raise _unreadable(path, f"it has no {error}") from error
     except (AttributeError, TypeError, ValueError) as error:
         raise _unreadable(path, "it is not what `dlmbench submit` writes") from error
+    return submission
 
 
 def _unreadable(path: Path, why: object) -> BenchError:
     return BenchError(f"{path} cannot be read ({why})", "Restore it from a copy")
 
 
-def _submission_from(folder: Path, values: Mapping[str, Any]) -> Submission:
-    return Submission(
-        folder=folder,
-        experiment=experiment_from(values["experiment"]),
-        shards=tuple(from_mapping(Shard, {**s, "cell_ids": tuple(s["cell_ids"])}) for s in values["shards"]),
-        predicted={cell_id: float(seconds) for cell_id, seconds in values["predicted"].items()},
-        device=values["device"],
-        resources=from_mapping(Resources, {**values["resources"], "extra": tuple(values["resources"]["extra"])}),
-        allow_cpu=values["allow_cpu"],
-        jobs=tuple(Job(j["id"], tuple(j["shards"])) for j in values["jobs"]),
-    )
+def _decode(kind: Any, value: Any) -> Any:
+    """A JSON value as an instance of `kind`: dataclasses, tuples and mappings, nested by their type hints.
 
-
-def experiment_from(values: Mapping[str, Any]) -> Experiment:
-    """An Experiment from the JSON of its dataclass."""
-    return from_mapping(
-        Experiment,
-        {
-            **values,
-            "models": tuple(from_mapping(ModelSpec, m) for m in values["models"]),
-            "grids": tuple(_grid_from(g) for g in values["grids"]),
-            "prompts": from_mapping(PromptSettings, values["prompts"]),
-            "protocol": from_mapping(ProtocolSettings, values["protocol"]),
-            "metrics": tuple(values["metrics"]),
-        },
-    )
-
-
-def _grid_from(values: Mapping[str, Any]) -> Grid:
-    samplers = (SamplerAxes(s["sampler"], tuple((k, tuple(v)) for k, v in s["knobs"])) for s in values["samplers"])
-    return from_mapping(
-        Grid,
-        {
-            **values,
-            "lengths": tuple((p, g) for p, g in values["lengths"]),
-            "batch_sizes": tuple(values["batch_sizes"]),
-            "engines": tuple(values["engines"]),
-            "samplers": tuple(samplers),
-        },
-    )
+    Raises:
+        KeyError: a field is missing.
+        AttributeError, TypeError, ValueError: the value has the wrong form.
+    """
+    origin, parts = get_origin(kind), get_args(kind)
+    if is_dataclass(kind):
+        hints = get_type_hints(kind)
+        return kind(**{f.name: _decode(hints[f.name], value[f.name]) for f in fields(kind)})  # type: ignore[operator]
+    if origin is tuple:
+        kinds = parts[:1] * len(value) if parts[-1] is Ellipsis else parts
+        return tuple(_decode(k, v) for k, v in zip(kinds, value, strict=True))
+    if origin is Mapping:
+        return {key: _decode(parts[1], v) for key, v in value.items()}
+    if kind is float and not isinstance(value, int | float):
+        raise TypeError(value)
+    return value
