@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from rich.console import Console
 from rich.markup import escape
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from dlmbench.roofline.bounds import Bounds
     from dlmbench.roofline.calibrate import Calibration
     from dlmbench.roofline.surface import Surface
+    from dlmbench.tasks.records import Ended, TaskRun, TaskScore
 
 STDERR = Console(stderr=True, highlight=False, soft_wrap=True)
 
@@ -56,47 +57,62 @@ def new_table(title: str | Text | None, *columns: str) -> Table:
     return table
 
 
-class LiveProgress:
-    """A progress bar over cells; plain lines where stderr is not a terminal."""
+class ProgressBar:
+    """A progress bar with a description; disabled where stderr is not a terminal, so that lines are logged instead."""
 
-    def __init__(self, title: str, total: int) -> None:
-        self._bar = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            _TimeLeft(self),
-            console=STDERR,
-            disable=not STDERR.is_terminal,
-        )
-        self._task = self._bar.add_task(title, total=total)
+    def __init__(self, description: str = "", total: int | None = None, *more: ProgressColumn) -> None:
+        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+        self.is_shown = STDERR.is_terminal
+        self._bar = Progress(*columns, TimeElapsedColumn(), *more, console=STDERR, disable=not self.is_shown)
+        self._task = self._bar.add_task(description, total=total)
         self._started = time.monotonic()
-        self._title = title
-        self._ends: float | None = None
-        self._unknown_cells = 0
 
-    def __enter__(self) -> LiveProgress:
+    def __enter__(self) -> Self:
         self._bar.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._bar.stop()
 
+    def log(self, text: str, remark: str = "") -> None:
+        """Write a line with the elapsed time."""
+        log(f"[{time.monotonic() - self._started:6.1f} s{remark}] {text}")
+
+    def advance(self, count: int = 1) -> None:
+        """Move the bar."""
+        self._bar.advance(self._task, count)
+
+    def describe(self, description: str) -> None:
+        """Change the description only."""
+        self._bar.update(self._task, description=description)
+
+    def restart(self, description: str, total: int | None = None) -> None:
+        """Start again from zero."""
+        self._bar.update(self._task, description=description, completed=0, total=total)
+
+
+class LiveProgress(ProgressBar):
+    """Progress over cells."""
+
+    def __init__(self, title: str, total: int) -> None:
+        super().__init__(title, total, _TimeLeft(self))
+        self._title = title
+        self._ends: float | None = None
+        self._unknown_cells = 0
+
     def cell(self, cell: Cell, doing: str) -> None:
         """Show the current cell. The title is printed before the first one, so not at all if nothing is to be done."""
         if self._title:
             log(self._title)
             self._title = ""
-        self._bar.update(self._task, description=f"{doing}: {cell.label}", advance=1)
-        if not STDERR.is_terminal:
-            left = f"; {self.time_left}" if self.time_left else ""
-            log(f"[{time.monotonic() - self._started:6.1f} s{left}] {doing}: {cell.label}")
+        self.describe(f"{doing}: {cell.label}")
+        self.advance()
+        if not self.is_shown:
+            self.log(f"{doing}: {cell.label}", f"; {self.time_left}" if self.time_left else "")
 
     def repetition(self, cell: Cell, latency_s: float) -> None:
         """Show the last latency."""
-        if STDERR.is_terminal:
-            self._bar.update(self._task, description=f"{cell.label}: {latency_s * 1e3:.1f} ms")
+        self.describe(f"{cell.label}: {latency_s * 1e3:.1f} ms")
 
     def left(self, seconds: float | None, unknown_cells: int) -> None:
         """Set the forecast of the remaining speed pass; the display counts down from it."""
@@ -116,6 +132,36 @@ class LiveProgress:
     def failed(self, cell: Cell, reason: str) -> None:
         """Report at once a cell that could not be measured or scored."""
         STDERR.print(f"  not measured: {cell.label}: {reason}", style="yellow", markup=False)
+
+
+class TaskProgress(ProgressBar):
+    """Progress over lm-eval tasks: the current run, its requests, and each result as soon as it is known."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._title = ""
+
+    def reading(self, what: str) -> None:
+        """Show that data are being read."""
+        self.restart(f"reading {what}")
+        if not self.is_shown:
+            self.log(f"reading {what}")
+
+    def begin(self, run: TaskRun, number: int, total: int) -> None:
+        """Show that a run begins."""
+        self._title = f"{number}/{total} {run.label}"
+        self.restart(self._title)
+
+    def watch(self, what: str, total: int) -> Callable[[int], None]:
+        """Show a number of requests; returns the function that counts them."""
+        self.restart(f"{self._title}: {what}", total)
+        return self.advance
+
+    def ended(self, ended: Ended, scores: Sequence[TaskScore]) -> None:
+        """Report the result of a run."""
+        values = ", ".join(f"{s.metric} {_number(s.value, 1, 4)}" for s in scores if s.task == ended.run.task)
+        result = (values or "done") if ended.status == "ok" else f"not run: {ended.reason}"
+        self.log(f"{self._title}: {result}")
 
 
 class _TimeLeft(ProgressColumn):

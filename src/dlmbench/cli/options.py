@@ -54,14 +54,6 @@ HardwareFile = Annotated[
     Path | None, Option("--hardware-file", metavar="FILE", help="YAML file that describes further devices")
 ]
 RunFolder = Annotated[Path, Argument(metavar="RUN", help="folder of a finished run")]
-ModelSource = Annotated[str, Option(metavar="MODEL", help="checkpoint folder, hub id, embedded:ar or embedded:llada")]
-Seed = Annotated[int, Option(metavar="N", help="seed of all random draws")]
-Precision = Annotated[
-    str | None,
-    Option(metavar="DTYPE", help="float32 | bfloat16 | float16; default: bfloat16 on a GPU, float32 on a CPU"),
-]
-Attention = Annotated[str, Option(metavar="KERNEL", help="auto | flash | efficient | cudnn | math")]
-Engine = Annotated[str, Option(metavar="NAME", help="see `dlmbench list engines`")]
 Price = Annotated[float | None, Option(metavar="PRICE", help="price of one GPU hour, in any currency")]
 
 
@@ -118,26 +110,30 @@ class RunOptions(PlanOptions):
 
 def expand_options(command: Callable[..., None]) -> Callable[..., None]:
     """Give `command` one command-line option for each field of its parameter `options`, an options class."""
-    hints = get_type_hints(command, include_extras=True)
-    options_class: Any = hints["options"]
-    field_hints = get_type_hints(options_class, include_extras=True)
-    fields = [
-        inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default, annotation=field_hints[f.name])
-        for f in dataclasses.fields(options_class)
-    ]
-    parameters: list[inspect.Parameter] = []
-    for parameter in inspect.signature(command).parameters.values():
-        keyword = parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hints[parameter.name])
-        parameters += fields if parameter.name == "options" else [keyword]
+    parameters = _parameters(command)
+    options_class = parameters["options"].annotation
+    fields = _parameters(options_class)
+    position = list(parameters).index("options")
+    names = [*list(parameters)[:position], *fields, *list(parameters)[position + 1 :]]
+    expanded_parameters = [(parameters | fields)[name] for name in names]
 
     @functools.wraps(command)
     def expanded(**values: Any) -> None:
-        options = options_class(**{f.name: values.pop(f.name) for f in fields})
+        options = options_class(**{name: values.pop(name) for name in fields})
         command(options=options, **values)
 
-    expanded.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    expanded.__annotations__ = {p.name: p.annotation for p in parameters}
+    expanded.__signature__ = inspect.Signature(expanded_parameters)  # type: ignore[attr-defined]
+    expanded.__annotations__ = {p.name: p.annotation for p in expanded_parameters}
     return expanded
+
+
+def _parameters(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    """The parameters of a function or dataclass as keyword-only ones, their annotations evaluated."""
+    hints = get_type_hints(function, include_extras=True)
+    return {
+        p.name: p.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hints[p.name])
+        for p in inspect.signature(function).parameters.values()
+    }
 
 
 def split_names(items: list[str] | None) -> list[str]:

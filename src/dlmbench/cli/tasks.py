@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,8 +17,7 @@ from dlmbench.errors import BenchError, did_you_mean
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from dlmbench.tasks.records import Ended, TaskRun, TaskScore
-    from dlmbench.tasks.subject import Done
+    from dlmbench.tasks.records import TaskRun, TaskScore
     from dlmbench.tasks.sweep import Outcome
 
 
@@ -57,6 +55,7 @@ def tasks(
     \b
     Example: dlmbench tasks -t gsm8k,hellaswag -c config/experiments.yaml --steps 32,128 --limit 200
     """
+    from dlmbench.cli import console
     from dlmbench.tasks import require, sweep
     from dlmbench.tasks.records import SAMPLES, TABLE, TASKS
     from dlmbench.tasks.subject import LIKELIHOODS
@@ -81,7 +80,7 @@ def tasks(
         rows=batch_size,
     )
     os.environ.setdefault("TQDM_DISABLE", "1")  # read when lm-eval imports tqdm; we show progress ourselves
-    with _TaskProgress() as progress:
+    with console.TaskProgress() as progress:
         outcome = sweep.run(experiment, request, output_dir, progress)
     _show(outcome)
     for name in (TASKS, TABLE, SAMPLES):
@@ -127,54 +126,6 @@ def _underscored(argument: str) -> str:
         return argument
     name, sign, value = argument[2:].partition("=")
     return f"--{name.replace('-', '_')}{sign}{value}"
-
-
-class _TaskProgress:
-    """Current run, its requests, and each result as soon as it is known; plain lines without a terminal."""
-
-    def __init__(self) -> None:
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
-        from dlmbench.cli.console import STDERR
-
-        self._is_terminal = STDERR.is_terminal
-        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-        self._bar = Progress(*columns, TimeElapsedColumn(), console=STDERR, disable=not self._is_terminal)
-        self._task = self._bar.add_task("", total=None)
-        self._started = time.monotonic()
-        self._title = ""
-
-    def __enter__(self) -> _TaskProgress:
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-    def _log(self, text: str) -> None:
-        from dlmbench.cli import console
-
-        console.log(f"[{time.monotonic() - self._started:6.1f} s] {text}")
-
-    def reading(self, what: str) -> None:
-        self._bar.update(self._task, description=f"reading {what}", completed=0, total=None)
-        if not self._is_terminal:
-            self._log(f"reading {what}")
-
-    def begin(self, run: TaskRun, number: int, total: int) -> None:
-        self._title = f"{number}/{total} {run.label}"
-        self._bar.update(self._task, description=self._title, completed=0, total=None)
-
-    def watch(self, what: str, total: int) -> Done:
-        self._bar.update(self._task, description=f"{self._title}: {what}", completed=0, total=total)
-        return lambda count: self._bar.update(self._task, advance=count)
-
-    def ended(self, ended: Ended, scores: Sequence[TaskScore]) -> None:
-        if ended.status != "ok":
-            self._log(f"{self._title}: not run: {ended.reason}")
-            return
-        values = ", ".join(f"{s.metric} {_number(s.value)}" for s in scores if s.task == ended.run.task)
-        self._log(f"{self._title}: {values or 'done'}")
 
 
 def _show(outcome: Outcome) -> None:
