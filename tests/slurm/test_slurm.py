@@ -188,7 +188,7 @@ def test_an_array_meets_its_time_limit_and_ends_as_the_serial_run_does(cluster):
     shown = dlmbench("status", run, folder=cluster).stdout
     assert "of 7 cells have ended, 0 of them failed" in shown
     assert "Time left" in shown
-    wait_for("the task to be queued again", lambda: "to be continued" in log(run, f"{array.id}_{slow}"), cluster)
+    wait_for("the task to be queued again", lambda: "unfinished: requeueing" in log(run, f"{array.id}_{slow}"), cluster)
     before = timed(run, slow)
     assert before
     wait_for("its second start", lambda: "start 2" in log(run, f"{array.id}_{slow}"), cluster)

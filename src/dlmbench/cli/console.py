@@ -267,7 +267,7 @@ def total(bill: Bill, price: float | None) -> str:
     text = f"predicted time of all generations, with warm-ups and repetitions: {_between(bill.low_s, bill.high_s)}"
     if price is not None:
         low, high = (f"{m:.2f}" for m in bill.money(price))
-        text += f"; {low if low == high else f'{low} to {high}'} at {price:g} a GPU hour"
+        text += f"; {low if low == high else f'{low} to {high}'} at {price:g} per GPU hour"
     text += ". Not included: loading models and scoring"
     if bill.too_large:
         text += f", {bill.too_large} cells that will probably not fit and that `run` skips without --try-oom"
