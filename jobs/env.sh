@@ -17,7 +17,7 @@ DLMBENCH_IMAGE=${DLMBENCH_IMAGE:-}
 DLMBENCH_BIND=${DLMBENCH_BIND:-}
 
 if [ -n "$DLMBENCH_MODULES" ]; then
-  # shellcheck disable=SC2086  # several modules are several words
+  # shellcheck disable=SC2086  # each module is a word
   module load $DLMBENCH_MODULES
 fi
 
@@ -52,19 +52,19 @@ dlmbench() {
 # Run a command that can be stopped: SLURM sends USR1 before the time limit, the command finishes its repetition and
 # exits with code 75, and the job requeues itself and resumes at its next start.
 run_and_requeue() {
-  local own child= code=0 asked=0 again
+  local own child= code=0 stopping=0 status
   own=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_}${SLURM_ARRAY_TASK_ID:-${SLURM_JOB_ID:-}}
   echo "dlmbench job $own, start $((${SLURM_RESTART_COUNT:-0} + 1)), on $(hostname -s)," \
     "GPU ${CUDA_VISIBLE_DEVICES:-none}, $(date -Is)"
-  trap 'asked=1; echo "USR1 at $(date -Is): stopping after this repetition"; kill -USR1 $child' USR1
+  trap 'stopping=1; echo "USR1 at $(date -Is): stopping after this repetition"; kill -USR1 $child' USR1
   ("$@") &
   child=$!
   wait "$child" || code=$?
   # A wait interrupted by the signal does not give the exit code of the command, which is still finishing.
-  while [ "$asked" = 1 ]; do
-    asked=0 again=0
-    wait "$child" || again=$?
-    [ "$again" = 127 ] || code=$again
+  while [ "$stopping" = 1 ]; do
+    stopping=0 status=0
+    wait "$child" || status=$?
+    [ "$status" = 127 ] || code=$status
   done
   if [ "$code" = 75 ]; then
     echo "unfinished: requeueing $own"

@@ -251,7 +251,7 @@ def test_a_cell_measured_twice_is_refused_and_a_copy_is_not(submitted, tmp_path)
 
 def test_folders_that_do_not_belong_together_are_refused(submitted, tmp_path):
     folders = [fill(submitted, index) for index in range(4)]
-    with pytest.raises(BenchError, match="holds no run"):
+    with pytest.raises(BenchError, match="there is no run in"):
         merge.merge_folders(tmp_path / "out", [tmp_path / "nothing"])
     # A run measured in the output folder itself is never overwritten.
     own = replace(sample(submitted.plan().cells[0], 0, 0.7), process_id=99)

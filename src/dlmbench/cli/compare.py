@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 @command()
 def compare(
     first: Annotated[Path, Argument(metavar="RUN1", help="folder of a finished run, the reference")],
-    second: Annotated[Path, Argument(metavar="RUN2", help="folder of the run that is judged against it")],
+    second: Annotated[Path, Argument(metavar="RUN2", help="folder of the run to compare with it")],
     anyway: Annotated[bool, Option("--anyway", help="compare runs that are not comparable; every row says so")] = False,
     as_json: Annotated[bool, Option("--json", help="print all numbers as JSON instead of tables")] = False,
 ) -> None:
@@ -90,13 +90,13 @@ def _speed_table(found: Comparison) -> Table:
     columns = (">first ms", ">second ms", ">n", ">first/second [95%]", "the second is", ">memory MiB")
     table = console.new_table(_title(found, "Speed and memory"), "cell", *columns)
     for pair in found.pairs:
-        ours, theirs = pair.first_latency_s, pair.second_latency_s
+        first, second = pair.first_latency_s, pair.second_latency_s
         reason = f" ({pair.reason})" if pair.reason else ""
         table.add_row(
             Text(pair.label),
-            f"{ours.median * 1e3:.1f}" if ours else "-",
-            f"{theirs.median * 1e3:.1f}" if theirs else "-",
-            f"{ours.n if ours else 0}, {theirs.n if theirs else 0}",
+            f"{first.median * 1e3:.1f}" if first else "-",
+            f"{second.median * 1e3:.1f}" if second else "-",
+            f"{first.n if first else 0}, {second.n if second else 0}",
             _ratio(pair.speedup),
             Text(f"{pair.verdict}{reason}{_mark(pair)}"),
             _memory(pair),

@@ -59,7 +59,7 @@ Price = Annotated[float | None, Option(metavar="PRICE", help="price of one GPU h
 
 @dataclass(frozen=True)
 class ExperimentOptions:
-    """An experiment file and the options that change what it says. Subclasses add more of them."""
+    """An experiment file and options that override parts of it; subclasses add further ones."""
 
     config: Config = Path("config/experiments.yaml")
     models: Annotated[list[str] | None, Option(metavar="KEY[,KEY...]", help="only these models of the file")] = None
@@ -84,7 +84,7 @@ class ExperimentOptions:
 
 @dataclass(frozen=True)
 class PlanOptions(ExperimentOptions):
-    """Also what changes the grid and the prompts."""
+    """Adds overrides of the grid and the prompts."""
 
     batch_size: Annotated[list[str] | None, Option(metavar="B[,B...]", help="batch sizes, instead of the file's")] = (
         None
@@ -101,7 +101,7 @@ class PlanOptions(ExperimentOptions):
 
 @dataclass(frozen=True)
 class RunOptions(PlanOptions):
-    """Also what changes the metrics."""
+    """Adds overrides of the metrics."""
 
     compute_bertscore: Annotated[
         bool, Option("--compute-bertscore", help="also compute BERTScore against the references")

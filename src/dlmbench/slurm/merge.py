@@ -99,7 +99,7 @@ def merge_folders(output: Path, folders: list[Path], partial: bool = False) -> M
     ended: set[str] = set()
     for folder, recorded in zip(folders, contents, strict=True):
         if not recorded.name:
-            raise BenchError(f"{folder} holds no run", "Use folders given to `dlmbench run --output_dir`")
+            raise BenchError(f"there is no run in {folder}", "Use folders given to `dlmbench run --output_dir`")
         ended |= {r.cell.id for r in recorded.results() if r.status is not None}
     cells: dict[str, Cell] = {}
     for folder, recorded in zip(folders, contents, strict=True):

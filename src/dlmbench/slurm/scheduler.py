@@ -31,7 +31,7 @@ class Task:
 
     @property
     def is_over(self) -> bool:
-        """Whether it has ended, in whatever way."""
+        """Whether it has ended, successfully or not."""
         return self.state in _FINAL_STATES
 
 

@@ -273,12 +273,12 @@ def _gives(cast: Cast, subject: Character) -> Slots[None]:
     item = yield from own_item(subject)
     several = item.count > 1
     yield from literal("and gave")
-    given = 1
+    count = 1
     if several:
-        given = world.COUNT_OF[(yield Constraint.COUNT, uniform(NUMBERS[1 : item.count + 1]))]
+        count = world.COUNT_OF[(yield Constraint.COUNT, uniform(NUMBERS[1 : item.count + 1]))]
     yield from literal("of them to" if several else "it to")
     receiver = yield from cast.other_character(subject)
-    subject.give(item, given, receiver)
+    subject.give(item, count, receiver)
     word = yield Constraint.SYNTAX, _AND_OR_STOP if several else certain(".")
     if word == "and":
         yield from literal("had")

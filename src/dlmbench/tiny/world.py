@@ -1,4 +1,4 @@
-"""The fixed facts of the tiny world: which places are neighbours, what lives where, and all probabilities.
+"""The fixed facts of the tiny world: neighbouring places, animals of each place and so on, with all probabilities.
 
 A model must memorise these facts, as it must learn the world behind real text. They come from ranking words by a hash,
 not from a random generator, so they are the same in every version of Python.
