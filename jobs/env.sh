@@ -1,12 +1,12 @@
-# What every job sets up, sourced by the sbatch files. Each value below is a default: export your own before sbatch, or
-# write them into the file that DLMBENCH_SITE names (it is read first).
+# Environment of all jobs, sourced by the sbatch files. The values below are defaults: export your own before sbatch, or
+# set them in a file and export its path as DLMBENCH_SITE (it is read first).
 #
 #   DLMBENCH_MODULES   modules to load, as in "GCC/13 CUDA/12.6 Python/3.13"
-#   DLMBENCH_PYTHON    the interpreter that has dlmbench's packages; `dlmbench submit` passes on its own
-#   DLMBENCH_IMAGE     an Apptainer image to run in, instead of that interpreter
-#   DLMBENCH_BIND      folders that the image must see, as Apptainer's --bind takes them
-#   HF_HOME            where models and data were downloaded to
-#   OMP_NUM_THREADS    cores that torch may use
+#   DLMBENCH_PYTHON    the Python with dlmbench's packages; `dlmbench submit` passes the one it runs on
+#   DLMBENCH_IMAGE     an Apptainer image to run in, instead of that Python
+#   DLMBENCH_BIND      folders to mount into the image, in the format of Apptainer's --bind
+#   HF_HOME            the folder that models and data were downloaded to
+#   OMP_NUM_THREADS    number of CPU cores that torch may use
 
 DLMBENCH_HOME=${DLMBENCH_HOME:-$PWD}
 if [ -n "${DLMBENCH_SITE:-}" ]; then . "$DLMBENCH_SITE"; fi
@@ -17,21 +17,21 @@ DLMBENCH_IMAGE=${DLMBENCH_IMAGE:-}
 DLMBENCH_BIND=${DLMBENCH_BIND:-}
 
 if [ -n "$DLMBENCH_MODULES" ]; then
-  # shellcheck disable=SC2086  # several modules are several words
+  # shellcheck disable=SC2086  # each module is a word
   module load $DLMBENCH_MODULES
 fi
 
-# Compute nodes often have no network, and a run that waits for one measures nothing: `dlmbench download` comes first.
+# Compute nodes often have no network; models and data come from `dlmbench download`.
 export HF_HOME=${HF_HOME:-$HOME/.cache/huggingface}
 export HF_HUB_OFFLINE=${HF_HUB_OFFLINE:-1}
 export HF_DATASETS_OFFLINE=${HF_DATASETS_OFFLINE:-$HF_HUB_OFFLINE}
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-${SLURM_CPUS_PER_TASK:-${SLURM_CPUS_ON_NODE:-$(nproc)}}}
 export PYTHONUNBUFFERED=1
 
-# One GPU a job: with the whole node to itself a job sees all of them, and other code may spread over what it sees.
+# One GPU per job: a job with a whole node sees all of its GPUs, and libraries may use whatever they see.
 if [ -n "${CUDA_VISIBLE_DEVICES:-}" ]; then export CUDA_VISIBLE_DEVICES=${CUDA_VISIBLE_DEVICES%%,*}; fi
 
-# Whether the node is this job's alone. Asked here, because a container often cannot ask.
+# Whether other jobs share the node. Queried here because a container often has no access to SLURM.
 if [ -z "${DLMBENCH_NODE_SHARED:-}" ] && [ -n "${SLURM_JOB_ID:-}" ]; then
   case $(scontrol show job -o "$SLURM_JOB_ID" 2>/dev/null | grep -o 'OverSubscribe=[A-Z]*') in
     OverSubscribe=NO) DLMBENCH_NODE_SHARED=0 ;;
@@ -40,7 +40,7 @@ if [ -z "${DLMBENCH_NODE_SHARED:-}" ] && [ -n "${SLURM_JOB_ID:-}" ]; then
 fi
 export DLMBENCH_NODE_SHARED=${DLMBENCH_NODE_SHARED:-}
 
-# The command line, from the image where there is one, else from the checkout that the job was submitted from.
+# Run dlmbench in the image if there is one, else from the checkout that the job was submitted from.
 dlmbench() {
   if [ -n "$DLMBENCH_IMAGE" ]; then
     exec apptainer exec --nv ${DLMBENCH_BIND:+--bind "$DLMBENCH_BIND"} "$DLMBENCH_IMAGE" dlmbench "$@"
@@ -49,25 +49,25 @@ dlmbench() {
   exec "$DLMBENCH_PYTHON" -m dlmbench "$@"
 }
 
-# Runs a command so that USR1, which SLURM sends some time before the limit, makes it finish the repetition under way
-# and end with code 75; the job then queues itself again, and its next start goes on from there.
+# Run a command that can be stopped: SLURM sends USR1 before the time limit, the command finishes its repetition and
+# exits with code 75, and the job requeues itself and resumes at its next start.
 run_and_requeue() {
-  local own child= code=0 asked=0 again
+  local own child= code=0 stopping=0 status
   own=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_}${SLURM_ARRAY_TASK_ID:-${SLURM_JOB_ID:-}}
   echo "dlmbench job $own, start $((${SLURM_RESTART_COUNT:-0} + 1)), on $(hostname -s)," \
     "GPU ${CUDA_VISIBLE_DEVICES:-none}, $(date -Is)"
-  trap 'asked=1; echo "USR1 at $(date -Is): stopping after this repetition"; kill -USR1 $child' USR1
+  trap 'stopping=1; echo "USR1 at $(date -Is): stopping after this repetition"; kill -USR1 $child' USR1
   ("$@") &
   child=$!
   wait "$child" || code=$?
-  # A wait that the signal ended says nothing of the child, which still finishes its repetition.
-  while [ "$asked" = 1 ]; do
-    asked=0 again=0
-    wait "$child" || again=$?
-    [ "$again" = 127 ] || code=$again
+  # A wait interrupted by the signal does not give the exit code of the command, which is still finishing.
+  while [ "$stopping" = 1 ]; do
+    stopping=0 status=0
+    wait "$child" || status=$?
+    [ "$status" = 127 ] || code=$status
   done
   if [ "$code" = 75 ]; then
-    echo "to be continued: queueing $own again"
+    echo "unfinished: requeueing $own"
     scontrol requeue "$own"
   fi
   return "$code"

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Write the documents of config/tasks/: three small tasks over held-out stories of the embedded corpus.
 
-tiny_generate: the rest of a sentence where the story leaves no choice, so that there is one right answer.
-tiny_choice: the same as one of four, the others with another name, place, number or thing. tiny_rolling: whole stories,
-for their likelihood.
+tiny_generate: complete a sentence whose ending is certain, so that there is one right answer.
+tiny_choice: choose that ending among four; the wrong ones have another name, place, number or object.
+tiny_rolling: whole stories, for their likelihood.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from dlmbench.tiny.vocabulary import CLASS_OF_WORD, WORD_CLASSES
 
 CONTEXT_WORDS, STORY_WORDS = 40, 96
 CHANGEABLE = {"name", "role", "place", "colour", "object", "number", "animal"}
-# Far from the stories of the demo and of the tests, which begin at 0.
+# Far from the stories of the demo and the tests, which start at 0.
 FIRST_STORY = 500_000
 
 
 def endings(story: int) -> Iterator[tuple[list[str], list[str]]]:
-    """(words before, certain words) for each sentence of held-out stories that ends with two or more certain words.
+    """(words before, certain words) for sentences of held-out stories that end with two or more certain words.
 
-    Certain: the true source leaves no other word. At most one sentence a story, the full stop not included.
+    A word is certain if it is the only possible one. At most one sentence per story, without its full stop.
     """
     while True:
         words = story_of("heldout", story, STORY_WORDS)
@@ -42,14 +42,14 @@ def endings(story: int) -> Iterator[tuple[list[str], list[str]]]:
 
 
 def choice(count: int) -> Iterator[dict[str, object]]:
-    """Documents {context, choices, answer}: the other three have another word of the same class in its place."""
+    """Documents {context, choices, answer}: the wrong choices have another word of the same class in one place."""
     rng = random.Random("tiny_choice")
     for context, answer in endings(FIRST_STORY):
         places = [i for i, word in enumerate(answer) if CLASS_OF_WORD[word] in CHANGEABLE]
         if not places:
             continue
         place = rng.choice(places)
-        # Words that the story has used come first: whoever only remembers what was mentioned is misled by them.
+        # Words from the story come first: they mislead a model that only remembers what was mentioned.
         others = [w for w in WORD_CLASSES[CLASS_OF_WORD[answer[place]]] if w != answer[place]]
         rng.shuffle(others)
         words = [answer[place], *sorted(others, key=lambda w: w not in context)[:3]]
@@ -74,14 +74,14 @@ def generate(count: int) -> Iterator[dict[str, object]]:
 
 
 def main() -> None:
-    """Write one JSONL a task."""
+    """Write one JSONL file per task."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("folder", type=Path, nargs="?", default=Path(__file__).parents[1] / "config" / "tasks")
-    parser.add_argument("--count", type=int, default=40, help="documents a task")
-    given = parser.parse_args()
+    parser.add_argument("--count", type=int, default=40, help="documents per task")
+    options = parser.parse_args()
     for make in (choice, rolling, generate):
-        path = given.folder / f"tiny_{make.__name__}.jsonl"
-        path.write_text("".join(json.dumps(document) + "\n" for document in make(given.count)), encoding="utf-8")
+        path = options.folder / f"tiny_{make.__name__}.jsonl"
+        path.write_text("".join(json.dumps(document) + "\n" for document in make(options.count)), encoding="utf-8")
         print(path)
 
 

@@ -1,15 +1,14 @@
 """Train, export and evaluate the tiny pair: two small models of the story corpus, one autoregressive, one LLaDA.
 
-Four commands, in this order; `corpus` may run beside `train`, which waits for the stories that it needs:
+Four commands, in this order; `corpus` may run at the same time as `train`, which waits for the stories that it needs:
 
-corpus     write the training stories as token ids train      train one model; with --stop-after-seconds in legs: the
-same command again resumes where the last leg ended export     write a trained model as a checkpoint folder (bf16
-weights), compared with transformers on the way evaluate   likelihoods of held-out stories under an exported folder,
-in fp32 arithmetic; written to its training.json
+corpus     write the training stories as token ids
+train      train one model; with --stop-after-seconds the run stops early and the same command resumes it
+export     write a trained model as a checkpoint folder (bf16 weights), after a comparison with transformers
+evaluate   likelihoods of held-out stories under an exported model, in fp32 arithmetic; added to its training.json
 
-The step number decides batch, masks and learning rate, and the budget is in steps, so a rerun does the same. A GPU is
-needed in practice: the pair as shipped took minutes on one and would take days on a CPU. The model cards beside the
-checkpoints have the command lines.
+Batches, masks and learning rates are functions of the step number, so a rerun gives the same result. In practice
+training needs a GPU: minutes there, days on a CPU. The model cards of the checkpoints list the exact commands.
 """
 
 import argparse
@@ -30,20 +29,19 @@ from tiny_pair.model import Shape, Transformer
 from tiny_pair.training import Run, load_weights, train
 
 from dlmbench.tiny.oracle import score_story
+from dlmbench.tiny.story import heldout_windows, story_of
 from dlmbench.tiny.vocabulary import encode
-from dlmbench.tiny.windows import heldout_windows, story_of
 
 PROMPT, CONTINUATION = 64, 64
 STEP_COUNTS = (1, 2, 4, 8, 16, 32, 64)
 
 
-def _say(text: str) -> None:
+def _log(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
 def _validation(paradigm: str, device: torch.device, windows: int) -> Callable[[Transformer], float]:
-    """Nats a word on the validation set: exact for AR, the ELBO with 16 draws for LLaDA (the same masks every
-    time)."""
+    """Nats per word on the validation set: exact for AR, the ELBO with 16 draws (always the same masks) for LLaDA."""
     stories = [encode(story_of("validation", index, PROMPT + CONTINUATION)) for index in range(windows)]
     tokens = torch.tensor(stories, device=device)
     if paradigm == "ar":
@@ -69,9 +67,9 @@ def _train(arguments: argparse.Namespace) -> None:
     validate = _validation(run.paradigm, device, arguments.validation_windows)
     complete = train(
         run, reader, arguments.state, device, arguments.stop_after_seconds, validate, arguments.validate_every,
-        lambda text: _say(f"{arguments.state.name}: {text}"),
+        lambda text: _log(f"{arguments.state.name}: {text}"),
     )  # fmt: skip
-    _say(f"{arguments.state.name}: {'complete' if complete else 'to be resumed'}")
+    _log(f"{arguments.state.name}: {'complete' if complete else 'to be resumed'}")
 
 
 def _export(arguments: argparse.Namespace) -> None:
@@ -100,7 +98,7 @@ def _export(arguments: argparse.Namespace) -> None:
 
 
 def _interval(sums: torch.Tensor) -> dict[str, float]:
-    """Mean nats a word of per-window sums, and the half-width of its 95% confidence interval over windows."""
+    """Mean nats per word of per-window sums, and the half-width of its 95% confidence interval over windows."""
     per_word = sums.double() / CONTINUATION
     return {"nats": per_word.mean().item(), "half_width": 1.96 * per_word.std().item() / len(per_word) ** 0.5}
 
@@ -126,7 +124,7 @@ def _likelihoods(paradigm: str, model: Transformer, tokens: torch.Tensor, seeds:
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
-    began = time.monotonic()
+    started = time.monotonic()
     device = torch.device(arguments.device)
     record_path = arguments.folder / "training.json"
     record = json.loads(record_path.read_text())
@@ -146,7 +144,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         **_likelihoods(paradigm, model, tokens, arguments.random_order_seeds, arguments.elbo_draws),
     }
     record_path.write_text(json.dumps(record, indent=1) + "\n")
-    _say(f"evaluated {arguments.folder.name} in {time.monotonic() - began:.0f} s")
+    _log(f"evaluated {arguments.folder.name} in {time.monotonic() - started:.0f} s")
     print(json.dumps(record["evaluation"]))
 
 
@@ -157,17 +155,17 @@ def _parser() -> argparse.ArgumentParser:
 
     corpus = commands.add_parser("corpus", help="write the training stories")
     corpus.add_argument("--corpus", type=Path, required=True, help="folder for the stories")
-    corpus.add_argument("--chunks", type=int, default=800, help="files of 4096 stories each (default: %(default)s)")
+    corpus.add_argument("--chunks", type=int, default=800, help="files with 4096 stories each (default: %(default)s)")
     corpus.add_argument("--workers", type=int, default=os.cpu_count() or 1)
 
     training = commands.add_parser("train", help="train one model, or resume it")
     training.add_argument("paradigm", choices=("ar", "llada"))
     training.add_argument("--corpus", type=Path, required=True, help="folder with the stories")
-    training.add_argument("--chunks", type=int, default=800, help="how many files to use before starting again")
+    training.add_argument("--chunks", type=int, default=800, help="number of files to cycle through")
     training.add_argument("--state", type=Path, required=True, help="folder for the resumable state")
     training.add_argument("--steps", type=int, required=True)
     training.add_argument("--tokens-per-step", type=int, default=98304)
-    training.add_argument("--lengths", type=int, nargs="+", default=(192, 128, 192, 128, 96), help="taken in turn")
+    training.add_argument("--lengths", type=int, nargs="+", default=(192, 128, 192, 128, 96), help="used in turn")
     training.add_argument("--low-noise-first", action="store_true", help="the curriculum over masking rates (LLaDA)")
     training.add_argument("--optimizer", choices=("muon", "adamw"), default="muon")
     training.add_argument("--matrix-rate", type=float, default=0.015, help="Muon's learning rate")
@@ -175,14 +173,14 @@ def _parser() -> argparse.ArgumentParser:
     training.add_argument("--other-rate", type=float, default=2e-3, help="AdamW's learning rate")
     training.add_argument("--seed", type=int, default=0)
     training.add_argument("--device", default=default_device)
-    training.add_argument("--stop-after-seconds", type=float, default=float("inf"), help="end the leg about then")
+    training.add_argument("--stop-after-seconds", type=float, default=float("inf"), help="stop after about this time")
     training.add_argument("--validate-every", type=int, default=1000, help="steps; a multiple of 50")
     training.add_argument("--validation-windows", type=int, default=512)
 
     exporting = commands.add_parser("export", help="write a checkpoint folder")
     exporting.add_argument("--state", type=Path, required=True)
     exporting.add_argument("--to", type=Path, required=True)
-    exporting.add_argument("--distinct-stories", type=int, help="how many stories the corpus had, for the record")
+    exporting.add_argument("--distinct-stories", type=int, help="stories in the corpus, for training.json")
 
     evaluating = commands.add_parser("evaluate", help="held-out likelihoods of a checkpoint folder")
     evaluating.add_argument("--folder", type=Path, required=True)

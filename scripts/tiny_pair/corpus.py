@@ -1,7 +1,7 @@
-"""Training stories as token ids on disk: written by many processes once, read by every run.
+"""Training stories as token ids on disk, written once by several processes and read by every run.
 
-Chunk c holds stories c * CHUNK_STORIES and on of the training set, so a step number determines its stories: a rerun,
-a resumed run and a run on another machine all see the same data in the same order.
+Chunk c holds the CHUNK_STORIES training stories from number c * CHUNK_STORIES on. The step number determines which
+stories are used, so a rerun, a resumed run and a run on another machine see the same data in the same order.
 """
 
 import os
@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from dlmbench.tiny.story import LONGEST_WINDOW, story_of
 from dlmbench.tiny.vocabulary import encode
-from dlmbench.tiny.windows import LONGEST_WINDOW, story_of
 
 CHUNK_STORIES = 4096
 
@@ -35,7 +35,7 @@ def _write_chunk(job: tuple[Path, int]) -> None:
 
 
 def write_corpus(directory: Path, chunks: int, workers: int) -> None:
-    """Write `chunks` chunks in order, `workers` at a time; those already there are kept."""
+    """Write `chunks` chunks in order, `workers` at a time; existing ones are kept."""
     directory.mkdir(parents=True, exist_ok=True)
     with get_context("spawn").Pool(workers) as pool:
         for _ in pool.imap(_write_chunk, [(directory, chunk) for chunk in range(chunks)]):
@@ -43,9 +43,9 @@ def write_corpus(directory: Path, chunks: int, workers: int) -> None:
 
 
 class StoryReader:
-    """Reads batches of stories; after the last chunk it starts again from the first.
+    """Reads batches of stories; starts again after the last chunk.
 
-    Stories are independent draws, so their order in the files is as good as a shuffled one.
+    Stories are independent draws, so they need no shuffling.
     """
 
     def __init__(self, directory: Path, chunks: int, device: torch.device) -> None:

@@ -1,5 +1,4 @@
-"""Write the trained weights as the checkpoint folders that users know: transformers' LLaMA and the official LLaDA
-layout."""
+"""Write trained weights as checkpoint folders: transformers' LLaMA layout and the official LLaDA layout."""
 
 import json
 from pathlib import Path
@@ -31,19 +30,19 @@ _LLAMA_BLOCK = Block(
     up_proj="mlp.up_proj",
     ff_out="mlp.down_proj",
 )
-_LLAMA_OUTSIDE = {"wte": "model.embed_tokens", "ln_f": "model.norm", "ff_out": "lm_head"}
+_LLAMA_OTHERS = {"wte": "model.embed_tokens", "ln_f": "model.norm", "ff_out": "lm_head"}
 
 
 def llama_name(name: str) -> str:
-    """transformers' name of one of our tensors."""
-    if name in _LLAMA_OUTSIDE:
-        return f"{_LLAMA_OUTSIDE[name]}.weight"
+    """The name of a tensor in transformers' LLaMA."""
+    if name in _LLAMA_OTHERS:
+        return f"{_LLAMA_OTHERS[name]}.weight"
     _, layer, part = name.split(".")
     return f"model.layers.{layer}.{getattr(_LLAMA_BLOCK, part)}.weight"
 
 
 def llada_name(name: str) -> str:
-    """LLaDA's name of one of our tensors."""
+    """The name of a tensor in LLaDA."""
     return f"model.transformer.{name}.weight"
 
 
@@ -128,7 +127,7 @@ def llada_config(shape: Shape) -> dict[str, Any]:
 
 
 def build_tokenizer() -> Tokenizer:
-    """Words to ids, in lower case; punctuation is a word; a word that the stories do not have is an error."""
+    """Lower-case words and punctuation marks to ids; an unknown word is an error."""
     tokenizer = Tokenizer(models.WordLevel(TOKEN_IDS, unk_token="<unknown>"))
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"\w+|[^\w\s]"), behavior="removed", invert=True)
@@ -164,7 +163,7 @@ def export(paradigm: str, shape: Shape, weights: Weights, folder: Path) -> None:
 
 
 def load_exported(paradigm: str, shape: Shape, folder: Path, device: torch.device) -> Weights:
-    """The weights that a folder ships, in fp32, under our names."""
+    """The weights in a checkpoint folder, in fp32, under our names."""
     from safetensors.torch import load_file
 
     names = ["wte", "ln_f", "ff_out", *(f"blocks.{n}.{part}" for n in range(shape.layers) for part in Block._fields)]
@@ -175,8 +174,7 @@ def load_exported(paradigm: str, shape: Shape, folder: Path, device: torch.devic
 
 @torch.no_grad()
 def difference_from_transformers(paradigm: str, shape: Shape, weights: Weights, tokens_BL: Tensor) -> float:
-    """Largest difference between our logits and those of transformers' LLaMA (bidirectional for LLaDA), both in fp32
-    on the CPU."""
+    """Largest difference between our logits and those of transformers' LLaMA (bidirectional for LLaDA), in fp32."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     config = LlamaConfig(**{key: value for key, value in llama_config(shape).items() if key != "torch_dtype"})

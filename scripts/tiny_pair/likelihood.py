@@ -1,7 +1,7 @@
 """Likelihoods of held-out continuations, in nats: exact for the AR model; ELBO and sampler likelihood for LLaDA.
 
-Self-contained on purpose (the benchmark has its own, on its own engines): two independent implementations can be
-compared. Shape legend: B windows, L positions, N continuation positions, V rows of the embedding.
+Independent of the benchmark's own implementation on purpose, so that the two can be compared.
+Shape legend: B windows, L positions, N continuation positions, V rows of the embedding.
 """
 
 from collections.abc import Iterator
@@ -30,12 +30,11 @@ def autoregressive_losses(model: Transformer, tokens_BL: Tensor, prompt: int) ->
 
 @torch.no_grad()
 def elbo_losses(model: Transformer, tokens_BL: Tensor, prompt: int, draws: int, seed: int) -> Tensor:
-    """LLaDA's bound on -log p of the continuation: one estimate per window and draw (B, draws); their mean is the
-    bound.
+    """LLaDA's bound on -log p of the continuation: estimates (B, draws) whose mean is the bound.
 
-    A draw masks x ~ U{1..N} positions and weighs the summed cross-entropy by N / x. As in LLaDA's own code the x of a
+    A draw masks x ~ U{1..N} positions and weights the summed cross-entropy by N / x. As in LLaDA's code the x of a
     batch of draws are evenly spaced from a random start: x_i = ((round(k + i N / batch) - 1) mod N) + 1. The batch
-    must divide N: halves round to even, so with N = 64 and 128 in a batch even x come up three times as often as odd
+    must divide N: halves round to even, so with N = 64 and 128 in a batch even x are three times as frequent as odd
     ones, and the bound is 0.015 nats a word too high.
     """
     generator = torch.Generator(tokens_BL.device).manual_seed(seed)
@@ -58,7 +57,7 @@ def elbo_losses(model: Transformer, tokens_BL: Tensor, prompt: int, draws: int, 
 
 
 def _schedule(answer: int, block: int, steps: int) -> Iterator[tuple[int, int]]:
-    """(end of the block, words to commit) of every step; within a block as evenly as possible, larger first."""
+    """(end of the block, words to commit) of every step: evenly distributed within a block, larger numbers first."""
     blocks = answer // block
     steps_per_block = steps // blocks
     assert blocks * block == answer
@@ -80,8 +79,8 @@ def sampler_losses(
     """-log p of the reference continuation under the K-step sampler, per word (B, N).
 
     Every step commits the masked positions whose largest probability is largest (or, with `random_seed`, random ones)
-    and reveals the reference there. It is the likelihood of the sampler that chooses positions so and draws words at
-    temperature 1.
+    and reveals the reference there: the likelihood under the sampler that chooses positions in this way and draws words
+    at temperature 1.
     """
     count, length = tokens_BL.shape
     answer, device = length - prompt, tokens_BL.device

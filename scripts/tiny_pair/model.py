@@ -1,8 +1,8 @@
 """The transformer of the tiny pair, as pure functions over named weights.
 
-It is LLaMA's and LLaDA's common body: RMSNorm, rotary attention, SwiGLU, an untied head. A block is a function of
-tensors alone, so that one compiled block serves all six layers. Weights carry LLaDA's names; export.py knows LLaMA's.
-tests compare both with transformers.
+The architecture shared by LLaMA and LLaDA: RMSNorm, rotary attention, SwiGLU, untied head. A block is a function of
+tensors alone, so that it is compiled once for all six layers. Weights have LLaDA's names; export.py maps them to
+LLaMA's. The tests compare both models with transformers.
 
 Shape legend: B sequences, L positions, D model width, H heads, E width of a head, V rows of the embedding.
 """
@@ -24,7 +24,7 @@ class Shape:
     layers: int = 6
     width: int = 256
     heads: int = 8
-    hidden: int = 512  # of the feed-forward
+    hidden: int = 512  # intermediate size of the feed-forward
     rows: int = EMBEDDING_SIZE
     rope_theta: float = 10000.0
     norm_epsilon: float = 1e-5
@@ -58,8 +58,10 @@ def block_of(weights: Weights, layer: int) -> Block:
 
 
 def initial_weights(shape: Shape, seed: int) -> Weights:
-    """Normal with deviation 0.02, less where a layer writes to the residual stream; drawn on the CPU so that the seed
-    alone decides."""
+    """Normal with standard deviation 0.02, less for projections into the residual stream.
+
+    Drawn on the CPU, so that they depend on the seed alone.
+    """
     generator = torch.Generator().manual_seed(seed)
 
     def normal(rows: int, columns: int, deviation: float = 0.02) -> Tensor:
@@ -102,8 +104,8 @@ def _linear(x: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
 
 def _rotate(x_BHLE: Tensor, cos_LE: Tensor, sin_LE: Tensor) -> Tensor:
     first, second = x_BHLE.float().chunk(2, dim=-1)
-    turned = torch.cat((-second, first), dim=-1)
-    return (x_BHLE.float() * cos_LE + turned * sin_LE).to(x_BHLE.dtype)
+    rotated = torch.cat((-second, first), dim=-1)
+    return (x_BHLE.float() * cos_LE + rotated * sin_LE).to(x_BHLE.dtype)
 
 
 def block_forward(
@@ -152,7 +154,7 @@ def weighted_loss(
 
 
 class Transformer:
-    """The functions above over one set of weights; `compiled` fuses each of them for the GPU."""
+    """The functions above applied to one set of weights; `compiled` uses torch.compile."""
 
     def __init__(
         self, shape: Shape, weights: Weights, causal: bool, dtype: torch.dtype, compiled: bool = False
@@ -172,7 +174,7 @@ class Transformer:
         return x_BLD
 
     def logits(self, tokens_BL: Tensor) -> Tensor:
-        """(B, L, V) in fp32; position i speaks of word i + 1 when causal, of word i otherwise."""
+        """(B, L, V) in fp32; position i predicts word i + 1 if causal, else word i."""
         weights = self.weights
         return head_forward(
             self._body(tokens_BL), weights["ln_f"], weights["ff_out"], self.shape.norm_epsilon, self.dtype

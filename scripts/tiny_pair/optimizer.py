@@ -1,8 +1,8 @@
 """Muon for the matrices inside the blocks, AdamW for everything else.
 
 Muon (Jordan et al., 2024) replaces the momentum of a matrix by the nearest semi-orthogonal matrix, found by five
-Newton-Schulz steps. All matrices of a shape are orthogonalised in one batch: for a model this small a loop over 42
-matrices would cost more than the model itself.
+Newton-Schulz steps. All matrices of one shape are orthogonalised in one batch: for such a small model a loop over 42
+matrices would take longer than the model itself.
 """
 
 import torch
@@ -41,7 +41,7 @@ class Muon:
         for group, velocity in zip(self._groups, self.velocities, strict=True):
             gradients = torch.stack([matrix.grad for matrix in group if matrix.grad is not None])
             velocity.lerp_(gradients, 1 - self.momentum)
-            updates = orthogonalised(gradients.lerp(velocity, self.momentum))  # Nesterov's look ahead
+            updates = orthogonalised(gradients.lerp(velocity, self.momentum))  # Nesterov momentum
             rows, columns = group[0].shape
             scale = max(1.0, rows / columns) ** 0.5
             torch._foreach_mul_(group, 1 - rate * self.weight_decay)
@@ -49,7 +49,7 @@ class Muon:
 
 
 class Optimizer:
-    """Both together, on one schedule: warm up, stay, then fall linearly to zero over the last part."""
+    """Both on one schedule: linear warm-up, constant, then linear decay to zero."""
 
     def __init__(
         self, weights: dict[str, Tensor], steps: int, use_muon: bool, matrix_rate: float, matrix_decay: float,
@@ -73,12 +73,12 @@ class Optimizer:
         self._everything = list(weights.values())
 
     def factor(self, step: int) -> float:
-        """What both learning rates are multiplied by at `step`."""
+        """The factor of both learning rates at `step`."""
         remaining = (self._steps - step) / (self._decay_share * self._steps)
         return min(1.0, (step + 1) / self._warm_up, remaining)
 
     def step(self, step: int) -> None:
-        """Update the weights from their gradients, which are first clipped to norm 1."""
+        """Update the weights from their gradients, clipped to norm 1."""
         torch.nn.utils.clip_grad_norm_(self._everything, 1.0)
         factor = self.factor(step)
         for group in self.adam.param_groups:

@@ -1,9 +1,8 @@
-"""The training loop: a function of the run's settings and the step number, so that a leg can end anywhere and be
-resumed.
+"""The training loop, a function of the settings and the step number, so that it can stop and resume at any step.
 
-Objectives, in nats a word. AR: cross-entropy of every word given the words before it. LLaDA: a masking rate t,
+Objectives, in nats per word. AR: cross-entropy of every word given the words before it. LLaDA: a masking rate t,
 uniform on (0, 1) and stratified over the batch; every word masked with probability t; cross-entropy of the masked
-words, weighed by 1 / t, over the number of words that could have been masked. Half of the sequences keep their first
+words, weighted by 1 / t, over the number of words that could have been masked. Half of the sequences keep their first
 words (a prompt) unmasked. The low-noise-first curriculum caps t at 0.3 for the first quarter of the steps and at 0.6
 until two fifths.
 """
@@ -32,7 +31,7 @@ _LOWEST_RATE = 1e-3
 
 @dataclass(frozen=True)
 class Run:
-    """All that decides what a run computes."""
+    """The settings that determine the result of a run."""
 
     paradigm: str  # "ar" or "llada"
     steps: int
@@ -43,11 +42,11 @@ class Run:
     matrix_rate: float
     matrix_decay: float
     other_rate: float
-    lengths: tuple[int, ...]  # steps take them in turn
+    lengths: tuple[int, ...]  # used in turn
     shape: Shape = Shape()  # noqa: RUF009 - frozen
 
     def stories_before(self, step: int) -> int:
-        """How many stories the steps before `step` have taken."""
+        """How many stories the steps before `step` have used."""
         taken = [self.tokens_per_step // length for length in self.lengths]
         rounds, rest = divmod(step, len(taken))
         return rounds * sum(taken) + sum(taken[:rest])
@@ -78,8 +77,7 @@ def largest_rate(run: Run, step: int) -> float:
 
 
 class Gradients:
-    """Loss and gradients of a batch, the gradients left in `.grad`. On a GPU one CUDA graph per shape is captured and
-    replayed."""
+    """Loss and gradients (in `.grad`) of a batch. On a GPU one CUDA graph per shape is captured and replayed."""
 
     def __init__(self, model: Transformer) -> None:
         self._model = model
@@ -101,8 +99,8 @@ class Gradients:
         if shape not in self._graphs:
             self._graphs[shape] = self._capture(batch)
         graph, inputs, loss = self._graphs[shape]
-        for fixed, given in zip(inputs, batch, strict=True):
-            fixed.copy_(given)
+        for static, tensor in zip(inputs, batch, strict=True):
+            static.copy_(tensor)
         graph.replay()
         return loss
 
@@ -111,7 +109,7 @@ class Gradients:
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
-            for _ in range(3):  # compile, and let the libraries allocate their workspaces, outside the graph
+            for _ in range(3):  # compile and allocate library workspaces outside the graph
                 self._compute(*inputs)
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
@@ -122,7 +120,7 @@ class Gradients:
 
 @dataclass
 class Progress:
-    """What a resumable run has done so far."""
+    """The progress of a resumable run."""
 
     step: int = 0
     words: int = 0
@@ -171,13 +169,12 @@ def _resume(directory: Path, run: Run, optimizer: Optimizer, device: torch.devic
 
 def train(
     run: Run, reader: StoryReader, directory: Path, device: torch.device, stop_after: float,
-    validate: Callable[[Transformer], float], validate_every: int, say: Callable[[str], None],
+    validate: Callable[[Transformer], float], validate_every: int, log: Callable[[str], None],
 ) -> bool:  # fmt: skip
-    """Train until the last step or for about `stop_after` seconds; save to `directory`. Returns whether the run is
-    complete."""
+    """Train to the last step, or for about `stop_after` seconds, and save. Returns whether the run is complete."""
     began = time.monotonic()
     # cuDNN's attention backward returns NaN on this GPU family where L mod 128 = 64 and the log-sum-exp of a row is
-    # below -88 (pytorch issue 196678); it ended an earlier attempt at these models. The flash kernel is as fast here.
+    # below -88 (pytorch issue 196678); it broke an earlier training run. The flash kernel is as fast here.
     torch.backends.cuda.enable_cudnn_sdp(False)
     resuming = (directory / "progress.json").exists()
     weights = load_weights(directory, device) if resuming else initial_weights(run.shape, run.seed)
@@ -200,7 +197,7 @@ def train(
         progress.step += 1
         progress.words += run.tokens_per_step
         if progress.step % 50 == 0:
-            loss = running.item() / counted  # waits for the GPU, so the clock below is honest
+            loss = running.item() / counted  # waits for the GPU, so the time below is right
             if not math.isfinite(loss):
                 raise SystemExit(f"{directory}: the loss is {loss} at step {progress.step}; nothing was saved")
             elapsed = time.monotonic() - began
@@ -209,7 +206,7 @@ def train(
                 bound = validate(Transformer(run.shape, weights, run.paradigm == "ar", dtype))
                 record = {"step": progress.step, "words": progress.words, "loss": loss, "validation": bound}
                 progress.history = [*(progress.history or []), record]
-                say(f"{progress.seconds:6.0f} s  {json.dumps(record)}")
+                log(f"{progress.seconds:6.0f} s  {json.dumps(record)}")
                 running, counted = torch.zeros((), device=device), 0
             if elapsed > stop_after:
                 break

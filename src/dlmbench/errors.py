@@ -1,7 +1,7 @@
-"""The one exception a user can mend, and how a misspelt name is met.
+"""Exceptions, and suggestions for misspelt names.
 
-`assert` is for what only we can break; `BenchError` is for what a user can. The command line prints it once,
-without a traceback, and exits with code 2.
+`BenchError` is for what a user can fix: the command line prints it as one line, without a traceback, and exits with
+code 2. `assert` is for what only a bug in this program can break.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 
 class BenchError(Exception):
-    """What went wrong and where (`message`), and what to do about it (`hint`)."""
+    """An error that the user can fix: what is wrong and where (`message`), and what to do about it (`hint`)."""
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)
@@ -23,7 +23,7 @@ class BenchError(Exception):
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """A hint for a misspelt `name`: the nearest known one, or all of them."""
+    """A hint for a misspelt `name`: the most similar known name, if any, and the list of all."""
     names = sorted(known)
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     if near:
@@ -32,8 +32,8 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 class InvalidLogitsError(RuntimeError):
-    """A model gave NaN or infinite logits: the cell is recorded as invalid and the run goes on."""
+    """A model returned NaN or infinite logits: the cell is recorded as invalid and the run continues."""
 
 
 class StopRequestedError(Exception):
-    """The run was asked to stop before a time limit; everything it did is on record and the same command resumes."""
+    """The run was asked to stop, for example before a time limit. All results are saved; the same command resumes."""

@@ -105,7 +105,7 @@ def test_analyze_prints_what_the_h200_study_costs(capsys, tmp_path):
     (folder / "records.jsonl").write_text((H200_RUN / "records.jsonl").read_text())
     code, out, _ = run(capsys, "analyze", folder, "--price", 2.5)
     assert code == 0
-    assert "Cost at 2.5 a GPU hour" in out
+    assert "Cost at 2.5 per GPU hour" in out
     assert "per M tokens" in out
     assert "no metric was scored for both models" in out
     assert (folder / "figures/breakeven_map.png").stat().st_size > 10_000

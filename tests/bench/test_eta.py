@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from dlmbench.bench.eta import Expectation, remaining, repetitions_left
-from dlmbench.measure.protocol import plan_visit
+from dlmbench.measure.protocol import plan_repetitions
 from dlmbench.types import Cell, CellResult, MemoryPass, ProtocolSettings, Sample
 from support.synthetic_run import baseline_cell, sample, target_cell
 
@@ -20,7 +20,7 @@ def made(cell: Cell, settings: ProtocolSettings, latency_s: float) -> list[tuple
     states = [list(done)]
     for number in range(settings.rounds):
         is_new = number == 0 or settings.fresh_process_per_round
-        while not (visit := plan_visit(done, settings, number, fresh_process=is_new)).is_empty:
+        while not (visit := plan_repetitions(done, settings, number, fresh_process=is_new)).is_empty:
             is_new = False
             for i in range(visit.warmups):
                 warm = sample(cell, visit.first_warmup_index + i, latency_s, round_index=number)

@@ -18,7 +18,7 @@ from dlmbench.bench.forecast import Machine, RunCost, forecast_run, generations_
 from dlmbench.errors import BenchError
 from dlmbench.experiment import load
 from dlmbench.experiment import plan as grid
-from dlmbench.measure.protocol import plan_visit
+from dlmbench.measure.protocol import plan_repetitions
 from dlmbench.results import read_run
 from dlmbench.roofline import corrected, memory
 from dlmbench.roofline.calibrate import TRANSFER_SD, Calibration, calibrate_run, load_calibration
@@ -155,7 +155,7 @@ def test_the_bill_counts_what_the_protocol_does(latency_s, rounds, fresh):
     done: list[Sample] = []
     for number in range(rounds):
         is_new = fresh or number == 0
-        while not (visit := plan_visit(done, settings, number, fresh_process=is_new)).is_empty:
+        while not (visit := plan_repetitions(done, settings, number, fresh_process=is_new)).is_empty:
             is_new = False
             for is_warmup, first, count in (
                 (True, visit.first_warmup_index, visit.warmups),
@@ -188,7 +188,7 @@ def test_plan_shows_predictions_only_when_asked(capsys, tmp_path):
     assert "on H200, predicted" in out
     assert re.search(r"tokens/s .* memory GB .* fits .* per M tokens", out)
     assert out.count("│  yes │") == 3
-    assert "at 2 a GPU hour" in out
+    assert "at 2 per GPU hour" in out
 
 
 @pytest.mark.parametrize(

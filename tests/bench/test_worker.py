@@ -20,7 +20,7 @@ from dlmbench.bench.worker import (
     WorkerState,
 )
 from dlmbench.errors import BenchError
-from dlmbench.measure.protocol import Visit
+from dlmbench.measure.protocol import RepetitionPlan
 from dlmbench.types import (
     CommitOrder,
     Generation,
@@ -78,7 +78,7 @@ CELLS = [embedded(target_cell(8), "llada", "llada"), embedded(baseline_cell(), "
 def test_a_generator_without_a_language_model_is_timed(served):
     state, generator = served
     cell = CELLS[1]
-    replies = list(Repeat(cell, Visit(1, 2, 0, 0), 0, (BATCH,)).run(state))
+    replies = list(Repeat(cell, RepetitionPlan(1, 2, 0, 0), 0, (BATCH,)).run(state))
     assert all(isinstance(r, Repetition) for r in replies)
     assert [r.sample.is_warmup for r in replies] == [True, False, False]
     assert generator.calls == ["reset", "generate", "generate", "generate"]
@@ -117,7 +117,8 @@ def test_a_metric_that_needs_logits_cannot_score_such_a_model(served):
 def test_a_cell_keeps_its_graphs_from_one_visit_to_the_next(served):
     state, generator = served
     other = replace(CELLS[0], knobs=(*CELLS[0].knobs[:-1], ("steps", 4)))
-    for cell, visit in ((CELLS[0], Visit(1, 1, 0, 0)), (CELLS[0], Visit(0, 1, 1, 1)), (other, Visit(0, 1, 0, 0))):
+    first, second, third = RepetitionPlan(1, 1, 0, 0), RepetitionPlan(0, 1, 1, 1), RepetitionPlan(0, 1, 0, 0)
+    for cell, visit in ((CELLS[0], first), (CELLS[0], second), (other, third)):
         list(Repeat(cell, visit, 0, (BATCH,)).run(state))
     assert generator.calls == ["reset", "generate", "generate", "generate", "reset", "generate"]
 

@@ -1,8 +1,9 @@
-"""The command line as a user meets it: the whole surface frozen, every mistake one line and exit code 2."""
+"""The command line: all commands and options are frozen, every user error is one line with exit code 2."""
 
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -48,7 +49,7 @@ def config(tmp_path):
         (GOOD.replace("{prompt_tokens: 8, new_tokens: 8}", "{total: 8, prompt_tokens: 8}"), "lengths"),
     ],
 )
-def test_a_bad_file_is_one_line_with_the_place_and_the_remedy(capsys, config, text, says):
+def test_a_bad_file_is_one_line_with_the_place_and_a_hint(capsys, config, text, says):
     fails(capsys, "plan", "--config", config(text), says=says)
 
 
@@ -94,17 +95,25 @@ def test_several_values_by_comma_or_by_repeating_and_both_spellings(capsys, conf
     assert "steps=8" not in shown[0]
 
 
-def test_help_answers_at_once():
+def test_help_imports_no_heavy_package():
     start = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "dlmbench", "--help"], capture_output=True, text=True
     )
     assert done.returncode == 0
     assert "generate" in done.stdout
-    # What makes help slow is importing what it does not need, which unlike seconds is the same on every machine.
+    # Slow help comes from unneeded imports; unlike seconds, these are the same on every machine.
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert not imported & {"torch", "transformers", "pandas", "matplotlib", "pydantic", "scipy"}
     assert time.monotonic() - start < 60
+
+
+def test_every_help_names_values_and_shows_an_example(capsys):
+    for name in surface():
+        code, out, err = run(capsys, name, "--help")
+        assert code == 0, err
+        assert not re.findall(r"<\w*[\[>]|\{RUN", out), f"{name} shows a Python type"
+        assert f"Example: dlmbench {name}" in out
 
 
 def surface() -> dict[str, list[str]]:
@@ -120,7 +129,7 @@ def surface() -> dict[str, list[str]]:
 
 
 def test_the_surface_is_frozen():
-    """Users' scripts depend on it; a deliberate change is made here and in the golden file together."""
+    """Users' scripts depend on it; a deliberate change also changes the golden file."""
     golden = json.loads((ROOT / "tests/golden/cli_options.json").read_text())
     assert surface() == golden
 

@@ -3,10 +3,11 @@ import time
 import pytest
 
 from dlmbench.errors import BenchError
-from dlmbench.measure.clock import CudaClock, FakeClock, WallClock, clock_for
+from dlmbench.measure.clock import CudaClock, WallClock, clock_for
+from support.fake_clock import FakeClock
 
 
-def test_fake_clock_hands_out_its_times_in_order_to_marks_and_wall_alike():
+def test_fake_clock_gives_its_times_in_order_to_marks_and_wall_alike():
     clock = FakeClock([1.0, 1.25, 3.0])
     a, b = clock.mark(), clock.mark()
     clock.synchronize()
@@ -17,7 +18,7 @@ def test_fake_clock_hands_out_its_times_in_order_to_marks_and_wall_alike():
         clock.mark()
 
 
-def test_fake_clock_refuses_marks_nobody_waited_for():
+def test_fake_clock_refuses_marks_compared_before_synchronize():
     clock = FakeClock([0.0, 1.0])
     a = clock.mark()
     clock.synchronize()

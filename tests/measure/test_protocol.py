@@ -5,10 +5,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dlmbench.measure.clock import FakeClock
-from dlmbench.measure.energy import GpuMeter
-from dlmbench.measure.protocol import Visit, further_repetitions, plan_visit, timed_repetition, traced_pass
+from dlmbench.measure.nvml import GpuMeter
+from dlmbench.measure.protocol import (
+    RepetitionPlan,
+    further_repetitions,
+    plan_repetitions,
+    timed_repetition,
+    traced_pass,
+)
 from dlmbench.types import Generation, ProtocolSettings, Sample, Trace
+from support.fake_clock import FakeClock
 
 DEFAULT = ProtocolSettings()
 
@@ -31,7 +37,7 @@ class TestFurtherRepetitions:
         assert further_repetitions([0.5, 1.0, 1.0, 1.0, 1.5], DEFAULT) == 100
 
     def test_time_wins_over_the_minimum_and_the_pilot_counts(self):
-        # 300 s - 5 * 40 s leaves room for two more, though ten are asked for.
+        # 300 s - 5 * 40 s leaves time for two more, though ten are wanted.
         assert further_repetitions([40.0] * 5, DEFAULT) == 2
         assert further_repetitions([70.0] * 5, DEFAULT) == 0
 
@@ -40,33 +46,33 @@ class TestFurtherRepetitions:
         assert further_repetitions([0.0, 0.0], DEFAULT) == 10
 
 
-class TestPlanVisit:
+class TestPlanRepetitions:
     def test_a_run_of_three_rounds(self):
         s, record = replace(DEFAULT, rounds=3, min_repeats=11), []
-        visits = [carry_out(plan_visit(record, s, r, fresh_process=r == 0), record, r) for r in range(3)]
-        assert visits == [Visit(3, 5, 0, 0), Visit(1, 6, 3, 5), Visit(1, 5, 4, 11)]
+        visits = [carry_out(plan_repetitions(record, s, r, fresh_process=r == 0), record, r) for r in range(3)]
+        assert visits == [RepetitionPlan(3, 5, 0, 0), RepetitionPlan(1, 6, 3, 5), RepetitionPlan(1, 5, 4, 11)]
 
     def test_one_round_asks_again_after_the_pilot_and_does_not_warm_up_twice(self):
         s, record = replace(DEFAULT, rounds=1), []
-        assert carry_out(plan_visit(record, s, 0, True), record, 0) == Visit(3, 5, 0, 0)
-        assert carry_out(plan_visit(record, s, 0, False), record, 0) == Visit(0, 10, 3, 5)
-        assert plan_visit(record, s, 0, False).is_empty
+        assert carry_out(plan_repetitions(record, s, 0, True), record, 0) == RepetitionPlan(3, 5, 0, 0)
+        assert carry_out(plan_repetitions(record, s, 0, False), record, 0) == RepetitionPlan(0, 10, 3, 5)
+        assert plan_repetitions(record, s, 0, False).is_empty
 
     def test_the_number_is_fixed_by_the_pilot_whatever_comes_later(self):
         wild = [a_sample(i, latency_s=1.0 if i < 5 else 1.0 + i) for i in range(9)]
-        assert plan_visit(wild, replace(DEFAULT, rounds=1), 0, True).repetitions == 5 + 10 - 9
+        assert plan_repetitions(wild, replace(DEFAULT, rounds=1), 0, True).repetitions == 5 + 10 - 9
 
     def test_the_first_visit_of_a_live_process_warms_up_fully(self):
-        assert plan_visit([], DEFAULT, 0, fresh_process=False).warmups == 3
+        assert plan_repetitions([], DEFAULT, 0, fresh_process=False).warmups == 3
 
     def test_a_fresh_process_warms_up_fully_again_and_counts_on(self):
         record = [a_sample(0, is_warmup=True), *(a_sample(i) for i in range(7))]
-        assert plan_visit(record, DEFAULT, 1, fresh_process=True) == Visit(3, 8, 1, 7)
-        assert plan_visit(record[:4], DEFAULT, 0, fresh_process=True) == Visit(3, 2, 1, 3)
+        assert plan_repetitions(record, DEFAULT, 1, fresh_process=True) == RepetitionPlan(3, 8, 1, 7)
+        assert plan_repetitions(record[:4], DEFAULT, 0, fresh_process=True) == RepetitionPlan(3, 2, 1, 3)
 
     def test_no_warmups_asked_for_means_none(self):
         s = replace(DEFAULT, warmup=0)
-        assert plan_visit([a_sample(i) for i in range(5)], s, 1, fresh_process=False).warmups == 0
+        assert plan_repetitions([a_sample(i) for i in range(5)], s, 1, fresh_process=False).warmups == 0
 
     @settings(max_examples=200, deadline=None)
     @given(
@@ -90,7 +96,7 @@ class TestPlanVisit:
         assert len(timed) == pilot + further_repetitions([latencies[i % 6] for i in range(pilot)], s)
         warm = [x.index for x in killed if x.is_warmup]
         assert warm == list(range(len(warm)))
-        assert all(plan_visit(killed, s, r, True).is_empty for r in range(rounds))
+        assert all(plan_repetitions(killed, s, r, True).is_empty for r in range(rounds))
 
 
 def carry_out(visit, record, round_index, latencies=(1.0,), limit=10**6):
@@ -106,7 +112,7 @@ def carry_out(visit, record, round_index, latencies=(1.0,), limit=10**6):
 def run(record, s, latencies, stop_after=10**6):
     end, seen = len(record) + stop_after, False
     for round_index in range(s.rounds):
-        while not (visit := plan_visit(record, s, round_index, fresh_process=not seen)).is_empty:
+        while not (visit := plan_repetitions(record, s, round_index, fresh_process=not seen)).is_empty:
             seen = True
             carry_out(visit, record, round_index, latencies, end - len(record))
             if len(record) >= end:

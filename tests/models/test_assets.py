@@ -293,7 +293,7 @@ def test_the_script_verifies_and_exits_with_2_in_one_line_on_errors(tmp_path):
 
     missing = run("--config", "none.yaml", "--local_files_only")
     assert (missing.returncode, missing.stdout) == (2, "")
-    assert missing.stderr.startswith("error: no configuration file at none.yaml")
+    assert missing.stderr.startswith("dlmbench: no configuration file at none.yaml")
     assert missing.stderr.count("\n") == 1
     offline = run("--config", str(ROOT / "config" / "experiments.yaml"), "--local-files-only")
     assert offline.returncode == 2
@@ -301,4 +301,6 @@ def test_the_script_verifies_and_exits_with_2_in_one_line_on_errors(tmp_path):
         "model meta-llama/Meta-Llama-3-8B",
         "model GSAI-ML/LLaDA-8B-Base",
         "dataset Salesforce/wikitext",
+        "dlmbench",
     ]
+    assert "3 of 3 assets are not ready" in offline.stderr.splitlines()[-1]

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from dlmbench import prompts
 from dlmbench.errors import BenchError
+from dlmbench.tiny.story import story_of
 from dlmbench.tiny.vocabulary import encode
-from dlmbench.tiny.windows import story_of
 from dlmbench.types import PromptSettings
 
 SENTENCES = [

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Stops what up.sh started in FOLDER, by its own pid files, and nothing else.
+# Stop what up.sh started in FOLDER, and nothing else, by its pid files.
 folder=$(realpath -m "$1")
 export SLURM_CONF=$folder/slurm.conf
 [ -s "$folder/run/slurmctld.pid" ] && scancel -u "$(id -un)" 2>/dev/null && sleep 1

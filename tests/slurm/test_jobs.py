@@ -1,4 +1,4 @@
-"""A study in shards: nothing lost, nothing twice, nothing mixed; all of it without a cluster."""
+"""A run in shards: nothing lost, nothing twice, nothing mixed. Needs no cluster."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from dlmbench.experiment import plan as grid
 from dlmbench.experiment.shards import balance, setting_of
 from dlmbench.results import Store, read_run
 from dlmbench.roofline import hardware
-from dlmbench.slurm import finish, shard, status, submission, submit
+from dlmbench.slurm import merge, scheduler, shards, submission
 from dlmbench.slurm.submission import Resources
 from dlmbench.types import CellStatus, Plan, Sample, StoredGeneration, TextScore
 from support.program import fails, run
@@ -46,12 +46,12 @@ metrics: [distinct_1]
 
 @pytest.fixture
 def submitted(tmp_path, monkeypatch):
-    """A run of 8 cells in 4 shards that looks submitted; nothing is queued."""
+    """A run of 8 cells in 4 shards as if submitted, with nothing queued."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SLURM_CONF", str(tmp_path / "nowhere"))
     (tmp_path / "small.yaml").write_text(CONFIG)
     experiment = load.load(tmp_path / "small.yaml")
-    made = submit.propose(
+    made = submission.create(
         experiment, grid.expand(experiment), tmp_path / "run", 4, hardware.find("h200"), Resources(gres="")
     )
     made.folder.mkdir()
@@ -60,9 +60,9 @@ def submitted(tmp_path, monkeypatch):
 
 
 def fill(made, index, *, environment=ENVIRONMENT, cells=None, end=True):
-    """Records of a shard as a task leaves them: three repetitions a cell, a text, a score."""
+    """Write a shard's records as a task would: for each cell three repetitions, a text and a score."""
     folder = made.shard_folder(index)
-    part = made.part(made.plan(), index)
+    part = made.shard_plan(made.plan(), index)
     with Store.open(folder, environment, made.experiment.name) as store:
         (folder / "experiment.json").write_text(json.dumps(asdict(made.experiment)))
         store.add_plan(part)
@@ -74,7 +74,7 @@ def fill(made, index, *, environment=ENVIRONMENT, cells=None, end=True):
                 store.add_text_scores([TextScore(cell.id, "distinct_1", 0, 1.0, 2.0)])
             store.append(CellStatus(cell.id, "ok"))
     if end and cells is None:
-        status.mark_ended(folder)
+        shards.mark_ended(folder)
     return folder
 
 
@@ -90,16 +90,16 @@ def test_shards_are_the_plan_cut_into_parts_and_never_far_from_even(count):
     draw = random.Random(count)
     plan = Plan(tuple(target_cell(steps, batch_size=b) for steps in range(1, 31) for b in (1, 4)))
     seconds = {cell.id: draw.lognormvariate(0, 1.5) for cell in plan.cells}
-    shards = balance(plan, count, seconds)
-    dealt = [i for s in shards for i in s.cell_ids]
-    assert sorted(dealt) == sorted(c.id for c in plan.cells)
-    assert len(shards) == min(count, 30)
-    times = [s.predicted_s for s in shards]
+    cut = balance(plan, count, seconds)
+    in_shards = [i for s in cut for i in s.cell_ids]
+    assert sorted(in_shards) == sorted(c.id for c in plan.cells)
+    assert len(cut) == min(count, 30)
+    times = [s.predicted_s for s in cut]
     assert times == sorted(times, reverse=True), "the longest starts first"
-    assert times == pytest.approx([sum(seconds[i] for i in s.cell_ids) for s in shards])
+    assert times == pytest.approx([sum(seconds[i] for i in s.cell_ids) for s in cut])
     groups = [sum(seconds[c.id] for c in plan.cells if c.steps == steps) for steps in range(1, 31)]
-    assert times[0] <= sum(groups) / len(shards) + max(groups), "what list scheduling guarantees"
-    assert balance(plan, count, seconds) == shards
+    assert times[0] <= sum(groups) / len(cut) + max(groups), "what list scheduling guarantees"
+    assert balance(plan, count, seconds) == cut
 
 
 def test_cells_that_differ_in_batch_size_stay_together_so_that_texts_are_scored_once():
@@ -136,10 +136,10 @@ def test_a_submission_is_read_back_as_it_was(submitted):
     read = submission.load(submitted.folder)
     assert read == submitted
     assert read.plan().cells == submitted.plan().cells
-    parts = [read.part(read.plan(), i) for i in range(4)]
+    parts = [read.shard_plan(read.plan(), i) for i in range(4)]
     assert sorted(c.id for p in parts for c in p.cells) == sorted(c.id for c in read.plan().cells)
     with pytest.raises(BenchError, match="no shard 4"):
-        read.part(read.plan(), 4)
+        read.shard_plan(read.plan(), 4)
 
 
 def test_an_experiment_that_has_changed_since_is_refused(submitted):
@@ -148,9 +148,9 @@ def test_an_experiment_that_has_changed_since_is_refused(submitted):
         replace(submitted, experiment=replace(submitted.experiment, grids=grids)).plan()
     other = replace(submitted, experiment=replace(submitted.experiment, seed=1))
     with pytest.raises(BenchError, match=r"another experiment.*--resume"):
-        submit.agree(submitted, other)
+        submission.check_same_run(submitted, other)
     with pytest.raises(BenchError, match="4 shards, not 3"):
-        submit.agree(submitted, replace(submitted, shards=submitted.shards[:3]))
+        submission.check_same_run(submitted, replace(submitted, shards=submitted.shards[:3]))
 
 
 @pytest.mark.parametrize(
@@ -184,7 +184,7 @@ def test_a_damaged_submission_is_one_line(submitted, capsys, damage):
 def test_a_merge_has_every_cell_once_and_is_idempotent(submitted):
     for index in range(4):
         fill(submitted, index)
-    merged = finish.merge_submitted(submitted.folder)
+    merged = merge.merge_submitted(submitted.folder)
     assert (merged.shards, merged.cells, merged.repetitions, merged.gaps) == (4, 8, 24, ())
     result = read_run(submitted.folder)
     assert [c.id for c in result.cells] == [c.id for c in submitted.plan().cells], "in the order of the plan"
@@ -194,18 +194,18 @@ def test_a_merge_has_every_cell_once_and_is_idempotent(submitted):
     with (submitted.folder / "raw_metrics.csv").open() as file:
         assert len(list(csv.DictReader(file))) == 24
     before = files(submitted.folder)
-    finish.merge_submitted(submitted.folder)
+    merge.merge_submitted(submitted.folder)
     assert files(submitted.folder) == before
 
 
 def test_metrics_added_to_the_merged_run_survive_another_merge(submitted):
     for index in range(4):
         fill(submitted, index)
-    finish.merge_submitted(submitted.folder)
+    merge.merge_submitted(submitted.folder)
     added = TextScore(submitted.plan().cells[0].id, "repetition", 0, 0.0, 1.0)
     with Store.open(submitted.folder, ENVIRONMENT, "small") as store:
         store.add_text_scores([added])
-    finish.merge_submitted(submitted.folder)
+    merge.merge_submitted(submitted.folder)
     assert added in read_run(submitted.folder).text_scores
 
 
@@ -214,19 +214,19 @@ def test_gaps_are_named_with_the_command_that_fills_them(submitted):
     fill(submitted, 1, cells=1)
     fill(submitted, 2, end=False)
     with pytest.raises(BenchError) as caught:
-        finish.merge_submitted(submitted.folder)
-    assert "shard 1 lacks 1 cells" in caught.value.message
-    assert "shard 2 has not ended" in caught.value.message
-    assert "shard 3 lacks 2 cells" in caught.value.message
+        merge.merge_submitted(submitted.folder)
+    assert "shard 1 is missing 1 cell (" in caught.value.message
+    assert "shard 2 is not finished" in caught.value.message
+    assert "shard 3 is missing 2 cells (" in caught.value.message
     assert f"dlmbench submit --resume {submitted.folder}" in caught.value.hint
     assert not (submitted.folder / "records.jsonl").exists(), "nothing is written before all checks have passed"
-    partial = finish.merge_submitted(submitted.folder, partial=True)
+    partial = merge.merge_submitted(submitted.folder, partial=True)
     assert (len(partial.gaps), partial.cells, partial.repetitions) == (3, 8, 15)
     fill(submitted, 3)
     shutil.rmtree(submitted.shard_folder(1))
     fill(submitted, 1)
-    status.mark_ended(submitted.shard_folder(2))
-    assert finish.merge_submitted(submitted.folder).repetitions == 24, "a partial merge is replaced by a whole one"
+    shards.mark_ended(submitted.shard_folder(2))
+    assert merge.merge_submitted(submitted.folder).repetitions == 24, "a partial merge is replaced by a whole one"
 
 
 def test_mixed_environments_are_refused_with_every_field_that_differs(submitted):
@@ -234,7 +234,7 @@ def test_mixed_environments_are_refused_with_every_field_that_differs(submitted)
         fill(submitted, index)
     fill(submitted, 3, environment=replace(ENVIRONMENT, device="NVIDIA A6000", driver="1.2", host="elsewhere"))
     with pytest.raises(BenchError) as caught:
-        finish.merge_submitted(submitted.folder)
+        merge.merge_submitted(submitted.folder)
     assert "device: 'cpu' in 000 001 002, 'NVIDIA A6000' in 003" in caught.value.message
     assert "driver: None in 000 001 002, '1.2' in 003" in caught.value.message
     assert "host" not in caught.value.message
@@ -243,31 +243,31 @@ def test_mixed_environments_are_refused_with_every_field_that_differs(submitted)
 def test_a_cell_measured_twice_is_refused_and_a_copy_is_not(submitted, tmp_path):
     folders = [fill(submitted, index) for index in range(4)]
     shutil.copytree(folders[1], tmp_path / "copy")
-    merged = finish.merge_folders(tmp_path / "all", [*folders, tmp_path / "copy"])
+    merged = merge.merge_folders(tmp_path / "all", [*folders, tmp_path / "copy"])
     assert (merged.cells, merged.repetitions) == (8, 24)
     lines = (tmp_path / "copy" / "records.jsonl").read_text().replace('"latency_s": 0.1', '"latency_s": 0.2')
     (tmp_path / "copy" / "records.jsonl").write_text(lines)
     with pytest.raises(BenchError, match=r"measured twice: in .*001 and in .*copy"):
-        finish.merge_folders(tmp_path / "again", [*folders, tmp_path / "copy"])
+        merge.merge_folders(tmp_path / "again", [*folders, tmp_path / "copy"])
 
 
-def test_what_does_not_belong_together_is_refused(submitted, tmp_path):
+def test_folders_that_do_not_belong_together_are_refused(submitted, tmp_path):
     folders = [fill(submitted, index) for index in range(4)]
-    with pytest.raises(BenchError, match="holds no run"):
-        finish.merge_folders(tmp_path / "out", [tmp_path / "nothing"])
-    # A run of its own in the folder to be filled is never overwritten.
+    with pytest.raises(BenchError, match="there is no run in"):
+        merge.merge_folders(tmp_path / "out", [tmp_path / "nothing"])
+    # A run measured in the output folder itself is never overwritten.
     own = replace(sample(submitted.plan().cells[0], 0, 0.7), process_id=99)
     with Store.open(submitted.folder, ENVIRONMENT, "small") as store:
         store.add_plan(submitted.plan())
         store.append(own)
     before = files(submitted.folder)
     with pytest.raises(BenchError, match="a repetition that is in no shard"):
-        finish.merge_submitted(submitted.folder)
+        merge.merge_submitted(submitted.folder)
     assert files(submitted.folder)["records.jsonl"] == before["records.jsonl"]
     other = asdict(submitted.experiment) | {"seed": 7}
     (folders[2] / "experiment.json").write_text(json.dumps(other))
     with pytest.raises(BenchError, match="different experiments: 000 and 002"):
-        finish.merge_folders(tmp_path / "out", folders)
+        merge.merge_folders(tmp_path / "out", folders)
 
 
 def test_a_shared_node_is_a_finding_of_the_whole_run(submitted):
@@ -275,7 +275,7 @@ def test_a_shared_node_is_a_finding_of_the_whole_run(submitted):
 
     for index in range(4):
         fill(submitted, index, environment=replace(ENVIRONMENT, node_shared=index == 2))
-    finish.merge_submitted(submitted.folder)
+    merge.merge_submitted(submitted.folder)
     result = read_run(submitted.folder)
     assert result.environment.node_shared is True
     assert [f.code for f in findings(result) if f.code == "node_shared"] == ["node_shared"]
@@ -283,11 +283,11 @@ def test_a_shared_node_is_a_finding_of_the_whole_run(submitted):
     assert "node_shared" not in {f.code for f in findings(alone)}
 
 
-@pytest.mark.parametrize(("said", "known"), [("0", False), ("1", True), ("", None)])
-def test_whether_the_node_is_shared_comes_from_the_job_script(monkeypatch, said, known):
+@pytest.mark.parametrize(("value", "known"), [("0", False), ("1", True), ("", None)])
+def test_whether_the_node_is_shared_comes_from_the_job_script(monkeypatch, value, known):
     from dlmbench.measure.environment import fingerprint
 
-    monkeypatch.setenv("DLMBENCH_NODE_SHARED", said)
+    monkeypatch.setenv("DLMBENCH_NODE_SHARED", value)
     assert fingerprint("cpu").node_shared is known
 
 
@@ -308,10 +308,10 @@ def test_finish_merges_and_ends_with_the_report(submitted, capsys, monkeypatch):
 
 
 def test_the_first_task_decides_on_the_environment_and_others_must_agree(tmp_path):
-    shard.claim(tmp_path, ENVIRONMENT)
-    shard.claim(tmp_path, replace(ENVIRONMENT, host="elsewhere"))
+    shards.claim_environment(tmp_path, ENVIRONMENT)
+    shards.claim_environment(tmp_path, replace(ENVIRONMENT, host="elsewhere"))
     with pytest.raises(BenchError) as caught:
-        shard.claim(tmp_path, replace(ENVIRONMENT, device="NVIDIA A6000"))
+        shards.claim_environment(tmp_path, replace(ENVIRONMENT, device="NVIDIA A6000"))
     assert "device: 'cpu' there, 'NVIDIA A6000' here" in caught.value.message
     assert "--gres gpu:a100:1" in caught.value.hint
     assert [p.name for p in (tmp_path / "shards").iterdir()] == ["environment.json"]
@@ -326,15 +326,15 @@ def unknown_here(made):
 
 def test_the_first_task_records_the_content_of_models_that_the_login_node_did_not_have(submitted):
     assert all(m.content for m in submitted.experiment.models), "here they are known from the start"
-    assert shard.claim_models(submitted, submitted.plan()) == submitted
+    assert shards.claim_models(submitted, submitted.plan()) == submitted
     made = unknown_here(submitted)
     assert {c.id for c in made.plan().cells}.isdisjoint(c.id for c in submitted.plan().cells)
     made.save()
     assert submission.load(made.folder) == made
-    assert shard.claim_models(made, made.plan()) == submitted
+    assert shards.claim_models(made, made.plan()) == submitted
     # From then on everyone reads the ids that the records have; also a task that had loaded it before.
     assert submission.load(made.folder) == submitted
-    assert shard.claim_models(made, made.plan()) == submitted
+    assert shards.claim_models(made, made.plan()) == submitted
     submission.load(made.folder).save()
     assert submission.load(made.folder) == submitted
 
@@ -342,20 +342,21 @@ def test_the_first_task_records_the_content_of_models_that_the_login_node_did_no
 def test_a_task_that_finds_another_checkpoint_measures_nothing(submitted):
     made = unknown_here(submitted)
     plan = made.plan()
-    shard.claim_models(made, plan)
+    shards.claim_models(made, plan)
     path = made.folder / "shards" / "models.json"
     path.write_text(path.read_text().replace(submitted.experiment.models[0].content, "c0ffee"))
     for known in (made, submission.load(made.folder)):
         with pytest.raises(BenchError, match=r"model ar: .* another checkpoint than .*c0ffee"):
-            shard.claim_models(known, plan)
+            shards.claim_models(known, plan)
 
 
 def test_the_same_command_again_with_another_checkpoint_is_refused(submitted):
-    submit.agree(submitted, unknown_here(submitted))
-    submit.agree(unknown_here(submitted), submitted)
+    submission.check_same_run(submitted, unknown_here(submitted))
+    submission.check_same_run(unknown_here(submitted), submitted)
     models = tuple(replace(m, content="c0ffee") for m in submitted.experiment.models)
+    experiment = replace(submitted.experiment, models=models)
     with pytest.raises(BenchError, match="model ar: embedded:ar holds another checkpoint than when"):
-        submit.agree(submitted, replace(submitted, experiment=replace(submitted.experiment, models=models)))
+        submission.check_same_run(submitted, replace(submitted, experiment=experiment))
 
 
 def test_a_task_that_asked_for_a_gpu_does_not_measure_on_the_cpu(submitted):
@@ -365,12 +366,12 @@ def test_a_task_that_asked_for_a_gpu_does_not_measure_on_the_cpu(submitted):
         pytest.skip("there is a GPU")
     wants = replace(submitted, resources=Resources(gres="gpu:1"))
     with pytest.raises(BenchError, match="torch sees no GPU"):
-        shard.run_shard(wants, wants.plan(), 0, Quiet())
+        shards.run_shard(wants, wants.plan(), 0, NoProgress())
     assert not (submitted.folder / "shards").exists()
 
 
-class Quiet:
-    """Nobody watches."""
+class NoProgress:
+    """Shows nothing; may send USR1 to this process after repetition number `at`."""
 
     def __init__(self, at=None):
         self.at, self.count = at, 0
@@ -390,16 +391,16 @@ class Quiet:
         pass
 
 
-def test_usr1_ends_a_run_after_a_whole_repetition_and_the_next_start_goes_on(submitted):
-    part = submitted.part(submitted.plan(), 3)
+def test_usr1_ends_a_run_after_a_whole_repetition_and_the_next_start_resumes(submitted):
+    part = submitted.shard_plan(submitted.plan(), 3)
     folder = submitted.shard_folder(3)
-    with pytest.raises(StopRequestedError), resumable(folder), Stopping(Quiet(at=4)) as stopping:
-        shard.run_shard(submitted, submitted.plan(), 3, stopping)
+    with pytest.raises(StopRequestedError), resumable(folder), Stopping(NoProgress(at=4)) as stopping:
+        shards.run_shard(submitted, submitted.plan(), 3, stopping)
     assert signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL
     before = [line for line in (folder / "records.jsonl").read_text().splitlines() if '"sample"' in line]
     assert len(before) == 4
-    with resumable(folder), Stopping(Quiet()) as stopping:
-        shard.run_shard(submitted, submitted.plan(), 3, stopping)
+    with resumable(folder), Stopping(NoProgress()) as stopping:
+        shards.run_shard(submitted, submitted.plan(), 3, stopping)
     after = [line for line in (folder / "records.jsonl").read_text().splitlines() if '"sample"' in line]
     assert after[:4] == before
     found = read_run(folder)
@@ -412,7 +413,7 @@ def test_a_limit_too_short_for_one_timed_repetition_is_an_error_and_not_another_
     cell = target_cell(4)
 
     def begin(is_warmup):
-        with Store.open(tmp_path, ENVIRONMENT, "s") as store, Stopping(Quiet(at=1)) as stopping:
+        with Store.open(tmp_path, ENVIRONMENT, "s") as store, Stopping(NoProgress(at=1)) as stopping:
             store.add_plan(Plan((cell,)))
             known: tuple[Sample, ...] = store.samples(cell.id)
             store.append(replace(sample(cell, len(known), 0.1), is_warmup=is_warmup))
@@ -424,29 +425,29 @@ def test_a_limit_too_short_for_one_timed_repetition_is_an_error_and_not_another_
         begin(is_warmup=False)
 
 
-# ---------------------------------------------------------------- how far it is
+# ---------------------------------------------------------------- progress
 
 
 def test_progress_is_read_from_the_records(submitted):
     fill(submitted, 0)
     fill(submitted, 1, cells=1)
-    shards = status.examine(submitted)
-    assert [(s.cells, s.ended, s.failed, s.is_complete) for s in shards] == [
+    progress = shards.shard_progress(submitted)
+    assert [(s.cells, s.ended, s.failed, s.is_complete) for s in progress] == [
         (2, 2, 0, True),
         (2, 1, 0, False),
         (2, 0, 0, False),
         (2, 0, 0, False),
     ]
-    assert [round(s.measured_s, 9) for s in shards] == [0.6, 0.3, 0, 0]
-    # Three cells have ended, each after 0.3 s; what is left takes as many times its prediction as they did.
-    ended = [*submitted.shards[0].cell_ids, submitted.part(submitted.plan(), 1).cells[0].id]
+    assert [round(s.measured_s, 9) for s in progress] == [0.6, 0.3, 0, 0]
+    # Three cells have ended, each after 0.3 s; the ratio to their predictions scales the time left.
+    ended = [*submitted.shards[0].cell_ids, submitted.shard_plan(submitted.plan(), 1).cells[0].id]
     ratio = 0.9 / sum(submitted.predicted[i] for i in ended)
-    assert shards[0].left_s == 0
+    assert progress[0].left_s == 0
     for index in (2, 3):
         expected = sum(submitted.predicted[i] for i in submitted.shards[index].cell_ids)
-        assert shards[index].left_s == pytest.approx(ratio * expected)
+        assert progress[index].left_s == pytest.approx(ratio * expected)
     unknown = replace(submitted, predicted={})
-    assert status.examine(unknown)[3].left_s is None
+    assert shards.shard_progress(unknown)[3].left_s is None
 
 
 def test_status_needs_no_slurm(submitted, capsys):
@@ -456,7 +457,7 @@ def test_status_needs_no_slurm(submitted, capsys):
     code, out, err = run(capsys, "status", submitted.folder)
     assert code == 0
     assert "2 of 8 cells have ended, 0 of them failed." in out
-    assert "the queue could not be asked" in err
+    assert "the queue could not be read" in err
     fails(capsys, "status", submitted.folder.parent, says="was not submitted ... dlmbench submit")
 
 
@@ -479,13 +480,13 @@ def test_a_dry_run_shows_everything_and_leaves_nothing(submitted, capsys):
     assert not Path("logs").exists()
 
 
-def test_a_resumed_run_keeps_its_resources_and_says_so_where_others_are_asked_for(submitted, capsys):
+def test_a_resumed_run_keeps_its_resources_and_refuses_other_options(submitted, capsys):
     again = ["submit", "--resume", submitted.folder, "--dry-run"]
     fails(
         capsys, *again, "--partition", "other", "--gres", "gpu:h100:1", "--account", "me", "--shards", 9,
-        says="--shards, --partition, --gres, --account cannot be ... --resume ... --time ... --output_dir",
+        says="--shards, --partition, --gres, --account cannot be combined with --resume ... --time ... --output_dir",
     )  # fmt: skip
-    # Also where what is asked for is the default, or a part of the experiment.
+    # Also if the value is the default, or the option belongs to the experiment.
     for option in (["--gres", "gpu:1"], ["--shared"], ["-c", "small.yaml"], ["--steps", "4"], ["--allow_cpu"]):
         fails(capsys, *again, *option, says="--resume")
     code, out, err = run(capsys, *again, "--time", "3:00:00", "--warn", 60)
@@ -495,7 +496,7 @@ def test_a_resumed_run_keeps_its_resources_and_says_so_where_others_are_asked_fo
     assert "--time=3:00:00" in last.split()
 
 
-def test_submitting_where_there_is_no_slurm_says_so(submitted, capsys, monkeypatch):
+def test_submitting_without_slurm_is_refused_with_the_reason(submitted, capsys, monkeypatch):
     monkeypatch.setenv("PATH", "")
     given = ["submit", "--config", "small.yaml", "--output_dir", "new", "--gres", "none"]
     fails(capsys, *given, says="sbatch is not on this machine ... dlmbench run")
@@ -523,18 +524,16 @@ def test_submitting_where_there_is_no_slurm_says_so(submitted, capsys, monkeypat
     ],
 )
 def test_only_what_chooses_nodes_allows_a_partition_of_several_gpu_types(monkeypatch, extra, is_chosen):
-    from dlmbench.slurm import scheduler
-
-    monkeypatch.setattr(scheduler, "require", lambda: None)
+    monkeypatch.setattr(scheduler, "run_command", lambda command: "")
     monkeypatch.setattr(scheduler, "gpu_types", lambda partition: ("a100", "v100"))
     if is_chosen:
-        submit.check(Resources(extra=extra))
+        submission.check_resources(Resources(extra=extra))
         return
     with pytest.raises(BenchError, match=r"several types of GPU \(a100, v100\).*--gres gpu:a100:1"):
-        submit.check(Resources(extra=extra))
+        submission.check_resources(Resources(extra=extra))
 
 
-def test_a_folder_with_a_run_of_its_own_is_not_submitted_into(submitted, capsys):
+def test_a_folder_with_a_serial_run_is_not_submitted_into(submitted, capsys):
     with Store.open(Path("serial"), ENVIRONMENT, "small"):
         pass
     given = ["submit", "--config", "small.yaml", "--output_dir", "serial", "--dry-run"]
@@ -542,14 +541,12 @@ def test_a_folder_with_a_run_of_its_own_is_not_submitted_into(submitted, capsys)
 
 
 def test_a_token_never_reaches_a_job(monkeypatch, tmp_path):
-    from dlmbench.slurm import scheduler
-
     command = tmp_path / "show"
     command.write_text("#!/bin/sh\n/usr/bin/env\n")
     command.chmod(0o755)
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     monkeypatch.setenv("HF_HOME", "/models")
-    shown = scheduler.ask([str(command)], scheduler.job_environment({"DLMBENCH_HOME": "/x"}))
+    shown = scheduler.run_command([str(command)], scheduler.job_environment({"DLMBENCH_HOME": "/x"}))
     assert "hf_secret" not in shown
     assert "HF_HOME=/models" in shown
     assert "DLMBENCH_HOME=/x" in shown

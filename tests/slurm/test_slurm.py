@@ -1,7 +1,6 @@
-"""A real SLURM on this machine, with two pretend GPUs: what it does to a run, the run survives.
+"""Runs through a real SLURM on this machine, with two fake GPUs: time limits, cancelled tasks, full disks, lost nodes.
 
-Nothing here depends on how fast the machine is: the tests wait for what must happen, and cut the long cell short by
-the protocol's own time limit.
+Nothing depends on the speed of the machine: the tests wait for events, and a time limit ends the long cell.
 """
 
 from __future__ import annotations
@@ -31,14 +30,14 @@ PATIENCE_S = 900
 pytestmark = [
     pytest.mark.slurm,
     pytest.mark.timeout(1800),
-    pytest.mark.skipif(os.geteuid() != 0, reason="a SLURM of one's own needs root: munged and slurmd run as root here"),
+    pytest.mark.skipif(os.geteuid() != 0, reason="starting SLURM needs root: munged and slurmd run as root here"),
     pytest.mark.skipif(
         not all(shutil.which(p) for p in ("slurmctld", "slurmd", "munged")),
         reason="SLURM is not installed (apt-get install slurm-wlm munge; `make slurm-test` does it)",
     ),
 ]
 
-# The first grid takes moments, the second is cut off by max_time_s on any machine.
+# The first grid takes seconds; the second is ended by max_time_s on any machine.
 STUDY = """
 name: study
 models:
@@ -80,7 +79,7 @@ protocol: {{warmup: 1, pilot: 3, min_repeats: 2000, max_repeats: 2000, max_time_
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory) -> Iterator[Path]:
-    """A folder to submit from; SLURM_CONF leads every command of it to the cluster."""
+    """A folder to submit from, with SLURM_CONF set for every command."""
     folder = tmp_path_factory.mktemp("slurm")
     subprocess.run([HERE / "up.sh", folder], check=True, timeout=120)
     before = os.environ.get("SLURM_CONF")
@@ -120,7 +119,7 @@ def wait_for(what: str, is_so: Callable[[], object], folder: Path, every_s: floa
     while not is_so():
         if time.monotonic() > deadline:
             logs = "\n".join(f"--- {p.name}\n{p.read_text()}" for p in sorted(folder.glob("logs/slurm/*")))
-            raise AssertionError(f"waited in vain for {what}\n{ask('squeue', '-a')}\n{logs}")
+            raise AssertionError(f"timeout while waiting for {what}\n{ask('squeue', '-a')}\n{logs}")
         time.sleep(every_s)
 
 
@@ -141,13 +140,13 @@ def is_over(run: Path) -> bool:
 
 
 def log(run: Path, suffix: str) -> str:
-    """What a job has written; SLURM counts it as running a moment before its file is there."""
+    """The output of a job; "" if it has just started and the file does not exist yet."""
     written = run.parent / "logs" / "slurm" / f"dlmbench-{run.name}-{suffix}.out"
     return written.read_text() if written.exists() else ""
 
 
 def assert_whole(run: Path, shards: int) -> Run:
-    """Every planned cell ended well, every repetition of every shard is there, and none twice."""
+    """Every planned cell is ok, and every repetition of every shard is in the merged run once."""
     made = submission.load(run)
     result = read_run(run)
     assert [c.id for c in result.cells] == [c.id for c in made.plan().cells]
@@ -160,35 +159,35 @@ def assert_whole(run: Path, shards: int) -> Run:
     return result
 
 
-def test_an_array_meets_its_time_limit_and_ends_as_the_serial_run_does(cluster):
+def test_an_array_reaches_its_time_limit_and_gives_the_results_of_a_serial_run(cluster):
     run = submit(cluster, STUDY.format(repeats=400, limit_s=90), 4, "--shared", "--warn", 118)
     array, last = submission.load(run).jobs
     (cluster / "one.yaml").write_text(SMALL.format(name="one", steps=[2]))
     given = {"CONFIG": "one.yaml", "OUTPUT_DIR": "one", "DLMBENCH_HOME": ROOT, "DLMBENCH_PYTHON": sys.executable}
     exports = ",".join(f"{k}={v}" for k, v in given.items())
-    # Its own default is a node to itself, which here would wait for the array to end.
+    # Its default is an exclusive node, for which it would wait until the array ends.
     options = ("--parsable", "--exclusive=user", f"--export=ALL,{exports}", "--chdir", cluster, "--time=30")
     single = ask("sbatch", *options, ROOT / "jobs" / "benchmark_gpu.sbatch").strip()
 
     running = lambda: [i for (job, i), s in states(run).items() if job == array.id and s == "RUNNING"]  # noqa: E731
     wait_for("two tasks at once", lambda: len(running()) == 2, cluster)
     both = running()
-    wait_for("their first words", lambda: all("GPU" in log(run, f"{array.id}_{i}") for i in both), cluster)
+    wait_for("their first output", lambda: all("GPU" in log(run, f"{array.id}_{i}") for i in both), cluster)
     gpus = [re.search(r"GPU (\S+),", log(run, f"{array.id}_{i}"))[1] for i in both]
-    assert sorted(gpus) == ["0", "1"], "each task has one GPU of its own"
+    assert sorted(gpus) == ["0", "1"], "each task has a different GPU"
 
     long = next(c.id for c in submission.load(run).plan().cells if c.batch_size == 4)
     slow = next(s.index for s in submission.load(run).shards if long in s.cell_ids)
     wait_for("a repetition of the long cell", lambda: timed(run, slow), cluster)
-    # A limit one to two minutes away, of which 118 s are to be warned: USR1 is due as soon as SLURM looks, within half
-    # a minute, when the long cell still has most of its 90 s before it, and a minute at least is left.
+    # A limit in one to two minutes with a warning 118 s earlier: SLURM sends USR1 at its next check, within half a
+    # minute. By then the long cell has most of its 90 s left, and the job at least a minute.
     clock = ask("squeue", "-h", "-j", f"{array.id}_{slow}", "-o", "%M").strip().split(":")
     minutes = int(clock[-2]) + 60 * (int(clock[-3]) if len(clock) > 2 else 0)
     ask("scontrol", "update", f"JobId={array.id}_{slow}", f"TimeLimit={minutes + 2}")
     shown = dlmbench("status", run, folder=cluster).stdout
     assert "of 7 cells have ended, 0 of them failed" in shown
     assert "Time left" in shown
-    wait_for("the task to be queued again", lambda: "to be continued" in log(run, f"{array.id}_{slow}"), cluster)
+    wait_for("the task to be queued again", lambda: "unfinished: requeueing" in log(run, f"{array.id}_{slow}"), cluster)
     before = timed(run, slow)
     assert before
     wait_for("its second start", lambda: "start 2" in log(run, f"{array.id}_{slow}"), cluster)
@@ -202,11 +201,11 @@ def test_an_array_meets_its_time_limit_and_ends_as_the_serial_run_does(cluster):
     assert len({s.process_id for s in longest.timed}) == 2
     assert result.environment.node_shared is True
     assert "node_shared" in {f.code for f in findings(result)}
-    assert (run / "figures" / "pareto_frontier.png").stat().st_size > 10_000, "made by the dependent job"
+    assert (run / "figures" / "pareto_frontier.png").stat().st_size > 10_000, "written by the dependent job"
     assert str(run / "report.html") in log(run, f"report-{last.id}")
     assert "diffusion" in (run / "report.html").read_text()
 
-    # The serial run: the same cells, and as far as they do not depend on the clock, the same results.
+    # The serial run: the same cells, and the same results where they do not depend on time.
     (cluster / "serial.yaml").write_text(STUDY.format(repeats=4, limit_s=60))
     dlmbench("run", "--config", "serial.yaml", "--output_dir", "serial", folder=cluster)
     serial = read_run(cluster / "serial")
@@ -247,10 +246,10 @@ def test_a_cancelled_task_and_a_full_disk_are_completed_by_one_command(cluster):
         assert ended[last.id, None] == "FAILED"
         command = f"dlmbench submit --resume {run}"
         assert command in log(run, f"report-{last.id}")
-        assert "shard 0 lacks 1 cells" in log(run, f"report-{last.id}")
+        assert "shard 0 is missing 1 cell (" in log(run, f"report-{last.id}")
         assert not (run / "records.jsonl").exists()
         shown = dlmbench("status", run, folder=cluster).stdout
-        assert "Shards 0-1 are in no queue" in shown
+        assert "Shards 0-1 are not in the queue" in shown
         assert command in shown
 
         kept = [timed(run, index) for index in range(2)]
@@ -278,9 +277,9 @@ def test_a_node_that_goes_down_and_comes_back(cluster):
     ask("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=test")
     wait_for("the task to be queued again", lambda: states(run)[array.id, 0] == "PENDING", cluster)
     before = timed(run, 0)
-    # The one command, given while the task is in the queue: nothing may be queued or measured twice by it.
-    said = dlmbench("submit", "--resume", run, folder=cluster).stderr
-    assert "in the queue" in said
+    # Resuming while the task is in the queue: nothing may be queued or measured twice.
+    output = dlmbench("submit", "--resume", run, folder=cluster).stderr
+    assert "in the queue" in output
     ask("scontrol", "update", f"NodeName={node}", "State=RESUME")
     wait_for("the end", lambda: is_over(run), cluster)
     jobs = submission.load(run).jobs
@@ -292,7 +291,7 @@ def test_a_node_that_goes_down_and_comes_back(cluster):
     ]
     result = assert_whole(run, 1)
     assert timed(run, 0)[: len(before)] == before
-    assert result.environment.node_shared is False, "a node to itself is the default"
+    assert result.environment.node_shared is False, "an exclusive node is the default"
     assert "node_shared" not in {f.code for f in findings(result)}
     claimed = json.loads((run / "shards" / "environment.json").read_text())
     assert claimed["node_shared"] is False

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# A whole SLURM on this machine for tests: munged, slurmctld and slurmd as root, without systemd or cgroups, everything
-# below one folder. The node offers two cores and two pretend GPUs (device files that are /dev/null).
-#   up.sh FOLDER; then export SLURM_CONF=FOLDER/slurm.conf; at the end down.sh FOLDER
+# Start a SLURM on this machine for tests: munged, slurmctld and slurmd as root, without systemd or cgroups, with all
+# files in one folder. The node has at least two cores and two fake GPUs (device files that are /dev/null).
+#   up.sh FOLDER; export SLURM_CONF=FOLDER/slurm.conf; ...; down.sh FOLDER
 set -euo pipefail
 folder=$(realpath -m "$1")
 node=$(hostname -s)
@@ -18,7 +18,7 @@ SlurmdPort=$((port + 1))
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
-# A job that is queued again waits as long as its credential lives: two minutes, if nothing is said.
+# A requeued job waits until its credential expires, by default two minutes.
 AuthInfo=socket=$folder/run/munge.sock,cred_expire=10
 StateSaveLocation=$folder/state
 SlurmdSpoolDir=$folder/spool
@@ -33,9 +33,9 @@ SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
 SchedulerType=sched/backfill
 SchedulerParameters=bf_interval=1,sched_interval=2,sched_min_interval=0,batch_sched_delay=0
-# The cores below are what the tests ask for, whatever the machine has.
+# Use the number of cores below, even if the machine has fewer.
 SlurmdParameters=config_overrides
-# A node that is set down stays down until it is resumed.
+# A node that was set down stays down until it is resumed.
 ReturnToService=1
 JobAcctGatherType=jobacct_gather/none
 AccountingStorageType=accounting_storage/none
@@ -67,6 +67,6 @@ for _ in $(seq 1 300); do
   [ "$state" = idle ] && exit 0
   sleep 0.1
 done
-echo "the node is not idle but '$state':" >&2
+echo "the node is not idle, but '$state':" >&2
 tail -n 20 "$folder"/log/slurm*.log >&2
 exit 1

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 
 from dlmbench.bench.eta import Expectation, remaining
 from dlmbench.bench.worker import Failed, GenerateMissing, Pool, ProfileCell, Repeat, Repetition, Worker
-from dlmbench.measure.protocol import plan_visit
+from dlmbench.measure.protocol import plan_repetitions
 from dlmbench.prompts import in_batches
 from dlmbench.results import Store
 from dlmbench.types import (
@@ -116,7 +116,7 @@ class SpeedPass:
         worker = self.pool.worker(cell.model.key)
         while cell.id not in self.ended:
             fresh = cell.id not in worker.visited
-            visit = plan_visit(self.store.samples(cell.id), self.settings, number, fresh_process=fresh)
+            visit = plan_repetitions(self.store.samples(cell.id), self.settings, number, fresh_process=fresh)
             if visit.is_empty or self._too_large(cell):
                 return
             self._show(cell, f"round {number + 1} of {self.settings.rounds}")

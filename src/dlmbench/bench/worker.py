@@ -19,9 +19,9 @@ from typing import Protocol, TypeVar
 from dlmbench import models, registry
 from dlmbench.errors import BenchError, InvalidLogitsError
 from dlmbench.measure.clock import Clock, clock_for
-from dlmbench.measure.energy import GpuMeter, repeat_for_energy
 from dlmbench.measure.memory import measure_memory
-from dlmbench.measure.protocol import Visit, timed_repetition, traced_pass
+from dlmbench.measure.nvml import GpuMeter, measure_energy
+from dlmbench.measure.protocol import RepetitionPlan, timed_repetition, traced_pass
 from dlmbench.models import LoadedModel
 from dlmbench.models.tokenizer import CheckpointTokenizer
 from dlmbench.prompts import source_attribute
@@ -178,7 +178,7 @@ class Repeat:
     """Run one visit of a cell: warm-ups, then timed repetitions, cycling through `batches`."""
 
     cell: Cell
-    visit: Visit
+    visit: RepetitionPlan
     round: int
     batches: tuple[PromptBatch, ...]
 
@@ -233,7 +233,7 @@ class ProfileCell:
         generator.generator.reset()
         memory = measure_memory(cell.id, lambda: generator.generate(batch), state.device)
         yield replace(memory, idle_power_w=state.idle_power_w())
-        energy = repeat_for_energy(cell.id, lambda: generator.generate(batch), state.clock, state.meter)
+        energy = measure_energy(cell.id, lambda: generator.generate(batch), state.clock, state.meter)
         if energy is not None:
             yield energy
 

@@ -1,7 +1,7 @@
-"""The command line: one function a command, a file for each kind of work, and the only place that exits.
+"""The command line: one file for each group of commands, and the only place that prints or exits.
 
-Options are accepted with `-` and `_` alike; those that take several values take them separated by commas or by
-repeating the option. What a user can mend is one line on stderr and exit code 2.
+Options are accepted with `-` and `_` alike; those with several values take a comma-separated list or may be repeated.
+An error that the user can fix is one line on stderr and exit code 2.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ import typer
 
 # isort: off
 # Imported for the commands they add, in the order in which `--help` lists them.
-from dlmbench.cli import run, report, compare, plan, generate, likelihood, tasks, slurm, machine  # noqa: F401
+from dlmbench.cli import run, report, compare, plan, generate, tasks, slurm, machine  # noqa: F401
 
 # isort: on
 from dlmbench.cli.options import app
 from dlmbench.errors import BenchError, StopRequestedError
 
-# sysexits.h EX_TEMPFAIL: not done yet, try again. The job scripts queue a job again on this code alone.
-_AGAIN = 75
-# typer may carry a copy of click of its own, so its error class is taken from what it exports.
+# EX_TEMPFAIL of sysexits.h: unfinished, try again. The job scripts requeue a job on this code only.
+_RETRY = 75
+# typer may bundle its own copy of click, so click's error class is taken from one that typer exports.
 _USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[2]
 
 
 def _dashed(argument: str) -> str:
-    """`--batch_size=4` as `--batch-size=4`: both spellings are in use."""
+    """`--batch_size=4` as `--batch-size=4`: both spellings are accepted."""
     if not argument.startswith("--"):
         return argument
     name, sign, value = argument.partition("=")
@@ -34,10 +34,10 @@ def _dashed(argument: str) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a command; exits with 0, with 2 after one line on stderr, with 130 after Ctrl-C, with 75 after USR1."""
-    given = [_dashed(a) for a in (sys.argv[1:] if arguments is None else arguments)]
+    """Run a command. Exit code 0; 2 after an error line; 130 after Ctrl-C; 75 after USR1, to be run again."""
+    dashed = [_dashed(a) for a in (sys.argv[1:] if arguments is None else arguments)]
     try:
-        app(given, prog_name="dlmbench", standalone_mode=False)
+        app(dashed, prog_name="dlmbench", standalone_mode=False)
     except BenchError as error:
         _fail(error.message, error.hint)
     except _USAGE_ERROR as error:
@@ -45,8 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except typer.Exit as stop:
         sys.exit(stop.exit_code)
     except StopRequestedError:
-        sys.stderr.write("\nstopped after a repetition, as the signal asked; the same command resumes\n")
-        sys.exit(_AGAIN)
+        sys.stderr.write("\nstopped by a signal after a repetition; the same command resumes\n")
+        sys.exit(_RETRY)
     except (KeyboardInterrupt, typer.Abort):
         sys.stderr.write("\nstopped; the same command resumes\n")
         sys.exit(130)

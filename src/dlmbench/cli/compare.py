@@ -1,15 +1,14 @@
-"""Compare: two finished runs side by side, cell by cell."""
+"""Compare two finished runs, cell by cell."""
 
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from typer import Argument, Option
 
-from dlmbench.cli.options import app
+from dlmbench.cli.options import command
 from dlmbench.errors import BenchError
 
 if TYPE_CHECKING:
@@ -22,20 +21,20 @@ if TYPE_CHECKING:
     from dlmbench.analysis.stats import Interval
 
 
-@app.command()
+@command()
 def compare(
-    first: Annotated[Path, typer.Argument(metavar="RUN", help="folder of a finished run: what is compared with")],
-    second: Annotated[Path, typer.Argument(metavar="RUN", help="folder of another: the one the verdicts are about")],
-    anyway: Annotated[
-        bool,
-        typer.Option("--anyway", help="also where machine, precision, kernel or prompts differ; every row says so"),
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="all numbers as JSON instead of tables")] = False,
+    first: Annotated[Path, Argument(metavar="RUN1", help="folder of a finished run, the reference")],
+    second: Annotated[Path, Argument(metavar="RUN2", help="folder of the run to compare with it")],
+    anyway: Annotated[bool, Option("--anyway", help="compare runs that are not comparable; every row says so")] = False,
+    as_json: Annotated[bool, Option("--json", help="print all numbers as JSON instead of tables")] = False,
 ) -> None:
-    """Say for every cell of two runs whether the second is faster, and how memory and quality differ.
+    """Compare two runs cell by cell: is the second faster, and do memory and quality differ?
 
-    Cells are joined by their content. Ratios of medians come with 95% intervals; where 1 lies inside, no difference is
-    shown. Runs of another machine, precision or kernel are refused, with the names of what differs.
+    Ratios of median latency have 95% intervals; where 1 is inside, no difference is shown. Runs are refused if they
+    differ in machine, precision, kernel or prompts, unless --anyway is given.
+
+    \b
+    Example: dlmbench compare results/before results/after
     """
     from dlmbench.analysis.compare import as_record
     from dlmbench.analysis.compare import compare as side_by_side
@@ -52,7 +51,7 @@ def compare(
         names = "; ".join(f"{d.name}: {d.first} | {d.second}" for d in found.obstacles)
         raise BenchError(
             f"{first} and {second} are not comparable ({names})",
-            "Measure again with the same settings, or see them side by side, marked, with --anyway",
+            "Measure again with the same settings, or compare them anyway with --anyway",
         )
     if as_json:
         print(json.dumps(as_record(found), indent=1, allow_nan=False, ensure_ascii=False))
@@ -61,9 +60,9 @@ def compare(
 
 
 def _print(found: Comparison) -> None:
-    from rich.console import Console
+    from dlmbench.cli import console
 
-    out = Console(width=None if sys.stdout.isatty() else 180, highlight=False)
+    out = console.stdout(180)
     out.print(_speed_table(found))
     quality = _quality_table(found)
     if quality.row_count:
@@ -75,7 +74,7 @@ def _print(found: Comparison) -> None:
 def _title(found: Comparison, what: str) -> Text:
     from rich.text import Text
 
-    # Text is never read as markup: names come from files.
+    # Text is never parsed as markup: names come from files.
     title = Text(f"{what}: {found.second} against {found.first}")
     if found.obstacles:
         names = ", ".join(d.name for d in found.obstacles)
@@ -84,24 +83,21 @@ def _title(found: Comparison, what: str) -> Text:
 
 
 def _speed_table(found: Comparison) -> Table:
-    from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=_title(found, "Speed and memory"), title_justify="left", pad_edge=False)
-    table.add_column("cell")
-    for name in ("first ms", "second ms", "n", "first/second [95%]"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("the second is")
-    table.add_column("memory MiB", justify="right", no_wrap=True)
+    from dlmbench.cli import console
+
+    columns = (">first ms", ">second ms", ">n", ">first/second [95%]", "the second is", ">memory MiB")
+    table = console.new_table(_title(found, "Speed and memory"), "cell", *columns)
     for pair in found.pairs:
-        ratio, ours, theirs = pair.speedup, pair.first_latency_s, pair.second_latency_s
+        first, second = pair.first_latency_s, pair.second_latency_s
         reason = f" ({pair.reason})" if pair.reason else ""
         table.add_row(
             Text(pair.label),
-            f"{ours.median * 1e3:.1f}" if ours else "-",
-            f"{theirs.median * 1e3:.1f}" if theirs else "-",
-            f"{ours.n if ours else 0}, {theirs.n if theirs else 0}",
-            _ratio(ratio),
+            f"{first.median * 1e3:.1f}" if first else "-",
+            f"{second.median * 1e3:.1f}" if second else "-",
+            f"{first.n if first else 0}, {second.n if second else 0}",
+            _ratio(pair.speedup),
             Text(f"{pair.verdict}{reason}{_mark(pair)}"),
             _memory(pair),
         )
@@ -122,16 +118,13 @@ def _memory(pair: CellPair) -> str:
 
 
 def _quality_table(found: Comparison) -> Table:
-    """A row for each metric that changed in a set of texts: cells that differ in batch size only share theirs."""
-    from rich.table import Table
+    """A row for each metric that changed; cells that differ only in batch size share their texts and count once."""
     from rich.text import Text
 
-    table = Table(title=_title(found, "Quality"), title_justify="left", pad_edge=False)
-    table.add_column("cell")
-    table.add_column("metric")
-    for name in ("first", "second", "change [95%]", "prompts"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("the second is")
+    from dlmbench.cli import console
+
+    columns = (">first", ">second", ">change [95%]", ">prompts", "the second is")
+    table = console.new_table(_title(found, "Quality"), "cell", "metric", *columns)
     for pair in found.one_per_text:
         for change in (c for c in pair.quality if c.verdict != "equal"):
             by = change.change
@@ -159,15 +152,15 @@ def _remarks(found: Comparison) -> Iterator[str]:
     yield f"{len(found.pairs)} cells in both runs, the second is: {counts}."
     if found.only_first or found.only_second:
         alone = f"{len(found.only_first)} cells of the first run, {len(found.only_second)} of the second"
-        yield f"Without a partner: {alone}."
+        yield f"In one run only: {alone}."
     equal = sum(c.verdict == "equal" for p in found.one_per_text for c in p.quality)
     if equal:
-        yield f"Quality: {equal} scores are equal text by text, and not listed."
+        yield f"Quality: {equal} scores are equal text by text and not listed."
     for d in found.obstacles:
         yield f"NOT COMPARABLE, {d.name}: {d.first} | {d.second}"
     for d in found.circumstances:
         yield f"also differs, {d.name}: {d.first} | {d.second}"
     yield (
-        "Intervals are of 95%: of cells without any difference about 1 in 20 would still be called faster or slower. "
-        "They do not cover how one process or host differs from the next; run a study twice to see that."
+        "All intervals are 95% intervals: about 1 in 20 cells without any difference is still called faster or slower. "
+        "They do not cover differences between processes or hosts; repeat a whole run to see those."
     )

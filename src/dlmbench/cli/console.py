@@ -1,11 +1,13 @@
-"""How a run looks in a terminal: progress, tables, one-line errors. Talk goes to stderr, data to stdout."""
+"""How results look in a terminal: progress, tables, messages. Messages go to stderr, data to stdout."""
 
 from __future__ import annotations
 
+import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from rich.console import Console
 from rich.markup import escape
@@ -25,7 +27,7 @@ from rich.text import Text
 from dlmbench.types import Cell, Finding, LeftOut, Run
 
 if TYPE_CHECKING:
-    # Types only: these bring in numpy and scipy, and `plan` is to answer at once.
+    # Types only: these import numpy and scipy, and `plan` should start fast.
     from dlmbench.analysis.answer import SummaryRow
     from dlmbench.analysis.cost import CellCost, Cheapest
     from dlmbench.bench.forecast import RunCost
@@ -33,90 +35,156 @@ if TYPE_CHECKING:
     from dlmbench.roofline.calibrate import Calibration
     from dlmbench.roofline.corrected import Bounds
     from dlmbench.roofline.predict import Forecast
+    from dlmbench.tasks.records import TaskOutcome, TaskRun, TaskScore
 
-TALK = Console(stderr=True, highlight=False, soft_wrap=True)
+STDERR = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
-class LiveProgress:
-    """A progress bar over the cells, or plain lines where stderr is no terminal."""
+def stdout(width: int = 160) -> Console:
+    """The console for data: as wide as the terminal, `width` columns where stdout is a file or a pipe."""
+    return Console(width=None if sys.stdout.isatty() else width, highlight=False)
 
-    def __init__(self, title: str, visits: int) -> None:
-        self._bar = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            _Left(self),
-            console=TALK,
-            disable=not TALK.is_terminal,
-        )
-        self._task = self._bar.add_task(title, total=visits)
+
+def log(text: str) -> None:
+    """Write a message to stderr."""
+    STDERR.print(text, markup=False)
+
+
+def new_table(title: str | Text | None, *columns: str) -> Table:
+    """An empty table. A leading `>` aligns a column to the right and keeps its cells on one line."""
+    table = Table(title=title, title_justify="left", pad_edge=False)
+    for name in columns:
+        is_right = name.startswith(">")
+        table.add_column(name.removeprefix(">"), justify="right" if is_right else "left", no_wrap=is_right)
+    return table
+
+
+class ProgressBar:
+    """A progress bar with a description; disabled where stderr is not a terminal, so that lines are logged instead."""
+
+    def __init__(self, description: str = "", total: int | None = None, *more: ProgressColumn) -> None:
+        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+        self.is_shown = STDERR.is_terminal
+        self._bar = Progress(*columns, TimeElapsedColumn(), *more, console=STDERR, disable=not self.is_shown)
+        self._task = self._bar.add_task(description, total=total)
         self._started = time.monotonic()
-        self._title = title
-        self._ends: float | None = None
-        self._unknown = 0
 
-    def __enter__(self) -> LiveProgress:
+    def __enter__(self) -> Self:
         self._bar.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._bar.stop()
 
+    def log(self, text: str, remark: str = "") -> None:
+        """Write a line with the elapsed time."""
+        log(f"[{time.monotonic() - self._started:6.1f} s{remark}] {text}")
+
+    def advance(self, count: int = 1) -> None:
+        """Move the bar."""
+        self._bar.advance(self._task, count)
+
+    def describe(self, description: str) -> None:
+        """Change the description only."""
+        self._bar.update(self._task, description=description)
+
+    def restart(self, description: str, total: int | None = None) -> None:
+        """Start again from zero."""
+        self._bar.update(self._task, description=description, completed=0, total=total)
+
+
+class LiveProgress(ProgressBar):
+    """Progress over cells."""
+
+    def __init__(self, title: str, total: int) -> None:
+        super().__init__(title, total, _TimeLeft(self))
+        self._title = title
+        self._ends: float | None = None
+        self._unknown_cells = 0
+
     def cell(self, cell: Cell, doing: str) -> None:
-        """Show which cell is worked on; the title comes first, once there is something to do."""
+        """Show the current cell. The title is printed before the first one, so not at all if nothing is to be done."""
         if self._title:
-            TALK.print(self._title, markup=False)
+            log(self._title)
             self._title = ""
-        self._bar.update(self._task, description=f"{doing}: {cell.label}", advance=1)
-        if not TALK.is_terminal:
-            left = f"; {self.outlook}" if self.outlook else ""
-            TALK.print(f"[{time.monotonic() - self._started:6.1f} s{left}] {doing}: {cell.label}", markup=False)
+        self.describe(f"{doing}: {cell.label}")
+        self.advance()
+        if not self.is_shown:
+            self.log(f"{doing}: {cell.label}", f"; {self.time_left}" if self.time_left else "")
 
     def repetition(self, cell: Cell, latency_s: float) -> None:
         """Show the last latency."""
-        if TALK.is_terminal:
-            self._bar.update(self._task, description=f"{cell.label}: {latency_s * 1e3:.1f} ms")
+        self.describe(f"{cell.label}: {latency_s * 1e3:.1f} ms")
 
     def left(self, seconds: float | None, unknown_cells: int) -> None:
-        """Take over a new forecast of what the speed pass still takes; it counts down by itself."""
+        """Set the forecast of the remaining speed pass; the display counts down from it."""
         self._ends = None if seconds is None else time.monotonic() + seconds
-        self._unknown = unknown_cells
+        self._unknown_cells = unknown_cells
 
     @property
-    def outlook(self) -> str:
-        """The time left in words; "" where nothing is known."""
+    def time_left(self) -> str:
+        """The remaining time as text; "" if unknown."""
         if self._ends is None:
             return ""
         seconds = max(0.0, self._ends - time.monotonic())
-        if self._unknown:
+        if self._unknown_cells:
             return f"over {duration(seconds)} left" if seconds else ""
         return f"about {duration(seconds)} left"
 
     def failed(self, cell: Cell, reason: str) -> None:
-        """Say at once what could not be done."""
-        TALK.print(f"  not measured: {cell.label}: {reason}", style="yellow", markup=False)
+        """Report at once a cell that could not be measured or scored."""
+        STDERR.print(f"  not measured: {cell.label}: {reason}", style="yellow", markup=False)
 
 
-class _Left(ProgressColumn):
-    """The time left, counting down."""
+class TaskProgress(ProgressBar):
+    """Progress over lm-eval tasks: the current run, its requests, and each result as soon as it is known."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._title = ""
+
+    def reading(self, what: str) -> None:
+        """Show that data are being read."""
+        self.restart(f"reading {what}")
+        if not self.is_shown:
+            self.log(f"reading {what}")
+
+    def begin(self, run: TaskRun, number: int, total: int) -> None:
+        """Show that a run begins."""
+        self._title = f"{number}/{total} {run.label}"
+        self.restart(self._title)
+
+    @contextmanager
+    def bar(self, what: str, total: int) -> Iterator[Callable[[int], None]]:
+        """Show a number of requests; gives the function that counts them."""
+        self.restart(f"{self._title}: {what}", total)
+        yield self.advance
+
+    def ended(self, outcome: TaskOutcome, scores: Sequence[TaskScore]) -> None:
+        """Report the result of a run."""
+        values = ", ".join(f"{s.metric} {_number(s.value, 1, 4)}" for s in scores if s.task == outcome.run.task)
+        result = (values or "done") if outcome.status == "ok" else f"not run: {outcome.reason}"
+        self.log(f"{self._title}: {result}")
+
+
+class _TimeLeft(ProgressColumn):
+    """The remaining time, counting down."""
 
     def __init__(self, progress: LiveProgress) -> None:
         super().__init__()
         self._progress = progress
 
     def render(self, task: Task) -> Text:
-        """One line's worth."""
-        return Text(self._progress.outlook)
+        """The column's text."""
+        return Text(self._progress.time_left)
 
 
 class Stages:
-    """What is being done now, for work that is quick but not instant; plain lines where stderr is no terminal."""
+    """The current stage of short work, such as writing a report; plain lines where stderr is not a terminal."""
 
     def __init__(self, title: str) -> None:
         self._title = title
-        self._status = TALK.status(title)
+        self._status = STDERR.status(title)
 
     def __enter__(self) -> Stages:
         self._status.start()
@@ -125,21 +193,22 @@ class Stages:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._status.stop()
 
-    def say(self, stage: str) -> None:
+    def show(self, stage: str) -> None:
         """Show the next stage."""
         text = f"{self._title}: {stage}"
         self._status.update(escape(text))
-        if not TALK.is_terminal:
-            TALK.print(text, markup=False)
+        if not STDERR.is_terminal:
+            log(text)
+
+
+# ---------------------------------------------------------------- finished runs
 
 
 def summary(rows: Sequence[SummaryRow], title: str) -> Table:
-    """The summary as a table; what was not measured is a dash."""
-    table = Table(title=title, title_justify="left", pad_edge=False)
-    for name in ("model", "K", "block", "B", "P", "G", "latency ms [95%]", "tokens/s"):
-        table.add_column(name, justify="left" if name == "model" else "right", no_wrap=True)
-    for name in ("memory MiB", "nats/token", "valid", "speedup", "n"):
-        table.add_column(name, justify="right", no_wrap=True)
+    """The summary as a table; a dash where nothing was measured."""
+    sizes = (">K", ">block", ">B", ">P", ">G")
+    columns = (">latency ms [95%]", ">tokens/s", ">memory MiB", ">nats/token", ">valid", ">speedup", ">n")
+    table = new_table(title, "model", *sizes, *columns)
     for row in rows:
         latency = _number(row.latency_s, 1e3, 1)
         if row.latency_low_s is not None and row.latency_high_s is not None:
@@ -167,16 +236,14 @@ def _number(value: float | None, factor: float = 1, digits: int = 0) -> str:
 
 
 def cells(planned: Sequence[Cell], forecast: Forecast | None = None, price: float | None = None) -> Table:
-    """The plan as a table, with what is predicted of each cell where there is a forecast."""
+    """The plan as a table, with a forecast also the predictions for each cell."""
     title = f"{len(planned)} cells" + (f" on {forecast.hardware.name}, predicted" if forecast else "")
-    table = Table(title=title, title_justify="left", pad_edge=False)
-    for name in ("id", "model", "sampler", "B", "P", "G", "precision", "attention", "knobs"):
-        table.add_column(name)
-    latency = "latency ms [95%]" if forecast and forecast.estimates else "latency ms"
-    for name in (latency, "tokens/s", "memory GB", "fits") if forecast else ():
-        table.add_column(name, justify="right", no_wrap=True)
-    if forecast and price is not None:
-        table.add_column("per M tokens", justify="right", no_wrap=True)
+    columns = ["id", "model", "sampler", "B", "P", "G", "precision", "attention", "knobs"]
+    if forecast:
+        latency = ">latency ms [95%]" if forecast.estimates else ">latency ms"
+        columns += [latency, ">tokens/s", ">memory GB", ">fits"]
+        columns += [">per M tokens"] if price is not None else []
+    table = new_table(title, *columns)
     for cell in planned:
         knobs = cell.label.partition(f"G={cell.new_tokens}")[2].strip()
         sizes = (str(cell.batch_size), str(cell.prompt_tokens), str(cell.new_tokens))
@@ -195,26 +262,20 @@ def _predicted(cell: Cell, forecast: Forecast, price: float | None) -> tuple[str
     latency = _number(expected.latency_s, 1e3, 1)
     if (between := forecast.estimates.get(cell.id)) is not None:
         latency += f" [{_short(between.low_s * 1e3)}, {_short(between.high_s * 1e3)}]"
-    return (
-        latency,
-        _number(rate, 1, 1),
-        _number(expected.peak_bytes, 1e-9, 2),
-        fits,
-        *money,
-    )
+    return (latency, _number(rate, 1, 1), _number(expected.peak_bytes, 1e-9, 2), fits, *money)
 
 
 def total(bill: RunCost, price: float | None) -> str:
-    """What a run should take, in words."""
-    text = f"predicted time of all generations, warm-ups and repetitions included: {_between(bill.low_s, bill.high_s)}"
+    """The predicted time and price of a run, as a sentence."""
+    text = f"predicted time of all generations, with warm-ups and repetitions: {_between(bill.low_s, bill.high_s)}"
     if price is not None:
         low, high = (f"{m:.2f}" for m in bill.money(price))
-        text += f"; {low if low == high else f'{low} to {high}'} at {price:g} a GPU hour"
-    text += ". Loading models and scoring are not in it"
+        text += f"; {low if low == high else f'{low} to {high}'} at {price:g} per GPU hour"
+    text += ". Not included: loading models and scoring"
     if bill.too_large:
-        text += f", nor {bill.too_large} cells that should not fit and that `run` skips without --try-oom"
+        text += f", {bill.too_large} cells that will probably not fit and that `run` skips without --try-oom"
     if bill.without_time:
-        text += f", nor {bill.without_time} cells without a predicted time"
+        text += f", {bill.without_time} cells without a predicted time"
     return f"{text}."
 
 
@@ -224,34 +285,31 @@ def _between(low_s: float, high_s: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds in the unit that suits them."""
+    """Seconds as text in a suitable unit."""
     if seconds < 120:
         return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def calibrations(fitted: Sequence[Calibration], device: str) -> Table:
-    """Efficiencies of each engine and sampler, with their error on the groups left out."""
-    table = Table(title=f"Efficiencies on {device}", title_justify="left", pad_edge=False)
-    table.add_column("engine/sampler", no_wrap=True)
-    for name in ("cells", "groups left out", "matrix", "bandwidth", "attention", "host ms", "fitted"):
-        table.add_column(name, justify="right")
-    for name in ("left out, median", "left out, 90%"):
-        table.add_column(name, justify="right")
+    """Efficiencies of each engine and sampler, with their errors on the held-out groups."""
+    efficiencies = (">matrix", ">bandwidth", ">attention", ">host ms")
+    errors = (">fitted", ">left out, median", ">left out, 90%")
+    table = new_table(
+        f"Efficiencies on {device}", "engine/sampler", ">cells", ">groups left out", *efficiencies, *errors
+    )
     for c in fitted:
         e = c.efficiencies
         numbers = [f"{v:.3f}" for v in (e.matrix, e.bandwidth, e.attention)] + [f"{e.host_s * 1e3:.2f}"]
-        errors = ["not known" if v is None else f"{v:.1%}" for v in (c.median_error, c.p90_error)]
-        table.add_row(c.label, str(c.cells), str(len(c.held_out)), *numbers, f"{c.fitted_error:.1%}", *errors)
+        held_out = ["not known" if v is None else f"{v:.1%}" for v in (c.median_error, c.p90_error)]
+        table.add_row(c.label, str(c.cells), str(len(c.held_out)), *numbers, f"{c.fitted_error:.1%}", *held_out)
     return table
 
 
 def bounds(measured: Sequence[Bounds]) -> Table:
-    """Every measured cell beside its floor."""
-    table = Table(title=f"{len(measured)} measured cells", title_justify="left", pad_edge=False)
-    table.add_column("cell")
-    for name in ("measured ms", "floor ms", "measured/floor", "MFU", "MBU"):
-        table.add_column(name, justify="right", no_wrap=True)
+    """Every measured cell with its roofline floor."""
+    columns = (">measured ms", ">floor ms", ">measured/floor", ">MFU", ">MBU")
+    table = new_table(f"{len(measured)} measured cells", "cell", *columns)
     for b in measured:
         ratio = f"{b.floor_ratio:.2f}" if b.is_possible else f"{b.floor_ratio:.3g} (below)"
         times = (_number(b.latency_s, 1e3, 1), _number(b.floor_s, 1e3, 1))
@@ -260,23 +318,21 @@ def bounds(measured: Sequence[Bounds]) -> Table:
 
 
 def surfaces(predicted: Sequence[BreakEvenSurface], device: str) -> Iterator[str | Table]:
-    """Break-even step counts: a table for each way to run diffusion, a row a length, a column a batch size."""
+    """Break-even step counts: one table for each way to run diffusion, with lengths as rows, batch sizes as columns."""
     for surface in predicted:
         batches = sorted({p.batch_size for p in surface.points})
-        table = Table(pad_edge=False)
-        for name in ("P", "G", *(f"B={b}" for b in batches)):
-            table.add_column(name, justify="right", no_wrap=True)
+        table = new_table(None, ">P", ">G", *(f">B={b}" for b in batches))
         steps = {(p.prompt_tokens, p.new_tokens, p.batch_size): p.steps for p in surface.points}
         for prompt, new in dict.fromkeys((p, g) for p, g, _ in steps):
             table.add_row(str(prompt), str(new), *(_break_even(steps.get((prompt, new, b)), new) for b in batches))
         yield f"Break-even k* on {device}, predicted: {surface.target} against {surface.baseline}"
         yield table
     if not predicted:
-        yield "No break-even is predicted: it needs a baseline and a scheduled diffusion model whose shapes are known."
+        yield "No break-even can be predicted without a baseline and a scheduled diffusion model of known shapes."
     else:
         yield (
-            "With fewer steps than k* diffusion is faster. +: k* is at least G, so it is faster with one step a token; "
-            "none: not even with a single step."
+            "With fewer steps than k*, diffusion is faster. +: k* is at least G, so it is faster even with one step "
+            "per token; none: it is slower even with a single step."
         )
 
 
@@ -294,11 +350,9 @@ def _short(value: float) -> str:
 
 
 def costs(priced: Sequence[CellCost], price: float) -> Table:
-    """What a million tokens of every timed cell cost."""
-    table = Table(title=f"Cost at {price:g} a GPU hour", title_justify="left", pad_edge=False)
-    table.add_column("cell")
-    for name in ("B", "P", "G", "K", "per M tokens [95%]", "tokens a generation"):
-        table.add_column(name, justify="right", no_wrap=True)
+    """The cost of a million tokens in every timed cell."""
+    columns = (">B", ">P", ">G", ">K", ">per M tokens [95%]", ">tokens per generation")
+    table = new_table(f"Cost at {price:g} per GPU hour", "cell", *columns)
     for c in priced:
         sizes = (str(c.cell.batch_size), str(c.cell.prompt_tokens), str(c.cell.new_tokens), _number(c.cell.steps))
         money = f"{_short(c.per_million)} [{_short(c.low)}, {_short(c.high)}]"
@@ -307,31 +361,27 @@ def costs(priced: Sequence[CellCost], price: float) -> Table:
 
 
 def cheapest(found: Sequence[Cheapest]) -> list[str]:
-    """The cheapest way of each length in words."""
+    """The cheapest cell that reaches the quality goal at each length, as sentences."""
     if not found:
-        return ["The cheapest way to a given quality is not known: no metric was scored for both models."]
+        return ["The cheapest way to a given quality is unknown: no metric was scored for both models."]
     lines = []
     for best in found:
         where = f"{best.prompt_tokens} prompt and {best.new_tokens} new tokens: the cheapest way to {best.goal} is"
         if best.cost is None:
-            lines.append(f"{where} not known: no timed cell reaches it.")
+            lines.append(f"{where} unknown: no timed cell reaches it.")
             continue
         cell = best.cost.cell
         steps = "" if cell.steps is None else f", K={cell.steps}"
         lines.append(
-            f"{where} {best.cost.label}, B={cell.batch_size}{steps}: {_short(best.cost.per_million)} a million "
+            f"{where} {best.cost.label}, B={cell.batch_size}{steps}: {_short(best.cost.per_million)} per million "
             f"{best.cost.counted} tokens (of {best.candidates} cells that reach it)."
         )
     return lines
 
 
 def scores(run: Run, metrics: Sequence[str]) -> Table:
-    """What a run's folder says by some metrics, cell by cell; a cell without a value says why."""
-    table = Table(title="Scores", title_justify="left", pad_edge=False)
-    for name in ("metric", "cell"):
-        table.add_column(name)
-    for name in ("value [95%]", "unit", "word ppl", "bits/byte", "texts"):
-        table.add_column(name, justify="right", no_wrap=True)
+    """The scores of a run by some metrics, cell by cell; a cell without a value gives the reason."""
+    table = new_table("Scores", "metric", "cell", ">value [95%]", ">unit", ">word ppl", ">bits/byte", ">texts")
     labels = {cell.id: cell.label for cell in run.cells}
     for metric in metrics:
         own = {s.cell_id: s for s in run.scores if s.metric == metric}
@@ -348,7 +398,7 @@ def scores(run: Run, metrics: Sequence[str]) -> Table:
 
 
 def remarks(run: Run, metrics: Sequence[str]) -> list[str]:
-    """What the values of `scores` are and are not, each said once."""
+    """Notes on the values of `scores`: judge, unscored texts and so on, each once."""
     lines: dict[str, None] = {}
     for s in (s for s in run.scores if s.metric in metrics):
         judge = f"judged by {s.judge}" + (", a model of this run (self-judging)" if s.self_judged else "")
@@ -356,19 +406,19 @@ def remarks(run: Run, metrics: Sequence[str]) -> list[str]:
         missing = dict.fromkeys(m.reason for m in s.unscored)
         left = f"{len(s.unscored)} texts not scored: {', '.join(missing)}" if missing else ""
         parts = [judge if s.judge else "", s.note, error, left]
-        if said := "; ".join(part for part in parts if part):
-            lines[f"{s.metric}: {said}"] = None
+        if note := "; ".join(part for part in parts if part):
+            lines[f"{s.metric}: {note}"] = None
     return list(lines)
 
 
 def left_out(combinations: Sequence[LeftOut]) -> None:
-    """Say which combinations of the grid are not run, and why."""
+    """Report which combinations of the grid are not run, and why."""
     for out in combinations:
-        TALK.print(f"left out: {out.label}: {out.reason}", style="dim", markup=False)
+        STDERR.print(f"left out: {out.label}: {out.reason}", style="dim", markup=False)
 
 
 def findings(found: Sequence[Finding]) -> None:
-    """Say what a reader of the results should know: one line a kind, however many cells show it."""
+    """Report the findings about a run: one line per kind, however many cells show it."""
     by_code: dict[str, list[Finding]] = {}
     for finding in found:
         by_code.setdefault(finding.code, []).append(finding)
@@ -376,9 +426,4 @@ def findings(found: Sequence[Finding]) -> None:
         more = f" (and {len(group) - 1} more)" if len(group) > 1 else ""
         first = group[0]
         style = {"error": "red", "warning": "yellow"}.get(first.severity, "dim")
-        TALK.print(f"{first.severity}: {first.message}{more}: {first.hint}", style=style, markup=False)
-
-
-def say(text: str) -> None:
-    """A line of talk."""
-    TALK.print(text, markup=False)
+        STDERR.print(f"{first.severity}: {first.message}{more}: {first.hint}", style=style, markup=False)

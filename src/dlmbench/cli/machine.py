@@ -1,20 +1,28 @@
-"""Look around: `list` what there is, `doctor` whether this machine is fit, `download` what a run needs."""
+"""This machine: `list` the plug-ins, check it with `doctor`, `download` what an experiment needs."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Argument, Option
 
 from dlmbench import registry
-from dlmbench.cli.options import Config, app, load
+from dlmbench.cli.options import Config, ExperimentOptions, command, split_names
 from dlmbench.errors import BenchError, did_you_mean
 
 
-@app.command(name="list")
-def list_(what: Annotated[str | None, typer.Argument(help=f"one of: {', '.join(registry.KINDS)}")] = None) -> None:
-    """List what there is to choose from: models' families, samplers, engines, prompts, metrics, figures."""
+@command(name="list")
+def list_(
+    what: Annotated[
+        str | None, Argument(metavar="KIND", help=f"one of: {', '.join(registry.KINDS)}; default: all")
+    ] = None,
+) -> None:
+    """List the available plug-ins: model families, samplers and their knobs, engines, metrics and so on.
+
+    \b
+    Example: dlmbench list samplers
+    """
     if what is not None and what not in registry.KINDS:
         raise BenchError(f"there is no list '{what}'", did_you_mean(what, registry.KINDS))
     for kind in [what] if what else registry.KINDS:
@@ -27,50 +35,65 @@ def list_(what: Annotated[str | None, typer.Argument(help=f"one of: {', '.join(r
                     print(f"    {name}: --knob {knob.name}={knob.default}: {knob.help}")
 
 
-@app.command()
+@command()
 def doctor(
     config: Annotated[
-        Path | None, typer.Option("--config", "-c", help="also check the models and data of this experiment file")
+        Path | None,
+        Option("--config", "-c", metavar="FILE", help="also check the models and data of this experiment file"),
     ] = None,
 ) -> None:
-    """Say what this machine is and whether a study may start on it; exits with 2 if not."""
+    """Check whether this machine is ready to measure: GPU, driver, packages, disk, caches, SLURM.
+
+    Each line is ok, warning or error, with advice. Exits with code 2 after an error.
+
+    \b
+    Example: dlmbench doctor -c config/experiments.yaml
+    """
     from dlmbench.cli import console, doctor
 
-    experiment = load(config)[0] if config is not None else None
-    problems = 0
-    for finding in doctor.examine(experiment):
-        console.say(finding.line)
-        problems += finding.state == "error"
-    if problems:
-        words = "1 problem stands" if problems == 1 else f"{problems} problems stand"
-        raise BenchError(f"{words} in the way of a study", "mend what is marked error above")
+    experiment = ExperimentOptions(config).load()[0] if config is not None else None
+    errors = 0
+    for check in doctor.run_checks(experiment):
+        console.log(check.line)
+        errors += check.state == "error"
+    if errors:
+        count = "1 check" if errors == 1 else f"{errors} checks"
+        raise BenchError(f"{count} failed: this machine is not ready to measure", "Fix what is marked error above")
 
 
-@app.command()
+@command()
 def download(
     config: Config = Path("config/experiments.yaml"),
-    hf_token: Annotated[str | None, typer.Option(help="token for gated models, or a file that holds it")] = None,
-    model_cache_dir: Annotated[Path | None, typer.Option(help="where models are kept")] = None,
-    dataset_cache_dir: Annotated[Path | None, typer.Option(help="where data sets are kept")] = None,
-    extra_model_id: Annotated[list[str] | None, typer.Option(help="also fetch this model; may be repeated")] = None,
-    local_files_only: Annotated[bool, typer.Option("--local-files-only", help="only check what is there")] = False,
+    hf_token: Annotated[
+        str | None, Option(metavar="TOKEN", help="token for gated models, or a file that contains it")
+    ] = None,
+    model_cache_dir: Annotated[Path | None, Option(metavar="DIR", help="cache folder of models")] = None,
+    dataset_cache_dir: Annotated[Path | None, Option(metavar="DIR", help="cache folder of data sets")] = None,
+    extra_model_id: Annotated[list[str] | None, Option(metavar="ID[,ID...]", help="further models to download")] = None,
+    local_files_only: Annotated[
+        bool, Option("--local-files-only", help="only check that everything is in the cache")
+    ] = False,
 ) -> None:
-    """Fetch the models and data of an experiment ahead of time, or check that they are all there."""
+    """Download the models and data of an experiment, or check that they are complete.
+
+    \b
+    Example: dlmbench download -c config/experiments.yaml --hf-token ~/.hf_token
+    """
     from dlmbench.cli import console
     from dlmbench.models import assets
 
-    experiment, _ = load(config)
+    experiment, _ = ExperimentOptions(config).load()
     reports = assets.download(
         experiment,
         assets.read_token(hf_token),
         model_cache_dir,
         dataset_cache_dir,
-        [name for item in extra_model_id or () for name in item.split(",")],
+        split_names(extra_model_id),
         local_files_only,
-        console.say,
+        console.log,
     )
     for report in reports:
-        console.say(report.line)
+        console.log(report.line)
     missing = [r for r in reports if not r.is_ready]
     if missing:
         raise BenchError(f"{len(missing)} of {len(reports)} assets are not ready", missing[0].remedy)

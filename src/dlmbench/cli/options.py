@@ -1,19 +1,27 @@
-"""What all commands share: the application, the options that several take, and the way from a file to a plan."""
+"""What commands share: the application, options that several of them take, and loading an experiment with them."""
 
 from __future__ import annotations
 
-import sys
+import dataclasses
+import functools
+import inspect
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
+from typer import Argument, Option
+from typer.core import TyperCommand
 
 if TYPE_CHECKING:
     from dlmbench.types import Experiment, Plan
 
 app = typer.Typer(
     name="dlmbench",
-    help="Is a diffusion language model worth it for you, instead of an autoregressive one? Measure both, and see.",
+    help="Is a diffusion language model worth it for you, instead of an autoregressive one? Measure both and see.",
+    epilog="Start with `dlmbench demo`; `dlmbench COMMAND --help` shows options and an example.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -21,80 +29,113 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
 
-Config = Annotated[Path, typer.Option("--config", "-c", help="experiment file; see config/ for annotated ones")]
-OutputDir = Annotated[Path, typer.Option("--output-dir", "-o", help="run folder; the same one again resumes the run")]
-Steps = Annotated[list[str] | None, typer.Option(help="diffusion steps K instead of the file's, as in --steps 16,64")]
-BatchSize = Annotated[list[str] | None, typer.Option(help="batch sizes B instead of the file's")]
-SeqLen = Annotated[list[str] | None, typer.Option(help="total lengths N (prompt and new tokens) instead of the file's")]
-MaxPrompts = Annotated[str | None, typer.Option(help="use at most so many prompts")]
-PromptFile = Annotated[str | None, typer.Option(help="prompts from this file: text lines, JSONL or paragraphs")]
-Bertscore = Annotated[bool, typer.Option("--compute-bertscore", help="also score BERTScore against the references")]
-Models = Annotated[list[str] | None, typer.Option(help="only these models of the file, by their keys")]
-KnobOption = Annotated[list[str] | None, typer.Option("--knob", help="any sampler knob: name=value or name=v1,v2")]
-HardwareName = Annotated[str | None, typer.Option("--hardware", help="device, as in --hardware h200")]
-HardwareFile = Annotated[Path | None, typer.Option("--hardware-file", help="YAML with devices of your own")]
-RunFolder = Annotated[Path, typer.Argument(help="folder of a finished run")]
+
+class _Command(TyperCommand):
+    """A command whose help shows an argument as RUN, where typer would show {RUN} and its Python type."""
+
+    def get_help(self, ctx: Any) -> str:
+        """The text of --help."""
+        text = re.sub(r"(?m)^( +\S+) <[\w\[\]]+>", lambda match: match[1].ljust(len(match[0])), super().get_help(ctx))
+        return re.sub(r"\{(\w+)\}", r"\1", text)
 
 
-def load(
-    config: Path,
-    *,
-    steps: list[str] | None = None,
-    batch_size: list[str] | None = None,
-    seq_len: list[str] | None = None,
-    max_prompts: str | None = None,
-    prompt_file: str | None = None,
-    compute_bertscore: bool = False,
-    models: list[str] | None = None,
-    knob: list[str] | None = None,
-) -> tuple[Experiment, Plan]:
-    """The experiment of a file, changed by the options that several commands take, and its cells."""
-    from dlmbench.experiment import load as configuration
-    from dlmbench.experiment import plan
+command = functools.partial(app.command, cls=_Command)
 
-    # A path that is not found from here is tried from the checkout, so that programs run from any folder.
-    checkout = Path(__file__).parents[2] / config
-    path = checkout if not config.is_absolute() and not config.exists() and checkout.exists() else config
-    overrides = configuration.parse_overrides(
-        steps=_joined(steps),
-        batch_size=_joined(batch_size),
-        seq_len=_joined(seq_len),
-        max_prompts=max_prompts,
-        prompt_file=prompt_file,
-        compute_bertscore=compute_bertscore,
-        models=_joined(models),
-        knobs=knob or (),
+Config = Annotated[Path, Option("--config", "-c", metavar="FILE", help="experiment file; annotated ones in config/")]
+OutputDir = Annotated[Path, Option("--output-dir", "-o", metavar="DIR", help="run folder; an existing one is resumed")]
+MaxPrompts = Annotated[str | None, Option(metavar="N", help="use at most N prompts")]
+KnobOption = Annotated[
+    list[str] | None, Option("--knob", metavar="KNOB=V[,V...]", help="set any sampler knob; see `list samplers`")
+]
+HardwareName = Annotated[
+    str | None, Option("--hardware", metavar="NAME", help="device to use for predictions, such as h200")
+]
+HardwareFile = Annotated[
+    Path | None, Option("--hardware-file", metavar="FILE", help="YAML file that describes further devices")
+]
+RunFolder = Annotated[Path, Argument(metavar="RUN", help="folder of a finished run")]
+Price = Annotated[float | None, Option(metavar="PRICE", help="price of one GPU hour, in any currency")]
+
+
+@dataclass(frozen=True)
+class ExperimentOptions:
+    """An experiment file and options that override parts of it; subclasses add further ones."""
+
+    config: Config = Path("config/experiments.yaml")
+    models: Annotated[list[str] | None, Option(metavar="KEY[,KEY...]", help="only these models of the file")] = None
+    steps: Annotated[list[str] | None, Option(metavar="K[,K...]", help="diffusion steps, instead of the file's")] = None
+    knob: KnobOption = None
+
+    def load(self) -> tuple[Experiment, Plan]:
+        """The experiment with all options applied, and its cells."""
+        from dlmbench.experiment import load as configuration
+        from dlmbench.experiment import plan
+
+        # A path that does not exist here is tried from the checkout, so that the program runs from any folder.
+        checkout = Path(__file__).parents[2] / self.config
+        is_elsewhere = not self.config.is_absolute() and not self.config.exists() and checkout.exists()
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in ("config", "knob")}
+        # Values of a repeated option are joined to the equivalent comma-separated list.
+        texts: dict[str, Any] = {k: ",".join(v) if isinstance(v, list) else v for k, v in values.items()}
+        overrides = configuration.parse_overrides(knobs=self.knob or (), **texts)
+        experiment = configuration.load(checkout if is_elsewhere else self.config, overrides)
+        return experiment, plan.expand(experiment)
+
+
+@dataclass(frozen=True)
+class PlanOptions(ExperimentOptions):
+    """Adds overrides of the grid and the prompts."""
+
+    batch_size: Annotated[list[str] | None, Option(metavar="B[,B...]", help="batch sizes, instead of the file's")] = (
+        None
     )
-    experiment = configuration.load(path, overrides)
-    return experiment, plan.expand(experiment)
+    seq_len: Annotated[
+        list[str] | None,
+        Option(metavar="N[,N...]", help="total lengths (prompt and new tokens), instead of the file's"),
+    ] = None
+    max_prompts: MaxPrompts = None
+    prompt_file: Annotated[
+        str | None, Option(metavar="FILE", help="read prompts from FILE: text lines, JSONL or paragraphs")
+    ] = None
 
 
-def _joined(given: list[str] | None) -> str | None:
-    """An option given several times is the comma-separated list it could have been."""
-    return None if given is None else ",".join(given)
+@dataclass(frozen=True)
+class RunOptions(PlanOptions):
+    """Adds overrides of the metrics."""
+
+    compute_bertscore: Annotated[
+        bool, Option("--compute-bertscore", help="also compute BERTScore against the references")
+    ] = False
 
 
-def conclude(output_dir: Path, price: float | None = None, quality: str | None = None) -> None:
-    """Print what a finished run says, and write its figures and reports."""
-    from rich.console import Console
+def expand_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give `command` one command-line option for each field of its parameter `options`, an options class."""
+    parameters = _parameters(command)
+    options_class = parameters["options"].annotation
+    fields = _parameters(options_class)
+    position = list(parameters).index("options")
+    names = [*list(parameters)[:position], *fields, *list(parameters)[position + 1 :]]
+    expanded_parameters = [(parameters | fields)[name] for name in names]
 
-    from dlmbench import report
-    from dlmbench.cli import console
+    @functools.wraps(command)
+    def expanded(**values: Any) -> None:
+        options = options_class(**{name: values.pop(name) for name in fields})
+        command(options=options, **values)
 
-    with console.Stages(str(output_dir)) as stages:
-        outcome = report.conclude(output_dir, price, quality, stages.say)
-    console.findings(outcome.findings)
-    width = None if sys.stdout.isatty() else 160
-    out = Console(width=width, highlight=False)
-    out.print(console.summary(outcome.rows, "Summary"))
-    out.print(f"\n{outcome.answer}\n", markup=False, soft_wrap=True)
-    if price is not None:
-        out.print(console.costs(outcome.costs, price))
-        for line in console.cheapest(outcome.cheapest):
-            out.print(line, markup=False, soft_wrap=True)
-    for path in (output_dir / "raw_metrics.csv", output_dir / "quality_metrics.json", *outcome.figures):
-        print(path)
-    for path in outcome.reports:
-        print(path)
-    if not outcome.reports:
-        console.say("no report.html: pip install 'dlmbench[report]', then `dlmbench report` on the folder")
+    expanded.__signature__ = inspect.Signature(expanded_parameters)  # type: ignore[attr-defined]
+    expanded.__annotations__ = {p.name: p.annotation for p in expanded_parameters}
+    return expanded
+
+
+def _parameters(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    """The parameters of a function or dataclass as keyword-only ones, their annotations evaluated."""
+    hints = get_type_hints(function, include_extras=True)
+    return {
+        p.name: p.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hints[p.name])
+        for p in inspect.signature(function).parameters.values()
+    }
+
+
+def split_names(items: list[str] | None) -> list[str]:
+    """The names in a repeatable option whose values may themselves be comma-separated lists."""
+    return [name.strip() for item in items or () for name in item.split(",") if name.strip()]

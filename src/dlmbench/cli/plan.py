@@ -6,23 +6,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from typer import Option
 
-from dlmbench.cli.options import (
-    BatchSize,
-    Config,
-    HardwareFile,
-    HardwareName,
-    KnobOption,
-    MaxPrompts,
-    Models,
-    PromptFile,
-    RunFolder,
-    SeqLen,
-    Steps,
-    app,
-    load,
-)
+from dlmbench.cli.options import HardwareFile, HardwareName, PlanOptions, Price, RunFolder, command, expand_options
 from dlmbench.errors import BenchError
 
 if TYPE_CHECKING:
@@ -30,45 +16,34 @@ if TYPE_CHECKING:
     from dlmbench.types import Plan
 
 
-@app.command()
+@command()
+@expand_options
 def plan(
-    config: Config = Path("config/experiments.yaml"),
-    steps: Steps = None,
-    batch_size: BatchSize = None,
-    seq_len: SeqLen = None,
-    max_prompts: MaxPrompts = None,
-    prompt_file: PromptFile = None,
-    models: Models = None,
-    knob: KnobOption = None,
+    options: PlanOptions,
     hardware: HardwareName = None,
     hardware_file: HardwareFile = None,
-    price: Annotated[float | None, typer.Option(help="of one GPU hour, in any currency; with --hardware")] = None,
+    price: Price = None,
     calibration: Annotated[
-        Path | None, typer.Option(help="what `dlmbench calibrate` wrote, instead of the H200 defaults")
+        Path | None,
+        Option(metavar="FILE", help="output of `dlmbench calibrate`, instead of the built-in H200 calibration"),
     ] = None,
     break_even: Annotated[
-        bool, typer.Option("--break-even", help="instead of the cells: at how many steps both models take equally long")
+        bool, Option("--break-even", help="instead of cells, show how many steps take as long as the baseline")
     ] = False,
 ) -> None:
-    """Show the cells of an experiment and what is left out, without running anything.
+    """Show the cells of an experiment and the combinations left out, without running anything.
 
-    With --hardware also what is predicted of each cell and of the whole run: time, memory, money; with --break-even
-    the step counts at which diffusion takes as long as the baseline, at each length and batch size.
+    With --hardware also the predicted time and memory of each cell and the whole run, and with --price its cost. With
+    --break-even the number of diffusion steps that takes as long as the baseline, by length and batch size.
+
+    \b
+    Example: dlmbench plan -c config/experiments.yaml --hardware h200 --price 2.5
     """
     from rich.console import Console
 
     from dlmbench.cli import console
 
-    experiment, planned = load(
-        config,
-        steps=steps,
-        batch_size=batch_size,
-        seq_len=seq_len,
-        max_prompts=max_prompts,
-        prompt_file=prompt_file,
-        models=models,
-        knob=knob,
-    )
+    experiment, planned = options.load()
     forecast = _forecast(planned, hardware, hardware_file, price, calibration, break_even)
     out = Console(width=None if sys.stdout.isatty() else 200, markup=False, emoji=False, highlight=False)
     if break_even and forecast is not None:
@@ -82,7 +57,7 @@ def plan(
 
             print(console.total(run_cost(forecast, experiment.protocol), price))
         for note in forecast.notes:
-            console.say(note)
+            console.log(note)
     console.left_out(planned.left_out)
 
 
@@ -90,14 +65,14 @@ def _forecast(
     planned: Plan, name: str | None, file: Path | None, price: float | None, calibration: Path | None, break_even: bool
 ) -> Forecast | None:
     if name is None:
-        given = {
+        needing = {
             "--hardware-file": file,
             "--price": price,
             "--calibration": calibration,
             "--break-even": break_even or None,
         }
-        if alone := [option for option, value in given.items() if value is not None]:
-            raise BenchError(f"{alone[0]} says nothing without a device", "Add --hardware, as in --hardware h200")
+        if used := [option for option, value in needing.items() if value is not None]:
+            raise BenchError(f"{used[0]} needs a device", "Add --hardware, as in --hardware h200")
         return None
     from dlmbench.analysis.cost import check_price
     from dlmbench.roofline import hardware
@@ -114,18 +89,22 @@ def _forecast(
     return predict(planned, device, saved)
 
 
-@app.command()
+@command()
 def calibrate(
     run_folder: RunFolder,
     hardware: HardwareName = None,
     hardware_file: HardwareFile = None,
     output: Annotated[
-        Path | None, typer.Option("--output", help="JSON for `plan --calibration`; default: calibration.json in RUN")
+        Path | None, Option("--output", metavar="FILE", help="default: calibration.json in the run folder")
     ] = None,
 ) -> None:
-    """Fit the cost model to the cells of a run, with its error on cells left out, and hold each against its floor."""
-    from rich.console import Console
+    """Fit the cost model to a finished run, for `dlmbench plan --calibration`.
 
+    Also shows the error of its predictions on held-out cells, and each measured cell with its roofline floor.
+
+    \b
+    Example: dlmbench calibrate results/raw_data
+    """
     from dlmbench.cli import console
     from dlmbench.results import read_run
     from dlmbench.results.journal import replace_file
@@ -135,9 +114,9 @@ def calibrate(
     made = calibrate_run(read_run(run_folder), hardware, load_rows(hardware_file))
     path = run_folder / "calibration.json" if output is None else output
     if path.is_dir() or not path.parent.is_dir():
-        raise BenchError(f"{path} cannot be written as a file", "Name a file in a folder that exists with --output")
+        raise BenchError(f"{path} cannot be written as a file", "Choose a file in an existing folder with --output")
     replace_file(path, made.to_json())
-    out = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
+    out = console.stdout()
     out.print(console.calibrations(made.calibrations, made.hardware.name))
     out.print(console.bounds(made.bounds))
     for note in made.notes:

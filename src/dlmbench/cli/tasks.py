@@ -1,56 +1,61 @@
-"""Tasks through lm-eval: `tasks` over the step sweep of an experiment, `lm-eval` for lm-eval's own command line."""
+"""lm-eval tasks: `tasks` over the step sweep of an experiment, `lm-eval` for lm-eval's own command line."""
 
 from __future__ import annotations
 
 import os
-import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer import Option
 
-from dlmbench.cli.options import Config, KnobOption, Models, OutputDir, Steps, app, load
+from dlmbench import registry
+from dlmbench.cli.options import ExperimentOptions, OutputDir, command, expand_options, split_names
 from dlmbench.errors import BenchError, did_you_mean
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from dlmbench.tasks.records import TaskOutcome, TaskRun, TaskScore
+    from dlmbench.tasks.records import TaskRun, TaskScore
     from dlmbench.tasks.sweep import TaskListResult
 
-IncludePath = Annotated[Path | None, typer.Option(help="folder with task YAML files of your own, as config/tasks")]
 
-
-@app.command()
+@command()
+@expand_options
 def tasks(
-    tasks: Annotated[list[str], typer.Option("--tasks", "-t", help="names of lm-eval tasks or groups, or of your own")],
-    config: Config = Path("config/experiments.yaml"),
+    options: ExperimentOptions,
+    tasks: Annotated[
+        list[str], Option("--tasks", "-t", metavar="NAME[,NAME...]", help="lm-eval tasks or groups, or your own tasks")
+    ],
     output_dir: OutputDir = Path("results/raw_data"),
-    include_path: IncludePath = None,
-    steps: Steps = None,
-    models: Models = None,
-    knob: KnobOption = None,
-    likelihood: Annotated[
-        str, typer.Option(help="of diffusion models: sampler (depends on K) or elbo (does not; LLaDA's own)")
-    ] = "sampler",
-    draws: Annotated[int, typer.Option(min=1, help="Monte Carlo draws of the elbo")] = 128,
-    limit: Annotated[float | None, typer.Option(min=0, help="documents a task; below 1 a share of them")] = None,
-    num_fewshot: Annotated[int | None, typer.Option(min=0, help="examples before each question")] = None,
-    new_tokens: Annotated[int | None, typer.Option(min=1, help="canvas of a generation; default: the task's")] = None,
-    max_length: Annotated[
-        int | None, typer.Option(min=2, help="tokens of a request; default: what all models take")
+    include_path: Annotated[
+        Path | None, Option(metavar="DIR", help="folder with YAML files of further tasks, such as config/tasks")
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="requests in one forward")] = 8,
-    chat: Annotated[bool, typer.Option("--chat", help="put requests into the chat template")] = False,
+    likelihood: Annotated[
+        str, Option(metavar="KIND", help="of diffusion models: sampler (depends on K) or elbo (does not)")
+    ] = "sampler",
+    draws: Annotated[int, Option(min=1, metavar="N", help="Monte Carlo draws of the elbo")] = 128,
+    limit: Annotated[
+        float | None, Option(min=0, metavar="N", help="documents per task; below 1, a share of them")
+    ] = None,
+    num_fewshot: Annotated[int | None, Option(min=0, metavar="N", help="examples before each question")] = None,
+    new_tokens: Annotated[int | None, Option(min=1, metavar="G", help="tokens to generate; default: by task")] = None,
+    max_length: Annotated[
+        int | None, Option(min=2, metavar="N", help="tokens per request; default: the most that all models accept")
+    ] = None,
+    batch_size: Annotated[int, Option(min=1, metavar="B", help="requests per forward pass")] = 8,
+    chat: Annotated[bool, Option("--chat", help="apply the chat template to requests")] = False,
 ) -> None:
-    """Run tasks for both models of an experiment over its steps, with the difference to the baseline.
+    """Run lm-eval tasks for the models and steps of an experiment.
 
-    Accuracy with lm-eval's standard error, and the paired 95% interval of target minus baseline over the same
-    documents. Resumes where it stopped; what is on record is not run again.
+    Shows accuracy with lm-eval's standard error, and the paired 95% interval of the difference to the baseline over the
+    same documents. The same command resumes; recorded results are not computed again.
+
+    \b
+    Example: dlmbench tasks -t gsm8k,hellaswag -c config/experiments.yaml --steps 32,128 --limit 200
     """
+    from dlmbench.cli import console
     from dlmbench.tasks import require, sweep
     from dlmbench.tasks.records import SAMPLES, TABLE, TASKS
     from dlmbench.tasks.requests import LIKELIHOODS
@@ -59,12 +64,11 @@ def tasks(
     if kind is None:
         raise BenchError(f"unknown likelihood '{likelihood}'", did_you_mean(likelihood, LIKELIHOODS))
     if limit == 0:
-        raise BenchError("--limit 0 leaves no document", "Leave the option out for all of them")
+        raise BenchError("--limit 0 leaves no document", "Omit the option to use all of them")
     require()
-    experiment, _ = load(config, steps=steps, models=models, knob=knob)
-    names = tuple(name.strip() for item in tasks for name in item.split(",") if name.strip())
+    experiment, _ = options.load()
     args = sweep.TaskListArgs(
-        tasks=names,
+        tasks=tuple(split_names(tasks)),
         include_path=include_path,
         likelihood=kind,
         draws=draws,
@@ -75,8 +79,8 @@ def tasks(
         chat=chat,
         rows=batch_size,
     )
-    os.environ.setdefault("TQDM_DISABLE", "1")  # read when tqdm is imported, by lm-eval: the progress shown is ours
-    with _TaskProgress() as progress:
+    os.environ.setdefault("TQDM_DISABLE", "1")  # read when lm-eval imports tqdm; we show progress ourselves
+    with console.TaskProgress() as progress:
         outcome = sweep.run(experiment, args, output_dir, progress)
     _show(outcome)
     for name in (TASKS, TABLE, SAMPLES):
@@ -86,23 +90,23 @@ def tasks(
     if failed:
         raise BenchError(
             f"{len(failed)} of {len(ended)} runs failed, the first: {failed[0].run.label}: {failed[0].reason}",
-            "The same command tries them again",
+            "Repeat the command to try them again",
         )
 
 
-@app.command(
+@command(
     name="lm-eval",
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": False},
 )
 def lm_eval(context: typer.Context) -> None:
-    """Hand over to lm-eval's command line, which then knows the model `dlmbench`.
+    """Run lm-eval's own command line with the additional model type `dlmbench`.
 
     \b
-    dlmbench lm-eval run --model dlmbench --tasks gsm8k \\
+    Example: dlmbench lm-eval run --model dlmbench --tasks gsm8k \\
       --model_args pretrained=GSAI-ML/LLaDA-8B-Base,steps=64
 
-    --model_args takes pretrained (folder, hub id, embedded:llada, embedded:ar), revision, sampler and every knob of
-    it (`dlmbench list samplers`), likelihood (elbo | sampler), draws, new_tokens, max_length, check_greedy, engine,
+    --model_args takes pretrained (folder, hub id, embedded:llada, embedded:ar), revision, sampler and all its
+    knobs (`dlmbench list samplers`), likelihood (elbo | sampler), draws, new_tokens, max_length, check_greedy, engine,
     precision, attention, seed. `dlmbench lm-eval run --help` shows lm-eval's own options.
     """
     from dlmbench.tasks import require
@@ -113,7 +117,7 @@ def lm_eval(context: typer.Context) -> None:
         return
     from dlmbench.tasks.lm_eval_cli import run_lm_eval
 
-    # lm-eval spells its options with underscores only; here both spellings are in use.
+    # lm-eval accepts underscores only; we accept both spellings.
     run_lm_eval([_underscored(argument) for argument in context.args])
 
 
@@ -124,64 +128,17 @@ def _underscored(argument: str) -> str:
     return f"--{name.replace('-', '_')}{sign}{value}"
 
 
-class _TaskProgress:
-    """Which run, how many of its requests, and each result as soon as it is there; plain lines without a terminal."""
-
-    def __init__(self) -> None:
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
-        from dlmbench.cli.console import TALK
-
-        self._talk = TALK
-        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-        self._bar = Progress(*columns, TimeElapsedColumn(), console=TALK, disable=not TALK.is_terminal)
-        self._task = self._bar.add_task("", total=None)
-        self._started = time.monotonic()
-        self._what = ""
-
-    def __enter__(self) -> _TaskProgress:
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-    def _say(self, text: str) -> None:
-        self._talk.print(f"[{time.monotonic() - self._started:6.1f} s] {text}", markup=False)
-
-    def reading(self, what: str) -> None:
-        self._bar.update(self._task, description=f"reading {what}", completed=0, total=None)
-        if not self._talk.is_terminal:
-            self._say(f"reading {what}")
-
-    def begin(self, run: TaskRun, number: int, total: int) -> None:
-        self._what = f"{number}/{total} {run.label}"
-        self._bar.update(self._task, description=self._what, completed=0, total=None)
-
-    @contextmanager
-    def bar(self, what: str, total: int) -> Iterator[Callable[[int], object]]:
-        self._bar.update(self._task, description=f"{self._what}: {what}", completed=0, total=total)
-        yield lambda count: self._bar.update(self._task, advance=count)
-
-    def ended(self, outcome: TaskOutcome, scores: Sequence[TaskScore]) -> None:
-        if outcome.status != "ok":
-            self._say(f"{self._what}: not run: {outcome.reason}")
-            return
-        shown = ", ".join(f"{s.metric} {_number(s.value)}" for s in scores if s.task == outcome.run.task)
-        self._say(f"{self._what}: {shown or 'done'}")
-
-
 def _show(outcome: TaskListResult) -> None:
-    from rich.console import Console
+    from dlmbench.cli import console
 
-    out = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
+    out = console.stdout()
     for table in _tables(outcome):
         out.print(table)
 
 
 def _tables(outcome: TaskListResult) -> Iterator[Table]:
-    """A table for each task, metric and filter: a row a run, baseline first."""
-    from rich.table import Table
+    """One table for each task, metric and filter, with runs as rows, the baseline first."""
+    from dlmbench.cli import console
 
     runs = {run.id: run for run in outcome.runs}
     differences = {(d.run_id, d.task, d.metric, d.filter): d for d in outcome.results.differences}
@@ -192,12 +149,8 @@ def _tables(outcome: TaskListResult) -> Iterator[Table]:
     for (task, metric, filter_name), scores in groups.items():
         better = {True: ", higher is better", False: ", lower is better", None: ""}[scores[0].higher_is_better]
         shown = metric if filter_name == "none" else f"{metric} ({filter_name})"
-        table = Table(title=f"{task}: {shown}{better}", title_justify="left", pad_edge=False)
-        table.add_column("model", no_wrap=True)
-        table.add_column("K", justify="right")
-        table.add_column("knobs")
-        for name in ("value", "stderr", "95%", "n", "minus baseline [95%]"):
-            table.add_column(name, justify="right", no_wrap=True)
+        columns = ("model", ">K", "knobs", ">value", ">stderr", ">95%", ">n", ">minus baseline [95%]")
+        table = console.new_table(f"{task}: {shown}{better}", *columns)
         for score in scores:
             run = runs[score.run_id]
             d = differences.get((score.run_id, task, metric, filter_name))
@@ -215,11 +168,11 @@ def _tables(outcome: TaskListResult) -> Iterator[Table]:
 
 
 def _steps(run: TaskRun) -> str:
-    if run.sampler == "autoregressive":
+    if registry.load("samplers", run.sampler).PARADIGM == "autoregressive":
         return "-"
     if run.steps is not None:
         return str(run.steps)
-    return "any" if run.likelihood == "elbo" else "a token"
+    return "any" if run.likelihood == "elbo" else "per token"
 
 
 def _number(value: float | None) -> str:

@@ -1,4 +1,4 @@
-"""How a callable is measured: clocks, memory, energy, environment and the protocol that orders them.
+"""How a callable is measured: clocks, memory, energy, environment and the protocol of repetitions.
 
-Nothing here knows a model or a sampler; what is measured comes in as a callable and goes out as a record.
+Nothing here knows a model or a sampler: a callable comes in, a record goes out.
 """

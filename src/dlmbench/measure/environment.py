@@ -1,6 +1,6 @@
-"""The fingerprint of where a run takes place, so that the incomparable is never merged.
+"""The environment that a run was measured in, so that incomparable runs are never merged.
 
-`Environment.COMPARABLE` names the fields that decide; the rest is kept for the reader of the results.
+`Environment.COMPARABLE` lists the fields that must agree; the others are recorded for information.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import dlmbench
 from dlmbench.errors import BenchError
-from dlmbench.measure.energy import GpuMeter
+from dlmbench.measure.nvml import GpuMeter
 from dlmbench.types import Environment, stable_hash
 
 _PACKAGE = Path(dlmbench.__file__).resolve().parent
@@ -38,7 +38,7 @@ def _cpu_name() -> str:
 
 def _git(*arguments: str) -> str | None:
     command = ["git", "-C", str(_PACKAGE), *arguments]
-    # Inside a git hook GIT_DIR and its kin name whatever repository the hook belongs to.
+    # Inside a git hook, GIT_DIR and similar variables point to the hook's repository.
     variables = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False, env=variables)
@@ -50,8 +50,8 @@ def _git(*arguments: str) -> str | None:
 def git_commit() -> str | None:
     """The commit of the checkout this package runs from, "-dirty" with changes on top; None outside a checkout.
 
-    An installed copy may lie inside somebody else's repository (a virtual environment often does), whose commit would
-    say nothing of ours: the package must stand at src/ of the checkout.
+    An installed copy may be inside an unrelated repository (a virtual environment often is), whose commit would be
+    wrong here: the package must be at src/dlmbench of the checkout.
     """
     top = _git("rev-parse", "--show-toplevel")
     if top is None or Path(top).resolve() / "src" / "dlmbench" != _PACKAGE:
@@ -64,15 +64,15 @@ def git_commit() -> str | None:
 
 
 def _node_shared() -> bool | None:
-    """What the job script found out from the scheduler, which often cannot be asked from inside a container."""
+    """Set by jobs/env.sh, because the scheduler often cannot be queried from inside a container."""
     return {"0": False, "1": True}.get(os.environ.get("DLMBENCH_NODE_SHARED", ""))
 
 
 def fingerprint(device_type: str) -> Environment:
     """The environment of this process on torch's current device of `device_type` (cuda or cpu).
 
-    memory_bytes is the measured device's: the GPU's, or the host's on a CPU. On a CPU `device` carries the model's
-    name, since folders are compared by it. The host is named by a hash: enough to tell two apart.
+    memory_bytes is the measured device's: the GPU's, or the host's on a CPU. On a CPU, `device` contains the
+    processor's name, because runs are compared by it. The host name is hashed: enough to tell two apart.
 
     Raises:
         BenchError: torch sees no such device.

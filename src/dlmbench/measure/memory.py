@@ -1,7 +1,7 @@
-"""Peak memory of one generation, in a pass of its own.
+"""Peak memory of one generation, in a separate pass.
 
-Never read from the timed pass: allocators keep what larger cells asked for before, so the peak of a series belongs to
-its largest member. Here everything spare is handed back first, the peak is reset, and one generation runs.
+Not read from the timed pass: allocators keep memory from earlier, larger cells, so the peak of a series is that of its
+largest cell. Here all cached memory is released first, the peak is reset, and one generation runs.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from dlmbench.measure.energy import GpuMeter
+from dlmbench.measure.nvml import GpuMeter
 from dlmbench.types import MemoryPass
 
 _CLEAR_REFS = Path("/proc/self/clear_refs")
@@ -20,7 +20,7 @@ _STATUS = Path("/proc/self/status")
 
 
 def reset_peak_resident() -> bool:
-    """Make the kernel forget this process's resident peak; False where it cannot be asked (not Linux, or forbidden)."""
+    """Reset the kernel's record of this process's peak resident size; False where that is impossible (not Linux)."""
     try:
         # "5" resets VmHWM to the present resident size: proc(5), since Linux 4.0.
         _CLEAR_REFS.write_text("5", encoding="ascii")
@@ -30,7 +30,7 @@ def reset_peak_resident() -> bool:
 
 
 def peak_resident_bytes() -> int | None:
-    """The resident peak of this process (VmHWM), None where the kernel does not tell."""
+    """The peak resident size of this process (VmHWM); None where the kernel does not report it."""
     try:
         lines = _STATUS.read_text(encoding="ascii", errors="replace").splitlines()
     except OSError:
@@ -42,7 +42,7 @@ def peak_resident_bytes() -> int | None:
 
 
 def _release_spare_host_memory() -> None:
-    """Hand freed heap pages back to the kernel, as `empty_cache` does on a GPU; glibc only, harmless elsewhere."""
+    """Return freed heap pages to the kernel, as `empty_cache` does on a GPU; glibc only, harmless elsewhere."""
     gc.collect()
     try:
         ctypes.CDLL(None).malloc_trim(0)
@@ -53,9 +53,9 @@ def _release_spare_host_memory() -> None:
 def measure_memory(cell_id: str, generate: Callable[[], object], device_type: str) -> MemoryPass:
     """Peak memory of one call of `generate`.
 
-    On CUDA: peak bytes allocated and reserved by torch's allocator, and the process's device memory by NVML right
-    after, while the allocator still holds its peak. Everywhere: the host's resident peak, weights included.
-    The caller drops caches and captured graphs of other cells beforehand.
+    On CUDA: peak bytes allocated and reserved by torch's allocator, and the process's device memory from NVML right
+    afterwards, while the allocator still holds its peak. Everywhere: the host's peak resident size, weights included.
+    The caller must drop caches and captured graphs of other cells first.
     """
     _release_spare_host_memory()
     if device_type != "cuda":

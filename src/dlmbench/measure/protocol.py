@@ -1,8 +1,8 @@
-"""The protocol: how often a cell is repeated, in which order, and what one repetition records.
+"""The measurement protocol: how often a cell is repeated, in which order, and what one repetition records.
 
-The number of repetitions is fixed once, from a pilot, and then kept. Looking again after each repetition and stopping
-when the interval is narrow enough stops by luck, and luck makes intervals too narrow. What a visit must do is computed
-from the samples on record alone, so resuming an interrupted run is the same function as running it.
+The number of repetitions is fixed once, from a pilot. Stopping as soon as the interval looks narrow enough would stop
+on lucky samples and make intervals too narrow. What remains to be done is computed from the recorded samples alone, so
+resuming an interrupted run needs no code of its own.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from dlmbench.measure.clock import Clock
-from dlmbench.measure.energy import GpuMeter
+from dlmbench.measure.nvml import GpuMeter
 from dlmbench.types import Generation, OnStep, ProtocolSettings, Sample, TracedPass
 
 Z_95 = 1.96
@@ -28,9 +28,9 @@ def further_repetitions(pilot_s: Sequence[float], settings: ProtocolSettings) ->
     """How many repetitions follow the pilot of latencies `pilot_s` (seconds).
 
     n = (1.96 * 1.2533 * cv / half_width)^2 repetitions give the median a 95% interval of +-half_width; cv is the
-    pilot's standard deviation over its mean. n is clipped to [min_repeats, max_repeats], and then to what fits in
-    `max_time_s` beside the pilot at the pilot's median: time wins over min_repeats, down to 0, because a limit that
-    is exceeded to be thorough is no limit; such a cell shows its wide interval instead.
+    pilot's standard deviation over its mean. n is clipped to [min_repeats, max_repeats], then to what fits into
+    `max_time_s` together with the pilot, at the pilot's median. The time limit wins over min_repeats, down to 0; such
+    a cell shows a wide interval.
     """
     wanted = float(settings.min_repeats)
     if len(pilot_s) >= 2 and statistics.fmean(pilot_s) > 0:
@@ -44,8 +44,8 @@ def further_repetitions(pilot_s: Sequence[float], settings: ProtocolSettings) ->
 
 
 @dataclass(frozen=True)
-class Visit:
-    """What one visit of a cell does: so many warm-ups, then so many timed repetitions, with their first indices."""
+class RepetitionPlan:
+    """What to run for one cell in one round: warm-ups, then timed repetitions, each with its first index."""
 
     warmups: int
     repetitions: int
@@ -54,32 +54,34 @@ class Visit:
 
     @property
     def is_empty(self) -> bool:
-        """Nothing left to do in this round."""
+        """Whether nothing is left to do in this round."""
         return self.warmups == 0 and self.repetitions == 0
 
 
 def _target(timed: Sequence[Sample], settings: ProtocolSettings, round_index: int) -> int:
-    """Timed repetitions a cell should have after `round_index`, as far as they are known."""
+    """Timed repetitions that a cell should have after `round_index`, as far as known by now."""
     if len(timed) < settings.pilot:
         return settings.pilot
     n = further_repetitions([s.latency_s for s in timed[: settings.pilot]], settings)
     if settings.rounds == 1:
         return settings.pilot + n
-    # Round 0 is the pilot's; cumulative shares, so that a round cut short is made up and none is done twice.
+    # Round 0 is the pilot. Cumulative shares: an interrupted round is completed and nothing is done twice.
     return settings.pilot + math.ceil(n * round_index / (settings.rounds - 1))
 
 
-def plan_visit(samples: Sequence[Sample], settings: ProtocolSettings, round_index: int, fresh_process: bool) -> Visit:
-    """What a visit of one cell in round `round_index` must do, given all of its samples on record.
+def plan_repetitions(
+    samples: Sequence[Sample], settings: ProtocolSettings, round_index: int, fresh_process: bool
+) -> RepetitionPlan:
+    """What to run for one cell in round `round_index`, given all its recorded samples.
 
-    Round 0 holds the pilot; its first `pilot` timed samples fix the number of further repetitions, which are spread
-    evenly over the rounds after it. With a single round, call again once the pilot is on record. Warm-ups: the full
-    number in the cell's first visit and in a fresh process, one in a later round of the same process (other cells ran
-    in between), none on a second call within a round.
+    Round 0 is the pilot: the first `pilot` timed samples fix the number of further repetitions, which are spread evenly
+    over the later rounds. With a single round, call again once the pilot is recorded. Warm-ups: the full number the
+    first time and in a fresh process, one in a later round of the same process (other cells ran in between), none on a
+    second call within a round.
 
     Args:
         samples: of this cell only, in any order.
-        settings: of the experiment.
+        settings: the experiment's protocol.
         round_index: 0 to rounds - 1.
         fresh_process: whether this process has not yet run this cell.
     """
@@ -97,7 +99,7 @@ def plan_visit(samples: Sequence[Sample], settings: ProtocolSettings, round_inde
         warmups = 0
     else:
         warmups = min(1, settings.warmup)
-    return Visit(warmups, repetitions, first_warmup_index, first_index)
+    return RepetitionPlan(warmups, repetitions, first_warmup_index, first_index)
 
 
 def timed_repetition(
@@ -114,8 +116,8 @@ def timed_repetition(
 ) -> tuple[Sample, Generation]:
     """Run `generate` once, from the prompt on the device to the last token on the device, without hooks.
 
-    Waits once before and once after; counting useful tokens and bytes happens outside the region. energy_j is None
-    for regions shorter than `energy.MIN_REGION_S`.
+    Synchronizes once before and once after; useful tokens and bytes are counted outside the timed region. energy_j is
+    None for regions shorter than `nvml.MIN_REGION_S`.
     """
     started_at = datetime.now(UTC).isoformat(timespec="milliseconds")
     clock.synchronize()
@@ -155,14 +157,14 @@ def timed_repetition(
 
 
 def _quantile(values: Sequence[float], q: float) -> float | None:
-    """The q-quantile with linear interpolation between order statistics; None of nothing."""
+    """The q-quantile with linear interpolation between order statistics; None without values."""
     if not values:
         return None
     ordered = sorted(values)
-    place = q * (len(ordered) - 1)
-    low = math.floor(place)
+    position = q * (len(ordered) - 1)
+    low = math.floor(position)
     high = min(low + 1, len(ordered) - 1)
-    return ordered[low] + (place - low) * (ordered[high] - ordered[low])
+    return ordered[low] + (position - low) * (ordered[high] - ordered[low])
 
 
 def traced_pass(
@@ -172,11 +174,11 @@ def traced_pass(
     cell_id: str,
     is_autoregressive: bool,
 ) -> TracedPass:
-    """Times inside one generation: a mark after each forward, one wait at the end.
+    """Times within one generation: a mark after each forward, one synchronize at the end.
 
-    Autoregressive: the first mark is prefill and first token together; inter_token_s = (L_e2e - L_prefill) /
-    (N_out - 1), beside p50 and p95 of the single gaps. Diffusion: first_block_s is the time until the first block is
-    final, by the sampler's own `Trace.block_ends`; an inter-token time does not exist and stays None.
+    Autoregressive: the first mark is time to first token (prefill included); inter_token_s = (L_e2e - L_prefill) /
+    (N_out - 1), with p50 and p95 of the single gaps. Diffusion: first_block_s is the time until the first block is
+    final, from the sampler's `Trace.block_ends`; inter-token times do not exist and stay None.
     """
     marks: list[tuple[int, object]] = []
 

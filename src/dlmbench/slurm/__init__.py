@@ -1,6 +1,6 @@
-"""A study on a cluster: SLURM is the distributed engine, this package only talks to it.
+"""A run on a SLURM cluster: cut into shards, queued as a job array, merged into one run folder.
 
-A plan is cut into shards of about equal predicted time; each is an array task with a run folder of its own below
-`RUN/shards`. What the tasks have to know stands in `RUN/submission.json`, what they did stands in their records, so
-that every question (what is left, how long, is it whole) is answered from the files, with or without SLURM.
+Shards take about equal predicted time. Each is an array task with its own run folder below `RUN/shards`. The jobs read
+`RUN/submission.json` and write ordinary run records, so progress, time left and completeness are computed from files,
+with or without SLURM.
 """

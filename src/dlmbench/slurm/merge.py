@@ -1,7 +1,7 @@
-"""Shards to one run folder: every repetition once, none lost, none from another environment.
+"""Merging shards into one run folder: every repetition once, none lost, all from one environment.
 
-The result depends on the shards alone, so merging again gives the same bytes, and a shard that has grown since is taken
-in. Nothing is written before all checks have passed.
+The result depends on the shards alone: merging again gives the same bytes and includes what has been measured since.
+Nothing is written before all checks have passed.
 """
 
 from __future__ import annotations
@@ -13,13 +13,16 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from dlmbench.bench import run
 from dlmbench.bench.quality import aggregate
 from dlmbench.bench.run import EXPERIMENT
 from dlmbench.errors import BenchError
 from dlmbench.results import GENERATIONS, RECORDS, TEXT_SCORES, Store, read_run, read_text_scores
 from dlmbench.results.journal import lock_folder, read_lines, replace_file
 from dlmbench.results.records import RunRecords, cell_record, read_records
-from dlmbench.types import Environment, Plan
+from dlmbench.slurm import submission as submissions
+from dlmbench.slurm.shards import ENDED
+from dlmbench.types import Cell, Environment, Plan, Progress
 
 _NAMED = 3
 _KEYS: Mapping[str, tuple[str, ...]] = {
@@ -30,23 +33,24 @@ _KEYS: Mapping[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Gap:
-    """What a run lacks: cells without an end, of a shard, or (no cells) a shard that has not been scored."""
+    """What a shard is missing: unfinished cells, or (no labels) its scores."""
 
     shard: str
     labels: tuple[str, ...]
 
     @property
     def text(self) -> str:
-        """In words, at most `_NAMED` cells by name."""
+        """As a phrase that names at most `_NAMED` cells."""
         if not self.labels:
-            return f"{self.shard} has not ended"
+            return f"{self.shard} is not finished"
         more = f" and {len(self.labels) - _NAMED} more" if len(self.labels) > _NAMED else ""
-        return f"{self.shard} lacks {len(self.labels)} cells ({'; '.join(self.labels[:_NAMED])}{more})"
+        cells = "1 cell" if len(self.labels) == 1 else f"{len(self.labels)} cells"
+        return f"{self.shard} is missing {cells} ({'; '.join(self.labels[:_NAMED])}{more})"
 
 
 @dataclass(frozen=True)
 class Merged:
-    """What a merge brought together."""
+    """The merged run folder, with counts and what is still missing."""
 
     folder: Path
     shards: int
@@ -57,42 +61,86 @@ class Merged:
 
 @dataclass(frozen=True)
 class _Source:
+    """A shard with records. lines: as they are in the file, by cell id."""
+
     folder: Path
     contents: RunRecords
-    lines: tuple[dict[str, Any], ...]
+    lines: Mapping[str, list[dict[str, Any]]]
 
 
-def _source(folder: Path) -> _Source | None:
-    contents = read_records(folder)
-    return _Source(folder, contents, tuple(v for _, v in read_lines(folder / RECORDS))) if contents.name else None
+def merge_submitted(folder: Path, partial: bool = False) -> Merged:
+    """Merge the shards of a submitted run into its folder.
+
+    Raises:
+        BenchError: see `merge`; also for unfinished shards unless `partial`.
+    """
+    submission = submissions.load(folder)
+    plan = submission.plan()
+    labels = {cell.id: cell.label for cell in plan.cells}
+    gaps = []
+    for shard in submission.shards:
+        path = submission.shard_folder(shard.index)
+        ended = {r.cell.id for r in read_records(path).results() if r.status is not None}
+        missing = tuple(labels[i] for i in shard.cell_ids if i not in ended)
+        if missing or not (path / ENDED).is_file():
+            gaps.append(Gap(f"shard {shard.index}", missing))
+    hint = f"`{submissions.resume_command(folder)}` completes it; `--partial` merges what has been measured"
+    shards = [submission.shard_folder(s.index) for s in submission.shards]
+    return merge(folder, plan, shards, gaps, "" if partial else hint)
 
 
-def merge(output: Path, plan: Plan | None, shards: Sequence[Path], gaps: Sequence[Gap], partial: str = "") -> Merged:
-    """Bring the records of `shards` together in `output`.
+def merge_folders(output: Path, folders: list[Path], partial: bool = False) -> Merged:
+    """Merge run folders made with `dlmbench run`, of one experiment in one environment.
+
+    Raises:
+        BenchError: see `merge`; also for a folder without records, and for unfinished cells unless `partial`.
+    """
+    gaps, contents = [], [read_records(folder) for folder in folders]
+    ended: set[str] = set()
+    for folder, recorded in zip(folders, contents, strict=True):
+        if not recorded.name:
+            raise BenchError(f"there is no run in {folder}", "Use folders given to `dlmbench run --output_dir`")
+        ended |= {r.cell.id for r in recorded.results() if r.status is not None}
+    cells: dict[str, Cell] = {}
+    for folder, recorded in zip(folders, contents, strict=True):
+        if missing := tuple(c.label for c in recorded.cells.values() if c.id not in ended):
+            gaps.append(Gap(str(folder), missing))
+        cells |= {c.id: c for c in recorded.cells.values() if c.id not in cells}
+    hint = "The same `dlmbench run` command completes it; `--partial` merges what has been measured"
+    return merge(output, Plan(tuple(cells.values())), folders, gaps, "" if partial else hint)
+
+
+def score_rest(folder: Path, progress: Progress) -> None:
+    """Score what no shard has scored; loads nothing when nothing is left."""
+    metrics = submissions.load(folder).experiment.metrics
+    if read_run(folder).cells and metrics:
+        run.score(folder, metrics, {}, progress)
+
+
+def merge(output: Path, plan: Plan, shards: Sequence[Path], gaps: Sequence[Gap], hint: str = "") -> Merged:
+    """Merge the records of `shards` into `output`.
 
     Args:
         output: the run folder to fill.
-        plan: what the whole run was to be, in whose order cells are written; None for what the shards say themselves.
-        shards: their folders; those without records are passed over.
+        plan: the whole run; cells are written in its order.
+        shards: their folders; those without records are skipped.
         gaps: what is known to be missing.
-        partial: how to complete the run; "" allows gaps.
+        hint: how to complete the run, for the error about gaps; "" allows gaps.
 
     Raises:
-        BenchError: no records, shards that do not belong together (which fields differ), a repetition measured twice,
-            a gap while `partial` forbids it, records in `output` that are from no shard, a broken line.
+        BenchError: no records; shards of different experiments or environments (which fields differ); a cell measured
+            twice; gaps without permission; records in `output` that no shard has; an invalid line.
     """
     sources = [source for folder in shards if (source := _source(folder)) is not None]
     if not sources:
         raise BenchError(f"no shard of {output} has any records yet", "Wait until a task has started")
     _check_environments(sources)
-    experiment = _one_experiment(sources)
-    order = tuple(c for s in sources for c in s.contents.cells.values()) if plan is None else plan.cells
-    cells = {cell.id: cell for cell in order}
+    experiment = _common_experiment(sources)
+    cells = {cell.id: cell for cell in plan.cells}
     _check_cells(sources, set(cells))
-    if gaps and partial:
-        raise BenchError(f"the run is not whole: {'; '.join(g.text for g in gaps)}", partial)
+    if gaps and hint:
+        raise BenchError(f"the run is incomplete: {'; '.join(g.text for g in gaps)}", hint)
 
-    by_cell = _records_by_cell(sources)
     left_out = dict.fromkeys(out for s in sources for out in s.contents.left_out)
     environment = _environment(sources)
     lines: list[dict[str, Any]] = [
@@ -100,15 +148,28 @@ def merge(output: Path, plan: Plan | None, shards: Sequence[Path], gaps: Sequenc
         {"kind": "experiment", "name": sources[0].contents.name, "schema_version": sources[0].contents.schema_version},
         *(cell_record(cell) for cell in cells.values()),
         *({"kind": "left_out", **asdict(out)} for out in left_out),
-        *(line for cell_id in cells for line in by_cell.get(cell_id, ())),
+        # From the first shard that has the cell: a copy of a shard adds nothing.
+        *(line for i in cells for line in next((s.lines[i] for s in sources if i in s.lines), ())),
     ]
     _write(output, lines, sources, set(cells), experiment)
     with Store.open(output, environment, sources[0].contents.name) as store:
         scored = {cell.id: cell for cell in Plan(tuple(cells.values())).scored_cells}
         store.write_scores(aggregate(scored, read_text_scores(output)))
         store.write_views()
-    run = read_run(output)
-    return Merged(output, len(sources), len(run.cells), sum(len(r.timed) for r in run.results), tuple(gaps))
+    merged = read_run(output)
+    repetitions = sum(len(r.timed) for r in merged.results)
+    return Merged(output, len(sources), len(merged.cells), repetitions, tuple(gaps))
+
+
+def _source(folder: Path) -> _Source | None:
+    contents = read_records(folder)
+    if not contents.name:
+        return None
+    lines: dict[str, list[dict[str, Any]]] = {}
+    for _, values in read_lines(folder / RECORDS):
+        if "cell_id" in values:
+            lines.setdefault(values["cell_id"], []).append(values)
+    return _Source(folder, contents, lines)
 
 
 # ---------------------------------------------------------------- checks
@@ -125,12 +186,12 @@ def _check_environments(sources: Sequence[_Source]) -> None:
     if differing:
         raise BenchError(
             f"the shards were measured in different environments ({'; '.join(differing)})",
-            "Times from two environments are not one data set: delete the shards of one, and measure them again",
+            "Such times cannot be merged: delete the shards of one environment and measure them again",
         )
 
 
-def _one_experiment(sources: Sequence[_Source]) -> str | None:
-    """The text of experiment.json, which all shards must share."""
+def _common_experiment(sources: Sequence[_Source]) -> str | None:
+    """The text of experiment.json, which must be the same in all shards."""
     if len({s.contents.schema_version for s in sources}) > 1:
         raise BenchError("some shards were written by an earlier version of dlmbench", "Measure those shards again")
     texts = {s.folder.name: (s.folder / EXPERIMENT) for s in sources}
@@ -146,45 +207,26 @@ def _one_experiment(sources: Sequence[_Source]) -> str | None:
 
 def _check_cells(sources: Sequence[_Source], planned: set[str]) -> None:
     for source in sources:
-        if foreign := [c.label for c in source.contents.cells.values() if c.id not in planned]:
-            raise BenchError(f"{source.folder} holds a cell that is not in the plan: {foreign[0]}", "Remove the folder")
+        if unknown := [c.label for c in source.contents.cells.values() if c.id not in planned]:
+            raise BenchError(f"{source.folder} holds a cell that is not in the plan: {unknown[0]}", "Remove the folder")
     owners: dict[str, list[_Source]] = {}
     for source in sources:
         for cell_id, samples in source.contents.samples.items():
             if samples:
                 owners.setdefault(cell_id, []).append(source)
-    for cell_id, holding in owners.items():
-        first = _of_cell(holding[0], cell_id)
-        for other in holding[1:]:
-            if _of_cell(other, cell_id) != first:
+    for cell_id, (first, *others) in owners.items():
+        for other in others:
+            if other.lines[cell_id] != first.lines[cell_id]:
                 label = other.contents.cells[cell_id].label
                 raise BenchError(
-                    f"{label} was measured twice: in {holding[0].folder} and in {other.folder}",
+                    f"{label} was measured twice: in {first.folder} and in {other.folder}",
                     "Remove one of the two folders, then merge again",
                 )
 
 
-def _of_cell(source: _Source, cell_id: str) -> list[dict[str, Any]]:
-    return [v for v in source.lines if v.get("cell_id") == cell_id]
-
-
-def _records_by_cell(sources: Sequence[_Source]) -> dict[str, list[dict[str, Any]]]:
-    """Each cell's lines, from the first shard that has any: a copy of a shard adds nothing."""
-    found: dict[str, list[dict[str, Any]]] = {}
-    for source in sources:
-        own: dict[str, list[dict[str, Any]]] = {}
-        for values in source.lines:
-            if "cell_id" in values:
-                own.setdefault(values["cell_id"], []).append(values)
-        for cell_id, lines in own.items():
-            found.setdefault(cell_id, lines)
-    return found
-
-
 def _environment(sources: Sequence[_Source]) -> Environment:
-    """The first shard's; a node that any of them had to share is shared for the whole run."""
-    environments = [s.contents.environment for s in sources]
-    known = [e for e in environments if e is not None]
+    """The first shard's environment; the node counts as shared if it was shared for any shard."""
+    known = [s.contents.environment for s in sources if s.contents.environment is not None]
     shared = [e.node_shared for e in known]
     return replace(known[0], node_shared=True if any(shared) else None if None in shared else False)
 
@@ -202,24 +244,27 @@ def _write(
     output.mkdir(parents=True, exist_ok=True)
     lock, _ = lock_folder(output)
     try:
-        kept = {json.dumps(r) for r in records}
+        known = {json.dumps(r) for r in records}
         for number, values in read_lines(output / RECORDS):
-            if values.get("kind") == "sample" and json.dumps(values) not in kept:
+            if values.get("kind") == "sample" and json.dumps(values) not in known:
                 raise BenchError(
                     f"{output / RECORDS}, line {number}: a repetition that is in no shard",
-                    "This folder holds a run of its own: merge into another one",
+                    "This folder holds a run that was measured here: merge into another folder",
                 )
         for name, keys in _KEYS.items():
-            replace_file(output / name, _text(_joined(name, keys, [*(s.folder for s in sources), output], planned)))
+            replace_file(output / name, _jsonl(_joined(name, keys, [*(s.folder for s in sources), output], planned)))
         if experiment is not None:
             replace_file(output / EXPERIMENT, experiment)
-        replace_file(output / RECORDS, _text(records))
+        replace_file(output / RECORDS, _jsonl(records))
     finally:
         os.close(lock)
 
 
 def _joined(name: str, keys: Sequence[str], folders: Sequence[Path], planned: set[str]) -> Iterator[dict[str, Any]]:
-    """The lines of all folders, of equal keys those of the first folder; metrics added to the whole run stay."""
+    """The lines of all folders; of lines with equal keys those of the first folder.
+
+    `output` comes last, so that metrics added to the merged run are kept.
+    """
     seen: set[tuple[Any, ...]] = set()
     for folder in folders:
         latest: dict[tuple[Any, ...], dict[str, Any]] = {}
@@ -230,5 +275,5 @@ def _joined(name: str, keys: Sequence[str], folders: Sequence[Path], planned: se
         seen |= set(latest)
 
 
-def _text(lines: Sequence[Mapping[str, Any]] | Iterator[dict[str, Any]]) -> str:
+def _jsonl(lines: Sequence[Mapping[str, Any]] | Iterator[dict[str, Any]]) -> str:
     return "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines)

@@ -1,41 +1,48 @@
-"""What was submitted: the experiment, its shards and the jobs, in `submission.json` of the run folder.
+"""A run submitted to SLURM: its experiment, shards and jobs, kept in `submission.json`, and how its jobs are queued.
 
-Tasks start hours later, when the experiment file may have been edited: they read the experiment from here. A prompt
-file that has changed since shows in the ids of the cells, and is refused.
+Jobs start hours later, when the experiment file may have been edited, so they read the experiment from
+submission.json. A prompt file that has changed since then shows in the cell ids, and the job is refused. Submitting
+again completes a run in every case: shards that are done or still queued are left alone.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import shlex
+import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin, get_type_hints
 
+from dlmbench.bench.forecast import generations_of
 from dlmbench.errors import BenchError
 from dlmbench.experiment import plan as grid
-from dlmbench.experiment.shards import Shard
+from dlmbench.experiment.shards import Shard, balance, setting_of
+from dlmbench.models.identity import with_known_content
+from dlmbench.models.loading import architectures
+from dlmbench.results import RECORDS
 from dlmbench.results.journal import replace_file
-from dlmbench.types import (
-    Experiment,
-    Grid,
-    ModelSpec,
-    Plan,
-    PromptSettings,
-    ProtocolSettings,
-    SamplerAxes,
-    from_mapping,
-)
+from dlmbench.roofline.hardware import Hardware
+from dlmbench.roofline.predict import predict
+from dlmbench.slurm import scheduler
+from dlmbench.types import Experiment, ModelSpec, Plan
 
 SUBMISSION = "submission.json"
 SHARDS = "shards"
-MODELS = "models.json"  # in SHARDS: the content of the models, written by the first task that saw them
+MODELS = "models.json"  # in SHARDS: the content of the models, written by the first task that finds them
+JOB_SCRIPT = "jobs/benchmark_array.sbatch"
 _SCHEMA = 2
+_CHECKOUT = Path(__file__).parents[3]
+# Reading weights from a shared file system. Affects only how shards are cut, and only between large models.
+_LOAD_BYTES_PER_S = 1e9
+_DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
 @dataclass(frozen=True)
 class Resources:
-    """What each task asks SLURM for; "" leaves a choice to the cluster. extra: further sbatch options, as written."""
+    """What each job requests from SLURM; "" means the cluster's default. extra: further sbatch options, verbatim."""
 
     partition: str = ""
     gres: str = "gpu:1"
@@ -48,13 +55,13 @@ class Resources:
 
     @property
     def wants_gpu(self) -> bool:
-        """Whether a task without a GPU is a mistake."""
+        """Whether a GPU is requested, so that running without one is an error."""
         return "gpu" in self.gres
 
 
 @dataclass(frozen=True)
 class Job:
-    """One job that was queued: the array over `shards`, or (no shards) the one that merges and reports."""
+    """One queued job: the array over `shards`, or (no shards) the job that merges and reports."""
 
     id: str
     shards: tuple[int, ...] = ()
@@ -62,7 +69,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Submission:
-    """A run as it was handed to the cluster. device: what the predicted seconds are for."""
+    """A submitted run. predicted: seconds by cell id on `device`."""
 
     folder: Path
     experiment: Experiment
@@ -78,80 +85,295 @@ class Submission:
         return shard_folder(self.folder, index)
 
     def plan(self) -> Plan:
-        """The whole plan, from the experiment as it was submitted.
+        """The plan of the whole run, from the experiment as submitted.
 
         Raises:
-            BenchError: it gives other cells now than it did then.
+            BenchError: the experiment now expands to other cells than when it was submitted.
         """
         plan = grid.expand(self.experiment)
-        dealt = {cell_id for shard in self.shards for cell_id in shard.cell_ids}
-        if {cell.id for cell in plan.cells} != dealt:
+        submitted = {cell_id for shard in self.shards for cell_id in shard.cell_ids}
+        if {cell.id for cell in plan.cells} != submitted:
             raise BenchError(
                 f"the experiment gives other cells now than when {self.folder} was submitted",
-                "The prompt file or dlmbench itself has changed: put it back, or submit into a new --output_dir",
+                "The prompt file or dlmbench itself has changed: restore it, or submit to a new --output_dir",
             )
         return plan
 
     def with_models(self, models: tuple[ModelSpec, ...], ids: Mapping[str, str]) -> Submission:
-        """The submission with models whose content is known by now. ids: the new id of each cell by its old one."""
+        """The submission with models whose content has been found since. ids: new ids by old ones."""
         shards = tuple(replace(s, cell_ids=tuple(ids.get(i, i) for i in s.cell_ids)) for s in self.shards)
         predicted = {ids.get(cell_id, cell_id): seconds for cell_id, seconds in self.predicted.items()}
         return replace(self, experiment=replace(self.experiment, models=models), shards=shards, predicted=predicted)
 
-    def part(self, plan: Plan, index: int) -> Plan:
-        """The cells of one shard; what was left out is told in shard 0 only."""
+    def shard_plan(self, plan: Plan, index: int) -> Plan:
+        """The part of `plan` for one shard; left-out combinations are listed in shard 0 only."""
         if not 0 <= index < len(self.shards):
-            raise BenchError(f"{self.folder} has no shard {index}", f"They are 0 to {len(self.shards) - 1}")
+            raise BenchError(f"{self.folder} has no shard {index}", f"Shards are 0 to {len(self.shards) - 1}")
         ids = set(self.shards[index].cell_ids)
         cells = tuple(cell for cell in plan.cells if cell.id in ids)
         return replace(plan, cells=cells, left_out=plan.left_out if index == 0 else (), predictions=())
 
     def save(self) -> None:
-        """Write submission.json, whole or not at all."""
+        """Write submission.json atomically."""
         values = {k: v for k, v in asdict(self).items() if k != "folder"}
         replace_file(self.folder / SUBMISSION, json.dumps({"schema_version": _SCHEMA, **values}, indent=1) + "\n")
 
 
 def shard_folder(folder: Path, index: int) -> Path:
-    """Where one shard of the run in `folder` keeps its records."""
+    """The folder of one shard of the run in `folder`."""
     return folder / SHARDS / f"{index:03d}"
 
 
+def resume_command(folder: Path) -> str:
+    """The command that completes a submitted run."""
+    return f"dlmbench submit --resume {shlex.quote(str(folder))}"
+
+
+# ---------------------------------------------------------------- create and check
+
+
+def create(
+    experiment: Experiment,
+    plan: Plan,
+    folder: Path,
+    count: int,
+    device: Hardware,
+    resources: Resources,
+    allow_cpu: bool = False,
+) -> Submission:
+    """A submission with nothing queued yet: `count` shards, balanced by each cell's predicted time on `device`."""
+    experiment = replace(experiment, models=with_known_content(experiment.models))
+    plan = grid.with_models(plan, experiment.models)
+    made = predict(plan, device)
+    seconds = {}
+    for cell in plan.cells:
+        latency = made.of(cell).latency_s
+        if latency is not None:
+            seconds[cell.id] = latency * generations_of(latency, experiment.protocol)
+    known, _ = architectures(dict.fromkeys(c.model for c in plan.cells))
+    load_s = {
+        setting_of(c): known[c.model.key].parameters * _DTYPE_BYTES[c.precision] / _LOAD_BYTES_PER_S
+        for c in plan.cells
+        if c.model.key in known
+    }
+    shards = balance(plan, count, seconds, load_s)
+    return Submission(folder.absolute(), experiment, shards, seconds, device.name, resources, allow_cpu)
+
+
+def check_same_run(old: Submission, new: Submission) -> None:
+    """Check that `new` submits the same run as `old`, which is in its folder already.
+
+    Raises:
+        BenchError: another experiment, another checkpoint of a model, or another number of shards.
+    """
+    hint = f"`{resume_command(old.folder)}` resumes it unchanged; for a different run choose a new --output_dir"
+    one, other = (json.dumps(asdict(_without_content(s.experiment)), sort_keys=True) for s in (old, new))
+    if one != other:
+        raise BenchError(f"{old.folder} was submitted with another experiment", hint)
+    for before, now in zip(old.experiment.models, new.experiment.models, strict=True):
+        if before.content and now.content and before.content != now.content:
+            raise BenchError(
+                f"model {now.key}: {now.source} holds another checkpoint than when {old.folder} was submitted "
+                f"(content {now.content} now, {before.content} then)",
+                "Restore that checkpoint to resume; for the new one choose a new --output_dir",
+            )
+    if len(old.shards) != len(new.shards):
+        raise BenchError(f"{old.folder} was cut into {len(old.shards)} shards, not {len(new.shards)}", hint)
+
+
+def _without_content(experiment: Experiment) -> Experiment:
+    return replace(experiment, models=tuple(replace(m, content=None) for m in experiment.models))
+
+
+def check_not_serial_run(folder: Path) -> None:
+    """Check that `dlmbench run` has not filled `folder`: a merge must not mix with its records.
+
+    Raises:
+        BenchError: the folder has records but no submission.
+    """
+    if (folder / RECORDS).is_file() and not exists(folder):
+        raise BenchError(
+            f"{folder} holds a run that was not submitted",
+            "`dlmbench run` resumes it; to submit, choose a new --output_dir",
+        )
+
+
+def check_resources(resources: Resources) -> None:
+    """Check before queueing that jobs can be submitted, and that shards cannot end up on different types of GPU.
+
+    Raises:
+        BenchError: the partition has several types and none is chosen; SLURM or the job script is missing.
+    """
+    script = Path(os.environ.get("DLMBENCH_HOME", _CHECKOUT)) / JOB_SCRIPT
+    if not script.is_file():
+        raise BenchError(f"there is no {script}", "Submit from a checkout, or set DLMBENCH_HOME to one")
+    scheduler.run_command(["sbatch", "--version"])
+    is_chosen = any(_chooses_nodes(option) for option in resources.extra)
+    if resources.gres.partition(":")[0] != "gpu" or resources.gres.count(":") > 1 or is_chosen:
+        return
+    types = scheduler.gpu_types(resources.partition)
+    if len(types) > 1 and not any(t in resources.gres.split(":") for t in types):
+        raise BenchError(
+            f"the partition offers several types of GPU ({', '.join(types)}), which must not be mixed",
+            f"Choose one, as in --gres gpu:{types[0]}:1",
+        )
+
+
+def _chooses_nodes(option: str) -> bool:
+    """Whether an sbatch option selects nodes by feature or name; the value may be attached to a short option."""
+    return option.partition("=")[0] in ("--constraint", "--nodelist") or option.startswith(("-C", "-w"))
+
+
+# ---------------------------------------------------------------- queue
+
+
+@dataclass(frozen=True)
+class QueueRequest:
+    """What to submit: the array over the shards in `todo`, then the job that merges and reports.
+
+    queued: unfinished shards that are in the queue already. arrays: ids of their jobs. superseded: report jobs that
+    are replaced by the new one.
+    """
+
+    submission: Submission
+    todo: tuple[int, ...]
+    queued: tuple[int, ...]
+    arrays: tuple[str, ...]
+    superseded: tuple[str, ...]
+
+    def array_command(self) -> list[str]:
+        """The sbatch command of the array."""
+        resources = self.submission.resources
+        return [
+            *_sbatch(self.submission, "", "%A_%a"),
+            f"--array={','.join(map(str, self.todo))}",
+            f"--signal=B:USR1@{resources.warn_s}",
+            "--requeue",
+            *(["--exclusive"] if resources.exclusive else []),
+            *_script(self.submission),
+        ]
+
+    def report_command(self, array: str | None) -> list[str]:
+        """The sbatch command of the job that merges, scores and reports after all others have ended in any state."""
+        after = [*self.arrays, *([array] if array else [])]
+        dependency = [f"--dependency=afterany:{':'.join(after)}"] if after else []
+        return [*_sbatch(self.submission, "-report", "%j"), *dependency, *_script(self.submission)]
+
+    def variables(self) -> dict[str, str]:
+        """Environment variables for the job script; values that the user has set win."""
+        environment = os.environ
+        return {
+            "DLMBENCH_HOME": environment.get("DLMBENCH_HOME", str(_CHECKOUT)),
+            "DLMBENCH_PYTHON": environment.get("DLMBENCH_PYTHON", sys.executable),
+        }
+
+
+def _sbatch(submission: Submission, suffix: str, job: str) -> list[str]:
+    resources = submission.resources
+    options = (
+        ("partition", resources.partition),
+        ("account", resources.account),
+        ("gres", resources.gres),
+        ("time", resources.time),
+        ("cpus-per-task", str(resources.cpus_per_task or "")),
+    )
+    name = f"dlmbench-{submission.experiment.name}{suffix}"
+    logs = Path.cwd() / "logs" / "slurm"
+    return [
+        "sbatch",
+        "--parsable",
+        f"--job-name={name}",
+        f"--output={logs}/{name}-{job}.out",
+        "--open-mode=append",
+        *(f"--{option}={value}" for option, value in options if value),
+        *resources.extra,
+    ]
+
+
+def _script(submission: Submission) -> list[str]:
+    return [str(Path(os.environ.get("DLMBENCH_HOME", _CHECKOUT)) / JOB_SCRIPT), str(submission.folder)]
+
+
+def request_for(submission: Submission, unfinished: list[int]) -> QueueRequest:
+    """What to queue so that the `unfinished` shards get done; those still in the queue are left alone."""
+    known = scheduler.tasks([job.id for job in submission.jobs]) if submission.jobs else ()
+    active = [task for task in known if not task.is_over]
+    arrays = {job.id: set(job.shards) for job in submission.jobs if job.shards}
+    covered: set[int] = set()
+    for task in active:
+        if task.job in arrays:
+            covered |= arrays[task.job] if task.index is None else {task.index}
+    return QueueRequest(
+        submission,
+        todo=tuple(i for i in unfinished if i not in covered),
+        queued=tuple(i for i in unfinished if i in covered),
+        arrays=tuple(dict.fromkeys(t.job for t in active if t.job in arrays)),
+        superseded=tuple(dict.fromkeys(t.job for t in active if t.job not in arrays)),
+    )
+
+
+def queue(request: QueueRequest) -> Submission:
+    """Queue the array and the report job, and record their ids.
+
+    Raises:
+        BenchError: SLURM refused, with its message; the same command can be repeated.
+    """
+    made = request.submission
+    (Path.cwd() / "logs" / "slurm").mkdir(parents=True, exist_ok=True)
+    made.folder.mkdir(parents=True, exist_ok=True)
+    made.save()  # before the first job can start and read it
+    array = None
+    if request.todo:
+        array = scheduler.sbatch(request.array_command(), request.variables())
+        made = replace(made, jobs=(*made.jobs, Job(array, request.todo)))
+        made.save()
+    for job in request.superseded:
+        scheduler.cancel(job)  # it would report without the shards queued now
+    last = scheduler.sbatch(request.report_command(array), request.variables())
+    made = replace(made, jobs=(*made.jobs, Job(last)))
+    made.save()
+    return made
+
+
+# ---------------------------------------------------------------- read back
+
+
 def exists(folder: Path) -> bool:
-    """Whether `folder` holds a run that was submitted."""
+    """Whether `folder` holds a submitted run."""
     return (folder / SUBMISSION).is_file()
 
 
 def load(folder: Path) -> Submission:
-    """Read submission.json back, with the content of models that a task has found since.
+    """Read submission.json, with the content of models that a task has found since.
 
     Raises:
-        BenchError: none there, a damaged one, or not one of this version.
+        BenchError: it is missing, damaged, or of another version.
     """
     path = folder / SUBMISSION
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise BenchError(
-            f"{folder} was not submitted to a cluster", "Name the --output_dir given to `dlmbench submit`"
+            f"{folder} was not submitted to a cluster", "Use the --output_dir given to `dlmbench submit`"
         ) from None
     except (OSError, ValueError) as error:
         raise _unreadable(path, error) from error
     if isinstance(values, dict) and values.get("schema_version") != _SCHEMA:
         raise BenchError(f"{path} was written by another version of dlmbench", "Use the version that submitted it")
     try:
-        return _with_models_found(_submission_from(folder, values))
+        submission = _with_found_models(_decode(Submission, {**values, "folder": folder}))
     except KeyError as error:
         raise _unreadable(path, f"it has no {error}") from error
     except (AttributeError, TypeError, ValueError) as error:
         raise _unreadable(path, "it is not what `dlmbench submit` writes") from error
+    return submission
 
 
 def _unreadable(path: Path, why: object) -> BenchError:
     return BenchError(f"{path} cannot be read ({why})", "Restore it from a copy")
 
 
-def _with_models_found(submission: Submission) -> Submission:
+def _with_found_models(submission: Submission) -> Submission:
     path = submission.folder / SHARDS / MODELS
     if not path.is_file():
         return submission
@@ -160,43 +382,22 @@ def _with_models_found(submission: Submission) -> Submission:
     return submission.with_models(models, found["cell_ids"])
 
 
-def _submission_from(folder: Path, values: Mapping[str, Any]) -> Submission:
-    return Submission(
-        folder=folder,
-        experiment=experiment_from(values["experiment"]),
-        shards=tuple(from_mapping(Shard, {**s, "cell_ids": tuple(s["cell_ids"])}) for s in values["shards"]),
-        predicted={cell_id: float(seconds) for cell_id, seconds in values["predicted"].items()},
-        device=values["device"],
-        resources=from_mapping(Resources, {**values["resources"], "extra": tuple(values["resources"]["extra"])}),
-        allow_cpu=values["allow_cpu"],
-        jobs=tuple(Job(j["id"], tuple(j["shards"])) for j in values["jobs"]),
-    )
+def _decode(kind: Any, value: Any) -> Any:
+    """A JSON value as an instance of `kind`: dataclasses, tuples and mappings, nested by their type hints.
 
-
-def experiment_from(values: Mapping[str, Any]) -> Experiment:
-    """An Experiment from the JSON of its dataclass."""
-    return from_mapping(
-        Experiment,
-        {
-            **values,
-            "models": tuple(from_mapping(ModelSpec, m) for m in values["models"]),
-            "grids": tuple(_grid_from(g) for g in values["grids"]),
-            "prompts": from_mapping(PromptSettings, values["prompts"]),
-            "protocol": from_mapping(ProtocolSettings, values["protocol"]),
-            "metrics": tuple(values["metrics"]),
-        },
-    )
-
-
-def _grid_from(values: Mapping[str, Any]) -> Grid:
-    samplers = (SamplerAxes(s["sampler"], tuple((k, tuple(v)) for k, v in s["knobs"])) for s in values["samplers"])
-    return from_mapping(
-        Grid,
-        {
-            **values,
-            "lengths": tuple((p, g) for p, g in values["lengths"]),
-            "batch_sizes": tuple(values["batch_sizes"]),
-            "engines": tuple(values["engines"]),
-            "samplers": tuple(samplers),
-        },
-    )
+    Raises:
+        KeyError: a field is missing.
+        AttributeError, TypeError, ValueError: the value has the wrong form.
+    """
+    origin, parts = get_origin(kind), get_args(kind)
+    if is_dataclass(kind):
+        hints = get_type_hints(kind)
+        return kind(**{f.name: _decode(hints[f.name], value[f.name]) for f in fields(kind)})  # type: ignore[operator]
+    if origin is tuple:
+        kinds = parts[:1] * len(value) if parts[-1] is Ellipsis else parts
+        return tuple(_decode(k, v) for k, v in zip(kinds, value, strict=True))
+    if origin is Mapping:
+        return {key: _decode(parts[1], v) for key, v in value.items()}
+    if kind is float and not isinstance(value, int | float):
+        raise TypeError(value)
+    return value

@@ -1,11 +1,10 @@
-"""The embedded pair: a story corpus whose truth is known exactly, its oracle, and two models trained on it."""
+"""The embedded pair: a story corpus with exactly known probabilities, its oracle, and two models trained on it."""
 
 from pathlib import Path
 
-from dlmbench.tiny.constraint import Constraint
 from dlmbench.tiny.oracle import StoryScore, continuation_log_prob, next_word, score_story
-from dlmbench.tiny.story import sample_story
-from dlmbench.tiny.windows import Window, heldout_windows, story_of
+from dlmbench.tiny.state import Constraint
+from dlmbench.tiny.story import Window, heldout_windows, sample_story, story_of
 
 # The sources by which an experiment names the shipped models.
 EMBEDDED_MODELS = ("embedded:ar", "embedded:llada")
@@ -26,7 +25,7 @@ __all__ = [
 
 
 def checkpoint_folder(paradigm: str) -> Path:
-    """The folder of a shipped model, "ar" or "llada", in the official layout of its family."""
+    """The folder of an embedded model, "ar" or "llada", in the official layout of its family."""
     folder = Path(__file__).parent / "checkpoints" / paradigm
     assert (folder / "config.json").is_file(), folder
     return folder

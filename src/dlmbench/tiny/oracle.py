@@ -1,22 +1,22 @@
-"""The exact scorer of a tiny story: its true log-probability, and what it gets wrong.
+"""The oracle: exact log-probability of a tiny story, and its violations.
 
-A text of a model may contradict the story. The scorer then charges the violation, repairs it and reads on, so that
-one mistake counts once:
-- a word of the right class but the wrong content (another name, another count) is taken for the likeliest word of its
-  class that may stand there;
-- any other word breaks the sentence: text and story both go on after their next full stop.
+A generated text may contradict itself. The scorer then counts a violation, repairs it and continues, so that one
+mistake counts once:
+- a word of the right class but with wrong content (another name, another count) is replaced by the most probable word
+  of its class that is possible there;
+- any other word breaks the sentence: scoring resumes after the next full stop of the text.
 
-The smoothed log-probability mixes the truth with the uniform distribution over the tokenizer's tokens, (1 - EPSILON)
-p + EPSILON / V, so it stays finite; words skipped after a break get 1 / V. For text with violations it therefore
-depends on EPSILON: state it with the number.
+The smoothed log-probability mixes the exact one with the uniform distribution over the tokenizer's tokens,
+(1 - EPSILON) p + EPSILON / V, so it stays finite; words skipped after a break get 1 / V. For text with violations it
+depends on EPSILON, which should be reported with it.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dlmbench.tiny.constraint import Constraint, Slot
-from dlmbench.tiny.story import tell
+from dlmbench.tiny.state import Constraint, Slot
+from dlmbench.tiny.story import story_slots
 from dlmbench.tiny.vocabulary import CLASS_OF_WORD, TOKENS
 from dlmbench.tiny.world import Distribution
 
@@ -26,13 +26,12 @@ _UNIFORM = 1.0 / len(TOKENS)
 
 @dataclass(frozen=True)
 class TokenScore:
-    """One scored word. `constraint` is None for a word skipped after a broken sentence, which is no slot and no
-    violation."""
+    """One scored word. `constraint` is None for a word skipped after a break: neither a slot nor a violation."""
 
     word: str
     constraint: Constraint | None
-    probability: float  # exact, of this word after the words before it (as repaired)
-    entropy: float  # nats, of the exact distribution that the word was drawn from
+    probability: float  # exact, given the words before it (as repaired)
+    entropy: float  # nats, of the exact distribution of this word
     violated: bool
 
     @property
@@ -50,8 +49,7 @@ class TokenScore:
 
 @dataclass(frozen=True)
 class StoryScore:
-    """The scored part of a story, from the position `start` on. Sums, in nats; sentences are those that end in the
-    scored part."""
+    """Sums over the scored part of a story, in nats; sentences are those that end in the scored part."""
 
     tokens: tuple[TokenScore, ...]
     log_prob: float
@@ -64,22 +62,22 @@ class StoryScore:
 
     @property
     def is_valid(self) -> bool:
-        """Whether the story could have been told so: nothing violated."""
+        """Whether the story is possible: no violation."""
         return not self.violations
 
 
 class _Reader:
-    """A story that is being told along a text."""
+    """Follows a text through the grammar."""
 
     def __init__(self) -> None:
-        self._telling = tell()
-        self.slot: Slot = next(self._telling)
+        self._slots = story_slots()
+        self.slot: Slot = next(self._slots)
 
     def read(self, word: str) -> None:
-        self.slot = self._telling.send(word)
+        self.slot = self._slots.send(word)
 
     def skip_sentence(self) -> None:
-        """Tell on, always the likeliest word, until the sentence has ended."""
+        """Complete the sentence with the most probable words."""
         word = ""
         while word != ".":
             _, distribution = self.slot
@@ -88,7 +86,7 @@ class _Reader:
 
 
 def _repair(word: str, distribution: Distribution) -> str | None:
-    """The likeliest possible word of the class of the impossible `word`, if there is one."""
+    """The most probable possible word of the same class as the impossible `word`, if there is one."""
     word_class = CLASS_OF_WORD.get(word)
     if word_class is None or word_class == "function word":
         return None
@@ -112,9 +110,9 @@ def _score_words(words: Sequence[str]) -> list[TokenScore]:
         constraint, distribution = reader.slot
         probability = distribution.get(word, 0.0)
         scores.append(TokenScore(word, constraint, probability, _entropy(distribution), violated=probability == 0.0))
-        heard = word if probability > 0.0 else _repair(word, distribution)
-        if heard is not None:
-            reader.read(heard)
+        repaired = word if probability > 0.0 else _repair(word, distribution)
+        if repaired is not None:
+            reader.read(repaired)
         else:
             reader.skip_sentence()
             skipping = word != "."
@@ -122,11 +120,10 @@ def _score_words(words: Sequence[str]) -> list[TokenScore]:
 
 
 def score_story(words: Sequence[str], start: int = 0) -> StoryScore:
-    """Score `words[start:]` as the continuation of `words[:start]`, which is read with the same tolerance but not
-    counted.
+    """Score `words[start:]` as a continuation of `words[:start]`, which is read in the same way but not counted.
 
-    A word outside the vocabulary is a violation like another. `words` may end in the middle of a sentence, which is
-    then scored but not counted as a sentence.
+    A word outside the vocabulary is a violation like any other. `words` may end within a sentence, which is then scored
+    but not counted as a sentence.
     """
     scores = _score_words(words)
     slots: dict[Constraint, int] = {}
@@ -157,15 +154,15 @@ def score_story(words: Sequence[str], start: int = 0) -> StoryScore:
 
 
 def continuation_log_prob(prompt: Sequence[str], continuation: Sequence[str]) -> float:
-    """log p(continuation | prompt) in nats under the true source: exact; minus infinity where impossible."""
+    """Exact log p(continuation | prompt) in nats; minus infinity for an impossible continuation."""
     return score_story([*prompt, *continuation], start=len(prompt)).log_prob
 
 
 def next_word(prefix: Sequence[str]) -> Distribution:
-    """The exact p(next word | prefix). Raises ValueError for a prefix that no story begins with."""
+    """The exact p(next word | prefix). Raises ValueError if no story starts with the prefix."""
     reader = _Reader()
     for position, word in enumerate(prefix):
         if word not in reader.slot[1]:
-            raise ValueError(f"no story goes on with {word!r} at position {position}")
+            raise ValueError(f"no story has {word!r} at position {position}")
         reader.read(word)
     return reader.slot[1]

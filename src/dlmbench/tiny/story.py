@@ -1,79 +1,88 @@
-"""The grammar of the tiny stories: one coroutine that both writes stories and checks them.
+"""The grammar of the tiny stories, and drawing stories from it.
 
-`tell()` yields, for each next word, the constraint that the word is under and the exact distribution over the words
-that may stand there, and is sent the word that does. Every choice is between distinct words at the place where it is
-made, so the words so far determine the whole state of the story, and p(next word | words so far) is what the
-coroutine yields: no hidden choice has to be summed over. Sampling sends it drawn words, scoring sends it a given
-text's; there is one source of truth.
+The grammar is one coroutine that both writes and checks stories. `story_slots()` yields for each next word its
+constraint and the exact distribution over possible words, and is sent the actual word. Every choice is between
+distinct words at the position where it is made, so the words so far determine the state of the story, and the yielded
+distribution is p(next word | words so far), without hidden choices to sum over. Sampling sends drawn words, scoring
+sends the words of a text.
 """
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 from dlmbench.tiny import world
-from dlmbench.tiny.cast import Cast, Character
-from dlmbench.tiny.constraint import Constraint, Telling, indefinite, literally, must
-from dlmbench.tiny.predicates import predicate, verbs
-from dlmbench.tiny.world import Distribution, keep, normalised
+from dlmbench.tiny.state import Cast, Character, Constraint, Slots, certain, forced, indefinite, literal, own_item
+from dlmbench.tiny.vocabulary import NUMBERS
+from dlmbench.tiny.world import Distribution, normalised, restrict, uniform
+
+LONGEST_WINDOW = 192
+"""Words in the longest window that the embedded models were trained on."""
 
 _OPENING = {"once": 0.6, "long": 0.4}
 _ADVERB_SHARE, _PRONOUN_SHARE, _THE_SHARE, _SKY_SHARE, _NEWCOMER_SHARE, _NAME_SHARE = 0.10, 0.30, 0.20, 0.03, 0.07, 0.45
-_MOST_CHARACTERS = 3
+_MAX_CHARACTERS = 3
+_MANNER_OR_TO = normalised({"to": 0.75} | {manner: 0.25 * p for manner, p in world.MANNER.items()})
+_WITH_OR_STOP = {".": 0.7, "with": 0.3}
+_BECAUSE_OR_STOP = {".": 0.6, "because": 0.4}
+_AND_OR_STOP = {".": 0.5, "and": 0.5}
+_YES_OR_NO = {"yes": 0.6, "no": 0.4}
+_MAX_ITEMS = 2  # a character with this many kinds of items finds no more
 
 
-def tell() -> Telling[None]:
-    """A story, without end."""
+def story_slots() -> Slots[None]:
+    """The slots of an endless story."""
     cast = Cast()
     yield from _opening(cast)
     while True:
         yield from _sentence(cast)
 
 
-def _opening(cast: Cast) -> Telling[None]:
+def _opening(cast: Cast) -> Slots[None]:
     """Once upon a time, <hero> the <trait> <role> lived in the <place>. ..."""
     opening = yield Constraint.SYNTAX, _OPENING
-    yield from literally("upon a time ," if opening == "once" else "ago ,")
+    yield from literal("upon a time ," if opening == "once" else "ago ,")
     hero = yield from _hero(cast)
     yield from _companion(cast, hero)
-    yield from must(Constraint.NAME, hero.name)
-    yield from literally("carried")
+    yield from forced(Constraint.NAME, hero.name)
+    yield from literal("carried")
     yield from cast.new_item(hero)
-    yield from literally("in")
-    yield from must(Constraint.PRONOUN, hero.possessive)
+    yield from literal("in")
+    yield from forced(Constraint.PRONOUN, hero.possessive)
     yield Constraint.FREE, world.CONTAINER
-    yield from literally(".")
+    yield from literal(".")
     cast.focus = hero
 
 
-def _hero(cast: Cast) -> Telling[Character]:
+def _hero(cast: Cast) -> Slots[Character]:
     """<name> the <trait> <role> lived in the <home>."""
     name = yield Constraint.FREE, world.NAME
-    yield from literally("the")
+    yield from literal("the")
     trait = yield Constraint.FREE, world.TRAIT_OF_HERO
     role = yield Constraint.FREE, world.ROLE_OF_TRAIT[trait]
-    yield from literally("lived in the")
+    yield from literal("lived in the")
     home = yield Constraint.FREE, world.PLACE
-    yield from literally(".")
+    yield from literal(".")
     return cast.enter(Character(name, role, home, location=home))
 
 
-def _companion(cast: Cast, hero: Character) -> Telling[None]:
+def _companion(cast: Cast, hero: Character) -> Slots[None]:
     """<She> had a <relation> named <name>, <a trait> <role> from the <home>."""
-    yield from must(Constraint.PRONOUN, hero.pronoun)
-    yield from literally("had a")
+    yield from forced(Constraint.PRONOUN, hero.pronoun)
+    yield from literal("had a")
     relation = yield Constraint.FREE, world.RELATION
-    yield from literally("named")
-    name = yield Constraint.NAME, keep(world.NAME_OF_RELATION[relation], lambda other: other != hero.name)
-    yield from literally(",")
+    yield from literal("named")
+    name = yield Constraint.NAME, restrict(world.NAME_OF_RELATION[relation], lambda other: other != hero.name)
+    yield from literal(",")
     trait = yield from indefinite(world.TRAIT, Constraint.FREE)
     role = yield Constraint.ROLE, cast.unused_roles(trait)
-    yield from literally("from the")
+    yield from literal("from the")
     home = yield Constraint.FREE, world.PLACE
-    yield from literally(".")
+    yield from literal(".")
     cast.enter(Character(name, role, home, location=home))
 
 
-def _sentence(cast: Cast) -> Telling[None]:
+def _sentence(cast: Cast) -> Slots[None]:
     focus = cast.focus
     assert focus is not None
     first = yield Constraint.SUBJECT, _first_words(cast, focus)
@@ -83,7 +92,7 @@ def _sentence(cast: Cast) -> Telling[None]:
         yield from _newcomer(first, cast, focus)
     else:
         if first in world.ADVERB:
-            yield from literally(",")
+            yield from literal(",")
             first = yield Constraint.SUBJECT, _subjects(cast, focus)
         subject = yield from _subject(first, cast, focus)
         if subject is None:
@@ -96,7 +105,7 @@ def _sentence(cast: Cast) -> Telling[None]:
 
 def _first_words(cast: Cast, focus: Character) -> Distribution:
     weights = {focus.pronoun: _PRONOUN_SHARE, "the": _THE_SHARE, "at": _SKY_SHARE}
-    if len(cast.characters) < _MOST_CHARACTERS:
+    if len(cast.characters) < _MAX_CHARACTERS:
         for article, probability in world.TRAIT.article.items():
             weights[article] = _NEWCOMER_SHARE * probability
     for character in cast.characters.values():
@@ -114,8 +123,8 @@ def _subjects(cast: Cast, focus: Character) -> Distribution:
     return normalised(weights)
 
 
-def _subject(first: str, cast: Cast, focus: Character) -> Telling[Character | None]:
-    """The character that `first` leads to; none when it is the animal that was seen."""
+def _subject(first: str, cast: Cast, focus: Character) -> Slots[Character | None]:
+    """The subject of a sentence that starts with `first`; None for the animal that was seen."""
     if first != "the":
         return cast.characters.get(first, focus)
     weights = {character.role: 1.0 for character in cast.characters.values()}
@@ -125,37 +134,214 @@ def _subject(first: str, cast: Cast, focus: Character) -> Telling[Character | No
     return next((character for character in cast.characters.values() if character.role == noun), None)
 
 
-def _sky() -> Telling[None]:
+def _sky() -> Slots[None]:
     """At <hour> the sky was <sky>."""
     yield Constraint.FREE, world.HOUR
-    yield from literally("the sky was")
+    yield from literal("the sky was")
     yield Constraint.FREE, world.SKY
-    yield from literally(".")
+    yield from literal(".")
 
 
-def _newcomer(article: str, cast: Cast, focus: Character) -> Telling[None]:
-    """<A trait> <role> named <name> arrived from the <home>; now where the focus is, and the focus."""
+def _newcomer(article: str, cast: Cast, focus: Character) -> Slots[None]:
+    """<A trait> <role> named <name> arrived from the <home>; arrives where the focus is and becomes the focus."""
     trait = yield Constraint.FREE, world.TRAIT.word[article]
     role = yield Constraint.ROLE, cast.unused_roles(trait)
-    yield from literally("named")
-    name = yield Constraint.NAME, keep(world.NAME, lambda name: name not in cast.characters)
-    yield from literally("arrived from the")
+    yield from literal("named")
+    name = yield Constraint.NAME, restrict(world.NAME, lambda name: name not in cast.characters)
+    yield from literal("arrived from the")
     home = yield Constraint.FREE, world.PLACE
-    yield from literally(".")
+    yield from literal(".")
     cast.focus = cast.enter(Character(name, role, home, location=focus.location))
 
 
-def _animal_again(cast: Cast) -> Telling[None]:
+def _animal_again(cast: Cast) -> Slots[None]:
     """The <animal> was <state>."""
     assert cast.animal is not None
-    yield from literally("was")
+    yield from literal("was")
     yield Constraint.NATURE, world.STATE_OF[cast.animal]
-    yield from literally(".")
+    yield from literal(".")
     cast.animal = None
 
 
+# ---------------------------------------------------------------- after the subject
+
+
+def verbs(cast: Cast, subject: Character) -> Distribution:
+    """The verbs that are possible for `subject` now."""
+    weights = {motion: 0.16 * probability for motion, probability in world.MOTION.items()}
+    weights |= {"saw": 0.06, "felt": 0.09, "asked": 0.07, "remembered": 0.05, "looked": 0.05}
+    if subject.items:
+        weights |= {"took": 0.24, "counted": 0.18}
+    if len(subject.items) < _MAX_ITEMS and cast.unused_objects():
+        weights["found"] = 0.12
+    if subject.mood is not None:
+        weights["remained"] = 0.10
+    weights["cleaned" if subject.garment else "wore"] = 0.12
+    return normalised(weights)
+
+
+def predicate(verb: str, cast: Cast, subject: Character) -> Slots[None]:
+    """The rest of the sentence after `verb`, and its effect on the story.
+
+    A fact stated once (a mood, a garment, a count, a home) is the only possible word later; the oracle's constraints
+    measure whether a model gets it right.
+    """
+    if verb in world.MOTION:
+        return _moves(cast, subject)
+    return _PREDICATES[verb](cast, subject)
+
+
+def _moves(cast: Cast, subject: Character) -> Slots[None]:
+    """<moved> [<manner>] to the <place> [with <name>]."""
+    word = yield Constraint.FREE, _MANNER_OR_TO
+    if word != "to":
+        yield from literal("to")
+    yield from literal("the")
+    subject.location = yield Constraint.PLACE, world.NEIGHBOUR_OF[subject.location]
+    word = yield Constraint.SYNTAX, _WITH_OR_STOP
+    if word == "with":
+        companion = yield from cast.other_character(subject)
+        companion.location = subject.location
+        yield from literal(".")
+
+
+def _sees(cast: Cast, subject: Character) -> Slots[None]:
+    """Saw <an animal> in the <location>."""
+    cast.animal = yield from indefinite(world.ANIMAL_OF[subject.location], Constraint.ANIMAL)
+    yield from literal("in the")
+    yield from forced(Constraint.LOCATION, subject.location)
+    yield from literal(".")
+
+
+def _feels(cast: Cast, subject: Character) -> Slots[None]:
+    """Felt <mood> [because <name> was <their mood>]."""
+    subject.mood = yield Constraint.FREE, world.MOOD
+    moods = {other.name: other.mood for other in cast.characters.values() if other.mood and other is not subject}
+    word = yield Constraint.SYNTAX, _BECAUSE_OR_STOP if moods else certain(".")
+    if word == "because":
+        name = yield Constraint.NAME, uniform(moods)
+        yield from literal("was")
+        yield from forced(Constraint.MOOD, moods[name])
+        yield from literal(".")
+
+
+def _remains(_cast: Cast, subject: Character) -> Slots[None]:
+    """Remained <mood>."""
+    assert subject.mood is not None
+    yield from forced(Constraint.MOOD, subject.mood)
+    yield from literal(".")
+
+
+def _asks(cast: Cast, subject: Character) -> Slots[None]:
+    """Asked <name>, are you <mood>? <name> said <yes or no>. If the mood was unknown, a yes states it."""
+    asked = yield from cast.other_character(subject)
+    yield from literal(", are you")
+    guess = world.MOOD
+    if asked.mood is not None:
+        guess = {mood: 0.5 * p + (0.5 if mood == asked.mood else 0.0) for mood, p in world.MOOD.items()}
+    mood = yield Constraint.FREE, guess
+    yield from literal("?")
+    yield from forced(Constraint.NAME, asked.name)
+    yield from literal("said")
+    if asked.mood is not None:
+        yield from forced(Constraint.ANSWER, "yes" if mood == asked.mood else "no")
+    elif (yield Constraint.ANSWER, _YES_OR_NO) == "yes":
+        asked.mood = mood
+    yield from literal(".")
+
+
+def _remembers(_cast: Cast, subject: Character) -> Slots[None]:
+    """Remembered <her> home in the <home>."""
+    yield from forced(Constraint.PRONOUN, subject.possessive)
+    yield from literal("home in the")
+    yield from forced(Constraint.HOME, subject.home)
+    yield from literal(".")
+
+
+def _looks(_cast: Cast, subject: Character) -> Slots[None]:
+    """Looked at the <landmark> in the <location>."""
+    yield from literal("at the")
+    yield Constraint.LANDMARK, world.LANDMARK_OF[subject.location]
+    yield from literal("in the")
+    yield from forced(Constraint.LOCATION, subject.location)
+    yield from literal(".")
+
+
+def _gives(cast: Cast, subject: Character) -> Slots[None]:
+    """Took the <colour> <things> and gave <count of them, or it> to <name> [and had <rest> left]."""
+    yield from literal("the")
+    item = yield from own_item(subject)
+    several = item.count > 1
+    yield from literal("and gave")
+    count = 1
+    if several:
+        count = world.COUNT_OF[(yield Constraint.COUNT, uniform(NUMBERS[1 : item.count + 1]))]
+    yield from literal("of them to" if several else "it to")
+    receiver = yield from cast.other_character(subject)
+    subject.give(item, count, receiver)
+    word = yield Constraint.SYNTAX, _AND_OR_STOP if several else certain(".")
+    if word == "and":
+        yield from literal("had")
+        yield from forced(Constraint.COUNT, NUMBERS[item.count])
+        yield from literal("left .")
+
+
+def _counts(_cast: Cast, subject: Character) -> Slots[None]:
+    """Counted <her> <colour> <things>, there were <count>."""
+    yield from forced(Constraint.PRONOUN, subject.possessive)
+    item = yield from own_item(subject)
+    yield from literal(", there were" if item.count > 1 else ", there was")
+    yield from forced(Constraint.COUNT, NUMBERS[item.count])
+    yield from literal(".")
+
+
+def _finds(cast: Cast, subject: Character) -> Slots[None]:
+    """Found <count> <colour> <things> <near> the <landmark>."""
+    yield from cast.new_item(subject)
+    yield Constraint.FREE, world.PREPOSITION
+    yield from literal("the")
+    yield Constraint.LANDMARK, world.LANDMARK_OF[subject.location]
+    yield from literal(".")
+
+
+def _puts_on(_cast: Cast, subject: Character) -> Slots[None]:
+    """Wore a <colour> <garment>."""
+    yield from literal("a")  # no colour begins with a vowel
+    colour = yield Constraint.FREE, world.COLOUR
+    kind = yield Constraint.FREE, world.GARMENT
+    subject.garment = (colour, kind)
+    yield from literal(".")
+
+
+def _cleans(_cast: Cast, subject: Character) -> Slots[None]:
+    """Cleaned <her> <colour> <garment>."""
+    assert subject.garment is not None
+    yield from forced(Constraint.PRONOUN, subject.possessive)
+    for word in subject.garment:
+        yield from forced(Constraint.GARMENT, word)
+    yield from literal(".")
+
+
+_PREDICATES: dict[str, Callable[[Cast, Character], Slots[None]]] = {
+    "saw": _sees,
+    "felt": _feels,
+    "remained": _remains,
+    "asked": _asks,
+    "remembered": _remembers,
+    "looked": _looks,
+    "took": _gives,
+    "counted": _counts,
+    "found": _finds,
+    "wore": _puts_on,
+    "cleaned": _cleans,
+}
+
+
+# ---------------------------------------------------------------- drawing stories
+
+
 def draw(distribution: Distribution, rng: random.Random) -> str:
-    """One word of `distribution`. A certain word costs no random number."""
+    """Draw one word. A certain word uses no random number."""
     if len(distribution) == 1:
         return next(iter(distribution))
     left = rng.random()
@@ -163,20 +349,51 @@ def draw(distribution: Distribution, rng: random.Random) -> str:
         left -= probability
         if left < 0:
             return word
-    return word  # the last one, where rounding has left a crumb
+    return word  # the last one, if rounding leaves a remainder
 
 
 def story_words(rng: random.Random) -> Iterator[str]:
-    """The words of a story drawn with `rng`, without end."""
-    telling = tell()
-    _, distribution = next(telling)
+    """The words of an endless story drawn with `rng`."""
+    slots = story_slots()
+    _, distribution = next(slots)
     while True:
         word = draw(distribution, rng)
         yield word
-        _, distribution = telling.send(word)
+        _, distribution = slots.send(word)
 
 
 def sample_story(length: int, rng: random.Random) -> list[str]:
     """The first `length` words of a story drawn with `rng`."""
     words = story_words(rng)
     return [next(words) for _ in range(length)]
+
+
+@dataclass(frozen=True)
+class Window:
+    """A prompt and its actual continuation, from the beginning of a story.
+
+    Windows start at the first word, so that the oracle knows everything that later words refer to.
+    """
+
+    prompt: tuple[str, ...]
+    continuation: tuple[str, ...]
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """Prompt and continuation."""
+        return self.prompt + self.continuation
+
+
+def story_of(purpose: str, index: int, length: int = LONGEST_WINDOW) -> list[str]:
+    """The first `length` words of story `index` of the set `purpose`: training, validation or heldout.
+
+    Purpose and index alone decide the random seed, so the sets never share a random stream.
+    """
+    return sample_story(length, random.Random(f"dlmbench tiny corpus, {purpose}, {index}"))
+
+
+def heldout_windows(count: int, prompt_words: int, continuation_words: int, first: int = 0) -> list[Window]:
+    """`count` windows on which no embedded model was trained; a shorter one is the beginning of a longer one."""
+    length = prompt_words + continuation_words
+    stories = (story_of("heldout", index, length) for index in range(first, first + count))
+    return [Window(tuple(words[:prompt_words]), tuple(words[prompt_words:])) for words in stories]

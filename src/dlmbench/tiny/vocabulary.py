@@ -1,8 +1,8 @@
 """The words of the tiny corpus, their classes and their token ids.
 
-A story is a list of words and a word is a token, so the grammar and the oracle speak in words and never in ids: ids
-exist only for the models. The two special tokens come after the words, as in LLaDA's tokenizer; the mask token is not
-in the tokenizer at all but lies beyond its length, in the padded part of the embedding.
+Each word is one token, so grammar and oracle work on words; ids exist only for the models. The two special tokens come
+after the words, as in LLaDA's tokenizer. The mask token is not in the tokenizer: its id is in the padded part of the
+embedding.
 """
 
 from collections.abc import Iterable, Sequence
@@ -43,19 +43,9 @@ ANIMALS = (
 )  # fmt: skip
 ANIMAL_STATES = ("hungry", "sleepy", "wild", "tiny", "huge", "friendly", "angry", "lame", "fast", "silent")
 MOODS = (
-    "happy",
-    "sad",
-    "afraid",
-    "tired",
-    "calm",
-    "worried",
-    "excited",
-    "lonely",
-    "grateful",
-    "bored",
-    "curious",
+    "happy", "sad", "afraid", "tired", "calm", "worried", "excited", "lonely", "grateful", "bored", "curious",
     "hopeful",
-)
+)  # fmt: skip
 GARMENTS = ("hat", "coat", "scarf", "cloak", "dress", "shirt", "belt", "apron", "vest", "jacket")
 CONTAINERS = ("basket", "bag", "box", "sack", "chest", "bucket", "pocket", "cart")
 LANDMARKS = (
@@ -117,12 +107,11 @@ TOKEN_IDS = {token: token_id for token_id, token in enumerate(TOKENS)}
 START_OF_TEXT_ID = TOKEN_IDS[START_OF_TEXT]
 END_OF_TEXT_ID = TOKEN_IDS[END_OF_TEXT]  # also the padding token, as in LLaDA
 
-EMBEDDING_SIZE = (
-    384  # a multiple of 128, for the GPU; the rows beyond the tokenizer's length are unused but for the mask
-)
+# A multiple of 128, for the GPU. Of the rows beyond the tokenizer's length only the mask's is used.
+EMBEDDING_SIZE = 384
 MASK_TOKEN_ID = EMBEDDING_SIZE - 1
 
-assert sum(map(len, WORD_CLASSES.values())) == len(WORDS), "a word stands in two classes"
+assert sum(map(len, WORD_CLASSES.values())) == len(WORDS), "a word is in two classes"
 assert len(TOKENS) < MASK_TOKEN_ID
 
 
@@ -132,6 +121,5 @@ def encode(words: Iterable[str]) -> list[int]:
 
 
 def decode(token_ids: Sequence[int]) -> list[str]:
-    """Words of `token_ids`; ids without a token (the mask, the unused rows) come back as `<unused N>`, which no story
-    contains."""
+    """Words of `token_ids`; ids without a token (mask, unused rows) become `<unused N>`, which no story contains."""
     return [TOKENS[token_id] if token_id < len(TOKENS) else f"<unused {token_id}>" for token_id in token_ids]

@@ -1,9 +1,7 @@
-"""The facts of the tiny world that never change: what borders on what, what lives where, and how likely everything
-is.
+"""The fixed facts of the tiny world: neighbouring places, animals of each place and so on, with all probabilities.
 
-A model has to learn these facts by heart, as it has to learn the world behind real text. They are drawn once, by
-ranking the words of a class by a hash: no random generator is involved, so they are the same under every version of
-Python, for ever.
+A model must memorise these facts, as it must learn the world behind real text. They come from ranking words by a hash,
+not from a random generator, so they are the same in every version of Python.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -45,13 +43,13 @@ def normalised(weights: Mapping[str, float]) -> Distribution:
 
 
 def uniform(words: Iterable[str]) -> Distribution:
-    """Every distinct one of `words` equally likely."""
+    """The uniform distribution over the distinct `words`."""
     distinct = dict.fromkeys(words)
     return dict.fromkeys(distinct, 1.0 / len(distinct))
 
 
-def keep(distribution: Distribution, allowed: Callable[[str], bool]) -> Distribution:
-    """`distribution` given that the word is `allowed`."""
+def restrict(distribution: Distribution, allowed: Callable[[str], bool]) -> Distribution:
+    """`distribution` conditioned on the word being `allowed`."""
     return normalised({word: p for word, p in distribution.items() if allowed(word)})
 
 
@@ -60,7 +58,7 @@ def _ranked(words: Iterable[str], fact: str) -> list[str]:
 
 
 def _zipf(words: Iterable[str], exponent: float, fact: str) -> Distribution:
-    """Zipf-Mandelbrot over `words`, in an order of their own for each `fact`."""
+    """Zipf-Mandelbrot distribution over `words`, ranked differently for each `fact`."""
     return normalised({word: (rank + 1.5) ** -exponent for rank, word in enumerate(_ranked(words, fact))})
 
 
@@ -71,14 +69,14 @@ def article_of(word: str) -> str:
 
 @dataclass(frozen=True)
 class Indefinite:
-    """A noun or adjective behind its article: first the article is chosen, then the word among those that it fits."""
+    """A noun or adjective with its article: the article is chosen first, then a word that fits it."""
 
     article: Distribution
     word: Mapping[str, Distribution]
 
     @classmethod
     def of(cls, words: Distribution) -> "Indefinite":
-        """Split `words` by article; the product of the two choices is `words` again."""
+        """Split `words` by article; the product of the two distributions is `words` again."""
         weights: dict[str, float] = {}
         for word, probability in words.items():
             weights[article_of(word)] = weights.get(article_of(word), 0.0) + probability
@@ -90,16 +88,16 @@ class Indefinite:
 
 
 def _borders() -> dict[str, list[str]]:
-    """Every place borders on four others: those one and five steps away on a ring."""
+    """Every place has four neighbours: those one and five steps away on a ring."""
     count = len(PLACES)
     return {place: [PLACES[(index + step) % count] for step in (-5, -1, 1, 5)] for index, place in enumerate(PLACES)}
 
 
 NAME = _zipf(FEMALE_NAMES + MALE_NAMES, 0.4, "name")
 NAME_OF_RELATION = {
-    relation: keep(NAME, FEMALE_NAMES.__contains__)
+    relation: restrict(NAME, FEMALE_NAMES.__contains__)
     if relation == "sister"
-    else keep(NAME, MALE_NAMES.__contains__)
+    else restrict(NAME, MALE_NAMES.__contains__)
     if relation == "brother"
     else NAME
     for relation in RELATIONS
@@ -134,4 +132,4 @@ SKY = _zipf(SKIES, 0.3, "sky")
 HOUR = _zipf(HOURS, 0.1, "hour")
 COUNT_OF_NEW = normalised(dict(zip(NUMBERS[1:], (3.0, 4.0, 4.0, 3.0, 2.0, 2.0), strict=True)))
 COUNT_OF = {number: count for count, number in enumerate(NUMBERS)}
-"""How many a number word means; `NUMBERS[count]` is the way back."""
+"""The value of a number word; `NUMBERS[count]` is the inverse."""

@@ -6,7 +6,7 @@ Story number i of a seed is the same in every set, and a longer story begins wit
 from __future__ import annotations
 
 from dlmbench.prompts.passages import Passage
-from dlmbench.tiny.windows import LONGEST_WINDOW, heldout_windows
+from dlmbench.tiny.story import LONGEST_WINDOW, heldout_windows
 from dlmbench.types import PromptSettings
 
 WINDOWS = False

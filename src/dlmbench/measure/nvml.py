@@ -1,0 +1,272 @@
+"""One GPU as NVML sees it: energy, power, clocks, other processes, and its settings.
+
+The board's energy counter is refreshed only every few tens of milliseconds, so over a short region its difference
+depends mostly on when the refreshes happened. `GpuMeter.stop` therefore reports no energy for regions shorter than
+`MIN_REGION_S`, and `measure_energy` repeats a generation until the region is long enough, from one refresh to another.
+Without NVML every answer is None, so callers need no special case.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from dlmbench.measure.clock import Clock
+from dlmbench.types import EnergyPass
+
+MIN_REGION_S = 0.5
+ENERGY_PASS_S = 1.0
+_REFRESH_S = 0.25  # longer than the refresh interval of any known counter
+_SETTLE_S = 0.5  # until the counter includes all earlier work and the board's power has dropped to idle
+
+# Bits of NVML's clocks-event reasons that hold the clock below the requested one. Not listed because they are normal:
+# idle (0x1), the user's own application clocks (0x2) and the display (0x100).
+_THROTTLE_BITS = {
+    0x04: "power_cap",
+    0x08: "hw_slowdown",
+    0x10: "sync_boost",
+    0x20: "sw_thermal",
+    0x40: "hw_thermal",
+    0x80: "hw_power_brake",
+}
+_COMPUTE_MODES = ("default", "exclusive_thread", "prohibited", "exclusive_process")
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class GpuReading:
+    """The GPU over one region; energy_j is None if the region was too short or the GPU has no energy counter."""
+
+    energy_j: float | None = None
+    power_w: float | None = None
+    sm_clock_mhz: int | None = None
+    temperature_c: int | None = None
+    throttle: str | None = None
+    other_processes: int | None = None
+
+
+@dataclass(frozen=True)
+class GpuCondition:
+    """Settings and health of one GPU; None where NVML does not report a value.
+
+    is_persistent: the driver stays loaded between programs. ecc_errors: uncorrected errors since the driver was loaded.
+    compute_mode: default | exclusive_thread | prohibited | exclusive_process. is_divided: MIG is on.
+    """
+
+    is_persistent: bool | None
+    has_ecc: bool | None
+    ecc_errors: int | None
+    sm_clock_mhz: int | None
+    max_sm_clock_mhz: int | None
+    throttle: str | None
+    compute_mode: str | None
+    is_divided: bool | None
+    power_cap_w: float | None
+    default_power_cap_w: float | None
+    other_processes: int | None
+    counts_energy: bool
+
+
+class GpuMeter:
+    """One GPU, queried through NVML; `GpuMeter()` has no GPU and answers None to everything."""
+
+    def __init__(self, nvml: Any = None, handle: Any = None) -> None:
+        self._nvml = nvml
+        self._handle = handle
+
+    @classmethod
+    def of_device(cls, device_type: str) -> GpuMeter:
+        """The meter of torch's current CUDA device; the null meter without NVML or such a device.
+
+        Matched by UUID, then by PCI address: NVML's numbering ignores CUDA_VISIBLE_DEVICES, so equal indices may be
+        different boards.
+        """
+        if device_type != "cuda":
+            return cls()
+        import pynvml
+        import torch
+
+        try:
+            pynvml.nvmlInit()
+        except pynvml.NVMLError:
+            return cls()
+        if not torch.cuda.is_available():
+            return cls()
+        properties: Any = torch.cuda.get_device_properties(torch.cuda.current_device())
+        uuid, bus = str(getattr(properties, "uuid", "")), getattr(properties, "pci_bus_id", None)
+        if uuid:
+            name = uuid if uuid.startswith(("GPU-", "MIG-")) else f"GPU-{uuid}"
+            try:
+                return cls(pynvml, pynvml.nvmlDeviceGetHandleByUUID(name))
+            except pynvml.NVMLError:
+                pass  # a MIG slice has its own UUID; its board still has a PCI address
+        if bus is not None:
+            address = f"{properties.pci_domain_id:08x}:{bus:02x}:{properties.pci_device_id:02x}.0"
+            try:
+                return cls(pynvml, pynvml.nvmlDeviceGetHandleByPciBusId(address))
+            except pynvml.NVMLError:
+                return cls()
+        return cls()
+
+    def _query(self, question: Callable[[Any, Any], T]) -> T | None:
+        """The answer, or None without a GPU or where this board does not support the query."""
+        if self._handle is None:
+            return None
+        try:
+            return question(self._nvml, self._handle)
+        except self._nvml.NVMLError:
+            return None
+
+    def _counter_j(self) -> float | None:
+        return self._query(lambda nvml, gpu: int(nvml.nvmlDeviceGetTotalEnergyConsumption(gpu)) / 1000.0)
+
+    def refreshed_j(self) -> float | None:
+        """Joules on the counter right after a refresh, so that all earlier work is included."""
+        seen_j, until_s = self._counter_j(), time.perf_counter() + _REFRESH_S
+        now_j = seen_j
+        while now_j is not None and now_j == seen_j and time.perf_counter() < until_s:
+            time.sleep(0.001)
+            now_j = self._counter_j()
+        return now_j
+
+    @property
+    def counts_energy(self) -> bool:
+        """Whether this GPU has an energy counter (NVIDIA since Volta)."""
+        return self._counter_j() is not None
+
+    def start(self) -> float | None:
+        """Joules on the counter at the start of a region; pass them to `stop`."""
+        return self._counter_j()
+
+    def stop(self, started_j: float | None, region_s: float) -> GpuReading:
+        """The GPU over the region of `region_s` seconds that has just ended. power_w is the board's latest average."""
+        ended_j = self._counter_j()
+        energy_j = None
+        if started_j is not None and ended_j is not None and region_s >= MIN_REGION_S:
+            energy_j = ended_j - started_j
+        return GpuReading(
+            energy_j=energy_j,
+            power_w=self._query(lambda nvml, gpu: int(nvml.nvmlDeviceGetPowerUsage(gpu)) / 1000.0),
+            sm_clock_mhz=self._sm_clock_mhz(),
+            temperature_c=self._query(
+                lambda nvml, gpu: int(nvml.nvmlDeviceGetTemperature(gpu, nvml.NVML_TEMPERATURE_GPU))
+            ),
+            throttle=self._throttle(),
+            other_processes=self.other_processes(),
+        )
+
+    def _sm_clock_mhz(self) -> int | None:
+        return self._query(lambda nvml, gpu: int(nvml.nvmlDeviceGetClockInfo(gpu, nvml.NVML_CLOCK_SM)))
+
+    def _throttle(self) -> str | None:
+        """What limits the SM clock now, joined by +; "" when nothing does."""
+        bits = self._query(lambda nvml, gpu: int(nvml.nvmlDeviceGetCurrentClocksThrottleReasons(gpu)))
+        if bits is None:
+            return None
+        return "+".join(name for bit, name in _THROTTLE_BITS.items() if bits & bit)
+
+    def power_cap_w(self) -> float | None:
+        """The power limit that the board enforces."""
+        return self._query(lambda nvml, gpu: int(nvml.nvmlDeviceGetEnforcedPowerLimit(gpu)) / 1000.0)
+
+    def driver(self) -> str | None:
+        """The NVIDIA driver's version."""
+        return self._query(lambda nvml, _: str(nvml.nvmlSystemGetDriverVersion()))
+
+    def condition(self) -> GpuCondition:
+        """Settings and health of the GPU now."""
+        query = self._query
+        mode = query(lambda nvml, gpu: int(nvml.nvmlDeviceGetComputeMode(gpu)))
+        return GpuCondition(
+            is_persistent=query(lambda nvml, gpu: bool(nvml.nvmlDeviceGetPersistenceMode(gpu))),
+            has_ecc=query(lambda nvml, gpu: bool(nvml.nvmlDeviceGetEccMode(gpu)[0])),
+            ecc_errors=query(
+                lambda nvml, gpu: int(
+                    nvml.nvmlDeviceGetTotalEccErrors(
+                        gpu, nvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED, nvml.NVML_VOLATILE_ECC
+                    )
+                )
+            ),
+            sm_clock_mhz=self._sm_clock_mhz(),
+            max_sm_clock_mhz=query(lambda nvml, gpu: int(nvml.nvmlDeviceGetMaxClockInfo(gpu, nvml.NVML_CLOCK_SM))),
+            throttle=self._throttle(),
+            compute_mode=_COMPUTE_MODES[mode] if mode is not None and mode < len(_COMPUTE_MODES) else None,
+            is_divided=query(lambda nvml, gpu: bool(nvml.nvmlDeviceGetMigMode(gpu)[0])),
+            power_cap_w=self.power_cap_w(),
+            default_power_cap_w=query(
+                lambda nvml, gpu: int(nvml.nvmlDeviceGetPowerManagementDefaultLimit(gpu)) / 1000.0
+            ),
+            other_processes=self.other_processes(),
+            counts_energy=self.counts_energy,
+        )
+
+    def _processes(self) -> dict[int, int | None] | None:
+        """Bytes of device memory by process id."""
+        compute = self._query(lambda nvml, gpu: list(nvml.nvmlDeviceGetComputeRunningProcesses(gpu)))
+        if compute is None:
+            return None
+        graphics = self._query(lambda nvml, gpu: list(nvml.nvmlDeviceGetGraphicsRunningProcesses(gpu))) or []
+        return {int(p.pid): p.usedGpuMemory for p in graphics + compute}
+
+    def process_bytes(self) -> int | None:
+        """Device memory of this process: the allocator's share, the context and the libraries' workspaces."""
+        return (self._processes() or {}).get(os.getpid())
+
+    def other_processes(self) -> int | None:
+        """How many other processes use this GPU.
+
+        None if this process is not in the driver's list: inside a container the listed ids may be the host's, and
+        then our own process cannot be told apart from others.
+        """
+        processes = self._processes()
+        if processes is None or os.getpid() not in processes:
+            return None
+        return len(processes) - 1
+
+    def idle_power_w(self, duration_s: float = 1.0, sleep: Callable[[float], None] = time.sleep) -> float | None:
+        """Mean power over `duration_s` idle seconds; call it with the model loaded and the device synchronized."""
+        assert duration_s >= MIN_REGION_S
+        if not self.counts_energy:
+            return None
+        sleep(_SETTLE_S)
+        started_j, started_s = self._counter_j(), time.perf_counter()
+        sleep(duration_s)
+        ended_j, region_s = self._counter_j(), time.perf_counter() - started_s
+        return None if started_j is None or ended_j is None else (ended_j - started_j) / max(region_s, duration_s)
+
+
+def measure_energy(cell_id: str, generate: Callable[[], object], clock: Clock, meter: GpuMeter) -> EnergyPass | None:
+    """Energy of one generation, averaged over as many as fill `ENERGY_PASS_S`; None without an energy counter.
+
+    Both readings wait for a refresh of the counter. At the end this adds the idle device's energy until that refresh:
+    at most a tenth of a second of idle power.
+    """
+    clock.synchronize()
+    started_j = meter.refreshed_j()
+    if started_j is None:
+        return None
+    started_s, region_s, repetitions = clock.wall(), 0.0, 0
+    while region_s < ENERGY_PASS_S:
+        generate()
+        clock.synchronize()
+        repetitions += 1
+        region_s = clock.wall() - started_s
+    ended_j = meter.refreshed_j()
+    if ended_j is None:
+        return None
+    return EnergyPass(cell_id, os.getpid(), repetitions, region_s, (ended_j - started_j) / repetitions)
+
+
+def driver_gpu_count() -> int:
+    """How many GPUs NVIDIA's driver has, whether or not torch sees them."""
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+        return int(pynvml.nvmlDeviceGetCount())
+    except pynvml.NVMLError:
+        return 0
