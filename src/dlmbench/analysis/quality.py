@@ -1,7 +1,7 @@
-"""The quality of each text, found for every cell that shares it.
+"""Quality: metrics, and the scores of each text looked up for every cell that shares it.
 
-Cells that differ only in batch size generate equal texts, so quality is scored once per `Cell.quality_key`; here the
-scores of any such cell stand for all of them.
+Cells that differ only in batch size share their texts, so quality is scored once per `Cell.quality_key`; here the
+scores of any such cell are used for all of them.
 """
 
 from __future__ import annotations
@@ -30,21 +30,19 @@ class MetricInfo:
         return self.unit.startswith("nats")
 
     @property
-    def words(self) -> str:
-        """The metric's name as a reader should see it: a likelihood scored in nats is a negative logarithm."""
-        return _WORDS.get(self.name, self.name.replace("_", " "))
+    def display_name(self) -> str:
+        """The metric's display name: a likelihood scored in nats is a negative logarithm."""
+        return _DISPLAY_NAMES.get(self.name, self.name.replace("_", " "))
 
     @property
     def title(self) -> str:
         """The metric with its unit and direction, for a table or an axis."""
-        return f"{self.words} [{self.unit}], {'higher' if self.higher_is_better else 'lower'} is better"
+        return f"{self.display_name} [{self.unit}], {'higher' if self.higher_is_better else 'lower'} is better"
 
 
-# The true text's own score under its source: the line that oracle_log_prob is read against, of no model.
-TRUTH = "oracle_truth"
-# Every such line, and the metric of generated text that it is the line of.
-TRUTHS = {TRUTH: "oracle_log_prob", "judge_truth": "judge_likelihood"}
-_WORDS = {
+# Scores of the true text, which belong to no model, and the metric of generated text that each is the reference of.
+TRUTHS = {"oracle_truth": "oracle_log_prob", "judge_truth": "judge_likelihood"}
+_DISPLAY_NAMES = {
     "likelihood": "negative log-likelihood",
     "oracle_log_prob": "negative oracle log-prob",
     "repetition": "repeated 4-grams",
@@ -54,7 +52,7 @@ KNOWN = (
     MetricInfo("likelihood", "nats/token", False),
     MetricInfo("oracle_validity", "share", True),
     MetricInfo("oracle_log_prob", "nats/token", False),
-    MetricInfo(TRUTH, "nats/token", False),
+    MetricInfo("oracle_truth", "nats/token", False),
     MetricInfo("judge_likelihood", "nats/token", False),
     MetricInfo("judge_truth", "nats/token", False),
     MetricInfo("unigram_entropy", "entropy, nats", True),

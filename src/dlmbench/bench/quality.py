@@ -23,7 +23,7 @@ from dlmbench.analysis.stats import (
     IndexArray,
     bootstrap_indices,
     bootstrap_interval,
-    carrying,
+    effective_n,
     ratio_of_sums,
 )
 from dlmbench.bench.worker import Failed, Measure, Pool
@@ -245,7 +245,7 @@ def _over_texts(known: Score, texts: Sequence[TextScore], indices: IndexArray) -
     """`known` with its value and interval, and both in other units where the texts' sizes are known."""
     totals, weights = _column(texts, "total"), _column(texts, "weight")
     ratios = ratio_of_sums(totals, weights, indices)
-    low, high = _interval(ratios, carrying(weights))
+    low, high = _interval(ratios, effective_n(weights))
     errors = [t.stderr for t in texts if t.stderr is not None]
     return replace(
         known,
@@ -267,7 +267,7 @@ def _readings(texts: Sequence[TextScore], totals: FloatArray, indices: IndexArra
         weights = _column(texts, column)
         with np.errstate(over="ignore"):  # a hopeless text's perplexity is infinite, which is said as unknown
             value = float(shown(totals.sum() / weights.sum()))
-            low, high = _interval(shown(ratio_of_sums(totals, weights, indices)), carrying(weights))
+            low, high = _interval(shown(ratio_of_sums(totals, weights, indices)), effective_n(weights))
         yield Reading(unit, value, low, high)
 
 

@@ -26,8 +26,8 @@ from dlmbench.types import Cell, Finding, LeftOut, Run
 
 if TYPE_CHECKING:
     # Types only: these bring in numpy and scipy, and `plan` is to answer at once.
-    from dlmbench.analysis.answer import SummaryRow
-    from dlmbench.analysis.cost import CellCost, Cheapest
+    from dlmbench.analysis.cost import CellCost, CheapestCell
+    from dlmbench.analysis.summary_table import SummaryRow
     from dlmbench.bench.forecast import Bill, Forecast
     from dlmbench.roofline.bounds import Bounds
     from dlmbench.roofline.calibrate import Calibration
@@ -300,12 +300,14 @@ def costs(priced: Sequence[CellCost], price: float) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     for c in priced:
         sizes = (str(c.cell.batch_size), str(c.cell.prompt_tokens), str(c.cell.new_tokens), _number(c.cell.steps))
-        money = f"{_short(c.per_million)} [{_short(c.low)}, {_short(c.high)}]"
+        money = _short(c.per_million) + (
+            "" if c.low is None or c.high is None else f" [{_short(c.low)}, {_short(c.high)}]"
+        )
         table.add_row(c.label, *sizes, money, f"{c.tokens:.0f} {c.counted}")
     return table
 
 
-def cheapest(found: Sequence[Cheapest]) -> list[str]:
+def cheapest(found: Sequence[CheapestCell]) -> list[str]:
     """The cheapest way of each length in words."""
     if not found:
         return ["The cheapest way to a given quality is not known: no metric was scored for both models."]

@@ -1,4 +1,4 @@
-"""Section 4: what was varied, what was held fixed, and where; and the environment for the appendix."""
+"""Section 4: what was varied, what was held fixed, and on which machine; and the environment for the appendix."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from dlmbench.report.markdown import Markdown, bullets, escape, table
 from dlmbench.report.numbers import counted, gib, listed, plain
-from dlmbench.report.source import Source, model_words
-from dlmbench.types import Environment
+from dlmbench.report.source import FAMILIES, Source
+from dlmbench.types import Environment, ModelSpec
 
 _ABSENT = "not on record"
 
@@ -20,11 +20,19 @@ def subtitle(source: Source) -> Markdown:
 def models(source: Source) -> Markdown:
     """Baseline and targets."""
     roles = {"baseline": "Baseline (autoregressive)", "target": "Target (diffusion)"}
-    return bullets([f"{roles[m.role]}: {model_words(m)}." for m in source.models] or ["No model has a cell."])
+    return bullets([f"{roles[m.role]}: {_model(m)}." for m in source.models] or ["No model has a cell."])
+
+
+def _model(model: ModelSpec) -> str:
+    family = FAMILIES.get(model.family, model.family)
+    if model.weights == "random":
+        return f"{model.key}: {family} of shape {model.source}, random weights"
+    revision = f", revision {model.revision}" if model.revision else ""
+    return f"{model.key}: {family}, {model.source}{revision}"
 
 
 def values(source: Source, name: str, role: str | None = None) -> str:
-    """The values an axis takes, as a list."""
+    """The values of an axis, as a list."""
     return listed(map(plain, source.values(name, role)))
 
 
@@ -35,7 +43,7 @@ def lengths(source: Source) -> str:
 
 
 def knobs(source: Source) -> Markdown:
-    """Every setting of the diffusion sampler with the values it takes."""
+    """Every setting of the diffusion sampler with its values."""
     names = dict.fromkeys(name for s in source.targets for name, _ in s.cell.knobs if name != "steps")
     rows = []
     for name in names:
@@ -66,12 +74,12 @@ def software(source: Source) -> str:
 def clock(source: Source) -> str:
     """Which clock timed the cells."""
     clocks = listed(dict.fromkeys(s.clock for r in source.run.results for s in r.timed))
-    words = {"cuda": "CUDA events", "wall": "the host's wall clock (there is no GPU)"}
-    return words.get(clocks, clocks if clocks != "none" else "no cell was timed")
+    names = {"cuda": "CUDA events", "wall": "the host's wall clock (there is no GPU)"}
+    return names.get(clocks, clocks if clocks != "none" else "no cell was timed")
 
 
 def protocol(source: Source) -> str:
-    """How often each cell was to be repeated."""
+    """How often each cell should be repeated."""
     p = source.settings.protocol
     if p is None:
         return "The protocol's settings are not on record in the run's folder."
@@ -85,7 +93,7 @@ def protocol(source: Source) -> str:
 
 
 def repetitions(source: Source) -> str:
-    """How many timed repetitions there really are."""
+    """How many timed repetitions there are."""
     counts = [len(r.timed) for r in source.run.results if r.timed]
     if not counts:
         return "No cell was timed."
@@ -110,7 +118,7 @@ def prompts(source: Source) -> str:
 
 
 def design(sources: Sequence[Source]) -> Markdown:
-    """The summary of the design, a column for each run."""
+    """The summary of the design, one column per run."""
     rows: list[tuple[str, ...]] = []
     for kind, name, read in _DESIGN:
         rows.append((kind, name, *(read(s) for s in sources)))
@@ -134,7 +142,7 @@ _DESIGN = (
 
 
 def environment(source: Source) -> Markdown:
-    """Everything on record about where the run took place."""
+    """Everything on record about the machine and its software."""
     env = source.run.environment
     if env is None:
         return Markdown("The environment is not on record.")

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from dlmbench.analysis.stats import FloatArray, bootstrap_indices, bootstrap_interval, carrying, ratio_of_sums
+from dlmbench.analysis.stats import FloatArray, bootstrap_indices, bootstrap_interval, effective_n, ratio_of_sums
 from dlmbench.tasks.records import Difference, TaskSample, TaskScore, Value
 
 DRAWS = 2000
@@ -33,7 +33,7 @@ def with_interval(score: TaskScore, samples: Sequence[TaskSample]) -> TaskScore:
     draws = _resampled(score, values)
     if draws is None:
         return score
-    low, high = bootstrap_interval(draws, carrying(_sums(values)[1]))
+    low, high = bootstrap_interval(draws, effective_n(_sums(values)[1]))
     return replace(score, low=low, high=high) if math.isfinite(low) else score
 
 
@@ -49,7 +49,7 @@ def difference(
         return None
     ours, bases = ([values[key] for key in common] for values in (mine, theirs))
     here, there = _draws(score, ours), _draws(base, bases)
-    low, high = bootstrap_interval(here - there, min(carrying(_sums(v)[1]) for v in (ours, bases)))
+    low, high = bootstrap_interval(here - there, min(effective_n(_sums(v)[1]) for v in (ours, bases)))
     value = float(_point(score, ours) - _point(base, bases))
     if not math.isfinite(value) or not math.isfinite(low):
         return None

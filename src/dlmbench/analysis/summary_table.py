@@ -1,16 +1,16 @@
-"""The rows of the printed table: every cell of a run in one line."""
+"""The summary table: one row per cell of a run, for the console and the CSV."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dlmbench.analysis.nouns import CellSummary, Study
+from dlmbench.analysis.results import CellSummary, Study
 from dlmbench.types import Cell
 
 
 @dataclass(frozen=True)
 class SummaryRow:
-    """One line of the printed table; None where not measured. memory_source says which memory it is."""
+    """One row of the table; None where not measured. memory_source names the counter that was read."""
 
     model: str
     steps: int | None
@@ -49,7 +49,7 @@ def _row(study: Study, summary: CellSummary) -> SummaryRow:
         batch_size=cell.batch_size,
         prompt_tokens=cell.prompt_tokens,
         new_tokens=cell.new_tokens,
-        status=summary.status or ("unfinished" if latency else "not measured"),
+        status=summary.status_text,
         latency_s=latency.median if latency else None,
         latency_low_s=latency.low if latency and latency.interval.is_known else None,
         latency_high_s=latency.high if latency and latency.interval.is_known else None,
@@ -64,7 +64,7 @@ def _row(study: Study, summary: CellSummary) -> SummaryRow:
 
 
 def block_length(cell: Cell) -> int | None:
-    """Positions a block: of a diffusion cell without a set length all its new tokens, of a baseline None."""
+    """Positions in a block: all new tokens for a diffusion cell without a set length, None for a baseline."""
     value = cell.knob("block_length")
     if isinstance(value, int):
         return value
