@@ -8,7 +8,7 @@ do not cover the spread between processes or hosts.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal
 
@@ -25,7 +25,7 @@ from dlmbench.analysis.stats import (
     ratio_of_sums,
     summarise,
 )
-from dlmbench.analysis.study import peak_of
+from dlmbench.analysis.study import peak_of, repetitions_of
 from dlmbench.types import Cell, CellResult, Environment, MemoryPass, Run
 
 SpeedVerdict = Literal["faster", "slower", "no difference shown", "too few repetitions", "not timed"]
@@ -156,8 +156,8 @@ def compare(first: Run, second: Run, draws: int = 2000, seed: int = 0) -> Compar
 
 
 def _fields(a: Environment | None, b: Environment | None, names: Sequence[str]) -> tuple[RunDifference, ...]:
-    read: Callable[[Environment | None, str], str] = lambda e, n: _text(getattr(e, n)) if e else _UNKNOWN  # noqa: E731
-    return tuple(RunDifference(n, read(a, n), read(b, n)) for n in names if read(a, n) != read(b, n))
+    pairs = ((n, _text(getattr(a, n, None)), _text(getattr(b, n, None))) for n in names)
+    return tuple(RunDifference(*pair) for pair in pairs if pair[1] != pair[2])
 
 
 def _text(value: object) -> str:
@@ -257,15 +257,15 @@ def _agreement(a: Cell, b: Cell) -> int:
 def _pair(
     a: CellResult, b: CellResult, environment: tuple[RunDifference, ...], quality: _Quality, draws: int, seed: int
 ) -> CellPair:
-    times = [_latencies(r) for r in (a, b)]
-    speedup = ratio_interval(times[0], times[1], draws, seed) if all(times) else None
-    verdict, reason = _verdict(a, b, times, speedup)
+    ours, theirs = repetitions_of(a), repetitions_of(b)
+    speedup = ratio_interval(ours.latency_s, theirs.latency_s, draws, seed) if ours and theirs else None
+    verdict, reason = _verdict(a, b, speedup)
     return CellPair(
         label=a.cell.label,
         first=a.cell,
         second=b.cell,
-        first_latency_s=summarise(times[0]) if times[0] else None,
-        second_latency_s=summarise(times[1]) if times[1] else None,
+        first_latency_s=summarise(ours.latency_s) if ours else None,
+        second_latency_s=summarise(theirs.latency_s) if theirs else None,
         speedup=speedup,
         verdict=verdict,
         reason=reason,
@@ -276,19 +276,12 @@ def _pair(
     )
 
 
-def _latencies(result: CellResult) -> list[float]:
-    """Timed repetitions of a cell that has not failed."""
-    return [s.latency_s for s in result.timed if s.latency_s > 0] if result.status in ("ok", None) else []
-
-
-def _verdict(
-    a: CellResult, b: CellResult, times: Sequence[Sequence[float]], speedup: Interval | None
-) -> tuple[SpeedVerdict, str]:
+def _verdict(a: CellResult, b: CellResult, speedup: Interval | None) -> tuple[SpeedVerdict, str]:
+    sides = [("first", a, repetitions_of(a)), ("second", b, repetitions_of(b))]
     if speedup is None:
-        sides = zip(("first", "second"), (a, b), times, strict=True)
-        why = [f"{side}: {r.status or 'not measured'} {r.reason}".strip() for side, r, t in sides if not t]
-        return "not timed", "; ".join(why)
-    fewest = min(map(len, times))
+        lost = [f"{side}: {r.status or 'not measured'} {r.reason}".strip() for side, r, reps in sides if reps is None]
+        return "not timed", "; ".join(lost)
+    fewest = min(len(reps.latency_s) for _, _, reps in sides if reps)
     if fewest < FEWEST:
         return "too few repetitions", f"{fewest} timed repetitions, fewer than {FEWEST}"
     if speedup.low > 1:

@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeVar
 
 from dlmbench.analysis.results import CellSummary, timed_of
 from dlmbench.analysis.stats import Interval, ratio_interval
+from dlmbench.analysis.study import repetitions_of
 from dlmbench.report.numbers import counted
 from dlmbench.report.source import Source, setting
 
@@ -135,7 +136,6 @@ def contrasts(source: Source, name: str, *dependent: str) -> Iterator[Contrast]:
         for other in others:
             values = setting(base.cell, name), setting(other.cell, name)
             if values[0] != values[1]:
-                ours, theirs = (
-                    [s.latency_s for s in source.results[c.cell.id].timed if s.latency_s > 0] for c in (base, other)
-                )
-                yield Contrast(base, other, values, ratio_interval(ours, theirs))
+                ours, theirs = (repetitions_of(source.results[c.cell.id]) for c in (base, other))
+                if ours and theirs:
+                    yield Contrast(base, other, values, ratio_interval(ours.latency_s, theirs.latency_s))

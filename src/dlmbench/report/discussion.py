@@ -9,7 +9,7 @@ from dlmbench.report.answers import Answer, Question, some
 from dlmbench.report.markdown import Markdown, bullets, table
 from dlmbench.report.numbers import listed, plain
 from dlmbench.report.performance_answers import LATENCY, MEMORY
-from dlmbench.report.quality_answers import QUALITY, USAGE, fitness, steps_to_parity
+from dlmbench.report.quality_answers import QUALITY, USAGE, fitness
 from dlmbench.report.results import break_even_text
 from dlmbench.report.source import PUBLISHED, Source, name_of
 from dlmbench.report.use_cases import USE_CASES
@@ -101,11 +101,6 @@ def limits(source: Source) -> Iterator[str]:
 def key_findings(source: Source) -> list[tuple[str, Answer]]:
     """The use cases, each with its answer."""
     return [(f"{use.title} ({use.condition})", fitness(use)(source)) for use in USE_CASES]
-
-
-def parity_in_short(source: Source) -> Answer:
-    """Where parity is reached."""
-    return steps_to_parity(source)
 
 
 def recommendations(source: Source) -> Markdown:

@@ -17,7 +17,9 @@ from dlmbench.errors import BenchError
 from dlmbench.report import discussion, results, setup
 from dlmbench.report.figures import document_figures
 from dlmbench.report.markdown import Markdown, escape, finalize
-from dlmbench.report.source import PUBLISHED, Source, load_settings
+from dlmbench.report.numbers import counted, gib, listed
+from dlmbench.report.quality_answers import steps_to_parity
+from dlmbench.report.source import FAMILIES, PUBLISHED, Source, load_settings
 from dlmbench.results.journal import replace_file
 from dlmbench.types import Run
 
@@ -78,7 +80,12 @@ def compose(sources: Sequence[Source]) -> str:
         # Sections of several runs are below a heading for each run.
         "level": Markdown("####" if len(sources) > 1 else "###"),
         "published": all(m.source in PUBLISHED and m.weights == "pretrained" for s in sources for m in s.models),
+        "families": FAMILIES,
+        "steps_to_parity": steps_to_parity,
         "heading": heading,
+        "gib": gib,
+        "counted": counted,
+        "listed": listed,
         "setup": setup,
         "results": results,
         "discussion": discussion,

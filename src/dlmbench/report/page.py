@@ -27,10 +27,10 @@ from dlmbench.charts import page as charts_page
 from dlmbench.errors import BenchError
 from dlmbench.report.figures import PageFigure, packed, page_figures
 from dlmbench.report.numbers import counted, gib
-from dlmbench.report.source import ExperimentSettings, Source, load_settings
+from dlmbench.report.source import Source, load_settings
 from dlmbench.report.use_cases import UseCaseAnswer, use_case_answers
 from dlmbench.results.journal import replace_file
-from dlmbench.types import Finding, Run
+from dlmbench.types import Run
 
 PAGE = "report.html"
 MOST_LISTED = 20
@@ -69,32 +69,40 @@ class NotMeasured:
 
 @dataclass(frozen=True)
 class Page:
-    """Everything the template shows."""
+    """Everything the template shows. texts: pairs of writer and text, after the prompt of that index."""
 
-    title: str
-    name: str
-    description: str
-    baseline: str
-    target: str
-    is_random: bool
-    random_weights: str
+    source: Source
     answer: str
-    statuses: str
     use_cases: tuple[UseCaseAnswer, ...]
     figures: tuple[PageFigure, ...]
     table: CellTable
-    findings: tuple[tuple[Finding, ...], ...]
     texts_prompt: int
     texts: tuple[tuple[str, str], ...]
     missing: tuple[NotMeasured, ...]
     environment: tuple[tuple[str, str], ...]
-    settings: ExperimentSettings
     most_listed: int = MOST_LISTED
+    random_weights: str = charts_page.RANDOM_WEIGHTS
 
     @property
     def drawn(self) -> tuple[PageFigure, ...]:
         """The figures that have something to show."""
         return tuple(f for f in self.figures if f.plot)
+
+    @property
+    def baselines(self) -> list[str]:
+        """The keys of the autoregressive models."""
+        return list(dict.fromkeys(c.cell.model.key for c in self.source.study.baselines))
+
+    @property
+    def targets(self) -> list[str]:
+        """The keys of the diffusion models."""
+        return list(dict.fromkeys(c.cell.model.key for c in self.source.targets))
+
+    @property
+    def statuses(self) -> str:
+        """How many cells ended in which way, the most frequent first."""
+        counts = Counter(c.status_text for c in self.source.study.cells)
+        return ", ".join(f"{n:,} {status}" for status, n in counts.most_common())
 
 
 def write(run: Run, study: Study, folder: Path, progress: Callable[[str], None] = lambda stage: None) -> Path:
@@ -117,28 +125,16 @@ def gather(run: Run, study: Study, progress: Callable[[str], None] = lambda stag
     source = Source(run, study, load_settings(run))
     table = cell_table(study)
     prompt, texts = source.sample_texts(MOST_TEXTS)
-    baselines = dict.fromkeys(b.cell.model.key for b in study.baselines)
-    targets = dict.fromkeys([c.model for c in study.curves] + [o.cell.model.key for o in study.others])
-    counts = Counter(c.status_text for c in study.cells)
     return Page(
-        title=f"{' and '.join(targets) or 'no diffusion model'} against {' and '.join(baselines) or 'no baseline'}",
-        name=run.name,
-        description=source.settings.description,
-        baseline=next(iter(baselines), "the baseline"),
-        target=next(iter(targets), "diffusion"),
-        is_random=bool(source.random),
-        random_weights=charts_page.RANDOM_WEIGHTS,
+        source=source,
         answer=answer(study),
-        statuses=f"{counted(len(study.cells), 'cell')}: " + ", ".join(f"{n:,} {s}" for s, n in counts.most_common()),
         use_cases=use_case_answers(study),
         figures=figures,
         table=table,
-        findings=source.finding_groups,
         texts_prompt=prompt,
         texts=() if source.random else texts,
         missing=tuple(_missing(source, figures, table)),
         environment=tuple(_environment(run)),
-        settings=source.settings,
     )
 
 

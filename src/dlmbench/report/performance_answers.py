@@ -295,9 +295,13 @@ def growth_shape(lengths: Sequence[int], peaks: Sequence[float]) -> str:
     else:
         text = f"grows {'faster' if quadratic > 0 else 'slower'} than linearly"
     return (
-        f"; memory {text}: at {len(lengths)} lengths it deviates from a line by {percent(off_line)} of the growth at "
-        f"most, and the quadratic term of a fit makes up {percent(quadratic)} of the growth"
+        f"; memory {text}: at {len(lengths)} lengths it deviates from a line by {_share(off_line)} of the growth at "
+        f"most, and the quadratic term of a fit makes up {_share(quadratic)} of the growth"
     )
+
+
+def _share(value: float) -> str:
+    return percent(0.0 if abs(value) < 5e-4 else value)
 
 
 answers(MEMORY, "hypothesis", "The KV cache makes the autoregressive model's memory grow linearly with length.")(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,6 @@ class ExperimentSettings:
     protocol: ProtocolSettings | None = None
     prompts: PromptSettings | None = None
     metrics: tuple[str, ...] = ()
-    hardware: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -191,7 +190,6 @@ def load_settings(run: Run) -> ExperimentSettings:
             protocol=from_mapping(ProtocolSettings, saved["protocol"]),
             prompts=from_mapping(PromptSettings, saved["prompts"]),
             metrics=tuple(map(str, saved.get("metrics", ()))),
-            hardware=dict(saved.get("hardware", {})),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise BenchError(

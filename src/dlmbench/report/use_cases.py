@@ -116,14 +116,6 @@ def verdict_of(curve: Curve) -> tuple[WorkloadVerdict, str]:
 
 
 @dataclass(frozen=True)
-class Fact:
-    """One line of evidence."""
-
-    name: str
-    value: str
-
-
-@dataclass(frozen=True)
 class Strip:
     """The steps measured on a line from 0 to 100: where diffusion is faster, and where it is as good.
 
@@ -141,12 +133,15 @@ class Strip:
 
 @dataclass(frozen=True)
 class Workload:
-    """One batch size and pair of lengths, with the settings that serve diffusion best there."""
+    """One batch size and pair of lengths, with the settings that serve diffusion best there.
+
+    facts: the evidence, as pairs of name and value.
+    """
 
     verdict: WorkloadVerdict
     where: str
     why: str
-    facts: tuple[Fact, ...]
+    facts: tuple[tuple[str, str], ...]
     strip: Strip | None
     chosen: str
 
@@ -160,9 +155,7 @@ class Workload:
 class UseCaseAnswer:
     """A use case with its workloads; without any, `missing` says why it was not measured."""
 
-    key: str
-    title: str
-    meaning: str
+    use: UseCase
     workloads: tuple[Workload, ...]
     missing: str = ""
     note: str = ""
@@ -204,7 +197,7 @@ def _answer(study: Study, use: UseCase) -> UseCaseAnswer:
     for c in curves:
         groups.setdefault((c.prompt_tokens + c.new_tokens, c.new_tokens, c.batch_size), []).append(c)
     workloads = tuple(_workload(groups[key], use) for key in sorted(groups))
-    return UseCaseAnswer(use.key, use.title, use.meaning, workloads, missing, note)
+    return UseCaseAnswer(use, workloads, missing, note)
 
 
 def _workload(curves: Sequence[Curve], use: UseCase) -> Workload:
@@ -223,7 +216,7 @@ def _workload(curves: Sequence[Curve], use: UseCase) -> Workload:
     return Workload(verdict, where, why, tuple(_facts(best, use)), _strip(best), chosen)
 
 
-def _facts(curve: Curve, use: UseCase) -> list[Fact]:
+def _facts(curve: Curve, use: UseCase) -> list[tuple[str, str]]:
     lead, best, base = curve.headline(), curve.nearest_parity, curve.baseline
     baseline = base.cell.model.key if base else "the baseline"
     timed = curve.timed
@@ -236,25 +229,25 @@ def _facts(curve: Curve, use: UseCase) -> list[Fact]:
         if lead.parity.reached:
             fewer = " or fewer" if lead.parity.outcome == "reached_at_smallest" else ""
             value = f"{lead.parity.steps}{fewer} ({by})"
-        facts.append(Fact("Steps to equal quality (S_parity)", value))
+        facts.append(("Steps to equal quality (S_parity)", value))
     if best is not None and best.parity.delta:
-        facts.append(Fact(f"Steps if {best.margin_text} is enough", f"{best.parity.steps}"))
+        facts.append((f"Steps if {best.margin_text} is enough", f"{best.parity.steps}"))
     if best is not None:
         value = spread(best.latency_ratio, "x") if best.latency_ratio else "not timed"
         if best.latency_ratio and best.speedup and best.speedup.share_reached < 0.95:
             value += f"; found again in {best.speedup.share_reached:.0%} of the resamples"
-        facts.append(Fact(f"Speed there, as a multiple of {baseline}'s", value))
+        facts.append((f"Speed there, as a multiple of {baseline}'s", value))
     elif point is not None and point.speedup is not None:
-        facts.append(Fact(f"Speed at K={point.cell.steps}, as a multiple of {baseline}'s", spread(point.speedup, "x")))
+        facts.append((f"Speed at K={point.cell.steps}, as a multiple of {baseline}'s", spread(point.speedup, "x")))
     line = curve.break_even
     if line is not None or timed:
         value = line.text() if line else "not known: fewer than two step counts timed"
         if line is not None and line.is_extrapolated:
             value += f", extrapolated from K={timed[0].cell.steps} to {timed[-1].cell.steps}"
-        facts.append(Fact("Steps up to which it is faster (k*)", value))
+        facts.append(("Steps up to which it is faster (k*)", value))
     ours, theirs = (use.fact(c) if c else None for c in (point, base))
     if point is not None and ours is not None and theirs is not None:
-        facts.append(Fact(use.fact_name, f"{baseline} {theirs}; {curve.model} {ours} at K={point.cell.steps}"))
+        facts.append((use.fact_name, f"{baseline} {theirs}; {curve.model} {ours} at K={point.cell.steps}"))
     return facts
 
 
