@@ -210,9 +210,9 @@ def _at_parity(curves: Sequence[Curve]) -> list[str]:
         text = f"{_ratio(best.latency_ratio)} {where}"
         low, high = best.speedup.low_steps, best.speedup.high_steps
         if low != high:
-            text += f" (parity may lie anywhere from K={low} to {high})"
+            text += f" (parity may be anywhere from K={low} to {high})"
         if not best.speedup.is_bounded:
-            text += " (parity may also lie where nothing was timed)"
+            text += " (parity may also be where nothing was timed)"
         speeds.append(text)
         found = at_equal_quality(curve, best)
         ours, base = (found.target.joules_per_token, found.baseline.joules_per_token) if found else (None, None)

@@ -21,7 +21,7 @@ class BreakEven:
     """latency(k) = intercept_s + slope_s * k, and where it meets the baseline's latency.
 
     largest_residual: the largest distance of a median from the line, as a share of the median. steps: k*, None where
-    there is none, and then `reason` says why. is_extrapolated: k* lies outside the step counts measured.
+    there is none, for `reason`. is_extrapolated: k* is outside the step counts measured.
     share_crossing: the share of draws in which the line rises, over which low, high are taken; they are None where a
     cell was timed only once. points: step counts the line rests on; through two, a line always fits.
     """

@@ -6,7 +6,7 @@ All thresholds are defined here and named in the messages.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Literal
 
 import numpy as np
@@ -215,8 +215,10 @@ def _random_weights(run: Run) -> Iterator[Finding]:
 
 
 def _few_prompts(run: Run) -> Iterator[Finding]:
-    for metric, scores in _by_metric(run).items():
-        n = min(s.n for s in scores.values())
+    fewest: dict[str, int] = {}
+    for (_, metric), scores in scores_by_text(run).items():
+        fewest[metric] = min(scores.n, fewest.get(metric, scores.n))
+    for metric, n in fewest.items():
         if n < FEW_PROMPTS:
             rests = f"{metric} rests on {n} prompt{'' if n == 1 else 's'}, fewer than {FEW_PROMPTS}"
             message = f"{rests}: {'its intervals are rough' if n > 1 else 'it has no interval'}"
@@ -279,13 +281,6 @@ def _one_per_text(run: Run) -> Iterable[Cell]:
     for cell in all_cells(run):
         unique.setdefault(cell.quality_key, cell)
     return unique.values()
-
-
-def _by_metric(run: Run) -> Mapping[str, Mapping[str, PerText]]:
-    groups: dict[str, dict[str, PerText]] = {}
-    for (key, metric), score in scores_by_text(run).items():
-        groups.setdefault(metric, {})[key] = score
-    return groups
 
 
 def _pairs_with_baseline(run: Run, metric: str) -> Iterator[tuple[Cell, PerText, PerText]]:

@@ -72,7 +72,7 @@ class MetricParity:
 
     @property
     def outcome_text(self) -> str:
-        """The outcome in words, with the step count."""
+        """The outcome as text, with the step count."""
         parity = self.parity
         if parity.reached:
             smallest = ", the smallest step count scored" if parity.outcome == "reached_at_smallest" else ""
@@ -81,7 +81,7 @@ class MetricParity:
 
     @property
     def margin_text(self) -> str:
-        """The margin in words."""
+        """The margin as text."""
         delta = self.parity.delta
         return f"a perplexity {delta:.0%} higher" if self.metric.log_scale else f"a margin of {delta:g}"
 

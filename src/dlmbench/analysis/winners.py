@@ -219,6 +219,6 @@ def _regime_verdict(curve: Curve, is_full: bool) -> CurveVerdict:
 
 
 def batches_text(sizes: Iterable[int]) -> str:
-    """Batch sizes in words, ascending."""
+    """Batch sizes as text, ascending."""
     known = sorted(sizes)
     return f"batch size{'s' if len(known) > 1 else ''} {', '.join(map(str, known))}"

@@ -40,11 +40,12 @@ class Question:
     ask: Ask
 
 
-def answers(theme: list[Question], kind: Kind, text: str) -> Callable[[Ask], Ask]:
-    """Decorator: the function answers this question, the next one of `theme`."""
+def answers(theme: list[Question], kind: Kind) -> Callable[[Ask], Ask]:
+    """Decorator: the function answers the next question of `theme`, which is the first paragraph of its docstring."""
 
     def register(ask: Ask) -> Ask:
-        theme.append(Question(kind, text, ask))
+        text, _, _ = (ask.__doc__ or "").partition("\n\n")
+        theme.append(Question(kind, " ".join(text.split()), ask))
         return ask
 
     return register
@@ -81,7 +82,7 @@ def some(parts: Sequence[str], noun: str = "setting") -> list[str]:
 def speed_word(
     ratio: Interval, words: tuple[str, str, str] = ("faster", "slower", "not shown to differ in speed")
 ) -> str:
-    """Which of three words fits the interval of a ratio: above 1, below 1, or either."""
+    """The word for the interval of a ratio: above 1, below 1, or containing 1."""
     return words[0] if ratio.low > 1 else words[1] if ratio.high < 1 else words[2]
 
 

@@ -100,7 +100,7 @@ def limits(source: Source) -> Iterator[str]:
 
 def key_findings(source: Source) -> list[tuple[str, Answer]]:
     """The use cases, each with its answer."""
-    return [(f"{use.title} ({use.condition})", fitness(use)(source)) for use in USE_CASES]
+    return [(f"{use.title} ({use.condition})", fitness(source, use)) for use in USE_CASES]
 
 
 def recommendations(source: Source) -> Markdown:

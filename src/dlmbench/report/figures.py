@@ -59,7 +59,7 @@ def document_figures(run: Run, study: Study, folder: Path, number: int | None = 
 
 @dataclass(frozen=True)
 class PageFigure:
-    """A figure of the page: `plot` and `csv` packed. Where nothing could be drawn, `missing` says why."""
+    """A figure of the page: `plot` and `csv` packed. `missing`: why nothing could be drawn."""
 
     name: str
     title: str
@@ -90,7 +90,7 @@ def _page_figure(run: Run, study: Study, name: str) -> PageFigure:
         return PageFigure(
             name,
             title,
-            # Where the page draws another figure than the picture, it has a caption of its own.
+            # A figure that the page draws differently has a separate caption for it.
             getattr(module, "page_caption", module.caption)(frame),
             plot=packed(plot.to_json()),
             csv=packed(csv_of(frame)),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -33,13 +33,12 @@ LATENCY: list[Question] = []
 MEMORY: list[Question] = []
 
 
-@answers(
-    LATENCY,
-    "hypothesis",
-    "Diffusion reaches the higher throughput at large batches, because it parallelises better.",
-)
+@answers(LATENCY, "hypothesis")
 def _throughput_at_high_batch(source: Source) -> Answer:
-    """At the largest K that all batch sizes of a setting share."""
+    """Diffusion reaches the higher throughput at large batches, because it parallelises better.
+
+    At the largest K that all batch sizes of a setting share.
+    """
     items, largest = [], 0
     for curves in grouped(source.curves, lambda c: (c.label, c.prompt_tokens, c.new_tokens)):
         family = sorted(curves, key=lambda c: c.batch_size)
@@ -64,15 +63,16 @@ def _trend(ratios: Sequence[tuple[int, Interval]]) -> str:
     if last.high < first.low:
         change = "the larger the batch, the less diffusion gains, against the hypothesis"
     elif last.low > first.high:
-        change = "diffusion gains with the batch, as the hypothesis says"
+        change = "diffusion gains with the batch, in line with the hypothesis"
     else:
         change = "no change with the batch is shown"
     word = speed_word(last, ("ahead", "behind", "not shown to be ahead or behind"))
     return f"{change}; at B={batch} diffusion is {word}"
 
 
-@answers(LATENCY, "hypothesis", "The memory of the KV cache is what limits the autoregressive model at large batches.")
+@answers(LATENCY, "hypothesis")
 def _baseline_batch_scaling(source: Source) -> Answer:
+    """The memory of the KV cache is what limits the autoregressive model at large batches."""
     items = []
     for group in equal_but(timed_of(source.of_role("baseline")), "batch_size"):
         ordered = sorted(group, key=lambda c: c.cell.batch_size)
@@ -94,8 +94,9 @@ def _baseline_batch_scaling(source: Source) -> Answer:
     return answer_of(lead, items=items, missing="the baseline was timed at one batch size only")
 
 
-@answers(LATENCY, "claim", "Already at 16 steps LLaDA takes longer than the autoregressive model.")
+@answers(LATENCY, "claim")
 def _slower_at_16_steps(source: Source) -> Answer:
+    """Already at 16 steps LLaDA takes longer than the autoregressive model."""
     items = [
         f"{source.study.label(p.cell)}, {shape(p.cell)}: {spread(p.speedup, 'x')} the baseline's speed: "
         f"{speed_word(p.speedup)}"
@@ -106,8 +107,9 @@ def _slower_at_16_steps(source: Source) -> Answer:
     return answer_of(lead, items=items, missing="no cell with K=16 was timed beside its baseline")
 
 
-@answers(LATENCY, "question", "Is latency linear in the number of steps?")
+@answers(LATENCY, "question")
 def _linear_in_steps(source: Source) -> Answer:
+    """Is latency linear in the number of steps?"""
     lines = [c.break_even for c in source.curves if c.break_even and len(c.timed) >= 3]
     if not lines:
         return not_measured("no setting was timed at three step counts or more, and two always lie on a line")
@@ -120,9 +122,12 @@ def _linear_in_steps(source: Source) -> Answer:
     return answer_of(text)
 
 
-@answers(LATENCY, "question", "How does time grow with the sequence length: linearly, or with its square?")
+@answers(LATENCY, "question")
 def _time_over_length(source: Source) -> Answer:
-    """The average exponent between the shortest and the longest sequence."""
+    """How does time grow with the sequence length: linearly, or with its square?
+
+    The average exponent between the shortest and the longest sequence.
+    """
     items = []
     for group in by_length(timed_of(source.study.cells)):
         short, long = group[0], group[-1]
@@ -146,9 +151,12 @@ def _steps(summary: CellSummary) -> str:
     return f", K={summary.cell.steps}" if summary.cell.steps else ""
 
 
-@answers(LATENCY, "claim", "The first passes are slower and have to be discarded.")
+@answers(LATENCY, "claim")
 def _warm_up(source: Source) -> Answer:
-    """The first warm-up of each process against the timed repetitions."""
+    """The first passes are slower and have to be discarded.
+
+    The first warm-up of each process against the timed repetitions.
+    """
     ratios, slowest = [], 0
     for result in source.run.results:
         firsts = [s.latency_s for s in result.samples if s.is_warmup and s.index == 0]
@@ -165,19 +173,15 @@ def _warm_up(source: Source) -> Answer:
     )
 
 
-def _effect_of(name: str, title: str) -> Callable[[Source], Answer]:
+def _effect_of(source: Source, name: str, title: str) -> Answer:
     """The effect of one setting on latency, all else equal."""
-
-    def ask(source: Source) -> Answer:
-        values = source.values(name)
-        shown = listed(map(plain, values))
-        missing = f"cells differ in {title} ({shown}), but in other settings as well"
-        if len(values) < 2:
-            missing = f"all cells have the {title} {shown}" if values else f"no cell has a {title}"
-        items = [_contrast_text(c) for c in contrasts(source, name)]
-        return answer_of(f"two values of the {title}, all else equal", items=items, noun="pair", missing=missing)
-
-    return ask
+    values = source.values(name)
+    shown = listed(map(plain, values))
+    missing = f"cells differ in {title} ({shown}), but in other settings as well"
+    if len(values) < 2:
+        missing = f"all cells have the {title} {shown}" if values else f"no cell has a {title}"
+    items = [_contrast_text(c) for c in contrasts(source, name)]
+    return answer_of(f"two values of the {title}, all else equal", items=items, noun="pair", missing=missing)
 
 
 def _contrast_text(pair: Contrast) -> str:
@@ -188,18 +192,33 @@ def _contrast_text(pair: Contrast) -> str:
     return f"{lead}: {new} runs at {spread(pair.ratio, 'x')} the speed of {old}: {word}"
 
 
-answers(LATENCY, "claim", "Temperature does not affect speed directly.")(_effect_of("temperature", "temperature"))
-answers(LATENCY, "claim", "float32 is too slow to be of use beside bfloat16.")(_effect_of("precision", "precision"))
-answers(LATENCY, "question", "FlashAttention on for both models, or off for both: does it change the comparison?")(
-    _effect_of("attention", "attention setting")
-)
-answers(LATENCY, "claim", "Prompts must be real text, since token embeddings influence time and memory.")(
-    _effect_of("prompts", "prompt source")
-)
+@answers(LATENCY, "claim")
+def _temperature(source: Source) -> Answer:
+    """Temperature does not affect speed directly."""
+    return _effect_of(source, "temperature", "temperature")
 
 
-@answers(LATENCY, "question", "Do accelerated samplers (caches, parallel commits) change the picture?")
+@answers(LATENCY, "claim")
+def _precision(source: Source) -> Answer:
+    """float32 is too slow to be of use beside bfloat16."""
+    return _effect_of(source, "precision", "precision")
+
+
+@answers(LATENCY, "question")
+def _attention(source: Source) -> Answer:
+    """FlashAttention on for both models, or off for both: does it change the comparison?"""
+    return _effect_of(source, "attention", "attention setting")
+
+
+@answers(LATENCY, "claim")
+def _prompts(source: Source) -> Answer:
+    """Prompts must be real text, since token embeddings influence time and memory."""
+    return _effect_of(source, "prompts", "prompt source")
+
+
+@answers(LATENCY, "question")
 def _caches(source: Source) -> Answer:
+    """Do accelerated samplers (caches, parallel commits) change the picture?"""
     items = [_contrast_text(c) for c in contrasts(source, "cache", "published_loop", "confidence_dtype")]
     items += [
         f"{source.study.label(o.cell)}, {shape(o.cell)}: {spread(o.speedup, 'x')} the baseline's speed"
@@ -214,21 +233,24 @@ def _caches(source: Source) -> Answer:
     return answer_of(lead, rest, items=items, state="in part", missing=missing)
 
 
-answers(LATENCY, "question", "Does generating block by block, between diffusion and autoregression, save time?")(
-    _effect_of("block_length", "block length")
-)
+@answers(LATENCY, "question")
+def _block_length(source: Source) -> Answer:
+    """Does generating block by block, between diffusion and autoregression, save time?"""
+    return _effect_of(source, "block_length", "block length")
 
 
-@answers(LATENCY, "question", "Would specialised inference engines change the comparison?")
+@answers(LATENCY, "question")
 def _serving_engines(source: Source) -> Answer:
+    """Would specialised inference engines change the comparison?"""
     return not_measured(
         f"both models run in the same engine ({listed(source.values('engine'))}), so that models are compared and not "
         "engineering; serving systems such as vLLM [13] are not among the engines"
     )
 
 
-@answers(LATENCY, "question", "Do the results hold on other devices, ROCm among them?")
+@answers(LATENCY, "question")
 def _other_devices(source: Source) -> Answer:
+    """Do the results hold on other devices, ROCm among them?"""
     env = source.run.environment
     device = env.device if env else "not on record"
     return not_measured(f"one run belongs to one environment, here {device}; runs of two devices are never merged")
@@ -251,16 +273,12 @@ def _counter(source: Source) -> str:
     return f"the counter is {sources}{resident}"
 
 
-def _memory_over_length(role: str) -> Callable[[Source], Answer]:
+def _memory_over_length(source: Source, role: str) -> Answer:
     """The peak of one role's cells against N."""
-
-    def ask(source: Source) -> Answer:
-        known = _with_memory(source.study.cells)
-        missing = "peaks are known at one length only" if known else "no peak memory is on record"
-        groups = by_length(_with_memory(source.of_role(role)))
-        return answer_of(_counter(source), items=[_growth(source, g) for g in groups], missing=missing)
-
-    return ask
+    known = _with_memory(source.study.cells)
+    missing = "peaks are known at one length only" if known else "no peak memory is on record"
+    groups = by_length(_with_memory(source.of_role(role)))
+    return answer_of(_counter(source), items=[_growth(source, g) for g in groups], missing=missing)
 
 
 def _growth(source: Source, group: Sequence[CellSummary]) -> str:
@@ -291,7 +309,7 @@ def growth_shape(lengths: Sequence[int], peaks: Sequence[float]) -> str:
     if abs(quadratic) <= NEGLIGIBLE and off_line <= NEGLIGIBLE:
         text = "grows linearly"
     elif off_parabola > GOOD_FIT:
-        text = "has no clear shape (neither a line nor a parabola fits)"
+        text = "has no clear shape (no good fit by a line or a parabola)"
     else:
         text = f"grows {'faster' if quadratic > 0 else 'slower'} than linearly"
     return (
@@ -304,17 +322,24 @@ def _share(value: float) -> str:
     return percent(0.0 if abs(value) < 5e-4 else value)
 
 
-answers(MEMORY, "hypothesis", "The KV cache makes the autoregressive model's memory grow linearly with length.")(
-    _memory_over_length("baseline")
-)
-answers(MEMORY, "hypothesis", "LLaDA's memory depends on the full length from the start.")(
-    _memory_over_length("target")
-)
+@answers(MEMORY, "hypothesis")
+def _baseline_memory(source: Source) -> Answer:
+    """The KV cache makes the autoregressive model's memory grow linearly with length."""
+    return _memory_over_length(source, "baseline")
 
 
-@answers(MEMORY, "hypothesis", "LLaDA's memory does not grow while it generates.")
+@answers(MEMORY, "hypothesis")
+def _target_memory(source: Source) -> Answer:
+    """LLaDA's memory depends on the full length from the start."""
+    return _memory_over_length(source, "target")
+
+
+@answers(MEMORY, "hypothesis")
 def _constant_over_steps(source: Source) -> Answer:
-    """Peaks of cells that differ in K only: memory that grew during generation would grow with K."""
+    """LLaDA's memory does not grow while it generates.
+
+    Peaks of cells that differ in K only: memory that grew during generation would grow with K.
+    """
     spans = []
     for group in equal_but(_with_memory(source.targets), "steps"):
         _, peaks = _peaks(group)
@@ -330,8 +355,9 @@ def _constant_over_steps(source: Source) -> Answer:
     return answer_of(text, _counter(source), state="in part")
 
 
-@answers(MEMORY, "question", f"Does the memory of the attention map explode at N={LONG}?")
+@answers(MEMORY, "question")
 def _explodes_at_2048(source: Source) -> Answer:
+    """Does the memory of the attention map explode at N=2048?"""
     cells = _with_memory(source.targets)
     if not any(c.cell.sequence_length >= LONG for c in cells):
         lost = [c for c in source.targets if c.cell.sequence_length >= LONG]
@@ -354,8 +380,9 @@ def _explodes_at_2048(source: Source) -> Answer:
     return answer_of(note, items=items, missing=f"N={LONG} was measured, but no shorter length beside it")
 
 
-@answers(MEMORY, "question", "Which of the two needs more memory at equal settings?")
+@answers(MEMORY, "question")
 def _which_needs_more(source: Source) -> Answer:
+    """Which of the two needs more memory at equal settings?"""
     pairs = []
     for curve in source.curves:
         base = curve.baseline.memory if curve.baseline else None
@@ -371,8 +398,9 @@ def _which_needs_more(source: Source) -> Answer:
     return answer_of(f"{text}({shape(smallest)}) to {times(high)} ({shape(largest)})", _counter(source))
 
 
-@answers(MEMORY, "question", "Which settings do not fit?")
+@answers(MEMORY, "question")
 def _out_of_memory(source: Source) -> Answer:
+    """Which settings do not fit?"""
     lost = [c for c in source.study.cells if c.status == "oom"]
     done = timed_of(source.study.cells)
     if lost:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 
 from dlmbench.analysis.results import CellSummary, Curve, MetricParity
 from dlmbench.analysis.speedup import Efficiency, at_equal_quality, efficiency_of
@@ -21,14 +21,12 @@ from dlmbench.report.answers import (
 )
 from dlmbench.report.numbers import counted, listed, percent, plain, seconds, sig, spread
 from dlmbench.report.source import Source, name_of, shape
-from dlmbench.report.use_cases import INTERACTIVE, LONG, SERVER, UseCase, speed_by_steps
+from dlmbench.report.use_cases import BADGES, INTERACTIVE, LONG, SERVER, UseCase, verdict_of
 from dlmbench.types import Cell
 
 FEW_STEPS = 16
 MANY_STEPS = 256
 DEAR_STEPS = 100
-# Printed by an earlier draft of this study: a causal perplexity of a masked model at 16 steps, over the baseline's.
-DRAFT_FACTOR = 103_745.26 / 10.47
 QUALITY: list[Question] = []
 USAGE: list[Question] = []
 
@@ -52,9 +50,12 @@ def _leading(source: Source) -> Iterator[tuple[str, Curve, MetricParity]]:
         yield name_of(curve, batch=False), curve, lead
 
 
-@answers(QUALITY, "question", "How many steps does LLaDA need to match the baseline's quality?")
+@answers(QUALITY, "question")
 def steps_to_parity(source: Source) -> Answer:
-    """S_parity by the leading metric, at margin 0 and at the others."""
+    """How many steps does LLaDA need to match the baseline's quality?
+
+    S_parity by the leading metric, at margin 0 and at the others.
+    """
     items = []
     for name, curve, lead in _leading(source):
         margins = [p for p in curve.parities if p.metric == lead.metric and p.parity.delta > 0]
@@ -64,8 +65,9 @@ def steps_to_parity(source: Source) -> Answer:
     return answer_of("S_parity at margin 0", items=items, missing=why_no_quality(source))
 
 
-@answers(QUALITY, "question", "At that number of steps, is its latency higher or lower than the baseline's?")
+@answers(QUALITY, "question")
 def _speedup_at_parity(source: Source) -> Answer:
+    """At that number of steps, is its latency higher or lower than the baseline's?"""
     items = []
     for curve in (c for c in source.curves if c.headline()):
         best, name = curve.nearest_parity, name_of(curve)
@@ -85,8 +87,9 @@ def _speedup_at_parity(source: Source) -> Answer:
     return answer_of("at S_parity, taken at the smallest margin that reaches it", items=items, missing=missing)
 
 
-@answers(QUALITY, "claim", f"If parity takes more than about {DEAR_STEPS} steps, LLaDA may be too expensive.")
+@answers(QUALITY, "claim")
 def _prohibitive(source: Source) -> Answer:
+    """If parity takes more than about 100 steps, LLaDA may be too expensive."""
     items = []
     for name, _, lead in _leading(source):
         steps, last = lead.parity.steps, lead.parity.points[-1].steps
@@ -99,13 +102,12 @@ def _prohibitive(source: Source) -> Answer:
     return answer_of("S_parity at margin 0", items=items, missing=f"S_parity is unknown: {why_no_quality(source)}")
 
 
-@answers(
-    QUALITY,
-    "hypothesis",
-    f"Few steps (K={FEW_STEPS}) are fast but likely gibberish; many (K={MANY_STEPS}) are good and slow.",
-)
+@answers(QUALITY, "hypothesis")
 def _ends_of_the_curve(source: Source) -> Answer:
-    """Quality and latency at the fewest and the most steps, beside the baseline."""
+    """Few steps (K=16) are fast but likely gibberish; many (K=256) are good and slow.
+
+    Quality and latency at the fewest and the most steps, beside the baseline.
+    """
     items = []
     for name, curve, lead in _leading(source):
         scored = [p for p in curve.points if p.quality_in(lead.metric.name)]
@@ -130,13 +132,13 @@ def _end(point: CellSummary, shown: MetricParity) -> str:
     return text + (f" in {seconds(point.latency.median)} at B={point.cell.batch_size}" if point.latency else "")
 
 
-@answers(
-    QUALITY,
-    "claim",
-    f"At {FEW_STEPS} steps LLaDA's perplexity is about {sig(DRAFT_FACTOR, 2)} times the baseline's.",
-)
+@answers(QUALITY, "claim")
 def _gap_at_few_steps(source: Source) -> Answer:
-    """The ratio of perplexities at 16 steps, by the sampler's likelihood."""
+    """At 16 steps LLaDA's perplexity is about 9,900 times the baseline's.
+
+    An earlier draft printed a causal perplexity of a masked model, 103,745.26, over the baseline's 10.47. The answer is
+    the ratio of perplexities by the sampler's likelihood.
+    """
     items = []
     for curve in source.scored_curves:
         shown = curve.parity("likelihood")
@@ -157,8 +159,9 @@ def _gap_at_few_steps(source: Source) -> Answer:
     return answer_of(note, items=items)
 
 
-@answers(QUALITY, "question", "Do other metrics (BERTScore, tasks) tell the same story?")
+@answers(QUALITY, "question")
 def _other_metrics(source: Source) -> Answer:
+    """Do other metrics (BERTScore, tasks) tell the same story?"""
     names = {m.name for m in source.study.metrics}
     known = {"bertscore": "BERTScore", "mauve": "MAUVE"}
     absent = [title for name, title in known.items() if name not in names]
@@ -170,15 +173,17 @@ def _other_metrics(source: Source) -> Answer:
     return answer_of(lead, items=items, state="in part", missing=why_no_quality(source))
 
 
-@answers(QUALITY, "question", "Do the results carry over to other domains and data?")
+@answers(QUALITY, "question")
 def _other_texts(source: Source) -> Answer:
+    """Do the results carry over to other domains and data?"""
     prompts = source.settings.prompts
     name = prompts.source if prompts else listed(source.values("prompts"))
     return not_measured(f"all prompts of this run come from one source, {name}")
 
 
-@answers(QUALITY, "claim", "Temperature changes the distribution of the output.")
+@answers(QUALITY, "claim")
 def _temperature_and_quality(source: Source) -> Answer:
+    """Temperature changes the distribution of the output."""
     values = source.values("temperature", "target")
     if source.random:
         return not_measured(why_no_quality(source))
@@ -190,63 +195,37 @@ def _temperature_and_quality(source: Source) -> Answer:
 # ---------------------------------------------------------------- use
 
 
-def fitness(use: UseCase) -> Callable[[Source], Answer]:
-    """The settings of a use case: how many favour which model, and the verdict of each."""
-
-    def ask(source: Source) -> Answer:
-        curves = use.curves(source.study)
-        if not curves:
-            batches = listed(f"B={b}" for b in sorted({c.batch_size for c in source.curves}))
-            lengths = listed(f"N={n}" for n in sorted({c.prompt_tokens + c.new_tokens for c in source.curves}))
-            return not_measured(f"no diffusion setting has {use.condition} (there are {batches}; {lengths})")
-        items = [f"{name_of(c)}: {_fitness_text(c)}" for c in curves]
-        if any(c.headline() for c in curves):
-            return answer_of(_balance(curves), items=items)
-        note = "fitness needs quality as well, which was not measured"
-        return answer_of(_balance(curves), note, items=items, state="in part")
-
-    return ask
-
-
-def _fitness_text(curve: Curve) -> str:
-    """At equal quality where that is known, by speed alone otherwise."""
-    lead = curve.headline()
-    if not any(p.speedup for p in curve.points):
-        return "not timed beside its baseline"
-    if lead is None or not lead.parity.reached:
-        quality = f"equal quality {lead.outcome_text}" if lead else "equal quality unknown"
-        return f"{quality}; by speed alone diffusion is {speed_by_steps(curve)}"
-    at, ratio = f"at equal quality (K={lead.parity.steps})", lead.latency_ratio
-    return (
-        f"{at} diffusion is {speed_word(ratio)}, {spread(ratio, 'x')} the baseline's speed"
-        if ratio
-        else f"{at} not timed"
-    )
+def fitness(source: Source, use: UseCase) -> Answer:
+    """The settings of a use case: how many have which verdict, and the verdict of each with its reason."""
+    curves = use.curves(source.study)
+    if not curves:
+        batches = listed(f"B={b}" for b in sorted({c.batch_size for c in source.curves}))
+        lengths = listed(f"N={n}" for n in sorted({c.prompt_tokens + c.new_tokens for c in source.curves}))
+        return not_measured(f"no diffusion setting has {use.condition} (there are {batches}; {lengths})")
+    verdicts = [verdict_of(c) for c in curves]
+    badges = [BADGES[verdict] for verdict, _ in verdicts]
+    counts = [f"{counted(badges.count(b), 'setting')}: {b[0].lower()}{b[1:]}" for b in dict.fromkeys(badges)]
+    items = [f"{name_of(c)}: {why}" for c, (_, why) in zip(curves, verdicts, strict=True)]
+    lead = "; ".join(counts)
+    if any(c.headline() for c in curves):
+        return answer_of(lead, items=items)
+    note = "fitness needs quality as well, which was not measured"
+    return answer_of(lead, note, items=items, state="in part")
 
 
-def _balance(curves: Sequence[Curve]) -> str:
-    groups = []
-    for curve in curves:
-        lead = curve.headline()
-        ratio = lead.latency_ratio if lead else None
-        unknown = "cannot be compared at equal quality, which is unknown, not reached or not timed"
-        sides = ("favour diffusion", "favour the baseline", "show no difference")
-        groups.append(speed_word(ratio, sides) if ratio else unknown)
-    counts = "; ".join(f"{groups.count(g)} {g}" for g in dict.fromkeys(groups))
-    return f"of {counted(len(curves), 'setting')}, {counts}"
+@answers(USAGE, "question")
+def _interactive(source: Source) -> Answer:
+    """Is LLaDA responsive enough for interactive use?"""
+    return fitness(source, INTERACTIVE)
 
 
-answers(USAGE, "question", "Is LLaDA responsive enough for interactive use?")(fitness(INTERACTIVE))
-
-
-@answers(
-    USAGE,
-    "claim",
-    "LLaDA shows its text all at once and the autoregressive model streams, which makes LLaDA unfit for chat whatever "
-    "its latency.",
-)
+@answers(USAGE, "claim")
 def _first_text(source: Source) -> Answer:
-    """Time until there is something to read: the first token, or the first finished block."""
+    """LLaDA shows its text all at once and the autoregressive model streams, which makes LLaDA unfit for chat whatever
+    its latency.
+
+    Time until there is something to read: the first token, or the first finished block.
+    """
     items = []
     for curve in INTERACTIVE.curves(source.study):
         base = curve.baseline
@@ -268,13 +247,24 @@ def _waiting(point: CellSummary) -> str:
     return f"at K={point.cell.steps} {what} (after {seconds(point.first_text_s or 0)})"
 
 
-answers(USAGE, "question", "Is LLaDA fit for batch processing and servers?")(fitness(SERVER))
-answers(USAGE, "question", "Is LLaDA fit for long texts?")(fitness(LONG))
+@answers(USAGE, "question")
+def _server(source: Source) -> Answer:
+    """Is LLaDA fit for batch processing and servers?"""
+    return fitness(source, SERVER)
 
 
-@answers(USAGE, "question", "What does the choice of steps mean for the cost of deployment?")
+@answers(USAGE, "question")
+def _long(source: Source) -> Answer:
+    """Is LLaDA fit for long texts?"""
+    return fitness(source, LONG)
+
+
+@answers(USAGE, "question")
 def _cost(source: Source) -> Answer:
-    """Throughput and energy of both models at equal quality; then energy over all step counts."""
+    """What does the choice of steps mean for the cost of deployment?
+
+    Throughput and energy of both models at equal quality; then energy over all step counts.
+    """
     at_parity = [f"{name_of(c)}: {text}" for c in source.curves if (text := _at_equal_quality(c))]
     found = []
     for curve in source.curves:
@@ -320,8 +310,9 @@ def _joules_per_token(cell: CellSummary | None) -> float | None:
     return found.joules_per_token.value if found and found.joules_per_token else None
 
 
-@answers(USAGE, "question", "Do other diffusion language models behave alike?")
+@answers(USAGE, "question")
 def _other_models(source: Source) -> Answer:
+    """Do other diffusion language models behave alike?"""
     names = [m.key for m in source.models if m.role == "target"]
     if len(names) > 1:
         return Answer(f"In part: {listed(names)} were measured; see the tables.", "in part")

@@ -9,6 +9,7 @@ from dlmbench.analysis.break_even import BreakEven
 from dlmbench.analysis.quality import TRUTHS, MetricInfo, Quality
 from dlmbench.analysis.results import CellSummary
 from dlmbench.analysis.summary_table import block_length
+from dlmbench.report.answers import grouped
 from dlmbench.report.markdown import Markdown, bullets, escape, quote, table
 from dlmbench.report.numbers import DASH, counted, gib, listed, percent, seconds, sig, spread
 from dlmbench.report.quality_answers import why_no_quality
@@ -237,7 +238,8 @@ def texts(source: Source) -> Markdown:
 
 def findings(source: Source) -> Markdown:
     """One row per kind of finding: how often, the first, and the advice."""
-    rows = [(g[0].severity, str(len(g)), g[0].message, g[0].hint) for g in source.finding_groups]
+    groups = grouped(source.study.findings, lambda f: f.code)
+    rows = [(g[0].severity, str(len(g)), g[0].message, g[0].hint) for g in groups]
     columns = ("severity", "times", "first", "advice")
     return _table(columns, rows, "Every check that had its data passed.", numbers_from=4)
 

@@ -1,4 +1,4 @@
-"""What page and document are made from: a run, its study, what its experiment file said, and some of its texts."""
+"""The input of page and document: a run, its study, the settings of its experiment file, and sample texts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FAMILIES = {"llada": "LLaDA", "llama": "LLaMA"}
 
 @dataclass(frozen=True)
 class ExperimentSettings:
-    """What the experiment file said beyond the cells; None and empty where the folder does not keep it."""
+    """Settings of the experiment file beyond the cells; None and empty where the folder has no such file."""
 
     description: str = ""
     protocol: ProtocolSettings | None = None
@@ -175,7 +175,7 @@ def first_of(labels: Iterable[str], most: int = 3) -> str:
 
 
 def load_settings(run: Run) -> ExperimentSettings:
-    """What experiment.json of the run's folder says; empty where there is none.
+    """The settings in experiment.json of the run's folder; empty where there is none.
 
     Raises:
         BenchError: the file exists and is not what dlmbench wrote.

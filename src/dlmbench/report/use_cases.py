@@ -22,7 +22,7 @@ LONG_TOKENS = 1024
 
 WorkloadVerdict = Literal["diffusion", "baseline", "undecided", "speed only", "unknown"]
 # In the order in which they serve diffusion: the first is chosen where several settings were measured.
-_BADGES: dict[WorkloadVerdict, str] = {
+BADGES: dict[WorkloadVerdict, str] = {
     "diffusion": "Diffusion wins",
     "undecided": "Undecided",
     "speed only": "Speed only",
@@ -35,7 +35,7 @@ _BADGES: dict[WorkloadVerdict, str] = {
 class UseCase:
     """A way of using a model, and the settings of a run that belong to it.
 
-    fact: what matters beside parity and speed, by name, as text for one cell; None where it was not measured.
+    fact: one more number that matters in this use, as text for one cell; None where it was not measured.
     """
 
     key: str
@@ -148,7 +148,7 @@ class Workload:
     @property
     def badge(self) -> str:
         """The verdict in two words."""
-        return _BADGES[self.verdict]
+        return BADGES[self.verdict]
 
 
 @dataclass(frozen=True)
@@ -171,7 +171,7 @@ class UseCaseAnswer:
         """The verdict in two words."""
         if not self.workloads:
             return "Not measured"
-        return _BADGES[self.verdict] if len({w.verdict for w in self.workloads}) == 1 else "It depends"
+        return BADGES[self.verdict] if len({w.verdict for w in self.workloads}) == 1 else "It depends"
 
 
 def use_case_answers(study: Study) -> tuple[UseCaseAnswer, ...]:
@@ -203,7 +203,7 @@ def _answer(study: Study, use: UseCase) -> UseCaseAnswer:
 def _workload(curves: Sequence[Curve], use: UseCase) -> Workload:
     def rank(found: tuple[tuple[WorkloadVerdict, str], Curve]) -> tuple[int, float]:
         (verdict, _), curve = found
-        return list(_BADGES).index(verdict), -max((p.speedup.value for p in curve.points if p.speedup), default=0.0)
+        return list(BADGES).index(verdict), -max((p.speedup.value for p in curve.points if p.speedup), default=0.0)
 
     judged = [(verdict_of(c), c) for c in curves]
     (verdict, why), best = min(judged, key=rank)
