@@ -89,8 +89,8 @@ def front_places(
 ) -> tuple[FrontPoint, ...]:
     """The place of each contender; their texts are of the same prompts, which indices_DN resample.
 
-    A cell timed once has no known spread: it counts by its value as it stands. Of quality on a single text nothing is
-    known, so no place is: every probability is then a half.
+    The spread of a cell timed once is unknown: its value is used without any. A single text says nothing about quality
+    in general, so every probability is then a half.
     """
     if not contenders:
         return ()

@@ -6,20 +6,21 @@ is missing and why, and everything else is still computed.
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import numpy as np
 
 from dlmbench.analysis.break_even import break_even
 from dlmbench.analysis.findings import findings
 from dlmbench.analysis.pareto import Contender, Front, front_places
-from dlmbench.analysis.parity import DELTAS, Parity, PerText, common_prompts, steps_to_parity
+from dlmbench.analysis.parity import DELTAS, Parity, common_prompts, steps_to_parity
 from dlmbench.analysis.quality import TRUTHS, Quality, all_cells, metrics_of, quality_of, scores_by_text, whole_scores
 from dlmbench.analysis.results import RANDOM_WEIGHTS, CellSummary, Curve, MetricParity, PeakMemory, Study, timed_of
 from dlmbench.analysis.speedup import Repetitions, speedup_at_parity
-from dlmbench.analysis.stats import IndexArray, bootstrap_indices, ratio_interval, summarise
+from dlmbench.analysis.stats import bootstrap_indices, ratio_interval, summarise
 from dlmbench.types import Cell, CellResult, Knobs, KnobValue, MemoryPass, Run
 
 __all__ = ["RANDOM_WEIGHTS", "CellSummary", "Curve", "MetricParity", "PeakMemory", "Study", "analyse", "labels_of"]
@@ -128,31 +129,23 @@ def _nearest(cell: Cell, baselines: Iterable[CellSummary], same_batch: bool) -> 
 # ---------------------------------------------------------------- the whole run
 
 
-@dataclass
 class _Analysis:
     """The joins of one run, with the resamples that all of it shares."""
 
-    run: Run
-    draws: int
-    seed: int
-    _indices: dict[int, IndexArray] = field(default_factory=dict)
-    _parities: dict[object, Parity] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self.cells = all_cells(self.run)
-        self.results = {r.cell.id: r for r in self.run.results}
-        self.metrics = metrics_of(self.run)
+    def __init__(self, run: Run, draws: int, seed: int) -> None:
+        self.run, self.draws, self.seed = run, draws, seed
+        self.cells = all_cells(run)
+        self.results = {r.cell.id: r for r in run.results}
+        self.repetitions = {i: reps for i, r in self.results.items() if (reps := repetitions_of(r)) is not None}
+        self.metrics = metrics_of(run)
         self.compared = tuple(m for m in self.metrics if m.name not in TRUTHS)
-        self.texts = scores_by_text(self.run)
-        self.whole = whole_scores(self.run)
+        self.texts = scores_by_text(run)
+        self.whole = whole_scores(run)
         self.labels = labels_of(self.cells)
+        # The resampling of n texts that everything shares; qualities and parities that several cells share.
+        self.indices = functools.cache(lambda n: bootstrap_indices(n, draws, seed))
         self.qualities: dict[str, tuple[Quality, ...]] = {}
-
-    def indices(self, n: int) -> IndexArray:
-        """The resampling of n texts that everything shares."""
-        if n not in self._indices:
-            self._indices[n] = bootstrap_indices(n, self.draws, self.seed)
-        return self._indices[n]
+        self.parities: dict[object, Parity] = {}
 
     def study(self) -> Study:
         baselines = tuple(self.summary(c) for c in self.cells if c.model.role == "baseline")
@@ -197,8 +190,7 @@ class _Analysis:
         for metric, (shape, cells) in itertools.product(self.compared, shapes.items()):
             found = []
             for cell in cells:
-                reps = repetitions_of(self.results.get(cell.id))
-                texts = self.texts.get((cell.quality_key, metric.name))
+                reps, texts = self.repetitions.get(cell.id), self.texts.get((cell.quality_key, metric.name))
                 if reps is not None and texts is not None:
                     found.append(Contender(cell.id, reps.latency_s, texts))
             shared = common_prompts([c.texts for c in found])
@@ -213,9 +205,10 @@ class _Analysis:
         quality = self.quality(cell)
         if result is None:
             return CellSummary(cell, None, "not measured", quality=quality)
-        reps = repetitions_of(result)
-        other = repetitions_of(self.results[baseline.cell.id]) if baseline else None
+        reps = self.repetitions.get(cell.id)
+        other = self.repetitions[baseline.cell.id] if baseline else None
         traced = result.traced
+        first = (traced.first_block_s if traced.first_token_s is None else traced.first_token_s) if traced else None
         return CellSummary(
             cell=cell,
             status=result.status,
@@ -226,9 +219,7 @@ class _Analysis:
             memory=peak_of(result.memory),
             quality=quality,
             speedup=ratio_interval(other.latency_s, reps.latency_s, self.draws, self.seed) if reps and other else None,
-            first_text_s=(traced.first_block_s if traced.first_token_s is None else traced.first_token_s)
-            if traced
-            else None,
+            first_text_s=first,
             inter_token_s=traced.inter_token_s if traced else None,
         )
 
@@ -264,15 +255,14 @@ class _Analysis:
         elif scored is None:
             missing.append("no quality of a baseline with the same prompt and new tokens: parity unknown")
         else:
-            parities = self.parities(cells, scored.cell, timed, missing)
+            parities = tuple(self.metric_parities(cells, scored.cell, timed, missing))
         if timed is None:
             missing.append("no latency of a baseline with the same B, P and G: speedup and break-even unknown")
-        times = self.times(cells)
         crossing = None
         if timed is not None:
-            reps = repetitions_of(self.results[timed.cell.id])
-            assert reps is not None
-            crossing = break_even({k: t.latency_s for k, t in times.items()}, reps.latency_s, self.draws, self.seed)
+            latencies = {k: t.latency_s for k, t in self.times(cells).items()}
+            baseline_s = self.repetitions[timed.cell.id].latency_s
+            crossing = break_even(latencies, baseline_s, self.draws, self.seed)
             if crossing is None:
                 missing.append("fewer than two step counts timed: no break-even")
         return Curve(
@@ -294,24 +284,18 @@ class _Analysis:
 
     def times(self, cells: Iterable[Cell]) -> dict[int, Repetitions]:
         """The repetitions of each step count that has any."""
-        found = {}
-        for cell in cells:
-            reps = repetitions_of(self.results.get(cell.id))
-            if reps is not None and cell.steps is not None:
-                found[cell.steps] = reps
-        return found
+        return {c.steps: self.repetitions[c.id] for c in cells if c.steps is not None and c.id in self.repetitions}
 
-    def parities(
+    def metric_parities(
         self, cells: Sequence[Cell], scored: Cell, timed: CellSummary | None, missing: list[str]
-    ) -> tuple[MetricParity, ...]:
+    ) -> Iterator[MetricParity]:
         """Parity by every metric scored text by text, at every delta; adds to `missing` what is not there."""
-        found = []
         times = self.times(cells)
-        base_times = repetitions_of(self.results[timed.cell.id]) if timed else None
+        base_times = self.repetitions[timed.cell.id] if timed else None
         for metric in self.compared:
             base = self.texts.get((scored.quality_key, metric.name))
-            curve = {c.steps: self.texts[k] for c in cells if (k := (c.quality_key, metric.name)) in self.texts}
-            known: dict[int, PerText] = {k: v for k, v in curve.items() if k is not None}
+            scores = ((c.steps, self.texts.get((c.quality_key, metric.name))) for c in cells)
+            known = {steps: texts for steps, texts in scores if steps is not None and texts is not None}
             if base is None or not known:
                 missing.append(f"{metric.name} not scored text by text for both models: no parity by it")
                 continue
@@ -323,22 +307,20 @@ class _Analysis:
                 missing.append(f"{metric.name}: no prompt is scored for both models and every K")
                 continue
             base, known = base.only(shared), {k: v.only(shared) for k, v in known.items()}
-            indices = self.indices(len(shared))
             for delta in DELTAS:
                 # Curves that differ in batch size share their texts, and so their parity.
                 key = (metric.name, delta, scored.quality_key, tuple(c.quality_key for c in cells))
-                if key not in self._parities:
-                    self._parities[key] = steps_to_parity(
+                if key not in self.parities:
+                    self.parities[key] = steps_to_parity(
                         known,
                         base,
                         delta=delta,
                         log_scale=metric.log_scale,
                         higher_is_better=metric.higher_is_better,
-                        indices=indices,
+                        indices=self.indices(len(shared)),
                     )
-                parity = self._parities[key]
+                parity = self.parities[key]
                 speedup = None
                 if base_times is not None:
                     speedup = speedup_at_parity(parity, times, base_times, self.draws, self.seed)
-                found.append(MetricParity(metric, parity, speedup))
-        return tuple(found)
+                yield MetricParity(metric, parity, speedup)
