@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dlmbench.analysis.breakeven import break_even
+from dlmbench.analysis.break_even import break_even
 
 
 def test_an_exact_line_crosses_where_algebra_says():

@@ -209,7 +209,7 @@ def test_exact_partners_come_first_then_those_with_most_in_common():
     assert {d.name for d in found.obstacles} == {"precision", "seed"}
 
 
-def test_hosts_and_versions_are_told_but_forbid_nothing():
+def test_hosts_and_versions_are_listed_but_forbid_nothing():
     found = compare(RUN, replace(RUN, environment=replace(ENVIRONMENT, host="other", dlmbench="0.2.0")))
     assert found.comparable
     assert [d.name for d in found.circumstances] == ["host", "dlmbench"]

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from dlmbench.analysis.cost import Goal, cheapest, costs, goal_of, per_million_tokens
+from dlmbench.analysis.cost import QualityGoal, cheapest, costs, goal_of, per_million_tokens
 from dlmbench.analysis.study import analyse
 from dlmbench.errors import BenchError
 from support.program import fails, run
@@ -48,7 +48,7 @@ def test_tokens_after_the_end_of_a_text_are_not_paid_for_as_useful():
 def test_the_cheapest_way_at_parity_is_the_cheapest_of_all_that_are_at_parity():
     """AR takes 0.15 B^0.2 s, diffusion 0.01 K B^0.8: at B = 8 AR is cheapest, and S_parity = 32 loses to it."""
     priced = costs(RUN, STUDY, 2.0)
-    (best,) = cheapest(priced, STUDY, Goal())
+    (best,) = cheapest(priced, STUDY, QualityGoal())
     assert best.goal == "parity by likelihood"
     assert (best.cost.cell.model.key, best.cost.cell.batch_size) == ("tiny-llama", 8)
     assert best.candidates == 2 + 2 * 2  # the baseline and K = 32, 64, at both batch sizes
@@ -61,7 +61,7 @@ def test_the_cheapest_way_at_parity_is_the_cheapest_of_all_that_are_at_parity():
     )
     run_ = replace(RUN, results=slow)
     study = analyse(run_, draws=200)
-    (best,) = cheapest(costs(run_, study, 2.0), study, Goal())
+    (best,) = cheapest(costs(run_, study, 2.0), study, QualityGoal())
     assert (best.cost.cell.steps, best.cost.cell.batch_size) == (32, 8)
 
 
@@ -82,7 +82,7 @@ def test_the_cheapest_way_to_a_stated_value():
 def test_without_quality_there_is_no_cheapest_way():
     bare = tiny_run(batches=(1,), blocks=(None,), steps=(4, 16), scored=False)
     study = analyse(bare, draws=20)
-    assert cheapest(costs(bare, study, 1.0), study, Goal()) == ()
+    assert cheapest(costs(bare, study, 1.0), study, QualityGoal()) == ()
 
 
 @pytest.mark.parametrize("text", ["likelyhood=1", "likelihood=cheap", "likelihood=", "likelihood=nan"])

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dlmbench.analysis.checks import findings
+from dlmbench.analysis.findings import findings
 from dlmbench.types import Cell, CellResult, EnergyPass, Run, Sample, TextScore
 from support.synthetic_run import ENVIRONMENT, baseline_cell, failed, measured, per_text, sample, target_cell, tiny_run
 

@@ -48,7 +48,7 @@ def test_what_is_clear_is_certain():
 
 
 def test_pairing_makes_small_differences_count():
-    # Prompts differ by 1, the models by 0.1 with noise of 0.02: unpaired, nothing could be told at 50 prompts.
+    # Prompts differ by 1, the models by 0.1 with noise of 0.02: unpaired, 50 prompts would decide nothing.
     found = places(contender("a", 1, 0.1, 0.02), contender("b", 2, 0.0, 0.02))
     assert (found["b"].verdict, found["b"].dominated_by) == ("off the front", "a")
 

@@ -165,7 +165,7 @@ def test_not_knowing_s_parity_widens_the_speedup():
     assert {p.steps for p in found.points if p.share} == {16, 32}
 
 
-def test_no_parity_no_speedup_and_an_untimed_k_is_said():
+def test_no_parity_no_speedup_and_an_untimed_k_is_named():
     curve, base = {8: texts(2.0), 16: texts(0.8)}, texts(1.0)
     options = {"delta": 0, "log_scale": True, "higher_is_better": False, "indices": INDICES}
     never = steps_to_parity({8: curve[8]}, base, **options)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dlmbench.analysis.answer import answer
-from dlmbench.analysis.equal_quality import at_equal_quality
+from dlmbench.analysis.speedup import at_equal_quality
 from dlmbench.analysis.study import Study, analyse
 from dlmbench.analysis.winners import pace, who_wins
 from dlmbench.types import CellResult, EnergyPass, Run
@@ -59,14 +59,14 @@ STEPS = {k: 0.01 * k for k in (4, 8, 16, 32, 64)}
     [
         ({4: 2.0, 8: 0.9, 16: 0.9, 32: 0.9, 64: 0.9}, "diffusion", "as good, and faster at K=8"),
         ({4: 2.0, 8: 1.5, 16: 1.3, 32: 0.9, 64: 0.9}, "baseline", "diffusion takes longer (K=32)"),
-        ({4: 2.0, 8: 1.5, 16: 0.9, 32: 0.9, 64: 0.9}, "undecided", "neither is shown to be faster at equal quality"),
+        ({4: 2.0, 8: 1.5, 16: 0.9, 32: 0.9, 64: 0.9}, "undecided", "no difference in speed is shown at equal quality"),
         (
             {4: 2.0, 8: 1.5, 16: 1.3, 32: 1.2, 64: 1.1},
             "baseline",
             "worse at every step count up to 64, a step for every",
         ),
         ({4: 2.0, 8: 1.5, 16: 1.3, 32: 1.2, 64: 1.0}, "baseline", "may be as good from K=64 on, but is slower there"),
-        ({4: 2.0, 8: 1.0, 16: 1.0, 32: 1.0, 64: 1.0}, "undecided", "more prompts would tell"),
+        ({4: 2.0, 8: 1.0, 16: 1.0, 32: 1.0, 64: 1.0}, "undecided", "more prompts are needed"),
     ],
 )
 def test_the_two_are_laid_over_each_other(nats, verdict, words):
@@ -133,19 +133,21 @@ def two_regimes() -> Study:
 def test_the_answer_tells_the_two_regimes_apart():
     text = answer(two_regimes())
     first = text.split("\n\n")[0]
-    assert "Where steps are saved (K=8 to 32 for 64 new tokens, batch size 1), diffusion takes 0.4 of the" in first
+    assert (
+        "With fewer steps than tokens (K=8 to 32 for 64 new tokens, batch size 1), diffusion takes 0.4 of the" in first
+    )
     assert "but writes worse there; at equal quality the baseline wins" in first
     # The sweep's last point takes a step for every token too: 0.64 s against 0.2 s.
     assert "(K=32 and 64 for 32 and 64 new tokens, batch sizes 1, 2, 4), the baseline wins whatever the" in first
     assert "diffusion takes 3.2 to 4 times as long" in first
-    assert "Both are true, each in its regime" in first
+    assert "Both hold, each in its regime" in first
 
 
 def test_one_sweep_has_both_regimes_where_it_ends_at_a_step_for_every_token():
     first = answer(analyse(study({8: 2.0, 64: 0.9}, {8: 0.08, 64: 0.64}, base_s=1.0), draws=400)).split("\n\n")[0]
     assert "(K=8 for 64 new tokens, batch size 1), diffusion takes 0.08 of the baseline's time at best (K=8)" in first
     # As good only with a step for every token: that is no win where steps are saved.
-    assert "but writes worse there. Where every token" in first
+    assert "but writes worse there. With one step per token" in first
     assert "(K=64 for 64 new tokens, batch size 1), diffusion takes 0.64 of the baseline's time at best" in first
     assert "(K=64); at equal quality diffusion wins." in first
 
@@ -155,7 +157,7 @@ def test_one_regime_is_not_called_two():
     assert "regime" not in text
 
 
-def test_the_bill_at_equal_quality():
+def test_throughput_and_energy_at_equal_quality():
     run = study({4: 2.0, 8: 0.9, 16: 0.9}, {4: 0.04, 8: 0.08, 16: 0.16})
 
     def with_energy(result: CellResult) -> CellResult:
@@ -175,14 +177,14 @@ def test_the_bill_at_equal_quality():
     assert (speedup.latency.value, speedup.throughput.value, speedup.energy.value) == pytest.approx((2, 2, 2))
     assert paid.energy.value == pytest.approx(0.5)
     assert paid.energy.low <= 0.5 <= paid.energy.high
-    told = answer(found)
-    assert "The energy of a new token there, as a multiple of the baseline's, is 0.5x (95% interval 0.5 to 0.5)" in told
-    assert "at batch size 1 (0.125 J instead of 0.25 J)" in told
+    text = answer(found)
+    assert "The energy per new token there, as a multiple of the baseline's, is 0.5x (95% interval 0.5 to 0.5)" in text
+    assert "at batch size 1 (0.125 J instead of 0.25 J)" in text
     never = analyse(study({4: 2.0}, {4: 0.04}), draws=100).curves[0]
     assert at_equal_quality(never, never.parity("likelihood")) is None
 
 
-def test_energy_that_was_not_measured_is_not_told_and_a_single_reading_has_no_interval():
+def test_energy_that_was_not_measured_is_left_out_and_a_single_reading_has_no_interval():
     run = study({4: 2.0, 8: 0.9, 16: 0.9}, {4: 0.04, 8: 0.08, 16: 0.16})
     assert "energy" not in answer(analyse(run, draws=100))
     results = tuple(replace(r, energy=EnergyPass(r.cell.id, 7, 20, 2.0, 8.0)) for r in run.results)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from dlmbench.analysis.breakeven import break_even
+from dlmbench.analysis.break_even import break_even
 from dlmbench.analysis.parity import PerText, steps_to_parity
 from dlmbench.analysis.speedup import Repetitions, speedup_at_parity
 from dlmbench.analysis.stats import bootstrap_indices, ratio_interval, summarise

@@ -180,10 +180,8 @@ def test_the_embedded_demo_answers_and_resumes(tmp_path):
         ("4", "32"),
     }
     told = " ".join(first.stdout.split())
-    assert "Where steps are saved (K=8 to 32 for 64 new tokens, batch size 1)" in told
-    assert (
-        "Where every token gets a step of its own (K=32 and 64 for 32 and 64 new tokens, batch sizes 1, 2, 4)" in told
-    )
+    assert "With fewer steps than tokens (K=8 to 32 for 64 new tokens, batch size 1)" in told
+    assert "With one step per token (K=32 and 64 for 32 and 64 new tokens, batch sizes 1, 2, 4)" in told
     assert "parity" in first.stdout
     assert "reached" in first.stdout
     assert "interval" in first.stdout

@@ -14,14 +14,15 @@ import pytest
 from markdown_it import MarkdownIt
 
 from dlmbench import registry
-from dlmbench.analysis.breakeven import BreakEven
+from dlmbench.analysis.break_even import BreakEven
 from dlmbench.analysis.study import analyse
 from dlmbench.errors import BenchError
 from dlmbench.report import document
 from dlmbench.report.discussion import THEMES, ask
 from dlmbench.report.markdown import Markdown, escape, table
 from dlmbench.report.numbers import seconds, sig, spread
-from dlmbench.report.results import crossing
+from dlmbench.report.performance_answers import growth_shape
+from dlmbench.report.results import break_even_text
 from dlmbench.report.source import Source, load_settings
 from dlmbench.results import read_run
 from dlmbench.types import EnergyPass, LeftOut, Run
@@ -33,14 +34,14 @@ PARSER = MarkdownIt("commonmark").enable("table")
 
 
 def source(run: Run, draws: int = 200) -> Source:
-    return Source(run, analyse(run, draws), load_settings(run), ())
+    return Source(run, analyse(run, draws), load_settings(run))
 
 
 def answer(run: Run, question: str) -> str:
     """The answer to the question that contains `question`, with its list."""
     (found,) = [a for group in ask([source(run)]).values() for a in group if question in a.question.text]
-    ((_, said),) = found.answers
-    return "\n".join([f"[{said.state}] {said.text}", *said.items])
+    ((_, answered),) = found.answers
+    return "\n".join([f"[{answered.state}] {answered.text}", *answered.items])
 
 
 def sections(text: str) -> dict[str, str]:
@@ -76,7 +77,7 @@ def test_parity_break_even_and_speed_of_a_known_run():
 
 
 @pytest.mark.parametrize(
-    ("value", "said"),
+    ("value", "answered"),
     [
         ((2.48, 2.44, 2.52), "2.5 (2.4 to 2.5)"),
         ((1.67, 1.6, 1.75), "1.7 (1.6 to 1.8)"),
@@ -86,8 +87,8 @@ def test_parity_break_even_and_speed_of_a_known_run():
         ((1.5, -0.4, 3.2), "1.5 (0.0 to 3.2)"),
     ],
 )
-def test_the_ends_of_a_break_even_have_the_digits_of_the_value(value, said):
-    assert crossing(BreakEven(0.0, 0.01, 0.0, *value, is_extrapolated=False, share_crossing=1.0)) == said
+def test_the_ends_of_a_break_even_have_the_digits_of_the_value(value, answered):
+    assert break_even_text(BreakEven(0.0, 0.01, 0.0, *value, is_extrapolated=False, share_crossing=1.0)) == answered
 
 
 def test_a_fixed_time_below_zero_is_not_called_noise():
@@ -109,16 +110,16 @@ def test_the_best_known_break_even_leads_and_the_weakest_are_left_out():
     advice = re.findall(r"(?m)^- .*P=(\d+), G=64: diffusion saves time below .* steps(, outside)?", text)
     assert advice[:3] == [("1100", ""), ("1000", ""), ("100", ", outside")]
     assert "2 more settings" in next(body for title, body in parts.items() if "7.3" in title)
-    told = re.findall(r"(?m)^> With 64 new tokens after prompts of (\d+)", text)
-    assert told == ["1100", "1000", "100", "200", "300", "400"]
+    first = re.findall(r"(?m)^> With 64 new tokens after prompts of (\d+)", text)
+    assert first == ["1100", "1000", "100", "200", "300", "400"]
     rows = re.findall(r"P=(\d+), G=64 \|", parts["### 5.5 Break-even"])
     assert rows == [str(prompt) for prompts, _ in swept for prompt in prompts], "the table keeps the plan's order"
 
 
 def test_a_batch_below_eight_is_no_answer_on_high_batches():
-    said = answer(tiny_run(batches=(1, 4), blocks=(None,)), "parallelises better")
-    assert said.startswith("[in part]")
-    assert "batches above 4 were not measured" in said
+    answered = answer(tiny_run(batches=(1, 4), blocks=(None,)), "parallelises better")
+    assert answered.startswith("[in part]")
+    assert "batches above 4 were not measured" in answered
 
 
 def test_memory_growth_and_the_question_of_2048():
@@ -127,7 +128,7 @@ def test_memory_growth_and_the_question_of_2048():
     growth = answer(run, "KV cache makes")
     # 203 MiB at N = 128, and proportional to N: 203 * 1024 / 128 KiB a token.
     assert "1,620 KiB more" in growth
-    assert "linear" in growth
+    assert "memory grows linearly: at 3 lengths it deviates from a line by 0% of the growth at most" in growth
     exploded = answer(run, "explode")
     assert exploded.startswith("[measured]")
     assert "16x as long" in exploded
@@ -137,18 +138,44 @@ def test_memory_growth_and_the_question_of_2048():
     assert "N=128" in short
 
 
+LENGTHS = (128, 512, 1024, 2048)
+WEIGHTS = 15 << 30
+
+
+@pytest.mark.parametrize(
+    ("bytes_at", "words"),
+    [
+        (lambda n: WEIGHTS + 280_000 * n, "grows linearly"),
+        (lambda n: WEIGHTS + 280_000 * n + 5 * n * n, "grows linearly"),  # 4% of the growth
+        (lambda n: WEIGHTS + 280_000 * n + 60 * n * n, "grows faster than linearly"),  # a third of it
+        (lambda n: WEIGHTS + 6400 * n * n, "grows faster than linearly"),
+        (lambda n: WEIGHTS + 10**9 * n**0.5, "grows slower than linearly"),
+        # As measured in steps of an allocator: neither a line nor a parabola.
+        (lambda n: {128: 15498, 512: 15598, 1024: 15632, 2048: 15970}[n] << 20, "has no clear shape"),
+        (lambda n: WEIGHTS, "does not grow"),
+    ],
+)
+def test_the_shape_of_memory_growth_does_not_depend_on_the_weights(bytes_at, words):
+    shape = growth_shape(LENGTHS, [bytes_at(n) for n in LENGTHS])
+    assert words in shape
+    assert ("linearly" in shape) == ("linearly" in words)
+    assert "unknown" in growth_shape(LENGTHS[:2], [bytes_at(n) for n in LENGTHS[:2]])
+
+
 def test_quadratic_memory_is_not_called_linear():
-    cells = [target_cell(8, None, 1, n - 64, 64) for n in (128, 512, 1024, 2048)]
-    sizes = [100 << 20, 1600 << 20, 6400 << 20, 25600 << 20]
+    cells = [target_cell(8, None, 1, n - 64, 64) for n in LENGTHS]
+    sizes = [WEIGHTS + s for s in (100 << 20, 1600 << 20, 6400 << 20, 25600 << 20)]
     results = tuple(measured(c, [1.0] * 6, m) for c, m in zip(cells, sizes, strict=True))
     run = Run("r", "r", ENVIRONMENT, tuple(cells), (), results)
-    assert "linear" not in answer(run, "full length").replace("not linear", "").replace("roughly linear", "")
+    grown = answer(run, "full length")
+    assert "memory grows faster than linearly" in grown
+    assert "the quadratic term of a fit makes up 100% of the growth" in grown
 
 
 def test_warm_up_is_compared_with_the_timed_passes():
     # synthetic_run plants one warm-up of 50 s in each cell.
-    said = answer(tiny_run(batches=(1,), blocks=(None,)), "first passes")
-    assert "in 6 of 6 cells" in said
+    answered = answer(tiny_run(batches=(1,), blocks=(None,)), "first passes")
+    assert "in 6 of 6 cells" in answered
 
 
 def test_one_setting_alone_answers_a_claim_about_it(tmp_path):
@@ -157,9 +184,9 @@ def test_one_setting_alone_answers_a_claim_about_it(tmp_path):
     slow = target_cell(8)
     fast = replace(slow, precision="bfloat16")
     both = Run("r", "r", ENVIRONMENT, (slow, fast), (), (measured(slow, [2.0] * 9), measured(fast, [1.0] * 9)))
-    said = answer(both, "float32 is too slow")
-    assert said.startswith("[measured]")
-    assert "bfloat16 runs at 2.00x" in said
+    answered = answer(both, "float32 is too slow")
+    assert answered.startswith("[measured]")
+    assert "bfloat16 runs at 2.00x" in answered
     # Where something else differs too, nothing follows.
     other = replace(fast, seed=3)
     mixed = replace(both, cells=(slow, other), results=(both.results[0], measured(other, [1.0] * 9)))
@@ -167,13 +194,13 @@ def test_one_setting_alone_answers_a_claim_about_it(tmp_path):
 
 
 def test_the_six_digit_perplexity_is_answered_by_a_likelihood():
-    said = answer(tiny_run(batches=(1,), blocks=(None,)), "times the baseline's.")
-    assert "9,900" not in said
-    assert re.search(r"1\.5\d?x \(", said), said  # exp(1.36 - 0.923)
-    assert "no meaning" in said
+    answered = answer(tiny_run(batches=(1,), blocks=(None,)), "times the baseline's.")
+    assert "9,900" not in answered
+    assert re.search(r"1\.5\d?x \(", answered), answered  # exp(1.36 - 0.923)
+    assert "no meaning" in answered
 
 
-def test_cost_is_told_at_equal_quality_first():
+def test_cost_starts_with_equal_quality():
     run = tiny_run(batches=(1,), blocks=(None,), nats=REACHED)
     question = "choice of steps mean for the cost"
     rates = answer(run, question)
@@ -185,19 +212,19 @@ def test_cost_is_told_at_equal_quality_first():
         replace(r, samples=tuple(replace(s, energy_j=joules[r.cell.model.role]) for s in r.samples))
         for r in run.results
     )
-    said = answer(replace(run, results=results), question)
-    assert said.startswith("[measured]")
-    assert "for 0.100 (0.100 to 0.100) J a token, the baseline" in said
-    assert "for 0.0500 (0.0500 to 0.0500) J a token: 2.00x (2.00 to 2.00) the baseline's energy a token" in said
+    answered = answer(replace(run, results=results), question)
+    assert answered.startswith("[measured]")
+    assert "for 0.100 (0.100 to 0.100) J per token, the baseline" in answered
+    assert "for 0.0500 (0.0500 to 0.0500) J per token: 2.00x (2.00 to 2.00) the baseline's energy per token" in answered
     once = tuple(replace(r, energy=EnergyPass(r.cell.id, 7, 20, 2.0, joules[r.cell.model.role])) for r in run.results)
     assert "2.00x (no interval) the baseline's energy" in answer(replace(run, results=once), question)
 
 
-def test_streaming_is_told_by_blocks():
-    said = answer(tiny_run(batches=(1,)), "streams")
-    assert "one block, B=1, P=64, G=64: diffusion at K=4 shows nothing before the end" in said
-    assert "block 16, B=1, P=64, G=64: diffusion at K=4 shows its first finished block (after 50.0 ms)" in said
-    assert "first token after 10.0 ms" in said
+def test_streaming_is_answered_by_blocks():
+    answered = answer(tiny_run(batches=(1,)), "streams")
+    assert "one block, B=1, P=64, G=64: diffusion at K=4 shows nothing before the end" in answered
+    assert "block 16, B=1, P=64, G=64: diffusion at K=4 shows its first finished block (after 50.0 ms)" in answered
+    assert "first token after 10.0 ms" in answered
 
 
 # ---------------------------------------------------------------- the whole document
@@ -310,7 +337,7 @@ def test_written_with_figures_beside_it_by_relative_path(tmp_path, monkeypatch):
     assert len(set(re.findall(r"!\[.*?\]\((.*?)\)", both.read_text()))) == 2 * len(pictures)
 
 
-def test_a_figure_that_fails_is_said_and_holds_nothing_up(tmp_path, monkeypatch):
+def test_a_figure_that_fails_is_named_and_the_document_written(tmp_path, monkeypatch):
     def broken(run, study):
         raise ZeroDivisionError("planted <b>")
 
@@ -333,7 +360,7 @@ def test_the_recorded_study(tmp_path):
     assert "the larger the batch, the less diffusion gains" in text
 
 
-def test_a_broken_experiment_file_is_said_in_one_line(tmp_path):
+def test_a_broken_experiment_file_is_reported_in_one_line(tmp_path):
     shutil.copytree(STUDY, tmp_path / "run")
     (tmp_path / "run/experiment.json").write_text(json.dumps({"protocol": []}))
     run = read_run(tmp_path / "run")

@@ -1,4 +1,4 @@
-"""Runs of one or two prompts, or one scored text: told, drawn and reported without an interval that is not there."""
+"""Runs of one or two prompts, or one scored text: answered, drawn and reported without an invented interval."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from dlmbench.charts.write import render
 from dlmbench.report import document, page
 from dlmbench.report.numbers import spread
 from dlmbench.report.source import Source, load_settings
-from dlmbench.types import Run
+from dlmbench.types import Run, Score
 from support.synthetic_run import target_cell, tiny_run
 
 NOT_A_NUMBER = re.compile(r"\b(nan|None|NaN)\b")
@@ -56,24 +56,24 @@ RUNS = {
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_everything_is_told_in_numbers_and_words(name):
+def test_no_text_contains_a_missing_number(name):
     run = RUNS[name]
     study = analyse(run, 200)
-    told = [answer(study), document.compose([Source(run, study, load_settings(run), ())])]
-    told += [f.message for f in study.findings]
+    texts = [answer(study), document.compose([Source(run, study, load_settings(run))])]
+    texts += [f.message for f in study.findings]
     for figure in registry.names("figures"):
         module = registry.load("figures", figure)
         frame = module.points(run, study)
         drawn = render(module, frame)
-        told += [t.get_text() for axes in drawn.axes for t in (*axes.texts, axes.title)] + [module.caption(frame)]
+        texts += [t.get_text() for axes in drawn.axes for t in (*axes.texts, axes.title)] + [module.caption(frame)]
         if hasattr(module, "interactive"):
             shown = module.interactive(frame).to_plotly_json()
-            told += [str(w) for trace in shown["data"] for w in trace.get("hovertext") or ()]
-    told.append(re.sub(r"(?s)<(script|style)\b.*?</\1>|<[^>]*>", " ", page.render(page.gather(run, study))))
+            texts += [str(w) for trace in shown["data"] for w in trace.get("hovertext") or ()]
+    texts.append(re.sub(r"(?s)<(script|style)\b.*?</\1>|<[^>]*>", " ", page.render(page.gather(run, study))))
     priced = costs(run, study, 2.0)
-    told += [c.goal for c in cheapest(priced, study, goal_of(None, study))] if study.curves else []
-    assert len("".join(told)) > 1000
-    found = [m.group() for text in told for m in re.finditer(rf".{{0,60}}{NOT_A_NUMBER.pattern}.{{0,30}}", text)]
+    texts += [c.goal for c in cheapest(priced, study, goal_of(None, study))] if study.curves else []
+    assert len("".join(texts)) > 1000
+    found = [m.group() for text in texts for m in re.finditer(rf".{{0,60}}{NOT_A_NUMBER.pattern}.{{0,30}}", text)]
     assert not found
 
 
@@ -138,6 +138,22 @@ def test_no_place_on_a_front_rests_on_one_text():
         assert [p.is_on_front for p in places] == [True, False]
 
 
+def test_a_metric_of_one_whole_set_of_one_text_has_no_interval():
+    run = RUNS["one prompt"]
+    cell = run.cells[0]
+    for n, ends in ((1, (None, None)), (2, (0.6, 0.8))):
+        score = Score(cell.id, "mauve", 0.7, 0.6, 0.8, 0.05, n, "share", True)
+        found = analyse(replace(run, scores=(score,)), 50).cells[0].quality_in("mauve")
+        assert (found.low, found.high) == ends
+
+
+def test_the_cost_of_a_single_repetition_has_no_interval():
+    run = RUNS["one repetition"]
+    assert {(c.low, c.high) for c in costs(run, analyse(run, 50), 2.0)} == {(None, None)}
+    table = page.cell_table(analyse(run, 50))
+    assert not {"low", "high"} & {c.key for c in table.columns}
+
+
 def test_a_single_value_is_printed_without_ends():
     points = analyse(RUNS["one repetition"], 50).curves[0].points
     assert spread(points[0].latency, " s").endswith(" s (no interval)")
@@ -146,6 +162,6 @@ def test_a_single_value_is_printed_without_ends():
 
 def test_the_caption_says_which_metric_rests_on_one_text():
     figure = registry.load("figures", "quality_vs_steps")
-    for name, said in (("one scored text", True), ("two prompts", False)):
+    for name, expected in (("one scored text", True), ("two prompts", False)):
         caption = figure.caption(figure.points(RUNS[name], analyse(RUNS[name], 50)))
-        assert ("A single text was scored by repetition: there is no interval." in caption) == said
+        assert ("A single text was scored by repetition: there is no interval." in caption) == expected

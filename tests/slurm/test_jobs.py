@@ -271,7 +271,7 @@ def test_folders_that_do_not_belong_together_are_refused(submitted, tmp_path):
 
 
 def test_a_shared_node_is_a_finding_of_the_whole_run(submitted):
-    from dlmbench.analysis.checks import findings
+    from dlmbench.analysis.findings import findings
 
     for index in range(4):
         fill(submitted, index, environment=replace(ENVIRONMENT, node_shared=index == 2))

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from dlmbench.analysis.checks import findings
+from dlmbench.analysis.findings import findings
 from dlmbench.results import read_generations, read_run
 from dlmbench.slurm import scheduler, submission
 from dlmbench.types import Run

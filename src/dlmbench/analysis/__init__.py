@@ -1,1 +1,1 @@
-"""What the measurements say: pure functions from a run's records to medians, parity, break-even and an answer."""
+"""Analysis of a run: pure functions from its records to medians, parity, break-even, winners and an answer."""

@@ -1,14 +1,14 @@
 """Two runs side by side: cells joined by content, ratios with intervals, a verdict for each.
 
 Times of two machines, precisions or kernels are not one experiment. What differs is found first and named; a caller who
-goes on all the same gets cells joined by what is left of their content, each with the list of what differs in it.
-Ratios are first over second, so that above 1 the second run is faster. Their intervals come from the repetitions of
-both runs and say nothing of the spread between processes or hosts.
+continues anyway gets cells joined by the rest of their content, each with the list of what differs in it. Ratios are
+first over second, so that above 1 the second run is faster. Their intervals come from the repetitions of both runs and
+do not cover the spread between processes or hosts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal
 
@@ -25,21 +25,22 @@ from dlmbench.analysis.stats import (
     ratio_of_sums,
     summarise,
 )
+from dlmbench.analysis.study import peak_of, repetitions_of
 from dlmbench.types import Cell, CellResult, Environment, MemoryPass, Run
 
-Verdict = Literal["faster", "slower", "no difference shown", "too few repetitions", "not timed"]
+SpeedVerdict = Literal["faster", "slower", "no difference shown", "too few repetitions", "not timed"]
 QualityVerdict = Literal["better", "worse", "no difference shown", "equal"]
 # Of cells without a difference, the 95% interval of the ratio misses 1 in 2 to 4% with 5 to 20 repetitions a side, but
 # in 7% with 4 and 11% with 3 (600 simulated pairs of skewed latencies each): fewer than 5 decide nothing.
 FEWEST = 5
-# Environments may differ in these and still be compared; a reader should know.
+# Environments may differ in these and still be compared; the differences are listed.
 _CIRCUMSTANCES = ("device_count", "cuda", "python", "cpu", "power_cap_w", "host", "platform", "dlmbench", "git_commit")
 _UNKNOWN = "not on record"
 
 
 @dataclass(frozen=True)
-class Difference:
-    """Something that differs between the runs, or between two cells joined all the same."""
+class RunDifference:
+    """Something that differs between the runs, or between two cells that were joined anyway."""
 
     name: str
     first: str
@@ -60,7 +61,7 @@ class QualityChange:
     """A metric in both runs, in its unit. change: second minus first over the prompts both scored (paired bootstrap),
     None where there is no interval, as for a single prompt.
 
-    verdict: of the second run; None where no interval can be had (scores of whole sets, or other prompts).
+    verdict: of the second run; None where there can be no interval (scores of whole sets, or other prompts).
     """
 
     metric: MetricInfo
@@ -76,7 +77,7 @@ class CellPair:
     """One cell in both runs. speedup: median latency of the first over the second's; above 1 the second is faster.
 
     differs: what is not the same in the two cells or their environments; empty where they are comparable. processes:
-    in how many each was timed.
+    the number each was timed in.
     """
 
     label: str
@@ -85,11 +86,11 @@ class CellPair:
     first_latency_s: Summary | None
     second_latency_s: Summary | None
     speedup: Interval | None
-    verdict: Verdict
+    verdict: SpeedVerdict
     reason: str
     memory: MemoryChange | None
     quality: tuple[QualityChange, ...]
-    differs: tuple[Difference, ...]
+    differs: tuple[RunDifference, ...]
     processes: tuple[int, int]
 
     @property
@@ -108,26 +109,26 @@ class Comparison:
 
     first: str
     second: str
-    obstacles: tuple[Difference, ...]
-    circumstances: tuple[Difference, ...]
+    obstacles: tuple[RunDifference, ...]
+    circumstances: tuple[RunDifference, ...]
     pairs: tuple[CellPair, ...]
     only_first: tuple[Cell, ...]
     only_second: tuple[Cell, ...]
 
     @property
     def comparable(self) -> bool:
-        """Whether nothing stands in the way."""
+        """Whether there is no obstacle."""
         return not self.obstacles
 
     @property
     def one_per_text(self) -> tuple[CellPair, ...]:
-        """The first pair of each set of texts: cells that differ in batch size only share theirs, and their quality."""
+        """The first pair of each set of texts: cells that differ only in batch size share texts and quality."""
         unique: dict[tuple[str, str], CellPair] = {}
         for pair in self.pairs:
             unique.setdefault((pair.first.quality_key, pair.second.quality_key), pair)
         return tuple(unique.values())
 
-    def count(self, verdict: Verdict) -> int:
+    def count(self, verdict: SpeedVerdict) -> int:
         """How many cells have this verdict."""
         return sum(p.verdict == verdict for p in self.pairs)
 
@@ -151,27 +152,27 @@ def compare(first: Run, second: Run, draws: int = 2000, seed: int = 0) -> Compar
     )
 
 
-# ---------------------------------------------------------------- what stands in the way
+# ---------------------------------------------------------------- obstacles
 
 
-def _fields(a: Environment | None, b: Environment | None, names: Sequence[str]) -> tuple[Difference, ...]:
-    read: Callable[[Environment | None, str], str] = lambda e, n: _text(getattr(e, n)) if e else _UNKNOWN  # noqa: E731
-    return tuple(Difference(n, read(a, n), read(b, n)) for n in names if read(a, n) != read(b, n))
+def _fields(a: Environment | None, b: Environment | None, names: Sequence[str]) -> tuple[RunDifference, ...]:
+    pairs = ((n, _text(getattr(a, n, None)), _text(getattr(b, n, None))) for n in names)
+    return tuple(RunDifference(*pair) for pair in pairs if pair[1] != pair[2])
 
 
 def _text(value: object) -> str:
     return _UNKNOWN if value is None else str(value)
 
 
-def _environment(first: Run, second: Run) -> tuple[Difference, ...]:
-    """What of `Environment.COMPARABLE` differs. Two runs that both do not say where they ran are not comparable."""
+def _environment(first: Run, second: Run) -> tuple[RunDifference, ...]:
+    """What of `Environment.COMPARABLE` differs. Two runs without a recorded environment are not comparable."""
     if first.environment is None and second.environment is None:
-        return (Difference("environment", _UNKNOWN, _UNKNOWN),)
+        return (RunDifference("environment", _UNKNOWN, _UNKNOWN),)
     return _fields(first.environment, second.environment, Environment.COMPARABLE)
 
 
 def _controls_of(cell: Cell) -> dict[str, str]:
-    """The settings of a cell that decide its times beside its place on the grid."""
+    """The settings of a cell that affect its times, apart from its place on the grid."""
     model = cell.model
     return {
         "precision": cell.precision,
@@ -185,7 +186,7 @@ def _controls_of(cell: Cell) -> dict[str, str]:
     }
 
 
-def _controls(a: Cell, b: Cell, left: CellResult, right: CellResult) -> Iterator[Difference]:
+def _controls(a: Cell, b: Cell, left: CellResult, right: CellResult) -> Iterator[RunDifference]:
     ours, theirs = _controls_of(a), _controls_of(b)
     if a.model.content and b.model.content:
         same = a.model.identity == b.model.identity
@@ -195,26 +196,26 @@ def _controls(a: Cell, b: Cell, left: CellResult, right: CellResult) -> Iterator
             controls["revision"] = ""
     ours["clock"], theirs["clock"] = (", ".join(sorted({s.clock for s in r.timed})) for r in (left, right))
     for name, value in ours.items():
-        # A cell without repetitions has no clock, which differs from nothing.
+        # A cell without repetitions has no clock to compare.
         if value != theirs[name] and not (name == "clock" and "" in (value, theirs[name])):
-            yield Difference(name, value, theirs[name])
+            yield RunDifference(name, value, theirs[name])
 
 
-def _together(found: Sequence[Difference]) -> tuple[Difference, ...]:
-    """One difference a name, with every value that occurs, in order of appearance."""
+def _together(found: Sequence[RunDifference]) -> tuple[RunDifference, ...]:
+    """One difference per name, with every value that occurs, in order of appearance."""
     names = dict.fromkeys(d.name for d in found)
     sides = {
         n: tuple(" and ".join(dict.fromkeys(getattr(d, s) for d in found if d.name == n)) for s in ("first", "second"))
         for n in names
     }
-    return tuple(Difference(n, *sides[n]) for n in names)
+    return tuple(RunDifference(n, *sides[n]) for n in names)
 
 
 # ---------------------------------------------------------------- joining
 
 
 def _place(cell: Cell) -> tuple[object, ...]:
-    """Where a cell stands on the grid, whatever its controls."""
+    """A cell's place on the grid, whatever its controls."""
     knobs = tuple(sorted((k, repr(v)) for k, v in cell.knobs))
     return (cell.model.role, cell.sampler, knobs, cell.batch_size, cell.prompt_tokens, cell.new_tokens)
 
@@ -227,7 +228,7 @@ def _results(run: Run) -> dict[str, CellResult]:
 
 
 def _join(first: Run, second: Run) -> tuple[list[tuple[CellResult, CellResult]], tuple[Cell, ...], tuple[Cell, ...]]:
-    """Cells of equal content; of what is left, those of equal place, the pairs with most in common first."""
+    """Cells of equal content first; then those of equal place, the pairs with most in common first."""
     ours, theirs = _results(first), _results(second)
     partner = {i: i for i in ours if i in theirs}
     left = [r.cell for i, r in ours.items() if i not in partner]
@@ -260,17 +261,17 @@ def _agreement(a: Cell, b: Cell) -> int:
 
 
 def _pair(
-    a: CellResult, b: CellResult, environment: tuple[Difference, ...], quality: _Quality, draws: int, seed: int
+    a: CellResult, b: CellResult, environment: tuple[RunDifference, ...], quality: _Quality, draws: int, seed: int
 ) -> CellPair:
-    times = [_latencies(r) for r in (a, b)]
-    speedup = ratio_interval(times[0], times[1], draws, seed) if all(times) else None
-    verdict, reason = _verdict(a, b, times, speedup)
+    ours, theirs = repetitions_of(a), repetitions_of(b)
+    speedup = ratio_interval(ours.latency_s, theirs.latency_s, draws, seed) if ours and theirs else None
+    verdict, reason = _verdict(a, b, speedup)
     return CellPair(
         label=a.cell.label,
         first=a.cell,
         second=b.cell,
-        first_latency_s=summarise(times[0]) if times[0] else None,
-        second_latency_s=summarise(times[1]) if times[1] else None,
+        first_latency_s=summarise(ours.latency_s) if ours else None,
+        second_latency_s=summarise(theirs.latency_s) if theirs else None,
         speedup=speedup,
         verdict=verdict,
         reason=reason,
@@ -281,19 +282,12 @@ def _pair(
     )
 
 
-def _latencies(result: CellResult) -> list[float]:
-    """Timed repetitions of a cell that has not failed."""
-    return [s.latency_s for s in result.timed if s.latency_s > 0] if result.status in ("ok", None) else []
-
-
-def _verdict(
-    a: CellResult, b: CellResult, times: Sequence[Sequence[float]], speedup: Interval | None
-) -> tuple[Verdict, str]:
+def _verdict(a: CellResult, b: CellResult, speedup: Interval | None) -> tuple[SpeedVerdict, str]:
+    sides = [("first", a, repetitions_of(a)), ("second", b, repetitions_of(b))]
     if speedup is None:
-        sides = zip(("first", "second"), (a, b), times, strict=True)
-        why = [f"{side}: {r.status or 'not measured'} {r.reason}".strip() for side, r, t in sides if not t]
-        return "not timed", "; ".join(why)
-    fewest = min(map(len, times))
+        lost = [f"{side}: {r.status or 'not measured'} {r.reason}".strip() for side, r, reps in sides if reps is None]
+        return "not timed", "; ".join(lost)
+    fewest = min(len(reps.latency_s) for _, _, reps in sides if reps)
     if fewest < FEWEST:
         return "too few repetitions", f"{fewest} timed repetitions, fewer than {FEWEST}"
     if speedup.low > 1:
@@ -302,18 +296,11 @@ def _verdict(
 
 
 def _memory(a: MemoryPass | None, b: MemoryPass | None) -> MemoryChange | None:
-    """The first counter that both have; the host's memory beside a GPU run's is of no use against a CPU run's."""
-    if a is None or b is None or a.source != b.source:
+    """Both peaks where they are from the same counter; the memory of a GPU and of a host are not compared."""
+    ours, theirs = peak_of(a), peak_of(b)
+    if a is None or b is None or a.source != b.source or ours is None or theirs is None or ours.source != theirs.source:
         return None
-    counters = (
-        ("peak_reserved_bytes", "CUDA memory reserved"),
-        ("peak_process_bytes", "resident memory of the process"),
-    )
-    for name, source in counters:
-        ours, theirs = getattr(a, name), getattr(b, name)
-        if ours is not None and theirs is not None:
-            return MemoryChange(source, ours, theirs)
-    return None
+    return MemoryChange(ours.source, ours.bytes, theirs.bytes)
 
 
 class _Quality:
@@ -327,7 +314,7 @@ class _Quality:
         self._draws, self._seed = draws, seed
 
     def changes(self, a: Cell, b: Cell) -> tuple[QualityChange, ...]:
-        """Every metric that both cells have; random weights have none, for their texts say nothing."""
+        """Every metric that both cells have; random weights have none, because their texts mean nothing."""
         if "random" in (a.model.weights, b.model.weights):
             return ()
         found = (self._change(metric, a, b) for metric in self._metrics)
@@ -367,7 +354,7 @@ def _unpaired(metric: MetricInfo, first: float | None, second: float | None) -> 
 
 
 def as_record(comparison: Comparison) -> Mapping[str, object]:
-    """The comparison for JSON, every pair with its own mark."""
+    """The comparison for JSON; every pair says whether it is comparable."""
     record = asdict(comparison)
     for pair, entry in zip(comparison.pairs, record["pairs"], strict=True):
         entry["comparable"] = pair.comparable

@@ -1,8 +1,8 @@
-"""Money: what a million useful tokens of each cell cost, and the cheapest way to a given quality.
+"""Cost: what a million useful tokens of each cell cost, and the cheapest cell that reaches a given quality.
 
-A run says how long a generation takes and how good it is; a price per GPU hour makes both one question. Useful tokens
-end with the first end of text; where that says nothing (random weights, the embedded corpus) all new tokens count, and
-the row says so. Two models' tokens are not equally long texts, which the price of a token cannot show.
+A run measures how long a generation takes and how good it is; a price per GPU hour combines the two. Useful tokens end
+with the first end of text; where that has no meaning (random weights, the embedded corpus) all new tokens count, and
+the row is marked. Texts of two models may differ in length at equal tokens, which a price per token cannot show.
 """
 
 from __future__ import annotations
@@ -18,15 +18,16 @@ from dlmbench.roofline.predict import per_million_tokens
 from dlmbench.types import Cell, CellResult, Run
 
 if TYPE_CHECKING:
-    # Types only: it brings in numpy and scipy, and a plan with a price is to answer at once.
-    from dlmbench.analysis.study import CellSummary, Study
+    # Types only: the import loads numpy and scipy, and a plan with a price should answer at once.
+    from dlmbench.analysis.results import Study
 
 
 @dataclass(frozen=True)
 class CellCost:
-    """Money for a million tokens of one cell, with the interval of its median latency.
+    """Cost of a million tokens of one cell, with the interval of its median latency.
 
-    tokens: of one generation, over the whole batch, the mean of its repetitions; counted: which of them those are.
+    tokens: of one generation, over the whole batch, the mean of its repetitions; counted: which tokens those are.
+    low, high: None for a single repetition, which has no interval.
     """
 
     cell: Cell
@@ -34,15 +35,15 @@ class CellCost:
     tokens: float
     counted: Literal["useful", "new"]
     per_million: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
 
 
 def costs(run: Run, study: Study, price_per_gpu_hour: float) -> tuple[CellCost, ...]:
     """What every timed cell costs, in the order of the summary.
 
     Raises:
-        BenchError: a price that is none.
+        BenchError: the price is negative or not finite.
     """
     check_price(price_per_gpu_hour)
     results = {r.cell.id: r for r in run.results}
@@ -51,19 +52,17 @@ def costs(run: Run, study: Study, price_per_gpu_hour: float) -> tuple[CellCost, 
         if summary.latency is None:
             continue
         tokens, counted = _tokens(results[summary.cell.id])
-        low, middle, high = (
-            per_million_tokens(s, tokens, price_per_gpu_hour)
-            for s in (summary.latency.low, summary.latency.median, summary.latency.high)
-        )
-        found.append(CellCost(summary.cell, study.label(summary.cell), tokens, counted, middle, low, high))
+        cost = summary.latency.interval.times(per_million_tokens(1, tokens, price_per_gpu_hour))
+        ends = (cost.low, cost.high) if cost.is_known else (None, None)
+        found.append(CellCost(summary.cell, study.label(summary.cell), tokens, counted, cost.value, *ends))
     return tuple(found)
 
 
 def check_price(price_per_gpu_hour: float) -> None:
-    """Refuse what is no price.
+    """Refuse a price that is negative or not finite.
 
     Raises:
-        BenchError: negative or not finite.
+        BenchError: it is one of these.
     """
     if not 0 <= price_per_gpu_hour < math.inf:
         raise BenchError(f"--price {price_per_gpu_hour:g} is not a price", "Give what one GPU hour costs: --price 2.5")
@@ -76,20 +75,20 @@ def _tokens(result: CellResult) -> tuple[float, Literal["useful", "new"]]:
     return max(1.0, statistics.fmean(s.new_tokens for s in result.timed)), "new"
 
 
-# ---------------------------------------------------------------- the cheapest way to a given quality
+# ---------------------------------------------------------------- the cheapest cell of a given quality
 
 
 @dataclass(frozen=True)
-class Goal:
-    """A quality asked for: parity with the baseline by `metric` ("": the one that leads), or a value of it."""
+class QualityGoal:
+    """A quality to reach: parity with the baseline by `metric` ("": the one that leads), or a value of it."""
 
     metric: str = ""
     value: float | None = None
 
 
 @dataclass(frozen=True)
-class Cheapest:
-    """The cheapest cell of one length that is good enough, over all batch sizes; None where none is."""
+class CheapestCell:
+    """The cheapest cell of one length that is good enough, over all batch sizes; `cost` is None where none is."""
 
     prompt_tokens: int
     new_tokens: int
@@ -98,14 +97,14 @@ class Cheapest:
     candidates: int
 
 
-def goal_of(text: str | None, study: Study) -> Goal:
-    """`METRIC=VALUE` as a goal; nothing is parity by the metric that leads.
+def goal_of(text: str | None, study: Study) -> QualityGoal:
+    """`METRIC=VALUE` as a goal; None is parity by the metric that leads.
 
     Raises:
         BenchError: another form, or a metric that the run was not scored with.
     """
     if text is None:
-        return Goal()
+        return QualityGoal()
     metric, sign, value = text.partition("=")
     names = [m.name for m in study.metrics]
     if metric not in names:
@@ -116,25 +115,25 @@ def goal_of(text: str | None, study: Study) -> Goal:
         number = math.nan
     if number is not None and not math.isfinite(number):
         raise BenchError(f"--quality: '{value}' is not a number", f"Write {metric}=1.2, or {metric} for parity by it")
-    return Goal(metric, number)
+    return QualityGoal(metric, number)
 
 
-def cheapest(priced: Sequence[CellCost], study: Study, goal: Goal) -> tuple[Cheapest, ...]:
+def cheapest(priced: Sequence[CellCost], study: Study, goal: QualityGoal) -> tuple[CheapestCell, ...]:
     """For each length, the cell of the smallest price among those that are good enough.
 
-    At parity are the baseline itself, and of each curve the step counts from S_parity on (margin 0). A stated value
-    is compared with the measured one, whatever its interval. Nothing without a scored metric.
+    At parity are the baseline itself and, on each curve, the step counts from S_parity on (margin 0). A given value
+    is compared with the measured one, whatever its interval. Empty without a scored metric.
     """
     metric = goal.metric or _headline(study)
     if not metric:
         return ()
     good = dict.fromkeys(_at_parity(study, metric) if goal.value is None else _at_value(study, metric, goal.value))
-    words = f"parity by {metric}" if goal.value is None else f"{metric} of {goal.value:g} or better"
+    text = f"parity by {metric}" if goal.value is None else f"{metric} of {goal.value:g} or better"
     found = []
     for prompt, new in sorted({(c.cell.prompt_tokens, c.cell.new_tokens) for c in priced}):
         ways = [c for c in priced if (c.cell.prompt_tokens, c.cell.new_tokens) == (prompt, new) and c.cell.id in good]
         best = min(ways, key=lambda c: c.per_million, default=None)
-        found.append(Cheapest(prompt, new, words, best, len(ways)))
+        found.append(CheapestCell(prompt, new, text, best, len(ways)))
     return tuple(found)
 
 
@@ -149,13 +148,10 @@ def _at_parity(study: Study, metric: str) -> Iterator[str]:
     for curve in study.curves:
         shown = curve.parity(metric)
         if shown is not None and curve.quality_baseline is not None:
-            yield from (b.cell.id for b in study.baselines if _same_text(b, curve.quality_baseline))
+            same_texts = curve.quality_baseline.cell.quality_key
+            yield from (b.cell.id for b in study.baselines if b.cell.quality_key == same_texts)
             if (least := shown.parity.steps) is not None:
                 yield from (p.cell.id for p in curve.points if (p.cell.steps or 0) >= least)
-
-
-def _same_text(one: CellSummary, other: CellSummary) -> bool:
-    return one.cell.quality_key == other.cell.quality_key
 
 
 def _at_value(study: Study, metric: str, value: float) -> Iterator[str]:

@@ -1,7 +1,8 @@
-"""The Pareto front of latency and quality: the points that nothing else beats in both, and how sure that is.
+"""The Pareto front of latency and quality: the points that nothing else beats in both, and how certain that is.
 
-A point just off the front by noise, or on it by luck, looks like any other. So times and quality are redrawn together,
-texts for all points at once (they are paired), and each point gets the share of draws in which it is on the front.
+A point just off the front by noise, or on it by luck, looks like any other. So times and quality are resampled
+together, texts for all points at once (they are paired), and each point gets the share of draws in which it is on the
+front.
 Shape legend: N points, D draws.
 """
 
@@ -42,7 +43,7 @@ class FrontPoint:
 
     @property
     def verdict(self) -> str:
-        """The place in words: on the front, off it, or not known at 95%."""
+        """On the front, off it, or undecided at 95%."""
         if self.probability >= CONFIDENT:
             return "on the front"
         return "off the front" if self.probability <= 1 - CONFIDENT else "undecided"
@@ -88,8 +89,8 @@ def front_places(
 ) -> tuple[FrontPoint, ...]:
     """The place of each contender; their texts are of the same prompts, which indices_DN resample.
 
-    A cell timed once has no known spread: it counts by its value as it stands. Of quality on a single text nothing is
-    known, so no place is: every probability is then a half.
+    The spread of a cell timed once is unknown: its value is used without any. A single text says nothing about quality
+    in general, so every probability is then a half.
     """
     if not contenders:
         return ()

@@ -1,9 +1,9 @@
 """Steps to quality parity: the smallest step count whose quality matches the baseline's, and the speedup there.
 
-Quality is turned so that higher is better; f(k) is the target's at k steps and Q the baseline's, both over the same
+Quality is oriented so that higher is better; f(k) is the target's at k steps and Q the baseline's, both over the same
 prompts. S_parity is the smallest k such that it and every larger k pass P(f(k) >= Q - margin) >= 1 - alpha, P over one
-bootstrap of the prompts shared by both models (pairing cancels how hard the prompts are), corrected for how few they
-are. Asking it of every larger k too keeps one lucky point from deciding. Shape legend: K step counts, N texts, D draws.
+bootstrap of the prompts shared by both models (pairing cancels how hard the prompts are), corrected for small samples.
+Testing every larger k too keeps one lucky point from deciding. Shape legend: K step counts, N texts, D draws.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from dlmbench.analysis.stats import (
     IndexArray,
     Interval,
     bootstrap_interval,
-    carrying,
+    effective_n,
     expanded_tail,
     ratio_of_sums,
     share_to_probability,
@@ -29,9 +29,9 @@ from dlmbench.analysis.stats import (
 
 Outcome = Literal["reached", "reached_at_smallest", "not_reached", "undecided"]
 ALPHA = 0.05
-# With fewer prompts not even unanimous ones prove anything at this level: (1/2)^4 > 0.05.
+# With fewer prompts even unanimous ones prove nothing at this level: (1/2)^4 > 0.05.
 FEWEST_PROMPTS = 5
-# Sums in another order differ by so little: equal texts are at parity.
+# Sums in another order differ by this much at most: equal texts are at parity.
 ROUNDING = 1e-9
 DELTAS = (0.0, 0.1, 0.2)
 
@@ -52,8 +52,8 @@ class PerText:
 
     @property
     def n(self) -> int:
-        """The texts that carry weight: only they say how much texts differ."""
-        return carrying(self.weights)
+        """How many texts have weight: the sample size of the value."""
+        return effective_n(self.weights)
 
     def only(self, prompts: Sequence[int]) -> PerText:
         """The same scores for `prompts`, in that order."""
@@ -93,8 +93,8 @@ class Parity:
 
     steps: S_parity. literal_steps: the first k that passes by itself (it may be smaller where the curve is not
     monotone). is_monotone: False where some k is worse than the one before it, beyond noise at level alpha.
-    low_steps, high_steps: between which step counts the true parity lies with confidence 1 - alpha, judged by quality
-    as it is and not by proof of it; None: beyond the largest k measured, or nowhere. A single text leaves it
+    low_steps, high_steps: between which step counts the true parity lies with confidence 1 - alpha, by the resampled
+    quality itself and without a test; None: beyond the largest k measured, or nowhere. A single text leaves it
     anywhere: from the smallest k to beyond the largest. n: the fewest texts with weight at any k.
     """
 
@@ -174,10 +174,10 @@ def steps_to_parity(
         outcome = "not_reached"
     else:
         outcome = "undecided"
-    # One test for each neighbouring pair: shared among them (Bonferroni), else long plateaus look broken by chance.
+    # One test for each neighbouring pair (Bonferroni): otherwise long plateaus look broken by chance.
     share_falling = (np.diff(gap_KD, axis=0) < -ROUNDING).mean(axis=1)
     falls = [share_to_probability(s, n) >= 1 - alpha / (len(steps) - 1) for s in share_falling]
-    # The same question of each resample, without asking for proof: between which k the answers lie.
+    # Where parity lies in each resample, without a test: the quantiles give the range of step counts.
     tail = expanded_tail(alpha / 2, n)
     first_D = _smallest_passing(good_enough_KD)
     low, high = (int(q) for q in np.quantile(first_D, (tail, 1 - tail), method="inverted_cdf"))

@@ -1,7 +1,7 @@
-"""The quality of each text, found for every cell that shares it.
+"""Quality: metrics, and the scores of each text looked up for every cell that shares it.
 
-Cells that differ only in batch size generate equal texts, so quality is scored once per `Cell.quality_key`; here the
-scores of any such cell stand for all of them.
+Cells that differ only in batch size share their texts, so quality is scored once per `Cell.quality_key`; here the
+scores of any such cell are used for all of them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from dlmbench.types import Cell, Run, Score
 
 @dataclass(frozen=True)
 class MetricInfo:
-    """A metric's name, unit and direction as its scores state them; the rest are attributes of the plug-in."""
+    """A metric's name, unit and direction as its scores give them; the rest are attributes of the plug-in."""
 
     name: str
     unit: str
@@ -32,28 +32,28 @@ class MetricInfo:
         return self.unit.startswith("nats")
 
     @property
-    def words(self) -> str:
-        """The metric's name as a reader should see it: a likelihood scored in nats is a negative logarithm."""
+    def display_name(self) -> str:
+        """The metric's display name: a likelihood scored in nats is a negative logarithm."""
         return str(registry.attribute("metrics", self.name, "TITLE", self.name.replace("_", " ")))
 
     @property
     def phrase(self) -> str:
         """The metric within a sentence."""
-        return str(registry.attribute("metrics", self.name, "PHRASE", self.words))
+        return str(registry.attribute("metrics", self.name, "PHRASE", self.display_name))
 
     @property
     def title(self) -> str:
         """The metric with its unit and direction, for a table or an axis."""
-        return f"{self.words} [{self.unit}], {'higher' if self.higher_is_better else 'lower'} is better"
+        return f"{self.display_name} [{self.unit}], {'higher' if self.higher_is_better else 'lower'} is better"
 
     @property
     def rank(self) -> int:
-        """Place in the order of display, which is also the order in which a metric leads: smaller first."""
+        """Position in the order of display, which is also the order in which a metric leads: smaller first."""
         return int(registry.attribute("metrics", self.name, "RANK", 1000))
 
     @property
     def truth_of(self) -> str | None:
-        """The metric of generated text for which this one scores the true text: a line to compare with, not a model."""
+        """The metric of generated text for which this one scores the true text: a reference line of no model."""
         truth_of: str | None = registry.attribute("metrics", self.name, "TRUTH_OF", None)
         return truth_of
 

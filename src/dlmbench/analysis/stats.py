@@ -1,7 +1,7 @@
 """Medians, intervals and resampling, all vectorised.
 
 Latencies are skewed and have outliers, so the centre is the median and its interval comes from order statistics, which
-assume nothing of the distribution. Shape legend: R repetitions, N texts, D bootstrap draws.
+make no assumption on the distribution. Shape legend: R repetitions, N texts, D bootstrap draws.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ IndexArray = NDArray[np.intp]
 CONFIDENCE = 0.95
 # Three interquartile ranges beyond the quartiles: Tukey's "far out", about 2 in a million of a normal sample.
 FENCE = 3.0
-# The error of a median is itself estimated. Set by simulation so that at 15 repetitions what rests on one median (93.6
-# to 95.3%) and the ratio of two (96.2 to 96.6%) are about equally far from 95%; see docs/protocol.md.
+# The standard error of a median is itself estimated. Set by simulation so that at 15 repetitions the coverage for one
+# median (93.6 to 95.3%) and for the ratio of two (96.2 to 96.6%) are about equally far from 95%; see docs/protocol.md.
 WIDER = 0.4
 
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate and the ends of its interval, in the estimate's unit; ends that are not a number are unknown."""
+    """An estimate and the ends of its interval, in the estimate's unit; NaN ends are unknown."""
 
     value: float
     low: float
@@ -71,7 +71,7 @@ class Summary:
 
     @property
     def interval(self) -> Interval:
-        """The median with its interval; of a single value it is not known."""
+        """The median with its interval, which is unknown for a single value."""
         return Interval(self.median, *((self.low, self.high) if self.n > 1 else (math.nan, math.nan)))
 
 
@@ -89,7 +89,7 @@ def median_ranks(n: int, confidence: float = CONFIDENCE) -> tuple[int, int] | No
 
 @cache
 def _inwards(n: int, outer: int, confidence: float) -> float:
-    """How far from rank `outer` of n towards the next one, as a share of the way, the interval's end lies."""
+    """How far the interval's end lies from rank `outer` of n towards the next rank, as a share of the distance."""
     holds, holds_inside = (1 - 2 * float(_scipy.binom.cdf(r - 1, n, 0.5)) for r in (outer, outer + 1))
     too_often = (holds - confidence) / (holds - holds_inside)
     return (n - outer) * too_often / (outer + (n - 2 * outer) * too_often)
@@ -98,9 +98,9 @@ def _inwards(n: int, outer: int, confidence: float) -> float:
 def median_interval(sorted_R: FloatArray, confidence: float = CONFIDENCE) -> tuple[float, float] | None:
     """The interval of the median, between the order statistics that hold it too often and the next ones inwards.
 
-    Ranks are whole numbers, so a pair holds the median with more than `confidence`, at 8 values with 99.2% for 95%. How
-    far to go towards the next pair was worked out by Hettmansperger and Sheather (Statistics and Probability Letters 4,
-    1986) and depends hardly on the distribution. None if there are too few values for the outermost pair.
+    Ranks are whole numbers, so a pair holds the median with more than `confidence`, at 8 values with 99.2% for 95%.
+    The interpolation towards the next pair is by Hettmansperger and Sheather (Statistics and Probability Letters 4,
+    1986) and hardly depends on the distribution. None if there are too few values for the outermost pair.
     """
     n = sorted_R.size
     ranks = median_ranks(n, confidence)
@@ -136,7 +136,7 @@ def summarise(values: Sequence[float] | FloatArray, confidence: float = CONFIDEN
 
 
 def percentiles(draws_D: FloatArray, confidence: float = CONFIDENCE) -> tuple[float, float]:
-    """The central interval of bootstrap draws; draws that are not a number are left out."""
+    """The central interval of bootstrap draws; NaN draws are left out."""
     known = draws_D[np.isfinite(draws_D)]
     if not known.size:
         return float("nan"), float("nan")
@@ -146,16 +146,17 @@ def percentiles(draws_D: FloatArray, confidence: float = CONFIDENCE) -> tuple[fl
 
 @cache
 def expanded_tail(tail: float, n: int) -> float:
-    """The tail to cut from a bootstrap over n texts so that it stands for `tail`, the smaller of the two.
+    """The tail to cut from a bootstrap over n texts in place of the nominal `tail`, which is larger.
 
-    A resample spreads by sqrt((n - 1) / n) too little, and its quantiles are the normal's where Student's t belongs;
-    both are put right by looking further out (Hesterberg, The American Statistician 69, 2015, "expanded percentile").
+    A resample spreads by sqrt((n - 1) / n) too little, and its quantiles are those of the normal distribution instead
+    of Student's t; both are corrected by a smaller tail (Hesterberg, The American Statistician 69, 2015, "expanded
+    percentile").
     """
     return float(_scipy.norm.cdf(math.sqrt(n / (n - 1)) * _scipy.t.ppf(tail, n - 1))) if n > 1 else 0.0
 
 
 def stretch(n: int, confidence: float = CONFIDENCE) -> float:
-    """The same correction as a factor, for what needs the draws themselves, not their quantiles; 1 for n < 2."""
+    """The same correction as a factor on the draws, where draws are needed instead of quantiles; 1 for n < 2."""
     if n < 2:
         return 1.0
     tail = (1 + confidence) / 2
@@ -163,19 +164,19 @@ def stretch(n: int, confidence: float = CONFIDENCE) -> float:
 
 
 def share_to_probability(share: float, n: int) -> float:
-    """P(statement), from the share of the resamples of n texts in which it holds: the same correction, read back."""
+    """P(statement), from the share of the resamples of n texts in which it holds, with the same correction."""
     if n < 2:
         return 0.5
     return float(special.stdtr(n - 1, special.ndtri(share) * math.sqrt((n - 1) / n)))
 
 
-def carrying(weights_N: FloatArray) -> int:
-    """How many texts carry weight: only they say how much texts differ."""
+def effective_n(weights_N: FloatArray) -> int:
+    """The number of texts with weight: the sample size that intervals are based on."""
     return int(np.count_nonzero(weights_N))
 
 
 def bootstrap_interval(draws_D: FloatArray, n: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
-    """The interval of what draws_D redraw from n texts; not a number for one text, which says nothing of others."""
+    """The interval from bootstrap draws_D over n texts; NaN for a single text."""
     if n < 2:
         return float("nan"), float("nan")
     return percentiles(draws_D, 1 - 2 * expanded_tail((1 - confidence) / 2, n))
@@ -203,7 +204,7 @@ def _width_in_errors(n: int) -> tuple[int, float]:
 
 
 def median_draws(values: Sequence[float] | FloatArray, draws: int, seed: int | Sequence[int]) -> FloatArray:
-    """medians_D: where the median of values_R may lie, as draws around it; not a number for a single value.
+    """medians_D: draws of the median of values_R from its sampling distribution; NaN for a single value.
 
     Normal, with the standard error that two order statistics give (Bonett and Price, Psychological Methods 7, 2002,
     for linear functions of medians), widened by WIDER / n. A bootstrap of so few values is too narrow for one

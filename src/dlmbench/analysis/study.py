@@ -1,26 +1,27 @@
 """A run, analysed: every cell summarised, every curve over K with its parity, speedup and break-even.
 
-This is the one place that joins times and quality. What cannot be computed is not an error: the curve says what is
-missing and why, and everything else stands.
+`analyse` is the one place that joins times and quality. What cannot be computed is not an error: the curve names what
+is missing and why, and everything else is still computed.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
-from dlmbench.analysis.breakeven import break_even
-from dlmbench.analysis.cells import peak_of, repetitions_of
-from dlmbench.analysis.checks import findings
-from dlmbench.analysis.matching import curve_key, knobs_without_steps, labels_of, nearest, timed_of
-from dlmbench.analysis.nouns import RANDOM_WEIGHTS, CellSummary, Curve, MetricParity, PeakMemory, Study
+import numpy as np
+
+from dlmbench.analysis.break_even import break_even
+from dlmbench.analysis.findings import findings
 from dlmbench.analysis.pareto import Contender, Front, front_places
-from dlmbench.analysis.parity import DELTAS, Parity, PerText, common_prompts, steps_to_parity
+from dlmbench.analysis.parity import DELTAS, Parity, common_prompts, steps_to_parity
 from dlmbench.analysis.quality import Quality, all_cells, metrics_of, quality_of, scores_by_text, whole_scores
+from dlmbench.analysis.results import RANDOM_WEIGHTS, CellSummary, Curve, MetricParity, PeakMemory, Study, timed_of
 from dlmbench.analysis.speedup import Repetitions, speedup_at_parity
-from dlmbench.analysis.stats import IndexArray, bootstrap_indices, ratio_interval, summarise
-from dlmbench.types import Cell, Run
+from dlmbench.analysis.stats import bootstrap_indices, ratio_interval, summarise
+from dlmbench.types import Cell, CellResult, Knobs, KnobValue, MemoryPass, Run
 
 __all__ = ["RANDOM_WEIGHTS", "CellSummary", "Curve", "MetricParity", "PeakMemory", "Study", "analyse", "labels_of"]
 
@@ -30,31 +31,121 @@ def analyse(run: Run, draws: int = 2000, seed: int = 0) -> Study:
     return _Analysis(run, draws, seed).study()
 
 
-@dataclass
+# ---------------------------------------------------------------- one cell
+
+
+def repetitions_of(result: CellResult | None) -> Repetitions | None:
+    """The timed repetitions of a cell that did not fail, None where there are none."""
+    timed = [s for s in result.timed if s.latency_s > 0] if result else []
+    if result is None or result.status not in ("ok", None) or not timed:
+        return None
+    latency = np.array([s.latency_s for s in timed])
+    tokens = np.array([s.new_tokens for s in timed], dtype=np.float64)
+    energy = [s.energy_j for s in timed if s.energy_j is not None]
+    if not energy and result.energy is not None:
+        # Generations too short to be metered one by one have one value, the mean over a pass of their own.
+        energy = [result.energy.energy_j]
+    # A generation of no tokens has no throughput; 1 keeps its inverse finite and findings report it.
+    return Repetitions(latency, np.maximum(tokens, 1.0) / latency, np.array(energy) if energy else None)
+
+
+def peak_of(memory: MemoryPass | None) -> PeakMemory | None:
+    """The peak that a device reserves or, on a CPU, that of the process."""
+    if memory is None:
+        return None
+    if memory.peak_reserved_bytes is not None:
+        return PeakMemory(memory.peak_reserved_bytes, "CUDA memory reserved")
+    if memory.peak_process_bytes is not None:
+        return PeakMemory(memory.peak_process_bytes, "resident memory of the process")
+    return None
+
+
+# ---------------------------------------------------------------- which cells belong together
+
+
+def labels_of(cells: Sequence[Cell]) -> dict[str, str]:
+    """Cell id -> model key and as few settings other than K, B, P and G as distinguish the cells of its role."""
+    labels = {}
+    for role in ("baseline", "target"):
+        group = [c for c in cells if c.model.role == role]
+        settings = [_settings(c) for c in group]
+        varying: list[str] = []
+        for name in dict.fromkeys(itertools.chain.from_iterable(settings)):
+            # A setting that follows from those already shown (a threshold only one rule has) adds nothing.
+            if _distinct(settings, [*varying, name]) > _distinct(settings, varying):
+                varying.append(name)
+        for cell, own in zip(group, settings, strict=True):
+            shown = [_setting_text(n, own[n]) for n in varying if n in own]
+            labels[cell.id] = ", ".join([cell.model.key, *shown])
+    return labels
+
+
+def _distinct(settings: Sequence[Mapping[str, KnobValue]], names: Sequence[str]) -> int:
+    return len({tuple(s.get(n) for n in names) for s in settings})
+
+
+def _setting_text(name: str, value: KnobValue) -> str:
+    if name == "block_length":
+        return "one block" if value is None else f"block {value}"
+    if name == "cache":
+        return "no cache" if value == "none" else f"{value} cache"
+    needs_no_name = name in ("engine", "sampler", "precision", "commit")
+    return str(value) if needs_no_name else f"{name.replace('_', ' ')} {value}"
+
+
+def _settings(cell: Cell) -> dict[str, KnobValue]:
+    names = ("engine", "sampler", "precision", "attention", "seed", "prompts")
+    return {n: getattr(cell, n) for n in names} | dict(_knobs_without_steps(cell))
+
+
+def _knobs_without_steps(cell: Cell) -> Knobs:
+    """The knobs that all points of a curve share."""
+    return tuple((name, value) for name, value in cell.knobs if name != "steps")
+
+
+def _curve_key(cell: Cell) -> tuple[object, ...]:
+    """Equal for the points of one curve: everything but the steps."""
+    settings = tuple(sorted((k, str(v)) for k, v in _settings(cell).items()))
+    return (cell.model, settings, cell.prompt_tokens, cell.new_tokens, cell.batch_size)
+
+
+def _nearest(cell: Cell, baselines: Iterable[CellSummary], same_batch: bool) -> CellSummary | None:
+    """The baseline of the same P and G (and B) that shares most settings with `cell`; the first among equals."""
+    same = [
+        b
+        for b in baselines
+        if (b.cell.prompt_tokens, b.cell.new_tokens) == (cell.prompt_tokens, cell.new_tokens)
+        and (not same_batch or b.cell.batch_size == cell.batch_size)
+    ]
+    own = _settings(cell)
+
+    def agreement(baseline: CellSummary) -> tuple[int, bool]:
+        theirs = _settings(baseline.cell)
+        return sum(theirs.get(n) == v for n, v in own.items()), baseline.cell.batch_size == cell.batch_size
+
+    return max(same, key=agreement, default=None)
+
+
+# ---------------------------------------------------------------- the whole run
+
+
 class _Analysis:
     """The joins of one run, with the resamples that all of it shares."""
 
-    run: Run
-    draws: int
-    seed: int
-    _indices: dict[int, IndexArray] = field(default_factory=dict)
-    _parities: dict[object, Parity] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self.cells = all_cells(self.run)
-        self.results = {r.cell.id: r for r in self.run.results}
-        self.metrics = metrics_of(self.run)
+    def __init__(self, run: Run, draws: int, seed: int) -> None:
+        self.run, self.draws, self.seed = run, draws, seed
+        self.cells = all_cells(run)
+        self.results = {r.cell.id: r for r in run.results}
+        self.repetitions = {i: reps for i, r in self.results.items() if (reps := repetitions_of(r)) is not None}
+        self.metrics = metrics_of(run)
         self.compared = tuple(m for m in self.metrics if m.truth_of is None)
-        self.texts = scores_by_text(self.run)
-        self.whole = whole_scores(self.run)
+        self.texts = scores_by_text(run)
+        self.whole = whole_scores(run)
         self.labels = labels_of(self.cells)
+        # The resampling of n texts that everything shares; qualities and parities that several cells share.
+        self.indices = functools.cache(lambda n: bootstrap_indices(n, draws, seed))
         self.qualities: dict[str, tuple[Quality, ...]] = {}
-
-    def indices(self, n: int) -> IndexArray:
-        """The one resampling of n texts."""
-        if n not in self._indices:
-            self._indices[n] = bootstrap_indices(n, self.draws, self.seed)
-        return self._indices[n]
+        self.parities: dict[object, Parity] = {}
 
     def study(self) -> Study:
         baselines = tuple(self.summary(c) for c in self.cells if c.model.role == "baseline")
@@ -62,10 +153,10 @@ class _Analysis:
         groups: dict[tuple[object, ...], list[Cell]] = {}
         for cell in targets:
             if cell.steps is not None:
-                groups.setdefault(curve_key(cell), []).append(cell)
+                groups.setdefault(_curve_key(cell), []).append(cell)
         curves = tuple(self.curve(group, baselines) for group in groups.values())
         others = tuple(
-            self.summary(c, nearest(c, timed_of(baselines), same_batch=True)) for c in targets if c.steps is None
+            self.summary(c, _nearest(c, timed_of(baselines), same_batch=True)) for c in targets if c.steps is None
         )
         missing = []
         if not baselines:
@@ -99,8 +190,7 @@ class _Analysis:
         for metric, (shape, cells) in itertools.product(self.compared, shapes.items()):
             found = []
             for cell in cells:
-                result, texts = self.results.get(cell.id), self.texts.get((cell.quality_key, metric.name))
-                reps = repetitions_of(result) if result else None
+                reps, texts = self.repetitions.get(cell.id), self.texts.get((cell.quality_key, metric.name))
                 if reps is not None and texts is not None:
                     found.append(Contender(cell.id, reps.latency_s, texts))
             shared = common_prompts([c.texts for c in found])
@@ -115,9 +205,10 @@ class _Analysis:
         quality = self.quality(cell)
         if result is None:
             return CellSummary(cell, None, "not measured", quality=quality)
-        reps = repetitions_of(result)
-        other = repetitions_of(self.results[baseline.cell.id]) if baseline else None
+        reps = self.repetitions.get(cell.id)
+        other = self.repetitions[baseline.cell.id] if baseline else None
         traced = result.traced
+        first = (traced.first_block_s if traced.first_token_s is None else traced.first_token_s) if traced else None
         return CellSummary(
             cell=cell,
             status=result.status,
@@ -128,14 +219,12 @@ class _Analysis:
             memory=peak_of(result.memory),
             quality=quality,
             speedup=ratio_interval(other.latency_s, reps.latency_s, self.draws, self.seed) if reps and other else None,
-            first_text_s=(traced.first_block_s if traced.first_token_s is None else traced.first_token_s)
-            if traced
-            else None,
+            first_text_s=first,
             inter_token_s=traced.inter_token_s if traced else None,
         )
 
     def quality(self, cell: Cell) -> tuple[Quality, ...]:
-        """Every metric of the cell's texts; nothing for random weights, whose texts say nothing."""
+        """Every metric of the cell's texts; nothing for random weights, whose texts mean nothing."""
         key = cell.quality_key
         if cell.model.weights == "random":
             return ()
@@ -146,7 +235,8 @@ class _Analysis:
                 if texts is not None:
                     found.append(quality_of(metric, texts, self.indices(len(texts.prompt_indices))))
                 elif whole is not None and whole.value is not None:
-                    found.append(Quality(metric, whole.value, whole.low, whole.high, whole.n))
+                    ends = (whole.low, whole.high) if whole.n > 1 else (None, None)
+                    found.append(Quality(metric, whole.value, *ends, whole.n))
             self.qualities[key] = tuple(q for q in found if q is not None)
         return self.qualities[key]
 
@@ -154,39 +244,38 @@ class _Analysis:
         """One curve over K from the cells of one group."""
         cells = sorted(group, key=lambda c: c.steps or 0)
         first = cells[0]
-        timed = nearest(first, timed_of(baselines), same_batch=True)
-        scored = nearest(first, [b for b in baselines if b.quality], same_batch=False)
+        timed = _nearest(first, timed_of(baselines), same_batch=True)
+        scored = _nearest(first, [b for b in baselines if b.quality], same_batch=False)
         points = tuple(self.summary(c, timed) for c in cells)
         missing = [f"K={p.cell.steps} {p.status or 'not measured'}: {p.reason}" for p in points if p.latency is None]
-        random = first.model.weights == "random" or any(b.cell.model.weights == "random" for b in baselines)
+        random = "random" in (first.model.weights, *(b.cell.model.weights for b in baselines))
         parities: tuple[MetricParity, ...] = ()
         if random:
             missing.append(RANDOM_WEIGHTS)
         elif scored is None:
             missing.append("no quality of a baseline with the same prompt and new tokens: parity unknown")
         else:
-            parities = self.parities(cells, scored.cell, timed, missing)
+            parities = tuple(self.metric_parities(cells, scored.cell, timed, missing))
         if timed is None:
             missing.append("no latency of a baseline with the same B, P and G: speedup and break-even unknown")
-        times = self.times(cells)
         crossing = None
         if timed is not None:
-            reps = repetitions_of(self.results[timed.cell.id])
-            assert reps is not None
-            crossing = break_even({k: t.latency_s for k, t in times.items()}, reps.latency_s, self.draws, self.seed)
+            latencies = {k: t.latency_s for k, t in self.times(cells).items()}
+            baseline_s = self.repetitions[timed.cell.id].latency_s
+            crossing = break_even(latencies, baseline_s, self.draws, self.seed)
             if crossing is None:
                 missing.append("fewer than two step counts timed: no break-even")
         return Curve(
             label=self.labels[first.id],
             model=first.model.key,
             sampler=first.sampler,
-            knobs=knobs_without_steps(first),
+            knobs=_knobs_without_steps(first),
             weights="random" if random else "pretrained",
             batch_size=first.batch_size,
             prompt_tokens=first.prompt_tokens,
             new_tokens=first.new_tokens,
             points=points,
-            baseline=timed or nearest(first, baselines, same_batch=True),
+            baseline=timed or _nearest(first, baselines, same_batch=True),
             quality_baseline=scored if not random else None,
             parities=parities,
             break_even=crossing,
@@ -195,25 +284,18 @@ class _Analysis:
 
     def times(self, cells: Iterable[Cell]) -> dict[int, Repetitions]:
         """The repetitions of each step count that has any."""
-        found = {}
-        for cell in cells:
-            result = self.results.get(cell.id)
-            reps = repetitions_of(result) if result else None
-            if reps is not None and cell.steps is not None:
-                found[cell.steps] = reps
-        return found
+        return {c.steps: self.repetitions[c.id] for c in cells if c.steps is not None and c.id in self.repetitions}
 
-    def parities(
+    def metric_parities(
         self, cells: Sequence[Cell], scored: Cell, timed: CellSummary | None, missing: list[str]
-    ) -> tuple[MetricParity, ...]:
-        """Parity by every metric scored text by text, at every delta; what is lacking is added to `missing`."""
-        found = []
+    ) -> Iterator[MetricParity]:
+        """Parity by every metric scored text by text, at every delta; adds to `missing` what is not there."""
         times = self.times(cells)
-        base_times = repetitions_of(self.results[timed.cell.id]) if timed else None
+        base_times = self.repetitions[timed.cell.id] if timed else None
         for metric in self.compared:
             base = self.texts.get((scored.quality_key, metric.name))
-            curve = {c.steps: self.texts[k] for c in cells if (k := (c.quality_key, metric.name)) in self.texts}
-            known: dict[int, PerText] = {k: v for k, v in curve.items() if k is not None}
+            scores = ((c.steps, self.texts.get((c.quality_key, metric.name))) for c in cells)
+            known = {steps: texts for steps, texts in scores if steps is not None and texts is not None}
             if base is None or not known:
                 missing.append(f"{metric.name} not scored text by text for both models: no parity by it")
                 continue
@@ -225,22 +307,20 @@ class _Analysis:
                 missing.append(f"{metric.name}: no prompt is scored for both models and every K")
                 continue
             base, known = base.only(shared), {k: v.only(shared) for k, v in known.items()}
-            indices = self.indices(len(shared))
             for delta in DELTAS:
                 # Curves that differ in batch size share their texts, and so their parity.
                 key = (metric.name, delta, scored.quality_key, tuple(c.quality_key for c in cells))
-                if key not in self._parities:
-                    self._parities[key] = steps_to_parity(
+                if key not in self.parities:
+                    self.parities[key] = steps_to_parity(
                         known,
                         base,
                         delta=delta,
                         log_scale=metric.log_scale,
                         higher_is_better=metric.higher_is_better,
-                        indices=indices,
+                        indices=self.indices(len(shared)),
                     )
-                parity = self._parities[key]
+                parity = self.parities[key]
                 speedup = None
                 if base_times is not None:
                     speedup = speedup_at_parity(parity, times, base_times, self.draws, self.seed)
-                found.append(MetricParity(metric, parity, speedup))
-        return tuple(found)
+                yield MetricParity(metric, parity, speedup)

@@ -22,7 +22,7 @@ from dlmbench.analysis.stats import (
     IndexArray,
     bootstrap_indices,
     bootstrap_interval,
-    carrying,
+    effective_n,
     ratio_of_sums,
 )
 from dlmbench.bench.worker import Failed, Pool, ScoreTexts
@@ -237,8 +237,8 @@ def _over_texts(known: Score, texts: Sequence[TextScore], indices: IndexArray) -
     totals, weights = _column(texts, "total"), _column(texts, "weight")
     ratios = ratio_of_sums(totals, weights, indices)
     # The spread between texts is unknown where only one of them carries weight.
-    has_spread = carrying(weights) > 1
-    low, high = bootstrap_interval(ratios, carrying(weights)) if has_spread else (None, None)
+    has_spread = effective_n(weights) > 1
+    low, high = bootstrap_interval(ratios, effective_n(weights)) if has_spread else (None, None)
     errors = [t.stderr for t in texts if t.stderr is not None]
     return replace(
         known,
@@ -261,7 +261,7 @@ def _readings(texts: Sequence[TextScore], totals: FloatArray, indices: IndexArra
         with np.errstate(over="ignore"):  # an infinite perplexity is stored as unknown
             value = float(shown(totals.sum() / weights.sum()))
             draws = shown(ratio_of_sums(totals, weights, indices))
-        n = carrying(weights)
+        n = effective_n(weights)
         low, high = bootstrap_interval(draws, n) if n > 1 else (None, None)
         yield ConvertedScore(unit, value, low, high)
 

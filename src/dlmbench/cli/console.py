@@ -28,8 +28,8 @@ from dlmbench.types import Cell, Finding, LeftOut, Run
 
 if TYPE_CHECKING:
     # Types only: these import numpy and scipy, and `plan` should start fast.
-    from dlmbench.analysis.answer import SummaryRow
-    from dlmbench.analysis.cost import CellCost, Cheapest
+    from dlmbench.analysis.cost import CellCost, CheapestCell
+    from dlmbench.analysis.summary_table import SummaryRow
     from dlmbench.bench.forecast import RunCost
     from dlmbench.roofline.break_even import BreakEvenSurface
     from dlmbench.roofline.calibrate import Calibration
@@ -355,12 +355,14 @@ def costs(priced: Sequence[CellCost], price: float) -> Table:
     table = new_table(f"Cost at {price:g} per GPU hour", "cell", *columns)
     for c in priced:
         sizes = (str(c.cell.batch_size), str(c.cell.prompt_tokens), str(c.cell.new_tokens), _number(c.cell.steps))
-        money = f"{_short(c.per_million)} [{_short(c.low)}, {_short(c.high)}]"
+        money = _short(c.per_million)
+        if c.low is not None and c.high is not None:
+            money += f" [{_short(c.low)}, {_short(c.high)}]"
         table.add_row(c.label, *sizes, money, f"{c.tokens:.0f} {c.counted}")
     return table
 
 
-def cheapest(found: Sequence[Cheapest]) -> list[str]:
+def cheapest(found: Sequence[CheapestCell]) -> list[str]:
     """The cheapest cell that reaches the quality goal at each length, as sentences."""
     if not found:
         return ["The cheapest way to a given quality is unknown: no metric was scored for both models."]

@@ -102,7 +102,7 @@ def _with_front(rows: Sequence[ParetoPoint]) -> list[ParetoPoint]:
 def _words(frame: pd.DataFrame) -> str:
     """The metric as it is drawn: one that was negated loses its minus in the name."""
     unit = str(frame["unit"].iloc[0])
-    words = MetricInfo(str(frame["metric"].iloc[0]), unit, True).words
+    words = MetricInfo(str(frame["metric"].iloc[0]), unit, True).display_name
     return words.removeprefix("negative ") if words.startswith("negative ") or not unit.startswith("-") else f"-{words}"
 
 

@@ -252,7 +252,7 @@ def draw(frame: pd.DataFrame, figure: Figure) -> None:
         style.log2_axis(axes, list(curves["steps"]))
         verdict = _verdict(verdicts)
         direction = "higher is better" if info.higher_is_better else "lower is better"
-        axes.set_title(f"{info.words}, {direction}\n{verdict}".strip())
+        axes.set_title(f"{info.display_name}, {direction}\n{verdict}".strip())
         axes.set(xlabel="diffusion steps K", ylabel=info.unit)
     handles = []
     for i, (series, prompt, new) in enumerate(lines):
@@ -279,7 +279,7 @@ def interactive(frame: pd.DataFrame) -> page.Figure:
     names = list(dict.fromkeys(curves["metric"]))
     first = [rows_of(frame, metric=n).iloc[0] for n in names]
     infos = [MetricInfo(n, str(r["unit"]), bool(r["higher_is_better"])) for n, r in zip(names, first, strict=True)]
-    titles = [f"{m.words}, {'higher' if m.higher_is_better else 'lower'} is better" for m in infos]
+    titles = [f"{m.display_name}, {'higher' if m.higher_is_better else 'lower'} is better" for m in infos]
     span = (float(curves["steps"].min()), float(curves["steps"].max()))
     chart = page.Chart(titles, "diffusion steps K", [m.unit for m in infos], panel_px=230)
     for panel, info in enumerate(infos):

@@ -1,4 +1,4 @@
-"""What a finished run says, for people: made from the files of the run alone, offline, without torch."""
+"""The report of a finished run, from the files of the run alone: offline, without torch."""
 
 from dlmbench.report.conclude import Conclusion, conclude, missing_packages, write, write_reports
 

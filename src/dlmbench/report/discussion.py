@@ -1,4 +1,4 @@
-"""Sections 6 and 7: every question that was raised with its answer, the limits of the study, and what follows."""
+"""Sections 6 and 7: every question that was raised with its answer, the limits of the study, and advice."""
 
 from __future__ import annotations
 
@@ -6,19 +6,21 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from dlmbench.analysis.quality import metric_for
-from dlmbench.report import memory_questions, quality_questions, speed_questions, use_questions
-from dlmbench.report.answers import Answer, Question
-from dlmbench.report.markdown import Markdown, bullets, escape, table
+from dlmbench.report.answers import Answer, Question, some
+from dlmbench.report.markdown import Markdown, bullets, table
 from dlmbench.report.numbers import listed, plain
-from dlmbench.report.results import crossing
-from dlmbench.report.source import Source, is_published
+from dlmbench.report.performance_answers import LATENCY, MEMORY
+from dlmbench.report.quality_answers import QUALITY, USAGE, fitness
+from dlmbench.report.results import break_even_text
+from dlmbench.report.source import Source, is_published, name_of
+from dlmbench.report.use_cases import USE_CASES
 
-# Title of the section, what it is about, and its questions.
-THEMES: tuple[tuple[str, tuple[Question, ...]], ...] = (
-    ("The trade-off between quality and computation", quality_questions.QUESTIONS),
-    ("Latency and throughput", speed_questions.QUESTIONS),
-    ("Memory", memory_questions.QUESTIONS),
-    ("What it means in practice", use_questions.QUESTIONS),
+# Title of the section and its questions, in the order of the document.
+THEMES: tuple[tuple[str, Sequence[Question]], ...] = (
+    ("The trade-off between quality and computation", QUALITY),
+    ("Latency and throughput", LATENCY),
+    ("Memory", MEMORY),
+    ("What it means in practice", USAGE),
 )
 
 
@@ -32,13 +34,13 @@ class Asked:
 
     @property
     def state(self) -> str:
-        """The best that any run has to say."""
+        """The best state of any run's answer."""
         states = [a.state for _, a in self.answers]
         return next(s for s in ("measured", "in part", "not measured") if s in states)
 
 
 def ask(sources: Sequence[Source]) -> dict[str, list[Asked]]:
-    """Every question, put to every run, by theme."""
+    """Every question, answered for every run, by theme."""
     number = 0
     themes: dict[str, list[Asked]] = {}
     for title, questions in THEMES:
@@ -49,34 +51,23 @@ def ask(sources: Sequence[Source]) -> dict[str, list[Asked]]:
     return themes
 
 
-def shown(asked: Sequence[Asked]) -> Markdown:
-    """Questions with their answers, one after the other."""
-    return Markdown("\n\n".join(_shown(a) for a in asked))
-
-
-def _shown(asked: Asked) -> str:
-    question = asked.question
-    lines = [f"**Q{asked.number}** ({question.kind}). *{escape(question.text)}*"]
-    for source, answer in asked.answers:
-        name = f"Run {escape(source.name)}: " if len(asked.answers) > 1 else ""
-        lines.append(f"{name}{escape(answer.text)}")
-        if answer.items:
-            lines.append(bullets(answer.items))
-    return "\n\n".join(lines)
-
-
 def index(themes: dict[str, list[Asked]]) -> Markdown:
-    """Which questions have an answer."""
+    """The table of questions with the state of their answers."""
     rows = [(f"Q{a.number}", a.question.text, a.state) for group in themes.values() for a in group]
     return table(("", "hypothesis, claim or question", "state"), rows, 3)
 
 
+def numbers(themes: dict[str, list[Asked]], state: str) -> str:
+    """The numbers of the questions in one state."""
+    return listed(f"Q{a.number}" for group in themes.values() for a in group if a.state == state)
+
+
 def limits(source: Source) -> Iterator[str]:
     """What a reader must not conclude from this run."""
-    strange = [m.key for m in source.models if not is_published(m) or m.weights != "pretrained"]
-    if strange:
+    others = [m.key for m in source.models if not is_published(m) or m.weights != "pretrained"]
+    if others:
         yield (
-            f"The models {listed(strange)} are not the published 8B checkpoints with their trained weights: nothing "
+            f"The models {listed(others)} are not the published 8B checkpoints with their trained weights: nothing "
             "here says how good those are."
         )
     if source.random:
@@ -91,10 +82,11 @@ def limits(source: Source) -> Iterator[str]:
     )
     if source.study.metrics and not source.random:
         n = sorted({q.n for s in source.study.cells for q in s.quality})
-        yield f"Quality rests on {listed(n)} texts a cell and on {listed(m.words for m in source.study.metrics)}."
+        names = listed(m.display_name for m in source.study.metrics)
+        yield f"Quality rests on {listed(n)} texts a cell and on {names}."
         if metric_for("likelihood") in {m.name for m in source.study.metrics}:
             yield (
-                "The sampler likelihood thinks of tokens as drawn at temperature 1; the times belong to the "
+                "The sampler likelihood assumes that tokens are drawn at temperature 1; the times belong to the "
                 f"temperature of the cells ({listed(map(plain, source.values('temperature')))})."
             )
     steps = source.values("steps")
@@ -104,22 +96,12 @@ def limits(source: Source) -> Iterator[str]:
         yield f"{len(short)} cells have fewer than 10 timed repetitions."
     processes = [len({s.process_id for s in r.timed}) for r in source.run.results if r.timed]
     if processes and max(processes) == 1:
-        yield "Each cell was timed in one process: how much processes differ is not in the intervals."
+        yield "Each cell was timed in one process: the spread between processes is not in the intervals."
 
 
-def key_findings(source: Source) -> Markdown:
-    """The use cases, each with its balance."""
-    items = []
-    for use in use_questions.USE_CASES:
-        answer = use_questions.fitness(use)(source)
-        items.append(escape(f"{use.name[0].upper()}{use.name[1:]} ({use.condition}): {answer.text}"))
-        items += [Markdown(f"  {line}") for line in bullets(answer.items).splitlines()]
-    return Markdown("\n".join(i if i.startswith("  ") else f"- {i}" for i in items))
-
-
-def parity_in_short(source: Source) -> Answer:
-    """Where parity is reached."""
-    return quality_questions.steps_to_parity(source)
+def key_findings(source: Source) -> list[tuple[str, Answer]]:
+    """The use cases, each with its answer."""
+    return [(f"{use.title} ({use.condition})", fitness(source, use)) for use in USE_CASES]
 
 
 def recommendations(source: Source) -> Markdown:
@@ -127,24 +109,10 @@ def recommendations(source: Source) -> Markdown:
     items = []
     for curve in sorted(source.curves, key=lambda c: c.rank):
         line = curve.break_even
-        if line is None or line.steps is None or line.steps < 1:
-            continue
-        rough = ", outside the step counts that were timed" if line.is_extrapolated else ""
-        place = f"{curve.label}, B={curve.batch_size}, P={curve.prompt_tokens}, G={curve.new_tokens}"
-        items.append(f"{place}: diffusion saves time below k* = {crossing(line)} steps{rough}")
-    known = any(c.parities for c in source.curves)
-    end = (
-        "Choose the number of steps from the table of quality, then compare it with the break-even beside it."
-        if known
-        else "Before choosing diffusion, measure its quality at those step counts: it was not measured here."
-    )
-    more = len(items) - 8
-    rest = [f"{more} more settings are in the table of break-even"] if more > 1 else []
-    return bullets([*(f"{i}." for i in [*items[: 8 if rest else None], *rest]), end])
-
-
-def open_questions(themes: dict[str, list[Asked]]) -> Markdown:
-    """What was not measured, as future work."""
-    asked = [a for group in themes.values() for a in group]
-    none, part = (listed(f"Q{a.number}" for a in asked if a.state == s) for s in ("not measured", "in part"))
-    return Markdown(f"The next to be measured is what has no answer yet: {none}; and the rest of {part}.")
+        if line is not None and line.steps is not None and line.steps >= 1:
+            rough = ", outside the step counts that were timed" if line.is_extrapolated else ""
+            items.append(f"{name_of(curve)}: diffusion saves time below k* = {break_even_text(line)} steps{rough}")
+    advice = "Before choosing diffusion, measure its quality at those step counts: it was not measured here."
+    if any(c.parities for c in source.curves):
+        advice = "Choose the number of steps from the table of quality, then compare it with the break-even beside it."
+    return bullets([*(f"{i}." for i in some(items)), advice])

@@ -1,7 +1,7 @@
-"""report.md: the study as a document, abstract to appendix, every number from the files of its runs.
+"""report.md: the study as a document, from abstract to appendix, every number from the files of its runs.
 
-What stands is measured; what was not measured is said with its reason, so no section is ever a promise. Prose lies in
-templates/, one file for each group of sections; sentences with numbers are made beside the data they come from.
+Every statement is measured; what was not measured is named with its reason, so no section is ever a promise. Prose is
+in templates/, one file for each group of sections; sentences with numbers are made in the modules beside this one.
 """
 
 from __future__ import annotations
@@ -12,11 +12,14 @@ from pathlib import Path
 
 import jinja2
 
-from dlmbench.analysis.study import Study
+from dlmbench.analysis.results import Study
 from dlmbench.errors import BenchError
 from dlmbench.report import discussion, results, setup
+from dlmbench.report.figures import document_figures
 from dlmbench.report.markdown import Markdown, escape, finalize
-from dlmbench.report.source import Source, is_published, load
+from dlmbench.report.numbers import counted, gib, listed
+from dlmbench.report.quality_answers import steps_to_parity
+from dlmbench.report.source import Source, family_title, is_published, load_settings
 from dlmbench.results.journal import replace_file
 from dlmbench.types import Run
 
@@ -39,7 +42,7 @@ PARTS = (
 def write(run: Run, study: Study, folder: Path, more: Sequence[tuple[Run, Study]] = ()) -> Path:
     """Write report.md into `folder` from one run, or from several: each is analysed by itself, none are merged.
 
-    Figures are shown from `folder`/figures; those that are not there yet are drawn.
+    Figures are shown from `folder`/figures; those that do not exist yet are drawn.
 
     Raises:
         BenchError: a file of a run is not what dlmbench wrote, or `folder` cannot be written.
@@ -50,8 +53,12 @@ def write(run: Run, study: Study, folder: Path, more: Sequence[tuple[Run, Study]
         raise BenchError(f"{folder} cannot be made a folder ({error.strerror})", "Name another one") from error
     runs = [(run, study), *more]
     path = folder / NAME
-    several = len(runs) > 1
-    replace_file(path, compose([load(r, s, folder, i if several else None) for i, (r, s) in enumerate(runs, 1)]))
+    numbers = [None] if len(runs) == 1 else range(1, len(runs) + 1)
+    sources = [
+        Source(r, s, load_settings(r), document_figures(r, s, folder, number))
+        for (r, s), number in zip(runs, numbers, strict=True)
+    ]
+    replace_file(path, compose(sources))
     return path
 
 
@@ -70,10 +77,15 @@ def compose(sources: Sequence[Source]) -> str:
     context = {
         "sources": sources,
         "several": len(sources) > 1,
-        # Headings of what is told run by run stand below the run's own.
+        # Sections of several runs are below a heading for each run.
         "level": Markdown("####" if len(sources) > 1 else "###"),
         "published": all(is_published(m) and m.weights == "pretrained" for s in sources for m in s.models),
+        "family_title": family_title,
+        "steps_to_parity": steps_to_parity,
         "heading": heading,
+        "gib": gib,
+        "counted": counted,
+        "listed": listed,
         "setup": setup,
         "results": results,
         "discussion": discussion,
@@ -84,5 +96,5 @@ def compose(sources: Sequence[Source]) -> str:
 
 
 def heading(source: Source, several: bool, level: int = 4) -> Markdown:
-    """Which run the next lines are of; nothing where there is only one."""
+    """A heading with the name of the run; empty where there is only one."""
     return Markdown(f"{'#' * level} Run {escape(source.name)}" if several else "")

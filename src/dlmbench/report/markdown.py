@@ -1,7 +1,7 @@
-"""Markdown as a type: whatever is not of it is escaped, so that text from a file can never become structure.
+"""Markdown as a type: any other string is escaped, so that text from a file can never become structure.
 
 Names, reasons and generated texts are untrusted: a pipe would break a table, a tag would be markup, a link could be
-followed. Templates and tables escape every plain string and leave `Markdown` as it is.
+followed. Templates and tables escape every plain string and leave `Markdown` unchanged.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 
 class Markdown(str):
-    """Text that is Markdown on purpose."""
+    """Text that is meant as Markdown."""
 
     __slots__ = ()
 
@@ -38,7 +38,7 @@ def escape(text: str) -> Markdown:
 
 
 def finalize(value: object) -> object:
-    """For templates: what an expression gives is escaped unless it is Markdown."""
+    """For templates: the value of an expression is escaped unless it is Markdown."""
     return value if isinstance(value, Markdown) else escape(str(value))
 
 
@@ -50,10 +50,10 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], numbers_from: i
 
 
 def bullets(items: Sequence[str]) -> Markdown:
-    """A list, one line an item."""
+    """A list, one line per item."""
     return Markdown("\n".join(f"- {escape(i)}" for i in items))
 
 
 def quote(text: str) -> Markdown:
-    """A block quote, a line a paragraph."""
+    """A block quote, one line per paragraph."""
     return Markdown("\n>\n".join(f"> {escape(paragraph)}" for paragraph in text.split("\n\n")))

@@ -1,4 +1,4 @@
-"""Numbers as a reader wants them: three digits that mean something, with a unit, and an interval beside them."""
+"""Numbers as text: three significant digits, with a unit, and the interval in brackets."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ DASH = "–"
 
 
 def sig(value: float, digits: int = 3) -> str:
-    """`value` with so many significant digits, never in powers of ten for everyday sizes: 0.0123, 1.23, 12,300."""
+    """`value` with `digits` significant digits, in powers of ten only below 1e-4: 0.0123, 1.23, 12,300."""
     rounded = float(f"{value:.{digits}g}")
     if rounded == 0:
         return "0"
@@ -46,7 +46,7 @@ def percent(share: float) -> str:
 def spread(interval: Interval | Summary, unit: str = "") -> str:
     """A value and its 95% interval in brackets; two digits where the interval is wider than a tenth of the value.
 
-    A single repetition or prompt has no interval, which is said.
+    A single repetition or prompt has no interval, which is stated.
     """
     interval = interval.interval if isinstance(interval, Summary) else interval
     value = interval.value
@@ -57,9 +57,9 @@ def spread(interval: Interval | Summary, unit: str = "") -> str:
     return f"{middle}{unit} ({low} to {high})"
 
 
-def from_to(values: Sequence[float], words: Callable[[float], str] = sig) -> str:
+def from_to(values: Sequence[float], text: Callable[[float], str] = sig) -> str:
     """One value, or the range of several."""
-    low, high = words(min(values)), words(max(values))
+    low, high = text(min(values)), text(max(values))
     return low if low == high else f"{low} to {high}"
 
 
@@ -70,7 +70,7 @@ def listed(items: Iterable[object], last: str = "and") -> str:
 
 
 def plain(value: object) -> str:
-    """A setting as a reader would write it."""
+    """The value of a setting as text."""
     if value is None:
         return "not set"
     if isinstance(value, bool):

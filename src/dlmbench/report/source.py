@@ -1,41 +1,36 @@
-"""What the document is made of: a run, its study, what its experiment file said, its figures and some of its texts."""
+"""The input of page and document: a run, its study, the settings of its experiment file, and sample texts."""
 
 from __future__ import annotations
 
 import json
-import os
-import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from dlmbench import registry
-from dlmbench.analysis.study import CellSummary, Curve, Study
-from dlmbench.charts.write import write_one
+from dlmbench.analysis.results import CellSummary, Curve, Study
 from dlmbench.errors import BenchError
 from dlmbench.results import GENERATIONS, read_generations
-from dlmbench.types import Cell, CellResult, ModelSpec, PromptSettings, ProtocolSettings, Run, from_mapping
+from dlmbench.types import Cell, CellResult, Finding, ModelSpec, PromptSettings, ProtocolSettings, Run, from_mapping
 
 EXPERIMENT = "experiment.json"
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What the experiment file said beyond the cells; None and empty where the folder does not keep it."""
+class ExperimentSettings:
+    """Settings of the experiment file beyond the cells; None and empty where the folder has no such file."""
 
     description: str = ""
     protocol: ProtocolSettings | None = None
     prompts: PromptSettings | None = None
     metrics: tuple[str, ...] = ()
-    hardware: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """A figure: its title, its caption, and where its picture lies relative to the document."""
+class DocumentFigure:
+    """A figure of the document: its title, its caption, and the path of its picture, relative to the document."""
 
     title: str
     caption: str
@@ -44,12 +39,12 @@ class Drawn:
 
 @dataclass(frozen=True)
 class Source:
-    """One run and everything the document says of it."""
+    """One run and everything a report needs from it."""
 
     run: Run
     study: Study
-    settings: Settings
-    figures: tuple[Drawn, ...]
+    settings: ExperimentSettings
+    figures: tuple[DocumentFigure, ...] = ()
 
     @property
     def name(self) -> str:
@@ -75,21 +70,83 @@ class Source:
     @property
     def targets(self) -> tuple[CellSummary, ...]:
         """Every diffusion cell."""
-        return tuple(s for s in self.study.cells if s.cell.model.role == "target")
+        return self.of_role("target")
 
     @property
     def curves(self) -> tuple[Curve, ...]:
         """The curves over K."""
         return self.study.curves
 
+    @cached_property
+    def scored_curves(self) -> tuple[Curve, ...]:
+        """One curve for each set of texts that has a parity: batch sizes share theirs, the most step counts lead."""
+        unique: dict[object, Curve] = {}
+        for curve in self.curves:
+            if curve.headline():
+                key = (curve.label, curve.prompt_tokens, curve.new_tokens)
+                unique[key] = max(unique.get(key, curve), curve, key=lambda c: len(c.points))
+        return tuple(unique.values())
+
+    @property
+    def left_out(self) -> Mapping[str, list[str]]:
+        """Reason -> the combinations of the grid that were left out for it."""
+        found: dict[str, list[str]] = {}
+        for out in self.run.left_out:
+            found.setdefault(out.reason, []).append(out.label)
+        return found
+
+    @property
+    def missing_of_curves(self) -> Mapping[str, list[str]]:
+        """What could not be computed and why -> the curves that lack it."""
+        found: dict[str, list[str]] = {}
+        for curve in self.curves:
+            for reason in curve.missing:
+                found.setdefault(reason, []).append(name_of(curve))
+        return found
+
+    @property
+    def finding_groups(self) -> tuple[tuple[Finding, ...], ...]:
+        """Findings of the same kind and severity together, errors first."""
+        groups: dict[tuple[str, str], list[Finding]] = {}
+        for f in self.study.findings:
+            groups.setdefault((f.severity, f.code), []).append(f)
+        return tuple(map(tuple, groups.values()))
+
     def of_role(self, role: str) -> tuple[CellSummary, ...]:
         """All cells of the baseline or the target."""
         return tuple(s for s in self.study.cells if s.cell.model.role == role)
 
     def values(self, name: str, role: str | None = None) -> tuple[Any, ...]:
-        """The values that a cell's attribute or knob takes, ascending where they can be ordered."""
+        """The values that a cell's attribute or knob takes, each once, numbers ascending, None left out."""
         cells = (s.cell for s in self.study.cells if role in (None, s.cell.model.role))
-        return ordered(setting(c, name) for c in cells)
+        found = [v for v in dict.fromkeys(setting(c, name) for c in cells) if v is not None]
+        return tuple(sorted(found)) if all(isinstance(v, int | float) for v in found) else tuple(found)
+
+    def sample_texts(self, most: int) -> tuple[int, tuple[tuple[str, str], ...]]:
+        """What the models wrote after one prompt: its index, and pairs of writer and text.
+
+        The writers are the baseline and at most `most` points of a curve, from few to many steps; those without a
+        stored text are left out.
+        """
+        if not (Path(self.run.folder) / GENERATIONS).is_file():
+            return 0, ()
+        curve = next(iter((*self.scored_curves, *self.curves)), None)
+        base = (curve.quality_baseline or curve.baseline) if curve else next(iter(self.study.baselines), None)
+        points = [p.cell for p in curve.points] if curve else []
+        if len(points) > most:
+            points = [points[round(i * (len(points) - 1) / (most - 1))] for i in range(most)]
+        keys = {c.cell.id: c.cell.quality_key for c in self.study.cells}
+        texts: dict[str, dict[int, str]] = {}
+        for g in read_generations(Path(self.run.folder)):
+            if g.text and g.cell_id in keys:
+                texts.setdefault(keys[g.cell_id], {})[g.prompt_index] = g.text
+        writers = [c for c in (*([base.cell] if base else []), *points) if c.quality_key in texts]
+        shared = set.intersection(*(set(texts[c.quality_key]) for c in writers)) if writers else set()
+        if not shared:
+            return 0, ()
+        prompt = min(shared)
+        names = [self.study.label(c) + (" (autoregressive)" if c.steps is None else f", K={c.steps}") for c in writers]
+        return prompt, tuple((n, texts[c.quality_key][prompt]) for n, c in zip(names, writers, strict=True))
 
 
 def setting(cell: Cell, name: str) -> Any:
@@ -97,92 +154,52 @@ def setting(cell: Cell, name: str) -> Any:
     return getattr(cell, name) if hasattr(cell, name) else cell.knob(name)
 
 
-def ordered(values: Iterable[Any]) -> tuple[Any, ...]:
-    """Each value once, None left out, numbers ascending."""
-    found = [v for v in dict.fromkeys(values) if v is not None]
-    numbers = all(isinstance(v, int | float) for v in found)
-    return tuple(sorted(found)) if numbers else tuple(found)
+def shape(cell: Cell | Curve, batch: bool = True) -> str:
+    """B, P and G of a cell or curve."""
+    size = f"B={cell.batch_size}, " if batch else ""
+    return f"{size}P={cell.prompt_tokens}, G={cell.new_tokens}"
 
 
 def is_published(model: ModelSpec) -> bool:
-    """Whether this is a published checkpoint that its family names."""
+    """Whether the source is a published checkpoint that its family lists."""
     return model.source in registry.attribute("families", model.family, "PUBLISHED", {})
 
 
-def model_words(model: ModelSpec) -> str:
-    """A model as a reader knows it."""
-    family = registry.attribute("families", model.family, "TITLE", model.family)
-    if model.weights == "random":
-        return f"{model.key}: {family} of shape {model.source}, random weights"
-    revision = f", revision {model.revision}" if model.revision else ""
-    return f"{model.key}: {family}, {model.source}{revision}"
+def family_title(family: str) -> str:
+    """A family's name as its authors write it."""
+    return str(registry.attribute("families", family, "TITLE", family))
 
 
-def load_settings(run: Run) -> Settings:
-    """What experiment.json of the run's folder says; nothing where there is none.
+def name_of(curve: Curve, batch: bool = True) -> str:
+    """A curve's label and shape."""
+    return f"{curve.label}, {shape(curve, batch)}"
+
+
+def first_of(labels: Iterable[str], most: int = 3) -> str:
+    """The first few labels, and how many more there are."""
+    known = list(labels)
+    more = f" and {len(known) - most} more" if len(known) > most else ""
+    return f"{'; '.join(known[:most])}{more}"
+
+
+def load_settings(run: Run) -> ExperimentSettings:
+    """The settings in experiment.json of the run's folder; empty where there is none.
 
     Raises:
-        BenchError: the file is there and is not what dlmbench wrote.
+        BenchError: the file exists and is not what dlmbench wrote.
     """
     path = Path(run.folder) / EXPERIMENT
     if not path.is_file():
-        return Settings()
+        return ExperimentSettings()
     try:
         saved = json.loads(path.read_text(encoding="utf-8"))
-        return Settings(
+        return ExperimentSettings(
             description=str(saved.get("description", "")),
             protocol=from_mapping(ProtocolSettings, saved["protocol"]),
             prompts=from_mapping(PromptSettings, saved["prompts"]),
             metrics=tuple(map(str, saved.get("metrics", ()))),
-            hardware=dict(saved.get("hardware", {})),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise BenchError(
             f"{path} is not the file dlmbench wrote ({error})", "Take it from a backup, or delete it"
         ) from error
-
-
-def load(run: Run, study: Study, folder: Path, number: int | None = None) -> Source:
-    """Everything about one run, with its figures; those whose pictures are not there are drawn.
-
-    number: of the run among several in one document, whose figures then lie in a folder each.
-    """
-    return Source(run, study, load_settings(run), _figures(run, study, folder, number))
-
-
-def _figures(run: Run, study: Study, folder: Path, number: int | None) -> tuple[Drawn, ...]:
-    own = folder / "figures"
-    if number is not None:
-        own /= f"{number}-{re.sub(r'[^A-Za-z0-9]+', '-', run.name).strip('-')[:40]}"
-    places = [own]
-    # A run in raw_data has its figures beside it; any other folder gets its own, so that it can be moved.
-    if folder.resolve() == Path(run.folder).resolve() and folder.resolve().name == "raw_data":
-        places.append(folder.parent / "figures")
-    found = []
-    for name in registry.names("figures"):
-        title = registry.summary("figures", name).rstrip(".")
-        try:
-            module = registry.load("figures", name)
-            frame = module.points(run, study)
-            picture = next((p / f"{name}.png" for p in places if (p / f"{name}.png").is_file()), None)
-            if picture is None:
-                own.mkdir(parents=True, exist_ok=True)
-                picture = write_one(module, frame, own)[0]
-            relative = quote(Path(os.path.relpath(picture, folder)).as_posix())
-            found.append(Drawn(title, module.caption(frame), relative))
-        except Exception as error:  # whatever one figure does, the document stands and says so
-            found.append(Drawn(title, f"Not drawn: {type(error).__name__}: {error}.", ""))
-    return tuple(found)
-
-
-def sample_texts(source: Source, cells: Iterable[Cell]) -> tuple[tuple[Cell, str], ...]:
-    """The generated text of the first prompt that all of `cells` have a text for."""
-    wanted = list(cells)
-    if not (Path(source.run.folder) / GENERATIONS).is_file():
-        return ()
-    texts: dict[str, dict[int, str]] = {}
-    for g in read_generations(Path(source.run.folder)):
-        if g.text:
-            texts.setdefault(g.cell_id, {})[g.prompt_index] = g.text
-    shared = set.intersection(*(set(texts.get(c.id, {})) for c in wanted)) if wanted else set()
-    return tuple((c, texts[c.id][min(shared)]) for c in wanted) if shared else ()

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from dlmbench.analysis.stats import FloatArray, bootstrap_indices, bootstrap_interval, carrying, ratio_of_sums
+from dlmbench.analysis.stats import FloatArray, bootstrap_indices, bootstrap_interval, effective_n, ratio_of_sums
 from dlmbench.tasks.records import TaskDifference, TaskSample, TaskScore, Value
 
 BOOTSTRAP_DRAWS = 2000
@@ -89,4 +89,4 @@ def _resample(score: TaskScore, values: Sequence[Value]) -> tuple[float, FloatAr
     aggregate = _OF_RATIO[score.aggregation]
     totals, weights = np.array([v if isinstance(v, tuple) else (v, 1.0) for v in values], dtype=np.float64).T
     draws = aggregate(ratio_of_sums(totals, weights, bootstrap_indices(len(values), BOOTSTRAP_DRAWS, _SEED)))
-    return float(aggregate(np.asarray(totals.sum() / weights.sum()))), draws, carrying(weights)
+    return float(aggregate(np.asarray(totals.sum() / weights.sum()))), draws, effective_n(weights)

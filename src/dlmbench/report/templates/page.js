@@ -1,5 +1,5 @@
 "use strict";
-// Data lie in the page as base64 of gzip; text from a run reaches the page through textContent only.
+// Data are in the page as base64 of gzip; text from a run reaches the page through textContent only.
 const byId = (id) => document.getElementById(id);
 const element = (name, properties = {}, ...children) => {
   const made = Object.assign(document.createElement(name), properties);
@@ -43,7 +43,7 @@ const applyTheme = () => {
 // ---------------------------------------------------------------- figures
 
 const NARROW_PX = 560;
-// What Letter and A4 both have inside their margins, in pixels, less a title and some air.
+// The area inside the margins of both Letter and A4, in pixels, less a title and some space.
 const PAPER = { width: 680, height: 860 };
 let plotlyReady;
 let darkColours;
@@ -94,7 +94,7 @@ class PageFigure {
     this.width = layout.width;
   }
 
-  // Panels side by side where there is room, below each other where there is not.
+  // Panels side by side where they fit, otherwise below each other.
   fit(layout) {
     const { panels, columns, panel_px, gap_px, top_px, bottom_px, keys } = layout.meta;
     layout.width = printing ? PAPER.width : this.place.clientWidth;
@@ -103,18 +103,18 @@ class PageFigure {
     this.zoom = 1;
     const down = () => Math.ceil(panels / across);
     const rest = () => (down() - 1) * gap_px + top_px + bottom_px;
-    // On paper a figure and its caption stand on one page: with a column more, and smaller, where they would not.
+    // On paper a figure and its caption must fit on one page: if not, with one more column, and smaller.
     const words = this.place.nextElementSibling.textContent.length;
     const room = Math.max(PAPER.height / 2, PAPER.height - 20 * Math.ceil(words / 90));
     if (printing && down() * panel + rest() > room) {
       this.zoom = 0.7;
       layout.width = PAPER.width / this.zoom;
-      // Figures of one column have long names on the left, and keep it.
+      // Figures of one column have long names on the left, and keep one column.
       across = columns > 1 ? Math.min(columns + 1, panels) : 1;
       panel = Math.max(120, Math.min(panel, (room / this.zoom - rest()) / down()));
     }
     Object.assign(layout.grid, { rows: down(), columns: across, ygap: gap_px / (panel + gap_px) });
-    // On a narrow screen every name in the legend has a line of its own.
+    // On a narrow screen every name in the legend is on its own line.
     const legend = layout.width < NARROW_PX ? Math.min(19 * keys + 12, 180) - (bottom_px - 56) : 0;
     layout.height = down() * panel + rest() + legend;
     if (printing) {
@@ -127,7 +127,7 @@ class PageFigure {
     }
   }
 
-  // Nothing scrolls on paper: a legend that needs more than was left for it makes its figure taller.
+  // Nothing scrolls on paper: a legend that does not fit makes its figure taller.
   async unroll(Plotly, layout) {
     const legend = this.place.querySelector(".legend .bg");
     const more = (legend ? legend.getBBox().height : 0) - (layout.meta.bottom_px - 56);
@@ -142,7 +142,7 @@ const drawOne = (figure) =>
     figure.place.textContent = `This figure could not be drawn here (${error}). Its points are in the CSV.`;
   });
 const drawSoon = async () => {
-  // What is in sight first, then the others while the reader reads.
+  // Visible figures first, then the others while the reader reads.
   const seen = new IntersectionObserver(
     (entries) =>
       entries
@@ -256,7 +256,7 @@ class Cells {
   }
 
   update() {
-    // Each word must begin a word: 7 finds block 7 and not block 17.
+    // A search term matches the beginning of a word: 7 finds block 7 and not block 17.
     const words = byId("find").value.toLowerCase().split(/\s+/).filter(Boolean).map((w) => {
       const literal = w.replace(/[.*+?^${}()|[\]\\]/g, "\\$&");
       return new RegExp(/^[\p{L}\p{N}]/u.test(w) ? `(?<![\\p{L}\\p{N}])${literal}` : literal, "u");
@@ -290,7 +290,7 @@ class Cells {
     this.window(true);
   }
 
-  // Unknown goes last in both directions; rows that are equal keep the order of the plan.
+  // Unknown values go last in both directions; equal rows keep the order of the plan.
   sort() {
     if (!this.sorted) return;
     const column = this.columns[this.sorted.column];
@@ -303,7 +303,7 @@ class Cells {
     });
   }
 
-  // The rows in sight, between two spacers as tall as the rest.
+  // The visible rows, between two spacers as tall as the rest.
   window(anew = false) {
     const n = this.order.length;
     const all = n <= ALL_ROWS || printing;

@@ -1,14 +1,14 @@
-"""The nouns of an analysis: what figures, table, report and answer are made of.
+"""The records an analysis returns: what figures, tables, report and answer are made from.
 
-They hold numbers and say what is missing; how the numbers are found is in the modules beside this one.
+They hold numbers and what is missing; the modules beside this one compute them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from dlmbench.analysis.breakeven import BreakEven
+from dlmbench.analysis.break_even import BreakEven
 from dlmbench.analysis.pareto import Front
 from dlmbench.analysis.parity import Parity
 from dlmbench.analysis.quality import MetricInfo, Quality
@@ -21,7 +21,7 @@ RANDOM_WEIGHTS = "random weights: quality not measured"
 
 @dataclass(frozen=True)
 class PeakMemory:
-    """Peak memory of one generation in bytes, and who counted it."""
+    """Peak memory of one generation in bytes, and the counter it was read from."""
 
     bytes: int
     source: str
@@ -51,6 +51,11 @@ class CellSummary:
         """The quality by one metric's name."""
         return next((q for q in self.quality if q.metric.name == metric), None)
 
+    @property
+    def status_text(self) -> str:
+        """The status, also of a cell that has none yet."""
+        return self.status or ("unfinished" if self.latency else "not measured")
+
 
 @dataclass(frozen=True)
 class MetricParity:
@@ -60,12 +65,32 @@ class MetricParity:
     parity: Parity
     speedup: Speedup | None
 
+    @property
+    def latency_ratio(self) -> Interval | None:
+        """The baseline's latency over diffusion's at S_parity; None where parity is not reached or was not timed."""
+        return self.speedup.latency if self.speedup else None
+
+    @property
+    def outcome_text(self) -> str:
+        """The outcome as text, with the step count."""
+        parity = self.parity
+        if parity.reached:
+            smallest = ", the smallest step count scored" if parity.outcome == "reached_at_smallest" else ""
+            return f"reached at K={parity.steps}{smallest}"
+        return f"{parity.outcome.replace('_', ' ')} up to K={parity.points[-1].steps}"
+
+    @property
+    def margin_text(self) -> str:
+        """The margin as text."""
+        delta = self.parity.delta
+        return f"a perplexity {delta:.0%} higher" if self.metric.log_scale else f"a margin of {delta:g}"
+
 
 @dataclass(frozen=True)
 class Curve:
     """A target over its step counts, all else equal: one (sampler, knobs, B, P, G), with its baseline.
 
-    quality_baseline: the baseline's quality; it may come from another batch size, for texts do not depend on it.
+    quality_baseline: the baseline's quality; it may come from another batch size, because texts do not depend on it.
     missing: what could not be computed, and why.
     """
 
@@ -88,22 +113,44 @@ class Curve:
         """Parity by a metric's name at `delta`."""
         return next((p for p in self.parities if p.metric.name == metric and p.parity.delta == delta), None)
 
+    def headline(self, delta: float = 0.0) -> MetricParity | None:
+        """The parity that leads: by the metric of the smallest rank that was scored."""
+        exact = [p for p in self.parities if p.parity.delta == delta]
+        return min(exact, key=lambda p: p.metric.rank, default=None)
+
+    @property
+    def nearest_parity(self) -> MetricParity | None:
+        """The leading metric's parity at the smallest margin that reaches it; None where none does."""
+        lead = self.headline()
+        reached = [p for p in self.parities if lead and p.metric == lead.metric and p.parity.reached]
+        return min(reached, key=lambda p: p.parity.delta, default=None)
+
     @property
     def rank(self) -> tuple[bool, int]:
-        """What to sort by for the best known break-even first: inside the step counts timed, then on most of them."""
+        """Sort key, best known break-even first: within the step counts timed, then by how many there are."""
         line = self.break_even
         if line is None or line.steps is None:
             return (True, 0)
         return (line.is_extrapolated, -line.points)
 
-    def at(self, steps: int) -> CellSummary | None:
+    def at(self, steps: int | None) -> CellSummary | None:
         """The point at `steps`."""
         return next((p for p in self.points if p.cell.steps == steps), None)
+
+    @property
+    def timed(self) -> tuple[CellSummary, ...]:
+        """The points that have a latency."""
+        return tuple(timed_of(self.points))
+
+    @property
+    def untimed_reason(self) -> str:
+        """Why the first point was not timed; empty where that is not on record."""
+        return next((p.reason or p.status or "" for p in self.points), "")
 
 
 @dataclass(frozen=True)
 class Study:
-    """All that the figures, the table and the answer are made of. `others`: target cells without a step count."""
+    """Everything that figures, tables and the answer are made of. `others`: target cells without a step count."""
 
     name: str
     metrics: tuple[MetricInfo, ...]
@@ -128,5 +175,10 @@ class Study:
         return (*self.baselines, *(p for c in self.curves for p in c.points), *self.others)
 
     def label(self, cell: Cell) -> str:
-        """The cell's model with the knobs that tell it from others, without K, B, P and G."""
+        """The cell's model with the knobs that distinguish it from others, without K, B, P and G."""
         return self.labels[cell.id]
+
+
+def timed_of(cells: Iterable[CellSummary]) -> list[CellSummary]:
+    """Those of `cells` that have a latency."""
+    return [c for c in cells if c.latency is not None]

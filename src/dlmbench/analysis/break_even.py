@@ -1,7 +1,7 @@
 """Break-even: the step count at which diffusion takes as long as the baseline.
 
-A step costs the same whichever it is, so latency is a line in k; the line through the medians says where it crosses the
-baseline's latency, also between measured step counts. How far the medians are from that line is reported with it.
+Every step costs the same, so latency is a line in k; the line through the medians gives where it crosses the baseline's
+latency, also between measured step counts. How far the medians are from that line is reported with it.
 Shape legend: K step counts, R repetitions, D draws.
 """
 
@@ -21,7 +21,7 @@ class BreakEven:
     """latency(k) = intercept_s + slope_s * k, and where it meets the baseline's latency.
 
     largest_residual: the largest distance of a median from the line, as a share of the median. steps: k*, None where
-    there is none, and then `reason` says why. is_extrapolated: k* lies outside the step counts measured.
+    there is none, for `reason`. is_extrapolated: k* is outside the step counts measured.
     share_crossing: the share of draws in which the line rises, over which low, high are taken; they are None where a
     cell was timed only once. points: step counts the line rests on; through two, a line always fits.
     """
@@ -41,6 +41,17 @@ class BreakEven:
     def is_checked(self) -> bool:
         """Whether a bend would have shown in the residual."""
         return self.points > 2
+
+    def text(self, one_decimal_below: float = 100) -> str:
+        """k* and its interval in brackets, or why there is none. The ends have as many decimals as the value."""
+        if self.steps is None:
+            return f"none: {self.reason}"
+        if self.steps < 1:
+            return "below one step: by the fitted line a single step takes longer than the baseline"
+        digits = 1 if self.steps < one_decimal_below else 0
+        known = self.low is not None and self.high is not None and math.isfinite(self.low + self.high)
+        ends = f" ({max(self.low or 0, 0):.{digits}f} to {max(self.high or 0, 0):.{digits}f})" if known else ""
+        return f"{self.steps:.{digits}f}{ends}"
 
 
 def fit_line(steps_K: FloatArray, latency_KD: FloatArray) -> tuple[FloatArray, FloatArray]:

@@ -7,8 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from dlmbench.analysis.answer import answer
-from dlmbench.analysis.disagreement import why_parities_differ
+from dlmbench.analysis.answer import answer, why_parities_differ
 from dlmbench.analysis.study import analyse
 from dlmbench.types import Run
 from support.synthetic_run import baseline_cell, measured, per_text, target_cell
@@ -58,9 +57,9 @@ def test_valid_text_of_a_poorer_scorer():
     assert "It does not do so by repeating itself: 5% of its 4-grams are repeated at K=16, the baseline's 5%" in text
 
 
-def test_valid_by_repeating_itself_is_said():
+def test_valid_by_repeating_itself_is_pointed_out():
     text = explained((1.5, 1.3, 0.9), (0.95, 0.95, 0.95), repeated=0.55)
-    assert "By likelihood parity is reached at K=32, by validity reached at K=8 or before" in text
+    assert "By likelihood parity is reached at K=32, by validity reached at K=8, the smallest step count scored" in text
     assert "It also repeats itself, which no rule forbids: 55% of its 4-grams are repeated at K=8" in text
 
 

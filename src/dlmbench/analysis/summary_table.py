@@ -1,17 +1,17 @@
-"""The rows of the printed table: every cell of a run in one line."""
+"""The summary table: one row per cell of a run, for the console and the CSV."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dlmbench.analysis.nouns import CellSummary, Study
 from dlmbench.analysis.quality import metric_for
+from dlmbench.analysis.results import CellSummary, Study
 from dlmbench.types import Cell
 
 
 @dataclass(frozen=True)
 class SummaryRow:
-    """One line of the printed table; None where not measured. memory_source says which memory it is."""
+    """One row of the table; None where not measured. memory_source names the counter that was read."""
 
     model: str
     steps: int | None
@@ -42,7 +42,7 @@ def summary_rows(study: Study) -> list[SummaryRow]:
 def _row(study: Study, summary: CellSummary) -> SummaryRow:
     cell = summary.cell
     latency, memory = summary.latency, summary.memory
-    likelihood, validity = summary.quality_in(metric_for("likelihood")), summary.quality_in(metric_for("validity"))
+    likelihood, validity = (summary.quality_in(metric_for(m)) for m in ("likelihood", "validity"))
     return SummaryRow(
         model=study.label(cell),
         steps=cell.steps,
@@ -50,7 +50,7 @@ def _row(study: Study, summary: CellSummary) -> SummaryRow:
         batch_size=cell.batch_size,
         prompt_tokens=cell.prompt_tokens,
         new_tokens=cell.new_tokens,
-        status=summary.status or ("unfinished" if latency else "not measured"),
+        status=summary.status_text,
         latency_s=latency.median if latency else None,
         latency_low_s=latency.low if latency and latency.interval.is_known else None,
         latency_high_s=latency.high if latency and latency.interval.is_known else None,
@@ -65,7 +65,7 @@ def _row(study: Study, summary: CellSummary) -> SummaryRow:
 
 
 def block_length(cell: Cell) -> int | None:
-    """Positions a block: of a diffusion cell without a set length all its new tokens, of a baseline None."""
+    """Positions in a block: all new tokens for a diffusion cell without a set length, None for a baseline."""
     value = cell.knob("block_length")
     if isinstance(value, int):
         return value

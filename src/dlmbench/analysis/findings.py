@@ -1,12 +1,12 @@
 """Findings: what a reader of the results should know before believing them, each with advice.
 
 Every check is silent where its data are missing: a CPU run has no clocks or temperatures, and that is not a fault.
-The thresholds stand here, in one place, and in the messages.
+All thresholds are defined here and named in the messages.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Literal
 
 import numpy as np
@@ -29,61 +29,65 @@ CLOCK_SPAN = 0.05
 REPETITION_MARGIN = 0.10
 CAP_MARGIN = 0.05
 
+Severity = Literal["info", "warning", "error"]
+# Code, severity, message and advice; the cell is added where there is one.
+Remarks = Iterator[tuple[str, Severity, str, str]]
+
 
 def findings(run: Run) -> tuple[Finding, ...]:
     """Everything worth a remark in `run`: errors first, then warnings, then notes, each in the order of the cells."""
-    found = [f for r in run.results for check in _OF_A_CELL for f in check(r)]
+    found = [_of_cell(r.cell, *remark) for r in run.results for check in _OF_A_CELL for remark in check(r)]
     found += [f for check in _OF_A_RUN for f in check(run)]
     rank = {"error": 0, "warning": 1, "info": 2}
     return tuple(sorted(found, key=lambda f: rank[f.severity]))
 
 
+def _of_cell(cell: Cell, code: str, severity: Severity, message: str, hint: str) -> Finding:
+    return Finding(code, severity, cell.id, f"{cell.label}: {message}", hint)
+
+
 # ---------------------------------------------------------------- one cell
 
 
-def _failed(result: CellResult) -> Iterator[Finding]:
-    cell = result.cell
+def _failed(result: CellResult) -> Remarks:
     if result.status == "oom":
         hint = "use a smaller batch or shorter sequences, or a device with more memory"
-        yield Finding("cell_failed", "warning", cell.id, f"{cell.label}: out of memory ({result.reason})", hint)
+        yield "cell_failed", "warning", f"out of memory ({result.reason})", hint
     elif result.status == "skipped":
         hint = "the same command with --try-oom measures it: a prediction is advice"
-        yield Finding("not_tried", "warning", cell.id, f"{cell.label}: not tried ({result.reason})", hint)
+        yield "not_tried", "warning", f"not tried ({result.reason})", hint
     elif result.status in ("invalid", "error"):
-        hint = "mend the cause and run again: the cells that are done are kept"
-        yield Finding("cell_failed", "error", cell.id, f"{cell.label}: {result.status} ({result.reason})", hint)
+        hint = "fix the cause and run again: finished cells are kept"
+        yield "cell_failed", "error", f"{result.status} ({result.reason})", hint
 
 
-def _few_repetitions(result: CellResult) -> Iterator[Finding]:
+def _few_repetitions(result: CellResult) -> Remarks:
     n = len(result.timed)
     if result.status == "ok" and n < FEW_REPETITIONS:
-        message = f"{result.cell.label}: {n} timed repetitions, fewer than {FEW_REPETITIONS}"
-        yield Finding("few_repetitions", "warning", result.cell.id, message, "raise min_repeats or max_time_s")
+        message = f"{n} timed repetitions, fewer than {FEW_REPETITIONS}"
+        yield "few_repetitions", "warning", message, "raise min_repeats or max_time_s"
 
 
-def _wide_interval(result: CellResult) -> Iterator[Finding]:
+def _wide_interval(result: CellResult) -> Remarks:
     if len(result.timed) < 2:
         return
     latency = summarise([s.latency_s for s in result.timed])
     if latency.half_width > WIDE_HALF_WIDTH:
-        message = (
-            f"{result.cell.label}: the median latency is known to ±{latency.half_width:.0%}, "
-            f"more than {WIDE_HALF_WIDTH:.0%}"
-        )
+        message = f"the median latency is known to ±{latency.half_width:.0%}, more than {WIDE_HALF_WIDTH:.0%}"
         hint = "raise max_repeats and max_time_s, and keep other work off the machine"
-        yield Finding("interval_wide", "warning", result.cell.id, message, hint)
+        yield "interval_wide", "warning", message, hint
 
 
-def _outliers(result: CellResult) -> Iterator[Finding]:
+def _outliers(result: CellResult) -> Remarks:
     if len(result.timed) < FEW_REPETITIONS:
         return
     n = summarise([s.latency_s for s in result.timed]).outliers
     if n:
-        message = f"{result.cell.label}: {n} of {len(result.timed)} latencies lie far from the rest (none is dropped)"
-        yield Finding("outliers", "info", result.cell.id, message, "look for other work on the machine at those times")
+        message = f"{n} of {len(result.timed)} latencies lie far from the rest (none is dropped)"
+        yield "outliers", "info", message, "look for other work on the machine at those times"
 
 
-def _slow_start(result: CellResult) -> Iterator[Finding]:
+def _slow_start(result: CellResult) -> Remarks:
     """The first fifth of a process's repetitions against the others: more warm-up is needed if it is slower."""
     for process, samples in _by(result.timed, lambda s: s.process_id).items():
         times = [s.latency_s for s in sorted(samples, key=lambda s: s.index)]
@@ -94,12 +98,11 @@ def _slow_start(result: CellResult) -> Iterator[Finding]:
         p = _scipy.mannwhitneyu(times[:head], times[head:], alternative="greater", method="exact").pvalue
         # Two against eight cannot be clearer than p = 1/45, hence a laxer level than elsewhere.
         if early > (1 + SLOWER_SHARE) * late and p < 0.05:
-            which = f"the first {head} repetitions of process {process}"
-            message = f"{result.cell.label}: {which} are {early / late - 1:.0%} slower than its others"
-            yield Finding("warmup_short", "warning", result.cell.id, message, "raise warmup in the protocol")
+            message = f"the first {head} repetitions of process {process} are {early / late - 1:.0%} slower"
+            yield "warmup_short", "warning", f"{message} than its others", "raise warmup in the protocol"
 
 
-def _drift(result: CellResult) -> Iterator[Finding]:
+def _drift(result: CellResult) -> Remarks:
     """Rounds of the same cell that differ: the machine changed while it was being measured."""
     rounds = [[s.latency_s for s in g] for _, g in sorted(_by(result.timed, lambda s: s.round).items()) if len(g) >= 4]
     if len(rounds) < 2:
@@ -107,54 +110,48 @@ def _drift(result: CellResult) -> Iterator[Finding]:
     medians = [float(np.median(r)) for r in rounds]
     span = max(medians) / min(medians) - 1
     if span > SLOWER_SHARE and _scipy.kruskal(*rounds).pvalue < SIGNIFICANCE:
-        message = f"{result.cell.label}: the median latency differs by {span:.0%} between rounds"
         hint = "let the machine settle, fix its clocks, keep other work off it; then run again into a new folder"
-        yield Finding("drift", "warning", result.cell.id, message, hint)
+        yield "drift", "warning", f"the median latency differs by {span:.0%} between rounds", hint
 
 
-def _spans_processes(result: CellResult) -> Iterator[Finding]:
+def _spans_processes(result: CellResult) -> Remarks:
     groups = _by(result.timed, lambda s: s.process_id)
     if len(groups) < 2:
         return
     medians = [float(np.median([s.latency_s for s in g])) for g in groups.values()]
     span = max(medians) / min(medians) - 1
-    message = f"{result.cell.label}: measured in {len(groups)} processes, whose medians differ by {span:.1%}"
-    severity: Literal["info", "warning"] = "warning" if span > SLOWER_SHARE else "info"
-    hint = "the interval of the median says nothing of the spread between processes: read both"
-    yield Finding("spans_processes", severity, result.cell.id, message, hint)
+    message = f"measured in {len(groups)} processes, whose medians differ by {span:.1%}"
+    hint = "the interval of the median does not cover the spread between processes: read both"
+    yield "spans_processes", "warning" if span > SLOWER_SHARE else "info", message, hint
 
 
-def _tokens_short(result: CellResult) -> Iterator[Finding]:
+def _tokens_short(result: CellResult) -> Remarks:
     wanted = result.cell.batch_size * result.cell.new_tokens
     least = min((s.new_tokens for s in result.timed), default=wanted)
     if least < wanted:
-        message = f"{result.cell.label}: {least} new tokens in a repetition where {wanted} were asked for"
         hint = "the models did unequal work: no end-of-text token may stop a timed run"
-        yield Finding("tokens_short", "error", result.cell.id, message, hint)
+        yield "tokens_short", "error", f"{least} new tokens in a repetition instead of {wanted}", hint
 
 
-def _energy_window(result: CellResult) -> Iterator[Finding]:
+def _energy_window(result: CellResult) -> Remarks:
     times = [s.latency_s for s in result.timed if s.energy_j is not None]
-    if times and float(np.median(times)) < SHORT_ENERGY_S:
-        message = (
-            f"{result.cell.label}: energy read over {float(np.median(times)):.2f} s, under {SHORT_ENERGY_S} s: "
-            "the counter is too coarse for it"
-        )
-        yield Finding("energy_window", "warning", result.cell.id, message, "trust energy at larger batches or lengths")
+    if times and (median := float(np.median(times))) < SHORT_ENERGY_S:
+        message = f"energy read over {median:.2f} s, under {SHORT_ENERGY_S} s: the counter is too coarse for it"
+        yield "energy_window", "warning", message, "trust energy at larger batches or lengths"
 
 
-def _temperature(result: CellResult) -> Iterator[Finding]:
+def _temperature(result: CellResult) -> Remarks:
     values = [s.temperature_c for s in result.timed if s.temperature_c is not None]
     if values and max(values) - min(values) > TEMPERATURE_SPAN_C:
-        message = f"{result.cell.label}: the device went from {min(values)} to {max(values)} °C"
-        yield Finding("temperature_drift", "warning", result.cell.id, message, "warm the device up for longer")
+        message = f"the device went from {min(values)} to {max(values)} °C"
+        yield "temperature_drift", "warning", message, "warm the device up for longer"
 
 
-def _clock(result: CellResult) -> Iterator[Finding]:
+def _clock(result: CellResult) -> Remarks:
     values = [s.sm_clock_mhz for s in result.timed if s.sm_clock_mhz]
     if values and (max(values) - min(values)) / max(values) > CLOCK_SPAN:
-        message = f"{result.cell.label}: the device's clock ran between {min(values)} and {max(values)} MHz"
-        yield Finding("clock_drift", "warning", result.cell.id, message, "fix the clock, or check power and cooling")
+        message = f"the device's clock ran between {min(values)} and {max(values)} MHz"
+        yield "clock_drift", "warning", message, "fix the clock, or check power and cooling"
 
 
 # ---------------------------------------------------------------- the whole run
@@ -165,11 +162,11 @@ def _unmeasured(run: Run) -> Iterator[Finding]:
     absent = [c for c in run.cells if c.id not in done]
     if absent:
         message = f"{len(absent)} of {len(run.cells)} planned cells are not measured, first {absent[0].label}"
-        yield Finding("cells_unmeasured", "warning", None, message, "run the same command again: it goes on")
+        yield Finding("cells_unmeasured", "warning", None, message, "run the same command again: it resumes")
 
 
 def _controls(run: Run) -> Iterator[Finding]:
-    """Settings that must be equal for both models, else the comparison is of kernels, not of models."""
+    """Settings that must be equal for both models; otherwise kernels are compared, not models."""
     cells = all_cells(run)
     clocks = {r.cell.id: {s.clock for s in r.timed} for r in run.results}
     baseline, target = ([c for c in cells if c.model.role == role] for role in ("baseline", "target"))
@@ -206,9 +203,9 @@ def _energy_above_cap(run: Run) -> Iterator[Finding]:
         if (energy := result.energy) is not None:
             powers.append(energy.energy_j * energy.repetitions / energy.region_s)
         if powers and (power_w := max(powers)) > (1 + CAP_MARGIN) * cap_w:
-            message = f"{result.cell.label}: its energy makes {power_w:.0f} W, and the board is held to {cap_w:.0f} W"
+            message = f"its energy implies {power_w:.0f} W, above the board's power cap of {cap_w:.0f} W"
             hint = "its counter was read at a bad moment: trust energy of longer generations"
-            yield Finding("energy_above_cap", "warning", result.cell.id, message, hint)
+            yield _of_cell(result.cell, "energy_above_cap", "warning", message, hint)
 
 
 def _random_weights(run: Run) -> Iterator[Finding]:
@@ -219,8 +216,10 @@ def _random_weights(run: Run) -> Iterator[Finding]:
 
 
 def _few_prompts(run: Run) -> Iterator[Finding]:
-    for metric, scores in _by_metric(run).items():
-        n = min(s.n for s in scores.values())
+    fewest: dict[str, int] = {}
+    for (_, metric), scores in scores_by_text(run).items():
+        fewest[metric] = min(scores.n, fewest.get(metric, scores.n))
+    for metric, n in fewest.items():
         if n < FEW_PROMPTS:
             rests = f"{metric} rests on {n} prompt{'' if n == 1 else 's'}, fewer than {FEW_PROMPTS}"
             message = f"{rests}: {'its intervals are rough' if n > 1 else 'it has no interval'}"
@@ -231,10 +230,10 @@ def _degenerate(run: Run) -> Iterator[Finding]:
     for cell, own, base in _pairs_with_baseline(run, metric_for("repetition")):
         if own.value > base.value + REPETITION_MARGIN:
             message = (
-                f"{cell.label}: {own.value:.0%} of the text repeats itself, the baseline's {base.value:.0%}: "
+                f"{own.value:.0%} of the text repeats itself, the baseline's {base.value:.0%}: "
                 "validity and judges can be fooled by it"
             )
-            yield Finding("degenerate", "warning", cell.id, message, "read this cell's other metrics with suspicion")
+            yield _of_cell(cell, "degenerate", "warning", message, "read this cell's other metrics with suspicion")
 
 
 def _better_than_truth(run: Run) -> Iterator[Finding]:
@@ -245,12 +244,9 @@ def _better_than_truth(run: Run) -> Iterator[Finding]:
         for cell in _one_per_text(run):
             own, truth = scores.get((cell.quality_key, metric)), scores.get((cell.quality_key, line))
             if own and truth and own.value < truth.value:
-                message = (
-                    f"{cell.label}: its text scores {own.value:.3f} nats/token under {source}, "
-                    f"better than true text does ({truth.value:.3f})"
-                )
+                message = f"its text scores {own.value:.3f} nats/token under {source}, better than true text"
                 hint = "text more probable than the truth is duller than the truth: a warning, not a win"
-                yield Finding("better_than_truth", "warning", cell.id, message, hint)
+                yield _of_cell(cell, "better_than_truth", "warning", f"{message} ({truth.value:.3f})", hint)
 
 
 def _self_judged(run: Run) -> Iterator[Finding]:
@@ -261,13 +257,13 @@ def _self_judged(run: Run) -> Iterator[Finding]:
 
 
 def _tokens_differ(run: Run) -> Iterator[Finding]:
-    """Nats per token compare only where both models cut the reference into the same number of tokens."""
+    """Nats per token compare only where both models split the reference into the same number of tokens."""
     for cell, own, base in _pairs_with_baseline(run, metric_for("likelihood")):
         shared = common_prompts([own, base])
         if shared and not np.array_equal(own.only(shared).weights, base.only(shared).weights):
-            message = f"{cell.label}: the two models cut the reference into different numbers of tokens"
+            message = "the two models split the reference into different numbers of tokens"
             hint = "nats per token then compare unequal things: compare bits per byte"
-            yield Finding("tokens_differ", "warning", cell.id, message, hint)
+            yield _of_cell(cell, "tokens_differ", "warning", message, hint)
             return
 
 
@@ -289,13 +285,6 @@ def _one_per_text(run: Run) -> Iterable[Cell]:
     return unique.values()
 
 
-def _by_metric(run: Run) -> Mapping[str, Mapping[str, PerText]]:
-    groups: dict[str, dict[str, PerText]] = {}
-    for (key, metric), score in scores_by_text(run).items():
-        groups.setdefault(metric, {})[key] = score
-    return groups
-
-
 def _pairs_with_baseline(run: Run, metric: str) -> Iterator[tuple[Cell, PerText, PerText]]:
     """Each target's texts with those of a baseline of the same prompt and new tokens."""
     scores = scores_by_text(run)
@@ -312,7 +301,7 @@ def _pairs_with_baseline(run: Run, metric: str) -> Iterator[tuple[Cell, PerText,
                 break
 
 
-_OF_A_CELL: tuple[Callable[[CellResult], Iterator[Finding]], ...] = (
+_OF_A_CELL: tuple[Callable[[CellResult], Remarks], ...] = (
     _failed,
     _few_repetitions,
     _wide_interval,

@@ -19,8 +19,8 @@ from dlmbench.analysis.study import analyse
 from dlmbench.charts import page as _page
 from dlmbench.charts.write import csv_of
 from dlmbench.report import page
-from dlmbench.report.cases import cases
-from dlmbench.report.page_parts import figures
+from dlmbench.report.figures import page_figures
+from dlmbench.report.use_cases import use_case_answers
 from dlmbench.results.views import raw_metrics
 from dlmbench.types import LeftOut
 from support.hostile_run import ATTACKS, hostile_run
@@ -74,7 +74,7 @@ def read() -> Reader:
 
 
 def test_use_cases_are_three_whatever_was_measured():
-    found = {c.key: c for c in cases(STUDY)}
+    found = {c.use.key: c for c in use_case_answers(STUDY)}
     assert list(found) == ["interactive", "server", "long"]
     # The invented pair: parity is not reached at 64 steps, and 64 steps are slower than the baseline.
     assert found["interactive"].badge == "Autoregressive wins"
@@ -87,10 +87,10 @@ def test_use_cases_are_three_whatever_was_measured():
 
 def test_a_smaller_batch_stands_for_a_server_only_with_a_word_about_it():
     run = tiny_run(batches=(1, 4), blocks=(None,), steps=(4, 16), repetitions=6)
-    server = cases(analyse(run, draws=50))[1]
+    server = use_case_answers(analyse(run, draws=50))[1]
     assert "batch 4" in server.workloads[0].where
     assert "largest batch measured is 4" in server.note
-    alone = cases(analyse(tiny_run(batches=(1,), blocks=(None,), steps=(4, 16), repetitions=6), draws=50))[1]
+    alone = use_case_answers(analyse(tiny_run(batches=(1,), blocks=(None,), steps=(4, 16), repetitions=6), draws=50))[1]
     assert alone.workloads == ()
     assert alone.missing == "only batch size 1 was measured"
 
@@ -98,25 +98,27 @@ def test_a_smaller_batch_stands_for_a_server_only_with_a_word_about_it():
 def test_who_wins_follows_quality_and_speed():
     good = {None: {4: 0.80, 16: 0.80, 64: 0.80}}
     run = tiny_run(batches=(1,), blocks=(None,), steps=(4, 16, 64), repetitions=12, nats=good)
-    work = cases(analyse(run, draws=100))[0].workloads[0]
-    assert work.winner == "diffusion"
+    work = use_case_answers(analyse(run, draws=100))[0].workloads[0]
+    assert work.verdict == "diffusion"
     assert work.strip is not None
     assert work.strip.good_from == 0
     assert 40 < work.strip.faster_to < 50  # k* = 15, a little below the middle of 4 to 64
     late = {None: {4: 2.0, 16: 2.0, 64: 0.80}}
-    slow = cases(analyse(tiny_run(batches=(1,), blocks=(None,), steps=(4, 16, 64), nats=late), draws=100))[0]
-    assert slow.workloads[0].winner == "baseline"
+    slow = use_case_answers(analyse(tiny_run(batches=(1,), blocks=(None,), steps=(4, 16, 64), nats=late), draws=100))[0]
+    assert slow.workloads[0].verdict == "baseline"
     assert "takes longer" in slow.workloads[0].why
-    random = cases(analyse(tiny_run(batches=(1,), weights="random", steps=(4, 16)), draws=50))[0].workloads[0]
-    assert random.winner == "speed only"
+    random = use_case_answers(analyse(tiny_run(batches=(1,), weights="random", steps=(4, 16)), draws=50))[0].workloads[
+        0
+    ]
+    assert random.verdict == "speed only"
     assert "random" in random.why
 
 
-def test_several_settings_are_answered_by_the_best_one_and_it_is_said():
+def test_several_settings_are_answered_by_the_best_one_which_is_named():
     nats = {None: {4: 2.0, 16: 2.0}, 16: {4: 0.8, 16: 0.8}}
     run = tiny_run(batches=(1,), blocks=(None, 16), steps=(4, 16), nats=nats, repetitions=12)
-    work = cases(analyse(run, draws=100))[0].workloads[0]
-    assert work.winner == "diffusion"
+    work = use_case_answers(analyse(run, draws=100))[0].workloads[0]
+    assert work.verdict == "diffusion"
     assert "block 16" in work.chosen
     assert "2 settings measured, those that serve diffusion best" in work.chosen
 
@@ -158,14 +160,14 @@ def test_the_policy_names_the_two_scripts_by_their_hashes(read):
     policy = next(a["content"] for t, a in read.elements if a.get("http-equiv") == "Content-Security-Policy")
     own = [text for attributes, text in read.scripts if attributes.get("type") != "text/plain"]
     assert len(own) == 1
-    assert page._allowed(own[0]) in policy
-    assert page._allowed(read.packed("plotly")) in policy
+    assert page.script_hash(own[0]) in policy
+    assert page.script_hash(read.packed("plotly")) in policy
     assert policy.count("sha256-") == 2
 
 
 def test_a_figure_of_the_page_that_leaves_nothing_out_does_not_say_so():
     run = tiny_run(batches=(1, 2, 4))
-    captions = {f.name: f.caption for f in figures(run, analyse(run, draws=20))}
+    captions = {f.name: f.caption for f in page_figures(run, analyse(run, draws=20))}
     assert captions["pareto_frontier"].startswith("Quality")
     assert not any("Drawn:" in caption for caption in captions.values())
 

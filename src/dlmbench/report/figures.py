@@ -1,0 +1,106 @@
+"""The figures of a report: pictures beside the document, interactive plots in the page."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+from dlmbench import registry
+from dlmbench.analysis.results import Study
+from dlmbench.charts.points import why_missing
+from dlmbench.charts.write import csv_of, write_one
+from dlmbench.report.source import DocumentFigure
+from dlmbench.types import Run
+
+# The order of the figures on the page; those not named here follow by name.
+PAGE_ORDER = (
+    "pareto_frontier",
+    "latency_vs_steps",
+    "quality_vs_steps",
+    "breakeven_map",
+    "throughput_by_batch_size",
+    "throughput_vs_batch_size",
+)
+
+
+def document_figures(run: Run, study: Study, folder: Path, number: int | None = None) -> tuple[DocumentFigure, ...]:
+    """Every figure for a document in `folder`; pictures that do not exist yet are drawn.
+
+    number: of the run among several in one document, whose figures then have a folder each.
+    """
+    own = folder / "figures"
+    if number is not None:
+        own /= f"{number}-{re.sub(r'[^A-Za-z0-9]+', '-', run.name).strip('-')[:40]}"
+    places = [own]
+    # A run in raw_data has its figures beside it; any other folder gets its own, so that it can be moved.
+    if folder.resolve() == Path(run.folder).resolve() and folder.resolve().name == "raw_data":
+        places.append(folder.parent / "figures")
+    found = []
+    for name in registry.names("figures"):
+        title = registry.summary("figures", name).rstrip(".")
+        try:
+            module = registry.load("figures", name)
+            frame = module.points(run, study)
+            picture = next((p / f"{name}.png" for p in places if (p / f"{name}.png").is_file()), None)
+            if picture is None:
+                own.mkdir(parents=True, exist_ok=True)
+                picture = write_one(module, frame, own)[0]
+            relative = quote(Path(os.path.relpath(picture, folder)).as_posix())
+            found.append(DocumentFigure(title, module.caption(frame), relative))
+        except Exception as error:  # a figure that fails is named; the document is written without it
+            found.append(DocumentFigure(title, f"Not drawn: {type(error).__name__}: {error}.", ""))
+    return tuple(found)
+
+
+@dataclass(frozen=True)
+class PageFigure:
+    """A figure of the page: `plot` and `csv` packed. `missing`: why nothing could be drawn."""
+
+    name: str
+    title: str
+    caption: str = ""
+    missing: str = ""
+    plot: str = ""
+    csv: str = ""
+    height_px: int = 0
+    views: tuple[str, ...] = ()
+
+
+def page_figures(run: Run, study: Study) -> tuple[PageFigure, ...]:
+    """Every figure in the page's order, those not measured included."""
+    names = registry.names("figures")
+    order = [n for n in PAGE_ORDER if n in names] + [n for n in names if n not in PAGE_ORDER]
+    return tuple(_page_figure(run, study, name) for name in order)
+
+
+def _page_figure(run: Run, study: Study, name: str) -> PageFigure:
+    title = re.split(r"[,:]", registry.summary("figures", name))[0].rstrip(".")
+    try:
+        module = registry.load("figures", name)
+        frame = module.points(run, study)
+        if why := why_missing(frame):
+            return PageFigure(name, title, missing=why)
+        plot = module.interactive(frame)
+        views = (plot.layout.meta or {}).get("views", ())
+        return PageFigure(
+            name,
+            title,
+            # A figure that the page draws differently has a separate caption for it.
+            getattr(module, "page_caption", module.caption)(frame),
+            plot=packed(plot.to_json()),
+            csv=packed(csv_of(frame)),
+            height_px=int(plot.layout.height or 400),
+            views=tuple(str(v["label"]).replace("\n", ", ") for v in views),
+        )
+    except Exception as error:  # a figure that fails is named; the page is written without it
+        return PageFigure(name, title, missing=f"it could not be drawn ({type(error).__name__}: {error})")
+
+
+def packed(text: str) -> str:
+    """Text as base64 of gzip, the same bytes every time."""
+    return base64.b64encode(gzip.compress(text.encode(), 9, mtime=0)).decode("ascii")

@@ -1,0 +1,413 @@
+"""Answers on latency, throughput and memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from dlmbench.analysis.results import CellSummary, timed_of
+from dlmbench.analysis.stats import Interval
+from dlmbench.report.answers import (
+    Answer,
+    Contrast,
+    Question,
+    answer_of,
+    answers,
+    by_length,
+    contrasts,
+    equal_but,
+    grouped,
+    not_measured,
+    speed_word,
+)
+from dlmbench.report.numbers import counted, from_to, gib, listed, percent, plain, seconds, sig, spread, times
+from dlmbench.report.source import Source, name_of, shape
+
+HIGH_BATCH = 8
+LONG = 2048
+# A quadratic term below this share of the growth is negligible; a fit this close to all points describes them.
+NEGLIGIBLE = 0.1
+GOOD_FIT = 0.05
+LATENCY: list[Question] = []
+MEMORY: list[Question] = []
+
+
+@answers(LATENCY, "hypothesis")
+def _throughput_at_high_batch(source: Source) -> Answer:
+    """Diffusion reaches the higher throughput at large batches, because it parallelises better.
+
+    At the largest K that all batch sizes of a setting share.
+    """
+    items, largest = [], 0
+    for curves in grouped(source.curves, lambda c: (c.label, c.prompt_tokens, c.new_tokens)):
+        family = sorted(curves, key=lambda c: c.batch_size)
+        speedups = [{p.cell.steps or 0: p.speedup for p in c.points if p.speedup} for c in family]
+        steps = max(set.intersection(*map(set, speedups)), default=0)
+        if len(family) < 2 or not steps:
+            continue
+        ratios = [(c.batch_size, s[steps]) for c, s in zip(family, speedups, strict=True)]
+        largest = max(largest, ratios[-1][0])
+        text = "; ".join(f"{spread(r, 'x')} at B={b}" for b, r in ratios)
+        items.append(f"{name_of(family[0], batch=False)}, K={steps}: {text}: {_trend(ratios)}")
+    missing = "no diffusion setting was timed with its baseline at two batch sizes"
+    lead = "throughput of diffusion as a multiple of the baseline's, quality apart"
+    if largest < HIGH_BATCH:
+        first = f"in part: batches above {largest} were not measured"
+        return answer_of(first, lead, items=items, state="in part", missing=missing)
+    return answer_of(lead, items=items, missing=missing)
+
+
+def _trend(ratios: Sequence[tuple[int, Interval]]) -> str:
+    (_, first), (batch, last) = ratios[0], ratios[-1]
+    if last.high < first.low:
+        change = "the larger the batch, the less diffusion gains, against the hypothesis"
+    elif last.low > first.high:
+        change = "diffusion gains with the batch, in line with the hypothesis"
+    else:
+        change = "no change with the batch is shown"
+    word = speed_word(last, ("ahead", "behind", "not shown to be ahead or behind"))
+    return f"{change}; at B={batch} diffusion is {word}"
+
+
+@answers(LATENCY, "hypothesis")
+def _baseline_batch_scaling(source: Source) -> Answer:
+    """The memory of the KV cache is what limits the autoregressive model at large batches."""
+    items = []
+    for group in equal_but(timed_of(source.of_role("baseline")), "batch_size"):
+        ordered = sorted(group, key=lambda c: c.cell.batch_size)
+        first, last = ordered[0], ordered[-1]
+        more = last.cell.batch_size / first.cell.batch_size
+        if more == 1 or not first.throughput or not last.throughput:
+            continue
+        text = (
+            f"{shape(first.cell, batch=False)}: from B={first.cell.batch_size} to {last.cell.batch_size} "
+            f"({times(more)} the sequences) throughput grows {times(last.throughput.median / first.throughput.median)}"
+        )
+        if first.memory and last.memory and first.memory.source == last.memory.source:
+            text += f" and peak memory ({first.memory.source}) {times(last.memory.bytes / first.memory.bytes)}"
+        items.append(text)
+    lost = sum(c.status == "oom" for c in source.of_role("baseline"))
+    lead = "no baseline cell ran out of memory, so memory did not limit it in the range measured"
+    if lost:
+        lead = f"{counted(lost, 'baseline cell')} ran out of memory"
+    return answer_of(lead, items=items, missing="the baseline was timed at one batch size only")
+
+
+@answers(LATENCY, "claim")
+def _slower_at_16_steps(source: Source) -> Answer:
+    """Already at 16 steps LLaDA takes longer than the autoregressive model."""
+    items = [
+        f"{source.study.label(p.cell)}, {shape(p.cell)}: {spread(p.speedup, 'x')} the baseline's speed: "
+        f"{speed_word(p.speedup)}"
+        for c in source.curves
+        if (p := c.at(16)) is not None and p.speedup is not None
+    ]
+    lead = "speed of diffusion as a multiple of the baseline's at K=16"
+    return answer_of(lead, items=items, missing="no cell with K=16 was timed beside its baseline")
+
+
+@answers(LATENCY, "question")
+def _linear_in_steps(source: Source) -> Answer:
+    """Is latency linear in the number of steps?"""
+    lines = [c.break_even for c in source.curves if c.break_even and len(c.timed) >= 3]
+    if not lines:
+        return not_measured("no setting was timed at three step counts or more, and two always lie on a line")
+    residuals = [line.largest_residual for line in lines]
+    text = f"in {counted(len(lines), 'setting')} of 3 step counts or more the medians deviate from a straight line by "
+    text += f"at most {from_to(residuals, percent)}"
+    rough = sum(r > 0.1 for r in residuals)
+    if rough:
+        text += f"; in {rough} of them by more than 10%, so a break-even read from the line is rough there"
+    return answer_of(text)
+
+
+@answers(LATENCY, "question")
+def _time_over_length(source: Source) -> Answer:
+    """How does time grow with the sequence length: linearly, or with its square?
+
+    The average exponent between the shortest and the longest sequence.
+    """
+    items = []
+    for group in by_length(timed_of(source.study.cells)):
+        short, long = group[0], group[-1]
+        longer = long.cell.sequence_length / short.cell.sequence_length
+        if longer < 2 or not short.latency or not long.latency:
+            continue
+        power = np.log(long.latency.median / short.latency.median) / np.log(longer)
+        items.append(
+            f"{source.study.label(short.cell)}, B={short.cell.batch_size}, G={short.cell.new_tokens}{_steps(short)}: "
+            f"{seconds(short.latency.median)} at N={short.cell.sequence_length}, {seconds(long.latency.median)} at "
+            f"N={long.cell.sequence_length}, an average exponent of {abs(power):.1f}"
+        )
+    lead = (
+        f"with the attention setting {listed(source.values('attention'))}; an exponent of 1 is linear in N, 2 quadratic"
+    )
+    missing = "no setting was timed at two lengths of the same number of new tokens"
+    return answer_of(lead, items=items, missing=missing)
+
+
+def _steps(summary: CellSummary) -> str:
+    return f", K={summary.cell.steps}" if summary.cell.steps else ""
+
+
+@answers(LATENCY, "claim")
+def _warm_up(source: Source) -> Answer:
+    """The first passes are slower and have to be discarded.
+
+    The first warm-up of each process against the timed repetitions.
+    """
+    ratios, slowest = [], 0
+    for result in source.run.results:
+        firsts = [s.latency_s for s in result.samples if s.is_warmup and s.index == 0]
+        later = [s.latency_s for s in result.timed]
+        if firsts and later:
+            ratios.append(firsts[0] / float(np.median(later)))
+            slowest += firsts[0] > max(later)
+    if not ratios:
+        return not_measured("no warm-up is on record")
+    return answer_of(
+        f"the very first pass was slower than every timed one in {slowest} of {counted(len(ratios), 'cell')}; it took "
+        f"{times(float(np.median(ratios)))} the median of the timed ones in the median cell, {times(max(ratios))} at "
+        "most. Warm-ups are kept on record and never averaged"
+    )
+
+
+def _effect_of(source: Source, name: str, title: str) -> Answer:
+    """The effect of one setting on latency, all else equal."""
+    values = source.values(name)
+    shown = listed(map(plain, values))
+    missing = f"cells differ in {title} ({shown}), but in other settings as well"
+    if len(values) < 2:
+        missing = f"all cells have the {title} {shown}" if values else f"no cell has a {title}"
+    items = [_contrast_text(c) for c in contrasts(source, name)]
+    return answer_of(f"two values of the {title}, all else equal", items=items, noun="pair", missing=missing)
+
+
+def _contrast_text(pair: Contrast) -> str:
+    cell = pair.first.cell
+    old, new = map(plain, pair.values)
+    word = speed_word(pair.ratio, ("faster", "slower", "no difference shown"))
+    lead = f"{cell.model.key}, {shape(cell)}{_steps(pair.first)}"
+    return f"{lead}: {new} runs at {spread(pair.ratio, 'x')} the speed of {old}: {word}"
+
+
+@answers(LATENCY, "claim")
+def _temperature(source: Source) -> Answer:
+    """Temperature does not affect speed directly."""
+    return _effect_of(source, "temperature", "temperature")
+
+
+@answers(LATENCY, "claim")
+def _precision(source: Source) -> Answer:
+    """float32 is too slow to be of use beside bfloat16."""
+    return _effect_of(source, "precision", "precision")
+
+
+@answers(LATENCY, "question")
+def _attention(source: Source) -> Answer:
+    """FlashAttention on for both models, or off for both: does it change the comparison?"""
+    return _effect_of(source, "attention", "attention setting")
+
+
+@answers(LATENCY, "claim")
+def _prompts(source: Source) -> Answer:
+    """Prompts must be real text, since token embeddings influence time and memory."""
+    return _effect_of(source, "prompts", "prompt source")
+
+
+@answers(LATENCY, "question")
+def _caches(source: Source) -> Answer:
+    """Do accelerated samplers (caches, parallel commits) change the picture?"""
+    items = [_contrast_text(c) for c in contrasts(source, "cache", "published_loop", "confidence_dtype")]
+    items += [
+        f"{source.study.label(o.cell)}, {shape(o.cell)}: {spread(o.speedup, 'x')} the baseline's speed"
+        for o in source.study.others
+        if o.speedup is not None
+    ]
+    missing = "no cell differs from another in its cache only, or chooses its own number of steps"
+    lead = "a cache comes with its published loop [11] and its number type of the confidence"
+    if source.study.metrics and not source.random:
+        return answer_of(lead, "the quality of each is in the table of quality", items=items, missing=missing)
+    rest = "whether the texts stay as good was not measured"
+    return answer_of(lead, rest, items=items, state="in part", missing=missing)
+
+
+@answers(LATENCY, "question")
+def _block_length(source: Source) -> Answer:
+    """Does generating block by block, between diffusion and autoregression, save time?"""
+    return _effect_of(source, "block_length", "block length")
+
+
+@answers(LATENCY, "question")
+def _serving_engines(source: Source) -> Answer:
+    """Would specialised inference engines change the comparison?"""
+    return not_measured(
+        f"both models run in the same engine ({listed(source.values('engine'))}), so that models are compared and not "
+        "engineering; serving systems such as vLLM [13] are not among the engines"
+    )
+
+
+@answers(LATENCY, "question")
+def _other_devices(source: Source) -> Answer:
+    """Do the results hold on other devices, ROCm among them?"""
+    env = source.run.environment
+    device = env.device if env else "not on record"
+    return not_measured(f"one run belongs to one environment, here {device}; runs of two devices are never merged")
+
+
+# ---------------------------------------------------------------- memory
+
+
+def _with_memory(cells: Sequence[CellSummary]) -> list[CellSummary]:
+    return [c for c in cells if c.memory is not None]
+
+
+def _peaks(group: Sequence[CellSummary]) -> tuple[list[int], list[int]]:
+    return [c.cell.sequence_length for c in group], [c.memory.bytes for c in group if c.memory]
+
+
+def _counter(source: Source) -> str:
+    sources = listed(c.memory.source for c in _with_memory(source.study.cells) if c.memory)
+    resident = " (weights and libraries included, so small differences are noise)" if "resident" in sources else ""
+    return f"the counter is {sources}{resident}"
+
+
+def _memory_over_length(source: Source, role: str) -> Answer:
+    """The peak of one role's cells against N."""
+    known = _with_memory(source.study.cells)
+    missing = "peaks are known at one length only" if known else "no peak memory is on record"
+    groups = by_length(_with_memory(source.of_role(role)))
+    return answer_of(_counter(source), items=[_growth(source, g) for g in groups], missing=missing)
+
+
+def _growth(source: Source, group: Sequence[CellSummary]) -> str:
+    lengths, peaks = _peaks(group)
+    batch = group[0].cell.batch_size
+    per_token = (peaks[-1] - peaks[0]) / (lengths[-1] - lengths[0]) / batch
+    return (
+        f"{source.study.label(group[0].cell)}, B={batch}{_steps(group[0])}: {gib(peaks[0])} at N={lengths[0]} and "
+        f"{gib(peaks[-1])} at N={lengths[-1]}, {sig(per_token / 1024)} KiB more for each token of each sequence"
+        f"{growth_shape(lengths, peaks)}"
+    )
+
+
+def growth_shape(lengths: Sequence[int], peaks: Sequence[float]) -> str:
+    """How memory grows with N, from fits of a + b N and a + b N + c N^2; a takes up weights and libraries.
+
+    Linear only where the quadratic term is negligible: its share of the growth between the ends is named.
+    """
+    grown = max(peaks) - min(peaks)
+    if len(lengths) < 3:
+        return " (two lengths, so the shape is unknown)"
+    if not grown:
+        return "; it does not grow"
+    n, sizes = np.array(lengths, dtype=float), np.array(peaks, dtype=float)
+    line, parabola = (np.polyfit(n, sizes, degree) for degree in (1, 2))
+    off_line, off_parabola = (float(np.max(np.abs(np.polyval(f, n) - sizes))) / grown for f in (line, parabola))
+    quadratic = float(parabola[0]) * (lengths[-1] ** 2 - lengths[0] ** 2) / grown
+    if abs(quadratic) <= NEGLIGIBLE and off_line <= NEGLIGIBLE:
+        text = "grows linearly"
+    elif off_parabola > GOOD_FIT:
+        text = "has no clear shape (no good fit by a line or a parabola)"
+    else:
+        text = f"grows {'faster' if quadratic > 0 else 'slower'} than linearly"
+    return (
+        f"; memory {text}: at {len(lengths)} lengths it deviates from a line by {_share(off_line)} of the growth at "
+        f"most, and the quadratic term of a fit makes up {_share(quadratic)} of the growth"
+    )
+
+
+def _share(value: float) -> str:
+    return percent(0.0 if abs(value) < 5e-4 else value)
+
+
+@answers(MEMORY, "hypothesis")
+def _baseline_memory(source: Source) -> Answer:
+    """The KV cache makes the autoregressive model's memory grow linearly with length."""
+    return _memory_over_length(source, "baseline")
+
+
+@answers(MEMORY, "hypothesis")
+def _target_memory(source: Source) -> Answer:
+    """LLaDA's memory depends on the full length from the start."""
+    return _memory_over_length(source, "target")
+
+
+@answers(MEMORY, "hypothesis")
+def _constant_over_steps(source: Source) -> Answer:
+    """LLaDA's memory does not grow while it generates.
+
+    Peaks of cells that differ in K only: memory that grew during generation would grow with K.
+    """
+    spans = []
+    for group in equal_but(_with_memory(source.targets), "steps"):
+        _, peaks = _peaks(group)
+        if len(peaks) > 1:
+            spans.append(max(peaks) / min(peaks) - 1)
+    if not spans:
+        return not_measured("no diffusion setting has peaks at two step counts")
+    text = (
+        f"in part: only the peak of a generation is on record, not its course. Between step counts the peak differs by "
+        f"{from_to(spans, percent)} in {counted(len(spans), 'setting')}, and memory that accumulates from step to step "
+        "would grow with them"
+    )
+    return answer_of(text, _counter(source), state="in part")
+
+
+@answers(MEMORY, "question")
+def _explodes_at_2048(source: Source) -> Answer:
+    """Does the memory of the attention map explode at N=2048?"""
+    cells = _with_memory(source.targets)
+    if not any(c.cell.sequence_length >= LONG for c in cells):
+        lost = [c for c in source.targets if c.cell.sequence_length >= LONG]
+        longest = max((c.cell.sequence_length for c in cells), default=None)
+        why = f"the longest diffusion cell with a peak has N={longest}" if longest else "no diffusion peak is on record"
+        failed = f"; {len(lost)} longer cells ended without one ({listed(c.status or 'unfinished' for c in lost)})"
+        return not_measured(why + (failed if lost else ""))
+    items = []
+    for group in by_length(cells):
+        lengths, peaks = _peaks(group)
+        if lengths[-1] >= LONG:
+            items.append(
+                f"{source.study.label(group[0].cell)}, B={group[0].cell.batch_size}, K={group[0].cell.steps}: a canvas "
+                f"{times(lengths[-1] / lengths[0])} as long (N={lengths[0]} to {lengths[-1]}) needs "
+                f"{times(peaks[-1] / peaks[0])} the memory ({gib(peaks[0])} to {gib(peaks[-1])})"
+            )
+    kernels = source.values("attention", "target")
+    note = f"that holds for the attention setting {listed(kernels)}: a kernel that stores the attention map was "
+    note += "measured" if "math" in kernels else "not measured"
+    return answer_of(note, items=items, missing=f"N={LONG} was measured, but no shorter length beside it")
+
+
+@answers(MEMORY, "question")
+def _which_needs_more(source: Source) -> Answer:
+    """Which of the two needs more memory at equal settings?"""
+    pairs = []
+    for curve in source.curves:
+        base = curve.baseline.memory if curve.baseline else None
+        pairs += [
+            (p.memory.bytes / base.bytes, p.cell)
+            for p in curve.points
+            if base and p.memory and base.source == p.memory.source
+        ]
+    if not pairs:
+        return not_measured("no setting has a peak of both models by the same counter")
+    (low, smallest), (high, largest) = min(pairs, key=lambda p: p[0]), max(pairs, key=lambda p: p[0])
+    text = f"diffusion's peak as a multiple of the baseline's, over {counted(len(pairs), 'cell')}: from {times(low)} "
+    return answer_of(f"{text}({shape(smallest)}) to {times(high)} ({shape(largest)})", _counter(source))
+
+
+@answers(MEMORY, "question")
+def _out_of_memory(source: Source) -> Answer:
+    """Which settings do not fit?"""
+    lost = [c for c in source.study.cells if c.status == "oom"]
+    done = timed_of(source.study.cells)
+    if lost:
+        items = [f"{source.study.label(c.cell)}, {shape(c.cell)}: {c.reason or 'out of memory'}" for c in lost]
+        return answer_of(f"{counted(len(lost), 'cell')} did not fit", items=items, noun="cell")
+    if not done:
+        return not_measured("no cell was run")
+    sizes = from_to([c.cell.batch_size for c in done], lambda v: f"{v:g}")
+    lengths = from_to([c.cell.sequence_length for c in done], lambda v: f"{v:g}")
+    return answer_of(f"no cell ran out of memory; {len(done)} were timed, at batch sizes {sizes} and N {lengths}")

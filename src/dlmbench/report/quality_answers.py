@@ -1,0 +1,321 @@
+"""Answers on quality, steps to parity and the latency there, and on what they mean for use and cost."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from dlmbench import registry
+from dlmbench.analysis.quality import metric_for
+from dlmbench.analysis.results import CellSummary, Curve, MetricParity
+from dlmbench.analysis.speedup import Efficiency, at_equal_quality, efficiency_of
+from dlmbench.analysis.stats import Interval
+from dlmbench.analysis.summary_table import block_length
+from dlmbench.report.answers import (
+    Answer,
+    Question,
+    answer_of,
+    answers,
+    not_measured,
+    sentences,
+    some,
+    speed_word,
+)
+from dlmbench.report.numbers import counted, listed, percent, plain, seconds, sig, spread
+from dlmbench.report.source import Source, name_of, shape
+from dlmbench.report.use_cases import BADGES, INTERACTIVE, LONG, SERVER, UseCase, verdict_of
+from dlmbench.types import Cell
+
+FEW_STEPS = 16
+MANY_STEPS = 256
+DEAR_STEPS = 100
+QUALITY: list[Question] = []
+USAGE: list[Question] = []
+
+
+def why_no_quality(source: Source) -> str:
+    """Why there is no parity in this run."""
+    if source.random:
+        return f"the weights of {listed(source.random)} are random, so texts and likelihoods mean nothing"
+    if not source.study.metrics:
+        return "no metric was scored"
+    if not source.study.baselines:
+        return "there is no autoregressive baseline in the run"
+    return "no metric was scored text by text for both models"
+
+
+def _leading(source: Source) -> Iterator[tuple[str, Curve, MetricParity]]:
+    """The scored curves with their names and the parity that leads."""
+    for curve in source.scored_curves:
+        lead = curve.headline()
+        assert lead is not None
+        yield name_of(curve, batch=False), curve, lead
+
+
+@answers(QUALITY, "question")
+def steps_to_parity(source: Source) -> Answer:
+    """How many steps does LLaDA need to match the baseline's quality?
+
+    S_parity by the leading metric, at margin 0 and at the others.
+    """
+    items = []
+    for name, curve, lead in _leading(source):
+        margins = [p for p in curve.parities if p.metric == lead.metric and p.parity.delta > 0]
+        extra = "; ".join(f"allowing {p.margin_text}: {p.outcome_text}" for p in margins)
+        by = f"by {lead.metric.display_name} on {counted(lead.parity.n, 'prompt')}"
+        items.append(f"{name}, {by}: {lead.outcome_text}{f' ({extra})' if extra else ''}")
+    return answer_of("S_parity at margin 0", items=items, missing=why_no_quality(source))
+
+
+@answers(QUALITY, "question")
+def _speedup_at_parity(source: Source) -> Answer:
+    """At that number of steps, is its latency higher or lower than the baseline's?"""
+    items = []
+    for curve in (c for c in source.curves if c.headline()):
+        best, name = curve.nearest_parity, name_of(curve)
+        if best is None:
+            items.append(f"{name}: parity is not shown at any margin up to {percent(0.2)}, so there is no such latency")
+            continue
+        margin = f", allowing {best.margin_text}," if best.parity.delta else ""
+        point = curve.at(best.parity.steps)
+        if best.latency_ratio is None or point is None or point.latency is None:
+            items.append(f"{name}: parity at K={best.parity.steps}{margin or ','} which was not timed")
+            continue
+        items.append(
+            f"{name}: at K={best.parity.steps}{margin} diffusion takes {seconds(point.latency.median)}, "
+            f"{spread(best.latency_ratio, 'x')} the baseline's speed: {speed_word(best.latency_ratio)}"
+        )
+    missing = f"parity needs the quality of both models, and {why_no_quality(source)}"
+    return answer_of("at S_parity, taken at the smallest margin that reaches it", items=items, missing=missing)
+
+
+@answers(QUALITY, "claim")
+def _prohibitive(source: Source) -> Answer:
+    """If parity takes more than about 100 steps, LLaDA may be too expensive."""
+    items = []
+    for name, _, lead in _leading(source):
+        steps, last = lead.parity.steps, lead.parity.points[-1].steps
+        if steps is not None:
+            items.append(f"{name}: K={steps}, {'more' if steps > DEAR_STEPS else 'no more'} than {DEAR_STEPS}")
+        elif last < DEAR_STEPS:
+            items.append(f"{name}: not known, parity is not shown and no more than {last} steps were scored")
+        else:
+            items.append(f"{name}: parity is not shown up to K={last}")
+    return answer_of("S_parity at margin 0", items=items, missing=f"S_parity is unknown: {why_no_quality(source)}")
+
+
+@answers(QUALITY, "hypothesis")
+def _ends_of_the_curve(source: Source) -> Answer:
+    """Few steps (K=16) are fast but likely gibberish; many (K=256) are good and slow.
+
+    Quality and latency at the fewest and the most steps, beside the baseline.
+    """
+    items = []
+    for name, curve, lead in _leading(source):
+        scored = [p for p in curve.points if p.quality_in(lead.metric.name)]
+        if len(scored) < 2:
+            continue
+        beside = curve.quality_baseline.quality_in(lead.metric.name) if curve.quality_baseline else None
+        ends = [_end(p, lead) for p in (scored[0], scored[-1])]
+        baseline = [f"the baseline: {sig(beside.value)}"] if beside else []
+        items.append(f"{name}, {lead.metric.title}: {'; '.join([*ends, *baseline])}")
+    known = {p.cell.steps for c in source.scored_curves for p in c.points if p.quality}
+    absent = [f"K={k}" for k in (FEW_STEPS, MANY_STEPS) if k not in known]
+    lead_text = f"not scored: {listed(absent)}" if absent else "the fewest and the most steps that were scored"
+    return answer_of(lead_text, items=items, state="in part" if absent else "measured", missing=why_no_quality(source))
+
+
+def _end(point: CellSummary, shown: MetricParity) -> str:
+    quality, valid = point.quality_in(shown.metric.name), point.quality_in(metric_for("validity"))
+    assert quality is not None
+    text = f"K={point.cell.steps} has {sig(quality.value)}"
+    if valid and shown.metric.name != metric_for("validity"):
+        text += f" ({percent(valid.value)} of its sentences are possible ones)"
+    return text + (f" in {seconds(point.latency.median)} at B={point.cell.batch_size}" if point.latency else "")
+
+
+@answers(QUALITY, "claim")
+def _gap_at_few_steps(source: Source) -> Answer:
+    """At 16 steps LLaDA's perplexity is about 9,900 times the baseline's.
+
+    An earlier draft printed a causal perplexity of a masked model, 103,745.26, over the baseline's 10.47. The answer is
+    the ratio of perplexities by the sampler's likelihood.
+    """
+    items = []
+    for curve in source.scored_curves:
+        shown = curve.parity(metric_for("likelihood"))
+        point = next((p for p in shown.parity.points if p.steps == FEW_STEPS), None) if shown else None
+        if point is not None:
+            worse, low, high = (math.exp(-v) for v in (point.gap.value, point.gap.high, point.gap.low))
+            items.append(
+                f"{name_of(curve, batch=False)}: at K={FEW_STEPS} the perplexity under the sampler is "
+                f"{spread(Interval(worse, low, high), 'x')} the baseline's"
+            )
+    note = (
+        "a causal perplexity of a masked model, from which the number came, has no meaning: the model was never "
+        "trained to predict the next token from the left alone"
+    )
+    if not items:
+        why = f"no likelihood at K={FEW_STEPS}" if source.scored_curves else why_no_quality(source)
+        return Answer(sentences([f"not measured: {why}", note]), "not measured")
+    return answer_of(note, items=items)
+
+
+@answers(QUALITY, "question")
+def _other_metrics(source: Source) -> Answer:
+    """Do other metrics (BERTScore, tasks) tell the same story?"""
+    measured = {m.name for m in source.study.metrics}
+    expected = {n for n in registry.loadable("metrics") if registry.attribute("metrics", n, "REPORT_IF_MISSING", False)}
+    absent = [registry.attribute("metrics", name, "TITLE", name) for name in sorted(expected - measured)]
+    items = []
+    for name, curve, _ in _leading(source):
+        exact = [f"{p.metric.display_name}: {p.outcome_text}" for p in curve.parities if p.parity.delta == 0]
+        items.append(f"{name}: {'; '.join(exact)}")
+    lead = f"not scored: {listed([*absent, 'task accuracy'])}"
+    return answer_of(lead, items=items, state="in part", missing=why_no_quality(source))
+
+
+@answers(QUALITY, "question")
+def _other_texts(source: Source) -> Answer:
+    """Do the results carry over to other domains and data?"""
+    prompts = source.settings.prompts
+    name = prompts.source if prompts else listed(source.values("prompts"))
+    return not_measured(f"all prompts of this run come from one source, {name}")
+
+
+@answers(QUALITY, "claim")
+def _temperature_and_quality(source: Source) -> Answer:
+    """Temperature changes the distribution of the output."""
+    values = source.values("temperature", "target")
+    if source.random:
+        return not_measured(why_no_quality(source))
+    if len(values) < 2:
+        return not_measured(f"one temperature was used for diffusion ({listed(map(plain, values))})")
+    return Answer("In part: see the table of quality, where the temperature is named in the setting.", "in part")
+
+
+# ---------------------------------------------------------------- use
+
+
+def fitness(source: Source, use: UseCase) -> Answer:
+    """The settings of a use case: how many have which verdict, and the verdict of each with its reason."""
+    curves = use.curves(source.study)
+    if not curves:
+        batches = listed(f"B={b}" for b in sorted({c.batch_size for c in source.curves}))
+        lengths = listed(f"N={n}" for n in sorted({c.prompt_tokens + c.new_tokens for c in source.curves}))
+        return not_measured(f"no diffusion setting has {use.condition} (there are {batches}; {lengths})")
+    verdicts = [verdict_of(c) for c in curves]
+    badges = [BADGES[verdict] for verdict, _ in verdicts]
+    counts = [f"{counted(badges.count(b), 'setting')}: {b[0].lower()}{b[1:]}" for b in dict.fromkeys(badges)]
+    items = [f"{name_of(c)}: {why}" for c, (_, why) in zip(curves, verdicts, strict=True)]
+    lead = "; ".join(counts)
+    if any(c.headline() for c in curves):
+        return answer_of(lead, items=items)
+    note = "fitness needs quality as well, which was not measured"
+    return answer_of(lead, note, items=items, state="in part")
+
+
+@answers(USAGE, "question")
+def _interactive(source: Source) -> Answer:
+    """Is LLaDA responsive enough for interactive use?"""
+    return fitness(source, INTERACTIVE)
+
+
+@answers(USAGE, "claim")
+def _first_text(source: Source) -> Answer:
+    """LLaDA shows its text all at once and the autoregressive model streams, which makes LLaDA unfit for chat whatever
+    its latency.
+
+    Time until there is something to read: the first token, or the first finished block.
+    """
+    items = []
+    for curve in INTERACTIVE.curves(source.study):
+        base = curve.baseline
+        shown = [p for p in curve.timed if p.first_text_s is not None]
+        if base is None or base.first_text_s is None or not shown:
+            continue
+        ends = "; ".join(_waiting(p) for p in dict.fromkeys((shown[0], shown[-1])))
+        gap = f", then {seconds(base.inter_token_s)} a token" if base.inter_token_s else ""
+        first = seconds(base.first_text_s)
+        items.append(f"{name_of(curve)}: diffusion {ends}; the baseline shows its first token after {first}{gap}")
+    note = "how it feels to a reader was not measured: no reader was asked"
+    missing = "no setting at B=1 has the times inside a generation of both models"
+    return answer_of(note, items=items, state="in part", missing=missing)
+
+
+def _waiting(point: CellSummary) -> str:
+    whole = block_length(point.cell) == point.cell.new_tokens
+    what = "shows nothing before the end" if whole else "shows its first finished block"
+    return f"at K={point.cell.steps} {what} (after {seconds(point.first_text_s or 0)})"
+
+
+@answers(USAGE, "question")
+def _server(source: Source) -> Answer:
+    """Is LLaDA fit for batch processing and servers?"""
+    return fitness(source, SERVER)
+
+
+@answers(USAGE, "question")
+def _long(source: Source) -> Answer:
+    """Is LLaDA fit for long texts?"""
+    return fitness(source, LONG)
+
+
+@answers(USAGE, "question")
+def _cost(source: Source) -> Answer:
+    """What does the choice of steps mean for the cost of deployment?
+
+    Throughput and energy of both models at equal quality; then energy over all step counts.
+    """
+    at_parity = [f"{name_of(c)}: {text}" for c in source.curves if (text := _at_equal_quality(c))]
+    found = []
+    for curve in source.curves:
+        base = _joules_per_token(curve.baseline)
+        for p in curve.points:
+            own = _joules_per_token(p)
+            if base and own:
+                found.append((own / base, own, base, p.cell))
+    if not found:
+        lead = "no setting has the energy of both models (it is read from the GPU's own counter)"
+        return answer_of(lead, items=at_parity, state="in part", missing=lead)
+    items = []
+    for batch in sorted({cell.batch_size for *_, cell in found}):
+        here = [f for f in found if f[3].batch_size == batch]
+        ends = (pick(here, key=lambda f: f[:3]) for pick in (min, max))
+        items += [_joules(*f) for f in dict.fromkeys(ends)]
+    note = "by the board's own counter, idle power included; the least and the most at each batch size"
+    lead = sentences([f"energy per new token as a multiple of the baseline's: {note}"])
+    return Answer(lead, items=(*some(at_parity), *some(items, "cell")))
+
+
+def _at_equal_quality(curve: Curve) -> str:
+    """Both models where their quality is equal; empty where that is not reached or not timed."""
+    found = at_equal_quality(curve, curve.headline())
+    if found is None:
+        return ""
+    text = f"at equal quality (K={found.steps}) diffusion writes {_efficiency(found.target)}"
+    text += f", the baseline {_efficiency(found.baseline)}"
+    return text + (f": {spread(found.energy, 'x')} the baseline's energy per token" if found.energy else "")
+
+
+def _efficiency(found: Efficiency) -> str:
+    rate = f"{spread(found.tokens_per_s)} tokens/s"
+    return rate if found.joules_per_token is None else f"{rate} for {spread(found.joules_per_token)} J per token"
+
+
+def _joules(ratio: float, own: float, base: float, cell: Cell) -> str:
+    return f"{shape(cell)}, K={cell.steps}: {sig(ratio, 2)}x ({sig(own, 2)} J and {sig(base, 2)} J)"
+
+
+def _joules_per_token(cell: CellSummary | None) -> float | None:
+    found = efficiency_of(cell)
+    return found.joules_per_token.value if found and found.joules_per_token else None
+
+
+@answers(USAGE, "question")
+def _other_models(source: Source) -> Answer:
+    """Do other diffusion language models behave alike?"""
+    names = [m.key for m in source.models if m.role == "target"]
+    if len(names) > 1:
+        return Answer(f"In part: {listed(names)} were measured; see the tables.", "in part")
+    return not_measured(f"{listed(names)} is the only diffusion model in this run")
