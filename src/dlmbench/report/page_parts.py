@@ -21,21 +21,12 @@ from typing import Any
 from dlmbench import registry
 from dlmbench.analysis.answer import block_length
 from dlmbench.analysis.study import CellSummary, Study
-from dlmbench.charts.points import why_missing
-from dlmbench.charts.write import csv_of
+from dlmbench.charts.frames import why_missing
+from dlmbench.charts.write import caption, csv_of, names_in_order
 from dlmbench.report.numbers import counted, gib
 from dlmbench.results import GENERATIONS, read_generations
 from dlmbench.types import Cell, Finding, Run
 
-# The order in which figures tell the story; those not named here follow by name.
-STORY = (
-    "pareto_frontier",
-    "latency_vs_steps",
-    "quality_vs_steps",
-    "breakeven_map",
-    "throughput_by_batch_size",
-    "throughput_vs_batch_size",
-)
 MOST_LISTED = 20
 MOST_TEXTS = 6
 
@@ -72,10 +63,8 @@ class PageFigure:
 
 
 def figures(run: Run, study: Study) -> tuple[PageFigure, ...]:
-    """Every figure in the order of the story, those not measured included."""
-    names = registry.names("figures")
-    order = [n for n in STORY if n in names] + [n for n in names if n not in STORY]
-    return tuple(_figure(run, study, name) for name in order)
+    """Every figure in its order, those not measured included."""
+    return tuple(_figure(run, study, name) for name in names_in_order())
 
 
 def _figure(run: Run, study: Study, name: str) -> PageFigure:
@@ -90,8 +79,7 @@ def _figure(run: Run, study: Study, name: str) -> PageFigure:
         return PageFigure(
             name,
             title,
-            # Where the page draws another figure than the picture is, it says other words under it.
-            getattr(module, "page_caption", module.caption)(frame),
+            caption(module, frame, on_page=True),
             plot=packed(plot.to_json()),
             csv=packed(csv_of(frame)),
             height_px=int(plot.layout.height or 400),

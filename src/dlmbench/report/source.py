@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 from dlmbench import registry
 from dlmbench.analysis.study import CellSummary, Curve, Study
-from dlmbench.charts.write import write_one
+from dlmbench.charts.write import caption, write_one
 from dlmbench.errors import BenchError
 from dlmbench.results import GENERATIONS, read_generations
 from dlmbench.types import Cell, CellResult, ModelSpec, PromptSettings, ProtocolSettings, Run, from_mapping
@@ -165,9 +165,9 @@ def _figures(run: Run, study: Study, folder: Path, number: int | None) -> tuple[
             picture = next((p / f"{name}.png" for p in places if (p / f"{name}.png").is_file()), None)
             if picture is None:
                 own.mkdir(parents=True, exist_ok=True)
-                picture = write_one(module, frame, own)[0]
+                picture = write_one(name, module, frame, own)[0]
             relative = quote(Path(os.path.relpath(picture, folder)).as_posix())
-            found.append(Drawn(title, module.caption(frame), relative))
+            found.append(Drawn(title, caption(module, frame), relative))
         except Exception as error:  # whatever one figure does, the document stands and says so
             found.append(Drawn(title, f"Not drawn: {type(error).__name__}: {error}.", ""))
     return tuple(found)
