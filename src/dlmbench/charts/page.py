@@ -53,6 +53,7 @@ DARK: Mapping[str, str] = {
     **dict(zip(_RAMP, _DARK_RAMP, strict=True)),
 }
 Look = dict[str, Any]
+Span = tuple[float, float]
 Hover = Callable[[Any], Sequence[str]]
 
 
@@ -208,48 +209,29 @@ class Chart:
     def stroke(
         self, panel: int, x: Sequence[float | None], y: Sequence[float | None], hue: str, key: str, **trace: Any
     ) -> None:
-        """A plain line through points, None interrupts it: part of what `key` is in the legend."""
+        """A plain line through points (None interrupts it), shown and hidden with the legend's `key`."""
         line = {"color": hue, "width": 1.5}
         drawn = {"type": "scatter", "mode": "lines", "x": [*x], "y": [*y], "line": line, "hoverinfo": "skip"}
         self.add(panel, drawn | trace, key=key)
 
-    def limit(self, panel: int, x: float, ends: tuple[float, float], name: str, hover: str) -> None:
+    def limit(self, panel: int, x: float, ends: Span, name: str, hover: str) -> None:
         """A vertical dashed line at x, from the lower to the upper of the `ends` of y."""
         line = {"color": MUTED, "dash": "dash", "width": 1.5}
         trace = {"type": "scatter", "mode": "lines", "x": [x] * 2, "y": [*ends], "line": line}
         self.add(panel, trace | {"hoverinfo": "text", "hovertext": text(hover)}, name)
 
-    def band(
-        self,
-        panel: int,
-        span: tuple[float, float],
-        row: Any,
-        y: str,
-        name: str,
-        hue: str,
-        hover: Sequence[str],
-        dash: str = "dash",
-    ) -> None:
-        """A horizontal line at the row's `y` over `span` of x, with its interval as a band: x does not change it."""
+    def band(self, panel: int, span: Span, row: Any, y: str, name: str, hue: str, hover: Sequence[str]) -> None:
+        """A dashed horizontal line at the row's `y` over the `span` of x, with its interval as a band."""
         low, high = (getattr(row, interval_column(y, end)) for end in ("low", "high"))
         if not _unknown(low) and not _unknown(high):
             left, right = span
             area: dict[str, Any] = {"x": [left, right, right, left], "y": [low, low, high, high], "fillcolor": hue}
             area |= {"fill": "toself", "opacity": 0.2, "hoverinfo": "skip"}
             self.add(panel, area | {"type": "scatter", "mode": "lines", "line": {"width": 0}}, key=name)
-        self.level(panel, span, getattr(row, y), name, hue, hover, dash)
+        self.level(panel, span, getattr(row, y), name, hue, hover, "dash")
 
-    def level(
-        self,
-        panel: int,
-        span: tuple[float, float],
-        value: float,
-        name: str,
-        hue: str,
-        hover: Sequence[str],
-        dash: str = "dash",
-    ) -> None:
-        """A horizontal line at `value` over `span` of x."""
+    def level(self, panel: int, span: Span, value: float, name: str, hue: str, hover: Sequence[str], dash: str) -> None:
+        """A horizontal line at `value` over the `span` of x."""
         # Several points, so that hovering finds the line along its whole length.
         spaced = np.geomspace if span[0] > 0 else np.linspace
         x = [float(v) for v in spaced(*span, 9)]
@@ -283,7 +265,7 @@ class Chart:
         labels: Sequence[Sequence[str]],
         hover: Sequence[Sequence[Sequence[str]]],
         unit: str,
-        limits: tuple[float, float],
+        limits: Span,
     ) -> None:
         """A map of z over x (across) and y (its rows), in one colour scale for all panels; `labels` go in the cells."""
         trace = {
@@ -306,7 +288,7 @@ class Chart:
         self.add(panel, trace)
 
     def axis(self, panel: int, which: str, **settings: Any) -> None:
-        """Settings of a panel's axis, in plotly's words, beside its title."""
+        """Plotly's settings of a panel's x or y axis."""
         self._axes[panel][which] |= settings
 
     def log2(self, panel: int, which: str, values: Sequence[float]) -> None:
@@ -326,17 +308,17 @@ class Chart:
         few = {"dtick": "D2"} if max(known) / min(known) <= 100 else {"dtick": 1}
         self.axis(panel, which, type="log", tickformat=",~r", exponentformat="none", **few)
 
-    def figure(self, frame: pd.DataFrame, **layout: Any) -> Figure:
-        """The plotly figure, stamped where weights are random; `layout` wins over what is set here."""
+    def figure(self, frame: pd.DataFrame) -> Figure:
+        """The plotly figure, marked where weights are random."""
         from plotly.graph_objects import Figure
 
         marks = sum(max(len(trace.get("x") or ()), 1) for _, trace in self._traces)
         n = len(self.titles)
         if n > MOST_PANELS or (n > 1 and marks > MOST_MARKS):
-            data, arranged = self._one_at_a_time(frame)
+            data, layout = self._one_at_a_time(frame)
         else:
-            data, arranged = self._side_by_side(frame)
-        return Figure({"data": data, "layout": arranged | layout})
+            data, layout = self._side_by_side(frame)
+        return Figure({"data": data, "layout": layout})
 
     def _side_by_side(self, frame: pd.DataFrame) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         """Every panel with axes of its own, and one legend for all."""
@@ -352,19 +334,19 @@ class Chart:
             data.append({**trace, **shown, "xaxis": f"x{suffix}", "yaxis": f"y{suffix}"})
         width = 90 if self._columns == 1 else 44
         titles = [[w for line in t.splitlines() for w in textwrap.wrap(line, width)] for t in self.titles]
-        title_px = 16 * max(len(w) for w in titles) + 8
+        title_px = 16 * max(map(len, titles)) + 8
         layout = self._layout(frame, len(self.titles), self._columns, self._panel_px, title_px, len(seen))
-        for i, words in enumerate(titles):
+        for i, lines in enumerate(titles):
             suffix = str(i + 1) if i else ""
             layout |= {f"{which}axis{suffix}": self._axes[i][which] for which in "xy"}
             place = {"xref": f"x{suffix} domain", "yref": f"y{suffix} domain", "x": 0, "y": 1}
             place |= {"xanchor": "left", "yanchor": "bottom", "align": "left", "showarrow": False, "yshift": 4}
             font = {"size": 12.5, "color": INK}
-            layout["annotations"].append({**place, "text": text("\n".join(words)), "font": font})
+            layout["annotations"].append({**place, "text": text("\n".join(lines)), "font": font})
         return data, layout
 
     def _one_at_a_time(self, frame: pd.DataFrame) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-        """All panels on the same place; `meta.views` says which traces and axes each has, the first is shown."""
+        """All panels in one place, the first of them shown; `meta.views` has the traces and axes of each."""
         views: list[dict[str, Any]] = [{"label": title, "traces": [], "axes": {}} for title in self.titles]
         seen: set[tuple[int, str]] = set()
         data = []
@@ -384,17 +366,17 @@ class Chart:
     def _layout(
         self, frame: pd.DataFrame, panels: int, columns: int, panel_px: int, title_px: int, keys: int
     ) -> dict[str, Any]:
-        """What does not depend on the traces; `meta` is what the page needs to lay panels out on a narrow screen."""
-        stamp_px = 26 if "weights" in frame and (frame["weights"] == "random").any() else 0
+        """The layout apart from the traces; with `meta` the page arranges the panels on a narrow screen."""
+        mark_px = 26 if "weights" in frame and (frame["weights"] == "random").any() else 0
         rows, gap_px = -(-panels // columns), 62 + title_px
         meta = {"panels": panels, "columns": columns, "panel_px": panel_px, "gap_px": gap_px, "keys": keys}
-        meta |= {"top_px": stamp_px + title_px, "bottom_px": 56 + min(22 * -(-keys // 2), 180)}
+        meta |= {"top_px": mark_px + title_px, "bottom_px": 56 + min(22 * -(-keys // 2), 180)}
+        legend = {"orientation": "h", "maxheight": 180}
         grid = {"rows": rows, "columns": columns, "pattern": "independent", "xgap": 0.17}
         layout: dict[str, Any] = {
             "height": rows * panel_px + (rows - 1) * gap_px + meta["top_px"] + meta["bottom_px"],
             "margin": {"l": 66, "r": 16, "t": meta["top_px"], "b": 56},
-            "legend": {"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom", "x": 0, "xanchor": "left"}
-            | {"maxheight": 180},
+            "legend": legend | {"yref": "container", "y": 0, "yanchor": "bottom", "x": 0, "xanchor": "left"},
             "grid": grid | {"ygap": gap_px / (panel_px + gap_px)},
             "hovermode": "closest",
             "barmode": "group",
@@ -402,7 +384,7 @@ class Chart:
             "annotations": [],
             "meta": meta,
         }
-        if stamp_px:
+        if mark_px:
             title = {"text": f"<b>{RANDOM_WEIGHTS}</b>", "font": {"size": 12.5, "color": ALARM}}
             layout["title"] = title | {"x": 0, "xref": "paper", "y": 1, "yanchor": "top", "pad": {"t": 4}}
         return layout
@@ -414,12 +396,8 @@ def template() -> dict[str, Any]:
     axis |= {"ticks": "outside", "ticklen": 4, "title": {"standoff": 8}, "automargin": True}
     layout = {"font": {"family": FONT, "size": 12, "color": INK}, "paper_bgcolor": PAPER, "plot_bgcolor": PAPER}
     layout |= {"xaxis": axis, "yaxis": axis, "colorway": [colour(i) for i in range(len(COLOURS))]}
-    layout["hoverlabel"] = {
-        "bgcolor": PAPER,
-        "bordercolor": HALF,
-        "font": {"family": FONT, "color": INK},
-        "align": "left",
-    }
+    hover = {"bgcolor": PAPER, "bordercolor": HALF, "align": "left"}
+    layout["hoverlabel"] = hover | {"font": {"family": FONT, "color": INK}}
     layout["legend"] = {"font": {"size": 12, "color": INK}, "bgcolor": PAPER}
     return {"layout": layout}
 
@@ -428,16 +406,8 @@ def not_measured(why: str) -> Figure:
     """A figure that says what is missing."""
     from plotly.graph_objects import Figure
 
-    words = "<br>".join(textwrap.wrap(text(f"not measured: {why}"), 70))
-    note = {
-        "text": words,
-        "showarrow": False,
-        "xref": "paper",
-        "yref": "paper",
-        "x": 0.5,
-        "y": 0.5,
-        "font": {"size": 14},
-    }
+    place = {"xref": "paper", "yref": "paper", "x": 0.5, "y": 0.5, "showarrow": False}
+    note = place | {"text": "<br>".join(textwrap.wrap(text(f"not measured: {why}"), 70)), "font": {"size": 14}}
     bare = {"xaxis": {"visible": False}, "yaxis": {"visible": False}, "height": 160, "template": template()}
     return Figure({"data": [], "layout": bare | {"annotations": [note], "meta": {"panels": 0}}})
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,8 +11,8 @@ import pandas as pd
 from dlmbench.analysis.study import Study
 from dlmbench.charts import frames, page
 
+X, Y = "batch_size", "tokens_per_s"
 X_TITLE, Y_TITLE = "batch size", "throughput [new tokens/s]"
-OWN_STEPS = "steps chosen by the sampler"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +49,32 @@ def throughput_caption(shown_as: str) -> str:
         f"Throughput against batch size, {shown_as}: new tokens of the whole batch divided by its latency (prompts "
         "do not count), medians with 95% intervals of the median. Batch sizes that failed are left out."
     )
+
+
+@dataclass(frozen=True)
+class ThroughputLine:
+    """What has one line, or one bar at each batch size. index: of its step count, 0 for the others."""
+
+    label: str
+    rows: pd.DataFrame
+    colour: Any
+    index: int = 0
+    is_baseline: bool = False
+
+
+def lines(
+    frame: pd.DataFrame, steps: Sequence[float], hues: Sequence[Any], black: str, own: str
+) -> list[ThroughputLine]:
+    """The baselines (in black), the step counts (in their hues), and samplers that choose their own number of steps."""
+    baselines, curves = frames.rows(frame, kind="baseline"), frames.rows(frame, kind="curve")
+    found = [
+        ThroughputLine(f"{series} (autoregressive)", frames.rows(baselines, series=series), black, is_baseline=True)
+        for series in frames.names(baselines)
+    ]
+    for i, (k, hue) in enumerate(zip(steps, hues, strict=True)):
+        found.append(ThroughputLine(f"K = {k:.0f}", frames.rows(curves, steps=k), hue, i))
+    found.append(ThroughputLine("steps chosen by the sampler", curves[curves["steps"].isna()], own))
+    return [line for line in found if len(line.rows)]
 
 
 def panels(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:

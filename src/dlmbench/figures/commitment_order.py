@@ -63,7 +63,7 @@ def caption(frame: pd.DataFrame) -> str:
     """What is shown."""
     return (
         "The forward at which each position of one generated text became final, coloured by the probability of its "
-        "token then. One prompt a panel: an example, not an average."
+        "token at that forward. One prompt per panel: an example, not an average."
     )
 
 

@@ -19,6 +19,10 @@ from dlmbench.types import CellResult, Run
 
 _X, _Y = "x", "j_per_token"
 _X_TITLE = "diffusion steps K"
+_TOKENS = {
+    "useful": "useful token (up to and including the first end-of-text token)",
+    "new": "new token (where the end-of-text token has no meaning)",
+}
 _NET: dict[str, Any] = {"marker": "_", "markersize": 7}
 
 
@@ -86,21 +90,13 @@ def _point(kind: str, series: str, summary: CellSummary, result: CellResult) -> 
 
 def caption(frame: pd.DataFrame) -> str:
     """What is shown, which tokens count, and whether idle power is subtracted."""
-    which = (
-        "useful tokens (up to and with the first end of text)"
-        if (frame["tokens"] == "useful").all()
-        else "new tokens, for an end of text says nothing here"
-        if (frame["tokens"] == "new").all()
-        else "useful tokens (up to and with the first end of text), new ones where an end of text says nothing"
-    )
-    net = (
-        "Small marks: net of idle power."
-        if frame["net_j_per_token"].notna().any()
-        else "Gross: idle power was not measured, so it is not taken off."
-    )
+    per_token = " or ".join(text for kind, text in _TOKENS.items() if kind in set(frame["tokens"]))
+    net = "Gross: idle power was not measured, so it is not subtracted."
+    if frame["net_j_per_token"].notna().any():
+        net = "Small marks: net of idle power."
     return (
-        f"Energy of the device for each of the {which}: medians of the timed repetitions with 95% intervals; without "
-        "an interval where generations are too short for one reading and several in a row were read instead. "
+        f"Energy of the device per {per_token}: medians of the timed repetitions with 95% intervals; no interval where "
+        "one generation is too short for a reading and several in a row were measured instead. "
         f"Dashed: the autoregressive baseline at the same batch size. {net}"
     )
 

@@ -1,7 +1,6 @@
 """Measured latency over the roofline's floor, by what limits the floor: the memory's bandwidth or the arithmetic.
 
-A ratio of 1 is all that the device's data sheet allows; above it there is something left to gain. A ratio below 1 means
-that something was measured wrongly.
+A ratio of 1 is the best that the device's data sheet allows. A ratio below 1 means that something was measured wrongly.
 """
 
 from __future__ import annotations
@@ -32,10 +31,10 @@ REGIMES = {"memory": "limited by memory bandwidth", "compute": "limited by arith
 
 @dataclass(frozen=True, kw_only=True)
 class RooflinePoint(frames.Point):
-    """kind: curve, baseline or other. regime: what the floor is made of (memory or compute).
+    """kind: curve, baseline or other. regime: what limits the floor (memory or compute).
 
-    intensity: compulsory work over compulsory traffic; at `ridge` the device is busy with both. ratio: measured over
-    floor. mfu, mbu: shares of the data sheet's arithmetic and bandwidth that compulsory work made use of.
+    intensity: compulsory FLOPs over compulsory bytes; at `ridge` both take equally long. ratio: measured latency over
+    floor. mfu, mbu: the shares of the data sheet's FLOP/s and bandwidth that the compulsory work used.
     """
 
     steps: float | None = None
@@ -103,7 +102,7 @@ def caption(frame: pd.DataFrame) -> str:
     return (
         f"Measured latency over the floor of the {_device(frame)}'s data sheet (the larger of compulsory FLOPs over "
         "peak rate and compulsory bytes over bandwidth), against arithmetic intensity; medians with 95% intervals. A "
-        "ratio of 1 is all that the device allows. Median ratio over n cells where the floor is "
+        "ratio of 1 is the best that the device allows. Median ratio over n cells where the floor is "
         f"{'; '.join(lines)}."
     )
 
@@ -176,7 +175,7 @@ def interactive(frame: pd.DataFrame) -> page.Figure:
         look = page.baseline_look(hue) if is_baseline else page.look(series.index(name), hue)
         label = f"{name} (autoregressive)" if is_baseline else name
         chart.line(0, own, _X, _Y, f"{label}, batch {batch}", look, _hover, mode="markers")
-    chart.level(0, span, 1.0, "floor", page.ALARM, ["no cell can be below"], dash="solid")
+    chart.level(0, span, 1.0, "floor", page.ALARM, ["no cell can be below it"], dash="solid")
     for ridge in ridges:
         hover = f"memory-bound left of {page.number(ridge)} FLOP/byte, compute-bound right of it"
         label = "ridge: memory-bound to the left, compute-bound to the right"

@@ -119,7 +119,7 @@ def page_caption(frame: pd.DataFrame) -> str:
     return (
         f"Quality ({_quality(frame)[0]}, higher is better) against latency (further left is better), with 95% "
         "intervals of both. Lines: diffusion, labelled with its step count K. Stars: the autoregressive baseline. "
-        "Rings: the Pareto front, points that no other of the same batch size and lengths beats in both."
+        "Rings: the Pareto front, points that no other point of the same batch size and lengths beats in both."
     )
 
 

@@ -123,10 +123,10 @@ def _why(study: Study) -> str:
 def caption(frame: pd.DataFrame) -> str:
     """What is shown, and S_parity in numbers."""
     text = (
-        "Quality against diffusion steps, with 95% intervals of a bootstrap over prompts (unpaired; parity is tested "
-        "prompt by prompt, which is sharper; the bar through its ring is the interval of S_parity itself, over "
-        "resamples of the prompts). Bands: the autoregressive baseline. The likelihood is the sampler's, with "
-        "positions chosen by the model and tokens drawn at temperature 1."
+        "Quality against diffusion steps, with 95% intervals from a bootstrap over prompts. These are unpaired; parity "
+        "is tested prompt by prompt, which is more sensitive. The bar through a ring is the interval of S_parity, over "
+        "resamples of the prompts. Bands: the autoregressive baseline. The likelihood is the sampler's, with positions "
+        "chosen by the model and tokens drawn at temperature 1."
     )
     if single := list(dict.fromkeys(frame["metric"][frame["texts"] == 1])):
         text += f" A single text was scored by {', '.join(single)}: there is no interval."

@@ -68,10 +68,10 @@ def _point(kind: str, study: Study, summary: CellSummary) -> TextPoint | None:
 
 
 def caption(frame: pd.DataFrame) -> str:
-    """What the picture shows, how much text the first text is, and that the picture leaves some out."""
+    """What the picture shows, how long the first text is, and whether the picture leaves something out."""
     if len(_for_paper(frame)) == len(frame):
         return page_caption(frame)
-    return f"{page_caption(frame)} Drawn: the smallest and the largest of many; all are in the table."
+    return f"{page_caption(frame)} Drawn: the smallest and the largest of many; all are in the table beside the figure."
 
 
 def page_caption(frame: pd.DataFrame) -> str:
@@ -79,9 +79,10 @@ def page_caption(frame: pd.DataFrame) -> str:
     blocks = sorted({int(n) for n in frames.diffusion(frame)["first_text_tokens"]})
     size = f" ({' or '.join(map(str, blocks))} tokens at once)" if blocks else ""
     return (
-        "Time to the first text that stands (open) and to the full text (filled, median with its 95% interval). First "
-        f"text is the first token of the autoregressive baseline, and the first final block of diffusion{size}; where "
-        "that block is the whole text the two are one. It is from one traced generation, hence without an interval."
+        "Time to the first text (open marks) and to the full text (filled marks, medians with 95% intervals). The "
+        f"first text is the first token of the autoregressive baseline, or the first final block of diffusion{size}; "
+        "where that block is the whole text, both are the same. The first text is timed in one traced generation and "
+        "has no interval."
     )
 
 
