@@ -263,6 +263,14 @@ def test_no_cell_of_a_csv_looks_like_a_formula_or_is_quoted_against_one(run):
             assert not row.get("unit", "").startswith(("-", "+", "="))
 
 
+def test_no_cell_of_a_committed_csv_is_quoted_against_a_formula():
+    paths = [path for folder in COMMITTED for path in (folder / "figures").glob("*.csv")]
+    assert paths
+    for path in paths:
+        cells = [cell for row in csv.reader(path.open(encoding="utf-8", newline="")) for cell in row]
+        assert not [cell for cell in cells if cell.startswith("'")]
+
+
 def test_a_negated_metric_is_named_on_its_axis():
     axes = render(figure("pareto_frontier"), frame_of("pareto_frontier")).axes[0]
     assert axes.get_ylabel() == "log-likelihood [nats/token],\nhigher is better"

@@ -1,7 +1,7 @@
-"""Who wins where: break-even k* over batch size and length, and over it the steps that quality asks for, S_parity.
+"""Who wins where: break-even k* over batch size and length, and S_parity, the steps needed for equal quality.
 
-Below k* diffusion is the faster one, above it the baseline: where S_parity lies below k*, diffusion wins at equal
-quality. k* is measured where the run crosses it, and predicted for its device elsewhere; the prediction uses the
+Below k* diffusion is faster, above it the baseline: where S_parity is below k*, diffusion wins at equal quality. k* is
+measured where the curve crosses the baseline, and predicted for the run's device elsewhere; the prediction uses the
 device's data sheet and the models' shapes, not the measurements of this run.
 """
 
@@ -34,7 +34,7 @@ _BATCHES = (1, 2, 4, 8, 16, 32, 64)
 
 
 @dataclass(frozen=True, kw_only=True)
-class BreakEvenPoint(frames.Point):
+class BreakEvenMark(frames.Point):
     """kind: measured, extrapolated (measured, but outside the step counts timed), predicted (without interval), or
     parity: S_parity at margin 0 and the step counts between which it may lie, with the verdict as its note.
     """
@@ -48,16 +48,16 @@ class BreakEvenPoint(frames.Point):
 def points(run: Run, study: Study) -> pd.DataFrame:
     """The measured break-even and S_parity of every curve, and the break-evens predicted for the run's device."""
     rows = [*_measured(study), *_predicted(run, study), *_parities(study)]
-    return frames.table(BreakEvenPoint, rows, _NOTHING)
+    return frames.table(BreakEvenMark, rows, _NOTHING)
 
 
-def _point(curve: Curve, kind: str, steps: float | None, **columns: Any) -> BreakEvenPoint:
+def _point(curve: Curve, kind: str, steps: float | None, **columns: Any) -> BreakEvenMark:
     """A point of `curve`, at its batch size unless another is given."""
     shape = {"batch_size": curve.batch_size, "prompt_tokens": curve.prompt_tokens, "new_tokens": curve.new_tokens}
-    return BreakEvenPoint(kind=kind, series=curve.label, weights=curve.weights, steps=steps, **(shape | columns))
+    return BreakEvenMark(kind=kind, series=curve.label, weights=curve.weights, steps=steps, **(shape | columns))
 
 
-def _measured(study: Study) -> Iterator[BreakEvenPoint]:
+def _measured(study: Study) -> Iterator[BreakEvenMark]:
     for curve in study.curves:
         line = curve.break_even
         if line is not None and line.steps is not None and line.steps > 0:
@@ -66,7 +66,7 @@ def _measured(study: Study) -> Iterator[BreakEvenPoint]:
             yield _point(curve, kind, line.steps, steps_low=line.low, steps_high=line.high, note=note)
 
 
-def _parities(study: Study) -> Iterator[BreakEvenPoint]:
+def _parities(study: Study) -> Iterator[BreakEvenMark]:
     for curve, won in zip(study.curves, who_wins(study), strict=True):
         if won.metric is not None:
             low, high = (won.parity_low, won.parity_high) if won.parity_steps else (None, None)
@@ -74,7 +74,7 @@ def _parities(study: Study) -> Iterator[BreakEvenPoint]:
             yield _point(curve, "parity", won.parity_steps, steps_low=low, steps_high=high, note=note)
 
 
-def _predicted(run: Run, study: Study) -> Iterator[BreakEvenPoint]:
+def _predicted(run: Run, study: Study) -> Iterator[BreakEvenMark]:
     device = of_device(run.environment.device) if run.environment else None
     if device is None or not study.curves or not study.baselines:
         return
@@ -99,7 +99,7 @@ def _with_shape(cell: Cell) -> tuple[Cell, Architecture] | None:
 
 
 def caption(frame: pd.DataFrame) -> str:
-    """What is shown, on what the prediction rests, and the measured values in numbers."""
+    """What is shown, what the prediction is based on, and the measured values."""
     text = (
         "Break-even k*, the number of diffusion steps that takes as long as the autoregressive baseline, against batch "
         "size: below it diffusion is faster, above it the baseline. "
@@ -127,7 +127,7 @@ def caption(frame: pd.DataFrame) -> str:
 
 
 def draw(frame: pd.DataFrame, figure: Figure) -> None:
-    """A panel for each of the sampler's settings; colour is the length."""
+    """A panel for each of the sampler's settings; colour is the pair of lengths."""
     frame = frame.dropna(subset=["steps"])
     if frame.empty:
         style.not_measured(figure, _NOTHING)
@@ -145,7 +145,7 @@ def draw(frame: pd.DataFrame, figure: Figure) -> None:
             line = frames.rows(here, kind="predicted").sort_values(_X)
             axes.plot(line[_X], line[_Y].clip(lower=_LOWEST), color=hue, linestyle=style.LINES[i % 4])
             for kind, (_, look) in marks.items():
-                # The lengths of k* differ in their markers too.
+                # The pairs of lengths differ in the marker of k* too.
                 shape = "D" if kind == "parity" else style.marker(i)
                 mark = {"markerfacecolor": hue, "color": hue, "linestyle": "none"} | look | {"marker": shape}
                 style.with_intervals(axes, frames.rows(here, kind=kind), _X, _Y, **mark)

@@ -1,6 +1,6 @@
 """Energy per useful token against diffusion steps, the baseline's as a band.
 
-What a text costs in joules. Latency does not show it: a busy device draws more power than one that waits for memory.
+What a text costs in joules. Latency does not show it: a busy device draws more power than a waiting one.
 """
 
 from __future__ import annotations

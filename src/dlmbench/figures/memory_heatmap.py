@@ -1,6 +1,6 @@
-"""Peak memory over sequence length and batch size, a map for each model, cells that ran out of memory marked.
+"""Peak memory over sequence length and batch size, a map for each model, with cells that ran out of memory marked.
 
-The largest of all step counts and settings of a model at that shape: what must fit.
+The largest over all step counts and settings of a model at that shape: what must fit into the device.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _OOM: dict[str, Any] = {"facecolor": "white", "edgecolor": style.ALARM, "hatch":
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryPoint(frames.Point):
-    """kind: ok, oom (no setting fitted), or some_oom (the peak is of those that did). series is the model."""
+    """kind: ok, oom (no setting fitted), or some_oom (the peak is of the others). series is the model."""
 
     sequence_tokens: int | None = None
     peak_bytes: float | None = None

@@ -47,7 +47,7 @@ class ParetoPoint(frames.Point):
 
 
 def points(run: Run, study: Study) -> pd.DataFrame:
-    """Every cell with a latency and the leading metric: the likelihood where it was scored, else the first one."""
+    """Every cell with a latency and a score: the likelihood where it was scored, else the first metric that was."""
     cells = sorted(frames.cells_by_kind(study), key=lambda c: c[0] != "curve")
     for metric in study.metrics:
         rows = [r for kind, cell in cells if (r := _point(kind, study.label(cell.cell), cell, metric)) is not None]
@@ -107,7 +107,7 @@ def _with_front(rows: Sequence[ParetoPoint]) -> list[ParetoPoint]:
 
 
 def caption(frame: pd.DataFrame) -> str:
-    """What the picture shows, which batch sizes it leaves out, and which way is better."""
+    """What the picture shows, which batch sizes it leaves out, and which direction is better."""
     batches = frames.batch_sizes(frames.diffusion(frame))
     if len(batches) <= 2:
         return page_caption(frame)
@@ -124,7 +124,10 @@ def page_caption(frame: pd.DataFrame) -> str:
 
 
 def draw(frame: pd.DataFrame, figure: Figure) -> None:
-    """A panel for each (prompt, new tokens) and batch size, of many the ends; looks are the sampler's settings."""
+    """A panel for each (prompt, new tokens) and batch size, the smallest and largest of many.
+
+    Colour, marker and line style are the sampler's settings.
+    """
     series, others = frames.names(frame, kind="curve"), frames.names(frame, kind="other")
     looks = {s: style.look(i) | ({"linestyle": "none"} if s in others else {}) for i, s in enumerate(series + others)}
     star = style.baseline_look(11, "none")
@@ -139,7 +142,7 @@ def draw(frame: pd.DataFrame, figure: Figure) -> None:
         for s, look in looks.items():
             own = frames.rows(frames.diffusion(here), series=s)
             style.with_intervals(axes, own, _X, _Y, order="steps", x_bars=True, **look)
-            # K is written where it can be read: on the first two curves, and on opposite sides of them.
+            # K is readable on two curves only: on the first one it is above the line, on the second below.
             for r in frames.each(own.dropna(subset="steps")) if s in series[:2] else ():
                 offset, side = ((-6, 4), "right") if s == series[0] else ((6, -9), "left")
                 text: dict[str, Any] = {"textcoords": "offset points", "ha": side, "color": look["color"]}

@@ -1,6 +1,6 @@
 """Quality against diffusion steps, a panel for each metric, the baseline as a band, S_parity marked.
 
-The second half of the question: from how many steps on does diffusion write as well as the baseline?
+The second half of the question: how many steps does diffusion need to write as well as the baseline?
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ _OUTCOMES = {"not_reached": "not reached", "undecided": "undecided"}
 class QualityPoint(frames.Point):
     """kind: curve, baseline, truth (the true text's own score) or parity.
 
-    A parity row has steps and value only where S_parity at margin 0 is reached; steps_low and steps_high are the step
-    counts between which it lies with 95% confidence, empty where that end lies beyond the largest K measured, and
-    share_reached the share of resamples in which parity was found at all.
+    A parity row has steps and value only where S_parity at margin 0 is reached. steps_low and steps_high are its 95%
+    interval, empty where that end is beyond the largest K measured; share_reached is the share of resamples in which
+    parity was found.
     """
 
     metric: str = ""
@@ -98,13 +98,13 @@ def _parity_columns(parity: Parity) -> dict[str, Any]:
 
 
 def _share_reached(parity: Parity) -> float | None:
-    """Of the resamples, those in which parity lies at one of the step counts measured; None for a single text."""
+    """The share of resamples in which parity is at one of the measured step counts; None for a single text."""
     known = [p.share for p in parity.points if p.share is not None]
     return sum(known) if known else None
 
 
 def _note(parity: Parity) -> str:
-    """S_parity with its interval, or why there is none, in a few words."""
+    """S_parity with its interval, or why there is none, in short."""
     if parity.steps is None:
         share = _share_reached(parity)
         found = f" (found in {share:.0%} of resamples)" if share else ""
@@ -173,7 +173,7 @@ def _draw_interval(axes: Axes, r: Any, low: float, high: float) -> None:
         axes.annotate("", (1.0, r.value), (high, r.value), arrowprops=arrow, **place)
 
 
-class Lines:
+class QualityLines:
     """What has a line in every panel: the (series, prompt, new tokens) of the curves, ordered by lengths."""
 
     def __init__(self, frame: pd.DataFrame) -> None:
@@ -200,7 +200,7 @@ class Lines:
         return next((i for i, key in enumerate(self.keys) if key[1:] == (row.prompt_tokens, row.new_tokens)), 0)
 
     def short(self, series: str, prompt: int, new: int) -> str:
-        """As few words as tell a line from the others."""
+        """What tells a line from the others, for a title."""
         name = frames.short(series) if len(self.keys) > len(self.shapes) else ""
         return f"{name} {prompt}+{new}".strip() if self.has_shapes else name
 
@@ -211,7 +211,7 @@ def _title(metric: MetricInfo) -> str:
 
 def draw(frame: pd.DataFrame, figure: Figure) -> None:
     """Panels in the order of the metrics; colour, marker and line style are the sampler's settings and lengths."""
-    lines = Lines(frame)
+    lines = QualityLines(frame)
     panels = style.panels(figure, [m.name for m in lines.metrics], 2.4)
     for axes, metric in zip(panels, lines.metrics, strict=True):
         here = frames.rows(frame, metric=metric.name)
@@ -245,7 +245,7 @@ def draw(frame: pd.DataFrame, figure: Figure) -> None:
 
 def interactive(frame: pd.DataFrame) -> page.Figure:
     """The same for the page; S_parity is in the hover texts of its rings, and in the caption."""
-    lines = Lines(frame)
+    lines = QualityLines(frame)
     span = (lines.steps[0], lines.steps[-1])
     chart = page.Chart(map(_title, lines.metrics), _X_TITLE, [m.unit for m in lines.metrics], panel_px=230)
     for panel, metric in enumerate(lines.metrics):

@@ -1,4 +1,4 @@
-"""Throughput against peak memory, batch by batch: what each model makes of the same memory.
+"""Throughput against peak memory, batch by batch: what each model achieves in the same memory.
 
 A comparison at equal batch size is unfair to the model that needs less memory: it could take more sequences at once.
 Here both have the same budget, and each the largest batch that fits into it.
@@ -47,7 +47,7 @@ class EqualMemoryPoint(frames.Point):
 
 
 def points(run: Run, study: Study) -> pd.DataFrame:
-    """Every cell with throughput and peak memory, those out of memory, and the largest batch within the budget."""
+    """Every cell with throughput and peak memory or out of memory, and the largest batch within the budget."""
     rows = [row for kind, cell in frames.cells_by_kind(study) if (row := _point(kind, study, cell)) is not None]
     if not any(r.kind != "oom" for r in rows):
         return frames.table(EqualMemoryPoint, [], "no cell has both its throughput and its peak memory")
@@ -76,7 +76,7 @@ def _with_budget(rows: Sequence[EqualMemoryPoint], device_bytes: float | None) -
     tops = []
     for model in dict.fromkeys(r.model for r in rows):
         own = [r for r in rows if r.model == model]
-        # A model that ran out of memory has shown all it can use; one that did not might have used more.
+        # A model that ran out of memory was measured up to its limit; one that did not could use more.
         if not any(r.kind == "oom" for r in own):
             tops.append(max(r.peak_bytes or 0.0 for r in own))
     known = [r.peak_bytes for r in rows if r.peak_bytes is not None]
@@ -208,7 +208,7 @@ def interactive(frame: pd.DataFrame) -> page.Figure:
             chart.limit(panel, budget, ends, "equal memory", shown)
         chart.marks(panel, best, _X, _Y, "largest batch that fits", page.RING, _hover_largest)
         low, high = float(here["x"].min()), float(here["x"].max())
-        # The label beside the first mark would else be cut off.
+        # Space for the label beside the first mark.
         pad = 0.12 * (high - low) or 0.1 * high
         chart.axis(panel, "x", range=[low - pad, high + pad])
         chart.log(panel, "y", [*here["tokens_per_s_low"], *here["tokens_per_s_high"]])

@@ -1,6 +1,6 @@
 """Throughput side by side at each batch size: the baseline's bar, then one for each step count.
 
-The same points as in the lines, for reading off who is ahead at a given batch size.
+The points of throughput_vs_batch_size as bars, to compare the models at one batch size.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def caption(frame: pd.DataFrame) -> str:
 
 
 def _needs_log(frame: pd.DataFrame) -> bool:
-    """Bars are read from zero; only where that would hide the small ones does a logarithm serve better."""
+    """Bars are read from zero; a logarithmic axis is used only where the small ones would be invisible."""
     return bool(frame["tokens_per_s"].max() > 30 * frame["tokens_per_s"].min())
 
 
@@ -50,7 +50,7 @@ def draw(frame: pd.DataFrame, figure: Figure) -> None:
     hatched: dict[str, Any] = {"hatch": "///", "edgecolor": "white"}
     for axes, here in zip(style.panels(figure, groups), groups.values(), strict=True):
         batches, bars = frames.batch_sizes(here), lines(here, *colours)
-        # The bars of a batch size stand side by side, without holes for what was not measured there.
+        # The bars of a batch size are side by side, without gaps for what was not measured there.
         beside = {b: [bar.label for bar in bars if b in set(bar.rows["batch_size"])] for b in batches}
         width = 0.84 / max(map(len, beside.values()))
         for bar in bars:
