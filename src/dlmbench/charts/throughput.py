@@ -26,7 +26,7 @@ class ThroughputPoint(frames.Point):
     repetitions: int | None = None
 
 
-def throughput_points(study: Study) -> pd.DataFrame:
+def points(study: Study) -> pd.DataFrame:
     """Median throughput of every timed cell, with the interval of the median."""
     rows = [
         ThroughputPoint.of(
@@ -43,7 +43,7 @@ def throughput_points(study: Study) -> pd.DataFrame:
     return frames.table(ThroughputPoint, rows, "no cell was timed")
 
 
-def throughput_caption(shown_as: str) -> str:
+def caption(shown_as: str) -> str:
     """What is shown."""
     return (
         f"Throughput against batch size, {shown_as}: new tokens of the whole batch divided by its latency (prompts "
