@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from dataclasses import replace
+from pathlib import Path
 from types import ModuleType
 
 import matplotlib
 import pandas as pd
 import pytest
+from dlmbench.models.shapes import architecture_of
+from dlmbench.roofline.surface import break_even_surface
 
 from dlmbench import registry
 from dlmbench.analysis.answer import answer
 from dlmbench.analysis.study import analyse
-from dlmbench.charts.style import interval_column
-from dlmbench.charts.write import render, write_all
-from dlmbench.models.loading import architecture_of
-from dlmbench.roofline.break_even import break_even_surface
+from dlmbench.charts.frames import interval_column
+from dlmbench.charts.write import caption, csv_of, interactive, names_in_order, render, write_all
+from dlmbench.report import document, page_parts
+from dlmbench.results import read_run
 from dlmbench.roofline.hardware import find
 from dlmbench.types import CommitOrder
 from support.synthetic_run import LLADA, baseline_cell, cell, failed, measured, per_text, target_cell, tiny_run
@@ -46,11 +51,18 @@ def frame_of(name: str) -> pd.DataFrame:
     return figure(name).points(RUN, STUDY)
 
 
-def test_the_folder_is_the_list_and_each_file_names_itself():
+def test_the_folder_is_the_list_and_each_figure_has_a_title():
     assert set(PROMISED) < set(NAMES)
     for name in NAMES:
-        assert name == figure(name).NAME
         assert registry.summary("figures", name)
+
+
+def test_figures_with_an_order_come_first_then_the_others_by_name():
+    with_order = [name for name in names_in_order() if hasattr(figure(name), "ORDER")]
+    orders = [figure(name).ORDER for name in with_order]
+    assert orders == sorted(set(orders))
+    assert with_order[:3] == ["pareto_frontier", "latency_vs_steps", "quality_vs_steps"]
+    assert names_in_order() == with_order + [name for name in NAMES if name not in with_order]
 
 
 def test_latency_points():
@@ -74,7 +86,7 @@ def test_commitment_points_are_the_traced_text_of_each_setting_once():
     assert frame["confidence"].tolist() == [0.9, 0.4, 0.6, 0.8]
     assert frame["position"].tolist() == [0, 1, 2, 3]
     assert len(render(figure("commitment_order"), frame).axes) == 2  # one panel and the colour scale
-    assert "no diffusion cell was traced" in figure("commitment_order").caption(frame_of("commitment_order"))
+    assert "no diffusion cell was traced" in caption(figure("commitment_order"), frame_of("commitment_order"))
 
 
 def test_quality_points_appear_once_for_all_batch_sizes():
@@ -106,7 +118,7 @@ def test_parity_has_an_interval_over_resamples_of_the_prompts():
 def test_pareto_points_are_oriented_and_the_front_is_right():
     frame = frame_of("pareto_frontier")
     one = frame[frame["batch_size"] == 1].set_index("steps", drop=False)
-    assert (one["unit"] == "-nats/token").all()
+    assert (one["unit"] == "log-likelihood, nats/token").all()
     # Fast and bad (K=4), and the baseline, which beats K=16 and K=64 in both.
     assert sorted(one[one["is_on_front"]]["kind"]) == ["baseline", "curve"]
     assert bool(one.loc[4.0, "is_on_front"])
@@ -133,9 +145,9 @@ def test_break_evens_are_the_curves_own_and_predicted_only_for_a_known_device():
     known = [(c, architecture_of(c.model)) for c in (baseline, target)]
     (at_8,) = break_even_surface(*known, find("H200"), [(64, 64, 8)])
     assert predicted[8] == at_8.steps
-    caption = figure("breakeven_map").caption(frame)
-    assert "predicted for the H200" in caption
-    assert "default efficiencies, which come from studies on H200s" in caption
+    text = figure("breakeven_map").caption(frame)
+    assert "predicted for the H200" in text
+    assert "default efficiencies, which come from studies on H200s" in text
 
 
 def test_a_sampler_that_chooses_its_steps_has_a_place():
@@ -226,13 +238,94 @@ def test_degenerate_runs_are_drawn_or_say_why(case):
         assert len(frame)
         drawn = render(module, frame)
         assert drawn.axes
-        page = module.interactive(frame)
+        page = interactive(module, frame)
         if (frame["kind"] == "missing").all():
             assert len(page.data) == 0
             assert "not measured" in page.layout.annotations[0].text
-            assert module.caption(frame) == f"Not measured: {frame['note'].iloc[0]}."
+            assert caption(module, frame) == f"Not measured: {frame['note'].iloc[0]}."
         if case == "random weights" and not (frame["kind"] == "missing").all():
             assert "random weights" in drawn.get_suptitle()
+
+
+COMMITTED = [Path(__file__).parents[2] / "docs" / "study" / name for name in ("h200-native", "h200-random")]
+REPETITION = replace(RUN, text_scores=tuple(t for t in RUN.text_scores if t.metric == "repetition"))
+
+
+@pytest.mark.parametrize(
+    "run", [*map(read_run, COMMITTED), RUN, REPETITION], ids=["native", "random", "likelihood", "repetition"]
+)
+def test_no_cell_of_a_csv_looks_like_a_formula_or_is_quoted_against_one(run):
+    study = analyse(run, draws=20)
+    for name in NAMES:
+        frame = figure(name).points(run, study)
+        for row in csv.DictReader(io.StringIO(csv_of(frame))):
+            assert not [cell for cell in row.values() if cell.startswith("'")]
+            assert not row.get("unit", "").startswith(("-", "+", "="))
+
+
+def test_no_cell_of_a_committed_csv_is_quoted_against_a_formula():
+    paths = [path for folder in COMMITTED for path in (folder / "figures").glob("*.csv")]
+    assert paths
+    for path in paths:
+        cells = [cell for row in csv.reader(path.open(encoding="utf-8", newline="")) for cell in row]
+        assert not [cell for cell in cells if cell.startswith("'")]
+
+
+def test_a_negated_metric_is_named_on_its_axis():
+    axes = render(figure("pareto_frontier"), frame_of("pareto_frontier")).axes[0]
+    assert axes.get_ylabel() == "log-likelihood [nats/token],\nhigher is better"
+    frame = figure("pareto_frontier").points(REPETITION, analyse(REPETITION, draws=20))
+    assert set(frame["unit"]) == {"minus repeated 4-grams, share"}
+    assert render(figure("pareto_frontier"), frame).axes[0].get_ylabel().startswith("minus repeated 4-grams [share]")
+
+
+INSTALLED = '''"""Wall time, of every cell."""
+
+import pandas as pd
+from plotly.graph_objects import Figure
+
+
+def points(run, study):
+    return pd.DataFrame({"kind": "curve", "weights": "pretrained", "cells": [len(study.cells)]})
+
+
+def caption(frame):
+    return "A figure of another package."
+
+
+def draw(frame, figure):
+    figure.subplots().plot([0, 1], [0, 1])
+
+
+def interactive(frame):
+    return Figure({"data": [{"type": "scatter", "x": [0, 1], "y": [0, 1]}], "layout": {"height": 300}})
+'''
+
+
+def test_a_figure_of_an_installed_package_is_written_and_shown_like_any_other(tmp_path, monkeypatch):
+    info = tmp_path / "site" / "more_figures-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: more-figures\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[dlmbench.figures]\nanother_name = more_figures_of_time\n")
+    (tmp_path / "site" / "more_figures_of_time.py").write_text(INSTALLED)
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    caches = (registry._modules, registry.load, registry.summary)
+    for cached in caches:
+        cached.cache_clear()
+    try:
+        for name in set(NAMES) - {"latency_vs_steps"}:
+            monkeypatch.setattr(figure(name), "draw", lambda frame, figure: None)  # fast
+        document.write(RUN, STUDY, tmp_path / "report")
+        shown = {f.name: f for f in page_parts.figures(RUN, STUDY)}
+    finally:
+        for cached in caches:
+            cached.cache_clear()
+    written = {p.name for p in (tmp_path / "report" / "figures").iterdir()}
+    assert {"another_name.png", "another_name.pdf", "another_name.csv"} <= written
+    text = (tmp_path / "report" / "report.md").read_text()
+    assert "A figure of another package." in text
+    assert (shown["another_name"].title, shown["another_name"].missing) == ("Wall time", "")
+    assert list(shown).index("another_name") >= 6  # after the figures with an ORDER
 
 
 def test_writes_png_pdf_and_csv_and_changes_nothing_global(tmp_path):

@@ -12,8 +12,8 @@ import pytest
 
 from dlmbench import registry
 from dlmbench.analysis.study import analyse
-from dlmbench.charts.points import ends
-from dlmbench.charts.write import render
+from dlmbench.charts.frames import ends
+from dlmbench.charts.write import interactive, render
 from dlmbench.results.records import read_run
 from dlmbench.types import Cell, CellResult, EnergyPass, Run
 from support.synthetic_run import LLADA, LLAMA, baseline_cell, failed, measured, target_cell, tiny_run
@@ -35,7 +35,7 @@ def run_of(*results: CellResult) -> Run:
 def frame_of(name: str, run: Run) -> pd.DataFrame:
     frame = figure(name).points(run, analyse(run, draws=50))
     assert render(figure(name), frame).axes
-    page = figure(name).interactive(frame)
+    page = interactive(figure(name), frame)
     assert len(page.data) or (frame["kind"] == "missing").all()
     return frame
 
@@ -190,5 +190,5 @@ def test_the_measured_run_has_points_of_every_kind_of_cost(name):
     if name == "measured_vs_roofline":
         assert (frame["ratio"] > 1).all()  # nothing is faster than the device
         assert set(frame["regime"]) == {"memory", "compute"}
-    page = figure(name).interactive(frame)
+    page = interactive(figure(name), frame)
     json.loads(page.to_json(), parse_constant=lambda constant: pytest.fail(f"not JSON: {constant}"))

@@ -1,4 +1,4 @@
-"""One look for all figures: sizes, colours, markers, and the panel that says what was not measured.
+"""The look of the figures that matplotlib draws: sizes, colours, markers, axes, legends.
 
 Figures are drawn on `matplotlib.figure.Figure` with the Agg canvas and never through pyplot, so that nothing global
 changes and no display is needed. Colours are Okabe and Ito's, which colour-blind readers can tell apart; markers and
@@ -8,7 +8,7 @@ line styles repeat what colour says.
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,30 +20,23 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
 
+from dlmbench.charts.frames import error_bars, interval_column, names
+
 WIDTH_IN = 6.5
 DPI = 300
 # Okabe & Ito, "Color Universal Design" (2008), without the yellow that vanishes on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 BASELINE_COLOUR = "#222222"
+ALARM = "#B00020"
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 LINES = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (4, 1, 1, 1)))
 # Widths in a legend, measured generously: the mark with its gaps, and a letter.
 _HANDLE_IN, _LETTER_IN = 0.55, 0.058
-# Marks laid over a curve: a ring, and a cross.
-RING: Mapping[str, Any] = {
-    "marker": "o",
-    "linestyle": "none",
-    "markerfacecolor": "none",
-    "markeredgecolor": "black",
-    "markersize": 9,
-}
-CROSS: Mapping[str, Any] = {
-    "marker": "X",
-    "linestyle": "none",
-    "markerfacecolor": "white",
-    "markeredgecolor": "black",
-    "markersize": 7,
-}
+# Marks drawn over a curve: a ring and a cross. A vertical line at a limit.
+_MARK: Mapping[str, Any] = {"linestyle": "none", "markeredgecolor": "black"}
+RING: Mapping[str, Any] = {"marker": "o", "markerfacecolor": "none", "markersize": 9, **_MARK}
+CROSS: Mapping[str, Any] = {"marker": "X", "markerfacecolor": "white", "markersize": 7, **_MARK}
+LIMIT: Mapping[str, Any] = {"color": "#666666", "linewidth": 1, "linestyle": (0, (4, 2))}
 RC: Mapping[str, Any] = {
     "font.size": 8,
     "axes.titlesize": 8.5,
@@ -68,22 +61,40 @@ RC: Mapping[str, Any] = {
 }
 
 
+# ---------------------------------------------------------------- the figure and its panels
+
+
 def new_figure() -> Figure:
-    """An empty figure of the page's width; a figure sets its own height by `panels`."""
+    """An empty figure of the page's width; `panels` sets its height."""
     figure = Figure(figsize=(WIDTH_IN, 3.2), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 
 
-def panels(figure: Figure, n: int, height_in: float = 2.7, columns: int = 2) -> list[Axes]:
-    """n axes in rows of at most `columns`, `height_in` each, with room for a legend below; n = 1 gets a wide one."""
-    across = min(n, columns)
-    down = -(-n // across)
+def panels(figure: Figure, titles: Collection[str], height_in: float = 2.7, columns: int = 2) -> list[Axes]:
+    """One axes for each title, `height_in` high, in rows of at most `columns`; a single one is as wide as the page."""
+    across = min(len(titles), columns)
+    down = -(-len(titles) // across)
     figure.set_size_inches(WIDTH_IN, height_in * down + 0.5)
     grid = figure.subplots(down, across, squeeze=False).ravel()
-    for spare in grid[n:]:
+    for spare in grid[len(titles) :]:
         spare.remove()
-    return list(grid[:n])
+    for axes, title in zip(grid, titles, strict=False):
+        axes.set_title("\n".join(textwrap.fill(line, 44) for line in title.splitlines()))
+    return list(grid[: len(titles)])
+
+
+def not_measured(figure: Figure, why: str) -> None:
+    """A panel that says what is missing, in place of a figure."""
+    figure.set_size_inches(WIDTH_IN, 1.8)
+    axes = figure.subplots()
+    axes.set_axis_off()
+    text = textwrap.fill(f"not measured: {why}", 70)
+    frame = {"boxstyle": "round,pad=0.8", "facecolor": "#f4f4f4", "edgecolor": "#999999"}
+    axes.text(0.5, 0.5, text, ha="center", va="center", fontsize=9, transform=axes.transAxes, bbox=frame)
+
+
+# ---------------------------------------------------------------- looks
 
 
 def colour(index: int) -> str:
@@ -91,25 +102,60 @@ def colour(index: int) -> str:
     return COLOURS[index % len(COLOURS)]
 
 
+def marker(index: int) -> str:
+    """The marker of the index-th series."""
+    return MARKERS[index % len(MARKERS)]
+
+
 def look(index: int, hue: Any = None) -> dict[str, Any]:
     """Colour (or `hue`), marker and line style of the index-th series."""
     return {
         "color": colour(index) if hue is None else hue,
-        "marker": MARKERS[index % len(MARKERS)],
+        "marker": marker(index),
         "linestyle": LINES[index % len(LINES)],
         # Every other series is hollow, so that both are seen where two lie on top of each other.
         "markerfacecolor": "white" if index % 2 else None,
     }
 
 
-def key(label: str, **style: Any) -> Line2D:
-    """An entry of a legend."""
-    return Line2D([], [], label=label, **style)
+def baseline_look(size: float, linestyle: str = "--") -> dict[str, Any]:
+    """The autoregressive baseline: a black star."""
+    return {"color": BASELINE_COLOUR, "marker": "*", "markersize": size, "linestyle": linestyle}
 
 
 def ordered_colours(n: int) -> list[Any]:
     """n colours for an ordered quantity, from dark to light; equally bright steps, without the palest end."""
     return [colormaps["viridis"](x) for x in np.linspace(0.0, 0.85, n)]
+
+
+def halo() -> list[Any]:
+    """Path effects that keep small text readable over lines."""
+    return [patheffects.withStroke(linewidth=2, foreground="white")]
+
+
+# ---------------------------------------------------------------- marks with intervals
+
+
+def with_intervals(
+    axes: Axes, rows: pd.DataFrame, x: str, y: str, *, order: str | None = None, x_bars: bool = False, **style: Any
+) -> None:
+    """A line through (x, y) in ascending `order` (default: x), with the intervals of y, and of x where `x_bars`."""
+    if rows.empty:
+        return
+    rows = rows.sort_values(order or x)
+    x_error, y_error = error_bars(rows, x) if x_bars else None, error_bars(rows, y)
+    axes.errorbar(rows[x].astype(float), rows[y].astype(float), y_error, x_error, capsize=2, elinewidth=0.9, **style)
+
+
+def band(axes: Axes, row: Any, y: str, **style: Any) -> None:
+    """A horizontal line at the row's `y`, with its interval as a band."""
+    low, high = (getattr(row, interval_column(y, end)) for end in ("low", "high"))
+    axes.axhline(getattr(row, y), linewidth=1.2, **style)
+    if np.isfinite(low) and np.isfinite(high):
+        axes.axhspan(low, high, alpha=0.2, linewidth=0, color=style.get("color"))
+
+
+# ---------------------------------------------------------------- axes
 
 
 def log2_axis(axes: Axes, values: Sequence[float], which: str = "x") -> None:
@@ -139,24 +185,22 @@ def log_axis(axes: Axes, values: Sequence[float], which: str = "y") -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
-def with_intervals(axes: Axes, rows: pd.DataFrame, x: str, y: str, **style: Any) -> None:
-    """A line through (x, y) with vertical bars from {y}'s low to its high column, where they are known."""
-    low, high = (rows[interval_column(y, end)].fillna(rows[y]) for end in ("low", "high"))
-    bars = np.clip(np.stack([rows[y] - low, high - rows[y]]).astype(float), 0, None)
-    axes.errorbar(rows[x].astype(float), rows[y].astype(float), yerr=bars, capsize=2, elinewidth=0.9, **style)
+# ---------------------------------------------------------------- the legend
 
 
-def interval_column(name: str, end: str) -> str:
-    """latency_s -> latency_low_s, tokens_per_s -> tokens_per_s_low."""
-    is_seconds = name.endswith("_s") and not name.endswith("_per_s")
-    return f"{name[:-2]}_{end}_s" if is_seconds else f"{name}_{end}"
+def key(label: str, **style: Any) -> Line2D:
+    """An entry of a legend."""
+    return Line2D([], [], label=label, **style)
 
 
-def band(axes: Axes, value: float, low: float, high: float, **style: Any) -> None:
-    """A horizontal line with its interval as a band."""
-    axes.axhline(value, linewidth=1.2, **style)
-    if np.isfinite(low) and np.isfinite(high):
-        axes.axhspan(low, high, alpha=0.2, linewidth=0, color=style.get("color"))
+def series_keys(series: Sequence[str], hue: Any = None) -> list[Line2D]:
+    """An entry for each series, in its colour or in `hue`."""
+    return [key(name, **look(i, hue)) for i, name in enumerate(series)]
+
+
+def baseline_keys(frame: pd.DataFrame, **style: Any) -> list[Line2D]:
+    """An entry for each autoregressive baseline in the frame."""
+    return [key(f"{name} (autoregressive)", **style) for name in names(frame, kind="baseline")]
 
 
 def legend_below(figure: Figure, handles: Sequence[Any], columns: int = 4) -> None:
@@ -172,30 +216,3 @@ def legend_below(figure: Figure, handles: Sequence[Any], columns: int = 4) -> No
 
     across = next((n for n in range(min(len(handles), columns), 1, -1) if needed(n) <= WIDTH_IN), 1)
     figure.legend(handles=list(handles), loc="outside lower center", ncols=across)
-
-
-def stamp(figure: Figure, frame: pd.DataFrame) -> None:
-    """Say it on the figure itself where weights are random."""
-    if (frame["weights"] == "random").any():
-        text = "random weights: times and memory are real, quality is not"
-        figure.suptitle(text, color="#B00020", fontsize=8.5, fontweight="bold")
-
-
-def wrapped(title: str, width: int = 44) -> str:
-    """A title whose lines fit over a panel of half the page."""
-    return "\n".join(textwrap.fill(line, width) for line in title.splitlines())
-
-
-def halo() -> list[Any]:
-    """Path effects that keep small text readable over lines."""
-    return [patheffects.withStroke(linewidth=2, foreground="white")]
-
-
-def not_measured(figure: Figure, why: str) -> None:
-    """A panel that says what is missing, in place of a figure."""
-    figure.set_size_inches(WIDTH_IN, 1.8)
-    axes = figure.subplots()
-    axes.set_axis_off()
-    text = textwrap.fill(f"not measured: {why}", 70)
-    frame = {"boxstyle": "round,pad=0.8", "facecolor": "#f4f4f4", "edgecolor": "#999999"}
-    axes.text(0.5, 0.5, text, ha="center", va="center", fontsize=9, transform=axes.transAxes, bbox=frame)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
-from dlmbench.analysis.study import CellSummary, Study
-from dlmbench.charts import page
-from dlmbench.charts.points import Point, table, why_missing
+from dlmbench.analysis.study import Study
+from dlmbench.charts import frames, page
+
+X, Y = "batch_size", "tokens_per_s"
+X_TITLE, Y_TITLE = "batch size", "throughput [new tokens/s]"
 
 
 @dataclass(frozen=True, kw_only=True)
-class ThroughputPoint(Point):
+class ThroughputPoint(frames.Point):
     """kind: curve (one for each step count) or baseline."""
 
     steps: float | None = None
@@ -23,62 +26,73 @@ class ThroughputPoint(Point):
     repetitions: int | None = None
 
 
-def throughput_points(study: Study) -> pd.DataFrame:
+def points(study: Study) -> pd.DataFrame:
     """Median throughput of every timed cell, with the interval of the median."""
-    cells = [("baseline", study.label(b.cell), b) for b in study.baselines]
-    cells += [("curve", c.label, p) for c in study.curves for p in c.points]
-    cells += [("curve", study.label(o.cell), o) for o in study.others]
-    rows = [_point(kind, series, summary) for kind, series, summary in cells if summary.throughput is not None]
-    return table(ThroughputPoint, rows, "no cell was timed")
+    rows = [
+        ThroughputPoint.of(
+            summary.cell,
+            "baseline" if kind == "baseline" else "curve",
+            study.label(summary.cell),
+            steps=summary.cell.steps,
+            repetitions=summary.throughput.n,
+            **frames.median_columns("tokens_per_s", summary.throughput),
+        )
+        for kind, summary in frames.cells_by_kind(study)
+        if summary.throughput is not None
+    ]
+    return frames.table(ThroughputPoint, rows, "no cell was timed")
 
 
-def _point(kind: str, series: str, summary: CellSummary) -> ThroughputPoint:
-    assert summary.throughput is not None
-    return ThroughputPoint(
-        kind=kind,
-        series=series,
-        batch_size=summary.cell.batch_size,
-        prompt_tokens=summary.cell.prompt_tokens,
-        new_tokens=summary.cell.new_tokens,
-        weights=summary.cell.model.weights,
-        steps=summary.cell.steps,
-        tokens_per_s=summary.throughput.median,
-        tokens_per_s_low=summary.throughput.low,
-        tokens_per_s_high=summary.throughput.high,
-        repetitions=summary.throughput.n,
-    )
-
-
-def throughput_caption(frame: pd.DataFrame, shown_as: str) -> str:
+def caption(shown_as: str) -> str:
     """What is shown."""
-    if why := why_missing(frame):
-        return f"Not measured: {why}."
     return (
         f"Throughput against batch size, {shown_as}: new tokens of the whole batch divided by its latency (prompts "
         "do not count), medians with 95% intervals of the median. Batch sizes that failed are left out."
     )
 
 
-def step_counts(frame: pd.DataFrame) -> list[float]:
-    """The step counts in the frame, ascending."""
-    return sorted(float(k) for k in frame["steps"].dropna().unique())
+@dataclass(frozen=True)
+class ThroughputLine:
+    """What has one line, or one bar at each batch size. index: of its step count, 0 for the others."""
+
+    label: str
+    rows: pd.DataFrame
+    colour: Any
+    index: int = 0
+    is_baseline: bool = False
 
 
-def panel_keys(frame: pd.DataFrame) -> list[tuple[str, int, int]]:
-    """(series, prompt, new tokens) of each panel; the baseline has its own only where there is nothing else."""
-    curves = frame[frame["kind"] == "curve"]
-    chosen = curves if len(curves) else frame
-    keys = chosen[["series", "prompt_tokens", "new_tokens"]].drop_duplicates()
-    return [(str(s), int(p), int(g)) for s, p, g in keys.itertuples(index=False, name=None)]
+def lines(
+    frame: pd.DataFrame, steps: Sequence[float], hues: Sequence[Any], black: str, own: str
+) -> list[ThroughputLine]:
+    """The baselines (in black), the step counts (in their hues), and samplers that choose their own number of steps."""
+    baselines, curves = frames.rows(frame, kind="baseline"), frames.rows(frame, kind="curve")
+    found = [
+        ThroughputLine(f"{series} (autoregressive)", frames.rows(baselines, series=series), black, is_baseline=True)
+        for series in frames.names(baselines)
+    ]
+    for i, (k, hue) in enumerate(zip(steps, hues, strict=True)):
+        found.append(ThroughputLine(f"K = {k:.0f}", frames.rows(curves, steps=k), hue, i))
+    found.append(ThroughputLine("steps chosen by the sampler", curves[curves["steps"].isna()], own))
+    return [line for line in found if len(line.rows)]
 
 
-def panel_titles(frame: pd.DataFrame) -> list[str]:
-    """A title for each of `panel_keys`."""
-    return [f"{series}\n{page.shape_title(prompt, new)}" for series, prompt, new in panel_keys(frame)]
+def panels(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Title and rows of a panel for each series and shape: its own rows and those of the baselines.
+
+    The baseline has a panel of its own only where there is nothing else.
+    """
+    curves = frames.rows(frame, kind="curve")
+    keys = (curves if len(curves) else frame)[["series", "prompt_tokens", "new_tokens"]].drop_duplicates()
+    found = {}
+    for series, prompt, new in keys.itertuples(index=False, name=None):
+        here = frames.rows(frame, prompt_tokens=prompt, new_tokens=new)
+        own = here[(here["kind"] == "baseline") | (here["series"] == series)]
+        found[f"{series}\n{frames.shape_title(prompt, new)}"] = own
+    return found
 
 
 def hover(row: Any) -> list[str]:
-    """What hovering over a point says under its name."""
-    steps = [] if pd.isna(row.steps) else [f"K = {row.steps:.0f}"]
-    rate = page.amount("throughput", row.tokens_per_s, row.tokens_per_s_low, row.tokens_per_s_high, "new tokens/s")
-    return [row.series, *steps, f"batch size {row.batch_size}", rate, f"{row.repetitions:.0f} timed repetitions"]
+    """The hover text of a point, under its name."""
+    rate = page.amount("throughput", row, "tokens_per_s", "new tokens/s")
+    return [row.series, *page.settings(row), rate, f"{row.repetitions:.0f} timed repetitions"]

@@ -1,6 +1,6 @@
 """Quality against latency: the diffusion curve over K, the baseline as a point, the front marked.
 
-Up and to the left is better: what lies below and to the right of another point has nothing for it.
+Up and to the left is better: a point with another one above it and to its left is worse in both.
 """
 
 from __future__ import annotations
@@ -11,25 +11,25 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from dlmbench.analysis.pareto import on_front
 from dlmbench.analysis.quality import MetricInfo
 from dlmbench.analysis.study import CellSummary, Study
-from dlmbench.charts import page
-from dlmbench.charts import style as _style
-from dlmbench.charts.points import Point, each, ends, rows_of, shapes, table, why_missing
+from dlmbench.charts import frames, page, style
 from dlmbench.types import Run
 
-NAME = "pareto_frontier"
+ORDER = 10
+_X, _Y = "latency_s", "quality"
+_X_TITLE = "latency [s], lower is better"
 
 
 @dataclass(frozen=True, kw_only=True)
-class ParetoPoint(Point):
+class ParetoPoint(frames.Point):
     """kind: curve, baseline, or other (a sampler that chooses its own number of steps).
 
-    quality is oriented (higher is better): a metric of which less is better is negated.
+    quality is oriented (higher is better): a metric of which less is better is negated, and its unit says so
+    (`log-likelihood, nats/token` of a negative log-likelihood).
 
     is_on_front: among all points of the same batch size, prompt and new tokens.
     """
@@ -47,45 +47,52 @@ class ParetoPoint(Point):
 
 
 def points(run: Run, study: Study) -> pd.DataFrame:
-    """Every cell with a latency and the leading metric: the likelihood where it was scored, else the first one."""
+    """Every cell with a latency and a score: the likelihood where it was scored, else the first metric that was."""
+    cells = sorted(frames.cells_by_kind(study), key=lambda c: c[0] != "curve")
     for metric in study.metrics:
-        cells = [("curve", c.label, p) for c in study.curves for p in c.points]
-        cells += [("baseline", study.label(b.cell), b) for b in study.baselines]
-        cells += [("other", study.label(o.cell), o) for o in study.others]
-        rows = [r for kind, series, cell in cells if (r := _point(kind, series, cell, metric)) is not None]
+        rows = [r for kind, cell in cells if (r := _point(kind, study.label(cell.cell), cell, metric)) is not None]
         if any(r.kind != "baseline" for r in rows):
-            return table(ParetoPoint, _with_front(rows), "")
+            return frames.table(ParetoPoint, _with_front(rows), "")
     random = any(c.weights == "random" for c in study.curves)
     why = "the weights are random, so quality means nothing" if random else "no diffusion cell has latency and quality"
-    return table(ParetoPoint, [], why)
+    return frames.table(ParetoPoint, [], why)
 
 
 def _point(kind: str, series: str, summary: CellSummary, metric: MetricInfo) -> ParetoPoint | None:
-    latency, quality, cell = summary.latency, summary.quality_in(metric.name), summary.cell
+    latency, quality = summary.latency, summary.quality_in(metric.name)
     if latency is None or quality is None:
         return None
-    ends = (quality.low, quality.high) if metric.higher_is_better else (_minus(quality.high), _minus(quality.low))
-    return ParetoPoint(
-        kind=kind,
-        series=series,
-        batch_size=cell.batch_size,
-        prompt_tokens=cell.prompt_tokens,
-        new_tokens=cell.new_tokens,
-        weights=cell.model.weights,
+    low, high = quality.low, quality.high
+    if not metric.higher_is_better:
+        low, high = (None if end is None else -end for end in (high, low))
+    return ParetoPoint.of(
+        summary.cell,
+        kind,
+        series,
         metric=metric.name,
-        unit=metric.unit if metric.higher_is_better else f"-{metric.unit}",
-        steps=cell.steps,
-        latency_s=latency.median,
-        latency_low_s=latency.low,
-        latency_high_s=latency.high,
+        unit=metric.unit if metric.higher_is_better else f"{_negated(metric)}, {metric.unit}",
+        steps=summary.cell.steps,
         quality=quality.oriented,
-        quality_low=ends[0],
-        quality_high=ends[1],
+        quality_low=low,
+        quality_high=high,
+        **frames.median_columns("latency_s", latency),
     )
 
 
-def _minus(value: float | None) -> float | None:
-    return None if value is None else -value
+def _negated(metric: MetricInfo) -> str:
+    """The name of a metric times -1: a log-likelihood for a negative log-likelihood."""
+    name = metric.display_name
+    return name.removeprefix("negative ") if name.startswith("negative ") else f"minus {name}"
+
+
+def _quality(frame: pd.DataFrame) -> tuple[str, str]:
+    """What is drawn, and its unit: a metric, or a negated one, whose unit begins with its name."""
+    unit = str(frame["unit"].iloc[0])
+    metric = MetricInfo(str(frame["metric"].iloc[0]), unit, True)
+    negated = _negated(metric)
+    if unit.startswith(f"{negated}, "):
+        return negated, unit.removeprefix(f"{negated}, ")
+    return metric.display_name, unit
 
 
 def _with_front(rows: Sequence[ParetoPoint]) -> list[ParetoPoint]:
@@ -99,138 +106,87 @@ def _with_front(rows: Sequence[ParetoPoint]) -> list[ParetoPoint]:
     return marked
 
 
-def _words(frame: pd.DataFrame) -> str:
-    """The metric as it is drawn: one that was negated loses its minus in the name."""
-    unit = str(frame["unit"].iloc[0])
-    words = MetricInfo(str(frame["metric"].iloc[0]), unit, True).display_name
-    return words.removeprefix("negative ") if words.startswith("negative ") or not unit.startswith("-") else f"-{words}"
-
-
-def _crosses(axes: Axes, rows: pd.DataFrame, **style: Any) -> None:
-    """Points joined in order, with bars of both intervals."""
-    bars = {}
-    for name, y in (("xerr", "latency_s"), ("yerr", "quality")):
-        low, high = (rows[_style.interval_column(y, end)].fillna(rows[y]) for end in ("low", "high"))
-        bars[name] = np.clip(np.stack([rows[y] - low, high - rows[y]]).astype(float), 0, None)
-    axes.errorbar(rows["latency_s"], rows["quality"], **bars, capsize=2, elinewidth=0.9, **style)
-
-
 def caption(frame: pd.DataFrame) -> str:
-    """What the picture shows, which batch sizes it leaves out, and which way is better."""
-    if why := why_missing(frame):
-        return f"Not measured: {why}."
-    diffusion = frame[frame["kind"] != "baseline"]
-    batches = sorted(int(b) for b in diffusion["batch_size"].unique())
-    drawn = (
-        f" Drawn: the smallest and largest of batch sizes {', '.join(map(str, batches))}." if len(batches) > 2 else ""
-    )
-    return page_caption(frame) + drawn
+    """What the picture shows, which batch sizes it leaves out, and which direction is better."""
+    batches = frames.batch_sizes(frames.diffusion(frame))
+    if len(batches) <= 2:
+        return page_caption(frame)
+    return f"{page_caption(frame)} Drawn: the smallest and largest of batch sizes {', '.join(map(str, batches))}."
 
 
 def page_caption(frame: pd.DataFrame) -> str:
     """The same for the page, which draws every batch size."""
-    if why := why_missing(frame):
-        return f"Not measured: {why}."
     return (
-        f"Quality ({_words(frame)}, higher is better) against latency (further left is better), with 95% "
+        f"Quality ({_quality(frame)[0]}, higher is better) against latency (further left is better), with 95% "
         "intervals of both. Lines: diffusion, labelled with its step count K. Stars: the autoregressive baseline. "
-        "Rings: the Pareto front, points that no other of the same batch size and lengths beats in both."
+        "Rings: the Pareto front, points that no other point of the same batch size and lengths beats in both."
     )
 
 
 def draw(frame: pd.DataFrame, figure: Figure) -> None:
-    """One panel for each (prompt, new tokens) and batch size, of many the ends; looks are the sampler's settings."""
-    if why := why_missing(frame):
-        return _style.not_measured(figure, why)
-    series = list(dict.fromkeys(rows_of(frame, kind="curve")["series"]))
-    others = list(dict.fromkeys(rows_of(frame, kind="other")["series"]))
-    apart = len(series) + len(others)
-    looks = {s: _style.look(i) | ({"linestyle": "none"} if s in others else {}) for i, s in enumerate(series + others)}
-    star: dict[str, Any] = {"color": _style.BASELINE_COLOUR, "marker": "*", "markersize": 11, "linestyle": "none"}
-    diffusion = frame[frame["kind"] != "baseline"]
-    panels = [
-        (*shape, batch)
-        for shape in shapes(diffusion)
-        for batch in ends(rows_of(diffusion, prompt_tokens=shape[0], new_tokens=shape[1])["batch_size"])
-    ]
-    name, unit = _words(frame), str(frame["unit"].iloc[0]).lstrip("-")
-    for axes, (prompt, new, batch) in zip(_style.panels(figure, len(panels), 2.9), panels, strict=True):
-        here = rows_of(frame, prompt_tokens=prompt, new_tokens=new, batch_size=batch)
-        for r in each(here, is_on_front=True):
-            axes.plot(r.latency_s, r.quality, zorder=1, **_style.RING)
+    """A panel for each (prompt, new tokens) and batch size, the smallest and largest of many.
+
+    Colour, marker and line style are the sampler's settings.
+    """
+    series, others = frames.names(frame, kind="curve"), frames.names(frame, kind="other")
+    looks = {s: style.look(i) | ({"linestyle": "none"} if s in others else {}) for i, s in enumerate(series + others)}
+    star = style.baseline_look(11, "none")
+    groups = {
+        f"{shape}, batch {batch}": frames.rows(here, batch_size=batch)
+        for shape, here in frames.by_shape(frame, frames.diffusion(frame)).items()
+        for batch in frames.ends(frames.diffusion(here)["batch_size"])
+    }
+    for axes, here in zip(style.panels(figure, groups, 2.9), groups.values(), strict=True):
+        for r in frames.each(here, is_on_front=True):
+            axes.plot(r.latency_s, r.quality, zorder=1, **style.RING)
         for s, look in looks.items():
-            own = rows_of(here[here["kind"] != "baseline"], series=s).sort_values("steps")
-            if len(own):
-                _crosses(axes, own, **look)
-            # K is written where it can be read: on the first two curves, and on opposite sides of them.
-            for r in each(own.dropna(subset="steps") if s in series[:2] else own.iloc[:0]):
+            own = frames.rows(frames.diffusion(here), series=s)
+            style.with_intervals(axes, own, _X, _Y, order="steps", x_bars=True, **look)
+            # K is readable on two curves only: on the first one it is above the line, on the second below.
+            for r in frames.each(own.dropna(subset="steps")) if s in series[:2] else ():
                 offset, side = ((-6, 4), "right") if s == series[0] else ((6, -9), "left")
                 text: dict[str, Any] = {"textcoords": "offset points", "ha": side, "color": look["color"]}
                 at = (r.latency_s, r.quality)
-                axes.annotate(f"K={r.steps:.0f}", at, offset, fontsize=6.5, path_effects=_style.halo(), **text)
-        own = rows_of(here, kind="baseline")
-        if len(own):
-            _crosses(axes, own, **star)
-        _style.log_axis(axes, [*here["latency_s"], *here["latency_high_s"].dropna()], "x")
+                axes.annotate(f"K={r.steps:.0f}", at, offset, fontsize=6.5, path_effects=style.halo(), **text)
+        style.with_intervals(axes, frames.rows(here, kind="baseline"), _X, _Y, x_bars=True, **star)
+        style.log_axis(axes, [*here["latency_s"], *here["latency_high_s"].dropna()], "x")
         axes.margins(0.12)
-        axes.set(title=f"{page.shape_title(prompt, new)}, batch {batch}", xlabel="latency [s], lower is better")
-        axes.set_ylabel(f"{name} [{unit}],\nhigher is better")
-    handles = [_style.key(s, **look) for s, look in looks.items()]
-    for s in dict.fromkeys(rows_of(frame, kind="baseline")["series"]):
-        handles.append(_style.key(f"{s} (autoregressive)", **star))
-    handles.append(_style.key("Pareto front", **_style.RING))
-    _style.legend_below(figure, handles, columns=3 if apart > 2 else 4)
-    _style.stamp(figure, frame)
-    return None
+        axes.set(xlabel=_X_TITLE, ylabel="{} [{}],\nhigher is better".format(*_quality(frame)))
+    handles = [style.key(s, **look) for s, look in looks.items()]
+    handles += style.baseline_keys(frame, **star)
+    handles.append(style.key("Pareto front", **style.RING))
+    style.legend_below(figure, handles, columns=3 if len(looks) > 2 else 4)
 
 
 def interactive(frame: pd.DataFrame) -> page.Figure:
-    """The same for the page."""
-    if why := why_missing(frame):
-        return page.not_measured(why)
-    curves = rows_of(frame, kind="curve")
-    series = list(dict.fromkeys(curves["series"]))
-    panels = shapes(frame[frame["kind"] != "baseline"])
-    batches = sorted(frame["batch_size"].unique())
-    by_batch = len(batches) > 1
-    others = list(dict.fromkeys(rows_of(frame, kind="other")["series"]))
-    quality = f"{_words(frame)} [{str(frame['unit'].iloc[0]).lstrip('-')}], higher is better"
-    titles = [page.shape_title(*s) for s in panels]
-    chart = page.Chart(titles, "latency [s], lower is better", quality, panel_px=340)
-    for panel, (prompt, new) in enumerate(panels):
-        here = rows_of(frame, prompt_tokens=prompt, new_tokens=new)
+    """The same for the page, with all batch sizes of a pair of lengths in one panel."""
+    series, others = frames.names(frame, kind="curve"), frames.names(frame, kind="other")
+    batches, groups = frames.batch_sizes(frame), frames.by_shape(frame, frames.diffusion(frame))
+    y_title = "{} [{}], higher is better".format(*_quality(frame))
+    chart = page.Chart(groups, _X_TITLE, y_title, panel_px=340)
+    for panel, here in enumerate(groups.values()):
         for j, batch in enumerate(batches):
-            hue = page.colour(j) if by_batch else None
-            at = f", batch {batch}" if by_batch else ""
-            for i, name in enumerate(series):
-                own = rows_of(here, kind="curve", series=name, batch_size=batch).sort_values("steps")
-                if len(own):
-                    # Quality does not depend on the batch, so K is written on one line only.
-                    labels = [f"K={k:.0f}" for k in own["steps"]] if (i, batch) == (0, batches[0]) else []
-                    style = page.look(i, hue)
-                    chart.line(panel, own, "latency_s", "quality", name + at, style, _hover, labels=labels, x_bars=True)
-            for i, name in enumerate(others):
-                own = rows_of(here, kind="other", series=name, batch_size=batch)
-                style = page.look(len(series) + i, hue)
-                if len(own):
-                    chart.line(
-                        panel, own, "latency_s", "quality", name + at, style, _hover, mode="markers", x_bars=True
-                    )
-            for _, own in rows_of(here, kind="baseline", batch_size=batch).groupby("series", sort=False):
-                shown, style = (
-                    f"{own['series'].iloc[0]} (autoregressive){at}",
-                    page.baseline_look(hue or page.INK) | {"size": 14},
-                )
-                chart.line(panel, own, "latency_s", "quality", shown, style, _hover, mode="markers", x_bars=True)
-        front = rows_of(here, is_on_front=True)
-        words = ["\n".join([r.series, *_hover(r)]) for r in each(front)]
-        chart.ring(panel, list(front["latency_s"]), list(front["quality"]), "Pareto front", words)
+            own = frames.rows(here, batch_size=batch)
+            hue, suffix = (page.colour(j), f", batch {batch}") if len(batches) > 1 else (None, "")
+            for i, name in enumerate(series + others):
+                # Quality does not depend on the batch, so K is written on one line only.
+                label = "K={steps:.0f}" if (i, j) == (0, 0) and name in series else ""
+                mode = "lines+markers" if name in series else "markers"
+                look, rows = page.look(i, hue), frames.rows(frames.diffusion(own), series=name)
+                options: dict[str, Any] = {"order": "steps", "mode": mode, "label": label, "x_bars": True}
+                chart.line(panel, rows, _X, _Y, name + suffix, look, _hover, **options)
+            for name in frames.names(own, kind="baseline"):
+                rows = frames.rows(own, kind="baseline", series=name)
+                look = page.baseline_look(hue or page.INK) | {"size": 14}
+                shown = f"{name} (autoregressive){suffix}"
+                chart.line(panel, rows, _X, _Y, shown, look, _hover, mode="markers", x_bars=True)
+        front = frames.rows(here, is_on_front=True)
+        chart.marks(panel, front, _X, _Y, "Pareto front", page.RING, lambda r: [r.series, *_hover(r)])
         chart.log(panel, "x", list(here["latency_s"]))
     return chart.figure(frame)
 
 
 def _hover(row: Any) -> list[str]:
-    steps = [] if pd.isna(row.steps) else [f"K = {row.steps:.0f}"]
-    latency = page.amount("latency", row.latency_s, row.latency_low_s, row.latency_high_s, "s")
-    quality = page.amount(row.metric, row.quality, row.quality_low, row.quality_high, row.unit.lstrip("-"))
-    return [*steps, f"batch size {row.batch_size}", latency, f"{quality}, higher is better"]
+    unit = row.unit.rpartition(", ")[2]
+    quality = page.amount(row.metric, row, "quality", unit)
+    return [*page.settings(row), page.amount("latency", row, "latency_s", "s"), f"{quality}, higher is better"]

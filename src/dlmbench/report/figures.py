@@ -12,20 +12,10 @@ from urllib.parse import quote
 
 from dlmbench import registry
 from dlmbench.analysis.results import Study
-from dlmbench.charts.points import why_missing
-from dlmbench.charts.write import csv_of, write_one
+from dlmbench.charts.frames import why_missing
+from dlmbench.charts.write import caption, csv_of, interactive, names_in_order, write_one
 from dlmbench.report.source import DocumentFigure
 from dlmbench.types import Run
-
-# The order of the figures on the page; those not named here follow by name.
-PAGE_ORDER = (
-    "pareto_frontier",
-    "latency_vs_steps",
-    "quality_vs_steps",
-    "breakeven_map",
-    "throughput_by_batch_size",
-    "throughput_vs_batch_size",
-)
 
 
 def document_figures(run: Run, study: Study, folder: Path, number: int | None = None) -> tuple[DocumentFigure, ...]:
@@ -49,9 +39,9 @@ def document_figures(run: Run, study: Study, folder: Path, number: int | None = 
             picture = next((p / f"{name}.png" for p in places if (p / f"{name}.png").is_file()), None)
             if picture is None:
                 own.mkdir(parents=True, exist_ok=True)
-                picture = write_one(module, frame, own)[0]
+                picture = write_one(name, module, frame, own)[0]
             relative = quote(Path(os.path.relpath(picture, folder)).as_posix())
-            found.append(DocumentFigure(title, module.caption(frame), relative))
+            found.append(DocumentFigure(title, caption(module, frame), relative))
         except Exception as error:  # a figure that fails is named; the document is written without it
             found.append(DocumentFigure(title, f"Not drawn: {type(error).__name__}: {error}.", ""))
     return tuple(found)
@@ -73,9 +63,7 @@ class PageFigure:
 
 def page_figures(run: Run, study: Study) -> tuple[PageFigure, ...]:
     """Every figure in the page's order, those not measured included."""
-    names = registry.names("figures")
-    order = [n for n in PAGE_ORDER if n in names] + [n for n in names if n not in PAGE_ORDER]
-    return tuple(_page_figure(run, study, name) for name in order)
+    return tuple(_page_figure(run, study, name) for name in names_in_order())
 
 
 def _page_figure(run: Run, study: Study, name: str) -> PageFigure:
@@ -85,13 +73,12 @@ def _page_figure(run: Run, study: Study, name: str) -> PageFigure:
         frame = module.points(run, study)
         if why := why_missing(frame):
             return PageFigure(name, title, missing=why)
-        plot = module.interactive(frame)
+        plot = interactive(module, frame)
         views = (plot.layout.meta or {}).get("views", ())
         return PageFigure(
             name,
             title,
-            # A figure that the page draws differently has a separate caption for it.
-            getattr(module, "page_caption", module.caption)(frame),
+            caption(module, frame, on_page=True),
             plot=packed(plot.to_json()),
             csv=packed(csv_of(frame)),
             height_px=int(plot.layout.height or 400),
