@@ -166,12 +166,12 @@ def _declared(module: ModuleType, owner: str) -> Iterator[Knob]:
 
 
 def parts(sampler: str) -> dict[str, str]:
-    """Which knobs of a sampler name a part (as `commit` does), and the kind of plug-in it names."""
+    """The knobs of a sampler that choose a plug-in (as `commit` does), and its kind."""
     return dict(getattr(load("samplers", sampler), "PARTS", {}))
 
 
 def knobs_of(sampler: str, chosen: Mapping[str, KnobValue]) -> dict[str, Knob]:
-    """The knobs of a sampler once its parts are chosen: its own, and those of each chosen part.
+    """The knobs of a sampler with chosen parts: its own, and those of each part.
 
     Raises:
         BenchError: an unknown sampler or part.
@@ -184,7 +184,7 @@ def knobs_of(sampler: str, chosen: Mapping[str, KnobValue]) -> dict[str, Knob]:
 
 
 def all_knobs(sampler: str) -> dict[str, Knob]:
-    """Every knob of a sampler, those of all its possible parts included."""
+    """Every knob of a sampler, including those of all possible parts."""
     found = {k.name: k for k in _declared(load("samplers", sampler), sampler)}
     for knob, kind in parts(sampler).items():
         for part in loadable(kind):

@@ -1,6 +1,6 @@
 """Negative log-likelihood of the true continuation under the judge: the line to read judge_likelihood against.
 
-Generated text with a lower value is more predictable than the truth, not better.
+A lower value of generated text means that it is more predictable than the truth, not better.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Negative log-probability of the true continuation under the embedded corpus's source: no text should beat it.
 
-The line to read oracle_log_prob against: generated text with a lower value is more predictable than
-the truth, not better.
+The line to read oracle_log_prob against: a lower value of generated text means that it is more
+predictable than the truth, not better.
 """
 
 from __future__ import annotations

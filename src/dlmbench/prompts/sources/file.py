@@ -1,6 +1,6 @@
-"""A prompt file of one's own: lines, paragraphs, JSONL or JSON, taken in order.
+"""A prompt file of your own: lines, paragraphs, JSONL or JSON, taken in order.
 
-Which of them is decided by the name and, where that says nothing, by the content:
+The format follows from the file name or, failing that, from the content:
 .json a list of texts, of {"prompt": ...} records or of ShareGPT conversations; .jsonl, .ndjson, or a first line that is
 a JSON object: one record a line; otherwise text: paragraphs where blank lines divide it, else one prompt a line.
 A record has "prompt" (optional "reference") or "prompt_ids" (optional "reference_ids").

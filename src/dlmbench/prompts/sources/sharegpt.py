@@ -25,7 +25,7 @@ _MODEL = ("gpt", "assistant", "chatgpt", "bard", "bing")
 
 
 def load(settings: PromptSettings, tokens: int) -> list[Passage]:
-    """One passage a conversation whose first human turn has an answer; others are passed over."""
+    """One passage for each conversation whose first human turn has an answer; others are skipped."""
     assert settings.path is not None
     path = Path(settings.path)
     try:
@@ -41,7 +41,7 @@ def conversations(records: list[Any], path: Path, *, chat: bool) -> list[Passage
     """Passages of parsed conversations. Without a chat template a blank line stands between prompt and answer.
 
     Raises:
-        BenchError: a record is no conversation, with its number from 1.
+        BenchError: a record is not a conversation; it is named by its number, from 1.
     """
     found = []
     for number, record in enumerate(records, start=1):

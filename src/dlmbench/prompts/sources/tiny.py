@@ -20,7 +20,7 @@ _STORIES_A_SEED = 1_000_000
 
 
 def load(settings: PromptSettings, tokens: int) -> list[Passage]:
-    """As many stories as are asked for, of at least `tokens` words."""
+    """The requested number of stories, of at least `tokens` words."""
     assert settings.count is not None
     length = max(tokens, LONGEST_WINDOW)
     windows = heldout_windows(settings.count, length, 0, first=settings.seed * _STORIES_A_SEED)

@@ -28,7 +28,7 @@ _TITLE = re.compile(r"^ ?= (?!=)(.*[^= ]) = *$")
 
 
 def load(settings: PromptSettings, tokens: int) -> list[Passage]:
-    """One passage an article."""
+    """One passage per article."""
     return [Passage(text) for text in articles(_lines(_file(settings)))]
 
 
@@ -70,7 +70,7 @@ def _lines(path: Path) -> Iterable[str]:
         from datasets import Dataset
 
         return cast("list[str]", list(Dataset.from_file(str(path))["text"]))
-    except Exception as error:  # whatever the reader meets in a damaged file
+    except Exception as error:  # whatever a damaged file makes the reader raise
         raise BenchError(
             f"{path} is not a table with a column 'text' ({type(error).__name__})",
             f"`{hub.DOWNLOAD}` fetches it again",
@@ -78,7 +78,7 @@ def _lines(path: Path) -> Iterable[str]:
 
 
 def articles(lines: Iterable[str]) -> Iterator[str]:
-    """Articles, put together again from the data set's lines: paragraphs a line, titles between blank lines."""
+    """Articles joined from the data set's lines: one paragraph per line, titles between blank lines."""
     kept: list[str] = []
     after_blank = True
     for raw in lines:
