@@ -11,16 +11,17 @@ from types import ModuleType
 import matplotlib
 import pandas as pd
 import pytest
-from dlmbench.models.shapes import architecture_of
-from dlmbench.roofline.surface import break_even_surface
 
 from dlmbench import registry
 from dlmbench.analysis.answer import answer
 from dlmbench.analysis.study import analyse
 from dlmbench.charts.frames import interval_column
 from dlmbench.charts.write import caption, csv_of, interactive, names_in_order, render, write_all
-from dlmbench.report import document, page_parts
+from dlmbench.models.loading import architecture_of
+from dlmbench.report import document
+from dlmbench.report.figures import page_figures
 from dlmbench.results import read_run
+from dlmbench.roofline.break_even import break_even_surface
 from dlmbench.roofline.hardware import find
 from dlmbench.types import CommitOrder
 from support.synthetic_run import LLADA, baseline_cell, cell, failed, measured, per_text, target_cell, tiny_run
@@ -316,7 +317,7 @@ def test_a_figure_of_an_installed_package_is_written_and_shown_like_any_other(tm
         for name in set(NAMES) - {"latency_vs_steps"}:
             monkeypatch.setattr(figure(name), "draw", lambda frame, figure: None)  # fast
         document.write(RUN, STUDY, tmp_path / "report")
-        shown = {f.name: f for f in page_parts.figures(RUN, STUDY)}
+        shown = {f.name: f for f in page_figures(RUN, STUDY)}
     finally:
         for cached in caches:
             cached.cache_clear()

@@ -136,7 +136,7 @@ class LiveProgress(ProgressBar):
         STDERR.print(f"  not measured: {cell.label}: {reason}", style="yellow", markup=False)
 
 
-class TaskProgress(ProgressBar):
+class LiveTaskProgress(ProgressBar):
     """Progress over lm-eval tasks: the current run, its requests, and each result as soon as it is known."""
 
     def __init__(self) -> None:

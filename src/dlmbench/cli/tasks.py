@@ -80,7 +80,7 @@ def tasks(
         rows=batch_size,
     )
     os.environ.setdefault("TQDM_DISABLE", "1")  # read when lm-eval imports tqdm; we show progress ourselves
-    with console.TaskProgress() as progress:
+    with console.LiveTaskProgress() as progress:
         outcome = sweep.run(experiment, args, output_dir, progress)
     _show(outcome)
     for name in (TASKS, TABLE, SAMPLES):
