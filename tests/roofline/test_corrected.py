@@ -1,5 +1,6 @@
 """The corrected model: counts against the samplers' own, FLOPs against known formulas, floors, break-even, devices."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from dlmbench.types import EagerRunner, Plan, Prediction, Prompt, PromptBatch
 
 H200 = hardware.find("H200")
 CEILINGS = replace(H200, bf16_flops=799e12, bandwidth=4.29e12)
+ROOT = Path(__file__).parents[2]
 TINY = llada.architecture(llada.KNOWN["tiny"])
 
 
@@ -290,10 +292,21 @@ def test_sizes_of_the_published_errors():
 
 
 @pytest.mark.parametrize("name", __main__.TABLES)
-def test_the_document_shows_what_its_commands_print(name, capsys):
+def test_the_tables_are_the_golden_ones(name, capsys):
     assert __main__.main([name]) == 0
-    document = (Path(__file__).parents[2] / "docs/roofline.md").read_text(encoding="utf-8")
-    assert capsys.readouterr().out.strip() in document
+    assert capsys.readouterr().out == (ROOT / f"tests/golden/roofline/{name}.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(("name", "rows"), [("calibrate", 3), ("breakeven", 4)])
+def test_the_document_shows_rows_of_its_commands(name, rows, capsys):
+    assert __main__.main([name]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    document = (ROOT / "docs/roofline.md").read_text(encoding="utf-8")
+    _, _, after = document.partition(f"`python -m dlmbench.roofline {name}`")
+    table = re.search(r"(?:\|.*\n)+", after)[0].splitlines()
+    assert table[:2] == printed[:2]
+    assert len(table) == 2 + rows
+    assert set(table) <= set(printed)
 
 
 def test_a_sampler_that_plans_no_forwards_has_no_prediction(monkeypatch):
