@@ -1,24 +1,19 @@
-"""What equal quality costs: the speedup at parity, and what both models then spend on a token.
+"""What equal quality costs: the speedup at parity.
 
 Two things are uncertain, which step count parity needs and how long it takes. The interval of the speedup spans every
 step count at which parity may lie, each with the interval of its own ratio, so that both uncertainties are in it.
-Beside the ratio, `at_equal_quality` gives throughput and energy of both models in the same cell shape, diffusion at
-S_parity. The price of every cell in money is in `analysis.cost`.
+The price of every cell in money is in `analysis.cost`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from dlmbench.analysis.parity import Parity
 from dlmbench.analysis.stats import FloatArray, Interval, ratio_interval
-
-if TYPE_CHECKING:
-    from dlmbench.analysis.results import CellSummary, Curve, MetricParity
 
 
 @dataclass(frozen=True)
@@ -89,53 +84,3 @@ def speedup_at_parity(
         is_bounded=not beyond and len(timed) == len(steps),
         share_reached=sum(p.share or 0.0 for p in parity.points if p.steps in times),
     )
-
-
-@dataclass(frozen=True)
-class Efficiency:
-    """Throughput and energy of generated tokens for one model, each with the interval of its median.
-
-    joules_per_token includes idle power; None where energy was not measured.
-    """
-
-    tokens_per_s: Interval
-    joules_per_token: Interval | None
-
-
-@dataclass(frozen=True)
-class EqualQuality:
-    """Both models where quality is equal, the target at `steps`.
-
-    energy: the target's energy over the baseline's, None where one was not measured, or is zero within noise.
-    Its interval spans every timed step count at which parity may lie; those of target and baseline do not.
-    """
-
-    steps: int
-    target: Efficiency
-    baseline: Efficiency
-    energy: Interval | None
-
-
-def at_equal_quality(curve: Curve, shown: MetricParity | None) -> EqualQuality | None:
-    """Both models at S_parity of `shown`, one of the curve's parities.
-
-    None where parity is not reached, or not both were timed there.
-    """
-    steps = shown.parity.steps if shown else None
-    target = efficiency_of(curve.at(steps)) if steps is not None else None
-    baseline = efficiency_of(curve.baseline)
-    if shown is None or steps is None or target is None or baseline is None:
-        return None
-    ratio = shown.speedup.energy if shown.speedup else None
-    # The ratio found with the speedup is the baseline's over the target's: above 1 the target is better.
-    known = ratio is not None and ratio.value > 0 and not ratio.low <= 0
-    energy = Interval(1 / ratio.value, 1 / ratio.high, 1 / ratio.low) if ratio and known else None
-    return EqualQuality(steps, target, baseline, energy)
-
-
-def efficiency_of(cell: CellSummary | None) -> Efficiency | None:
-    """Throughput and energy of a cell; None where it was not timed."""
-    if cell is None or cell.throughput is None:
-        return None
-    tokens = cell.cell.batch_size * cell.cell.new_tokens
-    return Efficiency(cell.throughput.interval, cell.energy.interval.times(1 / tokens) if cell.energy else None)

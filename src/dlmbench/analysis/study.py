@@ -18,7 +18,16 @@ from dlmbench.analysis.findings import findings
 from dlmbench.analysis.pareto import Contender, Front, front_places
 from dlmbench.analysis.parity import DELTAS, Parity, common_prompts, steps_to_parity
 from dlmbench.analysis.quality import Quality, all_cells, metrics_of, quality_of, scores_by_text, whole_scores
-from dlmbench.analysis.results import RANDOM_WEIGHTS, CellSummary, Curve, MetricParity, PeakMemory, Study, timed_of
+from dlmbench.analysis.results import (
+    RANDOM_WEIGHTS,
+    CellSummary,
+    Curve,
+    MetricParity,
+    PeakMemory,
+    Study,
+    group_by,
+    timed_of,
+)
 from dlmbench.analysis.speedup import Repetitions, speedup_at_parity
 from dlmbench.analysis.stats import bootstrap_indices, ratio_interval, summarise
 from dlmbench.types import Cell, CellResult, Knobs, KnobValue, MemoryPass, Run
@@ -150,11 +159,8 @@ class _Analysis:
     def study(self) -> Study:
         baselines = tuple(self.summary(c) for c in self.cells if c.model.role == "baseline")
         targets = [c for c in self.cells if c.model.role == "target"]
-        groups: dict[tuple[object, ...], list[Cell]] = {}
-        for cell in targets:
-            if cell.steps is not None:
-                groups.setdefault(_curve_key(cell), []).append(cell)
-        curves = tuple(self.curve(group, baselines) for group in groups.values())
+        swept = group_by((c for c in targets if c.steps is not None), _curve_key)
+        curves = tuple(self.curve(group, baselines) for group in swept.values())
         others = tuple(
             self.summary(c, _nearest(c, timed_of(baselines), same_batch=True)) for c in targets if c.steps is None
         )
@@ -183,10 +189,8 @@ class _Analysis:
 
     def fronts(self) -> Iterator[Front]:
         """Among the cells of one shape that were timed and scored, by every metric scored text by text."""
-        shapes: dict[tuple[int, int, int], list[Cell]] = {}
-        for cell in self.cells:
-            if cell.model.weights != "random":
-                shapes.setdefault((cell.batch_size, cell.prompt_tokens, cell.new_tokens), []).append(cell)
+        trained = (c for c in self.cells if c.model.weights != "random")
+        shapes = group_by(trained, lambda c: (c.batch_size, c.prompt_tokens, c.new_tokens))
         for metric, (shape, cells) in itertools.product(self.compared, shapes.items()):
             found = []
             for cell in cells:

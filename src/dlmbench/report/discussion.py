@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -41,14 +42,11 @@ class Asked:
 
 def ask(sources: Sequence[Source]) -> dict[str, list[Asked]]:
     """Every question, answered for every run, by theme."""
-    number = 0
-    themes: dict[str, list[Asked]] = {}
-    for title, questions in THEMES:
-        for question in questions:
-            number += 1
-            answers = tuple((s, question.ask(s)) for s in sources)
-            themes.setdefault(title, []).append(Asked(number, question, answers))
-    return themes
+    number = itertools.count(1)
+    return {
+        title: [Asked(next(number), q, tuple((s, q.ask(s)) for s in sources)) for q in questions]
+        for title, questions in THEMES
+    }
 
 
 def index(themes: dict[str, list[Asked]]) -> Markdown:
@@ -106,12 +104,12 @@ def key_findings(source: Source) -> list[tuple[str, Answer]]:
 
 def recommendations(source: Source) -> Markdown:
     """Advice that follows from the numbers, and only from them."""
-    items = []
-    for curve in sorted(source.curves, key=lambda c: c.rank):
-        line = curve.break_even
-        if line is not None and line.steps is not None and line.steps >= 1:
-            rough = ", outside the step counts that were timed" if line.is_extrapolated else ""
-            items.append(f"{name_of(curve)}: diffusion saves time below k* = {break_even_text(line)} steps{rough}")
+    items = [
+        f"{name_of(curve)}: diffusion saves time below k* = {break_even_text(line)} steps"
+        + (", outside the step counts that were timed" if line.is_extrapolated else "")
+        for curve in sorted(source.curves, key=lambda c: c.rank)
+        if (line := curve.break_even) is not None and (line.steps or 0) >= 1
+    ]
     advice = "Before choosing diffusion, measure its quality at those step counts: it was not measured here."
     if any(c.parities for c in source.curves):
         advice = "Choose the number of steps from the table of quality, then compare it with the break-even beside it."

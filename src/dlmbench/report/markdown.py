@@ -37,15 +37,16 @@ def escape(text: str) -> Markdown:
     return Markdown(_BLOCK.sub(r"\1\\\2", plain))
 
 
-def finalize(value: object) -> object:
+def finalize(value: object) -> Markdown:
     """For templates: the value of an expression is escaped unless it is Markdown."""
     return value if isinstance(value, Markdown) else escape(str(value))
 
 
-def table(columns: Sequence[str], rows: Sequence[Sequence[str]], numbers_from: int = 1) -> Markdown:
-    """A table; columns from `numbers_from` on are aligned to the right."""
+def table(columns: Sequence[str], rows: Sequence[Sequence[object]], numbers_from: int = 1) -> Markdown:
+    """A table; columns from `numbers_from` on are aligned to the right. None is shown as a dash."""
     marks = [":--" if i < numbers_from else "--:" for i in range(len(columns))]
-    lines: list[Sequence[str]] = [[escape(c) for c in columns], marks, *([escape(c) for c in row] for row in rows)]
+    lines: list[Sequence[str]] = [[escape(c) for c in columns], marks]
+    lines += [[finalize("–" if value is None else value) for value in row] for row in rows]
     return Markdown("\n".join(f"| {' | '.join(line)} |" for line in lines))
 
 

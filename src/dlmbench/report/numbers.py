@@ -6,8 +6,6 @@ from collections.abc import Callable, Iterable, Sequence
 
 from dlmbench.analysis.stats import Interval, Summary
 
-DASH = "–"
-
 
 def sig(value: float, digits: int = 3) -> str:
     """`value` with `digits` significant digits, in powers of ten only below 1e-4: 0.0123, 1.23, 12,300."""

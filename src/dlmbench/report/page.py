@@ -15,14 +15,13 @@ import json
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from dlmbench.analysis.answer import answer
-from dlmbench.analysis.results import CellSummary, Study
-from dlmbench.analysis.summary_table import block_length
+from dlmbench.analysis.results import CellSummary, Study, group_by
 from dlmbench.charts import page as charts_page
 from dlmbench.errors import BenchError
 from dlmbench.report.figures import PageFigure, packed, page_figures
@@ -39,13 +38,18 @@ MOST_TEXTS = 6
 
 @dataclass(frozen=True)
 class Column:
-    """A column of the table of cells. digits: decimals shown, None for text."""
+    """A column of the table of cells. digits: decimals shown, None for text.
+
+    path: the attribute of a `CellSummary` that is shown, times `factor`; "" for columns that are not one attribute.
+    """
 
     key: str
     title: str
     unit: str
     digits: int | None
     help: str
+    path: str = ""
+    factor: float = 1
 
 
 @dataclass(frozen=True)
@@ -183,70 +187,66 @@ def cell_table(study: Study) -> CellTable:
     """A row for each cell; a column without any value is left out and named in `unmeasured`."""
     largest = max((c.memory.bytes for c in study.cells if c.memory), default=0)
     scale, unit, decimals = (1 << 30, "GiB", 2) if largest >= 2 << 30 else (1 << 20, "MiB", 0)
-    rows = [_row(study, c, scale) for c in study.cells]
     columns = (
         Column("model", "model and settings", "", None, "the model, and the settings that distinguish it from others"),
         Column("status", "status", "", None, "ok, or why there is no value"),
-        Column("steps", "K", "steps", 0, "diffusion steps"),
-        Column("block", "block", "tokens", 0, "positions in a block"),
-        Column("batch", "B", "texts", 0, "batch size"),
-        Column("prompt", "P", "tokens", 0, "prompt tokens"),
-        Column("new", "G", "tokens", 0, "new tokens"),
-        Column("latency", "latency", "ms", 1, "median of a whole generation"),
-        Column("low", "low", "ms", 1, "lower end of the 95% interval of the median"),
-        Column("high", "high", "ms", 1, "upper end of the 95% interval of the median"),
-        Column("rate", "throughput", "tokens/s", 1, "new tokens a second, whole batch"),
-        Column("first", "first text", "ms", 1, "time to the first token (autoregressive) or first final block"),
-        Column("memory", "peak memory", unit, decimals, "of one generation, weights included"),
-        Column("energy", "energy", "J", 1, "of one generated batch"),
-        Column("speedup", "speedup", "x", 2, "the baseline's latency over this one's"),
-        Column("speedup_low", "low", "x", 2, "lower end of the speedup's 95% interval"),
-        Column("speedup_high", "high", "x", 2, "upper end of the speedup's 95% interval"),
+        Column("steps", "K", "steps", 0, "diffusion steps", "cell.steps"),
+        Column("block", "block", "tokens", 0, "positions in a block", "block_length"),
+        Column("batch", "B", "texts", 0, "batch size", "cell.batch_size"),
+        Column("prompt", "P", "tokens", 0, "prompt tokens", "cell.prompt_tokens"),
+        Column("new", "G", "tokens", 0, "new tokens", "cell.new_tokens"),
+        Column("latency", "latency", "ms", 1, "median of a whole generation", "latency.median", 1e3),
+        Column("low", "low", "ms", 1, "lower end of the 95% interval of the median", "latency.interval.low", 1e3),
+        Column("high", "high", "ms", 1, "upper end of the 95% interval of the median", "latency.interval.high", 1e3),
+        Column("rate", "throughput", "tokens/s", 1, "new tokens a second, whole batch", "throughput.median"),
+        Column(
+            *("first", "first text", "ms", 1, "time to the first token (autoregressive) or first final block"),
+            *("first_text_s", 1e3),
+        ),
+        Column(
+            *("memory", "peak memory", unit, decimals, "of one generation, weights included"),
+            *("memory.bytes", 1 / scale),
+        ),
+        Column("energy", "energy", "J", 1, "of one generated batch", "energy.median"),
+        Column("speedup", "speedup", "x", 2, "the baseline's latency over this one's", "speedup.value"),
+        Column("speedup_low", "low", "x", 2, "lower end of the speedup's 95% interval", "speedup.low"),
+        Column("speedup_high", "high", "x", 2, "upper end of the speedup's 95% interval", "speedup.high"),
         *(
             Column(m.name, m.display_name, m.unit, 3, "higher is better" if m.higher_is_better else "lower is better")
             for m in study.metrics
         ),
-        Column("n", "n", "", 0, "timed repetitions"),
+        Column("n", "n", "", 0, "timed repetitions", "latency.n"),
     )
-    empty = {c.key for c in columns if all(r.get(c.key) is None for r in rows)}
-    kept = tuple(c for c in columns if c.key not in empty)
+    rows = [_row(study, s, columns) for s in study.cells]
+    kept = tuple(c for c in columns if any(r.get(c.key) is not None for r in rows))
+    heads = [{name: getattr(c, name) for name in ("key", "title", "unit", "digits", "help")} for c in kept]
     values = [_coded([r.get(c.key) for r in rows]) for c in kept]
-    data = _packed_json({"columns": [asdict(c) for c in kept], "values": values, "rows": len(rows)})
-    unmeasured = tuple(c.title for c in columns if c.key in empty and c.digits is not None)
+    data = _packed_json({"columns": heads, "values": values, "rows": len(rows)})
+    unmeasured = tuple(c.title for c in columns if c not in kept and c.digits is not None)
     return CellTable(kept, len(rows), data, unmeasured)
 
 
-def _row(study: Study, summary: CellSummary, memory_scale: int) -> dict[str, Any]:
-    cell, status = summary.cell, summary.status_text
+def _row(study: Study, summary: CellSummary, columns: Sequence[Column]) -> dict[str, Any]:
+    status = summary.status_text
     row: dict[str, Any] = {
-        "model": study.label(cell),
+        "model": study.label(summary.cell),
         "status": f"{status}: {summary.reason}" if summary.reason and status != "ok" else status,
-        "steps": cell.steps,
-        "block": block_length(cell),
-        "batch": cell.batch_size,
-        "prompt": cell.prompt_tokens,
-        "new": cell.new_tokens,
-        "first": _rounded(summary.first_text_s, 1e3),
-        "memory": _rounded(summary.memory.bytes, 1 / memory_scale) if summary.memory else None,
-        "energy": _rounded(summary.energy.median) if summary.energy else None,
-        "rate": _rounded(summary.throughput.median) if summary.throughput else None,
     }
-    if summary.latency:
-        latency = summary.latency.interval
-        row |= {"latency": _rounded(latency.value, 1e3), "n": summary.latency.n}
-        row |= {"low": _rounded(latency.low, 1e3), "high": _rounded(latency.high, 1e3)}
-    if (ratio := summary.speedup) is not None:
-        row |= {
-            "speedup": _rounded(ratio.value),
-            "speedup_low": _rounded(ratio.low),
-            "speedup_high": _rounded(ratio.high),
-        }
+    for column in columns:
+        if column.path:
+            # An attribute of something that was not measured is not measured either.
+            value: Any = summary
+            for name in column.path.split("."):
+                value = getattr(value, name, None)
+            row[column.key] = None if value is None else _rounded(value * column.factor)
     return row | {q.metric.name: _rounded(q.value) for q in summary.quality}
 
 
-def _rounded(value: float | None, factor: float = 1) -> float | None:
-    """Five digits: more than is shown or known. None for an unknown value."""
-    return None if value is None or not math.isfinite(value) else float(f"{value * factor:.5g}")
+def _rounded(value: float) -> float | None:
+    """Five digits, more than is shown or known; a count unchanged. None for an unknown value."""
+    if isinstance(value, int):
+        return value
+    return float(f"{value:.5g}") if math.isfinite(value) else None
 
 
 def _coded(values: Sequence[Any]) -> dict[str, Any]:
@@ -270,11 +270,9 @@ def _missing(source: Source, figures: Sequence[PageFigure], table: CellTable) ->
     for reason, labels in sorted(source.left_out.items()):
         what = f"{counted(len(labels), 'combination')} left out of the plan"
         yield NotMeasured(what, reason, tuple(labels[:MOST_LISTED]))
-    groups: dict[tuple[str, str], list[str]] = {}
-    for c in source.study.cells:
-        if c.latency is None:
-            groups.setdefault((c.status_text, c.reason), []).append(c.cell.label)
-    for (status, reason), labels in groups.items():
+    untimed = (c for c in source.study.cells if c.latency is None)
+    for (status, reason), group in group_by(untimed, lambda c: (c.status_text, c.reason)).items():
+        labels = [c.cell.label for c in group]
         text = "out of memory" if status == "oom" else status
         why = "planned, and not reached" if status == "not measured" else text
         why = reason if reason not in ("", text) else why

@@ -7,11 +7,9 @@ from collections.abc import Callable, Sequence
 from dlmbench.analysis.answer import answer
 from dlmbench.analysis.break_even import BreakEven
 from dlmbench.analysis.quality import MetricInfo, Quality
-from dlmbench.analysis.results import CellSummary
-from dlmbench.analysis.summary_table import block_length
-from dlmbench.report.answers import grouped
+from dlmbench.analysis.results import CellSummary, group_by
 from dlmbench.report.markdown import Markdown, bullets, escape, quote, table
-from dlmbench.report.numbers import DASH, counted, gib, listed, percent, seconds, sig, spread
+from dlmbench.report.numbers import counted, gib, listed, percent, seconds, sig, spread
 from dlmbench.report.quality_answers import why_no_quality
 from dlmbench.report.source import Source, first_of, name_of, shape
 
@@ -48,7 +46,7 @@ def short_answer(source: Source) -> Markdown:
 
 def _table(
     columns: Sequence[str],
-    rows: Sequence[Sequence[str]],
+    rows: Sequence[Sequence[object]],
     missing: str,
     *notes: str,
     numbers_from: int = 1,
@@ -67,16 +65,16 @@ def cells(source: Source) -> Markdown:
     rows = [
         (
             source.study.label(s.cell),
-            str(s.cell.steps or DASH),
-            str(block_length(s.cell) or DASH),
-            str(s.cell.batch_size),
-            str(s.cell.prompt_tokens),
-            str(s.cell.new_tokens),
+            s.cell.steps,
+            s.block_length,
+            s.cell.batch_size,
+            s.cell.prompt_tokens,
+            s.cell.new_tokens,
             _latency(s),
-            sig(s.throughput.median) if s.throughput else DASH,
-            spread(s.speedup, "x") if s.speedup else DASH,
-            gib(s.memory.bytes) if s.memory else DASH,
-            str(s.latency.n if s.latency else 0),
+            s.throughput and sig(s.throughput.median),
+            s.speedup and spread(s.speedup, "x"),
+            s.memory and gib(s.memory.bytes),
+            s.latency.n if s.latency else 0,
         )
         for s in source.study.cells
     ]
@@ -99,20 +97,18 @@ def _latency(summary: CellSummary) -> str:
 
 def quality(source: Source) -> Markdown:
     """Every metric of every set of texts; a row for each step count."""
-    shown: dict[str, CellSummary] = {}
-    for s in source.study.cells:
-        if s.quality:
-            shown.setdefault(s.cell.quality_key, s)
-    metrics = list(dict.fromkeys(q.metric for s in shown.values() for q in s.quality))
+    scored = group_by((s for s in source.study.cells if s.quality), lambda s: s.cell.quality_key)
+    shown = [group[0] for group in scored.values()]
+    metrics = list(dict.fromkeys(q.metric for s in shown for q in s.quality))
     rows = [
         (
             f"{source.study.label(s.cell)}, {shape(s.cell, batch=False)}",
-            str(s.cell.steps or DASH),
+            s.cell.steps,
             *(_quality(s.quality_in(m.name)) for m in metrics),
         )
-        for s in shown.values()
+        for s in shown
     ]
-    texts = listed(sorted({q.n for s in shown.values() for q in s.quality}))
+    texts = listed(sorted({q.n for s in shown for q in s.quality}))
     note = f"Metrics: {'; '.join(map(_legend, metrics))}. Texts a cell: {texts}."
     columns = ("texts of", "K", *(m.display_name for m in metrics))
     return _table(columns, rows, f"Not measured: {why_no_quality(source)}.", note)
@@ -124,9 +120,9 @@ def _legend(metric: MetricInfo) -> str:
     return metric.title
 
 
-def _quality(value: Quality | None) -> str:
+def _quality(value: Quality | None) -> str | None:
     if value is None:
-        return DASH
+        return None
     if value.low is None or value.high is None:
         return sig(value.value)
     # Three digits even where the interval is wide: it is unpaired, and the models are compared prompt by prompt.
@@ -147,10 +143,10 @@ def parity(source: Source) -> Markdown:
                     p.metric.display_name,
                     f"{p.parity.delta:g}",
                     p.outcome_text,
-                    str(p.parity.literal_steps or DASH),
+                    p.parity.literal_steps,
                     "yes" if p.parity.is_monotone else "no",
-                    spread(p.latency_ratio, "x") if p.latency_ratio else DASH,
-                    percent(p.speedup.share_reached) if p.speedup else DASH,
+                    p.latency_ratio and spread(p.latency_ratio, "x"),
+                    p.speedup and percent(p.speedup.share_reached),
                 )
             )
     columns = (
@@ -166,12 +162,12 @@ def parity(source: Source) -> Markdown:
 
 def break_even(source: Source) -> Markdown:
     """k* of every setting with its line."""
-    rows = []
+    rows: list[tuple[str | None, ...]] = []
     for c in source.curves:
         line = c.break_even
         if line is None:
             reason = next((m for m in c.missing if "break-even" in m), "fewer than two step counts timed")
-            rows.append((name_of(c), f"not known: {reason}", DASH, DASH, DASH))
+            rows.append((name_of(c), f"not known: {reason}", None, None, None))
             continue
         deviation = percent(line.largest_residual) if line.is_checked else "2 points only"
         # No time is below zero, but a line's intercept can be: by noise, or where latency bends.
@@ -191,7 +187,7 @@ def break_even_text(line: BreakEven) -> str:
 def inner_times(source: Source) -> Markdown:
     """Time to first text and between tokens, from traced passes."""
     rows = [
-        (*_cell(source, s), seconds(s.first_text_s), DASH if s.inter_token_s is None else seconds(s.inter_token_s))
+        (source.name_of(s), s.cell.steps, seconds(s.first_text_s), s.inter_token_s and seconds(s.inter_token_s))
         for s in source.study.cells
         if s.first_text_s is not None
     ]
@@ -199,17 +195,13 @@ def inner_times(source: Source) -> Markdown:
     return _table(columns, rows, "Not measured: no traced pass is on record.")
 
 
-def _cell(source: Source, summary: CellSummary) -> tuple[str, str]:
-    return f"{source.study.label(summary.cell)}, {shape(summary.cell)}", str(summary.cell.steps or DASH)
-
-
 def energy(source: Source) -> Markdown:
     """Energy a batch and a token."""
-    rows = []
-    for s in source.study.cells:
-        if s.energy is not None:
-            value, tokens = s.energy.median, s.cell.batch_size * s.cell.new_tokens
-            rows.append((*_cell(source, s), f"{sig(value)} J", f"{sig(value / tokens)} J"))
+    rows = [
+        (source.name_of(s), s.cell.steps, f"{sig(s.energy.median)} J", f"{sig(s.joules_per_token.value)} J")
+        for s in source.study.cells
+        if s.energy and s.joules_per_token
+    ]
     missing = "Not measured: no energy is on record (it is read from an NVIDIA GPU's own counter)."
     return _table(("cell", "K", "a generated batch", "a new token"), rows, missing)
 
@@ -220,7 +212,7 @@ def figures(source: Source) -> Markdown:
     for i, f in enumerate(source.figures, 1):
         picture = f"![{escape(f.title)}]({f.path})\n\n" if f.path else ""
         parts.append(f"{picture}*Figure {i}.* {escape(f.caption)}")
-    return Markdown("\n\n".join(parts)) if parts else Markdown("There are no figures.")
+    return Markdown("\n\n".join(parts) or "There are no figures.")
 
 
 def texts(source: Source) -> Markdown:
@@ -238,17 +230,16 @@ def texts(source: Source) -> Markdown:
 
 def findings(source: Source) -> Markdown:
     """One row per kind of finding: how often, the first, and the advice."""
-    groups = grouped(source.study.findings, lambda f: f.code)
-    rows = [(g[0].severity, str(len(g)), g[0].message, g[0].hint) for g in groups]
+    groups = group_by(source.study.findings, lambda f: f.code).values()
+    rows = [(g[0].severity, len(g), g[0].message, g[0].hint) for g in groups]
     columns = ("severity", "times", "first", "advice")
     return _table(columns, rows, "Every check that had its data passed.", numbers_from=4)
 
 
 def missing(source: Source) -> Markdown:
     """What the analysis lacked, each reason once, with the settings it concerns."""
-    reasons = dict.fromkeys(source.study.missing, "")
-    reasons |= {reason: f" ({first_of(names)})" for reason, names in source.missing_of_curves.items()}
-    items = [f"{reason}{names}." for reason, names in reasons.items()]
+    items = [f"{reason}." for reason in source.study.missing]
+    items += [f"{reason} ({first_of(names)})." for reason, names in source.missing_of_curves.items()]
     known = source.study.cells
     if all(s.energy is None for s in known):
         items.append("no energy: no counter of the device was read.")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dlmbench import registry
-from dlmbench.analysis.results import CellSummary, Curve, Study
+from dlmbench.analysis.results import CellSummary, Curve, Study, group_by
 from dlmbench.errors import BenchError
 from dlmbench.results import GENERATIONS, read_generations
 from dlmbench.types import Cell, CellResult, Finding, ModelSpec, PromptSettings, ProtocolSettings, Run, from_mapping
@@ -80,37 +80,29 @@ class Source:
     @cached_property
     def scored_curves(self) -> tuple[Curve, ...]:
         """One curve for each set of texts that has a parity: batch sizes share theirs, the most step counts lead."""
-        unique: dict[object, Curve] = {}
-        for curve in self.curves:
-            if curve.headline():
-                key = (curve.label, curve.prompt_tokens, curve.new_tokens)
-                unique[key] = max(unique.get(key, curve), curve, key=lambda c: len(c.points))
-        return tuple(unique.values())
+        groups = group_by((c for c in self.curves if c.headline()), lambda c: (c.label, c.lengths))
+        return tuple(max(group, key=lambda c: len(c.points)) for group in groups.values())
 
     @property
     def left_out(self) -> Mapping[str, list[str]]:
         """Reason -> the combinations of the grid that were left out for it."""
-        found: dict[str, list[str]] = {}
-        for out in self.run.left_out:
-            found.setdefault(out.reason, []).append(out.label)
-        return found
+        groups = group_by(self.run.left_out, lambda o: o.reason)
+        return {reason: [o.label for o in group] for reason, group in groups.items()}
 
     @property
     def missing_of_curves(self) -> Mapping[str, list[str]]:
         """What could not be computed and why -> the curves that lack it."""
-        found: dict[str, list[str]] = {}
-        for curve in self.curves:
-            for reason in curve.missing:
-                found.setdefault(reason, []).append(name_of(curve))
-        return found
+        pairs = ((reason, name_of(curve)) for curve in self.curves for reason in curve.missing)
+        return {reason: [name for _, name in group] for reason, group in group_by(pairs, lambda p: p[0]).items()}
 
     @property
-    def finding_groups(self) -> tuple[tuple[Finding, ...], ...]:
+    def finding_groups(self) -> list[list[Finding]]:
         """Findings of the same kind and severity together, errors first."""
-        groups: dict[tuple[str, str], list[Finding]] = {}
-        for f in self.study.findings:
-            groups.setdefault((f.severity, f.code), []).append(f)
-        return tuple(map(tuple, groups.values()))
+        return list(group_by(self.study.findings, lambda f: (f.severity, f.code)).values())
+
+    def name_of(self, summary: CellSummary) -> str:
+        """A cell's label and shape."""
+        return f"{self.study.label(summary.cell)}, {shape(summary.cell)}"
 
     def of_role(self, role: str) -> tuple[CellSummary, ...]:
         """All cells of the baseline or the target."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from dlmbench.analysis.answer import gap_text
-from dlmbench.analysis.results import CellSummary, Curve, Study
+from dlmbench.analysis.results import CellSummary, Curve, Study, group_by
 from dlmbench.analysis.winners import steps_at, winner_of
 from dlmbench.report.numbers import counted, gib, listed, seconds, sig, spread
 
@@ -193,10 +193,8 @@ def _answer(study: Study, use: UseCase) -> UseCaseAnswer:
             LONG.key: f"the longest sequence measured is {longest} tokens",
         }
         missing = why[use.key] if study.curves else "no diffusion cell with a step count"
-    groups: dict[tuple[int, int, int], list[Curve]] = {}
-    for c in curves:
-        groups.setdefault((c.prompt_tokens + c.new_tokens, c.new_tokens, c.batch_size), []).append(c)
-    workloads = tuple(_workload(groups[key], use) for key in sorted(groups))
+    groups = group_by(curves, lambda c: (sum(c.lengths), c.new_tokens, c.batch_size))
+    workloads = tuple(_workload(group, use) for _, group in sorted(groups.items()))
     return UseCaseAnswer(use, workloads, missing, note)
 
 
