@@ -286,24 +286,9 @@ def _pairs_with_baseline(run: Run, metric: str) -> Iterator[tuple[Cell, PerText,
 
 
 _OF_A_CELL: tuple[Callable[[CellResult], Remarks], ...] = (
-    _failed,
-    _repetitions,
-    _slow_start,
-    _drift,
-    _spans_processes,
-    _tokens_short,
-    _energy_window,
-    _device,
+    *(_failed, _repetitions, _slow_start, _drift, _spans_processes, _tokens_short, _energy_window, _device),
 )
 _OF_A_RUN: tuple[Callable[[Run], Iterator[Finding]], ...] = (
-    _unmeasured,
-    _controls,
-    _node_shared,
-    _energy_above_cap,
-    _random_weights,
-    _few_prompts,
-    _tokens_differ,
-    _degenerate,
-    _better_than_truth,
-    _self_judged,
+    *(_unmeasured, _controls, _node_shared, _energy_above_cap, _random_weights, _few_prompts),
+    *(_tokens_differ, _degenerate, _better_than_truth, _self_judged),
 )

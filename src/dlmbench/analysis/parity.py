@@ -92,8 +92,8 @@ class Parity:
     """Where quality parity is reached, if it is.
 
     steps: S_parity. literal_steps: the first k that passes by itself (it may be smaller where the curve is not
-    monotone). is_monotone: False where some k is worse than the one before it, beyond noise at level alpha.
-    low_steps, high_steps: between which step counts the true parity lies with confidence 1 - alpha, by the resampled
+    monotone). is_monotone: False where some k is worse than the one before it, beyond noise at level ALPHA.
+    low_steps, high_steps: between which step counts the true parity lies with confidence 1 - ALPHA, by the resampled
     quality itself and without a test; None: beyond the largest k measured, or nowhere. A single text leaves it
     anywhere: from the smallest k to beyond the largest. n: the fewest texts with weight at any k.
     """
@@ -103,7 +103,6 @@ class Parity:
     literal_steps: int | None
     delta: float
     margin: float
-    alpha: float
     points: tuple[ParityPoint, ...]
     is_monotone: bool
     n: int
@@ -145,7 +144,6 @@ def steps_to_parity(
     baseline: PerText,
     *,
     delta: float,
-    alpha: float = ALPHA,
     log_scale: bool,
     higher_is_better: bool,
     indices: IndexArray,
@@ -153,7 +151,7 @@ def steps_to_parity(
     """S_parity of `curve` (steps -> scores) against `baseline`; all on the same prompts, which `indices_DN` resample.
 
     Outcomes: reached_at_smallest (the smallest k measured already passes: the true S_parity may be smaller), reached,
-    not_reached (P <= alpha for every k), undecided (anything else: more prompts are needed).
+    not_reached (P <= ALPHA for every k), undecided (anything else: more prompts are needed).
     """
     assert curve, "a curve needs a point"
     steps = sorted(curve)
@@ -163,22 +161,22 @@ def steps_to_parity(
     good_enough_KD = gap_KD >= -margin - ROUNDING
     probability_K = np.array([share_to_probability(s, n) for s in good_enough_KD.mean(axis=1)])
     decides = n >= FEWEST_PROMPTS
-    passes_K = (probability_K >= 1 - alpha) & decides
+    passes_K = (probability_K >= 1 - ALPHA) & decides
     first = int(_smallest_passing(passes_K[:, None])[0])
     outcome: Outcome
     if first == 0:
         outcome = "reached_at_smallest"
     elif first < len(steps):
         outcome = "reached"
-    elif decides and bool((probability_K <= alpha).all()):
+    elif decides and bool((probability_K <= ALPHA).all()):
         outcome = "not_reached"
     else:
         outcome = "undecided"
     # One test for each neighbouring pair (Bonferroni): otherwise long plateaus look broken by chance.
     share_falling = (np.diff(gap_KD, axis=0) < -ROUNDING).mean(axis=1)
-    falls = [share_to_probability(s, n) >= 1 - alpha / (len(steps) - 1) for s in share_falling]
+    falls = [share_to_probability(s, n) >= 1 - ALPHA / (len(steps) - 1) for s in share_falling]
     # Where parity lies in each resample, without a test: the quantiles give the range of step counts.
-    tail = expanded_tail(alpha / 2, n)
+    tail = expanded_tail(ALPHA / 2, n)
     first_D = _smallest_passing(good_enough_KD)
     low, high = (int(q) for q in np.quantile(first_D, (tail, 1 - tail), method="inverted_cdf"))
     low, high = min(low, first), max(high, first) if first < len(steps) else high
@@ -201,7 +199,6 @@ def steps_to_parity(
         literal_steps=steps[int(np.argmax(passes_K))] if passes_K.any() else None,
         delta=delta,
         margin=margin,
-        alpha=alpha,
         points=points,
         is_monotone=not (decides and any(falls)),
         n=n,

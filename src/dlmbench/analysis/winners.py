@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from dlmbench.analysis.parity import FEWEST_PROMPTS
+from dlmbench.analysis.parity import ALPHA, FEWEST_PROMPTS
 from dlmbench.analysis.results import RANDOM_WEIGHTS, CellSummary, Curve, MetricParity
 from dlmbench.analysis.speedup import plausible_steps
 
@@ -65,7 +65,7 @@ def worse_but_faster(curve: Curve) -> tuple[int, ...]:
     lead = curve.headline()
     if lead is None or lead.parity.n < FEWEST_PROMPTS:
         return ()
-    worse = [p.steps for p in lead.parity.points if p.probability <= lead.parity.alpha]
+    worse = [p.steps for p in lead.parity.points if p.probability <= ALPHA]
     return tuple(k for k in worse if pace(curve, k) == "faster")
 
 

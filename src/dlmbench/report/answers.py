@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from dlmbench.analysis.stats import Interval
-from dlmbench.report.numbers import counted
 from dlmbench.report.source import Source
+from dlmbench.report.text import counted
 
 State = Literal["measured", "in part", "not measured"]
 Kind = Literal["hypothesis", "question", "claim"]

@@ -8,12 +8,11 @@ from dataclasses import dataclass
 
 from dlmbench.analysis.quality import metric_for
 from dlmbench.report.answers import Answer, Question, some
-from dlmbench.report.markdown import Markdown, bullets, table
-from dlmbench.report.numbers import listed, plain
 from dlmbench.report.performance_answers import LATENCY, MEMORY
 from dlmbench.report.quality_answers import QUALITY, USAGE, fitness
 from dlmbench.report.results import break_even_text
 from dlmbench.report.source import Source, is_published, name_of
+from dlmbench.report.text import Markdown, bullets, listed, plain, table
 from dlmbench.report.use_cases import USE_CASES
 
 # Title of the section and its questions, in the order of the document.
@@ -107,10 +106,10 @@ def recommendations(source: Source) -> Markdown:
     items = [
         f"{name_of(curve)}: diffusion saves time below k* = {break_even_text(line)} steps"
         + (", outside the step counts that were timed" if line.is_extrapolated else "")
-        for curve in sorted(source.curves, key=lambda c: c.rank)
+        for curve in sorted(source.study.curves, key=lambda c: c.rank)
         if (line := curve.break_even) is not None and (line.steps or 0) >= 1
     ]
     advice = "Before choosing diffusion, measure its quality at those step counts: it was not measured here."
-    if any(c.parities for c in source.curves):
+    if any(c.parities for c in source.study.curves):
         advice = "Choose the number of steps from the table of quality, then compare it with the break-even beside it."
     return bullets([*(f"{i}." for i in some(items)), advice])

@@ -25,9 +25,9 @@ from dlmbench.analysis.results import CellSummary, Study, group_by
 from dlmbench.charts import page as charts_page
 from dlmbench.errors import BenchError
 from dlmbench.report.figures import PageFigure, packed, page_figures
-from dlmbench.report.numbers import counted, gib
 from dlmbench.report.source import Source, load_settings
-from dlmbench.report.use_cases import UseCaseAnswer, use_case_answers
+from dlmbench.report.text import counted
+from dlmbench.report.use_cases import use_case_answers
 from dlmbench.results.journal import replace_file
 from dlmbench.types import Run
 
@@ -71,44 +71,6 @@ class NotMeasured:
     examples: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class Page:
-    """Everything the template shows. texts: pairs of writer and text, after the prompt of that index."""
-
-    source: Source
-    answer: str
-    use_cases: tuple[UseCaseAnswer, ...]
-    figures: tuple[PageFigure, ...]
-    table: CellTable
-    texts_prompt: int
-    texts: tuple[tuple[str, str], ...]
-    missing: tuple[NotMeasured, ...]
-    environment: tuple[tuple[str, str], ...]
-    most_listed: int = MOST_LISTED
-    random_weights: str = charts_page.RANDOM_WEIGHTS
-
-    @property
-    def drawn(self) -> tuple[PageFigure, ...]:
-        """The figures that have something to show."""
-        return tuple(f for f in self.figures if f.plot)
-
-    @property
-    def baselines(self) -> list[str]:
-        """The keys of the autoregressive models."""
-        return list(dict.fromkeys(c.cell.model.key for c in self.source.study.baselines))
-
-    @property
-    def targets(self) -> list[str]:
-        """The keys of the diffusion models."""
-        return list(dict.fromkeys(c.cell.model.key for c in self.source.targets))
-
-    @property
-    def statuses(self) -> str:
-        """How many cells ended in which way, the most frequent first."""
-        counts = Counter(c.status_text for c in self.source.study.cells)
-        return ", ".join(f"{n:,} {status}" for status, n in counts.most_common())
-
-
 def write(run: Run, study: Study, folder: Path, progress: Callable[[str], None] = lambda stage: None) -> Path:
     """Write the page into `folder` and return its path; `progress` is called with each stage.
 
@@ -120,8 +82,8 @@ def write(run: Run, study: Study, folder: Path, progress: Callable[[str], None] 
     return path
 
 
-def gather(run: Run, study: Study, progress: Callable[[str], None] = lambda stage: None) -> Page:
-    """Everything the page shows, from the run and its analysis."""
+def gather(run: Run, study: Study, progress: Callable[[str], None] = lambda stage: None) -> dict[str, Any]:
+    """Everything the template shows as `page`, from the run and its analysis."""
     progress("drawing the figures of the page")
     _needs("plotly")
     figures = page_figures(run, study)
@@ -129,20 +91,27 @@ def gather(run: Run, study: Study, progress: Callable[[str], None] = lambda stag
     source = Source(run, study, load_settings(run))
     table = cell_table(study)
     prompt, texts = source.sample_texts(MOST_TEXTS)
-    return Page(
-        source=source,
-        answer=answer(study),
-        use_cases=use_case_answers(study),
-        figures=figures,
-        table=table,
-        texts_prompt=prompt,
-        texts=() if source.random else texts,
-        missing=tuple(_missing(source, figures, table)),
-        environment=tuple(_environment(run)),
-    )
+    ended = Counter(c.status_text for c in study.cells)
+    return {
+        "source": source,
+        "baselines": list(dict.fromkeys(c.cell.model.key for c in study.baselines)),
+        "targets": list(dict.fromkeys(c.cell.model.key for c in source.targets)),
+        "answer": answer(study),
+        "use_cases": use_case_answers(study),
+        "drawn": [f for f in figures if f.plot],
+        "table": table,
+        "statuses": ", ".join(f"{n:,} {status}" for status, n in ended.most_common()),
+        # Pairs of writer and text, after the prompt of that index.
+        "texts_prompt": prompt,
+        "texts": () if source.random else texts,
+        "missing": list(_missing(source, figures, table)),
+        "environment": source.environment,
+        "most_listed": MOST_LISTED,
+        "random_weights": charts_page.RANDOM_WEIGHTS,
+    }
 
 
-def render(page: Page) -> str:
+def render(page: dict[str, Any]) -> str:
     """The page as HTML; every value is escaped by the template."""
     _needs("jinja2")
     from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -261,7 +230,7 @@ def _packed_json(value: object) -> str:
     return packed(json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")))
 
 
-# ---------------------------------------------------------------- what was not measured, and where
+# ---------------------------------------------------------------- what was not measured
 
 
 def _missing(source: Source, figures: Sequence[PageFigure], table: CellTable) -> Iterator[NotMeasured]:
@@ -283,29 +252,3 @@ def _missing(source: Source, figures: Sequence[PageFigure], table: CellTable) ->
             yield NotMeasured(f"{counted(len(names), 'curve')} over K", reason, tuple(names[:MOST_LISTED]))
     yield from (NotMeasured("Table column", f"{title}: no cell has a value") for title in table.unmeasured)
     yield from (NotMeasured("Figure", f"{f.title}: {f.missing}") for f in figures if f.missing)
-
-
-def _environment(run: Run) -> Iterator[tuple[str, str]]:
-    """Where the run took place; unknown values are named as such."""
-    env = run.environment
-    if env is None:
-        return
-    started = sorted(s.started_at for r in run.results for s in r.samples)
-    when = " to ".join(t[:16].replace("T", " ") for t in (started[0], started[-1])) if started else None
-    pairs: dict[str, object] = {
-        "Device": f"{env.device_count} x {env.device}" if env.device_count > 1 else env.device,
-        "Driver": env.driver,
-        "CUDA": env.cuda,
-        "Power cap": None if env.power_cap_w is None else f"{env.power_cap_w:g} W",
-        "Processor": f"{env.cpu}, {counted(env.cpu_threads, 'thread')}",
-        "Memory": gib(env.memory_bytes),
-        "Python": env.python,
-        "torch": env.torch,
-        "transformers": env.transformers,
-        "dlmbench": env.dlmbench + (f", commit {env.git_commit[:12]}" if env.git_commit else ""),
-        "System": env.platform,
-        "Host": f"{env.host} (a hash)",
-        "Measured": when,
-        "Environment id": env.id,
-    }
-    yield from ((name, "not known" if value is None else str(value)) for name, value in pairs.items())

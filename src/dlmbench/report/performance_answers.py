@@ -10,8 +10,8 @@ from dlmbench.analysis.results import CellSummary, group_by, timed_of
 from dlmbench.analysis.stats import Interval, ratio_interval
 from dlmbench.analysis.study import repetitions_of
 from dlmbench.report.answers import Answer, Question, answer_of, answers, not_measured, speed_word
-from dlmbench.report.numbers import counted, from_to, gib, listed, percent, plain, seconds, sig, spread, times
 from dlmbench.report.source import Source, name_of, setting, shape
+from dlmbench.report.text import counted, from_to, gib, listed, percent, plain, seconds, sig, spread, times
 
 HIGH_BATCH = 8
 LONG = 2048
@@ -76,7 +76,7 @@ def _throughput_at_high_batch(source: Source) -> Answer:
     At the largest K that all batch sizes of a setting share.
     """
     items, largest = [], 0
-    for curves in group_by(source.curves, lambda c: (c.label, c.lengths)).values():
+    for curves in group_by(source.study.curves, lambda c: (c.label, c.lengths)).values():
         family = sorted(curves, key=lambda c: c.batch_size)
         speedups = [{p.cell.steps or 0: p.speedup for p in c.points if p.speedup} for c in family]
         steps = max(set.intersection(*map(set, speedups)), default=0)
@@ -133,7 +133,7 @@ def _slower_at_16_steps(source: Source) -> Answer:
     """Already at 16 steps LLaDA takes longer than the autoregressive model."""
     items = [
         f"{source.name_of(p)}: {spread(p.speedup, 'x')} the baseline's speed: {speed_word(p.speedup)}"
-        for c in source.curves
+        for c in source.study.curves
         if (p := c.at(16)) is not None and p.speedup is not None
     ]
     lead = "speed of diffusion as a multiple of the baseline's at K=16"
@@ -143,7 +143,7 @@ def _slower_at_16_steps(source: Source) -> Answer:
 @answers(LATENCY, "question")
 def _linear_in_steps(source: Source) -> Answer:
     """Is latency linear in the number of steps?"""
-    residuals = [c.break_even.largest_residual for c in source.curves if c.break_even and len(c.timed) >= 3]
+    residuals = [c.break_even.largest_residual for c in source.study.curves if c.break_even and len(c.timed) >= 3]
     if not residuals:
         return not_measured("no setting was timed at three step counts or more, and two always lie on a line")
     text = f"in {counted(len(residuals), 'setting')} of 3 step counts or more the medians deviate from a straight line "
@@ -393,7 +393,7 @@ def _which_needs_more(source: Source) -> Answer:
     """Which of the two needs more memory at equal settings?"""
     pairs = [
         (p.memory.bytes / c.baseline.memory.bytes, shape(p.cell))
-        for c in source.curves
+        for c in source.study.curves
         for p in c.points
         if c.baseline and c.baseline.memory and p.memory and c.baseline.memory.source == p.memory.source
     ]

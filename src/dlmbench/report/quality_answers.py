@@ -19,8 +19,8 @@ from dlmbench.report.answers import (
     some,
     speed_word,
 )
-from dlmbench.report.numbers import counted, listed, percent, plain, seconds, sig, spread
 from dlmbench.report.source import Source, name_of, shape
+from dlmbench.report.text import counted, listed, percent, plain, seconds, sig, spread
 from dlmbench.report.use_cases import BADGES, INTERACTIVE, LONG, SERVER, UseCase, verdict_of
 
 FEW_STEPS = 16
@@ -68,7 +68,7 @@ def steps_to_parity(source: Source) -> Answer:
 def _speedup_at_parity(source: Source) -> Answer:
     """At that number of steps, is its latency higher or lower than the baseline's?"""
     items = []
-    for curve in (c for c in source.curves if c.headline()):
+    for curve in (c for c in source.study.curves if c.headline()):
         best, name = curve.nearest_parity, name_of(curve)
         if best is None:
             items.append(f"{name}: parity is not shown at any margin up to {percent(0.2)}, so there is no such latency")
@@ -198,8 +198,8 @@ def fitness(source: Source, use: UseCase) -> Answer:
     """The settings of a use case: how many have which verdict, and the verdict of each with its reason."""
     curves = use.curves(source.study)
     if not curves:
-        batches = listed(f"B={b}" for b in sorted({c.batch_size for c in source.curves}))
-        lengths = listed(f"N={n}" for n in sorted({c.prompt_tokens + c.new_tokens for c in source.curves}))
+        batches = listed(f"B={b}" for b in sorted({c.batch_size for c in source.study.curves}))
+        lengths = listed(f"N={n}" for n in sorted({c.prompt_tokens + c.new_tokens for c in source.study.curves}))
         return not_measured(f"no diffusion setting has {use.condition} (there are {batches}; {lengths})")
     judged = [(name_of(c), *verdict_of(c)) for c in curves]
     groups = group_by(judged, lambda j: BADGES[j[1]])
@@ -263,10 +263,10 @@ def _cost(source: Source) -> Answer:
 
     Throughput and energy of both models at equal quality; then energy over all step counts.
     """
-    at_parity = [f"{name_of(c)}: {text}" for c in source.curves if (text := _at_equal_quality(c))]
+    at_parity = [f"{name_of(c)}: {text}" for c in source.study.curves if (text := _at_equal_quality(c))]
     found = [
         (own.value / base.value, own.value, base.value, p.cell)
-        for c in source.curves
+        for c in source.study.curves
         for p in c.points
         if (own := p.joules_per_token)
         and c.baseline

@@ -1,4 +1,4 @@
-"""Section 5: the tables, the figures, sample texts, and the findings."""
+"""Sections 4 and 5: what was varied and held fixed, the tables, the figures, sample texts, and the findings."""
 
 from __future__ import annotations
 
@@ -8,10 +8,25 @@ from dlmbench.analysis.answer import answer
 from dlmbench.analysis.break_even import BreakEven
 from dlmbench.analysis.quality import MetricInfo, Quality
 from dlmbench.analysis.results import CellSummary, group_by
-from dlmbench.report.markdown import Markdown, bullets, escape, quote, table
-from dlmbench.report.numbers import counted, gib, listed, percent, seconds, sig, spread
 from dlmbench.report.quality_answers import why_no_quality
-from dlmbench.report.source import Source, first_of, name_of, shape
+from dlmbench.report.source import ABSENT, Source, first_of, name_of, shape
+from dlmbench.report.text import (
+    Markdown,
+    bullets,
+    counted,
+    escape,
+    from_to,
+    gib,
+    listed,
+    percent,
+    plain,
+    quote,
+    seconds,
+    sig,
+    spread,
+    table,
+)
+from dlmbench.types import Environment
 
 # The rows of a table in the document; the rest is counted and is in the CSV.
 MOST_ROWS = 80
@@ -23,6 +38,79 @@ _STATUS = {
     "invalid": "with invalid output",
     "error": "ended by an error",
 }
+
+
+# ---------------------------------------------------------------- section 4: setup
+
+
+def values(source: Source, name: str, role: str | None = None) -> str:
+    """The values of an axis, as a list."""
+    return listed(map(plain, source.values(name, role)))
+
+
+def lengths(source: Source) -> str:
+    """Every N with its P and G."""
+    shapes = sorted({(s.cell.sequence_length, s.cell.prompt_tokens, s.cell.new_tokens) for s in source.study.cells})
+    return listed(f"{n} (P={p}, G={g})" for n, p, g in shapes)
+
+
+def knobs(source: Source) -> Markdown:
+    """Every setting of the diffusion sampler with its values."""
+    names = dict.fromkeys(name for s in source.targets for name, _ in s.cell.knobs if name != "steps")
+    rows = []
+    for name in names:
+        known = dict.fromkeys(s.cell.knob(name) for s in source.targets if name in dict(s.cell.knobs))
+        rows.append((name, listed(map(plain, known))))
+    return table(("setting", "values"), rows, 2) if rows else Markdown("No diffusion cell is planned.")
+
+
+def clock(source: Source) -> str:
+    """Which clock timed the cells."""
+    names = {"cuda": "CUDA events", "wall": "the host's wall clock (there is no GPU)"}
+    clocks = dict.fromkeys(s.clock for r in source.run.results for s in r.timed)
+    return listed(names.get(c, c) if len(clocks) == 1 else c for c in clocks) if clocks else "no cell was timed"
+
+
+def repetitions(source: Source) -> str:
+    """How many timed repetitions there are."""
+    counts = [len(r.timed) for r in source.run.results if r.timed]
+    if not counts:
+        return "No cell was timed."
+    return f"On record: {from_to(counts, lambda n: f'{n:g}')} timed repetitions a cell, {sum(counts):,} in all."
+
+
+_DESIGN: tuple[tuple[str, str, Callable[[Source], str]], ...] = (
+    ("independent", "models", lambda s: listed(m.key for m in s.models)),
+    ("independent", "diffusion steps K", lambda s: values(s, "steps")),
+    ("independent", "batch size B", lambda s: values(s, "batch_size")),
+    ("independent", "sequence length N", lengths),
+    ("independent", "block length", lambda s: values(s, "block_length", "target")),
+    ("control", "new tokens G, the same for both models", lambda s: values(s, "new_tokens")),
+    ("control", "precision", lambda s: values(s, "precision")),
+    ("control", "attention setting", lambda s: values(s, "attention")),
+    ("control", "engine", lambda s: values(s, "engine")),
+    ("control", "temperature", lambda s: values(s, "temperature")),
+    ("control", "device", lambda s: s.run.environment.device if s.run.environment else ABSENT),
+    ("control", "prompts", lambda s: values(s, "prompts")),
+)
+
+
+def design(sources: Sequence[Source]) -> Markdown:
+    """The summary of the design, one column per run."""
+    rows = [(kind, name, *(read(s) for s in sources)) for kind, name, read in _DESIGN]
+    return table(("type", "variable", *(s.run.name for s in sources)), rows, 2 + len(sources))
+
+
+def environment(source: Source) -> Markdown:
+    """Everything on record about the machine and its software."""
+    if not source.environment:
+        return Markdown("The environment is not on record.")
+    equal = {name.replace("_", " ") for name in Environment.COMPARABLE}
+    rows = [(f"{n} (must agree within a folder)" if n in equal else n, value) for n, value in source.environment]
+    return table(("what", "value"), rows, 2)
+
+
+# ---------------------------------------------------------------- section 5: results
 
 
 def counts(source: Source) -> str:
@@ -132,7 +220,7 @@ def _quality(value: Quality | None) -> str | None:
 def parity(source: Source) -> Markdown:
     """S_parity and the speedup there: by the leading metric at every margin, by others once a set of texts at 0."""
     rows = []
-    for curve in source.curves:
+    for curve in source.study.curves:
         lead = curve.headline()
         for p in curve.parities:
             if lead is None or (p.metric != lead.metric and (p.parity.delta or curve not in source.scored_curves)):
@@ -163,7 +251,7 @@ def parity(source: Source) -> Markdown:
 def break_even(source: Source) -> Markdown:
     """k* of every setting with its line."""
     rows: list[tuple[str | None, ...]] = []
-    for c in source.curves:
+    for c in source.study.curves:
         line = c.break_even
         if line is None:
             reason = next((m for m in c.missing if "break-even" in m), "fewer than two step counts timed")
@@ -219,7 +307,7 @@ def texts(source: Source) -> Markdown:
     """The same prompt continued by the baseline, and by diffusion at the fewest and the most steps."""
     if source.random:
         return Markdown("Not shown: random weights write noise.")
-    if not source.curves:
+    if not source.study.curves:
         return Markdown("Not shown: there is no curve over K.")
     parts = []
     for writer, text in source.sample_texts(most=2)[1]:

@@ -15,7 +15,7 @@ from typing import Literal
 from dlmbench.analysis.answer import gap_text
 from dlmbench.analysis.results import CellSummary, Curve, Study, group_by
 from dlmbench.analysis.winners import steps_at, winner_of
-from dlmbench.report.numbers import counted, gib, listed, seconds, sig, spread
+from dlmbench.report.text import counted, gib, listed, seconds, sig, spread
 
 SERVER_BATCH = 8
 LONG_TOKENS = 1024
