@@ -26,15 +26,8 @@ NAME = "report.md"
 _TEMPLATES = Path(__file__).parent / "templates"
 # In the order of the document.
 PARTS = (
-    "abstract.md",
-    "related_work.md",
-    "methodology.md",
-    "setup.md",
-    "results.md",
-    "discussion.md",
-    "conclusion.md",
-    "references.md",
-    "reproducibility.md",
+    *("abstract", "related_work", "methodology", "setup", "results"),
+    *("discussion", "conclusion", "references", "reproducibility"),
 )
 
 
@@ -89,7 +82,7 @@ def compose(sources: Sequence[Source]) -> str:
         "discussion": discussion,
         "themes": themes,
     }
-    parts = [environment.get_template(name).render(context).strip() for name in PARTS]
+    parts = [environment.get_template(f"{name}.md").render(context).strip() for name in PARTS]
     return re.sub(r"\n{3,}", "\n\n", "\n\n".join(parts)) + "\n"
 
 

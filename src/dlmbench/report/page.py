@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import importlib.util
 import json
 import math
 from collections import Counter
@@ -23,7 +22,6 @@ from typing import Any
 from dlmbench.analysis.answer import answer
 from dlmbench.analysis.results import CellSummary, Study, group_by
 from dlmbench.charts import page as charts_page
-from dlmbench.errors import BenchError
 from dlmbench.report.figures import PageFigure, packed, page_figures
 from dlmbench.report.source import Source, load_settings
 from dlmbench.report.text import counted
@@ -75,7 +73,7 @@ def write(run: Run, study: Study, folder: Path, progress: Callable[[str], None] 
     """Write the page into `folder` and return its path; `progress` is called with each stage.
 
     Raises:
-        BenchError: plotly or jinja2 is not installed, or the folder cannot be written.
+        BenchError: the folder cannot be written.
     """
     path = folder / PAGE
     replace_file(path, render(gather(run, study, progress)))
@@ -85,7 +83,6 @@ def write(run: Run, study: Study, folder: Path, progress: Callable[[str], None] 
 def gather(run: Run, study: Study, progress: Callable[[str], None] = lambda stage: None) -> dict[str, Any]:
     """Everything the template shows as `page`, from the run and its analysis."""
     progress("drawing the figures of the page")
-    _needs("plotly")
     figures = page_figures(run, study)
     progress("collecting cells, findings and texts")
     source = Source(run, study, load_settings(run))
@@ -113,7 +110,6 @@ def gather(run: Run, study: Study, progress: Callable[[str], None] = lambda stag
 
 def render(page: dict[str, Any]) -> str:
     """The page as HTML; every value is escaped by the template."""
-    _needs("jinja2")
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
     from plotly.offline import get_plotlyjs
@@ -142,11 +138,6 @@ def render(page: dict[str, Any]) -> str:
 def script_hash(script: str) -> str:
     """A script as the content security policy names it."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode('ascii')}'"
-
-
-def _needs(package: str) -> None:
-    if importlib.util.find_spec(package) is None:
-        raise BenchError(f"the page needs {package}, which is not installed", "pip install 'dlmbench[report]'")
 
 
 # ---------------------------------------------------------------- the table of cells

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 
 import numpy as np
 
 from dlmbench.analysis.results import CellSummary, group_by, timed_of
 from dlmbench.analysis.stats import Interval, ratio_interval
 from dlmbench.analysis.study import repetitions_of
-from dlmbench.report.answers import Answer, Question, answer_of, answers, not_measured, speed_word
+from dlmbench.report.answers import Answer, Kind, Question, answer_of, answers, not_measured, speed_word
 from dlmbench.report.source import Source, name_of, setting, shape
 from dlmbench.report.text import counted, from_to, gib, listed, percent, plain, seconds, sig, spread, times
 
@@ -211,28 +212,24 @@ def _effect_of(source: Source, name: str, title: str) -> Answer:
     return answer_of(lead, items=_contrasts(source, name), noun="pair", missing=missing)
 
 
-@answers(LATENCY, "claim")
-def _temperature(source: Source) -> Answer:
-    """Temperature does not affect speed directly."""
-    return _effect_of(source, "temperature", "temperature")
-
-
-@answers(LATENCY, "claim")
-def _precision(source: Source) -> Answer:
-    """float32 is too slow to be of use beside bfloat16."""
-    return _effect_of(source, "precision", "precision")
-
-
-@answers(LATENCY, "question")
-def _attention(source: Source) -> Answer:
-    """FlashAttention on for both models, or off for both: does it change the comparison?"""
-    return _effect_of(source, "attention", "attention setting")
-
-
-@answers(LATENCY, "claim")
-def _prompts(source: Source) -> Answer:
-    """Prompts must be real text, since token embeddings influence time and memory."""
-    return _effect_of(source, "prompts", "prompt source")
+# Question, setting, and the setting within a sentence.
+_EFFECTS: tuple[tuple[Kind, str, str, str], ...] = (
+    ("claim", "Temperature does not affect speed directly.", "temperature", "temperature"),
+    ("claim", "float32 is too slow to be of use beside bfloat16.", "precision", "precision"),
+    (
+        *("question", "FlashAttention on for both models, or off for both: does it change the comparison?"),
+        *("attention", "attention setting"),
+    ),
+    (
+        *("claim", "Prompts must be real text, since token embeddings influence time and memory."),
+        *("prompts", "prompt source"),
+    ),
+    (
+        *("question", "Does generating block by block, between diffusion and autoregression, save time?"),
+        *("block_length", "block length"),
+    ),
+)
+LATENCY += [Question(kind, text, partial(_effect_of, name=name, title=title)) for kind, text, name, title in _EFFECTS]
 
 
 @answers(LATENCY, "question")
@@ -247,12 +244,6 @@ def _caches(source: Source) -> Answer:
         return answer_of(lead, "the quality of each is in the table of quality", items=items, missing=missing)
     rest = "whether the texts stay as good was not measured"
     return answer_of(lead, rest, items=items, state="in part", missing=missing)
-
-
-@answers(LATENCY, "question")
-def _block_length(source: Source) -> Answer:
-    """Does generating block by block, between diffusion and autoregression, save time?"""
-    return _effect_of(source, "block_length", "block length")
 
 
 @answers(LATENCY, "question")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from functools import partial
 
 from dlmbench import registry
 from dlmbench.analysis.quality import metric_for
@@ -21,7 +22,7 @@ from dlmbench.report.answers import (
 )
 from dlmbench.report.source import Source, name_of, shape
 from dlmbench.report.text import counted, listed, percent, plain, seconds, sig, spread
-from dlmbench.report.use_cases import BADGES, INTERACTIVE, LONG, SERVER, UseCase, verdict_of
+from dlmbench.report.use_cases import BADGES, INTERACTIVE, USE_CASES, UseCase, verdict_of
 
 FEW_STEPS = 16
 MANY_STEPS = 256
@@ -211,10 +212,7 @@ def fitness(source: Source, use: UseCase) -> Answer:
     return answer_of(lead, note, items=items, state="in part")
 
 
-@answers(USAGE, "question")
-def _interactive(source: Source) -> Answer:
-    """Is LLaDA responsive enough for interactive use?"""
-    return fitness(source, INTERACTIVE)
+USAGE += [Question("question", use.question, partial(fitness, use=use)) for use in USE_CASES]
 
 
 @answers(USAGE, "claim")
@@ -243,18 +241,6 @@ def _waiting(point: CellSummary) -> str:
     whole = point.block_length == point.cell.new_tokens
     what = "shows nothing before the end" if whole else "shows its first finished block"
     return f"at K={point.cell.steps} {what} (after {seconds(point.first_text_s or 0)})"
-
-
-@answers(USAGE, "question")
-def _server(source: Source) -> Answer:
-    """Is LLaDA fit for batch processing and servers?"""
-    return fitness(source, SERVER)
-
-
-@answers(USAGE, "question")
-def _long(source: Source) -> Answer:
-    """Is LLaDA fit for long texts?"""
-    return fitness(source, LONG)
 
 
 @answers(USAGE, "question")

@@ -41,6 +41,7 @@ class UseCase:
     key: str
     title: str
     meaning: str
+    question: str
     condition: str
     holds: Callable[[Curve], bool]
     fact_name: str
@@ -55,6 +56,7 @@ INTERACTIVE = UseCase(
     "interactive",
     "Interactive use",
     "one request at a time: batch size 1",
+    "Is LLaDA responsive enough for interactive use?",
     "B=1",
     lambda c: c.batch_size == 1,
     "First text on the screen after",
@@ -64,6 +66,7 @@ SERVER = UseCase(
     "server",
     "Server",
     f"many requests at once: batch size {SERVER_BATCH} or more",
+    "Is LLaDA fit for batch processing and servers?",
     f"B>={SERVER_BATCH}",
     lambda c: c.batch_size >= SERVER_BATCH,
     "Throughput, whole batch",
@@ -73,6 +76,7 @@ LONG = UseCase(
     "long",
     "Long context",
     f"prompt and answer of {LONG_TOKENS:,} tokens or more together",
+    "Is LLaDA fit for long texts?",
     f"N>={LONG_TOKENS}",
     lambda c: c.prompt_tokens + c.new_tokens >= LONG_TOKENS,
     "Peak memory",
