@@ -166,7 +166,7 @@ def why_parities_differ(curve: Curve, delta: float = 0.0) -> str | None:
     if one is not None and (other is None or one <= other):
         return ". ".join([by, _QUESTIONS, _GOOD_SCORER]) + "."
     parts = [by, _QUESTIONS, _SAFE_WRITER]
-    if registry.attribute("commit", str(dict(curve.knobs).get("commit")), "SUREST_FIRST", False):
+    if registry.attribute("commit", str(curve.points[0].cell.knob("commit")), "SUREST_FIRST", False):
         parts.append(_SUREST_FIRST)
     return ". ".join([*parts, _repetition(curve, writer)]) + "."
 

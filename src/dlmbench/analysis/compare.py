@@ -14,10 +14,9 @@ from typing import Literal
 
 import numpy as np
 
-from dlmbench.analysis.parity import FEWEST_PROMPTS, PerText, common_prompts
+from dlmbench.analysis.parity import FEWEST_PROMPTS, PerText, Repetitions, common_prompts
 from dlmbench.analysis.quality import MetricInfo, all_cells, metrics_of, scores_by_text, whole_scores
 from dlmbench.analysis.results import group_by
-from dlmbench.analysis.speedup import Repetitions
 from dlmbench.analysis.stats import (
     Interval,
     Summary,

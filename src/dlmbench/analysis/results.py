@@ -11,11 +11,10 @@ from typing import TypeVar
 
 from dlmbench.analysis.break_even import BreakEven
 from dlmbench.analysis.pareto import Front
-from dlmbench.analysis.parity import Parity
+from dlmbench.analysis.parity import Parity, Speedup
 from dlmbench.analysis.quality import MetricInfo, Quality
-from dlmbench.analysis.speedup import Speedup
 from dlmbench.analysis.stats import Interval, Summary
-from dlmbench.types import Cell, Finding, Knobs, Status
+from dlmbench.types import Cell, Finding, Status
 
 RANDOM_WEIGHTS = "random weights: quality not measured"
 _T = TypeVar("_T")
@@ -131,8 +130,6 @@ class Curve:
 
     label: str
     model: str
-    sampler: str
-    knobs: Knobs
     weights: str
     batch_size: int
     prompt_tokens: int
@@ -192,7 +189,6 @@ class Curve:
 class Study:
     """Everything that figures, tables and the answer are made of. `others`: target cells without a step count."""
 
-    name: str
     metrics: tuple[MetricInfo, ...]
     baselines: tuple[CellSummary, ...]
     curves: tuple[Curve, ...]
@@ -200,8 +196,6 @@ class Study:
     labels: Mapping[str, str]
     findings: tuple[Finding, ...]
     missing: tuple[str, ...]
-    draws: int
-    seed: int
     fronts: tuple[Front, ...] = ()
 
     def front(self, metric: str, batch_size: int, prompt_tokens: int, new_tokens: int) -> Front | None:

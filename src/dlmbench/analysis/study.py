@@ -16,7 +16,7 @@ import numpy as np
 from dlmbench.analysis.break_even import break_even
 from dlmbench.analysis.findings import findings
 from dlmbench.analysis.pareto import Contender, Front, front_places
-from dlmbench.analysis.parity import DELTAS, Parity, common_prompts, steps_to_parity
+from dlmbench.analysis.parity import DELTAS, Parity, Repetitions, common_prompts, speedup_at_parity, steps_to_parity
 from dlmbench.analysis.quality import Quality, all_cells, metrics_of, quality_of, scores_by_text, whole_scores
 from dlmbench.analysis.results import (
     RANDOM_WEIGHTS,
@@ -28,9 +28,8 @@ from dlmbench.analysis.results import (
     group_by,
     timed_of,
 )
-from dlmbench.analysis.speedup import Repetitions, speedup_at_parity
 from dlmbench.analysis.stats import bootstrap_indices, ratio_interval, summarise
-from dlmbench.types import Cell, CellResult, Knobs, KnobValue, MemoryPass, Run
+from dlmbench.types import Cell, CellResult, KnobValue, MemoryPass, Run
 
 __all__ = ["RANDOM_WEIGHTS", "CellSummary", "Curve", "MetricParity", "PeakMemory", "Study", "analyse", "labels_of"]
 
@@ -104,12 +103,7 @@ def _setting_text(name: str, value: KnobValue) -> str:
 
 def _settings(cell: Cell) -> dict[str, KnobValue]:
     names = ("engine", "sampler", "precision", "attention", "seed", "prompts")
-    return {n: getattr(cell, n) for n in names} | dict(_knobs_without_steps(cell))
-
-
-def _knobs_without_steps(cell: Cell) -> Knobs:
-    """The knobs that all points of a curve share."""
-    return tuple((name, value) for name, value in cell.knobs if name != "steps")
+    return {n: getattr(cell, n) for n in names} | {n: value for n, value in cell.knobs if n != "steps"}
 
 
 def _curve_key(cell: Cell) -> tuple[object, ...]:
@@ -174,7 +168,6 @@ class _Analysis:
         if len({b.cell.model.key for b in baselines}) > 1:
             missing.append("several baselines: each curve is compared with the first that matches its settings best")
         return Study(
-            name=self.run.name,
             metrics=self.compared,
             baselines=baselines,
             curves=curves,
@@ -182,8 +175,6 @@ class _Analysis:
             labels=self.labels,
             findings=findings(self.run),
             missing=tuple(missing),
-            draws=self.draws,
-            seed=self.seed,
             fronts=tuple(self.fronts()),
         )
 
@@ -272,8 +263,6 @@ class _Analysis:
         return Curve(
             label=self.labels[first.id],
             model=first.model.key,
-            sampler=first.sampler,
-            knobs=_knobs_without_steps(first),
             weights="random" if random else "pretrained",
             batch_size=first.batch_size,
             prompt_tokens=first.prompt_tokens,

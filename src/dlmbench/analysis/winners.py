@@ -15,9 +15,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from dlmbench.analysis.parity import ALPHA, FEWEST_PROMPTS
+from dlmbench.analysis.parity import ALPHA, FEWEST_PROMPTS, plausible_steps
 from dlmbench.analysis.results import RANDOM_WEIGHTS, CellSummary, Curve, MetricParity
-from dlmbench.analysis.speedup import plausible_steps
 
 CurveVerdict = Literal["diffusion", "baseline", "undecided"]
 Pace = Literal["faster", "slower", "unclear", "unknown"]
