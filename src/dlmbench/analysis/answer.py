@@ -105,12 +105,12 @@ def _quality(curve: Curve) -> str:
 def gap_text(shown: MetricParity) -> str:
     """How far diffusion is from the baseline at its largest step count, with the interval."""
     last = shown.parity.points[-1]
-    gap, word = last.gap, "better"
+    gap, direction = last.gap, "better"
     if gap.value < 0:
-        gap, word = Interval(-gap.value, -gap.high, -gap.low), "worse"
-    text = f"at K={last.steps} it is {gap.value:.3g} {shown.metric.unit} {word}, "
+        gap, direction = Interval(-gap.value, -gap.high, -gap.low), "worse"
+    text = f"at K={last.steps} it is {gap.value:.3g} {shown.metric.unit} {direction}, "
     text += f"95% interval {gap.low:.3g} to {gap.high:.3g}" if gap.is_known else "a single prompt, so no interval"
-    if shown.metric.log_scale and word == "worse":
+    if shown.metric.log_scale and direction == "worse":
         text += f": a perplexity {math.expm1(gap.value):.0%} higher"
     return text
 

@@ -57,7 +57,7 @@ def answer_of(
     *lead: str, items: Iterable[str] = (), state: State = "measured", noun: str = "setting", missing: str = ""
 ) -> Answer:
     """Sentences followed by a list. With `missing`, an empty list means: not measured, for that reason."""
-    listed = some(list(items), noun)
+    listed = shortened(list(items), noun)
     if missing and not listed:
         return not_measured(missing)
     return Answer(sentences(lead), state, tuple(listed))
@@ -69,7 +69,7 @@ def sentences(parts: Iterable[str]) -> str:
     return " ".join(p[0].upper() + p[1:] + "." for p in made)
 
 
-def some(parts: Sequence[str], noun: str = "setting") -> list[str]:
+def shortened(parts: Sequence[str], noun: str = "setting") -> list[str]:
     """The first few, and how many more there are."""
     more = len(parts) - MOST
     if more <= 1:
@@ -77,8 +77,8 @@ def some(parts: Sequence[str], noun: str = "setting") -> list[str]:
     return [*parts[:MOST], f"{counted(more, f'more {noun}')} in the tables"]
 
 
-def speed_word(
-    ratio: Interval, words: tuple[str, str, str] = ("faster", "slower", "not shown to differ in speed")
+def speed_text(
+    ratio: Interval, texts: tuple[str, str, str] = ("faster", "slower", "not shown to differ in speed")
 ) -> str:
-    """The word for the interval of a ratio: above 1, below 1, or containing 1."""
-    return words[0] if ratio.low > 1 else words[1] if ratio.high < 1 else words[2]
+    """The text for the interval of a ratio: above 1, below 1, or containing 1."""
+    return texts[0] if ratio.low > 1 else texts[1] if ratio.high < 1 else texts[2]

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from dlmbench.analysis.quality import metric_for
-from dlmbench.report.answers import Answer, Question, some
+from dlmbench.report.answers import Answer, Question, shortened
 from dlmbench.report.performance_answers import LATENCY, MEMORY
 from dlmbench.report.quality_answers import QUALITY, USAGE, fitness
 from dlmbench.report.results import break_even_text
@@ -112,4 +112,4 @@ def recommendations(source: Source) -> Markdown:
     advice = "Before choosing diffusion, measure its quality at those step counts: it was not measured here."
     if any(c.parities for c in source.study.curves):
         advice = "Choose the number of steps from the table of quality, then compare it with the break-even beside it."
-    return bullets([*(f"{i}." for i in some(items)), advice])
+    return bullets([*(f"{i}." for i in shortened(items)), advice])

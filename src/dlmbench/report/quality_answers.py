@@ -17,8 +17,8 @@ from dlmbench.report.answers import (
     answers,
     not_measured,
     sentences,
-    some,
-    speed_word,
+    shortened,
+    speed_text,
 )
 from dlmbench.report.source import Source, name_of, shape
 from dlmbench.report.text import counted, listed, percent, plain, seconds, sig, spread
@@ -81,7 +81,7 @@ def _speedup_at_parity(source: Source) -> Answer:
             continue
         items.append(
             f"{name}: at K={best.parity.steps}{margin} diffusion takes {seconds(point.latency.median)}, "
-            f"{spread(best.latency_ratio, 'x')} the baseline's speed: {speed_word(best.latency_ratio)}"
+            f"{spread(best.latency_ratio, 'x')} the baseline's speed: {speed_text(best.latency_ratio)}"
         )
     missing = f"parity needs the quality of both models, and {why_no_quality(source)}"
     return answer_of("at S_parity, taken at the smallest margin that reaches it", items=items, missing=missing)
@@ -269,7 +269,7 @@ def _cost(source: Source) -> Answer:
             items.append(f"{shape(cell)}, K={cell.steps}: {joules}")
     note = "by the board's own counter, idle power included; the least and the most at each batch size"
     lead = sentences([f"energy per new token as a multiple of the baseline's: {note}"])
-    return Answer(lead, items=(*some(at_parity), *some(items, "cell")))
+    return Answer(lead, items=(*shortened(at_parity), *shortened(items, "cell")))
 
 
 def _at_equal_quality(curve: Curve) -> str:

@@ -123,14 +123,14 @@ def verdict_of(curve: Curve) -> tuple[WorkloadVerdict, str]:
 class Strip:
     """The steps measured on a line from 0 to 100: where diffusion is faster, and where it is as good.
 
-    faster_to, good_from: percent along the line; None where nowhere. faster_surely, faster_perhaps: the ends of k*'s
+    faster_to, good_from: percent along the line; None where nowhere. faster_low, faster_high: the ends of k*'s
     interval, cut at the ends of the line.
     """
 
     ticks: tuple[tuple[float, int], ...]
     faster_to: float | None
-    faster_surely: float
-    faster_perhaps: float
+    faster_low: float
+    faster_high: float
     good_from: float | None
     text: str
 
