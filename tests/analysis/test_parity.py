@@ -10,8 +10,7 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dlmbench.analysis.parity import PerText, common_prompts, steps_to_parity
-from dlmbench.analysis.speedup import Repetitions, speedup_at_parity
+from dlmbench.analysis.parity import PerText, Repetitions, common_prompts, speedup_at_parity, steps_to_parity
 from dlmbench.analysis.stats import bootstrap_indices, ratio_of_sums
 
 N = 100

@@ -11,7 +11,6 @@ import pytest
 
 from dlmbench.analysis.answer import answer
 from dlmbench.analysis.study import analyse, labels_of
-from dlmbench.analysis.summary_table import summary_rows
 from dlmbench.types import Run, Score
 from support.synthetic_run import LLADA, NATS, baseline_cell, cell, failed, measured, per_text, target_cell, tiny_run
 
@@ -145,8 +144,8 @@ def test_a_failed_cell_is_a_row_and_the_rest_stands():
     assert reached.parity.steps == 64
     assert reached.speedup.latency is None
     assert "not timed at batch size 1" in answer(found)
-    row = next(r for r in summary_rows(found) if r.steps == 64)
-    assert (row.status, row.latency_s, row.n) == ("oom", None, 0)
+    row = next(c for c in found.cells if c.cell.steps == 64)
+    assert (row.status_text, row.latency) == ("oom", None)
 
 
 def test_only_shared_prompts_are_compared():
@@ -175,16 +174,16 @@ def test_the_same_seed_gives_the_same_numbers():
 
 
 def test_rows_of_the_table(study):
-    rows = summary_rows(study)
+    rows = study.cells
     assert len(rows) == 2 + 2 * 2 * 5
-    assert [r.steps for r in rows[:2]] == [None, None]
-    by_key = {(r.steps, r.block_length, r.batch_size): r for r in rows}
+    assert [r.cell.steps for r in rows[:2]] == [None, None]
+    by_key = {(r.cell.steps, r.block_length, r.cell.batch_size): r for r in rows}
     row = by_key[64, 64, 1]  # one block is as long as the new tokens
-    assert row.likelihood == pytest.approx(NATS[None][64], abs=0.06)
-    assert row.latency_low_s < row.latency_s < row.latency_high_s
-    assert row.tokens_per_s == pytest.approx(64 / row.latency_s, rel=1e-6)
-    assert math.isclose(row.memory_bytes, 209 << 20)
-    assert row.n == 20
+    assert row.quality_in("likelihood").value == pytest.approx(NATS[None][64], abs=0.06)
+    assert row.latency.low < row.latency.median < row.latency.high
+    assert row.throughput.median == pytest.approx(64 / row.latency.median, rel=1e-6)
+    assert math.isclose(row.memory.bytes, 209 << 20)
+    assert row.latency.n == 20
 
 
 def test_labels_show_only_what_tells_cells_apart():

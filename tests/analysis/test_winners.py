@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 
 from dlmbench.analysis.answer import answer
-from dlmbench.analysis.speedup import at_equal_quality
 from dlmbench.analysis.study import Study, analyse
-from dlmbench.analysis.winners import pace, who_wins
+from dlmbench.analysis.winners import pace, steps_at, winner_of
 from dlmbench.types import CellResult, EnergyPass, Run
 from support.synthetic_run import baseline_cell, measured, per_text, target_cell
 
@@ -46,8 +45,9 @@ def study(
 
 
 def only(run: Run, delta: float = 0.0):
-    (row,) = who_wins(analyse(run, draws=400), delta=delta)
-    return row
+    """The only curve of `run` and the verdict on it."""
+    (curve,) = analyse(run, draws=400).curves
+    return curve, winner_of(curve, delta=delta)
 
 
 # A step takes 10 ms: break-even with 0.16 s is at K = 16.
@@ -70,32 +70,33 @@ STEPS = {k: 0.01 * k for k in (4, 8, 16, 32, 64)}
     ],
 )
 def test_the_two_are_laid_over_each_other(nats, verdict, words):
-    row = only(study(nats, STEPS))
-    assert (row.verdict, row.break_even.value) == (verdict, pytest.approx(16))
-    assert words in row.reason
-    assert row.faster_at == (4, 8)
+    curve, found = only(study(nats, STEPS))
+    assert (found.verdict, curve.break_even.steps) == (verdict, pytest.approx(16))
+    assert words in found.reason
+    assert steps_at(curve, "faster") == (4, 8)
 
 
 def test_steps_that_were_not_measured_may_still_win():
     short = {4: 0.04, 8: 0.08}
-    row = only(study({4: 2.0, 8: 1.5}, short, base_s=0.5))
+    _, row = only(study({4: 2.0, 8: 1.5}, short, base_s=0.5))
     assert row.verdict == "undecided"
     assert "larger K were not measured" in row.reason
     # The same where the largest K is slow already: more steps are slower still.
-    slow = only(study({4: 2.0, 8: 1.5}, short, base_s=0.06))
-    assert (slow.verdict, slow.parity_low) == ("baseline", None)
+    _, slow = only(study({4: 2.0, 8: 1.5}, short, base_s=0.06))
+    assert (slow.verdict, slow.parity.parity.low_steps) == ("baseline", None)
     assert "slower from there on" in slow.reason
 
 
 def test_parity_that_may_lie_on_either_side_is_undecided():
     # At K = 8 diffusion is as good with P between 95 and 97.5%: parity may lie at 8, faster, or at 32, slower.
-    found = [only(study({8: level, 32: 0.8}, {8: 0.08, 32: 0.32}, noise=0.08)) for level in np.linspace(0.95, 1.0, 40)]
-    between = [r for r in found if r.parity_steps == 8 and r.parity_high == 32]
+    levels = np.linspace(0.95, 1.0, 40)
+    found = [only(study({8: level, 32: 0.8}, {8: 0.08, 32: 0.32}, noise=0.08))[1] for level in levels]
+    between = [r for r in found if (r.parity.parity.steps, r.parity.parity.high_steps) == (8, 32)]
     assert between
     for row in between:
         assert row.verdict == "undecided"
         assert "the faster one changes" in row.reason
-        assert row.speedup.low < 1 < row.speedup.high
+        assert row.parity.latency_ratio.low < 1 < row.parity.latency_ratio.high
 
 
 def test_the_line_speaks_where_a_step_count_was_not_timed():
@@ -104,20 +105,20 @@ def test_the_line_speaks_where_a_step_count_was_not_timed():
     results = tuple(replace(r, samples=(), status="oom") if r.cell.id == lost.id else r for r in run.results)
     found = analyse(replace(run, results=results), draws=400)
     assert pace(found.curves[0], 8) == "faster"
-    assert who_wins(found)[0].verdict == "diffusion"
-    assert who_wins(found)[0].speedup is None
+    won = winner_of(found.curves[0])
+    assert (won.verdict, won.parity.latency_ratio) == ("diffusion", None)
 
 
 def test_a_margin_can_turn_the_verdict():
     run = study({4: 2.0, 8: 1.05, 16: 1.05, 32: 1.05, 64: 1.05}, STEPS)
-    assert (only(run).verdict, only(run, delta=0.1).verdict) == ("baseline", "diffusion")
+    assert [only(run, delta)[1].verdict for delta in (0.0, 0.1)] == ["baseline", "diffusion"]
 
 
 def test_without_quality_there_is_no_winner_unless_one_step_is_too_slow():
     unknown = {k: float("nan") for k in STEPS}
-    row = only(study(unknown, STEPS))
-    assert (row.verdict, row.metric, row.outcome) == ("undecided", None, None)
-    heavy = only(study(unknown, {k: 0.5 + 0.01 * k for k in STEPS}))
+    _, row = only(study(unknown, STEPS))
+    assert (row.verdict, row.parity) == ("undecided", None)
+    _, heavy = only(study(unknown, {k: 0.5 + 0.01 * k for k in STEPS}))
     assert heavy.verdict == "baseline"
     assert "even a single diffusion step" in heavy.reason
 
@@ -167,21 +168,21 @@ def test_throughput_and_energy_at_equal_quality():
 
     found = analyse(replace(run, results=tuple(with_energy(r) for r in run.results)), draws=200)
     curve = found.curves[0]
-    paid = at_equal_quality(curve, curve.parity("likelihood"))
-    assert paid.steps == 8
+    shown = curve.parity("likelihood")
+    assert shown.parity.steps == 8
     # 64 tokens in 0.08 and 0.16 s at 100 W.
-    for side, seconds in ((paid.target, 0.08), (paid.baseline, 0.16)):
-        assert side.tokens_per_s.value == pytest.approx(64 / seconds)
+    for side, seconds in ((curve.at(8), 0.08), (curve.baseline, 0.16)):
+        assert side.throughput.median == pytest.approx(64 / seconds)
         assert side.joules_per_token.value == pytest.approx(100 * seconds / 64)
-    speedup = curve.parity("likelihood").speedup
+    speedup = shown.speedup
     assert (speedup.latency.value, speedup.throughput.value, speedup.energy.value) == pytest.approx((2, 2, 2))
-    assert paid.energy.value == pytest.approx(0.5)
-    assert paid.energy.low <= 0.5 <= paid.energy.high
+    assert shown.energy_ratio.value == pytest.approx(0.5)
+    assert shown.energy_ratio.low <= 0.5 <= shown.energy_ratio.high
     text = answer(found)
     assert "The energy per new token there, as a multiple of the baseline's, is 0.5x (95% interval 0.5 to 0.5)" in text
     assert "at batch size 1 (0.125 J instead of 0.25 J)" in text
     never = analyse(study({4: 2.0}, {4: 0.04}), draws=100).curves[0]
-    assert at_equal_quality(never, never.parity("likelihood")) is None
+    assert never.parity("likelihood").energy_ratio is None
 
 
 def test_energy_that_was_not_measured_is_left_out_and_a_single_reading_has_no_interval():
@@ -189,16 +190,16 @@ def test_energy_that_was_not_measured_is_left_out_and_a_single_reading_has_no_in
     assert "energy" not in answer(analyse(run, draws=100))
     results = tuple(replace(r, energy=EnergyPass(r.cell.id, 7, 20, 2.0, 8.0)) for r in run.results)
     curve = analyse(replace(run, results=results), draws=100).curves[0]
-    paid = at_equal_quality(curve, curve.parity("likelihood"))
-    assert paid.target.joules_per_token.value == pytest.approx(8 / 64)
-    assert not paid.target.joules_per_token.is_known
+    joules = curve.at(curve.parity("likelihood").parity.steps).joules_per_token
+    assert joules.value == pytest.approx(8 / 64)
+    assert not joules.is_known
     assert "is 1x (a single reading: no interval)" in answer(analyse(replace(run, results=results), draws=100))
 
 
 def test_too_few_prompts_to_decide_and_slower_wherever_it_could_be_as_good():
     run = study({4: 2.0, 8: 2.0, 16: 2.0, 32: 2.0}, {k: STEPS[k] for k in (4, 8, 16, 32)}, prompts=3)
-    row = only(run)
-    assert row.outcome == "undecided"
-    assert (row.parity_low, row.parity_high) == (None, None)
+    _, row = only(run)
+    assert row.parity.parity.outcome == "undecided"
+    assert (row.parity.parity.low_steps, row.parity.parity.high_steps) == (None, None)
     assert row.verdict == "baseline"
     assert "beyond K=32 at best" in row.reason

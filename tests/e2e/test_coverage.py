@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 
 from dlmbench.analysis.break_even import break_even
-from dlmbench.analysis.parity import PerText, steps_to_parity
-from dlmbench.analysis.speedup import Repetitions, speedup_at_parity
+from dlmbench.analysis.parity import PerText, Repetitions, speedup_at_parity, steps_to_parity
 from dlmbench.analysis.stats import bootstrap_indices, ratio_interval, summarise
 from dlmbench.measure.protocol import further_repetitions
 from dlmbench.types import ProtocolSettings

@@ -19,11 +19,10 @@ from dlmbench.analysis.study import analyse
 from dlmbench.errors import BenchError
 from dlmbench.report import document
 from dlmbench.report.discussion import THEMES, ask
-from dlmbench.report.markdown import Markdown, escape, table
-from dlmbench.report.numbers import seconds, sig, spread
 from dlmbench.report.performance_answers import growth_shape
 from dlmbench.report.results import break_even_text
 from dlmbench.report.source import Source, load_settings
+from dlmbench.report.text import Markdown, escape, seconds, sig, spread, table
 from dlmbench.results import read_run
 from dlmbench.types import EnergyPass, LeftOut, Run
 from support.synthetic_run import ENVIRONMENT, LLADA, LLAMA, baseline_cell, failed, measured, target_cell, tiny_run

@@ -19,8 +19,8 @@ from dlmbench.analysis.stats import bootstrap_indices
 from dlmbench.analysis.study import analyse
 from dlmbench.charts.write import caption, interactive, render
 from dlmbench.report import document, page
-from dlmbench.report.numbers import spread
 from dlmbench.report.source import Source, load_settings
+from dlmbench.report.text import spread
 from dlmbench.types import Run, Score
 from support.synthetic_run import target_cell, tiny_run
 

@@ -13,8 +13,7 @@ from collections.abc import Sequence
 from dlmbench import registry
 from dlmbench.analysis.parity import Parity
 from dlmbench.analysis.quality import metric_for
-from dlmbench.analysis.results import RANDOM_WEIGHTS, CellSummary, Curve, MetricParity, Study
-from dlmbench.analysis.speedup import at_equal_quality
+from dlmbench.analysis.results import RANDOM_WEIGHTS, CellSummary, Curve, MetricParity, Study, group_by
 from dlmbench.analysis.stats import Interval
 from dlmbench.analysis.winners import batches_text, regimes, winner_of, worse_but_faster
 
@@ -35,28 +34,25 @@ def answer(study: Study) -> str:
             f"{models} was measured alone. Without an autoregressive baseline in the run there is no parity, "
             "no speedup and no break-even."
         )
-    groups: dict[tuple[object, ...], list[Curve]] = {}
-    for curve in study.curves:
-        groups.setdefault((curve.label, curve.prompt_tokens, curve.new_tokens), []).append(curve)
+    groups = group_by(study.curves, lambda c: (c.label, c.lengths)).values()
     against = f"{models} (diffusion) against {study.baselines[0].cell.model.key} (autoregressive)."
     paragraphs = [" ".join([against, *regimes(study.curves)])]
     shown = 0
     # The best known first, because the last may be cut: with quality, then by their break-even.
-    for curves in sorted(groups.values(), key=lambda g: min((c.headline() is None, c.rank) for c in g)):
+    for curves in sorted(groups, key=lambda g: min((c.headline() is None, c.rank) for c in g)):
         if shown and shown + len(curves) > MOST_SETTINGS:
             continue
         shown += len(curves)
         paragraphs.append(" ".join(_group(curves, name_it=len(groups) > 1)))
     last = []
-    if shown < len(study.curves):
-        rest = len(study.curves) - shown
+    if rest := len(study.curves) - shown:
         last.append(f"{rest} more of {len(study.curves)} settings are in the table, not in this answer.")
     if study.others:
         last.append(
             f"{len(study.others)} settings whose sampler chooses its own number of steps have no place on a curve "
             "over K; they are in the table."
         )
-    return "\n\n".join([*paragraphs, *([" ".join(last)] if last else [])])
+    return "\n\n".join(filter(None, [*paragraphs, " ".join(last)]))
 
 
 def _group(curves: Sequence[Curve], name_it: bool) -> list[str]:
@@ -71,11 +67,9 @@ def _group(curves: Sequence[Curve], name_it: bool) -> list[str]:
         sentences.append(difference)
     speeds = _at_parity(curves)
     sentences += [*speeds, *_break_even(curves, with_speeds=not speeds)]
-    verdicts: dict[str, list[int]] = {}
-    for curve in curves:
-        verdicts.setdefault(_verdict(curve), []).append(curve.batch_size)
-    for verdict, batches in verdicts.items():
-        at = f"at {batches_text(batches)} " if len(verdicts) > 1 else ""
+    verdicts = group_by(curves, _verdict)
+    for verdict, group in verdicts.items():
+        at = f"at {batches_text(c.batch_size for c in group)} " if len(verdicts) > 1 else ""
         if verdict:
             sentences.append(f"So {at}{verdict}.")
     return sentences
@@ -91,14 +85,13 @@ def _quality(curve: Curve) -> str:
             return RANDOM_WEIGHTS
         return "quality was not measured for both models, so parity is unknown"
     metric, parity = lead.metric, lead.parity
-    name = metric.phrase
     base = curve.quality_baseline.cell.model.key if curve.quality_baseline else "the baseline"
     if parity.reached:
-        text = f"S_parity, the diffusion steps needed to match {base} by {name}, is {parity.steps}"
+        text = f"S_parity, the diffusion steps needed to match {base} by {metric.phrase}, is {parity.steps}"
         if parity.outcome == "reached_at_smallest":
             text += " or fewer (the smallest K measured already does)"
     else:
-        text = f"quality parity (S_parity) with {base} by {name} is {lead.outcome_text} ({gap_text(lead)})"
+        text = f"quality parity (S_parity) with {base} by {metric.phrase} is {lead.outcome_text} ({gap_text(lead)})"
     if parity.literal_steps is not None and parity.literal_steps != parity.steps:
         text += f"; K={parity.literal_steps} passes by itself, but a larger K does not"
     if not parity.is_monotone:
@@ -112,12 +105,12 @@ def _quality(curve: Curve) -> str:
 def gap_text(shown: MetricParity) -> str:
     """How far diffusion is from the baseline at its largest step count, with the interval."""
     last = shown.parity.points[-1]
-    gap, word = last.gap, "better"
+    gap, direction = last.gap, "better"
     if gap.value < 0:
-        gap, word = Interval(-gap.value, -gap.high, -gap.low), "worse"
-    text = f"at K={last.steps} it is {gap.value:.3g} {shown.metric.unit} {word}, "
+        gap, direction = Interval(-gap.value, -gap.high, -gap.low), "worse"
+    text = f"at K={last.steps} it is {gap.value:.3g} {shown.metric.unit} {direction}, "
     text += f"95% interval {gap.low:.3g} to {gap.high:.3g}" if gap.is_known else "a single prompt, so no interval"
-    if shown.metric.log_scale and word == "worse":
+    if shown.metric.log_scale and direction == "worse":
         text += f": a perplexity {math.expm1(gap.value):.0%} higher"
     return text
 
@@ -173,7 +166,7 @@ def why_parities_differ(curve: Curve, delta: float = 0.0) -> str | None:
     if one is not None and (other is None or one <= other):
         return ". ".join([by, _QUESTIONS, _GOOD_SCORER]) + "."
     parts = [by, _QUESTIONS, _SAFE_WRITER]
-    if registry.attribute("commit", str(dict(curve.knobs).get("commit")), "SUREST_FIRST", False):
+    if registry.attribute("commit", str(curve.points[0].cell.knob("commit")), "SUREST_FIRST", False):
         parts.append(_SUREST_FIRST)
     return ". ".join([*parts, _repetition(curve, writer)]) + "."
 
@@ -215,14 +208,13 @@ def _at_parity(curves: Sequence[Curve]) -> list[str]:
         if not best.speedup.is_bounded:
             text += " (parity may also be where nothing was timed)"
         speeds.append(text)
-        found = at_equal_quality(curve, best)
-        ours, base = (found.target.joules_per_token, found.baseline.joules_per_token) if found else (None, None)
-        if found and found.energy and ours and base:
+        ours, base = (c.joules_per_token if c else None for c in (curve.at(best.parity.steps), curve.baseline))
+        if best.energy_ratio and ours and base:
             joules = f"({ours.value:.3g} J instead of {base.value:.3g} J)"
-            energies.append(f"{_ratio(found.energy, 'reading')} {where} {joules}")
-    sentences = (
-        [f"{which}, diffusion's speed as a multiple of the baseline's is {'; '.join(speeds)}."] if speeds else []
-    )
+            energies.append(f"{_ratio(best.energy_ratio, 'reading')} {where} {joules}")
+    sentences = []
+    if speeds:
+        sentences.append(f"{which}, diffusion's speed as a multiple of the baseline's is {'; '.join(speeds)}.")
     if energies:
         sentences.append(f"The energy per new token there, as a multiple of the baseline's, is {'; '.join(energies)}.")
     return sentences

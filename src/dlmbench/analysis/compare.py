@@ -14,8 +14,9 @@ from typing import Literal
 
 import numpy as np
 
-from dlmbench.analysis.parity import FEWEST_PROMPTS, PerText, common_prompts
+from dlmbench.analysis.parity import FEWEST_PROMPTS, PerText, Repetitions, common_prompts
 from dlmbench.analysis.quality import MetricInfo, all_cells, metrics_of, scores_by_text, whole_scores
+from dlmbench.analysis.results import group_by
 from dlmbench.analysis.stats import (
     Interval,
     Summary,
@@ -36,6 +37,7 @@ FEWEST = 5
 # Environments may differ in these and still be compared; the differences are listed.
 _CIRCUMSTANCES = ("device_count", "cuda", "python", "cpu", "power_cap_w", "host", "platform", "dlmbench", "git_commit")
 _UNKNOWN = "not on record"
+_Timed = tuple[CellResult, Repetitions | None]
 
 
 @dataclass(frozen=True)
@@ -123,10 +125,8 @@ class Comparison:
     @property
     def one_per_text(self) -> tuple[CellPair, ...]:
         """The first pair of each set of texts: cells that differ only in batch size share texts and quality."""
-        unique: dict[tuple[str, str], CellPair] = {}
-        for pair in self.pairs:
-            unique.setdefault((pair.first.quality_key, pair.second.quality_key), pair)
-        return tuple(unique.values())
+        groups = group_by(self.pairs, lambda p: (p.first.quality_key, p.second.quality_key))
+        return tuple(group[0] for group in groups.values())
 
     def count(self, verdict: SpeedVerdict) -> int:
         """How many cells have this verdict."""
@@ -137,14 +137,13 @@ def compare(first: Run, second: Run, draws: int = 2000, seed: int = 0) -> Compar
     """Everything the two runs have in common; the same runs, draws and seed give the same numbers to the digit."""
     environment = _environment(first, second)
     joined, only_first, only_second = _join(first, second)
-    controls = [d for a, b in joined for d in _controls(a.cell, b.cell, a, b)]
     quality = _Quality(first, second, draws, seed)
     pairs = tuple(_pair(a, b, environment, quality, draws, seed) for a, b in joined)
     circumstances = _fields(first.environment, second.environment, _CIRCUMSTANCES)
     return Comparison(
         first=first.name,
         second=second.name,
-        obstacles=_together([*environment, *controls]),
+        obstacles=_together([*environment, *(d for p in pairs for d in p.differs)]),
         circumstances=circumstances if first.environment and second.environment else (),
         pairs=pairs,
         only_first=only_first,
@@ -186,11 +185,12 @@ def _controls_of(cell: Cell) -> dict[str, str]:
     }
 
 
-def _controls(a: Cell, b: Cell, left: CellResult, right: CellResult) -> Iterator[RunDifference]:
-    ours, theirs = _controls_of(a), _controls_of(b)
-    if a.model.content and b.model.content:
-        same = a.model.identity == b.model.identity
-        for controls, model in ((ours, a.model), (theirs, b.model)):
+def _controls(left: CellResult, right: CellResult) -> Iterator[RunDifference]:
+    ours, theirs = _controls_of(left.cell), _controls_of(right.cell)
+    a, b = left.cell.model, right.cell.model
+    if a.content and b.content:
+        same = a.identity == b.identity
+        for controls, model in ((ours, a), (theirs, b)):
             # Key, folder and revision are only names; models of equal content are one model.
             controls["model"] = f"{model.family} {model.content if same else f'{model.source} ({model.content})'}"
             controls["revision"] = ""
@@ -203,12 +203,12 @@ def _controls(a: Cell, b: Cell, left: CellResult, right: CellResult) -> Iterator
 
 def _together(found: Sequence[RunDifference]) -> tuple[RunDifference, ...]:
     """One difference per name, with every value that occurs, in order of appearance."""
-    names = dict.fromkeys(d.name for d in found)
-    sides = {
-        n: tuple(" and ".join(dict.fromkeys(getattr(d, s) for d in found if d.name == n)) for s in ("first", "second"))
-        for n in names
-    }
-    return tuple(RunDifference(n, *sides[n]) for n in names)
+
+    def values(group: Sequence[RunDifference], side: str) -> str:
+        return " and ".join(dict.fromkeys(getattr(d, side) for d in group))
+
+    groups = group_by(found, lambda d: d.name).items()
+    return tuple(RunDifference(name, values(group, "first"), values(group, "second")) for name, group in groups)
 
 
 # ---------------------------------------------------------------- joining
@@ -233,9 +233,7 @@ def _join(first: Run, second: Run) -> tuple[list[tuple[CellResult, CellResult]],
     partner = {i: i for i in ours if i in theirs}
     left = [r.cell for i, r in ours.items() if i not in partner]
     right = [r.cell for i, r in theirs.items() if i not in partner]
-    by_place: dict[tuple[object, ...], list[int]] = {}
-    for j, cell in enumerate(right):
-        by_place.setdefault(_place(cell), []).append(j)
+    by_place = group_by(range(len(right)), lambda j: _place(right[j]))
     candidates = sorted(
         (-_agreement(cell, right[j]), i, j) for i, cell in enumerate(left) for j in by_place.get(_place(cell), ())
     )
@@ -265,7 +263,7 @@ def _pair(
 ) -> CellPair:
     ours, theirs = repetitions_of(a), repetitions_of(b)
     speedup = ratio_interval(ours.latency_s, theirs.latency_s, draws, seed) if ours and theirs else None
-    verdict, reason = _verdict(a, b, speedup)
+    verdict, reason = _verdict((a, ours), (b, theirs), speedup)
     return CellPair(
         label=a.cell.label,
         first=a.cell,
@@ -277,17 +275,17 @@ def _pair(
         reason=reason,
         memory=_memory(a.memory, b.memory),
         quality=quality.changes(a.cell, b.cell),
-        differs=(*environment, *_controls(a.cell, b.cell, a, b)),
+        differs=(*environment, *_controls(a, b)),
         processes=(len({s.process_id for s in a.timed}), len({s.process_id for s in b.timed})),
     )
 
 
-def _verdict(a: CellResult, b: CellResult, speedup: Interval | None) -> tuple[SpeedVerdict, str]:
-    sides = [("first", a, repetitions_of(a)), ("second", b, repetitions_of(b))]
+def _verdict(first: _Timed, second: _Timed, speedup: Interval | None) -> tuple[SpeedVerdict, str]:
+    sides = {"first": first, "second": second}
     if speedup is None:
-        lost = [f"{side}: {r.status or 'not measured'} {r.reason}".strip() for side, r, reps in sides if reps is None]
+        lost = [f"{side}: {r.status or 'not measured'} {r.reason}".strip() for side, (r, t) in sides.items() if not t]
         return "not timed", "; ".join(lost)
-    fewest = min(len(reps.latency_s) for _, _, reps in sides if reps)
+    fewest = min(len(reps.latency_s) for _, reps in sides.values() if reps)
     if fewest < FEWEST:
         return "too few repetitions", f"{fewest} timed repetitions, fewer than {FEWEST}"
     if speedup.low > 1:
@@ -322,15 +320,13 @@ class _Quality:
 
     def _change(self, metric: MetricInfo, a: Cell, b: Cell) -> QualityChange | None:
         keys = (a.quality_key, metric.name), (b.quality_key, metric.name)
-        texts = [t.get(k) for t, k in zip(self._texts, keys, strict=True)]
-        one, other = texts
+        one, other = (t.get(k) for t, k in zip(self._texts, keys, strict=True))
         if one is not None and other is not None:
             if a.prompts == b.prompts and (shared := common_prompts([one, other])):
                 return self._paired(metric, one.only(shared), other.only(shared))
             return _unpaired(metric, one.value, other.value)
-        whole = [w.get(k) for w, k in zip(self._whole, keys, strict=True)]
-        values = [s.value if s else None for s in whole]
-        return _unpaired(metric, *values)
+        whole = (w.get(k) for w, k in zip(self._whole, keys, strict=True))
+        return _unpaired(metric, *(s.value if s else None for s in whole))
 
     def _paired(self, metric: MetricInfo, one: PerText, other: PerText) -> QualityChange | None:
         if not np.isfinite([one.value, other.value]).all():

@@ -6,7 +6,7 @@ All thresholds are defined here and named in the messages.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Literal
 
 import numpy as np
@@ -15,8 +15,9 @@ from scipy import stats as _scipy
 from dlmbench import registry
 from dlmbench.analysis.parity import PerText, common_prompts
 from dlmbench.analysis.quality import all_cells, metric_for, metrics_of, scores_by_text
+from dlmbench.analysis.results import group_by
 from dlmbench.analysis.stats import summarise
-from dlmbench.types import Cell, CellResult, Finding, Run, Sample
+from dlmbench.types import Cell, CellResult, Finding, Run
 
 WIDE_HALF_WIDTH = 0.05
 SLOWER_SHARE = 0.05
@@ -61,35 +62,26 @@ def _failed(result: CellResult) -> Remarks:
         yield "cell_failed", "error", f"{result.status} ({result.reason})", hint
 
 
-def _few_repetitions(result: CellResult) -> Remarks:
+def _repetitions(result: CellResult) -> Remarks:
     n = len(result.timed)
     if result.status == "ok" and n < FEW_REPETITIONS:
         message = f"{n} timed repetitions, fewer than {FEW_REPETITIONS}"
         yield "few_repetitions", "warning", message, "raise min_repeats or max_time_s"
-
-
-def _wide_interval(result: CellResult) -> Remarks:
-    if len(result.timed) < 2:
+    if n < 2:
         return
     latency = summarise([s.latency_s for s in result.timed])
+    if n >= FEW_REPETITIONS and latency.outliers:
+        message = f"{latency.outliers} of {n} latencies lie far from the rest (none is dropped)"
+        yield "outliers", "info", message, "look for other work on the machine at those times"
     if latency.half_width > WIDE_HALF_WIDTH:
         message = f"the median latency is known to ±{latency.half_width:.0%}, more than {WIDE_HALF_WIDTH:.0%}"
         hint = "raise max_repeats and max_time_s, and keep other work off the machine"
         yield "interval_wide", "warning", message, hint
 
 
-def _outliers(result: CellResult) -> Remarks:
-    if len(result.timed) < FEW_REPETITIONS:
-        return
-    n = summarise([s.latency_s for s in result.timed]).outliers
-    if n:
-        message = f"{n} of {len(result.timed)} latencies lie far from the rest (none is dropped)"
-        yield "outliers", "info", message, "look for other work on the machine at those times"
-
-
 def _slow_start(result: CellResult) -> Remarks:
     """The first fifth of a process's repetitions against the others: more warm-up is needed if it is slower."""
-    for process, samples in _by(result.timed, lambda s: s.process_id).items():
+    for process, samples in group_by(result.timed, lambda s: s.process_id).items():
         times = [s.latency_s for s in sorted(samples, key=lambda s: s.index)]
         head = max(2, len(times) // 5)
         if len(times) < 10:
@@ -104,25 +96,30 @@ def _slow_start(result: CellResult) -> Remarks:
 
 def _drift(result: CellResult) -> Remarks:
     """Rounds of the same cell that differ: the machine changed while it was being measured."""
-    rounds = [[s.latency_s for s in g] for _, g in sorted(_by(result.timed, lambda s: s.round).items()) if len(g) >= 4]
+    groups = sorted(group_by(result.timed, lambda s: s.round).items())
+    rounds = [[s.latency_s for s in g] for _, g in groups if len(g) >= 4]
     if len(rounds) < 2:
         return
-    medians = [float(np.median(r)) for r in rounds]
-    span = max(medians) / min(medians) - 1
+    span = _span_of_medians(rounds)
     if span > SLOWER_SHARE and _scipy.kruskal(*rounds).pvalue < SIGNIFICANCE:
         hint = "let the machine settle, fix its clocks, keep other work off it; then run again into a new folder"
         yield "drift", "warning", f"the median latency differs by {span:.0%} between rounds", hint
 
 
 def _spans_processes(result: CellResult) -> Remarks:
-    groups = _by(result.timed, lambda s: s.process_id)
+    groups = group_by(result.timed, lambda s: s.process_id).values()
     if len(groups) < 2:
         return
-    medians = [float(np.median([s.latency_s for s in g])) for g in groups.values()]
-    span = max(medians) / min(medians) - 1
+    span = _span_of_medians([[s.latency_s for s in g] for g in groups])
     message = f"measured in {len(groups)} processes, whose medians differ by {span:.1%}"
     hint = "the interval of the median does not cover the spread between processes: read both"
     yield "spans_processes", "warning" if span > SLOWER_SHARE else "info", message, hint
+
+
+def _span_of_medians(groups: list[list[float]]) -> float:
+    """How much larger the largest median is than the smallest, as a share."""
+    medians = [float(np.median(g)) for g in groups]
+    return max(medians) / min(medians) - 1
 
 
 def _tokens_short(result: CellResult) -> Remarks:
@@ -140,17 +137,14 @@ def _energy_window(result: CellResult) -> Remarks:
         yield "energy_window", "warning", message, "trust energy at larger batches or lengths"
 
 
-def _temperature(result: CellResult) -> Remarks:
-    values = [s.temperature_c for s in result.timed if s.temperature_c is not None]
-    if values and max(values) - min(values) > TEMPERATURE_SPAN_C:
-        message = f"the device went from {min(values)} to {max(values)} °C"
+def _device(result: CellResult) -> Remarks:
+    celsius = [s.temperature_c for s in result.timed if s.temperature_c is not None]
+    if celsius and max(celsius) - min(celsius) > TEMPERATURE_SPAN_C:
+        message = f"the device went from {min(celsius)} to {max(celsius)} °C"
         yield "temperature_drift", "warning", message, "warm the device up for longer"
-
-
-def _clock(result: CellResult) -> Remarks:
-    values = [s.sm_clock_mhz for s in result.timed if s.sm_clock_mhz]
-    if values and (max(values) - min(values)) / max(values) > CLOCK_SPAN:
-        message = f"the device's clock ran between {min(values)} and {max(values)} MHz"
+    clocks = [s.sm_clock_mhz for s in result.timed if s.sm_clock_mhz]
+    if clocks and (max(clocks) - min(clocks)) / max(clocks) > CLOCK_SPAN:
+        message = f"the device's clock ran between {min(clocks)} and {max(clocks)} MHz"
         yield "clock_drift", "warning", message, "fix the clock, or check power and cooling"
 
 
@@ -270,25 +264,15 @@ def _tokens_differ(run: Run) -> Iterator[Finding]:
 # ---------------------------------------------------------------- what the checks share
 
 
-def _by(samples: Sequence[Sample], key: Callable[[Sample], int]) -> dict[int, list[Sample]]:
-    groups: dict[int, list[Sample]] = {}
-    for sample in samples:
-        groups.setdefault(key(sample), []).append(sample)
-    return groups
-
-
-def _one_per_text(run: Run) -> Iterable[Cell]:
+def _one_per_text(run: Run) -> list[Cell]:
     """One cell for each set of texts."""
-    unique: dict[str, Cell] = {}
-    for cell in all_cells(run):
-        unique.setdefault(cell.quality_key, cell)
-    return unique.values()
+    return [group[0] for group in group_by(all_cells(run), lambda c: c.quality_key).values()]
 
 
 def _pairs_with_baseline(run: Run, metric: str) -> Iterator[tuple[Cell, PerText, PerText]]:
     """Each target's texts with those of a baseline of the same prompt and new tokens."""
     scores = scores_by_text(run)
-    cells = list(_one_per_text(run))
+    cells = _one_per_text(run)
     for cell in cells:
         own = scores.get((cell.quality_key, metric))
         if cell.model.role != "target" or own is None:
@@ -302,27 +286,9 @@ def _pairs_with_baseline(run: Run, metric: str) -> Iterator[tuple[Cell, PerText,
 
 
 _OF_A_CELL: tuple[Callable[[CellResult], Remarks], ...] = (
-    _failed,
-    _few_repetitions,
-    _wide_interval,
-    _slow_start,
-    _drift,
-    _spans_processes,
-    _tokens_short,
-    _energy_window,
-    _temperature,
-    _clock,
-    _outliers,
+    *(_failed, _repetitions, _slow_start, _drift, _spans_processes, _tokens_short, _energy_window, _device),
 )
 _OF_A_RUN: tuple[Callable[[Run], Iterator[Finding]], ...] = (
-    _unmeasured,
-    _controls,
-    _node_shared,
-    _energy_above_cap,
-    _random_weights,
-    _few_prompts,
-    _tokens_differ,
-    _degenerate,
-    _better_than_truth,
-    _self_judged,
+    *(_unmeasured, _controls, _node_shared, _energy_above_cap, _random_weights, _few_prompts),
+    *(_tokens_differ, _degenerate, _better_than_truth, _self_judged),
 )

@@ -5,18 +5,28 @@ They hold numbers and what is missing; the modules beside this one compute them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 from dlmbench.analysis.break_even import BreakEven
 from dlmbench.analysis.pareto import Front
-from dlmbench.analysis.parity import Parity
+from dlmbench.analysis.parity import Parity, Speedup
 from dlmbench.analysis.quality import MetricInfo, Quality
-from dlmbench.analysis.speedup import Speedup
 from dlmbench.analysis.stats import Interval, Summary
-from dlmbench.types import Cell, Finding, Knobs, Status
+from dlmbench.types import Cell, Finding, Status
 
 RANDOM_WEIGHTS = "random weights: quality not measured"
+_T = TypeVar("_T")
+_K = TypeVar("_K")
+
+
+def group_by(items: Iterable[_T], key: Callable[[_T], _K]) -> dict[_K, list[_T]]:
+    """Items with an equal key together, keys and items in order of appearance."""
+    groups: dict[_K, list[_T]] = {}
+    for item in items:
+        groups.setdefault(key(item), []).append(item)
+    return groups
 
 
 @dataclass(frozen=True)
@@ -52,6 +62,20 @@ class CellSummary:
         return next((q for q in self.quality if q.metric.name == metric), None)
 
     @property
+    def joules_per_token(self) -> Interval | None:
+        """Energy of a new token with the interval of its median, idle power included; None where not measured."""
+        tokens = self.cell.batch_size * self.cell.new_tokens
+        return self.energy.interval.times(1 / tokens) if self.energy else None
+
+    @property
+    def block_length(self) -> int | None:
+        """Positions in a block: all new tokens for a diffusion cell without a set length, None for a baseline."""
+        value = self.cell.knob("block_length")
+        if isinstance(value, int):
+            return value
+        return self.cell.new_tokens if self.cell.model.role == "target" else None
+
+    @property
     def status_text(self) -> str:
         """The status, also of a cell that has none yet."""
         return self.status or ("unfinished" if self.latency else "not measured")
@@ -69,6 +93,16 @@ class MetricParity:
     def latency_ratio(self) -> Interval | None:
         """The baseline's latency over diffusion's at S_parity; None where parity is not reached or was not timed."""
         return self.speedup.latency if self.speedup else None
+
+    @property
+    def energy_ratio(self) -> Interval | None:
+        """Diffusion's energy at S_parity over the baseline's; None where not measured, or zero within noise.
+
+        The interval spans every timed step count at which parity may lie.
+        """
+        ratio = self.speedup.energy if self.speedup else None  # the baseline's over diffusion's
+        known = ratio is not None and ratio.value > 0 and not ratio.low <= 0
+        return Interval(1 / ratio.value, 1 / ratio.high, 1 / ratio.low) if ratio and known else None
 
     @property
     def outcome_text(self) -> str:
@@ -96,8 +130,6 @@ class Curve:
 
     label: str
     model: str
-    sampler: str
-    knobs: Knobs
     weights: str
     batch_size: int
     prompt_tokens: int
@@ -143,6 +175,11 @@ class Curve:
         return tuple(timed_of(self.points))
 
     @property
+    def lengths(self) -> tuple[int, int]:
+        """Prompt and new tokens."""
+        return self.prompt_tokens, self.new_tokens
+
+    @property
     def untimed_reason(self) -> str:
         """Why the first point was not timed; empty where that is not on record."""
         return next((p.reason or p.status or "" for p in self.points), "")
@@ -152,7 +189,6 @@ class Curve:
 class Study:
     """Everything that figures, tables and the answer are made of. `others`: target cells without a step count."""
 
-    name: str
     metrics: tuple[MetricInfo, ...]
     baselines: tuple[CellSummary, ...]
     curves: tuple[Curve, ...]
@@ -160,8 +196,6 @@ class Study:
     labels: Mapping[str, str]
     findings: tuple[Finding, ...]
     missing: tuple[str, ...]
-    draws: int
-    seed: int
     fronts: tuple[Front, ...] = ()
 
     def front(self, metric: str, batch_size: int, prompt_tokens: int, new_tokens: int) -> Front | None:

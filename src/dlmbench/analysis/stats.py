@@ -76,47 +76,47 @@ class Summary:
 
 
 @cache
-def median_ranks(n: int, confidence: float = CONFIDENCE) -> tuple[int, int] | None:
-    """Ranks (from 1) of two order statistics that hold the median with `confidence` or more, None if n is too small.
+def median_ranks(n: int) -> tuple[int, int] | None:
+    """Ranks (from 1) of two order statistics that hold the median with 95% or more, None if n is too small.
 
     The number of values below the median is Binomial(n, 1/2), whatever the distribution (Conover, Practical
     Nonparametric Statistics, "confidence interval for a quantile").
     """
-    lower = int(_scipy.binom.ppf((1 - confidence) / 2, n, 0.5))
+    lower = int(_scipy.binom.ppf((1 - CONFIDENCE) / 2, n, 0.5))
     # ppf gives the first rank whose tail is at least alpha/2; the tail left out must not exceed it.
     return (lower, n + 1 - lower) if lower >= 1 else None
 
 
 @cache
-def _inwards(n: int, outer: int, confidence: float) -> float:
+def _inwards(n: int, outer: int) -> float:
     """How far the interval's end lies from rank `outer` of n towards the next rank, as a share of the distance."""
     holds, holds_inside = (1 - 2 * float(_scipy.binom.cdf(r - 1, n, 0.5)) for r in (outer, outer + 1))
-    too_often = (holds - confidence) / (holds - holds_inside)
+    too_often = (holds - CONFIDENCE) / (holds - holds_inside)
     return (n - outer) * too_often / (outer + (n - 2 * outer) * too_often)
 
 
-def median_interval(sorted_R: FloatArray, confidence: float = CONFIDENCE) -> tuple[float, float] | None:
+def median_interval(sorted_R: FloatArray) -> tuple[float, float] | None:
     """The interval of the median, between the order statistics that hold it too often and the next ones inwards.
 
-    Ranks are whole numbers, so a pair holds the median with more than `confidence`, at 8 values with 99.2% for 95%.
+    Ranks are whole numbers, so a pair holds the median with more than 95%, at 8 values with 99.2%.
     The interpolation towards the next pair is by Hettmansperger and Sheather (Statistics and Probability Letters 4,
     1986) and hardly depends on the distribution. None if there are too few values for the outermost pair.
     """
     n = sorted_R.size
-    ranks = median_ranks(n, confidence)
+    ranks = median_ranks(n)
     if ranks is None:
         return None
-    outer, inwards = ranks[0], _inwards(n, ranks[0], confidence)
+    outer, inwards = ranks[0], _inwards(n, ranks[0])
     low = (1 - inwards) * sorted_R[outer - 1] + inwards * sorted_R[outer]
     high = (1 - inwards) * sorted_R[n - outer] + inwards * sorted_R[n - outer - 1]
     return float(low), float(high)
 
 
-def summarise(values: Sequence[float] | FloatArray, confidence: float = CONFIDENCE) -> Summary:
+def summarise(values: Sequence[float] | FloatArray) -> Summary:
     """Summary of values_R (R >= 1), with the distribution-free interval of the median."""
     data = np.sort(np.asarray(values, dtype=np.float64))
     assert data.size, "nothing to summarise"
-    interval = median_interval(data, confidence)
+    interval = median_interval(data)
     low, high = interval or (float(data[0]), float(data[-1]))
     p10, q1, q2, q3, p90 = (float(q) for q in np.quantile(data, (0.1, 0.25, 0.5, 0.75, 0.9)))
     reach = FENCE * (q3 - q1)
@@ -131,7 +131,6 @@ def summarise(values: Sequence[float] | FloatArray, confidence: float = CONFIDEN
         n=int(data.size),
         outliers=int(np.count_nonzero((data < q1 - reach) | (data > q3 + reach))),
         covered=interval is not None,
-        confidence=confidence,
     )
 
 
@@ -155,11 +154,11 @@ def expanded_tail(tail: float, n: int) -> float:
     return float(_scipy.norm.cdf(math.sqrt(n / (n - 1)) * _scipy.t.ppf(tail, n - 1))) if n > 1 else 0.0
 
 
-def stretch(n: int, confidence: float = CONFIDENCE) -> float:
+def stretch(n: int) -> float:
     """The same correction as a factor on the draws, where draws are needed instead of quantiles; 1 for n < 2."""
     if n < 2:
         return 1.0
-    tail = (1 + confidence) / 2
+    tail = (1 + CONFIDENCE) / 2
     return float(math.sqrt(n / (n - 1)) * _scipy.t.ppf(tail, n - 1) / _scipy.norm.ppf(tail))
 
 
@@ -175,11 +174,11 @@ def effective_n(weights_N: FloatArray) -> int:
     return int(np.count_nonzero(weights_N))
 
 
-def bootstrap_interval(draws_D: FloatArray, n: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
+def bootstrap_interval(draws_D: FloatArray, n: int) -> tuple[float, float]:
     """The interval from bootstrap draws_D over n texts; NaN for a single text."""
     if n < 2:
         return float("nan"), float("nan")
-    return percentiles(draws_D, 1 - 2 * expanded_tail((1 - confidence) / 2, n))
+    return percentiles(draws_D, 1 - 2 * expanded_tail((1 - CONFIDENCE) / 2, n))
 
 
 def bootstrap_indices(n: int, draws: int, seed: int) -> IndexArray:
@@ -224,9 +223,8 @@ def ratio_interval(
     b: Sequence[float] | FloatArray,
     draws: int = 2000,
     seed: int = 0,
-    confidence: float = CONFIDENCE,
 ) -> Interval:
     """median(a) / median(b) with its interval; a and b are independent samples in the same unit."""
     ratios = median_draws(a, draws, (seed, 1)) / median_draws(b, draws, (seed, 2))
-    low, high = percentiles(ratios, confidence)
+    low, high = percentiles(ratios)
     return Interval(float(np.median(np.asarray(a)) / np.median(np.asarray(b))), low, high)

@@ -16,12 +16,20 @@ import numpy as np
 from dlmbench.analysis.break_even import break_even
 from dlmbench.analysis.findings import findings
 from dlmbench.analysis.pareto import Contender, Front, front_places
-from dlmbench.analysis.parity import DELTAS, Parity, common_prompts, steps_to_parity
+from dlmbench.analysis.parity import DELTAS, Parity, Repetitions, common_prompts, speedup_at_parity, steps_to_parity
 from dlmbench.analysis.quality import Quality, all_cells, metrics_of, quality_of, scores_by_text, whole_scores
-from dlmbench.analysis.results import RANDOM_WEIGHTS, CellSummary, Curve, MetricParity, PeakMemory, Study, timed_of
-from dlmbench.analysis.speedup import Repetitions, speedup_at_parity
+from dlmbench.analysis.results import (
+    RANDOM_WEIGHTS,
+    CellSummary,
+    Curve,
+    MetricParity,
+    PeakMemory,
+    Study,
+    group_by,
+    timed_of,
+)
 from dlmbench.analysis.stats import bootstrap_indices, ratio_interval, summarise
-from dlmbench.types import Cell, CellResult, Knobs, KnobValue, MemoryPass, Run
+from dlmbench.types import Cell, CellResult, KnobValue, MemoryPass, Run
 
 __all__ = ["RANDOM_WEIGHTS", "CellSummary", "Curve", "MetricParity", "PeakMemory", "Study", "analyse", "labels_of"]
 
@@ -95,12 +103,7 @@ def _setting_text(name: str, value: KnobValue) -> str:
 
 def _settings(cell: Cell) -> dict[str, KnobValue]:
     names = ("engine", "sampler", "precision", "attention", "seed", "prompts")
-    return {n: getattr(cell, n) for n in names} | dict(_knobs_without_steps(cell))
-
-
-def _knobs_without_steps(cell: Cell) -> Knobs:
-    """The knobs that all points of a curve share."""
-    return tuple((name, value) for name, value in cell.knobs if name != "steps")
+    return {n: getattr(cell, n) for n in names} | {n: value for n, value in cell.knobs if n != "steps"}
 
 
 def _curve_key(cell: Cell) -> tuple[object, ...]:
@@ -150,11 +153,8 @@ class _Analysis:
     def study(self) -> Study:
         baselines = tuple(self.summary(c) for c in self.cells if c.model.role == "baseline")
         targets = [c for c in self.cells if c.model.role == "target"]
-        groups: dict[tuple[object, ...], list[Cell]] = {}
-        for cell in targets:
-            if cell.steps is not None:
-                groups.setdefault(_curve_key(cell), []).append(cell)
-        curves = tuple(self.curve(group, baselines) for group in groups.values())
+        swept = group_by((c for c in targets if c.steps is not None), _curve_key)
+        curves = tuple(self.curve(group, baselines) for group in swept.values())
         others = tuple(
             self.summary(c, _nearest(c, timed_of(baselines), same_batch=True)) for c in targets if c.steps is None
         )
@@ -168,7 +168,6 @@ class _Analysis:
         if len({b.cell.model.key for b in baselines}) > 1:
             missing.append("several baselines: each curve is compared with the first that matches its settings best")
         return Study(
-            name=self.run.name,
             metrics=self.compared,
             baselines=baselines,
             curves=curves,
@@ -176,17 +175,13 @@ class _Analysis:
             labels=self.labels,
             findings=findings(self.run),
             missing=tuple(missing),
-            draws=self.draws,
-            seed=self.seed,
             fronts=tuple(self.fronts()),
         )
 
     def fronts(self) -> Iterator[Front]:
         """Among the cells of one shape that were timed and scored, by every metric scored text by text."""
-        shapes: dict[tuple[int, int, int], list[Cell]] = {}
-        for cell in self.cells:
-            if cell.model.weights != "random":
-                shapes.setdefault((cell.batch_size, cell.prompt_tokens, cell.new_tokens), []).append(cell)
+        trained = (c for c in self.cells if c.model.weights != "random")
+        shapes = group_by(trained, lambda c: (c.batch_size, c.prompt_tokens, c.new_tokens))
         for metric, (shape, cells) in itertools.product(self.compared, shapes.items()):
             found = []
             for cell in cells:
@@ -268,8 +263,6 @@ class _Analysis:
         return Curve(
             label=self.labels[first.id],
             model=first.model.key,
-            sampler=first.sampler,
-            knobs=_knobs_without_steps(first),
             weights="random" if random else "pretrained",
             batch_size=first.batch_size,
             prompt_tokens=first.prompt_tokens,

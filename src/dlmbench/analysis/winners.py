@@ -15,10 +15,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from dlmbench.analysis.parity import FEWEST_PROMPTS, Outcome
-from dlmbench.analysis.results import RANDOM_WEIGHTS, CellSummary, Curve, MetricParity, Study
-from dlmbench.analysis.speedup import plausible_steps
-from dlmbench.analysis.stats import Interval
+from dlmbench.analysis.parity import ALPHA, FEWEST_PROMPTS, plausible_steps
+from dlmbench.analysis.results import RANDOM_WEIGHTS, CellSummary, Curve, MetricParity
 
 CurveVerdict = Literal["diffusion", "baseline", "undecided"]
 Pace = Literal["faster", "slower", "unclear", "unknown"]
@@ -26,34 +24,17 @@ Pace = Literal["faster", "slower", "unclear", "unknown"]
 
 @dataclass(frozen=True)
 class Winner:
-    """The verdict at one (P, G, B, sampler), by one metric within one margin, and what it rests on.
+    """The verdict on one curve and the parity it rests on, None where quality is not known."""
 
-    parity_low, parity_high: the step counts between which parity may lie, None beyond the largest measured. break_even
-    is k*, None where no line could be fitted or it never crosses. speedup: at S_parity, where that was reached and
-    timed. faster_at: the step counts measured at which diffusion is faster, whatever its quality.
-    """
-
-    prompt_tokens: int
-    new_tokens: int
-    batch_size: int
-    sampler: str
-    label: str
-    metric: str | None
-    delta: float
     verdict: CurveVerdict
     reason: str
-    outcome: Outcome | None
-    parity_steps: int | None
-    parity_low: int | None
-    parity_high: int | None
-    break_even: Interval | None
-    speedup: Interval | None
-    faster_at: tuple[int, ...]
+    parity: MetricParity | None
 
 
-def who_wins(study: Study, metric: str | None = None, delta: float = 0.0) -> tuple[Winner, ...]:
-    """A row for every curve of `study`; without a metric by the one that leads, the likelihood if it was scored."""
-    return tuple(winner_of(curve, metric, delta) for curve in study.curves)
+def winner_of(curve: Curve, metric: str | None = None, delta: float = 0.0) -> Winner:
+    """The verdict on `curve` by one metric within one margin; without a metric by the one that leads."""
+    shown = curve.headline(delta) if metric is None else curve.parity(metric, delta)
+    return Winner(*_verdict(curve, shown), shown)
 
 
 def pace(curve: Curve, steps: int) -> Pace:
@@ -83,36 +64,8 @@ def worse_but_faster(curve: Curve) -> tuple[int, ...]:
     lead = curve.headline()
     if lead is None or lead.parity.n < FEWEST_PROMPTS:
         return ()
-    worse = [p.steps for p in lead.parity.points if p.probability <= lead.parity.alpha]
+    worse = [p.steps for p in lead.parity.points if p.probability <= ALPHA]
     return tuple(k for k in worse if pace(curve, k) == "faster")
-
-
-def winner_of(curve: Curve, metric: str | None = None, delta: float = 0.0) -> Winner:
-    """The verdict on one curve."""
-    shown = curve.headline(delta) if metric is None else curve.parity(metric, delta)
-    verdict, reason = _verdict(curve, shown)
-    line, parity = curve.break_even, shown.parity if shown else None
-    crossing = None
-    if line is not None and line.steps is not None and line.low is not None and line.high is not None:
-        crossing = Interval(line.steps, line.low, line.high)
-    return Winner(
-        prompt_tokens=curve.prompt_tokens,
-        new_tokens=curve.new_tokens,
-        batch_size=curve.batch_size,
-        sampler=curve.sampler,
-        label=curve.label,
-        metric=shown.metric.name if shown else metric,
-        delta=delta,
-        verdict=verdict,
-        reason=reason,
-        outcome=parity.outcome if parity else None,
-        parity_steps=parity.steps if parity else None,
-        parity_low=parity.low_steps if parity else None,
-        parity_high=parity.high_steps if parity else None,
-        break_even=crossing,
-        speedup=shown.speedup.latency if shown and shown.speedup else None,
-        faster_at=steps_at(curve, "faster"),
-    )
 
 
 def _verdict(curve: Curve, shown: MetricParity | None) -> tuple[CurveVerdict, str]:
@@ -125,18 +78,19 @@ def _verdict(curve: Curve, shown: MetricParity | None) -> tuple[CurveVerdict, st
         return "undecided", "quality was not measured for both models"
     parity = shown.parity
     steps, beyond = plausible_steps(parity)
-    paces = {k: pace(curve, k) for k in steps}
-    if "unknown" in paces.values() or not curve.timed:
+    paces = {pace(curve, k) for k in steps}
+    if "unknown" in paces or not curve.timed:
         return "undecided", "the two were not both timed at the step counts that equal quality needs"
     largest = parity.points[-1].steps
     if parity.reached:
-        if set(paces.values()) == {"faster"}:
-            return "diffusion", f"as good, and faster at {_between(steps)}"
-        if set(paces.values()) == {"slower"}:
-            return "baseline", f"to write as well, diffusion takes longer ({_between(steps)})"
-        if "faster" in paces.values() and "slower" in paces.values():
-            return "undecided", f"equal quality needs {_between(steps)}, and within that range the faster one changes"
-        return "undecided", f"no difference in speed is shown at equal quality ({_between(steps)})"
+        between = f"K={steps[0]}" if len(steps) == 1 else f"K={steps[0]} to {steps[-1]}"
+        if paces == {"faster"}:
+            return "diffusion", f"as good, and faster at {between}"
+        if paces == {"slower"}:
+            return "baseline", f"to write as well, diffusion takes longer ({between})"
+        if paces >= {"faster", "slower"}:
+            return "undecided", f"equal quality needs {between}, and within that range the faster one changes"
+        return "undecided", f"no difference in speed is shown at equal quality ({between})"
     # There are never more steps than new tokens, and every further step takes longer.
     all_steps_tried = largest >= curve.new_tokens
     out_of_reach = all_steps_tried or pace(curve, largest) == "slower"
@@ -144,17 +98,13 @@ def _verdict(curve: Curve, shown: MetricParity | None) -> tuple[CurveVerdict, st
         if all_steps_tried:
             return "baseline", f"diffusion is worse at every step count up to {largest}, a step for every token"
         return "baseline", f"diffusion is worse up to K={largest}, and slower from there on"
-    if set(paces.values()) <= {"slower"} and (not beyond or out_of_reach):
+    if paces <= {"slower"} and (not beyond or out_of_reach):
         if not steps:
             return "baseline", f"diffusion is as good beyond K={largest} at best, and slower from there on"
         return "baseline", f"diffusion may be as good from K={steps[0]} on, but is slower there"
     if parity.outcome == "not_reached":
         return "undecided", f"diffusion is worse up to K={largest}; larger K were not measured and may still be faster"
     return "undecided", "whether diffusion is as good where it is faster is not known: more prompts are needed"
-
-
-def _between(steps: tuple[int, ...]) -> str:
-    return f"K={steps[0]}" if len(steps) == 1 else f"K={steps[0]} to {steps[-1]}"
 
 
 # ---------------------------------------------------------------- regimes
@@ -213,9 +163,8 @@ def _regime(name: str, points: Points) -> str:
 def _regime_verdict(curve: Curve, is_full: bool) -> CurveVerdict:
     """The verdict on a curve; diffusion that needs one step per token does not win with fewer steps."""
     found = winner_of(curve)
-    if found.verdict == "diffusion" and found.parity_steps == curve.new_tokens and not is_full:
-        return "undecided"
-    return found.verdict
+    needs_all = found.parity is not None and found.parity.parity.steps == curve.new_tokens
+    return "undecided" if found.verdict == "diffusion" and needs_all and not is_full else found.verdict
 
 
 def batches_text(sizes: Iterable[int]) -> str:

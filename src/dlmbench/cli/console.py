@@ -29,7 +29,7 @@ from dlmbench.types import Cell, Finding, LeftOut, Run
 if TYPE_CHECKING:
     # Types only: these import numpy and scipy, and `plan` should start fast.
     from dlmbench.analysis.cost import CellCost, CheapestCell
-    from dlmbench.analysis.summary_table import SummaryRow
+    from dlmbench.analysis.results import Study
     from dlmbench.bench.forecast import RunCost
     from dlmbench.roofline.break_even import BreakEvenSurface
     from dlmbench.roofline.calibrate import Calibration
@@ -204,29 +204,33 @@ class Stages:
 # ---------------------------------------------------------------- finished runs
 
 
-def summary(rows: Sequence[SummaryRow], title: str) -> Table:
-    """The summary as a table; a dash where nothing was measured."""
+def summary(study: Study, title: str) -> Table:
+    """Every cell of a run as a table; a dash where nothing was measured."""
+    from dlmbench.analysis.quality import metric_for
+
     sizes = (">K", ">block", ">B", ">P", ">G")
     columns = (">latency ms [95%]", ">tokens/s", ">memory MiB", ">nats/token", ">valid", ">speedup", ">n")
     table = new_table(title, "model", *sizes, *columns)
-    for row in rows:
-        latency = _number(row.latency_s, 1e3, 1)
-        if row.latency_low_s is not None and row.latency_high_s is not None:
-            latency += f" [{row.latency_low_s * 1e3:.1f}, {row.latency_high_s * 1e3:.1f}]"
+    for row in study.cells:
+        cell, status, timed = row.cell, row.status_text, row.latency
+        latency = _number(timed.median if timed else None, 1e3, 1)
+        if timed is not None and timed.interval.is_known:
+            latency += f" [{timed.low * 1e3:.1f}, {timed.high * 1e3:.1f}]"
+        likelihood, validity = (row.quality_in(metric_for(m)) for m in ("likelihood", "validity"))
         table.add_row(
-            row.model if row.status == "ok" else f"{row.model} ({row.status})",
-            _number(row.steps),
+            study.label(cell) + ("" if status == "ok" else f" ({status})"),
+            _number(cell.steps),
             _number(row.block_length),
-            str(row.batch_size),
-            str(row.prompt_tokens),
-            str(row.new_tokens),
+            str(cell.batch_size),
+            str(cell.prompt_tokens),
+            str(cell.new_tokens),
             latency,
-            _number(row.tokens_per_s, 1, 0),
-            _number(row.memory_bytes, 2**-20, 0),
-            _number(row.likelihood, 1, 3),
-            _number(row.validity, 1, 2),
-            f"{row.speedup:.2f}x" if row.speedup is not None else "-",
-            str(row.n),
+            _number(row.throughput.median if row.throughput else None),
+            _number(row.memory.bytes if row.memory else None, 2**-20),
+            _number(likelihood.value if likelihood else None, 1, 3),
+            _number(validity.value if validity else None, 1, 2),
+            f"{row.speedup.value:.2f}x" if row.speedup is not None else "-",
+            str(timed.n if timed else 0),
         )
     return table
 

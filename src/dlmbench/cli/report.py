@@ -101,14 +101,15 @@ def score(
 def conclude(output_dir: Path, price: float | None = None, quality: str | None = None) -> None:
     """Print the results of a finished run, and write its figures and reports."""
     from dlmbench import report
+    from dlmbench.analysis.answer import answer
     from dlmbench.cli import console
 
     with console.Stages(str(output_dir)) as stages:
         outcome = report.conclude(output_dir, price, quality, stages.show)
-    console.findings(outcome.findings)
+    console.findings(outcome.study.findings)
     out = console.stdout()
-    out.print(console.summary(outcome.rows, "Summary"))
-    out.print(f"\n{outcome.answer}\n", markup=False, soft_wrap=True)
+    out.print(console.summary(outcome.study, "Summary"))
+    out.print(f"\n{answer(outcome.study)}\n", markup=False, soft_wrap=True)
     if price is not None:
         out.print(console.costs(outcome.costs, price))
         for line in console.cheapest(outcome.cheapest):

@@ -15,7 +15,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from dlmbench.analysis.study import Curve, Study
-from dlmbench.analysis.winners import who_wins
+from dlmbench.analysis.winners import winner_of
 from dlmbench.charts import frames, page, style
 from dlmbench.models.loading import architecture_of
 from dlmbench.roofline.break_even import break_even_surface
@@ -67,11 +67,13 @@ def _measured(study: Study) -> Iterator[BreakEvenMark]:
 
 
 def _parities(study: Study) -> Iterator[BreakEvenMark]:
-    for curve, won in zip(study.curves, who_wins(study), strict=True):
-        if won.metric is not None:
-            low, high = (won.parity_low, won.parity_high) if won.parity_steps else (None, None)
+    for curve in study.curves:
+        won = winner_of(curve)
+        if won.parity is not None:
+            parity = won.parity.parity
+            low, high = (parity.low_steps, parity.high_steps) if parity.steps else (None, None)
             note = f"{won.verdict}: {won.reason}"
-            yield _point(curve, "parity", won.parity_steps, steps_low=low, steps_high=high, note=note)
+            yield _point(curve, "parity", parity.steps, steps_low=low, steps_high=high, note=note)
 
 
 def _predicted(run: Run, study: Study) -> Iterator[BreakEvenMark]:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from dlmbench.analysis.quality import metric_for
-from dlmbench.report.answers import Answer, Question, some
-from dlmbench.report.markdown import Markdown, bullets, table
-from dlmbench.report.numbers import listed, plain
+from dlmbench.report.answers import Answer, Question, shortened
 from dlmbench.report.performance_answers import LATENCY, MEMORY
 from dlmbench.report.quality_answers import QUALITY, USAGE, fitness
 from dlmbench.report.results import break_even_text
 from dlmbench.report.source import Source, is_published, name_of
+from dlmbench.report.text import Markdown, bullets, listed, plain, table
 from dlmbench.report.use_cases import USE_CASES
 
 # Title of the section and its questions, in the order of the document.
@@ -41,14 +41,11 @@ class Asked:
 
 def ask(sources: Sequence[Source]) -> dict[str, list[Asked]]:
     """Every question, answered for every run, by theme."""
-    number = 0
-    themes: dict[str, list[Asked]] = {}
-    for title, questions in THEMES:
-        for question in questions:
-            number += 1
-            answers = tuple((s, question.ask(s)) for s in sources)
-            themes.setdefault(title, []).append(Asked(number, question, answers))
-    return themes
+    number = itertools.count(1)
+    return {
+        title: [Asked(next(number), q, tuple((s, q.ask(s)) for s in sources)) for q in questions]
+        for title, questions in THEMES
+    }
 
 
 def index(themes: dict[str, list[Asked]]) -> Markdown:
@@ -106,13 +103,13 @@ def key_findings(source: Source) -> list[tuple[str, Answer]]:
 
 def recommendations(source: Source) -> Markdown:
     """Advice that follows from the numbers, and only from them."""
-    items = []
-    for curve in sorted(source.curves, key=lambda c: c.rank):
-        line = curve.break_even
-        if line is not None and line.steps is not None and line.steps >= 1:
-            rough = ", outside the step counts that were timed" if line.is_extrapolated else ""
-            items.append(f"{name_of(curve)}: diffusion saves time below k* = {break_even_text(line)} steps{rough}")
+    items = [
+        f"{name_of(curve)}: diffusion saves time below k* = {break_even_text(line)} steps"
+        + (", outside the step counts that were timed" if line.is_extrapolated else "")
+        for curve in sorted(source.study.curves, key=lambda c: c.rank)
+        if (line := curve.break_even) is not None and (line.steps or 0) >= 1
+    ]
     advice = "Before choosing diffusion, measure its quality at those step counts: it was not measured here."
-    if any(c.parities for c in source.curves):
+    if any(c.parities for c in source.study.curves):
         advice = "Choose the number of steps from the table of quality, then compare it with the break-even beside it."
-    return bullets([*(f"{i}." for i in some(items)), advice])
+    return bullets([*(f"{i}." for i in shortened(items)), advice])

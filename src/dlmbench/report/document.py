@@ -14,12 +14,11 @@ import jinja2
 
 from dlmbench.analysis.results import Study
 from dlmbench.errors import BenchError
-from dlmbench.report import discussion, results, setup
+from dlmbench.report import discussion, results
 from dlmbench.report.figures import document_figures
-from dlmbench.report.markdown import Markdown, escape, finalize
-from dlmbench.report.numbers import counted, gib, listed
 from dlmbench.report.quality_answers import steps_to_parity
 from dlmbench.report.source import Source, family_title, is_published, load_settings
+from dlmbench.report.text import Markdown, counted, escape, finalize, gib, listed
 from dlmbench.results.journal import replace_file
 from dlmbench.types import Run
 
@@ -27,15 +26,8 @@ NAME = "report.md"
 _TEMPLATES = Path(__file__).parent / "templates"
 # In the order of the document.
 PARTS = (
-    "abstract.md",
-    "related_work.md",
-    "methodology.md",
-    "setup.md",
-    "results.md",
-    "discussion.md",
-    "conclusion.md",
-    "references.md",
-    "reproducibility.md",
+    *("abstract", "related_work", "methodology", "setup", "results"),
+    *("discussion", "conclusion", "references", "reproducibility"),
 )
 
 
@@ -86,15 +78,14 @@ def compose(sources: Sequence[Source]) -> str:
         "gib": gib,
         "counted": counted,
         "listed": listed,
-        "setup": setup,
         "results": results,
         "discussion": discussion,
         "themes": themes,
     }
-    parts = [environment.get_template(name).render(context).strip() for name in PARTS]
+    parts = [environment.get_template(f"{name}.md").render(context).strip() for name in PARTS]
     return re.sub(r"\n{3,}", "\n\n", "\n\n".join(parts)) + "\n"
 
 
 def heading(source: Source, several: bool, level: int = 4) -> Markdown:
     """A heading with the name of the run; empty where there is only one."""
-    return Markdown(f"{'#' * level} Run {escape(source.name)}" if several else "")
+    return Markdown(f"{'#' * level} Run {escape(source.run.name)}" if several else "")

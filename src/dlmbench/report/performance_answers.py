@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 
 import numpy as np
 
-from dlmbench.analysis.results import CellSummary, timed_of
-from dlmbench.analysis.stats import Interval
-from dlmbench.report.answers import (
-    Answer,
-    Contrast,
-    Question,
-    answer_of,
-    answers,
-    by_length,
-    contrasts,
-    equal_but,
-    grouped,
-    not_measured,
-    speed_word,
-)
-from dlmbench.report.numbers import counted, from_to, gib, listed, percent, plain, seconds, sig, spread, times
-from dlmbench.report.source import Source, name_of, shape
+from dlmbench.analysis.results import CellSummary, group_by, timed_of
+from dlmbench.analysis.stats import Interval, ratio_interval
+from dlmbench.analysis.study import repetitions_of
+from dlmbench.report.answers import Answer, Kind, Question, answer_of, answers, not_measured, speed_text
+from dlmbench.report.source import Source, name_of, setting, shape
+from dlmbench.report.text import counted, from_to, gib, listed, percent, plain, seconds, sig, spread, times
 
 HIGH_BATCH = 8
 LONG = 2048
@@ -33,6 +23,53 @@ LATENCY: list[Question] = []
 MEMORY: list[Question] = []
 
 
+# ---------------------------------------------------------------- cells that are compared
+
+
+def _equal_but(cells: Iterable[CellSummary], *names: str) -> list[list[CellSummary]]:
+    """Cells that differ at most in the settings named, together."""
+    compared = {"engine", "sampler", "batch_size", "prompt_tokens", "new_tokens", "precision", "attention", "seed"}
+    fixed = sorted((compared | {"prompts"}) - set(names))
+
+    def key(summary: CellSummary) -> object:
+        cell = summary.cell
+        # A knob that is off equals one that the sampler does not have.
+        knobs = tuple((k, repr(v)) for k, v in cell.knobs if k not in names and v not in (None, False, 0, "none"))
+        return (cell.model, tuple(getattr(cell, n) for n in fixed), knobs)
+
+    return list(group_by(cells, key).values())
+
+
+def _by_length(cells: Iterable[CellSummary]) -> list[list[CellSummary]]:
+    """Cells that differ only in prompt length, ascending, where there are two lengths or more."""
+    groups = _equal_but(cells, "prompt_tokens", "prompts")
+    ordered = [sorted(g, key=lambda c: c.cell.sequence_length) for g in groups]
+    return [g for g in ordered if g[0].cell.sequence_length < g[-1].cell.sequence_length]
+
+
+def _contrasts(source: Source, name: str, *dependent: str) -> Iterator[str]:
+    """The speed of every timed pair that differs in `name` only, against the first value of each group.
+
+    dependent: settings that only exist for some values of `name`, and so differ with it.
+    """
+    for base, *others in _equal_but(timed_of(source.study.cells), name, *dependent):
+        for other in others:
+            old, new = (plain(setting(c.cell, name)) for c in (base, other))
+            ours, theirs = (repetitions_of(source.results[c.cell.id]) for c in (base, other))
+            if old != new and ours and theirs:
+                ratio = ratio_interval(ours.latency_s, theirs.latency_s)
+                word = speed_text(ratio, ("faster", "slower", "no difference shown"))
+                lead = f"{base.cell.model.key}, {shape(base.cell)}{_steps(base)}"
+                yield f"{lead}: {new} runs at {spread(ratio, 'x')} the speed of {old}: {word}"
+
+
+def _steps(summary: CellSummary) -> str:
+    return f", K={summary.cell.steps}" if summary.cell.steps else ""
+
+
+# ---------------------------------------------------------------- latency and throughput
+
+
 @answers(LATENCY, "hypothesis")
 def _throughput_at_high_batch(source: Source) -> Answer:
     """Diffusion reaches the higher throughput at large batches, because it parallelises better.
@@ -40,15 +77,15 @@ def _throughput_at_high_batch(source: Source) -> Answer:
     At the largest K that all batch sizes of a setting share.
     """
     items, largest = [], 0
-    for curves in grouped(source.curves, lambda c: (c.label, c.prompt_tokens, c.new_tokens)):
+    for curves in group_by(source.study.curves, lambda c: (c.label, c.lengths)).values():
         family = sorted(curves, key=lambda c: c.batch_size)
         speedups = [{p.cell.steps or 0: p.speedup for p in c.points if p.speedup} for c in family]
         steps = max(set.intersection(*map(set, speedups)), default=0)
         if len(family) < 2 or not steps:
             continue
-        ratios = [(c.batch_size, s[steps]) for c, s in zip(family, speedups, strict=True)]
-        largest = max(largest, ratios[-1][0])
-        text = "; ".join(f"{spread(r, 'x')} at B={b}" for b, r in ratios)
+        ratios = {c.batch_size: s[steps] for c, s in zip(family, speedups, strict=True)}
+        largest = max(largest, *ratios)
+        text = "; ".join(f"{spread(r, 'x')} at B={b}" for b, r in ratios.items())
         items.append(f"{name_of(family[0], batch=False)}, K={steps}: {text}: {_trend(ratios)}")
     missing = "no diffusion setting was timed with its baseline at two batch sizes"
     lead = "throughput of diffusion as a multiple of the baseline's, quality apart"
@@ -58,23 +95,22 @@ def _throughput_at_high_batch(source: Source) -> Answer:
     return answer_of(lead, items=items, missing=missing)
 
 
-def _trend(ratios: Sequence[tuple[int, Interval]]) -> str:
-    (_, first), (batch, last) = ratios[0], ratios[-1]
+def _trend(ratios: dict[int, Interval]) -> str:
+    first, *_, last = ratios.values()
+    change = "no change with the batch is shown"
     if last.high < first.low:
         change = "the larger the batch, the less diffusion gains, against the hypothesis"
     elif last.low > first.high:
         change = "diffusion gains with the batch, in line with the hypothesis"
-    else:
-        change = "no change with the batch is shown"
-    word = speed_word(last, ("ahead", "behind", "not shown to be ahead or behind"))
-    return f"{change}; at B={batch} diffusion is {word}"
+    word = speed_text(last, ("ahead", "behind", "not shown to be ahead or behind"))
+    return f"{change}; at B={max(ratios)} diffusion is {word}"
 
 
 @answers(LATENCY, "hypothesis")
 def _baseline_batch_scaling(source: Source) -> Answer:
     """The memory of the KV cache is what limits the autoregressive model at large batches."""
     items = []
-    for group in equal_but(timed_of(source.of_role("baseline")), "batch_size"):
+    for group in _equal_but(timed_of(source.of_role("baseline")), "batch_size"):
         ordered = sorted(group, key=lambda c: c.cell.batch_size)
         first, last = ordered[0], ordered[-1]
         more = last.cell.batch_size / first.cell.batch_size
@@ -87,9 +123,8 @@ def _baseline_batch_scaling(source: Source) -> Answer:
         if first.memory and last.memory and first.memory.source == last.memory.source:
             text += f" and peak memory ({first.memory.source}) {times(last.memory.bytes / first.memory.bytes)}"
         items.append(text)
-    lost = sum(c.status == "oom" for c in source.of_role("baseline"))
     lead = "no baseline cell ran out of memory, so memory did not limit it in the range measured"
-    if lost:
+    if lost := sum(c.status == "oom" for c in source.of_role("baseline")):
         lead = f"{counted(lost, 'baseline cell')} ran out of memory"
     return answer_of(lead, items=items, missing="the baseline was timed at one batch size only")
 
@@ -98,9 +133,8 @@ def _baseline_batch_scaling(source: Source) -> Answer:
 def _slower_at_16_steps(source: Source) -> Answer:
     """Already at 16 steps LLaDA takes longer than the autoregressive model."""
     items = [
-        f"{source.study.label(p.cell)}, {shape(p.cell)}: {spread(p.speedup, 'x')} the baseline's speed: "
-        f"{speed_word(p.speedup)}"
-        for c in source.curves
+        f"{source.name_of(p)}: {spread(p.speedup, 'x')} the baseline's speed: {speed_text(p.speedup)}"
+        for c in source.study.curves
         if (p := c.at(16)) is not None and p.speedup is not None
     ]
     lead = "speed of diffusion as a multiple of the baseline's at K=16"
@@ -110,14 +144,12 @@ def _slower_at_16_steps(source: Source) -> Answer:
 @answers(LATENCY, "question")
 def _linear_in_steps(source: Source) -> Answer:
     """Is latency linear in the number of steps?"""
-    lines = [c.break_even for c in source.curves if c.break_even and len(c.timed) >= 3]
-    if not lines:
+    residuals = [c.break_even.largest_residual for c in source.study.curves if c.break_even and len(c.timed) >= 3]
+    if not residuals:
         return not_measured("no setting was timed at three step counts or more, and two always lie on a line")
-    residuals = [line.largest_residual for line in lines]
-    text = f"in {counted(len(lines), 'setting')} of 3 step counts or more the medians deviate from a straight line by "
-    text += f"at most {from_to(residuals, percent)}"
-    rough = sum(r > 0.1 for r in residuals)
-    if rough:
+    text = f"in {counted(len(residuals), 'setting')} of 3 step counts or more the medians deviate from a straight line "
+    text += f"by at most {from_to(residuals, percent)}"
+    if rough := sum(r > 0.1 for r in residuals):
         text += f"; in {rough} of them by more than 10%, so a break-even read from the line is rough there"
     return answer_of(text)
 
@@ -129,8 +161,7 @@ def _time_over_length(source: Source) -> Answer:
     The average exponent between the shortest and the longest sequence.
     """
     items = []
-    for group in by_length(timed_of(source.study.cells)):
-        short, long = group[0], group[-1]
+    for short, *_, long in _by_length(timed_of(source.study.cells)):
         longer = long.cell.sequence_length / short.cell.sequence_length
         if longer < 2 or not short.latency or not long.latency:
             continue
@@ -140,15 +171,12 @@ def _time_over_length(source: Source) -> Answer:
             f"{seconds(short.latency.median)} at N={short.cell.sequence_length}, {seconds(long.latency.median)} at "
             f"N={long.cell.sequence_length}, an average exponent of {abs(power):.1f}"
         )
-    lead = (
-        f"with the attention setting {listed(source.values('attention'))}; an exponent of 1 is linear in N, 2 quadratic"
+    kernels = listed(source.values("attention"))
+    return answer_of(
+        f"with the attention setting {kernels}; an exponent of 1 is linear in N, 2 quadratic",
+        items=items,
+        missing="no setting was timed at two lengths of the same number of new tokens",
     )
-    missing = "no setting was timed at two lengths of the same number of new tokens"
-    return answer_of(lead, items=items, missing=missing)
-
-
-def _steps(summary: CellSummary) -> str:
-    return f", K={summary.cell.steps}" if summary.cell.steps else ""
 
 
 @answers(LATENCY, "claim")
@@ -180,63 +208,42 @@ def _effect_of(source: Source, name: str, title: str) -> Answer:
     missing = f"cells differ in {title} ({shown}), but in other settings as well"
     if len(values) < 2:
         missing = f"all cells have the {title} {shown}" if values else f"no cell has a {title}"
-    items = [_contrast_text(c) for c in contrasts(source, name)]
-    return answer_of(f"two values of the {title}, all else equal", items=items, noun="pair", missing=missing)
+    lead = f"two values of the {title}, all else equal"
+    return answer_of(lead, items=_contrasts(source, name), noun="pair", missing=missing)
 
 
-def _contrast_text(pair: Contrast) -> str:
-    cell = pair.first.cell
-    old, new = map(plain, pair.values)
-    word = speed_word(pair.ratio, ("faster", "slower", "no difference shown"))
-    lead = f"{cell.model.key}, {shape(cell)}{_steps(pair.first)}"
-    return f"{lead}: {new} runs at {spread(pair.ratio, 'x')} the speed of {old}: {word}"
-
-
-@answers(LATENCY, "claim")
-def _temperature(source: Source) -> Answer:
-    """Temperature does not affect speed directly."""
-    return _effect_of(source, "temperature", "temperature")
-
-
-@answers(LATENCY, "claim")
-def _precision(source: Source) -> Answer:
-    """float32 is too slow to be of use beside bfloat16."""
-    return _effect_of(source, "precision", "precision")
-
-
-@answers(LATENCY, "question")
-def _attention(source: Source) -> Answer:
-    """FlashAttention on for both models, or off for both: does it change the comparison?"""
-    return _effect_of(source, "attention", "attention setting")
-
-
-@answers(LATENCY, "claim")
-def _prompts(source: Source) -> Answer:
-    """Prompts must be real text, since token embeddings influence time and memory."""
-    return _effect_of(source, "prompts", "prompt source")
+# Question, setting, and the setting within a sentence.
+_EFFECTS: tuple[tuple[Kind, str, str, str], ...] = (
+    ("claim", "Temperature does not affect speed directly.", "temperature", "temperature"),
+    ("claim", "float32 is too slow to be of use beside bfloat16.", "precision", "precision"),
+    (
+        *("question", "FlashAttention on for both models, or off for both: does it change the comparison?"),
+        *("attention", "attention setting"),
+    ),
+    (
+        *("claim", "Prompts must be real text, since token embeddings influence time and memory."),
+        *("prompts", "prompt source"),
+    ),
+    (
+        *("question", "Does generating block by block, between diffusion and autoregression, save time?"),
+        *("block_length", "block length"),
+    ),
+)
+LATENCY += [Question(kind, text, partial(_effect_of, name=name, title=title)) for kind, text, name, title in _EFFECTS]
 
 
 @answers(LATENCY, "question")
 def _caches(source: Source) -> Answer:
     """Do accelerated samplers (caches, parallel commits) change the picture?"""
-    items = [_contrast_text(c) for c in contrasts(source, "cache", "published_loop", "confidence_dtype")]
-    items += [
-        f"{source.study.label(o.cell)}, {shape(o.cell)}: {spread(o.speedup, 'x')} the baseline's speed"
-        for o in source.study.others
-        if o.speedup is not None
-    ]
+    items = list(_contrasts(source, "cache", "published_loop", "confidence_dtype"))
+    own = [o for o in source.study.others if o.speedup is not None]
+    items += [f"{source.name_of(o)}: {spread(o.speedup, 'x')} the baseline's speed" for o in own if o.speedup]
     missing = "no cell differs from another in its cache only, or chooses its own number of steps"
     lead = "a cache comes with its published loop [11] and its number type of the confidence"
     if source.study.metrics and not source.random:
         return answer_of(lead, "the quality of each is in the table of quality", items=items, missing=missing)
     rest = "whether the texts stay as good was not measured"
     return answer_of(lead, rest, items=items, state="in part", missing=missing)
-
-
-@answers(LATENCY, "question")
-def _block_length(source: Source) -> Answer:
-    """Does generating block by block, between diffusion and autoregression, save time?"""
-    return _effect_of(source, "block_length", "block length")
 
 
 @answers(LATENCY, "question")
@@ -268,7 +275,7 @@ def _peaks(group: Sequence[CellSummary]) -> tuple[list[int], list[int]]:
 
 
 def _counter(source: Source) -> str:
-    sources = listed(c.memory.source for c in _with_memory(source.study.cells) if c.memory)
+    sources = listed(c.memory.source for c in source.study.cells if c.memory)
     resident = " (weights and libraries included, so small differences are noise)" if "resident" in sources else ""
     return f"the counter is {sources}{resident}"
 
@@ -277,19 +284,17 @@ def _memory_over_length(source: Source, role: str) -> Answer:
     """The peak of one role's cells against N."""
     known = _with_memory(source.study.cells)
     missing = "peaks are known at one length only" if known else "no peak memory is on record"
-    groups = by_length(_with_memory(source.of_role(role)))
-    return answer_of(_counter(source), items=[_growth(source, g) for g in groups], missing=missing)
-
-
-def _growth(source: Source, group: Sequence[CellSummary]) -> str:
-    lengths, peaks = _peaks(group)
-    batch = group[0].cell.batch_size
-    per_token = (peaks[-1] - peaks[0]) / (lengths[-1] - lengths[0]) / batch
-    return (
-        f"{source.study.label(group[0].cell)}, B={batch}{_steps(group[0])}: {gib(peaks[0])} at N={lengths[0]} and "
-        f"{gib(peaks[-1])} at N={lengths[-1]}, {sig(per_token / 1024)} KiB more for each token of each sequence"
-        f"{growth_shape(lengths, peaks)}"
-    )
+    items = []
+    for group in _by_length(_with_memory(source.of_role(role))):
+        lengths, peaks = _peaks(group)
+        batch = group[0].cell.batch_size
+        per_token = (peaks[-1] - peaks[0]) / (lengths[-1] - lengths[0]) / batch
+        items.append(
+            f"{source.study.label(group[0].cell)}, B={batch}{_steps(group[0])}: {gib(peaks[0])} at N={lengths[0]} and "
+            f"{gib(peaks[-1])} at N={lengths[-1]}, {sig(per_token / 1024)} KiB more for each token of each sequence"
+            f"{growth_shape(lengths, peaks)}"
+        )
+    return answer_of(_counter(source), items=items, missing=missing)
 
 
 def growth_shape(lengths: Sequence[int], peaks: Sequence[float]) -> str:
@@ -312,14 +317,11 @@ def growth_shape(lengths: Sequence[int], peaks: Sequence[float]) -> str:
         text = "has no clear shape (no good fit by a line or a parabola)"
     else:
         text = f"grows {'faster' if quadratic > 0 else 'slower'} than linearly"
+    deviation, share = (percent(0.0 if abs(v) < 5e-4 else v) for v in (off_line, quadratic))
     return (
-        f"; memory {text}: at {len(lengths)} lengths it deviates from a line by {_share(off_line)} of the growth at "
-        f"most, and the quadratic term of a fit makes up {_share(quadratic)} of the growth"
+        f"; memory {text}: at {len(lengths)} lengths it deviates from a line by {deviation} of the growth at "
+        f"most, and the quadratic term of a fit makes up {share} of the growth"
     )
-
-
-def _share(value: float) -> str:
-    return percent(0.0 if abs(value) < 5e-4 else value)
 
 
 @answers(MEMORY, "hypothesis")
@@ -340,11 +342,8 @@ def _constant_over_steps(source: Source) -> Answer:
 
     Peaks of cells that differ in K only: memory that grew during generation would grow with K.
     """
-    spans = []
-    for group in equal_but(_with_memory(source.targets), "steps"):
-        _, peaks = _peaks(group)
-        if len(peaks) > 1:
-            spans.append(max(peaks) / min(peaks) - 1)
+    groups = [_peaks(g)[1] for g in _equal_but(_with_memory(source.targets), "steps")]
+    spans = [max(peaks) / min(peaks) - 1 for peaks in groups if len(peaks) > 1]
     if not spans:
         return not_measured("no diffusion setting has peaks at two step counts")
     text = (
@@ -366,7 +365,7 @@ def _explodes_at_2048(source: Source) -> Answer:
         failed = f"; {len(lost)} longer cells ended without one ({listed(c.status or 'unfinished' for c in lost)})"
         return not_measured(why + (failed if lost else ""))
     items = []
-    for group in by_length(cells):
+    for group in _by_length(cells):
         lengths, peaks = _peaks(group)
         if lengths[-1] >= LONG:
             items.append(
@@ -383,31 +382,28 @@ def _explodes_at_2048(source: Source) -> Answer:
 @answers(MEMORY, "question")
 def _which_needs_more(source: Source) -> Answer:
     """Which of the two needs more memory at equal settings?"""
-    pairs = []
-    for curve in source.curves:
-        base = curve.baseline.memory if curve.baseline else None
-        pairs += [
-            (p.memory.bytes / base.bytes, p.cell)
-            for p in curve.points
-            if base and p.memory and base.source == p.memory.source
-        ]
+    pairs = [
+        (p.memory.bytes / c.baseline.memory.bytes, shape(p.cell))
+        for c in source.study.curves
+        for p in c.points
+        if c.baseline and c.baseline.memory and p.memory and c.baseline.memory.source == p.memory.source
+    ]
     if not pairs:
         return not_measured("no setting has a peak of both models by the same counter")
-    (low, smallest), (high, largest) = min(pairs, key=lambda p: p[0]), max(pairs, key=lambda p: p[0])
-    text = f"diffusion's peak as a multiple of the baseline's, over {counted(len(pairs), 'cell')}: from {times(low)} "
-    return answer_of(f"{text}({shape(smallest)}) to {times(high)} ({shape(largest)})", _counter(source))
+    (low, smallest), (high, largest) = (pick(pairs, key=lambda p: p[0]) for pick in (min, max))
+    text = f"diffusion's peak as a multiple of the baseline's, over {counted(len(pairs), 'cell')}: "
+    return answer_of(f"{text}from {times(low)} ({smallest}) to {times(high)} ({largest})", _counter(source))
 
 
 @answers(MEMORY, "question")
 def _out_of_memory(source: Source) -> Answer:
     """Which settings do not fit?"""
     lost = [c for c in source.study.cells if c.status == "oom"]
-    done = timed_of(source.study.cells)
     if lost:
-        items = [f"{source.study.label(c.cell)}, {shape(c.cell)}: {c.reason or 'out of memory'}" for c in lost]
+        items = [f"{source.name_of(c)}: {c.reason or 'out of memory'}" for c in lost]
         return answer_of(f"{counted(len(lost), 'cell')} did not fit", items=items, noun="cell")
+    done = [c.cell for c in timed_of(source.study.cells)]
     if not done:
         return not_measured("no cell was run")
-    sizes = from_to([c.cell.batch_size for c in done], lambda v: f"{v:g}")
-    lengths = from_to([c.cell.sequence_length for c in done], lambda v: f"{v:g}")
+    sizes, lengths = (from_to([getattr(c, n) for c in done], "{:g}".format) for n in ("batch_size", "sequence_length"))
     return answer_of(f"no cell ran out of memory; {len(done)} were timed, at batch sizes {sizes} and N {lengths}")

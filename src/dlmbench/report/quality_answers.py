@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from functools import partial
 
 from dlmbench import registry
 from dlmbench.analysis.quality import metric_for
-from dlmbench.analysis.results import CellSummary, Curve, MetricParity
-from dlmbench.analysis.speedup import Efficiency, at_equal_quality, efficiency_of
+from dlmbench.analysis.results import CellSummary, Curve, MetricParity, group_by
 from dlmbench.analysis.stats import Interval
-from dlmbench.analysis.summary_table import block_length
 from dlmbench.report.answers import (
     Answer,
     Question,
@@ -18,13 +17,12 @@ from dlmbench.report.answers import (
     answers,
     not_measured,
     sentences,
-    some,
-    speed_word,
+    shortened,
+    speed_text,
 )
-from dlmbench.report.numbers import counted, listed, percent, plain, seconds, sig, spread
 from dlmbench.report.source import Source, name_of, shape
-from dlmbench.report.use_cases import BADGES, INTERACTIVE, LONG, SERVER, UseCase, verdict_of
-from dlmbench.types import Cell
+from dlmbench.report.text import counted, listed, percent, plain, seconds, sig, spread
+from dlmbench.report.use_cases import BADGES, INTERACTIVE, USE_CASES, UseCase, verdict_of
 
 FEW_STEPS = 16
 MANY_STEPS = 256
@@ -60,7 +58,7 @@ def steps_to_parity(source: Source) -> Answer:
     """
     items = []
     for name, curve, lead in _leading(source):
-        margins = [p for p in curve.parities if p.metric == lead.metric and p.parity.delta > 0]
+        margins = (p for p in curve.parities if p.metric == lead.metric and p.parity.delta > 0)
         extra = "; ".join(f"allowing {p.margin_text}: {p.outcome_text}" for p in margins)
         by = f"by {lead.metric.display_name} on {counted(lead.parity.n, 'prompt')}"
         items.append(f"{name}, {by}: {lead.outcome_text}{f' ({extra})' if extra else ''}")
@@ -71,7 +69,7 @@ def steps_to_parity(source: Source) -> Answer:
 def _speedup_at_parity(source: Source) -> Answer:
     """At that number of steps, is its latency higher or lower than the baseline's?"""
     items = []
-    for curve in (c for c in source.curves if c.headline()):
+    for curve in (c for c in source.study.curves if c.headline()):
         best, name = curve.nearest_parity, name_of(curve)
         if best is None:
             items.append(f"{name}: parity is not shown at any margin up to {percent(0.2)}, so there is no such latency")
@@ -83,7 +81,7 @@ def _speedup_at_parity(source: Source) -> Answer:
             continue
         items.append(
             f"{name}: at K={best.parity.steps}{margin} diffusion takes {seconds(point.latency.median)}, "
-            f"{spread(best.latency_ratio, 'x')} the baseline's speed: {speed_word(best.latency_ratio)}"
+            f"{spread(best.latency_ratio, 'x')} the baseline's speed: {speed_text(best.latency_ratio)}"
         )
     missing = f"parity needs the quality of both models, and {why_no_quality(source)}"
     return answer_of("at S_parity, taken at the smallest margin that reaches it", items=items, missing=missing)
@@ -201,24 +199,20 @@ def fitness(source: Source, use: UseCase) -> Answer:
     """The settings of a use case: how many have which verdict, and the verdict of each with its reason."""
     curves = use.curves(source.study)
     if not curves:
-        batches = listed(f"B={b}" for b in sorted({c.batch_size for c in source.curves}))
-        lengths = listed(f"N={n}" for n in sorted({c.prompt_tokens + c.new_tokens for c in source.curves}))
+        batches = listed(f"B={b}" for b in sorted({c.batch_size for c in source.study.curves}))
+        lengths = listed(f"N={n}" for n in sorted({c.prompt_tokens + c.new_tokens for c in source.study.curves}))
         return not_measured(f"no diffusion setting has {use.condition} (there are {batches}; {lengths})")
-    verdicts = [verdict_of(c) for c in curves]
-    badges = [BADGES[verdict] for verdict, _ in verdicts]
-    counts = [f"{counted(badges.count(b), 'setting')}: {b[0].lower()}{b[1:]}" for b in dict.fromkeys(badges)]
-    items = [f"{name_of(c)}: {why}" for c, (_, why) in zip(curves, verdicts, strict=True)]
-    lead = "; ".join(counts)
+    judged = [(name_of(c), *verdict_of(c)) for c in curves]
+    groups = group_by(judged, lambda j: BADGES[j[1]])
+    items = [f"{name}: {why}" for name, _, why in judged]
+    lead = "; ".join(f"{counted(len(g), 'setting')}: {badge[0].lower()}{badge[1:]}" for badge, g in groups.items())
     if any(c.headline() for c in curves):
         return answer_of(lead, items=items)
     note = "fitness needs quality as well, which was not measured"
     return answer_of(lead, note, items=items, state="in part")
 
 
-@answers(USAGE, "question")
-def _interactive(source: Source) -> Answer:
-    """Is LLaDA responsive enough for interactive use?"""
-    return fitness(source, INTERACTIVE)
+USAGE += [Question("question", use.question, partial(fitness, use=use)) for use in USE_CASES]
 
 
 @answers(USAGE, "claim")
@@ -244,21 +238,9 @@ def _first_text(source: Source) -> Answer:
 
 
 def _waiting(point: CellSummary) -> str:
-    whole = block_length(point.cell) == point.cell.new_tokens
+    whole = point.block_length == point.cell.new_tokens
     what = "shows nothing before the end" if whole else "shows its first finished block"
     return f"at K={point.cell.steps} {what} (after {seconds(point.first_text_s or 0)})"
-
-
-@answers(USAGE, "question")
-def _server(source: Source) -> Answer:
-    """Is LLaDA fit for batch processing and servers?"""
-    return fitness(source, SERVER)
-
-
-@answers(USAGE, "question")
-def _long(source: Source) -> Answer:
-    """Is LLaDA fit for long texts?"""
-    return fitness(source, LONG)
 
 
 @answers(USAGE, "question")
@@ -267,49 +249,45 @@ def _cost(source: Source) -> Answer:
 
     Throughput and energy of both models at equal quality; then energy over all step counts.
     """
-    at_parity = [f"{name_of(c)}: {text}" for c in source.curves if (text := _at_equal_quality(c))]
-    found = []
-    for curve in source.curves:
-        base = _joules_per_token(curve.baseline)
-        for p in curve.points:
-            own = _joules_per_token(p)
-            if base and own:
-                found.append((own / base, own, base, p.cell))
+    at_parity = [f"{name_of(c)}: {text}" for c in source.study.curves if (text := _at_equal_quality(c))]
+    found = [
+        (own.value / base.value, own.value, base.value, p.cell)
+        for c in source.study.curves
+        for p in c.points
+        if (own := p.joules_per_token)
+        and c.baseline
+        and (base := c.baseline.joules_per_token)
+        and own.value * base.value
+    ]
     if not found:
         lead = "no setting has the energy of both models (it is read from the GPU's own counter)"
         return answer_of(lead, items=at_parity, state="in part", missing=lead)
     items = []
-    for batch in sorted({cell.batch_size for *_, cell in found}):
-        here = [f for f in found if f[3].batch_size == batch]
-        ends = (pick(here, key=lambda f: f[:3]) for pick in (min, max))
-        items += [_joules(*f) for f in dict.fromkeys(ends)]
+    for _, here in sorted(group_by(found, lambda f: f[3].batch_size).items()):
+        for ratio, own_j, base_j, cell in dict.fromkeys(pick(here, key=lambda f: f[:3]) for pick in (min, max)):
+            joules = f"{sig(ratio, 2)}x ({sig(own_j, 2)} J and {sig(base_j, 2)} J)"
+            items.append(f"{shape(cell)}, K={cell.steps}: {joules}")
     note = "by the board's own counter, idle power included; the least and the most at each batch size"
     lead = sentences([f"energy per new token as a multiple of the baseline's: {note}"])
-    return Answer(lead, items=(*some(at_parity), *some(items, "cell")))
+    return Answer(lead, items=(*shortened(at_parity), *shortened(items, "cell")))
 
 
 def _at_equal_quality(curve: Curve) -> str:
     """Both models where their quality is equal; empty where that is not reached or not timed."""
-    found = at_equal_quality(curve, curve.headline())
-    if found is None:
+    lead = curve.headline()
+    steps = lead.parity.steps if lead else None
+    target, baseline = (_efficiency(c) for c in (curve.at(steps), curve.baseline))
+    if lead is None or steps is None or not target or not baseline:
         return ""
-    text = f"at equal quality (K={found.steps}) diffusion writes {_efficiency(found.target)}"
-    text += f", the baseline {_efficiency(found.baseline)}"
-    return text + (f": {spread(found.energy, 'x')} the baseline's energy per token" if found.energy else "")
+    text = f"at equal quality (K={steps}) diffusion writes {target}, the baseline {baseline}"
+    return text + (f": {spread(lead.energy_ratio, 'x')} the baseline's energy per token" if lead.energy_ratio else "")
 
 
-def _efficiency(found: Efficiency) -> str:
-    rate = f"{spread(found.tokens_per_s)} tokens/s"
-    return rate if found.joules_per_token is None else f"{rate} for {spread(found.joules_per_token)} J per token"
-
-
-def _joules(ratio: float, own: float, base: float, cell: Cell) -> str:
-    return f"{shape(cell)}, K={cell.steps}: {sig(ratio, 2)}x ({sig(own, 2)} J and {sig(base, 2)} J)"
-
-
-def _joules_per_token(cell: CellSummary | None) -> float | None:
-    found = efficiency_of(cell)
-    return found.joules_per_token.value if found and found.joules_per_token else None
+def _efficiency(cell: CellSummary | None) -> str:
+    if cell is None or cell.throughput is None:
+        return ""
+    rate = f"{spread(cell.throughput)} tokens/s"
+    return rate if cell.joules_per_token is None else f"{rate} for {spread(cell.joules_per_token)} J per token"
 
 
 @answers(USAGE, "question")

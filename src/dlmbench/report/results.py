@@ -1,4 +1,4 @@
-"""Section 5: the tables, the figures, sample texts, and the findings."""
+"""Sections 4 and 5: what was varied and held fixed, the tables, the figures, sample texts, and the findings."""
 
 from __future__ import annotations
 
@@ -7,13 +7,26 @@ from collections.abc import Callable, Sequence
 from dlmbench.analysis.answer import answer
 from dlmbench.analysis.break_even import BreakEven
 from dlmbench.analysis.quality import MetricInfo, Quality
-from dlmbench.analysis.results import CellSummary
-from dlmbench.analysis.summary_table import block_length
-from dlmbench.report.answers import grouped
-from dlmbench.report.markdown import Markdown, bullets, escape, quote, table
-from dlmbench.report.numbers import DASH, counted, gib, listed, percent, seconds, sig, spread
+from dlmbench.analysis.results import CellSummary, group_by
 from dlmbench.report.quality_answers import why_no_quality
-from dlmbench.report.source import Source, first_of, name_of, shape
+from dlmbench.report.source import ABSENT, Source, first_of, name_of, shape
+from dlmbench.report.text import (
+    Markdown,
+    bullets,
+    counted,
+    escape,
+    from_to,
+    gib,
+    listed,
+    percent,
+    plain,
+    quote,
+    seconds,
+    sig,
+    spread,
+    table,
+)
+from dlmbench.types import Environment
 
 # The rows of a table in the document; the rest is counted and is in the CSV.
 MOST_ROWS = 80
@@ -25,6 +38,79 @@ _STATUS = {
     "invalid": "with invalid output",
     "error": "ended by an error",
 }
+
+
+# ---------------------------------------------------------------- section 4: setup
+
+
+def values(source: Source, name: str, role: str | None = None) -> str:
+    """The values of an axis, as a list."""
+    return listed(map(plain, source.values(name, role)))
+
+
+def lengths(source: Source) -> str:
+    """Every N with its P and G."""
+    shapes = sorted({(s.cell.sequence_length, s.cell.prompt_tokens, s.cell.new_tokens) for s in source.study.cells})
+    return listed(f"{n} (P={p}, G={g})" for n, p, g in shapes)
+
+
+def knobs(source: Source) -> Markdown:
+    """Every setting of the diffusion sampler with its values."""
+    names = dict.fromkeys(name for s in source.targets for name, _ in s.cell.knobs if name != "steps")
+    rows = []
+    for name in names:
+        known = dict.fromkeys(s.cell.knob(name) for s in source.targets if name in dict(s.cell.knobs))
+        rows.append((name, listed(map(plain, known))))
+    return table(("setting", "values"), rows, 2) if rows else Markdown("No diffusion cell is planned.")
+
+
+def clock(source: Source) -> str:
+    """Which clock timed the cells."""
+    names = {"cuda": "CUDA events", "wall": "the host's wall clock (there is no GPU)"}
+    clocks = dict.fromkeys(s.clock for r in source.run.results for s in r.timed)
+    return listed(names.get(c, c) if len(clocks) == 1 else c for c in clocks) if clocks else "no cell was timed"
+
+
+def repetitions(source: Source) -> str:
+    """How many timed repetitions there are."""
+    counts = [len(r.timed) for r in source.run.results if r.timed]
+    if not counts:
+        return "No cell was timed."
+    return f"On record: {from_to(counts, lambda n: f'{n:g}')} timed repetitions a cell, {sum(counts):,} in all."
+
+
+_DESIGN: tuple[tuple[str, str, Callable[[Source], str]], ...] = (
+    ("independent", "models", lambda s: listed(m.key for m in s.models)),
+    ("independent", "diffusion steps K", lambda s: values(s, "steps")),
+    ("independent", "batch size B", lambda s: values(s, "batch_size")),
+    ("independent", "sequence length N", lengths),
+    ("independent", "block length", lambda s: values(s, "block_length", "target")),
+    ("control", "new tokens G, the same for both models", lambda s: values(s, "new_tokens")),
+    ("control", "precision", lambda s: values(s, "precision")),
+    ("control", "attention setting", lambda s: values(s, "attention")),
+    ("control", "engine", lambda s: values(s, "engine")),
+    ("control", "temperature", lambda s: values(s, "temperature")),
+    ("control", "device", lambda s: s.run.environment.device if s.run.environment else ABSENT),
+    ("control", "prompts", lambda s: values(s, "prompts")),
+)
+
+
+def design(sources: Sequence[Source]) -> Markdown:
+    """The summary of the design, one column per run."""
+    rows = [(kind, name, *(read(s) for s in sources)) for kind, name, read in _DESIGN]
+    return table(("type", "variable", *(s.run.name for s in sources)), rows, 2 + len(sources))
+
+
+def environment(source: Source) -> Markdown:
+    """Everything on record about the machine and its software."""
+    if not source.environment:
+        return Markdown("The environment is not on record.")
+    equal = {name.replace("_", " ") for name in Environment.COMPARABLE}
+    rows = [(f"{n} (must agree within a folder)" if n in equal else n, value) for n, value in source.environment]
+    return table(("what", "value"), rows, 2)
+
+
+# ---------------------------------------------------------------- section 5: results
 
 
 def counts(source: Source) -> str:
@@ -48,7 +134,7 @@ def short_answer(source: Source) -> Markdown:
 
 def _table(
     columns: Sequence[str],
-    rows: Sequence[Sequence[str]],
+    rows: Sequence[Sequence[object]],
     missing: str,
     *notes: str,
     numbers_from: int = 1,
@@ -67,16 +153,16 @@ def cells(source: Source) -> Markdown:
     rows = [
         (
             source.study.label(s.cell),
-            str(s.cell.steps or DASH),
-            str(block_length(s.cell) or DASH),
-            str(s.cell.batch_size),
-            str(s.cell.prompt_tokens),
-            str(s.cell.new_tokens),
+            s.cell.steps,
+            s.block_length,
+            s.cell.batch_size,
+            s.cell.prompt_tokens,
+            s.cell.new_tokens,
             _latency(s),
-            sig(s.throughput.median) if s.throughput else DASH,
-            spread(s.speedup, "x") if s.speedup else DASH,
-            gib(s.memory.bytes) if s.memory else DASH,
-            str(s.latency.n if s.latency else 0),
+            s.throughput and sig(s.throughput.median),
+            s.speedup and spread(s.speedup, "x"),
+            s.memory and gib(s.memory.bytes),
+            s.latency.n if s.latency else 0,
         )
         for s in source.study.cells
     ]
@@ -99,20 +185,18 @@ def _latency(summary: CellSummary) -> str:
 
 def quality(source: Source) -> Markdown:
     """Every metric of every set of texts; a row for each step count."""
-    shown: dict[str, CellSummary] = {}
-    for s in source.study.cells:
-        if s.quality:
-            shown.setdefault(s.cell.quality_key, s)
-    metrics = list(dict.fromkeys(q.metric for s in shown.values() for q in s.quality))
+    scored = group_by((s for s in source.study.cells if s.quality), lambda s: s.cell.quality_key)
+    shown = [group[0] for group in scored.values()]
+    metrics = list(dict.fromkeys(q.metric for s in shown for q in s.quality))
     rows = [
         (
             f"{source.study.label(s.cell)}, {shape(s.cell, batch=False)}",
-            str(s.cell.steps or DASH),
+            s.cell.steps,
             *(_quality(s.quality_in(m.name)) for m in metrics),
         )
-        for s in shown.values()
+        for s in shown
     ]
-    texts = listed(sorted({q.n for s in shown.values() for q in s.quality}))
+    texts = listed(sorted({q.n for s in shown for q in s.quality}))
     note = f"Metrics: {'; '.join(map(_legend, metrics))}. Texts a cell: {texts}."
     columns = ("texts of", "K", *(m.display_name for m in metrics))
     return _table(columns, rows, f"Not measured: {why_no_quality(source)}.", note)
@@ -124,9 +208,9 @@ def _legend(metric: MetricInfo) -> str:
     return metric.title
 
 
-def _quality(value: Quality | None) -> str:
+def _quality(value: Quality | None) -> str | None:
     if value is None:
-        return DASH
+        return None
     if value.low is None or value.high is None:
         return sig(value.value)
     # Three digits even where the interval is wide: it is unpaired, and the models are compared prompt by prompt.
@@ -136,7 +220,7 @@ def _quality(value: Quality | None) -> str:
 def parity(source: Source) -> Markdown:
     """S_parity and the speedup there: by the leading metric at every margin, by others once a set of texts at 0."""
     rows = []
-    for curve in source.curves:
+    for curve in source.study.curves:
         lead = curve.headline()
         for p in curve.parities:
             if lead is None or (p.metric != lead.metric and (p.parity.delta or curve not in source.scored_curves)):
@@ -147,10 +231,10 @@ def parity(source: Source) -> Markdown:
                     p.metric.display_name,
                     f"{p.parity.delta:g}",
                     p.outcome_text,
-                    str(p.parity.literal_steps or DASH),
+                    p.parity.literal_steps,
                     "yes" if p.parity.is_monotone else "no",
-                    spread(p.latency_ratio, "x") if p.latency_ratio else DASH,
-                    percent(p.speedup.share_reached) if p.speedup else DASH,
+                    p.latency_ratio and spread(p.latency_ratio, "x"),
+                    p.speedup and percent(p.speedup.share_reached),
                 )
             )
     columns = (
@@ -166,12 +250,12 @@ def parity(source: Source) -> Markdown:
 
 def break_even(source: Source) -> Markdown:
     """k* of every setting with its line."""
-    rows = []
-    for c in source.curves:
+    rows: list[tuple[str | None, ...]] = []
+    for c in source.study.curves:
         line = c.break_even
         if line is None:
             reason = next((m for m in c.missing if "break-even" in m), "fewer than two step counts timed")
-            rows.append((name_of(c), f"not known: {reason}", DASH, DASH, DASH))
+            rows.append((name_of(c), f"not known: {reason}", None, None, None))
             continue
         deviation = percent(line.largest_residual) if line.is_checked else "2 points only"
         # No time is below zero, but a line's intercept can be: by noise, or where latency bends.
@@ -191,7 +275,7 @@ def break_even_text(line: BreakEven) -> str:
 def inner_times(source: Source) -> Markdown:
     """Time to first text and between tokens, from traced passes."""
     rows = [
-        (*_cell(source, s), seconds(s.first_text_s), DASH if s.inter_token_s is None else seconds(s.inter_token_s))
+        (source.name_of(s), s.cell.steps, seconds(s.first_text_s), s.inter_token_s and seconds(s.inter_token_s))
         for s in source.study.cells
         if s.first_text_s is not None
     ]
@@ -199,17 +283,13 @@ def inner_times(source: Source) -> Markdown:
     return _table(columns, rows, "Not measured: no traced pass is on record.")
 
 
-def _cell(source: Source, summary: CellSummary) -> tuple[str, str]:
-    return f"{source.study.label(summary.cell)}, {shape(summary.cell)}", str(summary.cell.steps or DASH)
-
-
 def energy(source: Source) -> Markdown:
     """Energy a batch and a token."""
-    rows = []
-    for s in source.study.cells:
-        if s.energy is not None:
-            value, tokens = s.energy.median, s.cell.batch_size * s.cell.new_tokens
-            rows.append((*_cell(source, s), f"{sig(value)} J", f"{sig(value / tokens)} J"))
+    rows = [
+        (source.name_of(s), s.cell.steps, f"{sig(s.energy.median)} J", f"{sig(s.joules_per_token.value)} J")
+        for s in source.study.cells
+        if s.energy and s.joules_per_token
+    ]
     missing = "Not measured: no energy is on record (it is read from an NVIDIA GPU's own counter)."
     return _table(("cell", "K", "a generated batch", "a new token"), rows, missing)
 
@@ -220,14 +300,14 @@ def figures(source: Source) -> Markdown:
     for i, f in enumerate(source.figures, 1):
         picture = f"![{escape(f.title)}]({f.path})\n\n" if f.path else ""
         parts.append(f"{picture}*Figure {i}.* {escape(f.caption)}")
-    return Markdown("\n\n".join(parts)) if parts else Markdown("There are no figures.")
+    return Markdown("\n\n".join(parts) or "There are no figures.")
 
 
 def texts(source: Source) -> Markdown:
     """The same prompt continued by the baseline, and by diffusion at the fewest and the most steps."""
     if source.random:
         return Markdown("Not shown: random weights write noise.")
-    if not source.curves:
+    if not source.study.curves:
         return Markdown("Not shown: there is no curve over K.")
     parts = []
     for writer, text in source.sample_texts(most=2)[1]:
@@ -238,17 +318,16 @@ def texts(source: Source) -> Markdown:
 
 def findings(source: Source) -> Markdown:
     """One row per kind of finding: how often, the first, and the advice."""
-    groups = grouped(source.study.findings, lambda f: f.code)
-    rows = [(g[0].severity, str(len(g)), g[0].message, g[0].hint) for g in groups]
+    groups = group_by(source.study.findings, lambda f: f.code).values()
+    rows = [(g[0].severity, len(g), g[0].message, g[0].hint) for g in groups]
     columns = ("severity", "times", "first", "advice")
     return _table(columns, rows, "Every check that had its data passed.", numbers_from=4)
 
 
 def missing(source: Source) -> Markdown:
     """What the analysis lacked, each reason once, with the settings it concerns."""
-    reasons = dict.fromkeys(source.study.missing, "")
-    reasons |= {reason: f" ({first_of(names)})" for reason, names in source.missing_of_curves.items()}
-    items = [f"{reason}{names}." for reason, names in reasons.items()]
+    items = [f"{reason}." for reason in source.study.missing]
+    items += [f"{reason} ({first_of(names)})." for reason, names in source.missing_of_curves.items()]
     known = source.study.cells
     if all(s.energy is None for s in known):
         items.append("no energy: no counter of the device was read.")

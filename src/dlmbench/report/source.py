@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from dlmbench import registry
-from dlmbench.analysis.results import CellSummary, Curve, Study
+from dlmbench.analysis.results import CellSummary, Curve, Study, group_by
 from dlmbench.errors import BenchError
+from dlmbench.report.text import gib
 from dlmbench.results import GENERATIONS, read_generations
 from dlmbench.types import Cell, CellResult, Finding, ModelSpec, PromptSettings, ProtocolSettings, Run, from_mapping
 
 EXPERIMENT = "experiment.json"
+ABSENT = "not on record"
 
 
 @dataclass(frozen=True)
@@ -46,11 +48,6 @@ class Source:
     settings: ExperimentSettings
     figures: tuple[DocumentFigure, ...] = ()
 
-    @property
-    def name(self) -> str:
-        """The experiment's name."""
-        return self.run.name
-
     @cached_property
     def results(self) -> Mapping[str, CellResult]:
         """Results by cell id."""
@@ -72,45 +69,46 @@ class Source:
         """Every diffusion cell."""
         return self.of_role("target")
 
-    @property
-    def curves(self) -> tuple[Curve, ...]:
-        """The curves over K."""
-        return self.study.curves
-
     @cached_property
     def scored_curves(self) -> tuple[Curve, ...]:
         """One curve for each set of texts that has a parity: batch sizes share theirs, the most step counts lead."""
-        unique: dict[object, Curve] = {}
-        for curve in self.curves:
-            if curve.headline():
-                key = (curve.label, curve.prompt_tokens, curve.new_tokens)
-                unique[key] = max(unique.get(key, curve), curve, key=lambda c: len(c.points))
-        return tuple(unique.values())
+        groups = group_by((c for c in self.study.curves if c.headline()), lambda c: (c.label, c.lengths))
+        return tuple(max(group, key=lambda c: len(c.points)) for group in groups.values())
 
     @property
     def left_out(self) -> Mapping[str, list[str]]:
         """Reason -> the combinations of the grid that were left out for it."""
-        found: dict[str, list[str]] = {}
-        for out in self.run.left_out:
-            found.setdefault(out.reason, []).append(out.label)
-        return found
+        groups = group_by(self.run.left_out, lambda o: o.reason)
+        return {reason: [o.label for o in group] for reason, group in groups.items()}
 
     @property
     def missing_of_curves(self) -> Mapping[str, list[str]]:
         """What could not be computed and why -> the curves that lack it."""
-        found: dict[str, list[str]] = {}
-        for curve in self.curves:
-            for reason in curve.missing:
-                found.setdefault(reason, []).append(name_of(curve))
-        return found
+        pairs = ((reason, name_of(curve)) for curve in self.study.curves for reason in curve.missing)
+        return {reason: [name for _, name in group] for reason, group in group_by(pairs, lambda p: p[0]).items()}
+
+    @cached_property
+    def environment(self) -> list[tuple[str, str]]:
+        """Everything on record about the machine, its software and the time; empty without an environment."""
+        env = self.run.environment
+        if env is None:
+            return []
+        started = sorted(s.started_at for r in self.run.results for s in r.samples)
+        ends = (t[:16].replace("T", " ") for t in (started[0], started[-1])) if started else ()
+        shown = {f.name: getattr(env, f.name) for f in fields(env)}
+        shown |= {"memory_bytes": gib(env.memory_bytes), "power_cap_w": env.power_cap_w and f"{env.power_cap_w:g} W"}
+        shown |= {"host": f"{env.host} (a hash)", "measured": " to ".join(ends) or None, "environment_id": env.id}
+        names = (n.removesuffix("_bytes").removesuffix("_w").replace("_", " ") for n in shown)
+        return [(n, ABSENT if v is None else str(v)) for n, v in zip(names, shown.values(), strict=True)]
 
     @property
-    def finding_groups(self) -> tuple[tuple[Finding, ...], ...]:
+    def finding_groups(self) -> list[list[Finding]]:
         """Findings of the same kind and severity together, errors first."""
-        groups: dict[tuple[str, str], list[Finding]] = {}
-        for f in self.study.findings:
-            groups.setdefault((f.severity, f.code), []).append(f)
-        return tuple(map(tuple, groups.values()))
+        return list(group_by(self.study.findings, lambda f: (f.severity, f.code)).values())
+
+    def name_of(self, summary: CellSummary) -> str:
+        """A cell's label and shape."""
+        return f"{self.study.label(summary.cell)}, {shape(summary.cell)}"
 
     def of_role(self, role: str) -> tuple[CellSummary, ...]:
         """All cells of the baseline or the target."""
@@ -130,7 +128,7 @@ class Source:
         """
         if not (Path(self.run.folder) / GENERATIONS).is_file():
             return 0, ()
-        curve = next(iter((*self.scored_curves, *self.curves)), None)
+        curve = next(iter((*self.scored_curves, *self.study.curves)), None)
         base = (curve.quality_baseline or curve.baseline) if curve else next(iter(self.study.baselines), None)
         points = [p.cell for p in curve.points] if curve else []
         if len(points) > most:

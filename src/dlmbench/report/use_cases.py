@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from dlmbench.analysis.answer import gap_text
-from dlmbench.analysis.results import CellSummary, Curve, Study
+from dlmbench.analysis.results import CellSummary, Curve, Study, group_by
 from dlmbench.analysis.winners import steps_at, winner_of
-from dlmbench.report.numbers import counted, gib, listed, seconds, sig, spread
+from dlmbench.report.text import counted, gib, listed, seconds, sig, spread
 
 SERVER_BATCH = 8
 LONG_TOKENS = 1024
@@ -41,6 +41,7 @@ class UseCase:
     key: str
     title: str
     meaning: str
+    question: str
     condition: str
     holds: Callable[[Curve], bool]
     fact_name: str
@@ -55,6 +56,7 @@ INTERACTIVE = UseCase(
     "interactive",
     "Interactive use",
     "one request at a time: batch size 1",
+    "Is LLaDA responsive enough for interactive use?",
     "B=1",
     lambda c: c.batch_size == 1,
     "First text on the screen after",
@@ -64,6 +66,7 @@ SERVER = UseCase(
     "server",
     "Server",
     f"many requests at once: batch size {SERVER_BATCH} or more",
+    "Is LLaDA fit for batch processing and servers?",
     f"B>={SERVER_BATCH}",
     lambda c: c.batch_size >= SERVER_BATCH,
     "Throughput, whole batch",
@@ -73,6 +76,7 @@ LONG = UseCase(
     "long",
     "Long context",
     f"prompt and answer of {LONG_TOKENS:,} tokens or more together",
+    "Is LLaDA fit for long texts?",
     f"N>={LONG_TOKENS}",
     lambda c: c.prompt_tokens + c.new_tokens >= LONG_TOKENS,
     "Peak memory",
@@ -119,14 +123,14 @@ def verdict_of(curve: Curve) -> tuple[WorkloadVerdict, str]:
 class Strip:
     """The steps measured on a line from 0 to 100: where diffusion is faster, and where it is as good.
 
-    faster_to, good_from: percent along the line; None where nowhere. faster_surely, faster_perhaps: the ends of k*'s
+    faster_to, good_from: percent along the line; None where nowhere. faster_low, faster_high: the ends of k*'s
     interval, cut at the ends of the line.
     """
 
     ticks: tuple[tuple[float, int], ...]
     faster_to: float | None
-    faster_surely: float
-    faster_perhaps: float
+    faster_low: float
+    faster_high: float
     good_from: float | None
     text: str
 
@@ -193,10 +197,8 @@ def _answer(study: Study, use: UseCase) -> UseCaseAnswer:
             LONG.key: f"the longest sequence measured is {longest} tokens",
         }
         missing = why[use.key] if study.curves else "no diffusion cell with a step count"
-    groups: dict[tuple[int, int, int], list[Curve]] = {}
-    for c in curves:
-        groups.setdefault((c.prompt_tokens + c.new_tokens, c.new_tokens, c.batch_size), []).append(c)
-    workloads = tuple(_workload(groups[key], use) for key in sorted(groups))
+    groups = group_by(curves, lambda c: (sum(c.lengths), c.new_tokens, c.batch_size))
+    workloads = tuple(_workload(group, use) for _, group in sorted(groups.items()))
     return UseCaseAnswer(use, workloads, missing, note)
 
 
