@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from dlmbench.models.config_json import refuse, required, rope_theta, token_id
+from dlmbench.models.config_json import read_known, refuse, required, rope_theta, token_id
 from dlmbench.types import Architecture, TensorSpec
 
 PARADIGM = "diffusion"
@@ -21,41 +21,7 @@ PUBLISHED = {"GSAI-ML/LLaDA-8B-Base": "8b"}
 
 _EOT_ID = 126348  # <|eot_id|> of the published tokenizer; config.json does not name it
 
-KNOWN: dict[str, dict[str, Any]] = {
-    "8b": {
-        "model_type": "llada",
-        "d_model": 4096,
-        "n_layers": 32,
-        "n_heads": 32,
-        "n_kv_heads": 32,
-        "mlp_hidden_size": 12288,
-        "vocab_size": 126464,
-        "embedding_size": 126464,
-        "rope": True,
-        "rope_theta": 500000.0,
-        "rms_norm_eps": 1e-5,
-        "max_sequence_length": 4096,
-        "mask_token_id": 126336,
-        "eos_token_id": 126081,
-        "pad_token_id": 126081,
-    },
-    "tiny": {
-        "model_type": "llada",
-        "d_model": 64,
-        "n_layers": 2,
-        "n_heads": 4,
-        "n_kv_heads": 4,
-        "mlp_hidden_size": 128,
-        "vocab_size": 384,
-        "embedding_size": 384,
-        "rope": True,
-        "rms_norm_eps": 1e-5,
-        "max_sequence_length": 512,
-        "mask_token_id": 383,
-        "eos_token_id": 2,
-        "pad_token_id": 2,
-    },
-}
+KNOWN = read_known(__file__)
 
 _SUPPORTED: dict[str, tuple[Any, ...]] = {
     "model_type": ("llada",),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from dlmbench.models.config_json import refuse, required, rope_theta, token_id
+from dlmbench.models.config_json import read_known, refuse, required, rope_theta, token_id
 from dlmbench.types import Architecture, TensorSpec
 
 PARADIGM = "autoregressive"
@@ -16,34 +16,7 @@ TITLE = "LLaMA"
 PUBLISHED = {"meta-llama/Meta-Llama-3-8B": "8b"}
 
 # Configs known by name, for speed studies with random weights (from the model cards of the published checkpoints).
-KNOWN: dict[str, dict[str, Any]] = {
-    "8b": {
-        "model_type": "llama",
-        "hidden_size": 4096,
-        "intermediate_size": 14336,
-        "num_hidden_layers": 32,
-        "num_attention_heads": 32,
-        "num_key_value_heads": 8,
-        "vocab_size": 128256,
-        "max_position_embeddings": 8192,
-        "rope_theta": 500000.0,
-        "rms_norm_eps": 1e-5,
-        "bos_token_id": 128000,
-        "eos_token_id": 128001,
-    },
-    "tiny": {
-        "model_type": "llama",
-        "hidden_size": 64,
-        "intermediate_size": 128,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "vocab_size": 384,
-        "max_position_embeddings": 512,
-        "rms_norm_eps": 1e-5,
-        "eos_token_id": 2,
-    },
-}
+KNOWN = read_known(__file__)
 
 
 def architecture(config: Mapping[str, Any]) -> Architecture:
