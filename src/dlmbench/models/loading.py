@@ -103,10 +103,8 @@ def find_auxiliary(source: str) -> tuple[Path, dict[str, Any]]:
     """
     folder = resolve_model(ModelSpec("auxiliary", "", source, "baseline"))
     assert folder is not None, "only an architecture with random weights has no folder"
-    try:
+    with checkpoint.naming(folder):
         return folder, checkpoint.read_json(folder / "config.json")
-    except BenchError as error:
-        raise BenchError(f"{folder}: {error.message}", error.hint) from None
 
 
 # ---------------------------------------------------------------- folders

@@ -126,14 +126,12 @@ class MemoryLaw:
         return text if self.is_explained else f"{text}: unexplained, the code makes {_OFFICIAL_COPIES}"
 
 
-def official_law(arch: Architecture, precision: str = "bfloat16", copies: float = _OFFICIAL_COPIES) -> MemoryLaw:
-    """The law of LLaDA's official sampler at temperature 0: whole-canvas logits `copies` times, one hidden state."""
-    e = operators.element_bytes(precision)
-    position = e * (copies * arch.vocab_size + arch.hidden_size)
-    return MemoryLaw(arch.parameters * e + WORKSPACE_BYTES, position, copies)
+def official_law(arch: Architecture) -> MemoryLaw:
+    """The law of LLaDA's official sampler at temperature 0, bfloat16: whole-canvas logits thrice, one hidden state."""
+    position_bytes = 2 * (_OFFICIAL_COPIES * arch.vocab_size + arch.hidden_size)
+    return MemoryLaw(arch.parameters * 2 + WORKSPACE_BYTES, position_bytes, _OFFICIAL_COPIES)
 
 
-def law_of(arch: Architecture, fixed_bytes: float, position_bytes: float, precision: str = "bfloat16") -> MemoryLaw:
-    """Read a published or measured law: how many copies of the logits its slope amounts to."""
-    e = operators.element_bytes(precision)
-    return MemoryLaw(fixed_bytes, position_bytes, (position_bytes / e - arch.hidden_size) / arch.vocab_size)
+def law_of(arch: Architecture, fixed_bytes: float, position_bytes: float) -> MemoryLaw:
+    """Read a published or measured law in bfloat16: how many copies of the logits its slope amounts to."""
+    return MemoryLaw(fixed_bytes, position_bytes, (position_bytes / 2 - arch.hidden_size) / arch.vocab_size)

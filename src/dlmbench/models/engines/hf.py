@@ -72,14 +72,9 @@ class HFModel:
         device: torch.device,
     ) -> None:
         self.architecture = architecture
-        self._device = device
+        self.device = device
         self._attention = attention
         self._llama = _build_llama(architecture, weights, dtype, device)
-
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return self._device
 
     def forward(
         self,
@@ -93,7 +88,7 @@ class HFModel:
 
         if cache is not None:
             cache.set_span(start, tokens_BQ.shape[1])
-        positions_Q = torch.arange(start, start + tokens_BQ.shape[1], device=self._device)
+        positions_Q = torch.arange(start, start + tokens_BQ.shape[1], device=self.device)
         with torch.inference_mode(), enforced(self._attention):
             hidden_BQD: torch.Tensor = self._llama.model(
                 input_ids=tokens_BQ,

@@ -223,7 +223,7 @@ class Transformer:
     ) -> None:
         import torch
 
-        self.architecture, self.dtype, self._device = architecture, dtype, device
+        self.architecture, self.dtype, self.device = architecture, dtype, device
         self.attention, self._compile, self._cuda_graphs = attention, compile, cuda_graphs
         self.heads = (architecture.heads, architecture.kv_heads)
         self._weights = TransformerWeights(architecture, weights, dtype, device)
@@ -246,11 +246,6 @@ class Transformer:
             # Functions of static shape are compiled once per shape: never fall back to eager after too many of them.
             torch._dynamo.config.recompile_limit = torch._dynamo.config.accumulated_recompile_limit = 4096
             torch._dynamo.config.automatic_dynamic_shapes = False
-
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return self._device
 
     def maybe_compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """`function`, compiled; unchanged where this engine does not compile."""
@@ -287,7 +282,7 @@ class Transformer:
         stop, causal = start + tokens_BQ.shape[1], self.architecture.is_causal
         mask_B1QN = None if attention_mask_BN is None else _sdpa_mask(attention_mask_BN, start, stop, causal)
         freqs_cis_Q2h = mark_dynamic(self.freqs_cis(stop)[start:stop], 0)
-        input_pos_Q = mark_dynamic(torch.arange(start, stop, device=self._device), 0)
+        input_pos_Q = mark_dynamic(torch.arange(start, stop, device=self.device), 0)
 
         def attention(layer: int, qkv_BQ: torch.Tensor) -> torch.Tensor:
             k_cache, v_cache = (None, None) if cache is None else (mark_dynamic(t, 0, 1) for t in cache.layers[layer])
@@ -393,8 +388,8 @@ class Transformer:
         if positions > self._freqs_cis_N2h.shape[0]:
             self.reset_graphs()  # graphs hold the old table's address
             length, half = max(2 * positions, self.architecture.max_positions), self.architecture.head_size // 2
-            exponents_h = torch.arange(half, dtype=torch.float32, device=self._device) / half
-            angles_Nh = torch.arange(length, device=self._device)[:, None] / self.architecture.rope_theta**exponents_h
+            exponents_h = torch.arange(half, dtype=torch.float32, device=self.device) / half
+            angles_Nh = torch.arange(length, device=self.device)[:, None] / self.architecture.rope_theta**exponents_h
             self._freqs_cis_N2h = torch.stack([angles_Nh.cos(), angles_Nh.sin()], 1)
         return self._freqs_cis_N2h
 
