@@ -109,34 +109,17 @@ class Calibration:
     p90_error: float | None
     held_out: tuple[HeldOut, ...]
 
-    def to_json(self) -> str:
-        """As a JSON text that `from_json` reads."""
-        return json.dumps(asdict(self), indent=2)
-
     @classmethod
-    def from_json(cls, text: str) -> Calibration:
-        """Read back `to_json`.
+    def from_dict(cls, values: object) -> Calibration:
+        """Read back what `dataclasses.asdict` made.
 
         Raises:
-            BenchError: not such a text.
+            ValueError: not such values.
         """
-        try:
-            values: dict[str, Any] = json.loads(text)
-            held_out = tuple(
-                HeldOut(
-                    **{
-                        **h,
-                        "errors": tuple(h["errors"]),
-                        "log_errors": tuple(h["log_errors"]),
-                        "efficiencies": Efficiencies(**h["efficiencies"]),
-                    }
-                )
-                for h in values["held_out"]
-            )
-            values |= {"efficiencies": Efficiencies(**values["efficiencies"]), "held_out": held_out}
-            return cls(**values)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise BenchError(f"not a calibration ({error})", "Write one with Calibration.to_json") from error
+        from pydantic import TypeAdapter
+
+        found: Calibration = TypeAdapter(cls).validate_python(values)
+        return found
 
     @property
     def held_out_variance(self) -> float:
@@ -348,15 +331,8 @@ class CalibratedRun:
             "notes": self.notes,
             "calibrations": [asdict(c) for c in self.calibrations],
             "cells": [
-                {
-                    "cell_id": b.cell.id,
-                    "label": b.cell.label,
-                    "latency_s": b.latency_s,
-                    "floor_s": b.floor_s,
-                    "floor_ratio": b.floor_ratio,
-                    "mfu": b.mfu,
-                    "mbu": b.mbu,
-                }
+                {"cell_id": b.cell.id, "label": b.cell.label}
+                | {name: getattr(b, name) for name in ("latency_s", "floor_s", "floor_ratio", "mfu", "mbu")}
                 for b in self.bounds
             ],
         }
@@ -440,12 +416,10 @@ def load_calibration(path: Path) -> SavedCalibration:
     try:
         if document["schema_version"] != _SCHEMA:
             raise BenchError(f"{path} is of another version of dlmbench", remedy)
-        found = tuple(Calibration.from_json(json.dumps(c)) for c in document["calibrations"])
-        if not all(0 < v < float("inf") for c in found for v in asdict(c.efficiencies).values()):
-            raise BenchError(f"{path} has an efficiency that is not above 0", remedy)
-        return SavedCalibration(str(document["hardware"]["name"]), str(document["run"]), found)
-    except BenchError as error:
-        message = error.message if str(path) in error.message else f"{path} is {error.message}"
-        raise BenchError(message, remedy) from error
-    except (KeyError, TypeError, AttributeError) as error:
+        found = tuple(Calibration.from_dict(c) for c in document["calibrations"])
+        saved = SavedCalibration(str(document["hardware"]["name"]), str(document["run"]), found)
+    except (KeyError, TypeError, ValueError) as error:
         raise BenchError(f"{path} is not a calibration", remedy) from error
+    if not all(0 < v < math.inf for c in found for v in asdict(c.efficiencies).values()):
+        raise BenchError(f"{path} has an efficiency that is not above 0", remedy)
+    return saved

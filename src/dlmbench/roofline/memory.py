@@ -45,7 +45,7 @@ def split(cell: Cell, arch: Architecture) -> MemorySplit | None:
     if engine is None or kinds is None:
         return None
     e = operators.element_bytes(cell.precision)
-    tokens = max((f.rows * f.queries for f in kinds), default=0)
+    tokens = max((f.rows * f.positions for f in kinds), default=0)
     cached = max((f.cached for f in kinds), default=0)
     rows = max((f.rows for f in kinds), default=0)
     has_growing_cache = operators.is_decoding(cell) and cached > 0
@@ -94,7 +94,7 @@ def _score_bytes(forward: operators.Forward, cell: Cell, arch: Architecture) -> 
     """torch's math kernel holds one layer's scores twice, and its queries, keys and values once, in 32 bits."""
     if cell.attention != "math":
         return 0
-    scores = forward.rows * arch.heads * forward.queries * forward.context
+    scores = forward.rows * arch.heads * forward.positions * forward.context
     return int(2 * 4 * scores + 4 * 4 * forward.rows * forward.context * arch.hidden_size)
 
 

@@ -15,24 +15,16 @@ ELEMENT_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _CONFIDENCE_BYTES = {"float32": 4, "float64": 8}
 
 
-@dataclass(frozen=True)
-class Forward:
-    """`count` equal forwards of a batch; the mean one where they differ in their context only.
+@dataclass(frozen=True, kw_only=True)
+class Forward(ForwardShape):
+    """Equal forwards of a batch, as an engine runs them.
 
-    rows: sequences, twice the batch with classifier-free guidance. queries: positions computed per row. pairs:
-    query-key pairs per row that the mask allows. context: keys a query position can see at most. head: positions per
-    row on which the output head is evaluated. cached: positions per row whose keys and values are read from or written
-    to a cache. sampled: positions per sequence at which a token is chosen from its logits.
+    rows: sequences, twice the batch with classifier-free guidance. head: positions per row on which the output head is
+    evaluated.
     """
 
-    count: float
     rows: int
-    queries: int
-    context: float
-    pairs: float
     head: int
-    cached: float
-    sampled: int
 
 
 def element_bytes(precision: str) -> int:
@@ -90,16 +82,7 @@ def forwards_of(cell: Cell, total: float | None = None, needed_head_only: bool =
     engine = engine_cost(cell) or EngineCost()
     everywhere = engine.head_on_all_positions and not is_decoding(cell) and not needed_head_only
     return tuple(
-        Forward(
-            count=s.count,
-            rows=cell.batch_size * s.copies,
-            queries=s.positions,
-            context=s.context,
-            pairs=s.pairs,
-            head=s.positions if everywhere else s.sampled,
-            cached=s.cached,
-            sampled=s.sampled,
-        )
+        Forward(**vars(s), rows=cell.batch_size * s.copies, head=s.positions if everywhere else s.sampled)
         for s in shapes
     )
 
@@ -150,10 +133,10 @@ def load_of(forward: Forward, cell: Cell, arch: Architecture, exact_mask: bool =
         exact_mask: count only pairs that the mask allows, even where the kernel computes all of them.
     """
     e, d, layers = element_bytes(cell.precision), arch.hidden_size, arch.layers
-    tokens = forward.rows * forward.queries
+    tokens = forward.rows * forward.positions
     # torch's math kernel multiplies all pairs and masks afterwards.
     is_plain = cell.attention == "math"
-    all_pairs = forward.queries * forward.context
+    all_pairs = forward.positions * forward.context
     pairs = forward.rows * (all_pairs if is_plain and not exact_mask else forward.pairs)
     # It also writes, scales, normalises and reads the scores, in 32 bits: four passes over memory.
     scores = 4 * 4.0 * layers * arch.heads * forward.rows * all_pairs if is_plain else 0.0

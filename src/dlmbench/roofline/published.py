@@ -76,7 +76,7 @@ class Cost:
 
     seconds: dict[Part, float]
     flops: dict[Part, int]
-    moved: dict[Part, int]
+    bytes: dict[Part, int]
 
     @classmethod
     def zero(cls) -> Cost:
@@ -87,7 +87,7 @@ class Cost:
         return Cost(
             {p: self.seconds[p] + other.seconds[p] for p in PARTS},
             {p: self.flops[p] + other.flops[p] for p in PARTS},
-            {p: self.moved[p] + other.moved[p] for p in PARTS},
+            {p: self.bytes[p] + other.bytes[p] for p in PARTS},
         )
 
     @property
@@ -98,7 +98,7 @@ class Cost:
     def intensity(self, *parts: Part) -> float:
         """FLOPs per byte over `parts`, by default over all of them."""
         chosen = parts or PARTS
-        return sum(self.flops[p] for p in chosen) / sum(self.moved[p] for p in chosen)
+        return sum(self.flops[p] for p in chosen) / sum(self.bytes[p] for p in chosen)
 
     @property
     def linear_intensity(self) -> float:
@@ -152,7 +152,7 @@ def _cost(operators: Iterable[Operator], rates: Rates, times: int = 1) -> Cost:
     for o in operators:
         cost.seconds[o.part] += times * o.seconds(rates)
         cost.flops[o.part] += times * o.flops
-        cost.moved[o.part] += times * o.copies * o.moved
+        cost.bytes[o.part] += times * o.copies * o.moved
     return cost
 
 
@@ -172,7 +172,7 @@ def _decode_attention(arch: Architecture, first: int, last: int, b: int, rates: 
     return Cost(
         {p: both.seconds[p] * count / 2 for p in PARTS},
         {p: both.flops[p] * count // 2 for p in PARTS},
-        {p: both.moved[p] * count // 2 for p in PARTS},
+        {p: both.bytes[p] * count // 2 for p in PARTS},
     )
 
 
@@ -222,7 +222,7 @@ class Block:
     steps: int
     step_s: float
     flops: int
-    moved: int
+    bytes: int
 
 
 @dataclass(frozen=True)
@@ -243,7 +243,7 @@ class LladaAnalysis:
     @property
     def intensity(self) -> float:
         """FLOPs a byte of the whole generation."""
-        return sum(b.steps * b.flops for b in self.blocks) / sum(b.steps * b.moved for b in self.blocks)
+        return sum(b.steps * b.flops for b in self.blocks) / sum(b.steps * b.bytes for b in self.blocks)
 
 
 def llada(
