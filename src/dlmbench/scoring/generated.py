@@ -5,27 +5,26 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import lru_cache
 
+from dlmbench.prompts.spans import BROKEN
 from dlmbench.tiny.oracle import StoryScore, score_story
 from dlmbench.tiny.vocabulary import decode
 from dlmbench.types import Prompt, StoredGeneration, Texts, TextScore, Unscored
 
-# What a decoder writes for bytes that are no whole character: a text cut at G tokens may end in the middle of one.
-BROKEN = "\ufffd"
+
+def share_of(texts: Texts, metric: str, index: int, part: float, whole: int, reason: str) -> TextScore | Unscored:
+    """`part` over `whole` for the prompt of this `index`, or `reason` where the whole is empty."""
+    if whole:
+        return TextScore(texts.cell.id, metric, index, part, whole)
+    return Unscored(texts.cell.id, metric, index, reason)
 
 
-def ngrams(ids: tuple[int, ...], n: int) -> list[tuple[int, ...]]:
-    """All runs of n ids, in order."""
-    return [ids[i : i + n] for i in range(len(ids) - n + 1)]
-
-
-def distinct(texts: Texts, n: int) -> Iterator[TextScore | Unscored]:
-    """Distinct n-grams over n-grams; a generation shorter than n has none."""
+def ngram_shares(texts: Texts, metric: str, n: int, repeated: bool = False) -> Iterator[TextScore | Unscored]:
+    """Distinct n-grams over n-grams, or those `repeated`; a generation shorter than n has none."""
     for generation in texts.generations:
-        runs = ngrams(generation.output_ids, n)
-        if runs:
-            yield TextScore(texts.cell.id, f"distinct_{n}", generation.prompt_index, len(set(runs)), len(runs))
-        else:
-            yield Unscored(texts.cell.id, f"distinct_{n}", generation.prompt_index, f"fewer than {n} tokens")
+        ids = generation.output_ids
+        runs = [ids[i : i + n] for i in range(len(ids) - n + 1)]
+        part = len(runs) - len(set(runs)) if repeated else len(set(runs))
+        yield share_of(texts, metric, generation.prompt_index, part, len(runs), f"fewer than {n} tokens")
 
 
 def generated_texts(texts: Texts, metric: str) -> Iterator[tuple[Prompt, StoredGeneration, str] | Unscored]:
@@ -37,7 +36,7 @@ def generated_texts(texts: Texts, metric: str) -> Iterator[tuple[Prompt, StoredG
             reason = "no text: the model or its prompts come without a tokenizer"
             yield Unscored(texts.cell.id, metric, prompt.index, reason)
         else:
-            yield prompt, generation, generation.text.rstrip(BROKEN)
+            yield prompt, generation, generation.text.rstrip(BROKEN)  # cut at G tokens, it may end inside one
 
 
 @lru_cache(maxsize=4096)
