@@ -169,29 +169,30 @@ def problems(folder: Path, spec: ModelSpec) -> tuple[str, ...]:
     The config of a model without a family (a judge, an encoder) is read but not interpreted.
     """
     found: list[str] = []
-    try:
+
+    @contextmanager
+    def noting() -> Iterator[None]:
+        try:
+            yield
+        except BenchError as error:
+            found.append(error.message)
+
+    with noting():
         config = read_json(folder / "config.json")
         if spec.family:
             architecture_from(config, spec.family)
-    except BenchError as error:
-        found.append(error.message)
     if not any((folder / name).is_file() and (folder / name).stat().st_size > 0 for name in _TOKENIZERS):
         found.append("tokenizer.json is missing")
     elif (folder / "tokenizer.json").is_file():
-        try:
+        with noting():
             read_json(folder / "tokenizer.json")
-        except BenchError as error:
-            found.append(error.message)
+    files: set[Path] = set()
     if spec.weights == "pretrained":
-        try:
-            files = sorted(set(weight_map(folder).values()))
-        except BenchError as error:
-            return (*found, error.message)
-        for file in files:
-            try:
-                read_header(file)
-            except BenchError as error:
-                found.append(error.message)
+        with noting():
+            files = set(weight_map(folder).values())
+    for file in sorted(files):
+        with noting():
+            read_header(file)
     return tuple(found)
 
 

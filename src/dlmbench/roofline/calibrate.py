@@ -14,7 +14,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from functools import cache, cached_property
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -120,11 +120,6 @@ class Calibration:
 
         found: Calibration = TypeAdapter(cls).validate_python(values)
         return found
-
-    @property
-    def held_out_variance(self) -> float:
-        """Mean square of the logarithmic errors of the cells left out, each by the efficiencies of the other groups."""
-        return statistics.fmean(v**2 for h in self.held_out for v in h.log_errors)
 
 
 @dataclass(frozen=True)
@@ -242,14 +237,6 @@ def too_small(calibration: Calibration, groups: int) -> str | None:
     return f"too small: {'; '.join(reasons)}" if reasons else None
 
 
-@cache
-def _student_975(degrees: int) -> float:
-    """The 97.5% quantile of Student's t."""
-    from scipy.special import stdtrit  # the whole of scipy.stats takes seconds to import
-
-    return float(stdtrit(degrees, 0.975))
-
-
 @dataclass(frozen=True)
 class LatencyEstimate:
     """Expected seconds with a 95% interval, never below the floor.
@@ -269,16 +256,17 @@ def estimate(
     architecture: Architecture,
     hardware: Hardware,
     forwards: float | None = None,
-    transfer_sd: float = TRANSFER_SD,
 ) -> LatencyEstimate | None:
     """Latency of a cell, on the calibration's device or another one; None where its forwards are unknown.
 
     The interval joins the errors of the groups left out, how far the refits without them disagree on this very cell,
-    and, on another device, `transfer_sd`. Student's t with as many degrees as groups less one.
+    and, on another device, TRANSFER_SD. Student's t with as many degrees as groups less one.
 
     Raises:
         BenchError: the calibration has a single group, so that its error is not known.
     """
+    from scipy.special import stdtrit  # the whole of scipy.stats takes seconds to import
+
     kinds = operators.forwards_of(cell, forwards)
     if kinds is None:
         return None
@@ -295,8 +283,9 @@ def estimate(
         )
     is_extrapolated = hardware.name != calibration.hardware
     apart = statistics.fmean(math.log(seconds(h.efficiencies) / value) ** 2 for h in calibration.held_out)
-    variance = calibration.held_out_variance + apart + (transfer_sd**2 if is_extrapolated else 0.0)
-    factor = math.exp(_student_975(len(calibration.held_out) - 1) * math.sqrt(variance))
+    held_out = statistics.fmean(v**2 for h in calibration.held_out for v in h.log_errors)
+    variance = held_out + apart + (TRANSFER_SD**2 if is_extrapolated else 0.0)
+    factor = math.exp(float(stdtrit(len(calibration.held_out) - 1, 0.975)) * math.sqrt(variance))
     floor = floor_s(cell, architecture, hardware, forwards)
     assert floor is not None
     return LatencyEstimate(value, min(max(value / factor, floor), value), value * factor, is_extrapolated)
@@ -350,7 +339,13 @@ def calibrate_run(run: Run, device_name: str | None = None, rows: Sequence[Hardw
     Raises:
         BenchError: an unknown device, or no measured cell.
     """
-    device = _device_of(run, device_name, rows)
+    recorded = run.environment.device if run.environment else ""
+    device = find(device_name, rows) if device_name is not None else of_device(recorded, rows)
+    if device is None:
+        raise BenchError(
+            f"the data sheet of '{recorded}', on which {run.folder} was measured, is not known",
+            "Name a device with --hardware, or describe it with --hardware-file (docs/roofline.md)",
+        )
     known, unknown = architectures(dict.fromkeys(c.model for c in run.cells))
     usable = [r for r in run.results if r.cell.model.key in known]
     groups = measured_cells(usable, known, device)
@@ -371,19 +366,6 @@ def calibrate_run(run: Run, device_name: str | None = None, rows: Sequence[Hardw
             notes.append(f"{label}: {small}")
     findings = tuple(below_floor(bounds, device.name))
     return CalibratedRun(run, device, tuple(calibrations), tuple(bounds), findings, tuple(notes))
-
-
-def _device_of(run: Run, name: str | None, rows: Sequence[Hardware]) -> Hardware:
-    if name is not None:
-        return find(name, rows)
-    recorded = run.environment.device if run.environment else ""
-    row = of_device(recorded, rows)
-    if row is None:
-        raise BenchError(
-            f"the data sheet of '{recorded}', on which {run.folder} was measured, is not known",
-            "Name a device with --hardware, or describe it with --hardware-file (docs/roofline.md)",
-        )
-    return row
 
 
 @dataclass(frozen=True)

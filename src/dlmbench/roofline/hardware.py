@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
+from difflib import get_close_matches
 from pathlib import Path
 
 from dlmbench.errors import BenchError, did_you_mean
@@ -69,16 +70,11 @@ def find(name: str, rows: Iterable[Hardware] = ()) -> Hardware:
         return row
     known = [r.name for r in (*ROWS, *rows)]
     variants = [k for k in known if _plain(name) and _plain(name) in _plain(k)]
-    hint = f"Which one: {', '.join(variants)}?" if variants else _nearest(name, known)
-    raise BenchError(f"unknown hardware '{name}'", hint)
-
-
-def _nearest(name: str, known: list[str]) -> str:
+    if variants:
+        raise BenchError(f"unknown hardware '{name}'", f"Which one: {', '.join(variants)}?")
     by_plain = {_plain(k): k for k in known}
-    hint = did_you_mean(_plain(name), by_plain)
-    if not hint.startswith("Did you mean"):
-        return f"Known: {', '.join(known)}"
-    return f"Did you mean '{by_plain[hint.split(chr(39))[1]]}'? Known: {', '.join(known)}"
+    near = [f"Did you mean '{by_plain[k]}'? " for k in get_close_matches(_plain(name), sorted(by_plain), n=1)]
+    raise BenchError(f"unknown hardware '{name}'", f"{''.join(near)}Known: {', '.join(known)}")
 
 
 _NUMBERS = ("bf16_flops", "fp32_flops", "bandwidth", "memory_bytes", "cache_bytes")

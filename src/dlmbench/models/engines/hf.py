@@ -40,19 +40,7 @@ CONFIDENCE_DTYPE = None
 def load(
     spec: ModelSpec, folder: Path | None, *, precision: str, attention: str, device: str, seed: int = 0
 ) -> HFModel:
-    """Load a checkpoint folder, or random weights of a folder's or a known architecture.
-
-    Args:
-        spec: the model; `weights: random` takes only the architecture.
-        folder: of the checkpoint; None when `spec.source` is a known architecture.
-        precision: of weights and arithmetic.
-        attention: kernel enforced in every forward, `auto` leaves the choice to torch.
-        device: "cuda" or "cpu".
-        seed: of random weights.
-
-    Raises:
-        BenchError: the checkpoint cannot be read, see `models.checkpoint`.
-    """
+    """Load a checkpoint folder, or random weights of a folder's or a known architecture; see `models.engines`."""
     import torch
 
     where, dtype = torch.device(device), getattr(torch, precision)

@@ -22,8 +22,6 @@ WINDOWS = False
 NEEDS_PATH = True
 ALL_BY_DEFAULT = True
 SHUFFLED = False
-HAS_EOS = True
-HAS_ORACLE = False
 
 _KEYS = ({"prompt"}, {"prompt", "reference"}, {"prompt_ids"}, {"prompt_ids", "reference_ids"})
 _RECORD = 'A record is {"prompt": "...", "reference": "..."} or {"prompt_ids": [...], "reference_ids": [...]}'

@@ -17,8 +17,6 @@ from dlmbench.types import PromptSettings
 WINDOWS = False
 NEEDS_PATH = True
 SHUFFLED = True
-HAS_EOS = True
-HAS_ORACLE = False
 
 _HUMAN = ("human", "user")
 _MODEL = ("gpt", "assistant", "chatgpt", "bard", "bing")

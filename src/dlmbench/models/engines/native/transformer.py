@@ -48,7 +48,7 @@ def load(
     compile: bool = True,
     cuda_graphs: bool = True,
 ) -> Transformer:
-    """Load a checkpoint folder, or random weights of a folder's or a known architecture; see `engines.hf.load`.
+    """Load a checkpoint folder, or random weights of a folder's or a known architecture; see `models.engines`.
 
     Weights are copied one by one into place on the device: the peak is the model and its largest tensor.
 
