@@ -256,12 +256,7 @@ def load_weights(
 ) -> tuple[Architecture, Iterator[tuple[str, torch.Tensor]]]:
     """Architecture and weights of `spec`, as engines take them: each weight under LLaMA's name, one at a time.
 
-    Args:
-        spec: the model; `weights: random` takes only the architecture.
-        folder: of the checkpoint; None when `spec.source` is a known architecture.
-        device: where the weights go.
-        dtype: of the weights.
-        seed: of random weights.
+    folder: of the checkpoint; None when `spec.source` is a known architecture. seed: of random weights.
 
     Raises:
         BenchError: see `inspect`, `named_architecture` and `tensors`.

@@ -33,11 +33,7 @@ _PROVENANCE = ("_name_or_path", "transformers_version")
 
 
 def fingerprint(folder: Path | None, spec: ModelSpec) -> str:
-    """The content of a model as a short hash.
-
-    Args:
-        folder: where its files are; None for random weights of an architecture known by name.
-        spec: its family, and whether its weights are read or drawn at random.
+    """The content of a model as a short hash; `folder` None for random weights of an architecture known by name.
 
     Raises:
         BenchError: a file that is missing or cannot be read.

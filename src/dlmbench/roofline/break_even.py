@@ -94,11 +94,8 @@ def surfaces(
 ) -> tuple[BreakEvenSurface, ...]:
     """The surface of every setting in which a plan runs diffusion, over its lengths and batch sizes.
 
-    Args:
-        cells: of the plan; a target's baseline is the one that shares most of engine, precision and attention.
-        known: architectures by model key; models without one are left out.
-        hardware: any device.
-        efficiencies: by "engine/sampler"; None for the engines' defaults.
+    A target's baseline is the one that shares most of engine, precision and attention. known: architectures by model
+    key; models without one are left out. efficiencies: by "engine/sampler"; None for the engines' defaults.
     """
     usable = [c for c in cells if c.model.key in known]
     baselines = [c for c in usable if _paradigm(c) == "autoregressive"]

@@ -63,11 +63,8 @@ def measured_cells(
 ) -> dict[str, tuple[MeasuredCell, ...]]:
     """The measured cells of a run, by "engine/sampler" as `corrected.predict` looks efficiencies up.
 
-    Args:
-        results: of one run folder; cells that failed, have no timed repetition or a sampler that plans no forwards are
-            left out, those of a run that was cut off count with the repetitions they have.
-        architectures: by model key.
-        hardware: what the run's environment names.
+    Cells that failed, have no timed repetition or a sampler that plans no forwards are left out; those of a run that
+    was cut off count with the repetitions they have. architectures: by model key.
     """
     found: dict[str, list[MeasuredCell]] = {}
     for result in results:
@@ -186,10 +183,6 @@ def log_errors(efficiencies: Efficiencies, rows: Sequence[MeasuredCell]) -> tupl
 
 def calibrate(rows: Sequence[MeasuredCell], label: str = "") -> Calibration:
     """Fit one engine's efficiencies on one device, and measure their error on each (model, length) group left out.
-
-    Args:
-        rows: measured cells of one engine on one device, their paradigm alike.
-        label: what to call the engine.
 
     Raises:
         BenchError: no cells, a latency that is not above 0, or cells of two devices.
@@ -331,10 +324,7 @@ class CalibratedRun:
 def calibrate_run(run: Run, device_name: str | None = None, rows: Sequence[Hardware] = ()) -> CalibratedRun:
     """Fit the efficiencies of each engine and sampler of a run, and compare every cell with its floor.
 
-    Args:
-        run: read back from its folder; cells that failed are left out.
-        device_name: where it ran; None for what its environment says.
-        rows: the user's own devices.
+    device_name: where it ran; None for what its environment says. rows: the user's own devices.
 
     Raises:
         BenchError: an unknown device, or no measured cell.

@@ -108,11 +108,8 @@ def compulsory(
 ) -> Totals | None:
     """The work that no implementation of one generation can avoid; None for a sampler that plans no forwards.
 
-    Args:
-        cell: where the number of forwards is unknown, the fewest possible are taken.
-        architecture: of its model.
-        cache_bytes: last-level cache of the device; weights that fit into it need to be read only once.
-        forwards: how many a rule without a schedule took.
+    cache_bytes: last-level cache of the device; weights that fit into it need to be read only once. forwards: how many
+    a rule without a schedule took; the fewest possible where unknown.
     """
     kinds = operators.forwards_of(cell, forwards or operators.min_forwards(cell), needed_head_only=True)
     if kinds is None:
@@ -143,13 +140,8 @@ def predict(
 ) -> Prediction:
     """Expected latency and peak memory, and the floor; None for each that sampler and engine do not allow to predict.
 
-    Args:
-        cell: any point of a grid.
-        architecture: of its model.
-        hardware: where it runs.
-        efficiencies: one set, or sets by "engine/sampler"; None for the defaults of the cell's engine. Without any for
-            this cell no latency is predicted.
-        forwards: how many a rule without a schedule takes, where known; else no latency is predicted.
+    efficiencies: one set, or sets by "engine/sampler"; None for the defaults of the cell's engine. Without any for this
+    cell no latency is predicted. forwards: how many a rule without a schedule takes; else no latency is predicted.
     """
     chosen, split = efficiencies_for(cell, efficiencies), memory.split(cell, architecture)
     return Prediction(

@@ -1,7 +1,7 @@
 """The forwards of a cell, and the FLOPs and bytes of each.
 
-A sampler plans its forwards and an engine describes how it runs them (`types/_cost.py`); a test compares the planned
-counts with those that the samplers measure.
+A sampler plans its forwards (`ForwardShape`) and an engine describes how it runs them (`EngineCost`); a test compares
+the planned counts with those that the samplers measure.
 """
 
 from __future__ import annotations
@@ -42,11 +42,6 @@ def body_weights(arch: Architecture) -> int:
     kv = arch.kv_heads * arch.head_size
     d = arch.hidden_size
     return arch.layers * (2 * d * d + 2 * d * kv + 3 * d * arch.intermediate_size)
-
-
-def head_weights(arch: Architecture) -> int:
-    """Weights of the output head."""
-    return arch.hidden_size * arch.vocab_size
 
 
 def cache_bytes_per_token(arch: Architecture, precision: str) -> int:
@@ -124,14 +119,7 @@ class Load:
 
 
 def load_of(forward: Forward, cell: Cell, arch: Architecture, exact_mask: bool = False) -> Load:
-    """The load of one forward.
-
-    Args:
-        forward: its shape.
-        cell: for its precision, engine, attention kernel and sampler.
-        arch: of its model.
-        exact_mask: count only pairs that the mask allows, even where the kernel computes all of them.
-    """
+    """The load of one forward; with `exact_mask` only of pairs that the mask allows, whatever the kernel computes."""
     e, d, layers = element_bytes(cell.precision), arch.hidden_size, arch.layers
     tokens = forward.rows * forward.positions
     # torch's math kernel multiplies all pairs and masks afterwards.
@@ -142,10 +130,10 @@ def load_of(forward: Forward, cell: Cell, arch: Architecture, exact_mask: bool =
     scores = 4 * 4.0 * layers * arch.heads * forward.rows * all_pairs if is_plain else 0.0
     return Load(
         body_flops=2.0 * tokens * body_weights(arch),
-        head_flops=2.0 * forward.rows * forward.head * head_weights(arch),
+        head_flops=2.0 * forward.rows * forward.head * d * arch.vocab_size,
         attention_flops=4.0 * d * layers * pairs,
         body_bytes=float(e * body_weights(arch)),
-        head_bytes=float(e * head_weights(arch)) if forward.head else 0.0,
+        head_bytes=float(e * d * arch.vocab_size) if forward.head else 0.0,
         cached_bytes=forward.rows * forward.cached * cache_bytes_per_token(arch, cell.precision),
         pointwise_bytes=tokens * layers * _pointwise_bytes(cell, arch),
         sampling_bytes=_sampling_bytes(forward, cell, arch),

@@ -56,10 +56,7 @@ class Forecast:
 def predict(plan: Plan, device: Hardware, saved: SavedCalibration | None = None) -> Forecast:
     """Predictions for every cell of a plan on `device`.
 
-    Args:
-        plan: of an experiment.
-        device: where it is to run.
-        saved: a calibration; engines that it lacks keep their defaults, which have no interval.
+    saved: a calibration; engines that it lacks keep their defaults, which have no interval.
     """
     known, unknown = architectures(dict.fromkeys(c.model for c in plan.cells))
     calibrated = saved.efficiencies if saved else {}

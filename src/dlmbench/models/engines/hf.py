@@ -127,7 +127,15 @@ class HFModel:
         from transformers import LogitsProcessorList, StoppingCriteriaList
 
         prompt_tokens = tokens_BP.shape[1]
-        processors = LogitsProcessorList([_TokenChooser(choose, prompt_tokens)] if choose else [])
+        processors = LogitsProcessorList()
+        if choose is not None:
+
+            def leave_chosen(input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+                """Only the chosen token, so that `generate`'s argmax takes it."""
+                tokens_B = choose(scores, input_ids.shape[1] - prompt_tokens)
+                return scores.new_full(scores.shape, float("-inf")).scatter(1, tokens_B[:, None], 0.0)
+
+            processors.append(leave_chosen)
         tracer = _StepTracer(on_step) if on_step else None
         if tracer:
             processors.insert(0, tracer.process_logits)
@@ -236,17 +244,6 @@ def _canvas_cache_class() -> type:
             return self._length, 0
 
     return CanvasCache
-
-
-class _TokenChooser:
-    """A logits processor that leaves only the chosen token, so that `generate`'s argmax takes it."""
-
-    def __init__(self, choose: Callable[[torch.Tensor, int], torch.Tensor], prompt_tokens: int) -> None:
-        self.choose, self.prompt_tokens = choose, prompt_tokens
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        tokens_B = self.choose(scores, input_ids.shape[1] - self.prompt_tokens)
-        return scores.new_full(scores.shape, float("-inf")).scatter(1, tokens_B[:, None], 0.0)
 
 
 class _StepTracer:

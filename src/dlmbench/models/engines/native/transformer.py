@@ -197,17 +197,6 @@ def split_and_rotate(
 # ---------------------------------------------------------------- the model
 
 
-class KVCache:
-    """Keys and values_BNKd of every layer over a canvas of fixed length, replaced in place."""
-
-    def __init__(self, model: Transformer, rows: int, length: int) -> None:
-        import torch
-
-        arch = model.architecture
-        shape = (arch.layers, 2, rows, length, arch.kv_heads, arch.head_size)
-        self.layers = torch.zeros(shape, dtype=model.dtype, device=model.device)
-
-
 class Transformer:
     """A `LanguageModel` over plain tensors."""
 
@@ -265,15 +254,19 @@ class Transformer:
         """Drop all runners and their graphs."""
         self._runners.reset_graphs()
 
-    def new_cache(self, rows: int, length: int) -> KVCache:
-        """A KV cache over a whole canvas, replaced in place by later forwards."""
-        return KVCache(self, rows, length)
+    def new_cache(self, rows: int, length: int) -> torch.Tensor:
+        """Keys and values_BNKd of every layer over a canvas of fixed length, replaced in place by later forwards."""
+        import torch
+
+        arch = self.architecture
+        shape = (arch.layers, 2, rows, length, arch.kv_heads, arch.head_size)
+        return torch.zeros(shape, dtype=self.dtype, device=self.device)
 
     def forward(
         self,
         tokens_BQ: torch.Tensor,
         attention_mask_BN: torch.Tensor | None = None,
-        cache: KVCache | None = None,
+        cache: torch.Tensor | None = None,
         start: int = 0,
     ) -> torch.Tensor:
         """Hidden states_BQD after the final norm; see `LanguageModel.forward`."""
@@ -285,7 +278,7 @@ class Transformer:
         input_pos_Q = mark_dynamic(torch.arange(start, stop, device=self.device), 0)
 
         def attention(layer: int, qkv_BQ: torch.Tensor) -> torch.Tensor:
-            k_cache, v_cache = (None, None) if cache is None else (mark_dynamic(t, 0, 1) for t in cache.layers[layer])
+            k_cache, v_cache = (None, None) if cache is None else (mark_dynamic(t, 0, 1) for t in cache[layer])
             q, k, v = self.split_and_rotate(qkv_BQ, freqs_cis_Q2h, self.heads, k_cache, v_cache, input_pos_Q)
             if causal:
                 k, v = k[:, :stop], v[:, :stop]
@@ -459,7 +452,7 @@ class DecodeState:
         attend = self._flash_decoding() if self.flash_decoding else self._masked_attention(context)
 
         def attention(layer: int, qkv_B1: torch.Tensor) -> torch.Tensor:
-            k_cache, v_cache = self.cache.layers[layer]
+            k_cache, v_cache = self.cache[layer]
             return attend(*model.split_and_rotate(qkv_B1, freqs_cis, model.heads, k_cache, v_cache, self.input_pos_1))
 
         with enforced(model.attention):
