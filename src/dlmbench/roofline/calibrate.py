@@ -15,7 +15,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import cached_property
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -119,45 +118,35 @@ class Calibration:
         return found
 
 
-@dataclass(frozen=True)
 class _Problem:
     """All forwards of all cells as arrays: seconds_C = sum over the cell's forwards of count_F * seconds_F."""
 
-    limits: Limits
-    count_F: FloatArray
-    starts_C: NDArray[np.intp]
-    latency_C: FloatArray
-
-    @classmethod
-    def of(cls, rows: Sequence[MeasuredCell]) -> _Problem:
+    def __init__(self, rows: Sequence[MeasuredCell]) -> None:
         limits: list[Limits] = []
         counts: list[float] = []
-        starts = [0]
+        starts = []
         for row in rows:
             kinds = operators.forwards_of(row.cell, row.forwards)
             assert kinds, f"{row.cell.label}: no schedule fixes its forwards, and they are not given"
+            starts.append(len(counts))
             limits += [limits_of(f, row.cell, row.architecture, row.hardware) for f in kinds]
             counts += [f.count for f in kinds]
-            starts.append(len(counts))
-        assert all(a < b for a, b in pairwise(starts))
         columns: dict[str, Any] = {
             name: np.array([getattr(one, name) for one in limits]) for name in Limits.__dataclass_fields__
         }
-        return cls(Limits(**columns), np.array(counts), np.array(starts[:-1]), np.array([r.latency_s for r in rows]))
+        self.limits, self.count_F, self.starts_C = Limits(**columns), np.array(counts), np.array(starts)
+        self.latency_C = np.array([r.latency_s for r in rows])
 
     def log_errors(self, efficiencies: Efficiencies) -> FloatArray:
         seconds_F: Any = self.limits.seconds(efficiencies, np.maximum)
         return np.asarray(np.log(np.add.reduceat(self.count_F * seconds_F, self.starts_C) / self.latency_C))
 
-    def seconds_per_forward(self) -> FloatArray:
-        return np.asarray(self.latency_C / np.add.reduceat(self.count_F, self.starts_C))
-
 
 def _fit(rows: Sequence[MeasuredCell]) -> Efficiencies:
     from scipy.optimize import least_squares
 
-    problem = _Problem.of(rows)
-    shortest = float(problem.seconds_per_forward().min())
+    problem = _Problem(rows)
+    shortest = float((problem.latency_C / np.add.reduceat(problem.count_F, problem.starts_C)).min())
     centre = np.log([*_PRIOR, _PRIOR_HOST_SHARE * shortest])
     low = np.log([*_LEAST, _LEAST_HOST_S])
     high = np.log([1.0, 1.0, 1.0, _MOST_HOST_S])
@@ -178,7 +167,7 @@ def _fit(rows: Sequence[MeasuredCell]) -> Efficiencies:
 
 def log_errors(efficiencies: Efficiencies, rows: Sequence[MeasuredCell]) -> tuple[float, ...]:
     """log(predicted / measured) of each cell: also how well efficiencies of one device serve cells of another."""
-    return tuple(float(v) for v in _Problem.of(rows).log_errors(efficiencies))
+    return tuple(float(v) for v in _Problem(rows).log_errors(efficiencies))
 
 
 def calibrate(rows: Sequence[MeasuredCell], label: str = "") -> Calibration:

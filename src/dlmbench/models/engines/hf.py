@@ -148,8 +148,8 @@ class HFModel:
                 logits_processor=processors,
                 stopping_criteria=StoppingCriteriaList([tracer.stopping_criterion] if tracer else []),
             )
-        if tracer:
-            tracer.raise_if_invalid()
+        if tracer and not bool(tracer.all_finite):
+            raise InvalidLogitsError("the model returned NaN or infinite logits")
         return output_BN[:, prompt_tokens:]
 
 
@@ -258,13 +258,6 @@ class _StepTracer:
         return scores
 
     def stopping_criterion(self, input_ids: torch.Tensor, scores: torch.Tensor, **_: Any) -> torch.Tensor:
-        import torch
-
         self.forwards += 1
         self.on_step(self.forwards)
-        return torch.zeros(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)
-
-    def raise_if_invalid(self) -> None:
-        """Raise InvalidLogitsError if any logit was NaN or infinite."""
-        if not bool(self.all_finite):
-            raise InvalidLogitsError("the model returned NaN or infinite logits")
+        return input_ids.new_zeros(len(input_ids)).bool()

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from dlmbench.models.config_json import read_known, refuse, required, rope_theta, token_id
-from dlmbench.models.families.llama import llama_tensors
+from dlmbench.models.families import llama
 from dlmbench.types import Architecture, TensorSpec
 
 PARADIGM = "diffusion"
@@ -96,7 +96,7 @@ _OUTSIDE = {"model.embed_tokens": "wte", "model.norm": "ln_f", "lm_head": "ff_ou
 
 def tensors(arch: Architecture) -> Iterator[TensorSpec]:
     """Every tensor under its official name, LLaMA's name for it, and its shape."""
-    for name, shape in llama_tensors(arch):
-        path = name.removesuffix(".weight").split(".", 3)  # model.layers.7.mlp.up_proj, or lm_head
+    for tensor in llama.tensors(arch):
+        path = tensor.llama.removesuffix(".weight").split(".", 3)  # model.layers.7.mlp.up_proj, or lm_head
         official = f"blocks.{path[2]}.{_BLOCK[path[3]]}" if len(path) == 4 else _OUTSIDE[".".join(path)]
-        yield TensorSpec(f"model.transformer.{official}.weight", name, shape)
+        yield TensorSpec(f"model.transformer.{official}.weight", tensor.llama, tensor.shape)
