@@ -5,7 +5,7 @@ Read it beside every likelihood of generated text: a text that repeats itself ha
 
 from functools import partial
 
-from dlmbench.scoring.generated import ngram_shares
+from dlmbench.scoring.texts import ngram_shares
 
 UNIT = "share"
 HIGHER_IS_BETTER = True

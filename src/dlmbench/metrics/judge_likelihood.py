@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 
-from dlmbench.scoring.generated import generated_texts
 from dlmbench.scoring.judge import JudgeSettings, judge_text, prepare_judge
+from dlmbench.scoring.texts import generated_texts
 from dlmbench.types import Texts, TextScore, Unscored
 
 UNIT = "nats/token"

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from functools import partial
 
 from dlmbench.scoring.judge import JudgeSettings, judge_text, prepare_judge
-from dlmbench.scoring.reference import without_reference
+from dlmbench.scoring.texts import without_reference
 from dlmbench.types import Cell, Texts, TextScore, Unscored, stable_hash
 
 UNIT = "nats/token"

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from dlmbench import registry
-from dlmbench.scoring.reference import span_of, text_score, without_reference
+from dlmbench.scoring.texts import span_of, text_score, without_reference
 from dlmbench.types import Cell, Prompt, PromptBatch, Texts, TextScore, Unscored
 
 UNIT = "nats/token"

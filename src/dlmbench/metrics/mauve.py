@@ -15,9 +15,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from dlmbench.errors import BenchError
-from dlmbench.scoring.generated import generated_texts
 from dlmbench.scoring.judge import JudgeSettings, judge_of, prepare_judge
-from dlmbench.scoring.reference import without_reference
+from dlmbench.scoring.texts import generated_texts, without_reference
 from dlmbench.types import MetricRequest, Texts, Unscored, WholeScore
 
 UNIT = "MAUVE"

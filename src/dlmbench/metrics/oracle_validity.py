@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from dlmbench.scoring.generated import oracle_scores, share_of
+from dlmbench.scoring.texts import oracle_scores, share_of
 from dlmbench.types import Texts, TextScore, Unscored
 
 UNIT = "share of sentences"

@@ -5,7 +5,7 @@ A worse model can look valid by repeating one sentence, so read this beside ever
 
 from functools import partial
 
-from dlmbench.scoring.generated import ngram_shares
+from dlmbench.scoring.texts import ngram_shares
 
 UNIT = "share"
 HIGHER_IS_BETTER = False

@@ -10,7 +10,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator
 
-from dlmbench.scoring.generated import share_of
+from dlmbench.scoring.texts import share_of
 from dlmbench.types import Texts, TextScore, Unscored
 
 # Not "nats": that unit is a likelihood's, where a margin is a factor of perplexity.

@@ -195,9 +195,8 @@ def llama(arch: Architecture, rates: Rates, prompt: int, generation: int, batch:
     Raises:
         BenchError: a negative length, both lengths zero, no sequence.
     """
-    require_at_least("input_prompt_length", prompt, 0)
-    require_at_least("sequence_length", generation, 0)
-    require_at_least("batch_size", batch, 1)
+    _require_at_least(0, input_prompt_length=prompt, sequence_length=generation)
+    _require_at_least(1, batch_size=batch)
     if prompt == generation == 0:
         raise BenchError(
             "input_prompt_length and sequence_length are both 0: nothing to compute", "Give one of them a value above 0"
@@ -273,14 +272,8 @@ def check_schedule(prompt: int, generation: int, block_length: int, steps: int, 
     Raises:
         BenchError: see `llada`.
     """
-    require_at_least("input_prompt_length", prompt, 0)
-    for name, value in (
-        ("sequence_length", generation),
-        ("block_length", block_length),
-        ("steps", steps),
-        ("batch_size", batch),
-    ):
-        require_at_least(name, value, 1)
+    _require_at_least(0, input_prompt_length=prompt)
+    _require_at_least(1, sequence_length=generation, block_length=block_length, steps=steps, batch_size=batch)
     if generation % block_length:
         raise BenchError(
             f"block_length {block_length} does not divide sequence_length {generation}",
@@ -295,12 +288,13 @@ def check_schedule(prompt: int, generation: int, block_length: int, steps: int, 
     return count
 
 
-def require_at_least(name: str, value: int, least: int) -> None:
-    """Raise BenchError for an option below its least value."""
-    if value < least:
-        raise BenchError(
-            f"{name} is {value}, but must be {least} or more", f"Give --{name} a value of at least {least}"
-        )
+def _require_at_least(least: int, **options: int) -> None:
+    """Raise BenchError for the first of the options below its least value."""
+    for name, value in options.items():
+        if value < least:
+            raise BenchError(
+                f"{name} is {value}, but must be {least} or more", f"Give --{name} a value of at least {least}"
+            )
 
 
 # ---------------------------------------------------------------- the printed form

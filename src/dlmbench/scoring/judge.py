@@ -16,7 +16,7 @@ from dlmbench.errors import BenchError
 from dlmbench.models.loading import find_auxiliary
 from dlmbench.models.tokenizer import CheckpointTokenizer
 from dlmbench.prompts import continuation
-from dlmbench.scoring.reference import sizes
+from dlmbench.scoring.texts import sizes
 from dlmbench.types import MetricRequest, Texts, TextScore, Unscored
 
 if TYPE_CHECKING:
