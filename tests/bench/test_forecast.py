@@ -292,7 +292,7 @@ def test_what_calibrate_writes_plan_reads(capsys, tmp_path):
     assert len(document["cells"]) == 30
     saved = load_calibration(path)
     assert (saved.hardware, saved.run) == ("H200", document["run"])
-    fitted = {c["label"]: Calibration.from_json(json.dumps(c)).efficiencies for c in document["calibrations"]}
+    fitted = {c["label"]: Calibration.from_dict(c).efficiencies for c in document["calibrations"]}
     assert saved.efficiencies == fitted
     grid_file = ROOT / "config/experiments_h200_random.yaml"
     for device, carried in (("h200", False), ("h100 sxm", True)):

@@ -17,8 +17,8 @@ from dlmbench.errors import BenchError
 from dlmbench.metrics import elbo, likelihood, unigram_entropy
 from dlmbench.models.engines import hf
 from dlmbench.sampling.samplers import masked_diffusion
-from dlmbench.scoring.reference import sizes
 from dlmbench.scoring.settings import parse_settings, settle
+from dlmbench.scoring.texts import sizes
 from dlmbench.tiny import checkpoint_folder
 from dlmbench.types import (
     Cell,

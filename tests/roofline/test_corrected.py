@@ -73,7 +73,7 @@ def test_forwards_are_the_samplers_own(knobs):
     one = cell(TINY, "hf", (rows, prompt, new), **settled)
     kinds = operators.forwards_of(one, None if "steps" in settled else made.forwards)
     assert sum(f.count for f in kinds) == made.forwards
-    assert sum(f.count * f.rows * f.queries for f in kinds) == made.positions
+    assert sum(f.count * f.rows * f.positions for f in kinds) == made.positions
     assert sum(f.count * f.rows * f.pairs for f in kinds) == made.attention_pairs
     assert operators.min_forwards(one) <= made.forwards
 
@@ -83,7 +83,7 @@ def test_autoregressive_counts(prompt, new):
     """As the sampler counts them: P + G - 1 positions, each seeing itself and all before it."""
     kinds = operators.forwards_of(cell(LLAMA_8B, "hf", (3, prompt, new)))
     positions = prompt + new - 1
-    assert sum(f.count * f.rows * f.queries for f in kinds) == 3 * positions
+    assert sum(f.count * f.rows * f.positions for f in kinds) == 3 * positions
     assert sum(f.count * f.rows * f.pairs for f in kinds) == 3 * positions * (positions + 1) / 2
     assert sum(f.count for f in kinds) == new
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from dlmbench.errors import BenchError
 from dlmbench.models.loading import find_auxiliary
-from dlmbench.scoring.reference import NO_REFERENCE
+from dlmbench.scoring.texts import NO_REFERENCE
 from dlmbench.types import MetricRequest, Texts, TextScore, Unscored
 
 UNIT = "F1"

@@ -3,15 +3,13 @@
 Read it beside every likelihood of generated text: a text that repeats itself has a low judge perplexity.
 """
 
-from __future__ import annotations
-
 from functools import partial
 
-from dlmbench.scoring.generated import distinct
+from dlmbench.scoring.texts import ngram_shares
 
 UNIT = "share"
 HIGHER_IS_BETTER = True
 NEEDS = ("generations",)
 RANK = 71
 
-score = partial(distinct, n=1)
+score = partial(ngram_shares, metric="distinct_1", n=1)

@@ -3,15 +3,13 @@
 Read it beside every likelihood of generated text: a text that repeats itself has a low judge perplexity.
 """
 
-from __future__ import annotations
-
 from functools import partial
 
-from dlmbench.scoring.generated import distinct
+from dlmbench.scoring.texts import ngram_shares
 
 UNIT = "share"
 HIGHER_IS_BETTER = True
 NEEDS = ("generations",)
 RANK = 73
 
-score = partial(distinct, n=3)
+score = partial(ngram_shares, metric="distinct_3", n=3)

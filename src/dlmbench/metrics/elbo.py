@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from dlmbench.scoring.reference import span_of, text_score, without_reference
+from dlmbench.scoring.texts import span_of, text_score, without_reference
 from dlmbench.types import Cell, Prompt, Texts, TextScore, Unscored, stable_hash
 
 UNIT = "nats/token"

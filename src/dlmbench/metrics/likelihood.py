@@ -15,8 +15,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from dlmbench import registry
-from dlmbench.scoring.reference import span_of, text_score, without_reference
-from dlmbench.types import Cell, KnobValue, Prompt, PromptBatch, Texts, TextScore, Unscored
+from dlmbench.scoring.texts import span_of, text_score, without_reference
+from dlmbench.types import Cell, Prompt, PromptBatch, Texts, TextScore, Unscored
 
 UNIT = "nats/token"
 HIGHER_IS_BETTER = False
@@ -65,12 +65,16 @@ def score(texts: Texts) -> Iterator[TextScore | Unscored]:
     for prompt in texts.prompts:
         if span_of(prompt) is None:
             yield without_reference(cell, "likelihood", prompt)
+    sampler = registry.load("samplers", cell.sampler)
     orders = int(texts.request.setting("orders") or 0) if texts.request else LikelihoodSettings().orders
     for prompts in _rows(texts):
-        if registry.load("samplers", cell.sampler).PARADIGM == "autoregressive":
+        if sampler.PARADIGM == "autoregressive":
             passes = [_exact(texts, prompts)]
         else:
-            passes = [_by_sampler(texts, prompts, i) for i in range(orders if _draws_order(cell) else 1)]
+            batch = PromptBatch(prompts, cell.prompts)
+            # log p of each reference token at the forward that commits it; the first order is the one generation took.
+            seeds = range(cell.seed, cell.seed + (orders if _draws_order(cell) else 1))
+            passes = [list(sampler.log_likelihood(texts.model, batch, dict(cell.knobs), s).log_prob_BG) for s in seeds]
         for row, prompt in enumerate(prompts):
             span = span_of(prompt)
             assert span is not None
@@ -91,15 +95,6 @@ def _rows(texts: Texts) -> Iterator[tuple[Prompt, ...]]:
         equal = tuple(group)
         for first in range(0, len(equal), texts.rows):
             yield equal[first : first + texts.rows]
-
-
-def _by_sampler(texts: Texts, prompts: tuple[Prompt, ...], order: int) -> list[tuple[float, ...]]:
-    """log p of each reference token at the forward that commits it; `order` 0 is the one that generation took."""
-    cell = texts.cell
-    knobs: dict[str, KnobValue] = dict(cell.knobs)
-    sampler = registry.load("samplers", cell.sampler)
-    found = sampler.log_likelihood(texts.model, PromptBatch(prompts, cell.prompts), knobs, cell.seed + order)
-    return list(found.log_prob_BG)
 
 
 def _exact(texts: Texts, prompts: tuple[Prompt, ...]) -> list[tuple[float, ...]]:

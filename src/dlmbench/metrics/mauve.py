@@ -15,10 +15,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from dlmbench.errors import BenchError
-from dlmbench.scoring.generated import generated_texts
-from dlmbench.scoring.judge import JudgeSettings, judge_of
-from dlmbench.scoring.judge import prepare as _prepare
-from dlmbench.scoring.reference import NO_REFERENCE
+from dlmbench.scoring.judge import JudgeSettings, judge_of, prepare_judge
+from dlmbench.scoring.texts import generated_texts, without_reference
 from dlmbench.types import MetricRequest, Texts, Unscored, WholeScore
 
 UNIT = "MAUVE"
@@ -48,7 +46,7 @@ def prepare(settings: MauveSettings) -> MetricRequest:
     """Find the package and the judge; raises BenchError where one is missing."""
     if importlib.util.find_spec("mauve") is None:
         raise BenchError("mauve needs the package mauve-text", "pip install 'dlmbench[quality]'")
-    found = _prepare("mauve", settings)
+    found = prepare_judge("mauve", settings)
     return replace(found, settings=(*found.settings, ("fewest", settings.fewest)))
 
 
@@ -77,7 +75,7 @@ def score(texts: Texts) -> Iterator[WholeScore | Unscored]:
             continue
         prompt, _, text = found
         if not prompt.reference_text:
-            yield Unscored(cell.id, "mauve", prompt.index, NO_REFERENCE)
+            yield without_reference(cell, "mauve", prompt)
             continue
         features = [judge.features(prompt.text or "", t) for t in (prompt.reference_text, text)]
         if reason := next((reason for _, reason in features if reason), ""):

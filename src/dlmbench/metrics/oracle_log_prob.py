@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from dlmbench.scoring.generated import oracle_scores
+from dlmbench.scoring.texts import oracle_scores, share_of
 from dlmbench.types import Texts, TextScore, Unscored
 
 UNIT = "nats/token"
@@ -21,8 +21,5 @@ RANK = 20
 def score(texts: Texts) -> Iterator[TextScore | Unscored]:
     """One value per generation: total nats over its tokens."""
     for index, found in oracle_scores(texts):
-        tokens = len(found.tokens)
-        if tokens:
-            yield TextScore(texts.cell.id, "oracle_log_prob", index, -found.smoothed_log_prob, tokens)
-        else:
-            yield Unscored(texts.cell.id, "oracle_log_prob", index, "no tokens")
+        nats = -found.smoothed_log_prob
+        yield share_of(texts, "oracle_log_prob", index, nats, len(found.tokens), "no tokens")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from dlmbench.scoring.reference import without_reference
+from dlmbench.scoring.texts import without_reference
 from dlmbench.tiny.oracle import score_story
 from dlmbench.tiny.vocabulary import decode
 from dlmbench.types import Texts, TextScore, Unscored

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from dlmbench.scoring.generated import oracle_scores
+from dlmbench.scoring.texts import oracle_scores, share_of
 from dlmbench.types import Texts, TextScore, Unscored
 
 UNIT = "share of sentences"
@@ -20,7 +20,5 @@ MEASURES = "validity"
 def score(texts: Texts) -> Iterator[TextScore | Unscored]:
     """One value per generation; one without a finished sentence has none."""
     for index, found in oracle_scores(texts):
-        if found.sentences_total:
-            yield TextScore(texts.cell.id, "oracle_validity", index, found.sentences_valid, found.sentences_total)
-        else:
-            yield Unscored(texts.cell.id, "oracle_validity", index, "no finished sentence")
+        valid, total = found.sentences_valid, found.sentences_total
+        yield share_of(texts, "oracle_validity", index, valid, total, "no finished sentence")

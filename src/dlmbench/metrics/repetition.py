@@ -3,12 +3,9 @@
 A worse model can look valid by repeating one sentence, so read this beside every validity.
 """
 
-from __future__ import annotations
+from functools import partial
 
-from collections.abc import Iterator
-
-from dlmbench.scoring.generated import ngrams
-from dlmbench.types import Texts, TextScore, Unscored
+from dlmbench.scoring.texts import ngram_shares
 
 UNIT = "share"
 HIGHER_IS_BETTER = False
@@ -17,13 +14,4 @@ TITLE = "repeated 4-grams"
 RANK = 60
 MEASURES = "repetition"
 
-
-def score(texts: Texts) -> Iterator[TextScore | Unscored]:
-    """One value per generation; one shorter than four tokens has none."""
-    for generation in texts.generations:
-        runs = ngrams(generation.output_ids, 4)
-        if runs:
-            repeated = len(runs) - len(set(runs))
-            yield TextScore(texts.cell.id, "repetition", generation.prompt_index, repeated, len(runs))
-        else:
-            yield Unscored(texts.cell.id, "repetition", generation.prompt_index, "fewer than 4 tokens")
+score = partial(ngram_shares, metric="repetition", n=4, repeated=True)

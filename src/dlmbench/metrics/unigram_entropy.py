@@ -10,6 +10,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator
 
+from dlmbench.scoring.texts import share_of
 from dlmbench.types import Texts, TextScore, Unscored
 
 # Not "nats": that unit is a likelihood's, where a margin is a factor of perplexity.
@@ -22,9 +23,6 @@ RANK = 50
 def score(texts: Texts) -> Iterator[TextScore | Unscored]:
     """One value per generation."""
     for generation in texts.generations:
-        if not generation.output_ids:
-            yield Unscored(texts.cell.id, "unigram_entropy", generation.prompt_index, "no tokens")
-            continue
         n = len(generation.output_ids)
         entropy = math.fsum(c / n * math.log(n / c) for c in Counter(generation.output_ids).values())
-        yield TextScore(texts.cell.id, "unigram_entropy", generation.prompt_index, entropy, 1)
+        yield share_of(texts, "unigram_entropy", generation.prompt_index, entropy, min(n, 1), "no tokens")

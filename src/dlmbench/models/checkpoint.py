@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 _INDEX, _SINGLE = "model.safetensors.index.json", "model.safetensors"
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model")
+METADATA = "__metadata__"  # the one key of a safetensors header that is no tensor
 _MAX_HEADER_BYTES = 100_000_000  # the safetensors format's own limit
 _DOWNLOAD = "download it again with `dlmbench download`"
 
@@ -33,6 +35,15 @@ class Checkpoint:
     folder: Path
     family: str
     architecture: Architecture
+
+
+@contextmanager
+def naming(folder: Path) -> Iterator[None]:
+    """Put the folder's name before the message of a BenchError."""
+    try:
+        yield
+    except BenchError as error:
+        raise BenchError(f"{folder}: {error.message}", error.hint) from None
 
 
 # ---------------------------------------------------------------- config.json
@@ -78,7 +89,7 @@ def inspect(folder: Path, family: str | None = None) -> Checkpoint:
     """
     if not folder.is_dir():
         raise BenchError(f"no checkpoint folder at {folder}", "check the path, or fetch it with `dlmbench download`")
-    try:
+    with naming(folder):
         config = read_json(folder / "config.json")
         found = config.get("model_type")
         known = registry.names("families")
@@ -89,8 +100,6 @@ def inspect(folder: Path, family: str | None = None) -> Checkpoint:
         if family is not None and found != family:
             raise BenchError(f"this is a checkpoint of family '{found}', not '{family}'", f"set family: {found}")
         return Checkpoint(folder, str(found), architecture_from(config, str(found)))
-    except BenchError as error:
-        raise BenchError(f"{folder}: {error.message}", error.hint) from None
 
 
 def named_architecture(family: str, name: str) -> Architecture:
@@ -108,7 +117,7 @@ def named_architecture(family: str, name: str) -> Architecture:
 # ---------------------------------------------------------------- files, read without torch
 
 
-def _header(path: Path) -> dict[str, Any]:
+def read_header(path: Path) -> dict[str, Any]:
     """The header of a safetensors file. It states the length of the file, so a truncated file is noticed.
 
     Raises:
@@ -121,17 +130,17 @@ def _header(path: Path) -> dict[str, Any]:
         with path.open("rb") as stream:
             (length,) = struct.unpack("<Q", stream.read(8))
             header: Any = json.loads(stream.read(length)) if length <= min(size, _MAX_HEADER_BYTES) else None
-        ends = [tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"]
+        ends = [tensor["data_offsets"][1] for name, tensor in header.items() if name != METADATA]
     except (OSError, ValueError, struct.error, AttributeError, KeyError, TypeError, IndexError):
         problem = "is empty" if size == 0 else "is not a safetensors file"
         raise BenchError(f"{path.name} {problem}", _DOWNLOAD) from None
     expected = 8 + length + max(ends, default=0)
     if size != expected:
         raise BenchError(f"{path.name} has {size} bytes of {expected}: not a whole safetensors file", _DOWNLOAD)
-    return {name: tensor for name, tensor in header.items() if name != "__metadata__"}
+    return dict(header)
 
 
-def _weight_map(folder: Path) -> dict[str, Path]:
+def weight_map(folder: Path) -> dict[str, Path]:
     """Which safetensors file holds each tensor.
 
     Raises:
@@ -143,7 +152,8 @@ def _weight_map(folder: Path) -> dict[str, Path]:
             raise BenchError(f"{_INDEX} has no weight_map", _DOWNLOAD)
         return {name: folder / file for name, file in files.items()}
     if (folder / _SINGLE).is_file():
-        return dict.fromkeys(_header(folder / _SINGLE), folder / _SINGLE)
+        names = read_header(folder / _SINGLE).keys() - {METADATA}
+        return dict.fromkeys(names, folder / _SINGLE)
     pickled = sorted(p.name for p in folder.glob("*") if p.suffix in {".bin", ".pt", ".pth", ".ckpt"})
     if pickled:
         raise BenchError(
@@ -159,29 +169,30 @@ def problems(folder: Path, spec: ModelSpec) -> tuple[str, ...]:
     The config of a model without a family (a judge, an encoder) is read but not interpreted.
     """
     found: list[str] = []
-    try:
+
+    @contextmanager
+    def noting() -> Iterator[None]:
+        try:
+            yield
+        except BenchError as error:
+            found.append(error.message)
+
+    with noting():
         config = read_json(folder / "config.json")
         if spec.family:
             architecture_from(config, spec.family)
-    except BenchError as error:
-        found.append(error.message)
     if not any((folder / name).is_file() and (folder / name).stat().st_size > 0 for name in _TOKENIZERS):
         found.append("tokenizer.json is missing")
     elif (folder / "tokenizer.json").is_file():
-        try:
+        with noting():
             read_json(folder / "tokenizer.json")
-        except BenchError as error:
-            found.append(error.message)
+    files: set[Path] = set()
     if spec.weights == "pretrained":
-        try:
-            files = sorted(set(_weight_map(folder).values()))
-        except BenchError as error:
-            return (*found, error.message)
-        for file in files:
-            try:
-                _header(file)
-            except BenchError as error:
-                found.append(error.message)
+        with noting():
+            files = set(weight_map(folder).values())
+    for file in sorted(files):
+        with noting():
+            read_header(file)
     return tuple(found)
 
 
@@ -199,8 +210,8 @@ def tensors(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) ->
 
     folder = checkpoint.folder
     wanted = {t.official: t for t in registry.load("families", checkpoint.family).tensors(checkpoint.architecture)}
-    try:
-        files = _weight_map(folder)
+    with naming(folder):
+        files = weight_map(folder)
         for name in wanted:
             if name not in files:
                 raise BenchError(f"tensor '{name}' is missing", _DOWNLOAD)
@@ -208,9 +219,7 @@ def tensors(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) ->
             raise BenchError(f"tensor '{biases[0]}' is a bias", "biases are unsupported")
         shards = sorted({files[name] for name in wanted})
         for path in shards:
-            _header(path)
-    except BenchError as error:
-        raise BenchError(f"{folder}: {error.message}", error.hint) from None
+            read_header(path)
     for path in shards:
         try:
             with safe_open(path, framework="pt", device=str(device)) as file:
@@ -247,12 +256,7 @@ def load_weights(
 ) -> tuple[Architecture, Iterator[tuple[str, torch.Tensor]]]:
     """Architecture and weights of `spec`, as engines take them: each weight under LLaMA's name, one at a time.
 
-    Args:
-        spec: the model; `weights: random` takes only the architecture.
-        folder: of the checkpoint; None when `spec.source` is a known architecture.
-        device: where the weights go.
-        dtype: of the weights.
-        seed: of random weights.
+    folder: of the checkpoint; None when `spec.source` is a known architecture. seed: of random weights.
 
     Raises:
         BenchError: see `inspect`, `named_architecture` and `tensors`.

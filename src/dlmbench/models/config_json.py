@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from dlmbench.errors import BenchError
+
+
+def read_known(module_file: str) -> dict[str, dict[str, Any]]:
+    """Configs by name, from the JSON file beside a family's module."""
+    found: dict[str, dict[str, Any]] = json.loads(Path(module_file).with_suffix(".json").read_text(encoding="utf-8"))
+    return found
 
 
 def required(config: Mapping[str, Any], *keys: str) -> Any:

@@ -57,34 +57,18 @@ def is_offline() -> bool:
     return bool(constants.HF_HUB_OFFLINE)
 
 
-def cache_folders(cache_dir: Path | None, kind: Kind) -> tuple[Path | None, ...]:
-    """The cache folders to search, in order; None is the library's default."""
-    from_environment = os.environ.get("HF_DATASETS_CACHE") if kind == "dataset" else None
-    found = [cache_dir, Path(from_environment) if from_environment else None]
-    return (*(folder for folder in found if folder is not None), None)
-
-
 def cached(wanted: Repository, cache_dir: Path | None = None) -> Path | None:
     """The snapshot folder of a repository in the cache, complete or not, or None; never uses the network."""
-    folders = cache_folders(cache_dir, wanted.kind)
+    from_environment = os.environ.get("HF_DATASETS_CACHE") if wanted.kind == "dataset" else None
+    given = [cache_dir, Path(from_environment) if from_environment else None]
+    folders = (*(folder for folder in given if folder is not None), None)  # None is the library's default
     if _is_plain(wanted.name) and all(_has_nothing(folder, wanted) for folder in folders):
         return None
-    from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
     for folder in folders:
         try:
-            return Path(
-                snapshot_download(
-                    wanted.name,
-                    repo_type=wanted.kind,
-                    revision=wanted.revision,
-                    cache_dir=folder,
-                    allow_patterns=list(wanted.files),
-                    ignore_patterns=list(REFUSED_FILES),
-                    local_files_only=True,
-                )
-            )
+            return Path(_snapshot_download(wanted, folder, local_files_only=True))
         except LocalEntryNotFoundError as error:
             # Newer versions of the library give the folder of an incomplete snapshot.
             incomplete = getattr(error, "snapshot_path", None)
@@ -93,6 +77,20 @@ def cached(wanted: Repository, cache_dir: Path | None = None) -> Path | None:
         except HFValidationError:
             raise _no_such_name(wanted) from None
     return None
+
+
+def _snapshot_download(wanted: Repository, cache_dir: Path | None, **options: Any) -> Any:
+    from huggingface_hub import snapshot_download
+
+    return snapshot_download(
+        wanted.name,
+        repo_type=wanted.kind,
+        revision=wanted.revision,
+        cache_dir=cache_dir,
+        allow_patterns=list(wanted.files),
+        ignore_patterns=list(REFUSED_FILES),
+        **options,
+    )
 
 
 def _is_plain(name: str) -> bool:
@@ -148,28 +146,15 @@ def fetch(wanted: Repository, cache_dir: Path | None = None, token: str | None =
 
 def _snapshot(wanted: Repository, cache_dir: Path | None, token: str | None, dry_run: bool) -> Any:
     """Call `snapshot_download`, and turn its exceptions into BenchErrors."""
-    from huggingface_hub import errors, snapshot_download
+    from huggingface_hub import errors
 
     name, kind, where = wanted.name, wanted.kind, wanted.page
     again = "dlmbench download --config FILE --hf-token TOKEN"
-
-    def download() -> Any:
+    try:
         try:
-            return snapshot_download(
-                name,
-                repo_type=kind,
-                revision=wanted.revision,
-                cache_dir=cache_dir,
-                token=token,
-                allow_patterns=list(wanted.files),
-                ignore_patterns=list(REFUSED_FILES),
-                dry_run=dry_run,
-            )
+            return _snapshot_download(wanted, cache_dir, token=token, dry_run=dry_run)
         except errors.DryRunError as error:  # the reason is in its cause
             raise error.__cause__ or error from None
-
-    try:
-        return download()
     except errors.GatedRepoError:
         failure = BenchError(
             f"{kind} {name} is gated and this account has no access",
@@ -187,7 +172,11 @@ def _snapshot(wanted: Repository, cache_dir: Path | None, token: str | None, dry
     except errors.HFValidationError:
         failure = _no_such_name(wanted)
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled):
-        failure = _unreachable(wanted)
+        failure = BenchError(
+            f"{kind} {name} is not in the cache and {HOME} cannot be reached",
+            f"Where there is network run `{DOWNLOAD}` (page: {where}), and point HF_HOME or HF_HUB_CACHE "
+            "to the folder it filled",
+        )
     except errors.HfHubHTTPError as error:
         status = getattr(error.response, "status_code", None)
         reason = "the token is not valid" if status == 401 else f"the hub answered with status {status}"
@@ -201,15 +190,6 @@ def _snapshot(wanted: Repository, cache_dir: Path | None, token: str | None, dry
         )
     # Raised outside the handlers, so that the library's exception is not attached as context.
     raise failure
-
-
-def _unreachable(wanted: Repository) -> BenchError:
-    """A snapshot is not in the cache, and the hub cannot be reached."""
-    return BenchError(
-        f"{wanted.kind} {wanted.name} is not in the cache and {HOME} cannot be reached",
-        f"Where there is network run `{DOWNLOAD}` (page: {wanted.page}), and point HF_HOME or HF_HUB_CACHE "
-        "to the folder it filled",
-    )
 
 
 def _no_such_name(wanted: Repository) -> BenchError:

@@ -15,8 +15,6 @@ Random weights are identified by the architecture, and by tokenizer and chat tem
 from __future__ import annotations
 
 import hashlib
-import json
-import struct
 from collections.abc import Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -24,40 +22,40 @@ from typing import Any
 
 from dlmbench import registry
 from dlmbench.errors import BenchError
+from dlmbench.models import checkpoint
 from dlmbench.models.loading import local_folder
 from dlmbench.types import ModelSpec, stable_hash
 
 READ_WHOLE_BYTES = 64 << 20
 SAMPLE_BYTES = 4 << 10
-_INDEX, _SINGLE = "model.safetensors.index.json", "model.safetensors"
 # Keys of config.json that say how the file was written and nothing about the model.
 _PROVENANCE = ("_name_or_path", "transformers_version")
 
 
 def fingerprint(folder: Path | None, spec: ModelSpec) -> str:
-    """The content of a model as a short hash.
-
-    Args:
-        folder: where its files are; None for random weights of an architecture known by name.
-        spec: its family, and whether its weights are read or drawn at random.
+    """The content of a model as a short hash; `folder` None for random weights of an architecture known by name.
 
     Raises:
         BenchError: a file that is missing or cannot be read.
     """
     if folder is None:
+        assert spec.weights == "random"
         config = registry.load("families", spec.family).KNOWN.get(spec.source)
         if config is None:
             raise BenchError(f"model {spec.key}: {spec.source} is not on this machine", "Fetch it, or name a folder")
-    else:
-        config = _json(folder / "config.json")
-    tokenizer = {} if folder is None else _tokenizer(folder)
-    if spec.weights == "random":
-        architecture = registry.load("families", spec.family).architecture(config)
-        return stable_hash({"architecture": asdict(architecture), **tokenizer})
-    assert folder is not None
-    config = {key: value for key, value in config.items() if key not in _PROVENANCE}
-    weights = {path.name: _weights(path) for path in _weight_files(folder)}
-    return stable_hash({"config": config, "weights": weights, **tokenizer})
+        return _of_architecture(config, spec, {})
+    with checkpoint.naming(folder):
+        config, tokenizer = checkpoint.read_json(folder / "config.json"), _tokenizer(folder)
+        if spec.weights == "random":
+            return _of_architecture(config, spec, tokenizer)
+        config = {key: value for key, value in config.items() if key not in _PROVENANCE}
+        weights = {path.name: _weights(path) for path in sorted(set(checkpoint.weight_map(folder).values()))}
+        return stable_hash({"config": config, "weights": weights, **tokenizer})
+
+
+def _of_architecture(config: dict[str, Any], spec: ModelSpec, tokenizer: dict[str, str]) -> str:
+    architecture = registry.load("families", spec.family).architecture(config)
+    return stable_hash({"architecture": asdict(architecture), **tokenizer})
 
 
 def with_content(spec: ModelSpec, folder: Path | None) -> ModelSpec:
@@ -89,19 +87,10 @@ def with_known_content(specs: Iterable[ModelSpec]) -> tuple[ModelSpec, ...]:
     return tuple(known)
 
 
-def _json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise BenchError(f"{path.parent} has no {path.name}", "Name a folder that holds a whole checkpoint") from None
-    except (OSError, ValueError) as error:
-        raise BenchError(f"{path} cannot be read: {error}", "Download the checkpoint again") from None
-
-
-def _tokenizer(folder: Path) -> dict[str, str | None]:
+def _tokenizer(folder: Path) -> dict[str, str]:
     """Hash of tokenizer.json and the chat template, wherever the checkpoint keeps it; None without a file."""
     settings = folder / "tokenizer_config.json"
-    template = _json(settings).get("chat_template") if settings.is_file() else None
+    template = checkpoint.read_json(settings).get("chat_template") if settings.is_file() else None
     file = folder / "chat_template.jinja"
     found = {"tokenizer": _hash(folder / "tokenizer.json"), "chat_template": _hash(file) or template}
     return {name: value for name, value in found.items() if value is not None}
@@ -111,38 +100,17 @@ def _hash(path: Path) -> str | None:
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
 
 
-def _weight_files(folder: Path) -> list[Path]:
-    """The safetensors files that the engines read."""
-    if (folder / _INDEX).is_file():
-        names = sorted(set(_json(folder / _INDEX).get("weight_map", {}).values()))
-    else:
-        names = [_SINGLE]
-    missing = [name for name in names if not (folder / name).is_file()]
-    if missing or not names:
-        raise BenchError(
-            f"{folder} has no {', '.join(missing) or 'weights in ' + _INDEX}",
-            "Fetch the weights as safetensors with `dlmbench download`; pickled weights are not read",
-        )
-    return [folder / name for name in names]
-
-
 def _weights(path: Path) -> dict[str, Any]:
-    """Size, header and values of a safetensors file: 8 bytes with the length of the header, the header, the data."""
-    size = path.stat().st_size
-    values = hashlib.sha256()
-    try:
-        with path.open("rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            if length > size:
-                raise ValueError("its header is longer than the file")
-            header = json.loads(file.read(length))
-            if size <= READ_WHOLE_BYTES:
-                values.update(file.read())
-            else:
-                tensors = [entry for name, entry in header.items() if name != "__metadata__"]
-                for start, end in sorted(tuple(entry["data_offsets"]) for entry in tensors):
-                    file.seek(8 + length + start)
-                    values.update(file.read(min(SAMPLE_BYTES, end - start)))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
-        raise BenchError(f"{path} is not a safetensors file: {error}", "Download the checkpoint again") from None
+    """Size, header and values of a safetensors file."""
+    header, size, values = checkpoint.read_header(path), path.stat().st_size, hashlib.sha256()
+    offsets = sorted(tuple(entry["data_offsets"]) for name, entry in header.items() if name != checkpoint.METADATA)
+    first = size - max((end for _, end in offsets), default=0)  # the data end the file
+    with path.open("rb") as file:
+        if size <= READ_WHOLE_BYTES:
+            file.seek(first)
+            values.update(file.read())
+        else:
+            for start, end in offsets:
+                file.seek(first + start)
+                values.update(file.read(min(SAMPLE_BYTES, end - start)))
     return {"size": size, "header": header, "values": values.hexdigest()}

@@ -22,34 +22,11 @@ _TINY = Path(__file__).parents[1] / "tiny" / "checkpoints"
 
 
 @dataclass(frozen=True)
-class LoadedModel:
-    """A model as an engine loaded it.
+class FoundModel:
+    """A model that can be loaded; the family of `spec` is filled in.
 
     folder: None for random weights of an architecture known by name. tokenizer: None where the checkpoint has none.
-    backend: what the engine gave: a LanguageModel, or a Generator where the engine serves texts only.
     """
-
-    spec: ModelSpec
-    folder: Path | None
-    architecture: Architecture
-    tokenizer: CheckpointTokenizer | None
-    backend: LanguageModel | Generator
-
-    @property
-    def language_model(self) -> LanguageModel:
-        """The backend where it gives logits.
-
-        Raises:
-            BenchError: the engine serves texts only.
-        """
-        if isinstance(self.backend, Generator):
-            raise BenchError(f"the engine of {self.spec.source} gives texts but no logits", "use another engine")
-        return self.backend
-
-
-@dataclass(frozen=True)
-class FoundModel:
-    """A model that can be loaded; see `LoadedModel`. The family of `spec` is filled in."""
 
     spec: ModelSpec
     folder: Path | None
@@ -73,6 +50,24 @@ class FoundModel:
             self.spec, self.folder, precision=precision, attention=attention, device=device, seed=seed
         )
         return LoadedModel(self.spec, self.folder, self.architecture, self.tokenizer, backend)
+
+
+@dataclass(frozen=True)
+class LoadedModel(FoundModel):
+    """A model as an engine loaded it: its backend is a LanguageModel, or a Generator where the engine serves texts."""
+
+    backend: LanguageModel | Generator
+
+    @property
+    def language_model(self) -> LanguageModel:
+        """The backend where it gives logits.
+
+        Raises:
+            BenchError: the engine serves texts only.
+        """
+        if isinstance(self.backend, Generator):
+            raise BenchError(f"the engine of {self.spec.source} gives texts but no logits", "use another engine")
+        return self.backend
 
 
 def find(spec: ModelSpec) -> FoundModel:
@@ -103,10 +98,8 @@ def find_auxiliary(source: str) -> tuple[Path, dict[str, Any]]:
     """
     folder = resolve_model(ModelSpec("auxiliary", "", source, "baseline"))
     assert folder is not None, "only an architecture with random weights has no folder"
-    try:
+    with checkpoint.naming(folder):
         return folder, checkpoint.read_json(folder / "config.json")
-    except BenchError as error:
-        raise BenchError(f"{folder}: {error.message}", error.hint) from None
 
 
 # ---------------------------------------------------------------- folders

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,6 @@ from typing import Any
 from dlmbench import registry
 from dlmbench.errors import BenchError
 from dlmbench.types import PromptSettings
-
-_PIECE = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -63,8 +62,7 @@ def _content_hash(path: Path) -> str:
             digest.update(f"{file.relative_to(path).as_posix()}\0".encode())
         try:
             with file.open("rb") as stream:
-                while piece := stream.read(_PIECE):
-                    digest.update(piece)
+                hashlib.file_digest(stream, lambda: digest)
         except OSError as error:
             raise BenchError(f"cannot read {file}: {error.strerror}", "Name a readable file") from None
     return digest.hexdigest()[:12]
@@ -97,3 +95,15 @@ def read_text(path: Path) -> str:
     if not text.strip():
         raise BenchError(f"{path} is empty", "Put at least one prompt into it")
     return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def parse_json(text: str, path: Path, first_line: int = 1, hint: str = "Fix the file") -> Any:
+    """The JSON of a file, or of its part that begins at `first_line`.
+
+    Raises:
+        BenchError: it is not JSON, with the line.
+    """
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise BenchError(f"{path}: line {first_line + error.lineno - 1} is not JSON: {error.msg}", hint) from None

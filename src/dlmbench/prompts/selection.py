@@ -184,10 +184,6 @@ def take(
     `prompt_hash` names the passages: equal for all models.
 
     Args:
-        settings: source, number and seed.
-        tokenizer: of the model.
-        prompt_tokens: P.
-        new_tokens: G.
         also: tokenizers of the experiment's other models, for which the passages must be long enough too.
         references: False keeps prompts without a known continuation as well.
 

@@ -16,7 +16,7 @@ from dlmbench.types import PromptBatch
 Encode = Callable[[str], Sequence[int]]
 Decode = Callable[[Sequence[int]], str]
 
-_BROKEN = "\ufffd"  # what a decoder writes for bytes that are no whole character
+BROKEN = "\ufffd"  # what a decoder writes for bytes that are no whole character
 
 
 @dataclass(frozen=True)
@@ -67,9 +67,9 @@ def continuation(encode: Encode, text: str) -> tuple[int, ...]:
 
 def whole_characters(ids: Sequence[int], first: int, last: int, decode: Decode) -> tuple[int, int]:
     """The widest first..last within the given one at whose ends the decoded text has whole characters."""
-    while first < last and decode(ids[:first]).endswith(_BROKEN):
+    while first < last and decode(ids[:first]).endswith(BROKEN):
         first += 1
-    while last > first and decode(ids[:last]).endswith(_BROKEN):
+    while last > first and decode(ids[:last]).endswith(BROKEN):
         last -= 1
     return first, last
 

@@ -96,8 +96,8 @@ def _calibrate() -> Iterator[str]:
 
     yield "| engine | cells | groups | matrix | bandwidth | attention | host, ms | fitted | left out, median | 90% |"
     yield "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |"
-    for name, rows in models_8b.TABLES.items():
-        c = calibrate(rows(), name)
+    for name, rows in models_8b.measured().items():
+        c = calibrate(rows, name)
         e = c.efficiencies
         assert c.median_error is not None
         assert c.p90_error is not None
@@ -117,7 +117,7 @@ def _floor() -> Iterator[str]:
     yield "| B, P, G | floor, data sheet | floor, measured ceilings | expected, hf engine | official code | its peak |"
     yield "| --- | --- | --- | --- | --- | --- |"
     official = memory.official_law(LLADA_8B)
-    for row in models_8b.official():
+    for row in models_8b.measured()["LLaDA, official code"]:
         c, h200 = row.cell, row.hardware
         b, p, g = c.batch_size, c.prompt_tokens, c.new_tokens
         floors = [1e3 * (corrected.floor_s(c, LLADA_8B, h) or 0) for h in (h200, CEILINGS)]

@@ -6,7 +6,7 @@ count, and two of its points tell where it meets the baseline's latency.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from dlmbench import registry
@@ -53,41 +53,31 @@ def break_even_surface(
     A block that spans all new tokens of the target grows with them; shapes that any other block length does not divide
     are left out. Empty for a target without a schedule and for engines without efficiencies.
     """
-    return tuple(_points(baseline, target, hardware, shapes, efficiencies))
+    points, block = [], _block(target[0])
 
+    def seconds(of: tuple[Cell, Architecture], shape: Shape, **knobs: KnobValue) -> float | None:
+        cell, arch = of
+        prompt, new, batch = shape
+        changed = tuple((k, knobs.get(k, v)) for k, v in cell.knobs)
+        shaped = replace(cell, prompt_tokens=prompt, new_tokens=new, batch_size=batch, knobs=changed)
+        chosen = efficiencies_for(shaped, efficiencies)
+        return None if chosen is None else latency_s(shaped, arch, hardware, chosen)
 
-def _points(
-    baseline: tuple[Cell, Architecture],
-    target: tuple[Cell, Architecture],
-    hardware: Hardware,
-    shapes: Iterable[Shape],
-    efficiencies: Efficiencies | Mapping[str, Efficiencies] | None,
-) -> Iterator[BreakEvenPoint]:
-    block = _block(target[0])
-    for prompt, new, batch in shapes:
+    for shape in shapes:
+        new = shape[1]
         if new % (block or new):
             continue
-
-        def seconds(
-            of: tuple[Cell, Architecture], at: Shape = (prompt, new, batch), **knobs: KnobValue
-        ) -> float | None:
-            cell, arch = of
-            changed = tuple((k, knobs.get(k, v)) for k, v in cell.knobs)
-            prompt, new, batch = at
-            shaped = replace(cell, prompt_tokens=prompt, new_tokens=new, batch_size=batch, knobs=changed)
-            chosen = efficiencies_for(shaped, efficiencies)
-            return None if chosen is None else latency_s(shaped, arch, hardware, chosen)
-
         # One step a token, and (with more than two tokens a block) two a block, which a cache needs at least.
         most, least = new, 2 * (new // (block or new))
-        base_s = seconds(baseline)
-        most_s = seconds(target, block_length=block, steps=most)
-        least_s = seconds(target, block_length=block, steps=least) if least < most else 0.0
+        base_s = seconds(baseline, shape)
+        most_s = seconds(target, shape, block_length=block, steps=most)
+        least_s = seconds(target, shape, block_length=block, steps=least) if least < most else 0.0
         if base_s is None or most_s is None or least_s is None:
             continue
         step_s = (most_s - least_s) / (most - least) if least < most else most_s / most
         fixed_s = most_s - step_s * most
-        yield BreakEvenPoint(prompt, new, batch, (base_s - fixed_s) / step_s, base_s, step_s)
+        points.append(BreakEvenPoint(*shape, (base_s - fixed_s) / step_s, base_s, step_s))
+    return tuple(points)
 
 
 def _block(cell: Cell) -> int | None:
@@ -104,11 +94,8 @@ def surfaces(
 ) -> tuple[BreakEvenSurface, ...]:
     """The surface of every setting in which a plan runs diffusion, over its lengths and batch sizes.
 
-    Args:
-        cells: of the plan; a target's baseline is the one that shares most of engine, precision and attention.
-        known: architectures by model key; models without one are left out.
-        hardware: any device.
-        efficiencies: by "engine/sampler"; None for the engines' defaults.
+    A target's baseline is the one that shares most of engine, precision and attention. known: architectures by model
+    key; models without one are left out. efficiencies: by "engine/sampler"; None for the engines' defaults.
     """
     usable = [c for c in cells if c.model.key in known]
     baselines = [c for c in usable if _paradigm(c) == "autoregressive"]

@@ -14,8 +14,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from functools import cache, cached_property
-from itertools import pairwise
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -63,11 +62,8 @@ def measured_cells(
 ) -> dict[str, tuple[MeasuredCell, ...]]:
     """The measured cells of a run, by "engine/sampler" as `corrected.predict` looks efficiencies up.
 
-    Args:
-        results: of one run folder; cells that failed, have no timed repetition or a sampler that plans no forwards are
-            left out, those of a run that was cut off count with the repetitions they have.
-        architectures: by model key.
-        hardware: what the run's environment names.
+    Cells that failed, have no timed repetition or a sampler that plans no forwards are left out; those of a run that
+    was cut off count with the repetitions they have. architectures: by model key.
     """
     found: dict[str, list[MeasuredCell]] = {}
     for result in results:
@@ -109,80 +105,48 @@ class Calibration:
     p90_error: float | None
     held_out: tuple[HeldOut, ...]
 
-    def to_json(self) -> str:
-        """As a JSON text that `from_json` reads."""
-        return json.dumps(asdict(self), indent=2)
-
     @classmethod
-    def from_json(cls, text: str) -> Calibration:
-        """Read back `to_json`.
+    def from_dict(cls, values: object) -> Calibration:
+        """Read back what `dataclasses.asdict` made.
 
         Raises:
-            BenchError: not such a text.
+            ValueError: not such values.
         """
-        try:
-            values: dict[str, Any] = json.loads(text)
-            held_out = tuple(
-                HeldOut(
-                    **{
-                        **h,
-                        "errors": tuple(h["errors"]),
-                        "log_errors": tuple(h["log_errors"]),
-                        "efficiencies": Efficiencies(**h["efficiencies"]),
-                    }
-                )
-                for h in values["held_out"]
-            )
-            values |= {"efficiencies": Efficiencies(**values["efficiencies"]), "held_out": held_out}
-            return cls(**values)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise BenchError(f"not a calibration ({error})", "Write one with Calibration.to_json") from error
+        from pydantic import TypeAdapter
 
-    @property
-    def held_out_variance(self) -> float:
-        """Mean square of the logarithmic errors of the cells left out, each by the efficiencies of the other groups."""
-        return statistics.fmean(v**2 for h in self.held_out for v in h.log_errors)
+        found: Calibration = TypeAdapter(cls).validate_python(values)
+        return found
 
 
-@dataclass(frozen=True)
 class _Problem:
     """All forwards of all cells as arrays: seconds_C = sum over the cell's forwards of count_F * seconds_F."""
 
-    limits: Limits
-    count_F: FloatArray
-    starts_C: NDArray[np.intp]
-    latency_C: FloatArray
-
-    @classmethod
-    def of(cls, rows: Sequence[MeasuredCell]) -> _Problem:
+    def __init__(self, rows: Sequence[MeasuredCell]) -> None:
         limits: list[Limits] = []
         counts: list[float] = []
-        starts = [0]
+        starts = []
         for row in rows:
             kinds = operators.forwards_of(row.cell, row.forwards)
             assert kinds, f"{row.cell.label}: no schedule fixes its forwards, and they are not given"
+            starts.append(len(counts))
             limits += [limits_of(f, row.cell, row.architecture, row.hardware) for f in kinds]
             counts += [f.count for f in kinds]
-            starts.append(len(counts))
-        assert all(a < b for a, b in pairwise(starts))
         columns: dict[str, Any] = {
             name: np.array([getattr(one, name) for one in limits]) for name in Limits.__dataclass_fields__
         }
-        return cls(Limits(**columns), np.array(counts), np.array(starts[:-1]), np.array([r.latency_s for r in rows]))
+        self.limits, self.count_F, self.starts_C = Limits(**columns), np.array(counts), np.array(starts)
+        self.latency_C = np.array([r.latency_s for r in rows])
 
     def log_errors(self, efficiencies: Efficiencies) -> FloatArray:
         seconds_F: Any = self.limits.seconds(efficiencies, np.maximum)
         return np.asarray(np.log(np.add.reduceat(self.count_F * seconds_F, self.starts_C) / self.latency_C))
 
-    def seconds_per_forward(self) -> FloatArray:
-        return np.asarray(self.latency_C / np.add.reduceat(self.count_F, self.starts_C))
-
 
 def _fit(rows: Sequence[MeasuredCell]) -> Efficiencies:
     from scipy.optimize import least_squares
 
-    problem = _Problem.of(rows)
-    shortest = float(problem.seconds_per_forward().min())
+    problem = _Problem(rows)
+    shortest = float((problem.latency_C / np.add.reduceat(problem.count_F, problem.starts_C)).min())
     centre = np.log([*_PRIOR, _PRIOR_HOST_SHARE * shortest])
     low = np.log([*_LEAST, _LEAST_HOST_S])
     high = np.log([1.0, 1.0, 1.0, _MOST_HOST_S])
@@ -203,15 +167,11 @@ def _fit(rows: Sequence[MeasuredCell]) -> Efficiencies:
 
 def log_errors(efficiencies: Efficiencies, rows: Sequence[MeasuredCell]) -> tuple[float, ...]:
     """log(predicted / measured) of each cell: also how well efficiencies of one device serve cells of another."""
-    return tuple(float(v) for v in _Problem.of(rows).log_errors(efficiencies))
+    return tuple(float(v) for v in _Problem(rows).log_errors(efficiencies))
 
 
 def calibrate(rows: Sequence[MeasuredCell], label: str = "") -> Calibration:
     """Fit one engine's efficiencies on one device, and measure their error on each (model, length) group left out.
-
-    Args:
-        rows: measured cells of one engine on one device, their paradigm alike.
-        label: what to call the engine.
 
     Raises:
         BenchError: no cells, a latency that is not above 0, or cells of two devices.
@@ -259,14 +219,6 @@ def too_small(calibration: Calibration, groups: int) -> str | None:
     return f"too small: {'; '.join(reasons)}" if reasons else None
 
 
-@cache
-def _student_975(degrees: int) -> float:
-    """The 97.5% quantile of Student's t."""
-    from scipy.special import stdtrit  # the whole of scipy.stats takes seconds to import
-
-    return float(stdtrit(degrees, 0.975))
-
-
 @dataclass(frozen=True)
 class LatencyEstimate:
     """Expected seconds with a 95% interval, never below the floor.
@@ -286,16 +238,17 @@ def estimate(
     architecture: Architecture,
     hardware: Hardware,
     forwards: float | None = None,
-    transfer_sd: float = TRANSFER_SD,
 ) -> LatencyEstimate | None:
     """Latency of a cell, on the calibration's device or another one; None where its forwards are unknown.
 
     The interval joins the errors of the groups left out, how far the refits without them disagree on this very cell,
-    and, on another device, `transfer_sd`. Student's t with as many degrees as groups less one.
+    and, on another device, TRANSFER_SD. Student's t with as many degrees as groups less one.
 
     Raises:
         BenchError: the calibration has a single group, so that its error is not known.
     """
+    from scipy.special import stdtrit  # the whole of scipy.stats takes seconds to import
+
     kinds = operators.forwards_of(cell, forwards)
     if kinds is None:
         return None
@@ -312,8 +265,9 @@ def estimate(
         )
     is_extrapolated = hardware.name != calibration.hardware
     apart = statistics.fmean(math.log(seconds(h.efficiencies) / value) ** 2 for h in calibration.held_out)
-    variance = calibration.held_out_variance + apart + (transfer_sd**2 if is_extrapolated else 0.0)
-    factor = math.exp(_student_975(len(calibration.held_out) - 1) * math.sqrt(variance))
+    held_out = statistics.fmean(v**2 for h in calibration.held_out for v in h.log_errors)
+    variance = held_out + apart + (TRANSFER_SD**2 if is_extrapolated else 0.0)
+    factor = math.exp(float(stdtrit(len(calibration.held_out) - 1, 0.975)) * math.sqrt(variance))
     floor = floor_s(cell, architecture, hardware, forwards)
     assert floor is not None
     return LatencyEstimate(value, min(max(value / factor, floor), value), value * factor, is_extrapolated)
@@ -348,15 +302,8 @@ class CalibratedRun:
             "notes": self.notes,
             "calibrations": [asdict(c) for c in self.calibrations],
             "cells": [
-                {
-                    "cell_id": b.cell.id,
-                    "label": b.cell.label,
-                    "latency_s": b.latency_s,
-                    "floor_s": b.floor_s,
-                    "floor_ratio": b.floor_ratio,
-                    "mfu": b.mfu,
-                    "mbu": b.mbu,
-                }
+                {"cell_id": b.cell.id, "label": b.cell.label}
+                | {name: getattr(b, name) for name in ("latency_s", "floor_s", "floor_ratio", "mfu", "mbu")}
                 for b in self.bounds
             ],
         }
@@ -366,15 +313,18 @@ class CalibratedRun:
 def calibrate_run(run: Run, device_name: str | None = None, rows: Sequence[Hardware] = ()) -> CalibratedRun:
     """Fit the efficiencies of each engine and sampler of a run, and compare every cell with its floor.
 
-    Args:
-        run: read back from its folder; cells that failed are left out.
-        device_name: where it ran; None for what its environment says.
-        rows: the user's own devices.
+    device_name: where it ran; None for what its environment says. rows: the user's own devices.
 
     Raises:
         BenchError: an unknown device, or no measured cell.
     """
-    device = _device_of(run, device_name, rows)
+    recorded = run.environment.device if run.environment else ""
+    device = find(device_name, rows) if device_name is not None else of_device(recorded, rows)
+    if device is None:
+        raise BenchError(
+            f"the data sheet of '{recorded}', on which {run.folder} was measured, is not known",
+            "Name a device with --hardware, or describe it with --hardware-file (docs/roofline.md)",
+        )
     known, unknown = architectures(dict.fromkeys(c.model for c in run.cells))
     usable = [r for r in run.results if r.cell.model.key in known]
     groups = measured_cells(usable, known, device)
@@ -395,19 +345,6 @@ def calibrate_run(run: Run, device_name: str | None = None, rows: Sequence[Hardw
             notes.append(f"{label}: {small}")
     findings = tuple(below_floor(bounds, device.name))
     return CalibratedRun(run, device, tuple(calibrations), tuple(bounds), findings, tuple(notes))
-
-
-def _device_of(run: Run, name: str | None, rows: Sequence[Hardware]) -> Hardware:
-    if name is not None:
-        return find(name, rows)
-    recorded = run.environment.device if run.environment else ""
-    row = of_device(recorded, rows)
-    if row is None:
-        raise BenchError(
-            f"the data sheet of '{recorded}', on which {run.folder} was measured, is not known",
-            "Name a device with --hardware, or describe it with --hardware-file (docs/roofline.md)",
-        )
-    return row
 
 
 @dataclass(frozen=True)
@@ -440,12 +377,10 @@ def load_calibration(path: Path) -> SavedCalibration:
     try:
         if document["schema_version"] != _SCHEMA:
             raise BenchError(f"{path} is of another version of dlmbench", remedy)
-        found = tuple(Calibration.from_json(json.dumps(c)) for c in document["calibrations"])
-        if not all(0 < v < float("inf") for c in found for v in asdict(c.efficiencies).values()):
-            raise BenchError(f"{path} has an efficiency that is not above 0", remedy)
-        return SavedCalibration(str(document["hardware"]["name"]), str(document["run"]), found)
-    except BenchError as error:
-        message = error.message if str(path) in error.message else f"{path} is {error.message}"
-        raise BenchError(message, remedy) from error
-    except (KeyError, TypeError, AttributeError) as error:
+        found = tuple(Calibration.from_dict(c) for c in document["calibrations"])
+        saved = SavedCalibration(str(document["hardware"]["name"]), str(document["run"]), found)
+    except (KeyError, TypeError, ValueError) as error:
         raise BenchError(f"{path} is not a calibration", remedy) from error
+    if not all(0 < v < math.inf for c in found for v in asdict(c.efficiencies).values()):
+        raise BenchError(f"{path} has an efficiency that is not above 0", remedy)
+    return saved

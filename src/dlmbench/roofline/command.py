@@ -128,9 +128,7 @@ def _llama_values(run: published.LlamaAnalysis) -> dict[str, object]:
             return None
         return {
             "total_s": cost.total_s,
-            "seconds": cost.seconds,
-            "flops": cost.flops,
-            "bytes": cost.moved,
+            **asdict(cost),
             "linear_intensity": cost.linear_intensity,
             "attention_intensity": cost.intensity("MHA Attention"),
             "aggregate_intensity": cost.intensity(),
@@ -140,10 +138,7 @@ def _llama_values(run: published.LlamaAnalysis) -> dict[str, object]:
 
 
 def _llada_values(run: published.LladaAnalysis) -> dict[str, object]:
-    blocks = [
-        {"length": b.length, "steps": b.steps, "step_s": b.step_s, "flops": b.flops, "bytes": b.moved}
-        for b in run.blocks
-    ]
+    blocks = [asdict(block) for block in run.blocks]
     return {"total_s": run.total_s, "aggregate_intensity": run.intensity, "blocks": blocks}
 
 

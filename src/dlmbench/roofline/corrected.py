@@ -102,17 +102,18 @@ class Totals:
     bytes: float
     forwards: float
 
+    def floor_s(self, hardware: Hardware, precision: str) -> float:
+        """Seconds that the larger of the two takes at the data sheet's rates."""
+        return max(self.flops / hardware.matrix_flops(precision), self.bytes / hardware.bandwidth)
+
 
 def compulsory(
     cell: Cell, architecture: Architecture, cache_bytes: float = 0.0, forwards: float | None = None
 ) -> Totals | None:
     """The work that no implementation of one generation can avoid; None for a sampler that plans no forwards.
 
-    Args:
-        cell: where the number of forwards is unknown, the fewest possible are taken.
-        architecture: of its model.
-        cache_bytes: last-level cache of the device; weights that fit into it need to be read only once.
-        forwards: how many a rule without a schedule took.
+    cache_bytes: last-level cache of the device; weights that fit into it need to be read only once. forwards: how many
+    a rule without a schedule took; the fewest possible where unknown.
     """
     kinds = operators.forwards_of(cell, forwards or operators.min_forwards(cell), needed_head_only=True)
     if kinds is None:
@@ -129,9 +130,7 @@ def compulsory(
 def floor_s(cell: Cell, architecture: Architecture, hardware: Hardware, forwards: float | None = None) -> float | None:
     """Seconds below which no generation of `cell` can be on `hardware`; None for a sampler that plans no forwards."""
     total = compulsory(cell, architecture, hardware.cache_bytes, forwards)
-    if total is None:
-        return None
-    return max(total.flops / hardware.matrix_flops(cell.precision), total.bytes / hardware.bandwidth)
+    return None if total is None else total.floor_s(hardware, cell.precision)
 
 
 def predict(
@@ -143,13 +142,8 @@ def predict(
 ) -> Prediction:
     """Expected latency and peak memory, and the floor; None for each that sampler and engine do not allow to predict.
 
-    Args:
-        cell: any point of a grid.
-        architecture: of its model.
-        hardware: where it runs.
-        efficiencies: one set, or sets by "engine/sampler"; None for the defaults of the cell's engine. Without any for
-            this cell no latency is predicted.
-        forwards: how many a rule without a schedule takes, where known; else no latency is predicted.
+    efficiencies: one set, or sets by "engine/sampler"; None for the defaults of the cell's engine. Without any for this
+    cell no latency is predicted. forwards: how many a rule without a schedule takes; else no latency is predicted.
     """
     chosen, split = efficiencies_for(cell, efficiencies), memory.split(cell, architecture)
     return Prediction(
@@ -208,13 +202,12 @@ def bounds_of(row: MeasuredCell) -> Bounds | None:
     """The bounds of one measured cell on its device; None for a sampler that plans no forwards."""
     device, precision = row.hardware, row.cell.precision
     total = compulsory(row.cell, row.architecture, device.cache_bytes, row.forwards)
-    floor = floor_s(row.cell, row.architecture, device, row.forwards)
-    if total is None or floor is None:
+    if total is None:
         return None
     return Bounds(
         cell=row.cell,
         latency_s=row.latency_s,
-        floor_s=floor,
+        floor_s=total.floor_s(device, precision),
         mfu=total.flops / device.matrix_flops(precision) / row.latency_s,
         mbu=total.bytes / device.bandwidth / row.latency_s,
     )

@@ -2,14 +2,16 @@
 
 Rates are dense (no structured sparsity), with 32-bit accumulation (half of a GeForce card's printed rate) and at the
 published boost clock, so a floor made of them lies below measurements; GeForce cards may clock higher and exceed their
-rate slightly. Users add rows of their own from YAML, with measured ceilings where they have them.
+rate slightly. The rows are in devices.json; users add their own from YAML, with measured ceilings where they have them.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
+from difflib import get_close_matches
 from pathlib import Path
 
 from dlmbench.errors import BenchError, did_you_mean
@@ -38,39 +40,6 @@ class Hardware:
         """Peak FLOP/s of a matrix product in `precision` (float32 is taken without TF32, torch's default)."""
         return self.fp32_flops if precision == "float32" else self.bf16_flops
 
-
-_A100 = ("NVIDIA A100 data sheet", "2021-06")
-_ADA = ("NVIDIA Ada GPU architecture whitepaper 2.02", "2022")
-_H100 = ("NVIDIA H100 data sheet", "2022-11")
-
-ROWS: tuple[Hardware, ...] = (
-    Hardware("A100 40GB PCIe", 312e12, 19.5e12, 1555e9, 40e9, 40e6, *_A100, ("NVIDIA A100-PCIE-40GB",)),
-    Hardware("A100 80GB PCIe", 312e12, 19.5e12, 1935e9, 80e9, 40e6, *_A100, ("NVIDIA A100-PCIE-80GB",)),
-    Hardware("A100 40GB SXM", 312e12, 19.5e12, 1555e9, 40e9, 40e6, *_A100, ("NVIDIA A100-SXM4-40GB",)),
-    Hardware("A100 80GB SXM", 312e12, 19.5e12, 2039e9, 80e9, 40e6, *_A100, ("NVIDIA A100-SXM4-80GB",)),
-    Hardware("RTX A6000", 154.8e12, 38.7e12, 768e9, 48e9, 6e6, "NVIDIA GA102 whitepaper 2.0", "2021", ("A6000",)),
-    Hardware("RTX 4090", 165.2e12, 82.6e12, 1008e9, 24e9, 72e6, *_ADA, ("4090",)),
-    Hardware(
-        "RTX 5090", 209.5e12, 104.8e12, 1792e9, 32e9, 96e6, "NVIDIA RTX Blackwell whitepaper 1.1", "2025", ("5090",)
-    ),
-    Hardware("L40S", 362.05e12, 91.6e12, 864e9, 48e9, 96e6, "NVIDIA L40S data sheet", "2023"),
-    Hardware("H100 PCIe", 756.5e12, 51.2e12, 2039e9, 80e9, 50e6, *_H100, ("H100 80GB PCIe",)),
-    Hardware("H100 SXM", 989.4e12, 66.9e12, 3350e9, 80e9, 50e6, *_H100, ("NVIDIA H100 80GB HBM3", "H100 SXM5")),
-    Hardware("H200", 989.4e12, 66.9e12, 4800e9, 141e9, 50e6, "NVIDIA H200 data sheet", "2023-11", ("H200 SXM",)),
-    Hardware("B200", 2250e12, 80e12, 8000e9, 180e9, 126e6, "NVIDIA Blackwell data sheet", "2024", ("B200 SXM",)),
-    Hardware(
-        "MI300X",
-        1307.4e12,
-        163.4e12,
-        5325e9,
-        192e9,
-        256e6,
-        "AMD Instinct MI300X data sheet",
-        "2023-12",
-        ("MI300X OAM",),
-    ),
-    Hardware("RX 7900 XT", 103.2e12, 51.6e12, 800e9, 20e9, 80e6, "AMD Radeon RX 7900 XT page", "2022-12", ("7900 XT",)),
-)
 
 _MAKERS = r"\b(nvidia|amd|geforce|radeon|instinct)\b"
 
@@ -101,16 +70,11 @@ def find(name: str, rows: Iterable[Hardware] = ()) -> Hardware:
         return row
     known = [r.name for r in (*ROWS, *rows)]
     variants = [k for k in known if _plain(name) and _plain(name) in _plain(k)]
-    hint = f"Which one: {', '.join(variants)}?" if variants else _nearest(name, known)
-    raise BenchError(f"unknown hardware '{name}'", hint)
-
-
-def _nearest(name: str, known: list[str]) -> str:
+    if variants:
+        raise BenchError(f"unknown hardware '{name}'", f"Which one: {', '.join(variants)}?")
     by_plain = {_plain(k): k for k in known}
-    hint = did_you_mean(_plain(name), by_plain)
-    if not hint.startswith("Did you mean"):
-        return f"Known: {', '.join(known)}"
-    return f"Did you mean '{by_plain[hint.split(chr(39))[1]]}'? Known: {', '.join(known)}"
+    near = [f"Did you mean '{by_plain[k]}'? " for k in get_close_matches(_plain(name), sorted(by_plain), n=1)]
+    raise BenchError(f"unknown hardware '{name}'", f"{''.join(near)}Known: {', '.join(known)}")
 
 
 _NUMBERS = ("bf16_flops", "fp32_flops", "bandwidth", "memory_bytes", "cache_bytes")
@@ -155,16 +119,10 @@ def _row(path: Path, number: int, row: object) -> Hardware:
             raise BenchError(f"{where}: {key} is not a number", "Write it as 312e12, in FLOP/s, B/s or bytes") from None
         if not 0 <= values[key] < float("inf") or (values[key] == 0 and key != "cache_bytes"):
             raise BenchError(f"{where}: {key} must be above 0", "Write it as 312e12, in FLOP/s, B/s or bytes")
-    if isinstance(values["aliases"], str):
-        values["aliases"] = (values["aliases"],)
-    return Hardware(
-        name=str(values["name"]),
-        bf16_flops=values["bf16_flops"],
-        fp32_flops=values["fp32_flops"],
-        bandwidth=values["bandwidth"],
-        memory_bytes=values["memory_bytes"],
-        cache_bytes=values["cache_bytes"],
-        source=str(values["source"]),
-        date=str(values["date"]),
-        aliases=tuple(str(a) for a in values["aliases"]),
-    )
+    aliases = values.pop("aliases")
+    texts = {key: str(values[key]) for key in ("name", "source", "date")}
+    return Hardware(**{**values, **texts}, aliases=(aliases,) if isinstance(aliases, str) else tuple(map(str, aliases)))
+
+
+_DEVICES = Path(__file__).with_name("devices.json")
+ROWS = tuple(_row(_DEVICES, n, row) for n, row in enumerate(json.loads(_DEVICES.read_text(encoding="utf-8")), 1))

@@ -45,7 +45,7 @@ def split(cell: Cell, arch: Architecture) -> MemorySplit | None:
     if engine is None or kinds is None:
         return None
     e = operators.element_bytes(cell.precision)
-    tokens = max((f.rows * f.queries for f in kinds), default=0)
+    tokens = max((f.rows * f.positions for f in kinds), default=0)
     cached = max((f.cached for f in kinds), default=0)
     rows = max((f.rows for f in kinds), default=0)
     has_growing_cache = operators.is_decoding(cell) and cached > 0
@@ -94,7 +94,7 @@ def _score_bytes(forward: operators.Forward, cell: Cell, arch: Architecture) -> 
     """torch's math kernel holds one layer's scores twice, and its queries, keys and values once, in 32 bits."""
     if cell.attention != "math":
         return 0
-    scores = forward.rows * arch.heads * forward.queries * forward.context
+    scores = forward.rows * arch.heads * forward.positions * forward.context
     return int(2 * 4 * scores + 4 * 4 * forward.rows * forward.context * arch.hidden_size)
 
 
@@ -126,14 +126,12 @@ class MemoryLaw:
         return text if self.is_explained else f"{text}: unexplained, the code makes {_OFFICIAL_COPIES}"
 
 
-def official_law(arch: Architecture, precision: str = "bfloat16", copies: float = _OFFICIAL_COPIES) -> MemoryLaw:
-    """The law of LLaDA's official sampler at temperature 0: whole-canvas logits `copies` times, one hidden state."""
-    e = operators.element_bytes(precision)
-    position = e * (copies * arch.vocab_size + arch.hidden_size)
-    return MemoryLaw(arch.parameters * e + WORKSPACE_BYTES, position, copies)
+def official_law(arch: Architecture) -> MemoryLaw:
+    """The law of LLaDA's official sampler at temperature 0, bfloat16: whole-canvas logits thrice, one hidden state."""
+    position_bytes = 2 * (_OFFICIAL_COPIES * arch.vocab_size + arch.hidden_size)
+    return MemoryLaw(arch.parameters * 2 + WORKSPACE_BYTES, position_bytes, _OFFICIAL_COPIES)
 
 
-def law_of(arch: Architecture, fixed_bytes: float, position_bytes: float, precision: str = "bfloat16") -> MemoryLaw:
-    """Read a published or measured law: how many copies of the logits its slope amounts to."""
-    e = operators.element_bytes(precision)
-    return MemoryLaw(fixed_bytes, position_bytes, (position_bytes / e - arch.hidden_size) / arch.vocab_size)
+def law_of(arch: Architecture, fixed_bytes: float, position_bytes: float) -> MemoryLaw:
+    """Read a published or measured law in bfloat16: how many copies of the logits its slope amounts to."""
+    return MemoryLaw(fixed_bytes, position_bytes, (position_bytes / 2 - arch.hidden_size) / arch.vocab_size)

@@ -7,7 +7,8 @@ calibrates with cells of its own. The native engine's defaults come from one (do
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import csv
+from pathlib import Path
 
 from dlmbench import registry
 from dlmbench.models.families import llada, llama
@@ -36,63 +37,23 @@ def cell(
     return Cell(spec, engine, sampler, settled, batch, prompt, new, precision, attention, 0, "random")
 
 
-# ---------------------------------------------------------------- measured on one H200
+def measured() -> dict[str, list[MeasuredCell]]:
+    """What measured_8b.csv holds, by label; its milliseconds are per forward of LLaDA and per token of LLaMA.
 
-
-# (B, P, G): milliseconds per step. LLaDA's own code evaluates the head on the whole canvas.
-_OFFICIAL = {
-    (1, 64, 64): 20.1,
-    (1, 256, 256): 21.1,
-    (1, 512, 512): 35.0,
-    (1, 1024, 1024): 69.2,
-    (8, 256, 256): 133.0,
-    (8, 512, 512): 266.0,
-    (32, 256, 256): 526.0,
-    (32, 512, 512): 1072.0,
-    (64, 512, 512): 2134.0,
-}
-# Plain transformers with the head on the output positions.
-_TRANSFORMERS = {
-    (1, 64, 64): 13.1,
-    (1, 256, 256): 18.7,
-    (1, 512, 512): 32.2,
-    (1, 1024, 1024): 63.4,
-    (8, 256, 256): 120.0,
-    (8, 512, 512): 251.2,
-    (32, 256, 256): 491.0,
-}
-# transformers' generate with its growing cache, prefill included: milliseconds per token. The number of tokens was not
-# recorded; 128 is the number at which the times without prefill agree over the batch sizes.
-_GENERATE = {(1, 64, 128): 14.6, (8, 512, 128): 15.9, (32, 512, 128): 18.3}
-_PREFILL = {(1, 128, 1): 14.9, (1, 512, 1): 18.9, (1, 2048, 1): 59.9, (8, 512, 1): 117.0}
-
-
-def _steps(table: dict[tuple[int, int, int], float], engine: str) -> Iterator[MeasuredCell]:
-    for shape, ms in table.items():
-        one_step = cell(LLADA_8B, engine, shape, steps=1)
-        yield MeasuredCell(one_step, LLADA_8B, find(DEVICE), ms / 1e3)
-
-
-def official() -> tuple[MeasuredCell, ...]:
-    """LLaDA's published code."""
-    return tuple(_steps(_OFFICIAL, "hf"))
-
-
-def plain_transformers() -> tuple[MeasuredCell, ...]:
-    """LLaDA in plain transformers, head on the outputs: nothing fused, as in the engine native_plain."""
-    return tuple(_steps(_TRANSFORMERS, "native_plain"))
-
-
-def generate() -> tuple[MeasuredCell, ...]:
-    """LLaMA by transformers' generate: whole generations, and prefills alone."""
-    table = {shape: ms * shape[2] for shape, ms in (_GENERATE | _PREFILL).items()}
-    return tuple(
-        MeasuredCell(cell(LLAMA_8B, "hf", shape), LLAMA_8B, find(DEVICE), ms / 1e3) for shape, ms in table.items()
-    )
-
-
-TABLES: dict[str, Callable[[], tuple[MeasuredCell, ...]]] = {
-    "LLaDA, official code": official,
-    "LLaDA, plain transformers": plain_transformers,
-    "LLaMA, transformers generate": generate,
-}
+    LLaDA's official code evaluates the head on the whole canvas; in plain transformers it is on the output positions
+    and nothing is fused, as in the engine native_plain. LLaMA's are whole generations by transformers' generate with
+    its growing cache, and prefills alone (one token). The number of tokens of the former was not recorded; 128 is the
+    number at which the times without prefill agree over the batch sizes.
+    """
+    found: dict[str, list[MeasuredCell]] = {}
+    with Path(__file__).with_name("measured_8b.csv").open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            architecture = {"llama": LLAMA_8B, "llada": LLADA_8B}[row["family"]]
+            shape = int(row["batch_size"]), int(row["prompt_tokens"]), int(row["new_tokens"])
+            if architecture.is_causal:
+                one, forwards = cell(architecture, row["engine"], shape), shape[2]
+            else:
+                one, forwards = cell(architecture, row["engine"], shape, steps=1), 1
+            seconds = float(row["milliseconds"]) * forwards / 1e3
+            found.setdefault(row["label"], []).append(MeasuredCell(one, architecture, find(DEVICE), seconds))
+    return found

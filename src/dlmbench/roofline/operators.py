@@ -1,7 +1,7 @@
 """The forwards of a cell, and the FLOPs and bytes of each.
 
-A sampler plans its forwards and an engine describes how it runs them (`types/_cost.py`); a test compares the planned
-counts with those that the samplers measure.
+A sampler plans its forwards (`ForwardShape`) and an engine describes how it runs them (`EngineCost`); a test compares
+the planned counts with those that the samplers measure.
 """
 
 from __future__ import annotations
@@ -15,24 +15,16 @@ ELEMENT_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _CONFIDENCE_BYTES = {"float32": 4, "float64": 8}
 
 
-@dataclass(frozen=True)
-class Forward:
-    """`count` equal forwards of a batch; the mean one where they differ in their context only.
+@dataclass(frozen=True, kw_only=True)
+class Forward(ForwardShape):
+    """Equal forwards of a batch, as an engine runs them.
 
-    rows: sequences, twice the batch with classifier-free guidance. queries: positions computed per row. pairs:
-    query-key pairs per row that the mask allows. context: keys a query position can see at most. head: positions per
-    row on which the output head is evaluated. cached: positions per row whose keys and values are read from or written
-    to a cache. sampled: positions per sequence at which a token is chosen from its logits.
+    rows: sequences, twice the batch with classifier-free guidance. head: positions per row on which the output head is
+    evaluated.
     """
 
-    count: float
     rows: int
-    queries: int
-    context: float
-    pairs: float
     head: int
-    cached: float
-    sampled: int
 
 
 def element_bytes(precision: str) -> int:
@@ -50,11 +42,6 @@ def body_weights(arch: Architecture) -> int:
     kv = arch.kv_heads * arch.head_size
     d = arch.hidden_size
     return arch.layers * (2 * d * d + 2 * d * kv + 3 * d * arch.intermediate_size)
-
-
-def head_weights(arch: Architecture) -> int:
-    """Weights of the output head."""
-    return arch.hidden_size * arch.vocab_size
 
 
 def cache_bytes_per_token(arch: Architecture, precision: str) -> int:
@@ -90,16 +77,7 @@ def forwards_of(cell: Cell, total: float | None = None, needed_head_only: bool =
     engine = engine_cost(cell) or EngineCost()
     everywhere = engine.head_on_all_positions and not is_decoding(cell) and not needed_head_only
     return tuple(
-        Forward(
-            count=s.count,
-            rows=cell.batch_size * s.copies,
-            queries=s.positions,
-            context=s.context,
-            pairs=s.pairs,
-            head=s.positions if everywhere else s.sampled,
-            cached=s.cached,
-            sampled=s.sampled,
-        )
+        Forward(**vars(s), rows=cell.batch_size * s.copies, head=s.positions if everywhere else s.sampled)
         for s in shapes
     )
 
@@ -141,28 +119,21 @@ class Load:
 
 
 def load_of(forward: Forward, cell: Cell, arch: Architecture, exact_mask: bool = False) -> Load:
-    """The load of one forward.
-
-    Args:
-        forward: its shape.
-        cell: for its precision, engine, attention kernel and sampler.
-        arch: of its model.
-        exact_mask: count only pairs that the mask allows, even where the kernel computes all of them.
-    """
+    """The load of one forward; with `exact_mask` only of pairs that the mask allows, whatever the kernel computes."""
     e, d, layers = element_bytes(cell.precision), arch.hidden_size, arch.layers
-    tokens = forward.rows * forward.queries
+    tokens = forward.rows * forward.positions
     # torch's math kernel multiplies all pairs and masks afterwards.
     is_plain = cell.attention == "math"
-    all_pairs = forward.queries * forward.context
+    all_pairs = forward.positions * forward.context
     pairs = forward.rows * (all_pairs if is_plain and not exact_mask else forward.pairs)
     # It also writes, scales, normalises and reads the scores, in 32 bits: four passes over memory.
     scores = 4 * 4.0 * layers * arch.heads * forward.rows * all_pairs if is_plain else 0.0
     return Load(
         body_flops=2.0 * tokens * body_weights(arch),
-        head_flops=2.0 * forward.rows * forward.head * head_weights(arch),
+        head_flops=2.0 * forward.rows * forward.head * d * arch.vocab_size,
         attention_flops=4.0 * d * layers * pairs,
         body_bytes=float(e * body_weights(arch)),
-        head_bytes=float(e * head_weights(arch)) if forward.head else 0.0,
+        head_bytes=float(e * d * arch.vocab_size) if forward.head else 0.0,
         cached_bytes=forward.rows * forward.cached * cache_bytes_per_token(arch, cell.precision),
         pointwise_bytes=tokens * layers * _pointwise_bytes(cell, arch),
         sampling_bytes=_sampling_bytes(forward, cell, arch),

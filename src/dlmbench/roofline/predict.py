@@ -56,10 +56,7 @@ class Forecast:
 def predict(plan: Plan, device: Hardware, saved: SavedCalibration | None = None) -> Forecast:
     """Predictions for every cell of a plan on `device`.
 
-    Args:
-        plan: of an experiment.
-        device: where it is to run.
-        saved: a calibration; engines that it lacks keep their defaults, which have no interval.
+    saved: a calibration; engines that it lacks keep their defaults, which have no interval.
     """
     known, unknown = architectures(dict.fromkeys(c.model for c in plan.cells))
     calibrated = saved.efficiencies if saved else {}
@@ -79,23 +76,16 @@ def predict(plan: Plan, device: Hardware, saved: SavedCalibration | None = None)
             f"calibrated on {saved.hardware} and carried over to {device.name}: the intervals are that much wider "
             "(docs/roofline.md)"
         )
-    estimates = _estimates(predicted, known, device, saved) if saved else {}
+    estimates = {}
+    if saved is not None:
+        from dlmbench.roofline.calibrate import estimate
+
+        fits = {c.label: c for c in saved.calibrations if c.held_out}
+        for cell in predicted:
+            fit = fits.get(label_of(cell))
+            if fit and (made := estimate(fit, cell, known[cell.model.key], device)) is not None:
+                estimates[cell.id] = made
     return Forecast(replace(plan, predictions=predictions), device, tuple(notes), estimates, known, efficiencies)
-
-
-def _estimates(
-    cells: Sequence[Cell], known: Mapping[str, Architecture], device: Hardware, saved: SavedCalibration
-) -> dict[str, LatencyEstimate]:
-    from dlmbench.roofline.calibrate import estimate
-
-    by_label = {c.label: c for c in saved.calibrations if c.held_out}
-    found = {}
-    for cell in cells:
-        calibration = by_label.get(label_of(cell))
-        made = estimate(calibration, cell, known[cell.model.key], device) if calibration else None
-        if made is not None:
-            found[cell.id] = made
-    return found
 
 
 def _caveats(cells: Sequence[Cell], calibrated: Mapping[str, Efficiencies]) -> list[str]:

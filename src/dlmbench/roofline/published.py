@@ -76,7 +76,7 @@ class Cost:
 
     seconds: dict[Part, float]
     flops: dict[Part, int]
-    moved: dict[Part, int]
+    bytes: dict[Part, int]
 
     @classmethod
     def zero(cls) -> Cost:
@@ -87,7 +87,7 @@ class Cost:
         return Cost(
             {p: self.seconds[p] + other.seconds[p] for p in PARTS},
             {p: self.flops[p] + other.flops[p] for p in PARTS},
-            {p: self.moved[p] + other.moved[p] for p in PARTS},
+            {p: self.bytes[p] + other.bytes[p] for p in PARTS},
         )
 
     @property
@@ -98,7 +98,7 @@ class Cost:
     def intensity(self, *parts: Part) -> float:
         """FLOPs per byte over `parts`, by default over all of them."""
         chosen = parts or PARTS
-        return sum(self.flops[p] for p in chosen) / sum(self.moved[p] for p in chosen)
+        return sum(self.flops[p] for p in chosen) / sum(self.bytes[p] for p in chosen)
 
     @property
     def linear_intensity(self) -> float:
@@ -152,7 +152,7 @@ def _cost(operators: Iterable[Operator], rates: Rates, times: int = 1) -> Cost:
     for o in operators:
         cost.seconds[o.part] += times * o.seconds(rates)
         cost.flops[o.part] += times * o.flops
-        cost.moved[o.part] += times * o.copies * o.moved
+        cost.bytes[o.part] += times * o.copies * o.moved
     return cost
 
 
@@ -172,7 +172,7 @@ def _decode_attention(arch: Architecture, first: int, last: int, b: int, rates: 
     return Cost(
         {p: both.seconds[p] * count / 2 for p in PARTS},
         {p: both.flops[p] * count // 2 for p in PARTS},
-        {p: both.moved[p] * count // 2 for p in PARTS},
+        {p: both.bytes[p] * count // 2 for p in PARTS},
     )
 
 
@@ -195,9 +195,8 @@ def llama(arch: Architecture, rates: Rates, prompt: int, generation: int, batch:
     Raises:
         BenchError: a negative length, both lengths zero, no sequence.
     """
-    require_at_least("input_prompt_length", prompt, 0)
-    require_at_least("sequence_length", generation, 0)
-    require_at_least("batch_size", batch, 1)
+    _require_at_least(0, input_prompt_length=prompt, sequence_length=generation)
+    _require_at_least(1, batch_size=batch)
     if prompt == generation == 0:
         raise BenchError(
             "input_prompt_length and sequence_length are both 0: nothing to compute", "Give one of them a value above 0"
@@ -222,7 +221,7 @@ class Block:
     steps: int
     step_s: float
     flops: int
-    moved: int
+    bytes: int
 
 
 @dataclass(frozen=True)
@@ -243,7 +242,7 @@ class LladaAnalysis:
     @property
     def intensity(self) -> float:
         """FLOPs a byte of the whole generation."""
-        return sum(b.steps * b.flops for b in self.blocks) / sum(b.steps * b.moved for b in self.blocks)
+        return sum(b.steps * b.flops for b in self.blocks) / sum(b.steps * b.bytes for b in self.blocks)
 
 
 def llada(
@@ -273,14 +272,8 @@ def check_schedule(prompt: int, generation: int, block_length: int, steps: int, 
     Raises:
         BenchError: see `llada`.
     """
-    require_at_least("input_prompt_length", prompt, 0)
-    for name, value in (
-        ("sequence_length", generation),
-        ("block_length", block_length),
-        ("steps", steps),
-        ("batch_size", batch),
-    ):
-        require_at_least(name, value, 1)
+    _require_at_least(0, input_prompt_length=prompt)
+    _require_at_least(1, sequence_length=generation, block_length=block_length, steps=steps, batch_size=batch)
     if generation % block_length:
         raise BenchError(
             f"block_length {block_length} does not divide sequence_length {generation}",
@@ -295,12 +288,13 @@ def check_schedule(prompt: int, generation: int, block_length: int, steps: int, 
     return count
 
 
-def require_at_least(name: str, value: int, least: int) -> None:
-    """Raise BenchError for an option below its least value."""
-    if value < least:
-        raise BenchError(
-            f"{name} is {value}, but must be {least} or more", f"Give --{name} a value of at least {least}"
-        )
+def _require_at_least(least: int, **options: int) -> None:
+    """Raise BenchError for the first of the options below its least value."""
+    for name, value in options.items():
+        if value < least:
+            raise BenchError(
+                f"{name} is {value}, but must be {least} or more", f"Give --{name} a value of at least {least}"
+            )
 
 
 # ---------------------------------------------------------------- the printed form

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dlmbench import registry
 from dlmbench.errors import BenchError, InvalidLogitsError
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 # ---------------------------------------------------------------- canvas
 
 
-@dataclass
 class Canvas:
     """The device tensors of one generation.
 
@@ -41,25 +40,8 @@ class Canvas:
     guidance), reference_BG and log_prob_BG (likelihood), commit_step_BG and confidence_BG (trace).
     """
 
-    tokens_BN: torch.Tensor
-    masked_BG: torch.Tensor
-    prompt_index_B: torch.Tensor
-    step_in_block: torch.Tensor
-    forward_count: torch.Tensor
-    all_finite: torch.Tensor
-    prompt_tokens: int
-    mask_id: int
-    attention_mask_BN: torch.Tensor | None = None
-    cache: Any = None
-    uncond_tokens_BN: torch.Tensor | None = None
-    reference_BG: torch.Tensor | None = None
-    log_prob_BG: torch.Tensor | None = None
-    commit_step_BG: torch.Tensor | None = None
-    confidence_BG: torch.Tensor | None = None
-
-    @classmethod
-    def empty(
-        cls,
+    def __init__(
+        self,
         model: LanguageModel,
         shape: tuple[int, int, int],
         *,
@@ -68,7 +50,7 @@ class Canvas:
         guidance: bool,
         likelihood: bool,
         trace: bool,
-    ) -> Canvas:
+    ) -> None:
         """Allocate for `shape` (B, P, G); `reset` fills it.
 
         Raises:
@@ -76,7 +58,7 @@ class Canvas:
         """
         import torch
 
-        mask_id, (rows, prompt_tokens, new_tokens) = model.architecture.mask_id, shape
+        mask_id, (rows, self.prompt_tokens, new_tokens) = model.architecture.mask_id, shape
         if mask_id is None:
             raise BenchError(
                 f"a model of family '{model.architecture.family}' has no mask token, so diffusion cannot run it",
@@ -86,24 +68,19 @@ class Canvas:
         def zeros(*size: int, dtype: torch.dtype = torch.int64) -> torch.Tensor:
             return torch.zeros(size, dtype=dtype, device=model.device)
 
-        length = prompt_tokens + new_tokens
-        return cls(
-            tokens_BN=zeros(rows, length),
-            masked_BG=zeros(rows, new_tokens, dtype=torch.bool),
-            prompt_index_B=zeros(rows),
-            step_in_block=zeros(1),
-            forward_count=zeros(1),
-            all_finite=zeros(dtype=torch.bool),
-            prompt_tokens=prompt_tokens,
-            mask_id=mask_id,
-            attention_mask_BN=zeros(rows, length) if padding else None,
-            cache=model.new_cache(rows, length) if kv_cache else None,
-            uncond_tokens_BN=zeros(rows, length) if guidance else None,
-            reference_BG=zeros(rows, new_tokens) if likelihood else None,
-            log_prob_BG=zeros(rows, new_tokens, dtype=torch.float64) if likelihood else None,
-            commit_step_BG=zeros(rows, new_tokens) if trace else None,
-            confidence_BG=zeros(rows, new_tokens, dtype=torch.float64) if trace else None,
-        )
+        self.mask_id, length = mask_id, self.prompt_tokens + new_tokens
+        self.tokens_BN = zeros(rows, length)
+        self.masked_BG = zeros(rows, new_tokens, dtype=torch.bool)
+        self.prompt_index_B = zeros(rows)
+        self.step_in_block, self.forward_count = zeros(1), zeros(1)
+        self.all_finite = zeros(dtype=torch.bool)
+        self.attention_mask_BN = zeros(rows, length) if padding else None
+        self.cache = model.new_cache(rows, length) if kv_cache else None
+        self.uncond_tokens_BN = zeros(rows, length) if guidance else None
+        self.reference_BG = zeros(rows, new_tokens) if likelihood else None
+        self.log_prob_BG = zeros(rows, new_tokens, dtype=torch.float64) if likelihood else None
+        self.commit_step_BG = zeros(rows, new_tokens) if trace else None
+        self.confidence_BG = zeros(rows, new_tokens, dtype=torch.float64) if trace else None
 
     def reset(self, tokens_BP: torch.Tensor, attention_mask_BP: torch.Tensor | None, batch: PromptBatch) -> None:
         """Set every row to [prompt | G masks]; the padding mask is extended by ones over G."""
@@ -435,7 +412,7 @@ def denoise(
             "trace": trace,
         }
         key = (shape, seed, *needs.items(), *sorted(knobs.items()))
-        runner = model.graph_runner(key, lambda: Canvas.empty(model, shape, **needs))
+        runner = model.graph_runner(key, lambda: Canvas(model, shape, **needs))
         runner.state.reset(tokens_BP, attention_mask_BP, batch)
         loop = DenoisingLoop(model, runner, knobs, seed, on_step)
         loop.run()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from dlmbench.errors import BenchError
@@ -20,9 +21,7 @@ def padded(batch: PromptBatch, model: LanguageModel) -> tuple[torch.Tensor, torc
     import torch
 
     architecture = model.architecture
-    longest = max(len(p.ids) for p in batch.prompts)
     pad = architecture.pad_id if architecture.pad_id is not None else architecture.eos_id or 0
-    rows, attention_mask = [], []
     for prompt in batch.prompts:
         if not prompt.ids:
             raise BenchError(f"prompt {prompt.index} is empty", "give it at least one token")
@@ -37,10 +36,9 @@ def padded(batch: PromptBatch, model: LanguageModel) -> tuple[torch.Tensor, torc
                     f"prompt {prompt.index} contains the mask id {token}",
                     "a prompt is text; masks stand for tokens still to be generated",
                 )
-        gap = longest - len(prompt.ids)
-        rows.append([pad] * gap + list(prompt.ids))
-        attention_mask.append([0] * gap + [1] * len(prompt.ids))
-    tokens_BP = torch.tensor(rows, device=model.device)
-    if all(len(p.ids) == longest for p in batch.prompts):
+    rows = [torch.tensor(prompt.ids) for prompt in batch.prompts]
+    pad_left = partial(torch.nn.utils.rnn.pad_sequence, batch_first=True, padding_side="left")
+    tokens_BP = pad_left(rows, padding_value=pad).to(model.device)
+    if all(len(row) == tokens_BP.shape[1] for row in rows):
         return tokens_BP, None
-    return tokens_BP, torch.tensor(attention_mask, device=model.device)
+    return tokens_BP, pad_left([torch.ones_like(row) for row in rows]).to(model.device)

@@ -83,11 +83,7 @@ def choose_tokens(
     LLaDA's code draws argmax exp(logit) / (-ln u)^T with u uniform in float64, the Gumbel-max rule; float32 noise would
     bias it (Zheng et al., arXiv 2409.02908). In logarithms, argmax logit - T ln(-ln u), it cannot overflow.
 
-    Args:
-        logits_BwV: logits at `positions_w`.
-        temperature: T, 0 or more.
-        seed, prompt_index_B, step, positions_w: coordinates of the draw, see `uniform`.
-        never: a token that is not chosen (the mask).
+    The other arguments are the coordinates of the draw, see `uniform`. never: a token that is not chosen (the mask).
     """
     import torch
 

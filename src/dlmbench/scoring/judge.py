@@ -16,7 +16,8 @@ from dlmbench.errors import BenchError
 from dlmbench.models.loading import find_auxiliary
 from dlmbench.models.tokenizer import CheckpointTokenizer
 from dlmbench.prompts import continuation
-from dlmbench.types import MetricRequest, Texts
+from dlmbench.scoring.texts import sizes
+from dlmbench.types import MetricRequest, Texts, TextScore, Unscored
 
 if TYPE_CHECKING:
     import torch
@@ -31,7 +32,7 @@ class JudgeSettings:
     judge: str = field(default="", metadata={"help": "a causal checkpoint: folder, org/name on the hub, embedded:ar"})
 
 
-def prepare(metric: str, settings: JudgeSettings) -> MetricRequest:
+def prepare_judge(metric: str, settings: JudgeSettings) -> MetricRequest:
     """Find the judge before anything is measured.
 
     Raises:
@@ -137,3 +138,12 @@ def judge_of(texts: Texts) -> Judge:
     assert texts.request is not None
     assert texts.request.folder is not None
     return _loaded(texts.request.folder, texts.device)
+
+
+def judge_text(texts: Texts, metric: str, index: int, before: str, text: str) -> TextScore | Unscored:
+    """-log p(text | before) under the request's judge, or why there is none; `index` is the prompt's."""
+    judged = judge_of(texts).read(before, text)
+    if judged.reason:
+        return Unscored(texts.cell.id, metric, index, judged.reason)
+    size_bytes, words = sizes(text)
+    return TextScore(texts.cell.id, metric, index, judged.nats, judged.tokens, size_bytes=size_bytes, words=words)

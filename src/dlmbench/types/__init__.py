@@ -5,10 +5,12 @@ tokens, G new (generated) tokens, N = P + G canvas, Q positions of one forward, 
 K diffusion steps.
 """
 
-from dlmbench.types._cost import Efficiencies, EngineCost, ForwardShape
 from dlmbench.types._parts import (
     Architecture,
     EagerRunner,
+    Efficiencies,
+    EngineCost,
+    ForwardShape,
     Generator,
     GraphRunner,
     LanguageModel,

@@ -40,19 +40,7 @@ CONFIDENCE_DTYPE = None
 def load(
     spec: ModelSpec, folder: Path | None, *, precision: str, attention: str, device: str, seed: int = 0
 ) -> HFModel:
-    """Load a checkpoint folder, or random weights of a folder's or a known architecture.
-
-    Args:
-        spec: the model; `weights: random` takes only the architecture.
-        folder: of the checkpoint; None when `spec.source` is a known architecture.
-        precision: of weights and arithmetic.
-        attention: kernel enforced in every forward, `auto` leaves the choice to torch.
-        device: "cuda" or "cpu".
-        seed: of random weights.
-
-    Raises:
-        BenchError: the checkpoint cannot be read, see `models.checkpoint`.
-    """
+    """Load a checkpoint folder, or random weights of a folder's or a known architecture; see `models.engines`."""
     import torch
 
     where, dtype = torch.device(device), getattr(torch, precision)
@@ -72,14 +60,9 @@ class HFModel:
         device: torch.device,
     ) -> None:
         self.architecture = architecture
-        self._device = device
+        self.device = device
         self._attention = attention
         self._llama = _build_llama(architecture, weights, dtype, device)
-
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return self._device
 
     def forward(
         self,
@@ -93,7 +76,7 @@ class HFModel:
 
         if cache is not None:
             cache.set_span(start, tokens_BQ.shape[1])
-        positions_Q = torch.arange(start, start + tokens_BQ.shape[1], device=self._device)
+        positions_Q = torch.arange(start, start + tokens_BQ.shape[1], device=self.device)
         with torch.inference_mode(), enforced(self._attention):
             hidden_BQD: torch.Tensor = self._llama.model(
                 input_ids=tokens_BQ,
@@ -144,7 +127,15 @@ class HFModel:
         from transformers import LogitsProcessorList, StoppingCriteriaList
 
         prompt_tokens = tokens_BP.shape[1]
-        processors = LogitsProcessorList([_TokenChooser(choose, prompt_tokens)] if choose else [])
+        processors = LogitsProcessorList()
+        if choose is not None:
+
+            def leave_chosen(input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+                """Only the chosen token, so that `generate`'s argmax takes it."""
+                tokens_B = choose(scores, input_ids.shape[1] - prompt_tokens)
+                return scores.new_full(scores.shape, float("-inf")).scatter(1, tokens_B[:, None], 0.0)
+
+            processors.append(leave_chosen)
         tracer = _StepTracer(on_step) if on_step else None
         if tracer:
             processors.insert(0, tracer.process_logits)
@@ -157,8 +148,8 @@ class HFModel:
                 logits_processor=processors,
                 stopping_criteria=StoppingCriteriaList([tracer.stopping_criterion] if tracer else []),
             )
-        if tracer:
-            tracer.raise_if_invalid()
+        if tracer and not bool(tracer.all_finite):
+            raise InvalidLogitsError("the model returned NaN or infinite logits")
         return output_BN[:, prompt_tokens:]
 
 
@@ -255,17 +246,6 @@ def _canvas_cache_class() -> type:
     return CanvasCache
 
 
-class _TokenChooser:
-    """A logits processor that leaves only the chosen token, so that `generate`'s argmax takes it."""
-
-    def __init__(self, choose: Callable[[torch.Tensor, int], torch.Tensor], prompt_tokens: int) -> None:
-        self.choose, self.prompt_tokens = choose, prompt_tokens
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        tokens_B = self.choose(scores, input_ids.shape[1] - self.prompt_tokens)
-        return scores.new_full(scores.shape, float("-inf")).scatter(1, tokens_B[:, None], 0.0)
-
-
 class _StepTracer:
     """Traced passes only: calls `on_step` after each token, and records whether all logits were finite."""
 
@@ -278,13 +258,6 @@ class _StepTracer:
         return scores
 
     def stopping_criterion(self, input_ids: torch.Tensor, scores: torch.Tensor, **_: Any) -> torch.Tensor:
-        import torch
-
         self.forwards += 1
         self.on_step(self.forwards)
-        return torch.zeros(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)
-
-    def raise_if_invalid(self) -> None:
-        """Raise InvalidLogitsError if any logit was NaN or infinite."""
-        if not bool(self.all_finite):
-            raise InvalidLogitsError("the model returned NaN or infinite logits")
+        return input_ids.new_zeros(len(input_ids)).bool()

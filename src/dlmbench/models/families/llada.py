@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from dlmbench.models.config_json import refuse, required, rope_theta, token_id
+from dlmbench.models.config_json import read_known, refuse, required, rope_theta, token_id
+from dlmbench.models.families import llama
 from dlmbench.types import Architecture, TensorSpec
 
 PARADIGM = "diffusion"
@@ -21,41 +22,7 @@ PUBLISHED = {"GSAI-ML/LLaDA-8B-Base": "8b"}
 
 _EOT_ID = 126348  # <|eot_id|> of the published tokenizer; config.json does not name it
 
-KNOWN: dict[str, dict[str, Any]] = {
-    "8b": {
-        "model_type": "llada",
-        "d_model": 4096,
-        "n_layers": 32,
-        "n_heads": 32,
-        "n_kv_heads": 32,
-        "mlp_hidden_size": 12288,
-        "vocab_size": 126464,
-        "embedding_size": 126464,
-        "rope": True,
-        "rope_theta": 500000.0,
-        "rms_norm_eps": 1e-5,
-        "max_sequence_length": 4096,
-        "mask_token_id": 126336,
-        "eos_token_id": 126081,
-        "pad_token_id": 126081,
-    },
-    "tiny": {
-        "model_type": "llada",
-        "d_model": 64,
-        "n_layers": 2,
-        "n_heads": 4,
-        "n_kv_heads": 4,
-        "mlp_hidden_size": 128,
-        "vocab_size": 384,
-        "embedding_size": 384,
-        "rope": True,
-        "rms_norm_eps": 1e-5,
-        "max_sequence_length": 512,
-        "mask_token_id": 383,
-        "eos_token_id": 2,
-        "pad_token_id": 2,
-    },
-}
+KNOWN = read_known(__file__)
 
 _SUPPORTED: dict[str, tuple[Any, ...]] = {
     "model_type": ("llada",),
@@ -112,38 +79,24 @@ def architecture(config: Mapping[str, Any]) -> Architecture:
     )
 
 
+# The official names of LLaMA's tensors, inside a block and outside. Outside `ff_out` is the head.
 _BLOCK = {
-    "attn_norm": ("input_layernorm", "D"),
-    "q_proj": ("self_attn.q_proj", "DD"),
-    "k_proj": ("self_attn.k_proj", "KD"),
-    "v_proj": ("self_attn.v_proj", "KD"),
-    "attn_out": ("self_attn.o_proj", "DD"),
-    "ff_norm": ("post_attention_layernorm", "D"),
-    "ff_proj": ("mlp.gate_proj", "FD"),
-    "up_proj": ("mlp.up_proj", "FD"),
-    "ff_out": ("mlp.down_proj", "DF"),
+    "input_layernorm": "attn_norm",
+    "self_attn.q_proj": "q_proj",
+    "self_attn.k_proj": "k_proj",
+    "self_attn.v_proj": "v_proj",
+    "self_attn.o_proj": "attn_out",
+    "post_attention_layernorm": "ff_norm",
+    "mlp.gate_proj": "ff_proj",
+    "mlp.up_proj": "up_proj",
+    "mlp.down_proj": "ff_out",
 }
+_OUTSIDE = {"model.embed_tokens": "wte", "model.norm": "ln_f", "lm_head": "ff_out"}
 
 
 def tensors(arch: Architecture) -> Iterator[TensorSpec]:
-    """Every tensor under its official name, LLaMA's name for it, and its shape.
-
-    `transformer.ff_out` is the head; a block's `ff_out` is the down projection.
-    """
-    width = {
-        "D": arch.hidden_size,
-        "K": arch.kv_heads * arch.head_size,
-        "F": arch.intermediate_size,
-        "V": arch.vocab_size,
-    }
-
-    def spec(official: str, llama: str, axes: str) -> TensorSpec:
-        return TensorSpec(f"model.transformer.{official}.weight", f"{llama}.weight", tuple(width[a] for a in axes))
-
-    yield spec("wte", "model.embed_tokens", "VD")
-    for i in range(arch.layers):
-        for official, (llama, axes) in _BLOCK.items():
-            yield spec(f"blocks.{i}.{official}", f"model.layers.{i}.{llama}", axes)
-    yield spec("ln_f", "model.norm", "D")
-    if not arch.tied_head:
-        yield spec("ff_out", "lm_head", "VD")
+    """Every tensor under its official name, LLaMA's name for it, and its shape."""
+    for tensor in llama.tensors(arch):
+        path = tensor.llama.removesuffix(".weight").split(".", 3)  # model.layers.7.mlp.up_proj, or lm_head
+        official = f"blocks.{path[2]}.{_BLOCK[path[3]]}" if len(path) == 4 else _OUTSIDE[".".join(path)]
+        yield TensorSpec(f"model.transformer.{official}.weight", tensor.llama, tensor.shape)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from dlmbench.models.config_json import refuse, required, rope_theta, token_id
+from dlmbench.models.config_json import read_known, refuse, required, rope_theta, token_id
 from dlmbench.types import Architecture, TensorSpec
 
 PARADIGM = "autoregressive"
@@ -16,34 +16,7 @@ TITLE = "LLaMA"
 PUBLISHED = {"meta-llama/Meta-Llama-3-8B": "8b"}
 
 # Configs known by name, for speed studies with random weights (from the model cards of the published checkpoints).
-KNOWN: dict[str, dict[str, Any]] = {
-    "8b": {
-        "model_type": "llama",
-        "hidden_size": 4096,
-        "intermediate_size": 14336,
-        "num_hidden_layers": 32,
-        "num_attention_heads": 32,
-        "num_key_value_heads": 8,
-        "vocab_size": 128256,
-        "max_position_embeddings": 8192,
-        "rope_theta": 500000.0,
-        "rms_norm_eps": 1e-5,
-        "bos_token_id": 128000,
-        "eos_token_id": 128001,
-    },
-    "tiny": {
-        "model_type": "llama",
-        "hidden_size": 64,
-        "intermediate_size": 128,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "vocab_size": 384,
-        "max_position_embeddings": 512,
-        "rms_norm_eps": 1e-5,
-        "eos_token_id": 2,
-    },
-}
+KNOWN = read_known(__file__)
 
 
 def architecture(config: Mapping[str, Any]) -> Architecture:
@@ -79,26 +52,23 @@ def architecture(config: Mapping[str, Any]) -> Architecture:
 
 
 def tensors(arch: Architecture) -> Iterator[TensorSpec]:
-    """Every tensor of the checkpoint; official and LLaMA names are the same here."""
-    for name, shape in llama_tensors(arch):
-        yield TensorSpec(name, name, shape)
-
-
-def llama_tensors(arch: Architecture) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """LLaMA's tensor names and shapes: the names that engines use for every family."""
-    wide, narrow = arch.hidden_size, arch.kv_heads * arch.head_size
-    yield "model.embed_tokens.weight", (arch.vocab_size, wide)
-    for i in range(arch.layers):
-        layer = f"model.layers.{i}."
-        yield layer + "input_layernorm.weight", (wide,)
-        yield layer + "self_attn.q_proj.weight", (wide, wide)
-        yield layer + "self_attn.k_proj.weight", (narrow, wide)
-        yield layer + "self_attn.v_proj.weight", (narrow, wide)
-        yield layer + "self_attn.o_proj.weight", (wide, wide)
-        yield layer + "post_attention_layernorm.weight", (wide,)
-        yield layer + "mlp.gate_proj.weight", (arch.intermediate_size, wide)
-        yield layer + "mlp.up_proj.weight", (arch.intermediate_size, wide)
-        yield layer + "mlp.down_proj.weight", (wide, arch.intermediate_size)
-    yield "model.norm.weight", (wide,)
+    """Every tensor of the checkpoint; official names and LLaMA's, which engines use for every family, are the same."""
+    dim, kv_dim, intermediate_size = arch.hidden_size, arch.kv_heads * arch.head_size, arch.intermediate_size
+    layer = {
+        "input_layernorm": (dim,),
+        "self_attn.q_proj": (dim, dim),
+        "self_attn.k_proj": (kv_dim, dim),
+        "self_attn.v_proj": (kv_dim, dim),
+        "self_attn.o_proj": (dim, dim),
+        "post_attention_layernorm": (dim,),
+        "mlp.gate_proj": (intermediate_size, dim),
+        "mlp.up_proj": (intermediate_size, dim),
+        "mlp.down_proj": (dim, intermediate_size),
+    }
+    shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens": (arch.vocab_size, dim)}
+    shapes |= {f"model.layers.{i}.{name}": shape for i in range(arch.layers) for name, shape in layer.items()}
+    shapes["model.norm"] = (dim,)
     if not arch.tied_head:
-        yield "lm_head.weight", (arch.vocab_size, wide)
+        shapes["lm_head"] = (arch.vocab_size, dim)
+    for name, shape in shapes.items():
+        yield TensorSpec(f"{name}.weight", f"{name}.weight", shape)

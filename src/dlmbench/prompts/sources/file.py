@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from dlmbench.errors import BenchError
-from dlmbench.prompts.passages import Passage, read_text
+from dlmbench.prompts.passages import Passage, parse_json, read_text
 from dlmbench.prompts.sources.sharegpt import conversations
 from dlmbench.types import PromptSettings
 
@@ -22,8 +22,6 @@ WINDOWS = False
 NEEDS_PATH = True
 ALL_BY_DEFAULT = True
 SHUFFLED = False
-HAS_EOS = True
-HAS_ORACLE = False
 
 _KEYS = ({"prompt"}, {"prompt", "reference"}, {"prompt_ids"}, {"prompt_ids", "reference_ids"})
 _RECORD = 'A record is {"prompt": "...", "reference": "..."} or {"prompt_ids": [...], "reference_ids": [...]}'
@@ -40,7 +38,11 @@ def load(settings: PromptSettings, tokens: int) -> list[Passage]:
         return _json(text, path, chat=settings.chat)
     if path.suffix in (".jsonl", ".ndjson") or _is_object(text.lstrip().partition("\n")[0]):
         lines = enumerate(text.split("\n"), start=1)
-        return [_record(_parse(line, path, number), f"{path}: line {number}") for number, line in lines if line.strip()]
+        return [
+            _record(parse_json(line, path, number, _RECORD), f"{path}: line {number}")
+            for number, line in lines
+            if line.strip()
+        ]
     text = text.strip("\n")
     parts = re.split(r"\n(?:[ \t]*\n)+", text) if re.search(r"\n[ \t]*\n", text) else text.split("\n")
     return [Passage(part.strip()) for part in parts if part.strip()]
@@ -53,18 +55,8 @@ def _is_object(line: str) -> bool:
         return False
 
 
-def _parse(line: str, path: Path, number: int) -> Any:
-    try:
-        return json.loads(line)
-    except json.JSONDecodeError as error:
-        raise BenchError(f"{path}: line {number} is not JSON: {error.msg}", _RECORD) from None
-
-
 def _json(text: str, path: Path, *, chat: bool) -> list[Passage]:
-    try:
-        records = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise BenchError(f"{path}: line {error.lineno} is not JSON: {error.msg}", "Fix the file") from None
+    records = parse_json(text, path)
     if not isinstance(records, list):
         raise BenchError(f"{path} is not a JSON list", _RECORD)
     if any(isinstance(record, dict) and "conversations" in record for record in records):

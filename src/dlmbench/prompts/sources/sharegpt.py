@@ -6,19 +6,16 @@ A JSON file: a list of {"conversations": [{"from": "human", "value": ...}, {"fro
 from __future__ import annotations
 
 import itertools
-import json
 from pathlib import Path
 from typing import Any
 
 from dlmbench.errors import BenchError
-from dlmbench.prompts.passages import Passage, read_text
+from dlmbench.prompts.passages import Passage, parse_json, read_text
 from dlmbench.types import PromptSettings
 
 WINDOWS = False
 NEEDS_PATH = True
 SHUFFLED = True
-HAS_EOS = True
-HAS_ORACLE = False
 
 _HUMAN = ("human", "user")
 _MODEL = ("gpt", "assistant", "chatgpt", "bard", "bing")
@@ -28,10 +25,7 @@ def load(settings: PromptSettings, tokens: int) -> list[Passage]:
     """One passage for each conversation whose first human turn has an answer; others are skipped."""
     assert settings.path is not None
     path = Path(settings.path)
-    try:
-        records = json.loads(read_text(path))
-    except json.JSONDecodeError as error:
-        raise BenchError(f"{path}: line {error.lineno} is not JSON: {error.msg}", "Fix the file") from None
+    records = parse_json(read_text(path), path)
     if not isinstance(records, list):
         raise BenchError(f"{path} is not a list of conversations", 'It looks like [{"conversations": [...]}, ...]')
     return conversations(records, path, chat=settings.chat)

@@ -18,8 +18,6 @@ from dlmbench.types import PromptSettings
 
 WINDOWS = True
 SHUFFLED = True
-HAS_EOS = True
-HAS_ORACLE = False
 
 DATASET = hub.Repository("Salesforce/wikitext", "dataset", ("wikitext-103-v1/validation*.parquet",))
 

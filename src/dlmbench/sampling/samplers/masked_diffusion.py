@@ -94,16 +94,7 @@ def generate(
     on_step: OnStep | None = None,
     trace: bool = False,
 ) -> Generation:
-    """Fill a canvas of `new_tokens` masks behind each prompt.
-
-    Args:
-        model: bidirectional, with a mask token.
-        batch: prompts, padded on the left where they differ in length.
-        new_tokens: G.
-        knobs: settled ones, see `resolve`.
-        seed: of all draws.
-        on_step: called after each forward.
-        trace: also record at which forward and how confidently each position was committed.
+    """Fill a canvas of `new_tokens` masks behind each prompt, with settled knobs; see `Generator.generate`.
 
     Raises:
         BenchError: the model has no mask token, or a prompt cannot be run.
@@ -156,11 +147,7 @@ def planned_forwards(
 ) -> tuple[ForwardShape, ...] | None:
     """The forwards over the canvas, with settled or unsettled knobs.
 
-    Args:
-        knobs: of the sampler, its commit rule and its cache.
-        prompt_tokens: P.
-        new_tokens: G.
-        total: number of forwards, where a rule without a schedule has run; None with such a rule answers None.
+    total: number of forwards, where a rule without a schedule has run; None with such a rule answers None.
     """
     cache = registry.load("cache", str(knobs.get("cache") or "none"))
     length, block = prompt_tokens + new_tokens, int(knobs.get("block_length") or new_tokens)

@@ -48,7 +48,7 @@ def load(
     compile: bool = True,
     cuda_graphs: bool = True,
 ) -> Transformer:
-    """Load a checkpoint folder, or random weights of a folder's or a known architecture; see `engines.hf.load`.
+    """Load a checkpoint folder, or random weights of a folder's or a known architecture; see `models.engines`.
 
     Weights are copied one by one into place on the device: the peak is the model and its largest tensor.
 
@@ -197,17 +197,6 @@ def split_and_rotate(
 # ---------------------------------------------------------------- the model
 
 
-class KVCache:
-    """Keys and values_BNKd of every layer over a canvas of fixed length, replaced in place."""
-
-    def __init__(self, model: Transformer, rows: int, length: int) -> None:
-        import torch
-
-        arch = model.architecture
-        shape = (arch.layers, 2, rows, length, arch.kv_heads, arch.head_size)
-        self.layers = torch.zeros(shape, dtype=model.dtype, device=model.device)
-
-
 class Transformer:
     """A `LanguageModel` over plain tensors."""
 
@@ -223,7 +212,7 @@ class Transformer:
     ) -> None:
         import torch
 
-        self.architecture, self.dtype, self._device = architecture, dtype, device
+        self.architecture, self.dtype, self.device = architecture, dtype, device
         self.attention, self._compile, self._cuda_graphs = attention, compile, cuda_graphs
         self.heads = (architecture.heads, architecture.kv_heads)
         self._weights = TransformerWeights(architecture, weights, dtype, device)
@@ -247,11 +236,6 @@ class Transformer:
             torch._dynamo.config.recompile_limit = torch._dynamo.config.accumulated_recompile_limit = 4096
             torch._dynamo.config.automatic_dynamic_shapes = False
 
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return self._device
-
     def maybe_compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """`function`, compiled; unchanged where this engine does not compile."""
         import torch
@@ -270,15 +254,19 @@ class Transformer:
         """Drop all runners and their graphs."""
         self._runners.reset_graphs()
 
-    def new_cache(self, rows: int, length: int) -> KVCache:
-        """A KV cache over a whole canvas, replaced in place by later forwards."""
-        return KVCache(self, rows, length)
+    def new_cache(self, rows: int, length: int) -> torch.Tensor:
+        """Keys and values_BNKd of every layer over a canvas of fixed length, replaced in place by later forwards."""
+        import torch
+
+        arch = self.architecture
+        shape = (arch.layers, 2, rows, length, arch.kv_heads, arch.head_size)
+        return torch.zeros(shape, dtype=self.dtype, device=self.device)
 
     def forward(
         self,
         tokens_BQ: torch.Tensor,
         attention_mask_BN: torch.Tensor | None = None,
-        cache: KVCache | None = None,
+        cache: torch.Tensor | None = None,
         start: int = 0,
     ) -> torch.Tensor:
         """Hidden states_BQD after the final norm; see `LanguageModel.forward`."""
@@ -287,10 +275,10 @@ class Transformer:
         stop, causal = start + tokens_BQ.shape[1], self.architecture.is_causal
         mask_B1QN = None if attention_mask_BN is None else _sdpa_mask(attention_mask_BN, start, stop, causal)
         freqs_cis_Q2h = mark_dynamic(self.freqs_cis(stop)[start:stop], 0)
-        input_pos_Q = mark_dynamic(torch.arange(start, stop, device=self._device), 0)
+        input_pos_Q = mark_dynamic(torch.arange(start, stop, device=self.device), 0)
 
         def attention(layer: int, qkv_BQ: torch.Tensor) -> torch.Tensor:
-            k_cache, v_cache = (None, None) if cache is None else (mark_dynamic(t, 0, 1) for t in cache.layers[layer])
+            k_cache, v_cache = (None, None) if cache is None else (mark_dynamic(t, 0, 1) for t in cache[layer])
             q, k, v = self.split_and_rotate(qkv_BQ, freqs_cis_Q2h, self.heads, k_cache, v_cache, input_pos_Q)
             if causal:
                 k, v = k[:, :stop], v[:, :stop]
@@ -393,8 +381,8 @@ class Transformer:
         if positions > self._freqs_cis_N2h.shape[0]:
             self.reset_graphs()  # graphs hold the old table's address
             length, half = max(2 * positions, self.architecture.max_positions), self.architecture.head_size // 2
-            exponents_h = torch.arange(half, dtype=torch.float32, device=self._device) / half
-            angles_Nh = torch.arange(length, device=self._device)[:, None] / self.architecture.rope_theta**exponents_h
+            exponents_h = torch.arange(half, dtype=torch.float32, device=self.device) / half
+            angles_Nh = torch.arange(length, device=self.device)[:, None] / self.architecture.rope_theta**exponents_h
             self._freqs_cis_N2h = torch.stack([angles_Nh.cos(), angles_Nh.sin()], 1)
         return self._freqs_cis_N2h
 
@@ -464,7 +452,7 @@ class DecodeState:
         attend = self._flash_decoding() if self.flash_decoding else self._masked_attention(context)
 
         def attention(layer: int, qkv_B1: torch.Tensor) -> torch.Tensor:
-            k_cache, v_cache = self.cache.layers[layer]
+            k_cache, v_cache = self.cache[layer]
             return attend(*model.split_and_rotate(qkv_B1, freqs_cis, model.heads, k_cache, v_cache, self.input_pos_1))
 
         with enforced(model.attention):
