@@ -11,7 +11,6 @@ from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from dlmbench import models
 from dlmbench import prompts as prompt_sources
 from dlmbench.bench.forecast import AS_FOUND, Machine, forecast_run
 from dlmbench.bench.generate import default_device
@@ -118,8 +117,7 @@ def score(output: Path, metrics: Sequence[str], settings: MetricSettings, progre
 def _find_models(specs: Iterable[ModelSpec], cells: Sequence[Cell]) -> dict[str, FoundModel]:
     """The models that the cells use, by key and with their content, before anything is measured."""
     used = {cell.model.key for cell in cells}
-    found = {spec.key: models.find(spec) for spec in specs if spec.key in used}
-    return {key: replace(one, spec=identity.with_content(one.spec, one.folder)) for key, one in found.items()}
+    return {spec.key: identity.find_identified(spec) for spec in specs if spec.key in used}
 
 
 def _fit_together(found: dict[str, FoundModel], keys: Set[str], cells: Sequence[Cell], device: str) -> bool:
