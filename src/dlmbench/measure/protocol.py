@@ -15,6 +15,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+import numpy as np
+
 from dlmbench.measure.clock import Clock
 from dlmbench.measure.nvml import GpuMeter
 from dlmbench.types import Generation, OnStep, ProtocolSettings, Sample, TracedPass
@@ -146,25 +148,14 @@ def timed_repetition(
         positions=generation.positions,
         attention_pairs=generation.attention_pairs,
         wasted_positions=generation.wasted_positions,
-        energy_j=gpu.energy_j,
-        power_w=gpu.power_w,
-        sm_clock_mhz=gpu.sm_clock_mhz,
-        temperature_c=gpu.temperature_c,
-        throttle=gpu.throttle,
-        other_processes=gpu.other_processes,
+        **vars(gpu),
     )
     return sample, generation
 
 
 def _quantile(values: Sequence[float], q: float) -> float | None:
     """The q-quantile with linear interpolation between order statistics; None without values."""
-    if not values:
-        return None
-    ordered = sorted(values)
-    position = q * (len(ordered) - 1)
-    low = math.floor(position)
-    high = min(low + 1, len(ordered) - 1)
-    return ordered[low] + (position - low) * (ordered[high] - ordered[low])
+    return float(np.quantile(values, q)) if values else None
 
 
 def traced_pass(

@@ -149,10 +149,7 @@ class Generations:
 
 def load_model(args: TaskModelArgs, state: WorkerState) -> LoadedModel:
     """The model in the process that answers."""
-    assert args.precision is not None
-    return state.load(
-        args.model, engine=args.engine, precision=args.precision, attention=args.attention, seed=args.seed
-    )
+    return state.load(_cell(args, {}, 0))
 
 
 def _by_length(pairs: Sequence[Pair]) -> dict[int, list[int]]:
@@ -199,19 +196,24 @@ def _knobs(args: TaskModelArgs, new_tokens: int, *, is_text: bool = False) -> di
 def _texts(
     args: TaskModelArgs, model: LoadedModel, prompts: tuple[Prompt, ...], knobs: dict[str, KnobValue], length: int
 ) -> Texts:
+    cell = _cell(args, knobs, length)
+    return Texts(cell, prompts, model=model.language_model, rows=args.rows)
+
+
+def _cell(args: TaskModelArgs, knobs: dict[str, KnobValue], length: int) -> Cell:
+    """These arguments as a cell; its prompts differ in length."""
     assert args.sampler is not None
     assert args.precision is not None
-    cell = Cell(
+    return Cell(
         model=args.model,
         engine=args.engine,
         sampler=args.sampler,
         knobs=tuple(sorted(knobs.items())),
         batch_size=args.rows,
-        prompt_tokens=0,  # prompts differ in length, and no metric reads it
+        prompt_tokens=0,
         new_tokens=length,
         precision=args.precision,
         attention=args.attention,
         seed=args.seed,
         prompts="lm-eval",
     )
-    return Texts(cell, prompts, model=model.language_model, rows=args.rows)
