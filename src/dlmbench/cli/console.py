@@ -37,17 +37,18 @@ if TYPE_CHECKING:
     from dlmbench.roofline.predict import Forecast
     from dlmbench.tasks.records import TaskOutcome, TaskRun, TaskScore
 
-STDERR = Console(stderr=True, highlight=False, soft_wrap=True)
+# Names and labels come from files, so nothing is parsed as markup.
+STDERR = Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
 
 
 def stdout(width: int = 160) -> Console:
     """The console for data: as wide as the terminal, `width` columns where stdout is a file or a pipe."""
-    return Console(width=None if sys.stdout.isatty() else width, highlight=False)
+    return Console(width=None if sys.stdout.isatty() else width, highlight=False, markup=False, emoji=False)
 
 
 def log(text: str) -> None:
     """Write a message to stderr."""
-    STDERR.print(text, markup=False)
+    STDERR.print(text)
 
 
 def new_table(title: str | Text | None, *columns: str) -> Table:
@@ -133,7 +134,7 @@ class LiveProgress(ProgressBar):
 
     def failed(self, cell: Cell, reason: str) -> None:
         """Report at once a cell that could not be measured or scored."""
-        STDERR.print(f"  not measured: {cell.label}: {reason}", style="yellow", markup=False)
+        STDERR.print(f"  not measured: {cell.label}: {reason}", style="yellow")
 
 
 class LiveTaskProgress(ProgressBar):
@@ -179,26 +180,18 @@ class _TimeLeft(ProgressColumn):
         return Text(self._progress.time_left)
 
 
-class Stages:
-    """The current stage of short work, such as writing a report; plain lines where stderr is not a terminal."""
+@contextmanager
+def stages(title: str) -> Iterator[Callable[[str], None]]:
+    """Shows the current stage of short work, such as writing a report; logged where stderr is not a terminal."""
+    with STDERR.status(escape(title)) as status:
 
-    def __init__(self, title: str) -> None:
-        self._title = title
-        self._status = STDERR.status(title)
+        def show(stage: str) -> None:
+            text = f"{title}: {stage}"
+            status.update(escape(text))
+            if not STDERR.is_terminal:
+                log(text)
 
-    def __enter__(self) -> Stages:
-        self._status.start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._status.stop()
-
-    def show(self, stage: str) -> None:
-        """Show the next stage."""
-        text = f"{self._title}: {stage}"
-        self._status.update(escape(text))
-        if not STDERR.is_terminal:
-            log(text)
+        yield show
 
 
 # ---------------------------------------------------------------- finished runs
@@ -416,7 +409,7 @@ def remarks(run: Run, metrics: Sequence[str]) -> list[str]:
 def left_out(combinations: Sequence[LeftOut]) -> None:
     """Report which combinations of the grid are not run, and why."""
     for out in combinations:
-        STDERR.print(f"left out: {out.label}: {out.reason}", style="dim", markup=False)
+        STDERR.print(f"left out: {out.label}: {out.reason}", style="dim")
 
 
 def findings(found: Sequence[Finding]) -> None:
@@ -428,4 +421,4 @@ def findings(found: Sequence[Finding]) -> None:
         more = f" (and {len(group) - 1} more)" if len(group) > 1 else ""
         first = group[0]
         style = {"error": "red", "warning": "yellow"}.get(first.severity, "dim")
-        STDERR.print(f"{first.severity}: {first.message}{more}: {first.hint}", style=style, markup=False)
+        STDERR.print(f"{first.severity}: {first.message}{more}: {first.hint}", style=style)
