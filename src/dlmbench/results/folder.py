@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Container, Iterable
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from dlmbench.errors import BenchError
 from dlmbench.results.journal import LockedFolder, append_lines, drop_torn_line, replace_file
@@ -28,7 +28,6 @@ from dlmbench.results.views import quality_metrics, raw_metrics
 from dlmbench.types import (
     SCHEMA_VERSION,
     CellResult,
-    ConvertedScore,
     Environment,
     ModelSpec,
     Plan,
@@ -41,7 +40,7 @@ from dlmbench.types import (
 
 RAW_METRICS = "raw_metrics.csv"
 
-S = TypeVar("S", Score, ConvertedScore)
+S = TypeVar("S")  # a dataclass
 
 
 class Store(LockedFolder):
@@ -145,8 +144,8 @@ class Store(LockedFolder):
     def write_scores(self, scores: Iterable[Score]) -> None:
         """Replace the aggregated scores. A value that is not finite is unknown (None)."""
         self._unscored = unscored_cells(read_text_results(self.folder), self._records.cells)
-        finite = map(_finite, scores)
-        self._scores = tuple(replace(s, in_other_units=tuple(map(_finite, s.in_other_units))) for s in finite)
+        known = map(finite, scores)
+        self._scores = tuple(replace(s, in_other_units=tuple(map(finite, s.in_other_units))) for s in known)
         replace_file(self.folder / QUALITY_METRICS, self._quality_metrics())
 
     def samples(self, cell_id: str) -> tuple[Sample, ...]:
@@ -189,11 +188,11 @@ def unscored_cells(results: Iterable[TextResult], cells: Container[str]) -> tupl
     return tuple(missing for key, missing in found.items() if key not in scored)
 
 
-def _finite(score: S) -> S:
+def finite(score: S) -> S:
     """The score with None for every value that is not finite."""
-    values = {f.name: getattr(score, f.name) for f in fields(score)}
-    unknown: dict[str, Any] = {n: None for n, v in values.items() if isinstance(v, float) and not math.isfinite(v)}
-    return replace(score, **unknown)
+    values = vars(score).items()
+    unknown = {name: None for name, v in values if isinstance(v, float) and not math.isfinite(v)}
+    return cast(S, replace(cast(Any, score), **unknown))
 
 
 def _strict_json(score: TextResult) -> dict[str, Any]:

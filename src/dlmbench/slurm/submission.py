@@ -81,7 +81,7 @@ class Submission:
 
     def shard_folder(self, index: int) -> Path:
         """The run folder of one shard."""
-        return shard_folder(self.folder, index)
+        return self.folder / SHARDS / f"{index:03d}"
 
     def plan(self) -> Plan:
         """The plan of the whole run, from the experiment as submitted.
@@ -120,11 +120,6 @@ class Submission:
         """The text of submission.json."""
         values = {k: v for k, v in asdict(self).items() if k != "folder"}
         return json.dumps({"schema_version": _SCHEMA, **values}, indent=1) + "\n"
-
-
-def shard_folder(folder: Path, index: int) -> Path:
-    """The folder of one shard of the run in `folder`."""
-    return folder / SHARDS / f"{index:03d}"
 
 
 def resume_command(folder: Path) -> str:

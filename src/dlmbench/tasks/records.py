@@ -6,27 +6,25 @@ A kill between the two leaves lines of an unfinished run; later lines of the sam
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from dlmbench.errors import BenchError
-from dlmbench.results.folder import refuse_replaced_models
+from dlmbench.results.folder import finite, refuse_replaced_models
 from dlmbench.results.journal import LockedFolder, append_lines, drop_torn_line, read_lines, replace_file
+from dlmbench.results.views import csv_text
 from dlmbench.types import SCHEMA_VERSION, Knobs, KnobValue, ModelSpec, Status, from_mapping, stable_hash
 
 TASKS, TABLE, SAMPLES = "tasks.json", "tasks.csv", "task_samples.jsonl"
 
-_COLUMNS = (
-    "task metric filter model role sampler steps block_length knobs value stderr low high n higher_is_better "
-    "difference difference_low difference_high difference_n likelihood limit num_fewshot chat status reason "
-    "definition run_id"
-)
+_NAMES = """
+    task metric filter model role sampler steps block_length knobs value stderr low high n higher_is_better difference
+    difference_low difference_high difference_n likelihood limit num_fewshot chat status reason definition run_id"""
+_COLUMNS = tuple(_NAMES.split())
 
 # A document's value of a metric: a number, or (sum, weight) of a ratio such as log-likelihood over bytes.
 Value = float | tuple[float, float]
@@ -195,7 +193,7 @@ class TaskStore(LockedFolder):
         append_lines(self.folder / SAMPLES, (_plain(asdict(s)) for s in samples))
         self.results.outcomes[outcome.run.id] = outcome
         self.results.scores = [s for s in self.results.scores if s.run_id != outcome.run.id]
-        self.results.scores += [replace(s, value=_finite(s.value), stderr=_finite(s.stderr)) for s in scores]
+        self.results.scores += map(finite, scores)
         self.write()
 
     def write(self) -> None:
@@ -211,37 +209,31 @@ class TaskStore(LockedFolder):
             "differences": [asdict(d) for d in self.results.differences],
         }
         replace_file(self.folder / TASKS, json.dumps(document, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
-        replace_file(self.folder / TABLE, self._table())
+        replace_file(self.folder / TABLE, csv_text(_COLUMNS, self._rows()))
 
     def _labelled(self, score: TaskScore) -> dict[str, Any]:
         """A score with the fields that readers group by."""
         run = self.results.outcomes[score.run_id].run
         return {"model": run.model.key, "role": run.model.role, "steps": run.steps} | asdict(score)
 
-    def _table(self) -> str:
-        """tasks.csv: one row per score, and one per run without any."""
-        columns = _COLUMNS.split()
+    def _rows(self) -> Iterator[dict[str, Any]]:
+        """Of tasks.csv: one row per score, and one per run without any."""
         differences = {(d.run_id, d.task, d.metric, d.filter): d for d in self.results.differences}
-        out = io.StringIO()
-        table = csv.DictWriter(out, columns, restval="", extrasaction="ignore", lineterminator="\n")
-        table.writeheader()
         for run_id, outcome in self.results.outcomes.items():
             run = outcome.run
-            row: dict[str, Any] = {name: getattr(run, name) for name in columns if hasattr(run, name)}
-            row |= {"run_id": run_id, "model": run.model.key, "role": run.model.role, "chat": str(run.chat).lower()}
+            row: dict[str, Any] = {name: getattr(run, name) for name in _COLUMNS if hasattr(run, name)}
+            row |= {"run_id": run_id, "model": run.model.key, "role": run.model.role}
             row |= {"knobs": " ".join(f"{k}={v}" for k, v in run.knobs), "block_length": run.knob("block_length")}
             row |= {"status": outcome.status, "reason": outcome.reason}
             scores = [s for s in self.results.scores if s.run_id == run_id]
             if not scores:
-                table.writerow(row)
+                yield row
             for s in scores:
-                values = row | asdict(s)
-                values["higher_is_better"] = "" if s.higher_is_better is None else str(s.higher_is_better).lower()
+                values = row | {name: value for name, value in asdict(s).items() if name in _COLUMNS}
                 if d := differences.get((run_id, s.task, s.metric, s.filter)):
                     values |= {"difference": d.value, "difference_low": d.low, "difference_high": d.high}
                     values["difference_n"] = d.n
-                table.writerow(values)
-        return out.getvalue()
+                yield values
 
 
 def read(folder: Path) -> TaskResults:
@@ -271,10 +263,6 @@ def read_samples(folder: Path, run_ids: Iterable[str]) -> dict[str, list[TaskSam
             sample = from_mapping(TaskSample, line)
             found[sample.run_id][sample.task, sample.filter, sample.doc_id] = sample
     return {run_id: list(samples.values()) for run_id, samples in found.items()}
-
-
-def _finite(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None
 
 
 def _plain(value: Any) -> Any:
