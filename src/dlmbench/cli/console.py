@@ -6,15 +6,16 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from rich import progress as rich_progress
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
-    Progress,
     ProgressColumn,
     SpinnerColumn,
     Task,
@@ -24,7 +25,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from dlmbench.types import Cell, Finding, LeftOut, Run
+from dlmbench.types import Cell, Finding, LeftOut, Plan, Progress, Run
 
 if TYPE_CHECKING:
     # Types only: these import numpy and scipy, and `plan` should start fast.
@@ -66,7 +67,9 @@ class ProgressBar:
     def __init__(self, description: str = "", total: int | None = None, *more: ProgressColumn) -> None:
         columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
         self.is_shown = STDERR.is_terminal
-        self._bar = Progress(*columns, TimeElapsedColumn(), *more, console=STDERR, disable=not self.is_shown)
+        self._bar = rich_progress.Progress(
+            *columns, TimeElapsedColumn(), *more, console=STDERR, disable=not self.is_shown
+        )
         self._task = self._bar.add_task(description, total=total)
         self._started = time.monotonic()
 
@@ -137,6 +140,17 @@ class LiveProgress(ProgressBar):
         STDERR.print(f"  not measured: {cell.label}: {reason}", style="yellow")
 
 
+@contextmanager
+def measuring(name: str, rounds: int, plan: Plan, folder: Path) -> Iterator[Progress]:
+    """Shows the progress of a run into `folder`, which a signal can stop; see `bench.stopping`."""
+    from dlmbench.bench.stopping import Stopping, resumable
+
+    total = len(plan.cells) * (rounds + 1) + len(plan.scored_cells)
+    title = f"{name}: {len(plan.cells)} cells into {folder}"
+    with resumable(folder), LiveProgress(title, total) as progress, Stopping(progress) as stopping:
+        yield stopping
+
+
 class LiveTaskProgress(ProgressBar):
     """Progress over lm-eval tasks: the current run, its requests, and each result as soon as it is known."""
 
@@ -163,7 +177,7 @@ class LiveTaskProgress(ProgressBar):
 
     def ended(self, outcome: TaskOutcome, scores: Sequence[TaskScore]) -> None:
         """Report the result of a run."""
-        values = ", ".join(f"{s.metric} {_number(s.value, 1, 4)}" for s in scores if s.task == outcome.run.task)
+        values = ", ".join(f"{s.metric} {number(s.value, 1, 4)}" for s in scores if s.task == outcome.run.task)
         result = (values or "done") if outcome.status == "ok" else f"not run: {outcome.reason}"
         self.log(f"{self._title}: {result}")
 
@@ -203,28 +217,29 @@ def summary(rows: Sequence[SummaryRow], title: str) -> Table:
     columns = (">latency ms [95%]", ">tokens/s", ">memory MiB", ">nats/token", ">valid", ">speedup", ">n")
     table = new_table(title, "model", *sizes, *columns)
     for row in rows:
-        latency = _number(row.latency_s, 1e3, 1)
+        latency = number(row.latency_s, 1e3, 1)
         if row.latency_low_s is not None and row.latency_high_s is not None:
             latency += f" [{row.latency_low_s * 1e3:.1f}, {row.latency_high_s * 1e3:.1f}]"
         table.add_row(
             row.model if row.status == "ok" else f"{row.model} ({row.status})",
-            _number(row.steps),
-            _number(row.block_length),
+            number(row.steps),
+            number(row.block_length),
             str(row.batch_size),
             str(row.prompt_tokens),
             str(row.new_tokens),
             latency,
-            _number(row.tokens_per_s, 1, 0),
-            _number(row.memory_bytes, 2**-20, 0),
-            _number(row.likelihood, 1, 3),
-            _number(row.validity, 1, 2),
+            number(row.tokens_per_s, 1, 0),
+            number(row.memory_bytes, 2**-20, 0),
+            number(row.likelihood, 1, 3),
+            number(row.validity, 1, 2),
             f"{row.speedup:.2f}x" if row.speedup is not None else "-",
             str(row.n),
         )
     return table
 
 
-def _number(value: float | None, factor: float = 1, digits: int = 0) -> str:
+def number(value: float | None, factor: float = 1, digits: int = 0) -> str:
+    """A number, or a dash for an unknown one."""
     return "-" if value is None else f"{value * factor:.{digits}f}"
 
 
@@ -251,11 +266,11 @@ def _predicted(cell: Cell, forecast: Forecast, price: float | None) -> tuple[str
     expected = forecast.of(cell)
     rate = cell.batch_size * cell.new_tokens / expected.latency_s if expected.latency_s else None
     fits = {True: "yes", False: "no", None: "-"}[forecast.fits(cell)]
-    money = () if price is None else (_number(million_tokens(cell, expected, price), 1, 3),)
-    latency = _number(expected.latency_s, 1e3, 1)
+    money = () if price is None else (number(million_tokens(cell, expected, price), 1, 3),)
+    latency = number(expected.latency_s, 1e3, 1)
     if (between := forecast.estimates.get(cell.id)) is not None:
         latency += f" [{_short(between.low_s * 1e3)}, {_short(between.high_s * 1e3)}]"
-    return (latency, _number(rate, 1, 1), _number(expected.peak_bytes, 1e-9, 2), fits, *money)
+    return (latency, number(rate, 1, 1), number(expected.peak_bytes, 1e-9, 2), fits, *money)
 
 
 def total(bill: RunCost, price: float | None) -> str:
@@ -305,7 +320,7 @@ def bounds(measured: Sequence[Bounds]) -> Table:
     table = new_table(f"{len(measured)} measured cells", "cell", *columns)
     for b in measured:
         ratio = f"{b.floor_ratio:.2f}" if b.is_possible else f"{b.floor_ratio:.3g} (below)"
-        times = (_number(b.latency_s, 1e3, 1), _number(b.floor_s, 1e3, 1))
+        times = (number(b.latency_s, 1e3, 1), number(b.floor_s, 1e3, 1))
         table.add_row(b.cell.label, *times, ratio, f"{b.mfu:.1%}", f"{b.mbu:.1%}")
     return table
 
@@ -347,7 +362,7 @@ def costs(priced: Sequence[CellCost], price: float) -> Table:
     columns = (">B", ">P", ">G", ">K", ">per M tokens [95%]", ">tokens per generation")
     table = new_table(f"Cost at {price:g} per GPU hour", "cell", *columns)
     for c in priced:
-        sizes = (str(c.cell.batch_size), str(c.cell.prompt_tokens), str(c.cell.new_tokens), _number(c.cell.steps))
+        sizes = (str(c.cell.batch_size), str(c.cell.prompt_tokens), str(c.cell.new_tokens), number(c.cell.steps))
         money = _short(c.per_million)
         if c.low is not None and c.high is not None:
             money += f" [{_short(c.low)}, {_short(c.high)}]"
@@ -383,9 +398,9 @@ def scores(run: Run, metrics: Sequence[str]) -> Table:
         for s in own.values():
             interval = f" [{s.low:.3f}, {s.high:.3f}]" if s.low is not None and s.high is not None else ""
             units = {r.unit: r.value for r in s.in_other_units}
-            others = (_number(units.get("perplexity/word"), 1, 2), _number(units.get("bits/byte"), 1, 3))
+            others = (number(units.get("perplexity/word"), 1, 2), number(units.get("bits/byte"), 1, 3))
             texts = f"{s.n} of {s.n + len(s.unscored)}"
-            table.add_row(metric, labels[s.cell_id], f"{_number(s.value, 1, 3)}{interval}", s.unit, *others, texts)
+            table.add_row(metric, labels[s.cell_id], f"{number(s.value, 1, 3)}{interval}", s.unit, *others, texts)
         for missing in run.unscored:
             if missing.metric == metric and missing.prompt_index is None and missing.cell_id not in own:
                 table.add_row(metric, f"{labels[missing.cell_id]}: {missing.reason}", *("-" for _ in range(4)), "0")

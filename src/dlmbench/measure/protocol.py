@@ -15,8 +15,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-import numpy as np
-
 from dlmbench.measure.clock import Clock
 from dlmbench.measure.nvml import GpuMeter
 from dlmbench.types import Generation, OnStep, ProtocolSettings, Sample, TracedPass
@@ -155,6 +153,8 @@ def timed_repetition(
 
 def _quantile(values: Sequence[float], q: float) -> float | None:
     """The q-quantile with linear interpolation between order statistics; None without values."""
+    import numpy as np
+
     return float(np.quantile(values, q)) if values else None
 
 

@@ -202,7 +202,7 @@ def _strict_json(score: TextResult) -> dict[str, Any]:
 
 
 def _refuse_another_environment(folder: Path, recorded: Environment, now: Environment) -> None:
-    if differing := _differences(recorded, now, Environment.COMPARABLE):
+    if differing := differences(recorded, now, Environment.COMPARABLE):
         raise BenchError(
             f"{folder} holds results of another environment ({'; '.join(differing)})",
             "Times from two environments are not one data set: name a new --output_dir",
@@ -223,7 +223,7 @@ def refuse_replaced_models(folder: Path, recorded: Iterable[ModelSpec], models: 
             names = ("family", "source", "revision", "weights", "content")
             raise BenchError(
                 f"model {now.key} is another checkpoint than model {before.key} in {folder} "
-                f"({'; '.join(_differences(before, now, names))})",
+                f"({'; '.join(differences(before, now, names))})",
                 "Put the recorded checkpoint back to resume, give a new model its own key, or name a new --output_dir",
             )
 
@@ -233,6 +233,7 @@ def _place(model: ModelSpec) -> tuple[str, ...]:
     return model.source, model.revision or "", model.weights, model.family
 
 
-def _differences(recorded: object, now: object, names: Iterable[str]) -> list[str]:
+def differences(recorded: object, now: object, names: Iterable[str]) -> list[str]:
+    """The named attributes in which two records differ, as phrases."""
     values = {name: (getattr(recorded, name), getattr(now, name)) for name in names}
     return [f"{name}: {old!r} on record, {new!r} now" for name, (old, new) in values.items() if old != new]

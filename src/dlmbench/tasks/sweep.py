@@ -23,6 +23,7 @@ from dlmbench.bench.generate import default_device
 from dlmbench.bench.worker import Pool, Worker, failure
 from dlmbench.errors import BenchError
 from dlmbench.experiment import knobs as axes
+from dlmbench.experiment import plan
 from dlmbench.models import FoundModel, identity
 from dlmbench.tasks import require
 from dlmbench.tasks.paired import differences, with_interval
@@ -288,14 +289,12 @@ def _plan(
 
 def _settings(experiment: Experiment, spec: ModelSpec) -> Iterator[tuple[Grid, str, Knobs]]:
     """The samplers of the experiment that can run the model, with each combination of the knobs it names."""
-    paradigm = registry.load("families", spec.family).PARADIGM
     for grid in experiment.grids:
-        for swept in grid.samplers:
-            if paradigm == registry.load("samplers", swept.sampler).PARADIGM:
-                names = [name for name, _ in swept.knobs]
-                for combination in axes.combinations(swept):
-                    chosen = tuple(sorted((n, combination[n]) for n in names if combination.get(n) is not None))
-                    yield grid, swept.sampler, chosen
+        for swept in plan.fitting(grid, spec):
+            names = [name for name, _ in swept.knobs]
+            for combination in axes.combinations(swept):
+                chosen = tuple(sorted((n, combination[n]) for n in names if combination.get(n) is not None))
+                yield grid, swept.sampler, chosen
 
 
 def _differences(store: TaskStore) -> tuple[TaskDifference, ...]:
