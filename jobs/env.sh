@@ -52,13 +52,16 @@ dlmbench() {
 # Run a command that can be stopped: SLURM sends USR1 before the time limit, the command finishes its repetition and
 # exits with code 75, and the job requeues itself and resumes at its next start.
 run_and_requeue() {
-  local own child= code=0 stopping=0 status
+  local own child= code=0 stopping=0 early=0 status
   own=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_}${SLURM_ARRAY_TASK_ID:-${SLURM_JOB_ID:-}}
   echo "dlmbench job $own, start $((${SLURM_RESTART_COUNT:-0} + 1)), on $(hostname -s)," \
     "GPU ${CUDA_VISIBLE_DEVICES:-none}, $(date -Is)"
-  trap 'stopping=1; echo "USR1 at $(date -Is): stopping after this repetition"; kill -USR1 $child' USR1
+  trap 'stopping=1; echo "USR1 at $(date -Is): stopping after this repetition"
+    if [ -n "$child" ]; then kill -USR1 "$child"; else early=1; fi' USR1
   ("$@") &
   child=$!
+  # The signal may arrive before the process id is known; it is passed on now.
+  if [ "$early" = 1 ]; then kill -USR1 "$child"; fi
   wait "$child" || code=$?
   # A wait interrupted by the signal does not give the exit code of the command, which is still finishing.
   while [ "$stopping" = 1 ]; do

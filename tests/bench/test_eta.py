@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from dlmbench.bench.eta import Expectation, remaining, repetitions_left
+from dlmbench.bench.forecast import Expectation, remaining, repetitions_left
 from dlmbench.measure.protocol import plan_repetitions
 from dlmbench.types import Cell, CellResult, MemoryPass, ProtocolSettings, Sample
 from support.synthetic_run import baseline_cell, sample, target_cell

@@ -228,7 +228,7 @@ def test_generate_refuses_in_one_line(capsys, checkpoint, tmp_path, content, opt
 
 
 @pytest.mark.parametrize(
-    ("command", "does"), [("generate", "generate.generate"), ("likelihood", "score_references.score")]
+    ("command", "does"), [("generate", "generate.generate"), ("likelihood", "generate.score_references")]
 )
 def test_every_attention_kernel_of_the_engines_can_be_named(capsys, checkpoint, ids, monkeypatch, command, does):
     import typer

@@ -312,7 +312,7 @@ def test_the_first_task_decides_on_the_environment_and_others_must_agree(tmp_pat
     shards.claim_environment(tmp_path, replace(ENVIRONMENT, host="elsewhere"))
     with pytest.raises(BenchError) as caught:
         shards.claim_environment(tmp_path, replace(ENVIRONMENT, device="NVIDIA A6000"))
-    assert "device: 'cpu' there, 'NVIDIA A6000' here" in caught.value.message
+    assert "device: 'cpu' on record, 'NVIDIA A6000' now" in caught.value.message
     assert "--gres gpu:a100:1" in caught.value.hint
     assert [p.name for p in (tmp_path / "shards").iterdir()] == ["environment.json"]
 

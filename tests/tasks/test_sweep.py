@@ -391,6 +391,55 @@ def test_only_the_same_documents_are_paired():
     assert (found.n, found.value) == (2, 0.5)
 
 
+EXPERIMENT = """
+name: small
+models:
+  {key}: {{family: llama, source: {source}}}
+grid:
+  lengths: {{prompt_tokens: 24, new_tokens: 16}}
+  precision: float32
+  samplers: {{autoregressive: {{}}}}
+prompts: {{source: tiny, count: 6}}
+"""
+
+
+def planned_runs(folder: Path, key: str) -> list[TaskRun]:
+    """The runs of one task for the checkpoint in `folder`, as `sweep.run` plans them."""
+    from dlmbench.experiment import load as configuration
+    from dlmbench.tasks import sweep
+
+    path = folder.parent / "small.yaml"
+    path.write_text(EXPERIMENT.format(key=key, source=folder))
+    experiment = configuration.load(path)
+    task = sweep._Task("t", None, "abc", frozenset({"generate_until"}), False)
+    return sweep._plan(experiment, sweep.TaskListArgs(("t",)), {"t": task}, sweep._find_models(experiment))
+
+
+def test_a_moved_or_renamed_model_is_not_run_again_and_replaced_weights_are_refused(tmp_path):
+    results, first = tmp_path / "results", shutil.copytree(checkpoint_folder("ar"), tmp_path / "first")
+    (run,) = planned_runs(first, "ar")
+    with TaskStore(results, "0") as store:
+        assert store.plan([run]) == [run]
+        store.add(TaskOutcome(run, "ok"), [score_of(run, 0.5, "mean")], samples_of(run, [1.0, 0.0]))
+    moved = first.rename(tmp_path / "moved")
+    (again,) = planned_runs(moved, "renamed")
+    assert again.model != run.model
+    with TaskStore(results, "0") as store:
+        assert store.plan([again]) == []
+        store.write()
+    assert [outcome.run for outcome in records.read(results).outcomes.values()] == [again]
+    weights = moved / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\1")
+    (other,) = planned_runs(moved, "renamed")
+    assert other.id != again.id
+    with TaskStore(results, "0") as store, pytest.raises(BenchError, match=r"another checkpoint.*content"):
+        store.plan([other])
+    # At another place and under another key it is simply another model.
+    (third,) = planned_runs(moved.rename(tmp_path / "third"), "third")
+    with TaskStore(results, "0") as store:
+        assert store.plan([again, third]) == [third]
+
+
 def test_records_are_read_back_and_a_failed_run_is_tried_again(tmp_path):
     one, two = task_run("ar"), task_run("llada", 4)
     with TaskStore(tmp_path, "0") as store:

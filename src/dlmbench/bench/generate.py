@@ -1,23 +1,41 @@
-"""Generate from a prompt file, outside any experiment: how users check a sampler against its authors' examples."""
+"""A prompt file outside any experiment: texts generated from it, or the likelihood of its references.
+
+This is how users check a sampler, or a likelihood, against the code of its authors.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from dlmbench import models, registry
 from dlmbench.errors import BenchError, did_you_mean
 from dlmbench.experiment import knobs as axes
-from dlmbench.models import FoundModel
+from dlmbench.models import FoundModel, LoadedModel
 from dlmbench.models import attention as _attention
-from dlmbench.prompts import load_texts
+from dlmbench.models.tokenizer import CheckpointTokenizer
+from dlmbench.prompts import continuation, load_texts
 from dlmbench.sampling.generator import generator_for
-from dlmbench.types import KnobValue, ModelSpec, Prompt, PromptBatch, PromptSettings, SamplerAxes
+from dlmbench.scoring.settings import MetricSettings, settle
+from dlmbench.types import (
+    Cell,
+    KnobValue,
+    ModelSpec,
+    Prompt,
+    PromptBatch,
+    PromptSettings,
+    SamplerAxes,
+    Texts,
+    TextScore,
+)
 
 PRECISIONS = ("float32", "bfloat16", "float16")
 # The attention kernels that the engines can enforce; "auto" leaves the choice to torch.
 ATTENTION = ("auto", *_attention.KERNELS)
+
+LINE_FORMAT = '{"prompt": "...", "reference": "..."} or {"prompt_ids": [..], "reference_ids": [..]}'
 
 
 def default_device() -> str:
@@ -49,17 +67,17 @@ class GenerateRequest:
 
     model: str
     prompt_file: Path
-    prompts_are_ids: bool
-    sampler: str | None
-    knobs: Mapping[str, KnobValue]
-    new_tokens: int
-    seed: int
-    precision: str | None
-    attention: str
-    engine: str
-    batch_size: int
-    chat: bool
-    trace: bool
+    prompts_are_ids: bool = False
+    sampler: str | None = None
+    knobs: Mapping[str, KnobValue] = field(default_factory=dict)
+    new_tokens: int = 1
+    seed: int = 0
+    precision: str | None = None
+    attention: str = "auto"
+    engine: str = "hf"
+    batch_size: int = 1
+    chat: bool = False
+    trace: bool = False
 
 
 @dataclass(frozen=True)
@@ -89,13 +107,7 @@ def generate(request: GenerateRequest) -> Iterator[GeneratedText]:
     sampler = sampler_for(found.spec.family, request.sampler)
     knobs = resolve_knobs(sampler, request.knobs, request.engine, request.new_tokens)
     prompts = _prompts(request, found)
-    device = default_device()
-    model = found.load(
-        engine=request.engine,
-        precision=request.precision or default_precision(device),
-        attention=request.attention,
-        device=device,
-    )
+    model, _, _ = _load(request, found)
     generator = generator_for(model, sampler)
     for first in range(0, len(prompts), request.batch_size):
         batch = PromptBatch(prompts[first : first + request.batch_size], "")
@@ -111,6 +123,14 @@ def generate(request: GenerateRequest) -> Iterator[GeneratedText]:
                 committed_at=trace.committed_at_BG[row] if trace else None,
                 confidence=trace.confidence_BG[row] if trace else None,
             )
+
+
+def _load(request: GenerateRequest, found: FoundModel) -> tuple[LoadedModel, str, str]:
+    """The model with its device and precision."""
+    device = default_device()
+    precision = request.precision or default_precision(device)
+    model = found.load(engine=request.engine, precision=precision, attention=request.attention, device=device)
+    return model, device, precision
 
 
 def sampler_for(family: str, sampler: str | None) -> str:
@@ -171,3 +191,82 @@ def _prompts(request: GenerateRequest, model: FoundModel) -> tuple[Prompt, ...]:
             encode = model.tokenizer.chat if request.chat else model.tokenizer.encode
             prompts.append(Prompt(index, tuple(encode(passage.text)), passage.text))
     return tuple(prompts)
+
+
+# ---------------------------------------------------------------- likelihood of references
+
+
+@dataclass(frozen=True)
+class ReferenceScore:
+    """One continuation: minus log p in nats over `tokens`. stderr: its Monte Carlo error, where it is an estimate."""
+
+    prompt_index: int
+    metric: str
+    nats: float
+    stderr: float | None
+    tokens: int
+    nats_per_token: float
+    bits_per_byte: float | None
+    note: str
+
+
+def score_references(
+    request: GenerateRequest, metric: str, settings: MetricSettings, rows: int
+) -> Iterator[ReferenceScore]:
+    """`likelihood` or `elbo` of each line's continuation, in the order of the file.
+
+    Raises:
+        BenchError: the checkpoint, the lines, the knobs or the metric cannot be used together.
+    """
+    (metric_request,) = settle([metric], settings)
+    found = models.find(ModelSpec("model", "", request.model, "baseline"))
+    sampler = sampler_for(found.spec.family, None)
+    module = registry.load("metrics", metric)
+    if "diffusion" in module.NEEDS and registry.load("samplers", sampler).PARADIGM != "diffusion":
+        raise BenchError(f"{metric}: only a masked diffusion model has it", "use --metric likelihood")
+    prompts = list(_references(request.prompt_file, found.tokenizer))
+    model, device, precision = _load(request, found)
+    for prompt in prompts:
+        length = len(prompt.reference_ids or ())
+        cell = Cell(
+            model=found.spec,
+            engine=request.engine,
+            sampler=sampler,
+            knobs=tuple(sorted(resolve_knobs(sampler, request.knobs, request.engine, length).items())),
+            batch_size=1,
+            prompt_tokens=len(prompt.ids),
+            new_tokens=length,
+            precision=precision,
+            attention=request.attention,
+            seed=request.seed,
+            prompts="file",
+        )
+        texts = Texts(cell, (prompt,), (), model.language_model, rows=rows, request=metric_request, device=device)
+        (result,) = module.score(texts)
+        assert isinstance(result, TextScore)
+        yield ReferenceScore(
+            prompt_index=prompt.index,
+            metric=metric,
+            nats=result.total,
+            stderr=result.stderr,
+            tokens=length,
+            nats_per_token=result.total / result.weight,
+            bits_per_byte=result.total / math.log(2) / result.size_bytes if result.size_bytes else None,
+            note="; ".join(part for part in (module.note(cell), result.remark) if part),
+        )
+
+
+def _references(path: Path, tokenizer: CheckpointTokenizer | None) -> Iterator[Prompt]:
+    """Prompt and continuation of each line, encoded separately, as the published code does."""
+    for index, passage in enumerate(load_texts(PromptSettings("file", None, str(path)))):
+        if passage.ids and passage.reference_ids:
+            text = tokenizer.decode(passage.reference_ids) if tokenizer else None
+            yield Prompt(index, passage.ids, None, passage.reference_ids, text)
+        elif not passage.reference:
+            raise BenchError(f"{path}: prompt {index + 1} has no continuation", f"write {LINE_FORMAT} on each line")
+        elif tokenizer is None:
+            raise BenchError("the checkpoint has no tokenizer.json", "give prompt_ids and reference_ids")
+        else:
+            reference_ids = continuation(tokenizer.encode, passage.reference)
+            prompt_ids = tuple(tokenizer.encode(passage.text))
+            yield Prompt(index, prompt_ids, passage.text, reference_ids, passage.reference)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 
@@ -85,29 +85,27 @@ def score_run(
     store.write_scores(aggregate({cell.id: cell for cell in plan.scored_cells}, read_text_results(store.folder)))
 
 
+@dataclass
 class _Scoring:
     """The scores that are recorded, and how the others are computed."""
 
-    def __init__(
-        self,
-        plan: Plan,
-        store: Store,
-        pool: Pool,
-        metric_pool: Pool,
-        prompts: Callable[[], PromptSets],
-        progress: Progress,
-    ) -> None:
-        self.store, self.pool, self.metric_pool = store, pool, metric_pool
-        self.prompts, self.progress = prompts, progress
-        self.model_keys = {cell.model.key for cell in plan.scored_cells}
-        recorded = read_text_results(store.folder)
+    plan: Plan
+    store: Store
+    pool: Pool
+    metric_pool: Pool
+    prompts: Callable[[], PromptSets]
+    progress: Progress
+
+    def __post_init__(self) -> None:
+        self.model_keys = {cell.model.key for cell in self.plan.scored_cells}
+        recorded = read_text_results(self.store.folder)
         self.refused = {r for r in recorded if isinstance(r, Unscored)}
         # A cell that failed as a whole is tried again; one with scores, or with reasons for single texts, is not.
         failed = {_key(r) for r in self.refused if r.prompt_index is None}
         scored = {_key(r) for r in recorded if not isinstance(r, Unscored)}
         self.done = scored | ({_key(r) for r in self.refused} - failed)
-        self.generations = {(g.cell_id, g.prompt_index): g for g in store.generations()}
-        self.cell_results = {r.cell.id: r for r in store.results()}
+        self.generations = {(g.cell_id, g.prompt_index): g for g in self.store.generations()}
+        self.cell_results = {r.cell.id: r for r in self.store.results()}
         # Results of this run by (metric, `same_value` of the cell, judge), for cells of which a metric says the same.
         self.shared: dict[tuple[str, str, str | None], list[TextResult]] = {}
 

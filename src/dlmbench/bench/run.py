@@ -9,9 +9,9 @@ import json
 from collections.abc import Iterable, Sequence, Set
 from contextlib import ExitStack
 from dataclasses import asdict, replace
+from functools import cached_property
 from pathlib import Path
 
-from dlmbench import models
 from dlmbench import prompts as prompt_sources
 from dlmbench.bench.forecast import AS_FOUND, Machine, forecast_run
 from dlmbench.bench.generate import default_device
@@ -91,8 +91,8 @@ def run(
             speed.skip(outlook.too_large)
         if not speed.is_done:
             used = {cell.model.key for cell in plan.cells}
-            speed.run(prompts.speed(), together=_fit_together(found, used, cells, device))
-        score_run(plan, requests, store, pool, prompts.quality, progress)
+            speed.run(prompts.speed, together=_fit_together(found, used, cells, device))
+        score_run(plan, requests, store, pool, lambda: prompts.quality, progress)
 
 
 def score(output: Path, metrics: Sequence[str], settings: MetricSettings, progress: Progress) -> None:
@@ -112,14 +112,13 @@ def score(output: Path, metrics: Sequence[str], settings: MetricSettings, progre
         # Scores do not depend on where the speed was measured, so the folder's environment is kept.
         store = stack.enter_context(Store.open(output, finished.environment, finished.name))
         pool = stack.enter_context(Pool(found, default_device()))
-        score_run(Plan(finished.cells), requests, store, pool, prompts.quality, progress)
+        score_run(Plan(finished.cells), requests, store, pool, lambda: prompts.quality, progress)
 
 
 def _find_models(specs: Iterable[ModelSpec], cells: Sequence[Cell]) -> dict[str, FoundModel]:
     """The models that the cells use, by key and with their content, before anything is measured."""
     used = {cell.model.key for cell in cells}
-    found = {spec.key: models.find(spec) for spec in specs if spec.key in used}
-    return {key: replace(one, spec=identity.with_content(one.spec, one.folder)) for key, one in found.items()}
+    return {spec.key: identity.find_identified(spec) for spec in specs if spec.key in used}
 
 
 def _fit_together(found: dict[str, FoundModel], keys: Set[str], cells: Sequence[Cell], device: str) -> bool:
@@ -140,20 +139,16 @@ class _Prompts:
         self._settings, self._models = settings, found
         self._shapes = dict.fromkeys((c.model.key, c.prompt_tokens, c.new_tokens) for c in cells)
         self._tokenizers = {key: _prompt_tokenizer(model.tokenizer) for key, model in found.items()}
-        self._speed: PromptSets | None = None
-        self._quality: PromptSets | None = None
 
+    @cached_property
     def speed(self) -> PromptSets:
         """The first P tokens of each passage by the model's own tokenizer, and the next G as the continuation."""
-        if self._speed is None:
-            self._speed = {shape: self._take(*shape) for shape in self._shapes}
-        return self._speed
+        return {shape: self._take(*shape) for shape in self._shapes}
 
+    @cached_property
     def quality(self) -> PromptSets:
         """The same for a target; a baseline with another tokenizer gets the bytes of the target's prompt and span."""
-        if self._quality is None:
-            self._quality = {shape: self._same_bytes(*shape) for shape in self._shapes}
-        return self._quality
+        return {shape: self._same_bytes(*shape) for shape in self._shapes}
 
     def _take(self, key: str, prompt_tokens: int, new_tokens: int) -> PromptBatch:
         """Prompts with continuations where possible: a metric that needs one reports that it is missing."""
@@ -164,7 +159,7 @@ class _Prompts:
             return prompt_sources.take(self._settings, own, prompt_tokens, new_tokens, others, references=False)
 
     def _same_bytes(self, key: str, prompt_tokens: int, new_tokens: int) -> PromptBatch:
-        own = self.speed()[key, prompt_tokens, new_tokens]
+        own = self.speed[key, prompt_tokens, new_tokens]
         targets = [k for k, model in self._models.items() if model.spec.role == "target"]
         has_references = all(p.reference_ids for p in own.prompts)
         if not targets or not has_references or all(self._same_tokenizer(key, target) for target in targets):

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
-from dlmbench.bench.eta import Expectation, remaining
+from dlmbench.bench.forecast import Expectation, remaining
 from dlmbench.bench.worker import Failed, GenerateMissing, Pool, ProfileCell, Repeat, Repetition, Worker
 from dlmbench.measure.protocol import plan_repetitions
 from dlmbench.prompts import in_batches
@@ -33,27 +34,26 @@ from dlmbench.types import (
 MISSING_BATCH_SIZE = 16
 
 
+@dataclass
 class SpeedPass:
     """The speed pass of one plan, recorded in a store."""
 
-    def __init__(
-        self,
-        plan: Plan,
-        settings: ProtocolSettings,
-        store: Store,
-        pool: Pool,
-        progress: Progress,
-        expectation: Expectation,
-        seed: int,
-        texts_needed: bool = True,
-    ) -> None:
-        self.plan, self.settings, self.store, self.pool = plan, settings, store, pool
-        self.progress, self.expectation, self.seed = progress, expectation, seed
+    plan: Plan
+    settings: ProtocolSettings
+    store: Store
+    pool: Pool
+    progress: Progress
+    expectation: Expectation
+    seed: int
+    texts_needed: bool = True
+
+    def __post_init__(self) -> None:
         self.prompts: PromptSets = {}
-        self.scored = {cell.id for cell in plan.scored_cells if texts_needed and cell.model.weights != "random"}
+        is_scored = {cell.id: self.texts_needed and cell.model.weights != "random" for cell in self.plan.scored_cells}
+        self.scored = {cell_id for cell_id, scored in is_scored.items() if scored}
         # A later run may try what was skipped because of a prediction.
-        self.ended = {r.cell.id: r.status for r in store.results() if r.status not in (None, "skipped")}
-        self.generated = {(g.cell_id, g.prompt_index) for g in store.generations()}
+        self.ended = {r.cell.id: r.status for r in self.store.results() if r.status not in (None, "skipped")}
+        self.generated = {(g.cell_id, g.prompt_index) for g in self.store.generations()}
 
     @property
     def is_done(self) -> bool:
@@ -62,18 +62,14 @@ class SpeedPass:
 
     def skip(self, reasons: Mapping[str, str]) -> None:
         """Record these cells (reasons by id) as skipped; a cell that has samples already is resumed instead."""
-        new = []
         for cell in self.plan.cells:
-            if cell.id in reasons and cell.id not in self.ended and not self.store.samples(cell.id):
+            if cell.id not in reasons or cell.id in self.ended or self.store.samples(cell.id):
+                continue
+            result = self.store.result(cell.id)
+            if (result.status, result.reason) == ("skipped", reasons[cell.id]):
                 self.ended[cell.id] = "skipped"
-                result = self.store.result(cell.id)
-                if (result.status, result.reason) != ("skipped", reasons[cell.id]):
-                    new.append(cell)
-        for cell in new:
-            self.store.append(CellStatus(cell.id, "skipped", reasons[cell.id]))
-            self.progress.failed(cell, reasons[cell.id])
-        if new:
-            self.store.write_views()
+            else:
+                self._end(cell, Failed("skipped", reasons[cell.id]))
 
     def run(self, prompts: PromptSets, *, together: bool) -> None:
         """Run everything that is left. `together`: all models fit in memory at once."""

@@ -33,7 +33,6 @@ from dlmbench.types import (
     Generation,
     Generator,
     MemoryPass,
-    ModelSpec,
     OnStep,
     PromptBatch,
     Sample,
@@ -106,26 +105,25 @@ class WorkerState:
         self._last_cell: str | None = None  # the id of the cell that the captured graphs belong to
         self._idle_power_w: dict[object, float | None] = {}
 
-    def load(self, spec: ModelSpec, *, engine: str, precision: str, attention: str, seed: int) -> LoadedModel:
-        """The model that is loaded already if it is the right one, else this one in its place."""
-        key = (spec, engine, precision, attention)
+    def load(self, cell: Cell) -> LoadedModel:
+        """The model of a cell: the one that is loaded already if it is the right one, else this one in its place."""
+        key = (cell.model, cell.engine, cell.precision, cell.attention)
         if self._loaded is None or self._loaded[0] != key:
             self._loaded = None  # free the memory before the next model takes it
             model = models.load(
-                spec, engine=engine, precision=precision, attention=attention, device=self.device, seed=seed
+                cell.model,
+                engine=cell.engine,
+                precision=cell.precision,
+                attention=cell.attention,
+                device=self.device,
+                seed=cell.seed,
             )
             self._loaded = (key, model)
         return self._loaded[1]
 
-    def load_for(self, cell: Cell) -> LoadedModel:
-        """The model of a cell."""
-        return self.load(
-            cell.model, engine=cell.engine, precision=cell.precision, attention=cell.attention, seed=cell.seed
-        )
-
     def generator(self, cell: Cell) -> CellGenerator:
         """The generator of a cell, without the graphs and caches of other cells."""
-        model = self.load_for(cell)
+        model = self.load(cell)
         generator = generator_for(model, cell.sampler)
         if self._last_cell != cell.id:
             # Other cells' graphs would count as this cell's memory; its own are kept, or a repetition would pay again.
@@ -262,7 +260,7 @@ class ScoreTexts:
     def run(self, state: WorkerState) -> Iterator[TextResult]:
         """One reply per score."""
         module = registry.load("metrics", self.metric)
-        model = state.load_for(self.texts.cell).language_model if "model" in module.NEEDS else None
+        model = state.load(self.texts.cell).language_model if "model" in module.NEEDS else None
         results: Iterable[TextResult] = module.score(replace(self.texts, device=state.device, model=model))
         yield from results
 
@@ -296,7 +294,7 @@ def _serve(connection: Connection, device: str, first: Cell | None) -> None:
     try:
         if first is not None:
             with contextlib.suppress(Exception):  # it fails again, and is recorded, when the cell runs
-                state.load_for(first)
+                state.load(first)
         connection.send(_READY)
         while (request := connection.recv()) is not None:
             try:

@@ -68,13 +68,12 @@ def _print(found: Comparison) -> None:
     if quality.row_count:
         out.print(quality)
     for line in _remarks(found):
-        out.print(line, markup=False, soft_wrap=True)
+        out.print(line, soft_wrap=True)
 
 
 def _title(found: Comparison, what: str) -> Text:
     from rich.text import Text
 
-    # Text is never parsed as markup: names come from files.
     title = Text(f"{what}: {found.second} against {found.first}")
     if found.obstacles:
         names = ", ".join(d.name for d in found.obstacles)
@@ -83,8 +82,6 @@ def _title(found: Comparison, what: str) -> Text:
 
 
 def _speed_table(found: Comparison) -> Table:
-    from rich.text import Text
-
     from dlmbench.cli import console
 
     columns = (">first ms", ">second ms", ">n", ">first/second [95%]", "the second is", ">memory MiB")
@@ -93,12 +90,12 @@ def _speed_table(found: Comparison) -> Table:
         first, second = pair.first_latency_s, pair.second_latency_s
         reason = f" ({pair.reason})" if pair.reason else ""
         table.add_row(
-            Text(pair.label),
+            pair.label,
             f"{first.median * 1e3:.1f}" if first else "-",
             f"{second.median * 1e3:.1f}" if second else "-",
             f"{first.n if first else 0}, {second.n if second else 0}",
             _ratio(pair.speedup),
-            Text(f"{pair.verdict}{reason}{_mark(pair)}"),
+            f"{pair.verdict}{reason}{_mark(pair)}",
             _memory(pair),
         )
     return table
@@ -107,7 +104,7 @@ def _speed_table(found: Comparison) -> Table:
 def _ratio(ratio: Interval | None) -> str:
     if ratio is None:
         return "-"
-    return f"{ratio.value:.2f}" + (f" \\[{ratio.low:.2f}, {ratio.high:.2f}]" if ratio.is_known else "")
+    return f"{ratio.value:.2f}" + (f" [{ratio.low:.2f}, {ratio.high:.2f}]" if ratio.is_known else "")
 
 
 def _memory(pair: CellPair) -> str:
@@ -119,8 +116,6 @@ def _memory(pair: CellPair) -> str:
 
 def _quality_table(found: Comparison) -> Table:
     """A row for each metric that changed; cells that differ only in batch size share their texts and count once."""
-    from rich.text import Text
-
     from dlmbench.cli import console
 
     columns = (">first", ">second", ">change [95%]", ">prompts", "the second is")
@@ -129,13 +124,13 @@ def _quality_table(found: Comparison) -> Table:
         for change in (c for c in pair.quality if c.verdict != "equal"):
             by = change.change
             table.add_row(
-                Text(pair.label),
-                Text(change.metric.title),
+                pair.label,
+                change.metric.title,
                 f"{change.first:.4g}",
                 f"{change.second:.4g}",
-                f"{by.value:+.3g} \\[{by.low:+.3g}, {by.high:+.3g}]" if by else f"{change.second - change.first:+.3g}",
+                f"{by.value:+.3g} [{by.low:+.3g}, {by.high:+.3g}]" if by else f"{change.second - change.first:+.3g}",
                 str(change.n or "-"),
-                Text(f"{change.verdict or 'not tested: no shared prompts scored one by one'}{_mark(pair)}"),
+                f"{change.verdict or 'not tested: no shared prompts scored one by one'}{_mark(pair)}",
             )
     return table
 

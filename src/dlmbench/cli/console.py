@@ -6,15 +6,16 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from rich import progress as rich_progress
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
-    Progress,
     ProgressColumn,
     SpinnerColumn,
     Task,
@@ -24,7 +25,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from dlmbench.types import Cell, Finding, LeftOut, Run
+from dlmbench.types import Cell, Finding, LeftOut, Plan, Progress, Run
 
 if TYPE_CHECKING:
     # Types only: these import numpy and scipy, and `plan` should start fast.
@@ -37,17 +38,18 @@ if TYPE_CHECKING:
     from dlmbench.roofline.predict import Forecast
     from dlmbench.tasks.records import TaskOutcome, TaskRun, TaskScore
 
-STDERR = Console(stderr=True, highlight=False, soft_wrap=True)
+# Names and labels come from files, so nothing is parsed as markup.
+STDERR = Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
 
 
 def stdout(width: int = 160) -> Console:
     """The console for data: as wide as the terminal, `width` columns where stdout is a file or a pipe."""
-    return Console(width=None if sys.stdout.isatty() else width, highlight=False)
+    return Console(width=None if sys.stdout.isatty() else width, highlight=False, markup=False, emoji=False)
 
 
 def log(text: str) -> None:
     """Write a message to stderr."""
-    STDERR.print(text, markup=False)
+    STDERR.print(text)
 
 
 def new_table(title: str | Text | None, *columns: str) -> Table:
@@ -65,7 +67,9 @@ class ProgressBar:
     def __init__(self, description: str = "", total: int | None = None, *more: ProgressColumn) -> None:
         columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
         self.is_shown = STDERR.is_terminal
-        self._bar = Progress(*columns, TimeElapsedColumn(), *more, console=STDERR, disable=not self.is_shown)
+        self._bar = rich_progress.Progress(
+            *columns, TimeElapsedColumn(), *more, console=STDERR, disable=not self.is_shown
+        )
         self._task = self._bar.add_task(description, total=total)
         self._started = time.monotonic()
 
@@ -133,7 +137,18 @@ class LiveProgress(ProgressBar):
 
     def failed(self, cell: Cell, reason: str) -> None:
         """Report at once a cell that could not be measured or scored."""
-        STDERR.print(f"  not measured: {cell.label}: {reason}", style="yellow", markup=False)
+        STDERR.print(f"  not measured: {cell.label}: {reason}", style="yellow")
+
+
+@contextmanager
+def measuring(name: str, rounds: int, plan: Plan, folder: Path) -> Iterator[Progress]:
+    """Shows the progress of a run into `folder`, which a signal can stop; see `bench.stopping`."""
+    from dlmbench.bench.stopping import Stopping, resumable
+
+    total = len(plan.cells) * (rounds + 1) + len(plan.scored_cells)
+    title = f"{name}: {len(plan.cells)} cells into {folder}"
+    with resumable(folder), LiveProgress(title, total) as progress, Stopping(progress) as stopping:
+        yield stopping
 
 
 class LiveTaskProgress(ProgressBar):
@@ -162,7 +177,7 @@ class LiveTaskProgress(ProgressBar):
 
     def ended(self, outcome: TaskOutcome, scores: Sequence[TaskScore]) -> None:
         """Report the result of a run."""
-        values = ", ".join(f"{s.metric} {_number(s.value, 1, 4)}" for s in scores if s.task == outcome.run.task)
+        values = ", ".join(f"{s.metric} {number(s.value, 1, 4)}" for s in scores if s.task == outcome.run.task)
         result = (values or "done") if outcome.status == "ok" else f"not run: {outcome.reason}"
         self.log(f"{self._title}: {result}")
 
@@ -179,26 +194,18 @@ class _TimeLeft(ProgressColumn):
         return Text(self._progress.time_left)
 
 
-class Stages:
-    """The current stage of short work, such as writing a report; plain lines where stderr is not a terminal."""
+@contextmanager
+def stages(title: str) -> Iterator[Callable[[str], None]]:
+    """Shows the current stage of short work, such as writing a report; logged where stderr is not a terminal."""
+    with STDERR.status(escape(title)) as status:
 
-    def __init__(self, title: str) -> None:
-        self._title = title
-        self._status = STDERR.status(title)
+        def show(stage: str) -> None:
+            text = f"{title}: {stage}"
+            status.update(escape(text))
+            if not STDERR.is_terminal:
+                log(text)
 
-    def __enter__(self) -> Stages:
-        self._status.start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._status.stop()
-
-    def show(self, stage: str) -> None:
-        """Show the next stage."""
-        text = f"{self._title}: {stage}"
-        self._status.update(escape(text))
-        if not STDERR.is_terminal:
-            log(text)
+        yield show
 
 
 # ---------------------------------------------------------------- finished runs
@@ -213,29 +220,30 @@ def summary(study: Study, title: str) -> Table:
     table = new_table(title, "model", *sizes, *columns)
     for row in study.cells:
         cell, status, timed = row.cell, row.status_text, row.latency
-        latency = _number(timed.median if timed else None, 1e3, 1)
+        latency = number(timed.median if timed else None, 1e3, 1)
         if timed is not None and timed.interval.is_known:
             latency += f" [{timed.low * 1e3:.1f}, {timed.high * 1e3:.1f}]"
         likelihood, validity = (row.quality_in(metric_for(m)) for m in ("likelihood", "validity"))
         table.add_row(
             study.label(cell) + ("" if status == "ok" else f" ({status})"),
-            _number(cell.steps),
-            _number(row.block_length),
+            number(cell.steps),
+            number(row.block_length),
             str(cell.batch_size),
             str(cell.prompt_tokens),
             str(cell.new_tokens),
             latency,
-            _number(row.throughput.median if row.throughput else None),
-            _number(row.memory.bytes if row.memory else None, 2**-20),
-            _number(likelihood.value if likelihood else None, 1, 3),
-            _number(validity.value if validity else None, 1, 2),
+            number(row.throughput.median if row.throughput else None),
+            number(row.memory.bytes if row.memory else None, 2**-20),
+            number(likelihood.value if likelihood else None, 1, 3),
+            number(validity.value if validity else None, 1, 2),
             f"{row.speedup.value:.2f}x" if row.speedup is not None else "-",
             str(timed.n if timed else 0),
         )
     return table
 
 
-def _number(value: float | None, factor: float = 1, digits: int = 0) -> str:
+def number(value: float | None, factor: float = 1, digits: int = 0) -> str:
+    """A number, or a dash for an unknown one."""
     return "-" if value is None else f"{value * factor:.{digits}f}"
 
 
@@ -262,11 +270,11 @@ def _predicted(cell: Cell, forecast: Forecast, price: float | None) -> tuple[str
     expected = forecast.of(cell)
     rate = cell.batch_size * cell.new_tokens / expected.latency_s if expected.latency_s else None
     fits = {True: "yes", False: "no", None: "-"}[forecast.fits(cell)]
-    money = () if price is None else (_number(million_tokens(cell, expected, price), 1, 3),)
-    latency = _number(expected.latency_s, 1e3, 1)
+    money = () if price is None else (number(million_tokens(cell, expected, price), 1, 3),)
+    latency = number(expected.latency_s, 1e3, 1)
     if (between := forecast.estimates.get(cell.id)) is not None:
         latency += f" [{_short(between.low_s * 1e3)}, {_short(between.high_s * 1e3)}]"
-    return (latency, _number(rate, 1, 1), _number(expected.peak_bytes, 1e-9, 2), fits, *money)
+    return (latency, number(rate, 1, 1), number(expected.peak_bytes, 1e-9, 2), fits, *money)
 
 
 def total(bill: RunCost, price: float | None) -> str:
@@ -316,7 +324,7 @@ def bounds(measured: Sequence[Bounds]) -> Table:
     table = new_table(f"{len(measured)} measured cells", "cell", *columns)
     for b in measured:
         ratio = f"{b.floor_ratio:.2f}" if b.is_possible else f"{b.floor_ratio:.3g} (below)"
-        times = (_number(b.latency_s, 1e3, 1), _number(b.floor_s, 1e3, 1))
+        times = (number(b.latency_s, 1e3, 1), number(b.floor_s, 1e3, 1))
         table.add_row(b.cell.label, *times, ratio, f"{b.mfu:.1%}", f"{b.mbu:.1%}")
     return table
 
@@ -358,7 +366,7 @@ def costs(priced: Sequence[CellCost], price: float) -> Table:
     columns = (">B", ">P", ">G", ">K", ">per M tokens [95%]", ">tokens per generation")
     table = new_table(f"Cost at {price:g} per GPU hour", "cell", *columns)
     for c in priced:
-        sizes = (str(c.cell.batch_size), str(c.cell.prompt_tokens), str(c.cell.new_tokens), _number(c.cell.steps))
+        sizes = (str(c.cell.batch_size), str(c.cell.prompt_tokens), str(c.cell.new_tokens), number(c.cell.steps))
         money = _short(c.per_million)
         if c.low is not None and c.high is not None:
             money += f" [{_short(c.low)}, {_short(c.high)}]"
@@ -394,9 +402,9 @@ def scores(run: Run, metrics: Sequence[str]) -> Table:
         for s in own.values():
             interval = f" [{s.low:.3f}, {s.high:.3f}]" if s.low is not None and s.high is not None else ""
             units = {r.unit: r.value for r in s.in_other_units}
-            others = (_number(units.get("perplexity/word"), 1, 2), _number(units.get("bits/byte"), 1, 3))
+            others = (number(units.get("perplexity/word"), 1, 2), number(units.get("bits/byte"), 1, 3))
             texts = f"{s.n} of {s.n + len(s.unscored)}"
-            table.add_row(metric, labels[s.cell_id], f"{_number(s.value, 1, 3)}{interval}", s.unit, *others, texts)
+            table.add_row(metric, labels[s.cell_id], f"{number(s.value, 1, 3)}{interval}", s.unit, *others, texts)
         for missing in run.unscored:
             if missing.metric == metric and missing.prompt_index is None and missing.cell_id not in own:
                 table.add_row(metric, f"{labels[missing.cell_id]}: {missing.reason}", *("-" for _ in range(4)), "0")
@@ -420,7 +428,7 @@ def remarks(run: Run, metrics: Sequence[str]) -> list[str]:
 def left_out(combinations: Sequence[LeftOut]) -> None:
     """Report which combinations of the grid are not run, and why."""
     for out in combinations:
-        STDERR.print(f"left out: {out.label}: {out.reason}", style="dim", markup=False)
+        STDERR.print(f"left out: {out.label}: {out.reason}", style="dim")
 
 
 def findings(found: Sequence[Finding]) -> None:
@@ -432,4 +440,4 @@ def findings(found: Sequence[Finding]) -> None:
         more = f" (and {len(group) - 1} more)" if len(group) > 1 else ""
         first = group[0]
         style = {"error": "red", "warning": "yellow"}.get(first.severity, "dim")
-        STDERR.print(f"{first.severity}: {first.message}{more}: {first.hint}", style=style, markup=False)
+        STDERR.print(f"{first.severity}: {first.message}{more}: {first.hint}", style=style)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from typer import Option
 
@@ -33,37 +33,46 @@ class CheckpointOptions:
     engine: Annotated[str, Option(metavar="NAME", help="see `dlmbench list engines`")] = "hf"
     knob: KnobOption = None
 
-    def request(self, **further: Any) -> GenerateRequest:
-        """A request with these options and `further` fields; its knobs include those of --knob."""
+    def request(self) -> GenerateRequest:
+        """A request with these options; those that are no field of it are knobs, as are those of --knob."""
         from dlmbench import registry
         from dlmbench.bench.generate import GenerateRequest, check_controls
         from dlmbench.experiment.load import parse_overrides
 
-        registry.load("engines", self.engine)
+        values = vars(self)
+        own = {f.name: values[f.name] for f in fields(GenerateRequest) if f.name in values}
+        knobs = {n: v for n, v in values.items() if n not in own and n != "knob" and v is not None}
+        for kind, name in (("engines", self.engine), *((k, knobs[k]) for k in ("cache", "commit") if k in knobs)):
+            registry.load(kind, name)
         check_controls(self.precision, self.attention)
-        knobs = {name: values[0] for name, values in parse_overrides(knobs=self.knob or ()).knobs}
-        own = {name: value for name, value in vars(self).items() if name != "knob"}
-        return GenerateRequest(**own, **further | {"knobs": further["knobs"] | knobs})
+        knobs |= {name: texts[0] for name, texts in parse_overrides(knobs=self.knob or ()).knobs}
+        return GenerateRequest(**own, knobs=knobs)
+
+
+@dataclass(frozen=True)
+class GenerateOptions(CheckpointOptions):
+    """Adds how to generate; the options that are no field of `GenerateRequest` are knobs."""
+
+    prompts_are_ids: Annotated[bool, Option("--prompt-ids", help='lines are {"prompt_ids": [..]}')] = False
+    sampler: Annotated[str | None, Option(metavar="NAME", help="default: the sampler of the model's family")] = None
+    new_tokens: Annotated[int, Option(min=1, metavar="G", help="tokens to generate for each prompt")] = 128
+    steps: Annotated[int | None, Option(metavar="K", help="diffusion steps; default: one per token")] = None
+    block_length: Annotated[int | None, Option(metavar="N", help="tokens per block; default: all new ones")] = None
+    cache: Annotated[str | None, Option(metavar="NAME", help="see `dlmbench list cache`")] = None
+    commit: Annotated[str | None, Option(metavar="NAME", help="commit rule; see `dlmbench list commit`")] = None
+    threshold: Annotated[float | None, Option(metavar="P", help="of the threshold rule; default 0.9")] = None
+    factor: Annotated[float | None, Option(metavar="F", help="of the factor rule; default 1.0")] = None
+    cfg_scale: Annotated[float | None, Option(metavar="S", help="classifier-free guidance; default 0: none")] = None
+    temperature: Annotated[float | None, Option(metavar="T", help="default 0: the most probable token")] = None
+    batch_size: Annotated[int, Option(min=1, metavar="B", help="prompts per batch, padded on the left")] = 1
+    chat: Annotated[bool, Option("--chat", help="apply the chat template to each prompt")] = False
+    trace: Annotated[bool, Option("--trace", help="also print when each position was committed")] = False
 
 
 @command()
 @expand_options
 def generate(
-    options: CheckpointOptions,
-    prompt_ids: Annotated[bool, Option("--prompt-ids", help='lines are {"prompt_ids": [..]}')] = False,
-    sampler: Annotated[str | None, Option(metavar="NAME", help="default: the sampler of the model's family")] = None,
-    new_tokens: Annotated[int, Option(min=1, metavar="G", help="tokens to generate for each prompt")] = 128,
-    steps: Annotated[int | None, Option(metavar="K", help="diffusion steps; default: one per token")] = None,
-    block_length: Annotated[int | None, Option(metavar="N", help="tokens per block; default: all new ones")] = None,
-    cache: Annotated[str | None, Option(metavar="NAME", help="see `dlmbench list cache`")] = None,
-    commit: Annotated[str | None, Option(metavar="NAME", help="commit rule; see `dlmbench list commit`")] = None,
-    threshold: Annotated[float | None, Option(metavar="P", help="of the threshold rule; default 0.9")] = None,
-    factor: Annotated[float | None, Option(metavar="F", help="of the factor rule; default 1.0")] = None,
-    cfg_scale: Annotated[float | None, Option(metavar="S", help="classifier-free guidance; default 0: none")] = None,
-    temperature: Annotated[float | None, Option(metavar="T", help="default 0: the most probable token")] = None,
-    batch_size: Annotated[int, Option(min=1, metavar="B", help="prompts per batch, padded on the left")] = 1,
-    chat: Annotated[bool, Option("--chat", help="apply the chat template to each prompt")] = False,
-    trace: Annotated[bool, Option("--trace", help="also print when each position was committed")] = False,
+    options: GenerateOptions,
     as_json: Annotated[bool, Option("--json", help="print one JSON line per prompt")] = False,
 ) -> None:
     """Generate from a prompt file, for example to compare a sampler with its authors' code.
@@ -74,32 +83,14 @@ def generate(
     from dlmbench import registry
     from dlmbench.bench import generate as generation
 
-    named = {
-        "steps": steps,
-        "block_length": block_length,
-        "cache": cache,
-        "commit": commit,
-        "threshold": threshold,
-        "factor": factor,
-        "cfg_scale": cfg_scale,
-        "temperature": temperature,
-    }
-    for kind, name in (("cache", cache), ("commit", commit), ("samplers", sampler)):
-        if name is not None:
-            registry.load(kind, name)
-    request = options.request(
-        prompts_are_ids=prompt_ids,
-        sampler=sampler,
-        knobs={name: value for name, value in named.items() if value is not None},
-        new_tokens=new_tokens,
-        batch_size=batch_size,
-        chat=chat,
-        trace=trace,
-    )
-    for output in generation.generate(request):
+    if options.sampler is not None:
+        registry.load("samplers", options.sampler)
+    for output in generation.generate(options.request()):
         if as_json:
-            shown = {k: v for k, v in asdict(output).items() if trace or k not in ("committed_at", "confidence")}
-            print(json.dumps(shown, ensure_ascii=False), flush=True)
+            hidden = () if options.trace else ("committed_at", "confidence")
+            print(
+                json.dumps({k: v for k, v in asdict(output).items() if k not in hidden}, ensure_ascii=False), flush=True
+            )
         else:
             print(output.text if output.text is not None else " ".join(map(str, output.output_ids)), flush=True)
 
@@ -119,15 +110,12 @@ def likelihood(
     \b
     Example: dlmbench likelihood --model GSAI-ML/LLaDA-8B-Base --prompt-file pairs.jsonl --metric elbo
     """
-    from dlmbench.bench import score_references
+    from dlmbench.bench import generate as generation
 
     if metric not in METRICS:
         raise BenchError(f"no likelihood is called '{metric}'", did_you_mean(metric, METRICS))
     if draws is not None and metric != "elbo":
         raise BenchError("--draws applies to the elbo only", "Add --metric elbo")
-    request = options.request(
-        prompts_are_ids=False, sampler=None, knobs={}, new_tokens=1, batch_size=1, chat=False, trace=False
-    )
     settings = {metric: {"draws": draws}} if draws is not None else {}
-    for found in score_references.score(request, metric, settings, rows):
+    for found in generation.score_references(options.request(), metric, settings, rows):
         print(json.dumps(asdict(found), ensure_ascii=False), flush=True)

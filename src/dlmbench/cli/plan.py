@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -39,13 +38,11 @@ def plan(
     \b
     Example: dlmbench plan -c config/experiments.yaml --hardware h200 --price 2.5
     """
-    from rich.console import Console
-
     from dlmbench.cli import console
 
     experiment, planned = options.load()
     forecast = _forecast(planned, hardware, hardware_file, price, calibration, break_even)
-    out = Console(width=None if sys.stdout.isatty() else 200, markup=False, emoji=False, highlight=False)
+    out = console.stdout(200)
     if break_even and forecast is not None:
         for part in console.surfaces(forecast.surfaces(), forecast.hardware.name):
             out.print(part, soft_wrap=isinstance(part, str))
@@ -120,6 +117,6 @@ def calibrate(
     out.print(console.calibrations(made.calibrations, made.hardware.name))
     out.print(console.bounds(made.bounds))
     for note in made.notes:
-        out.print(note, markup=False, soft_wrap=True)
+        out.print(note, soft_wrap=True)
     console.findings(made.findings)
     print(path)

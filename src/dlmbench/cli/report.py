@@ -30,9 +30,9 @@ def report(
 
     for folder in runs:
         run = read_run(folder)
-        with console.Stages(str(folder)) as stages:
-            stages.show("analysing")
-            paths = report.write(run, analyse(run), folder, stages.show)
+        with console.stages(str(folder)) as show_stage:
+            show_stage("analysing")
+            paths = report.write(run, analyse(run), folder, show_stage)
         for path in paths:
             print(path)
 
@@ -95,7 +95,7 @@ def score(
     scored = read_run(run_folder)
     out.print(console.scores(scored, names))
     for line in console.remarks(scored, names):
-        out.print(line, markup=False, soft_wrap=True)
+        out.print(line, soft_wrap=True)
 
 
 def conclude(output_dir: Path, price: float | None = None, quality: str | None = None) -> None:
@@ -104,16 +104,16 @@ def conclude(output_dir: Path, price: float | None = None, quality: str | None =
     from dlmbench.analysis.answer import answer
     from dlmbench.cli import console
 
-    with console.Stages(str(output_dir)) as stages:
-        outcome = report.conclude(output_dir, price, quality, stages.show)
+    with console.stages(str(output_dir)) as show_stage:
+        outcome = report.conclude(output_dir, price, quality, show_stage)
     console.findings(outcome.study.findings)
     out = console.stdout()
     out.print(console.summary(outcome.study, "Summary"))
-    out.print(f"\n{answer(outcome.study)}\n", markup=False, soft_wrap=True)
+    out.print(f"\n{answer(outcome.study)}\n", soft_wrap=True)
     if price is not None:
         out.print(console.costs(outcome.costs, price))
         for line in console.cheapest(outcome.cheapest):
-            out.print(line, markup=False, soft_wrap=True)
+            out.print(line, soft_wrap=True)
     tables = (output_dir / "raw_metrics.csv", output_dir / "quality_metrics.json")
     for path in (*tables, *outcome.figures, *outcome.reports):
         print(path)

@@ -68,13 +68,10 @@ def _run(
 ) -> None:
     from dlmbench.bench import run as session
     from dlmbench.bench.forecast import AS_FOUND
-    from dlmbench.bench.stopping import Stopping, resumable
     from dlmbench.cli import console
     from dlmbench.cli.report import conclude
 
     console.left_out(plan.left_out)
-    total = len(plan.cells) * (experiment.protocol.rounds + 1) + len(plan.scored_cells)
-    title = f"{experiment.name}: {len(plan.cells)} cells into {output_dir}"
-    with resumable(output_dir), console.LiveProgress(title, total) as progress, Stopping(progress) as stopping:
-        session.run(experiment, plan, output_dir, stopping, machine or AS_FOUND, try_oom=try_oom)
+    with console.measuring(experiment.name, experiment.protocol.rounds, plan, output_dir) as progress:
+        session.run(experiment, plan, output_dir, progress, machine or AS_FOUND, try_oom=try_oom)
     conclude(output_dir)

@@ -204,7 +204,6 @@ def shard(
     \b
     Example: dlmbench shard results/raw_data 0
     """
-    from dlmbench.bench.stopping import Stopping, resumable
     from dlmbench.cli import console
     from dlmbench.slurm import submission
     from dlmbench.slurm.shards import run_shard
@@ -212,12 +211,10 @@ def shard(
     submitted = submission.load(run_folder.absolute())
     plan = submitted.plan()
     part = submitted.shard_plan(plan, index)
-    folder = submitted.shard_folder(index)
-    total = len(part.cells) * (submitted.experiment.protocol.rounds + 1) + len(part.scored_cells)
     name = f"{submitted.experiment.name}, shard {index} of {len(submitted.shards)}"
-    title = f"{name}: {len(part.cells)} cells into {folder}"
-    with resumable(folder), console.LiveProgress(title, total) as progress, Stopping(progress) as stopping:
-        run_shard(submitted, plan, index, stopping)
+    rounds = submitted.experiment.protocol.rounds
+    with console.measuring(name, rounds, part, submitted.shard_folder(index)) as progress:
+        run_shard(submitted, plan, index, progress)
     console.log(f"shard {index} is done")
 
 

@@ -82,7 +82,9 @@ def tasks(
     os.environ.setdefault("TQDM_DISABLE", "1")  # read when lm-eval imports tqdm; we show progress ourselves
     with console.LiveTaskProgress() as progress:
         outcome = sweep.run(experiment, args, output_dir, progress)
-    _show(outcome)
+    out = console.stdout()
+    for table in _tables(outcome):
+        out.print(table)
     for name in (TASKS, TABLE, SAMPLES):
         print(output_dir / name)
     ended = [outcome.results.outcomes[run.id] for run in outcome.runs]
@@ -128,14 +130,6 @@ def _underscored(argument: str) -> str:
     return f"--{name.replace('-', '_')}{sign}{value}"
 
 
-def _show(outcome: TaskListResult) -> None:
-    from dlmbench.cli import console
-
-    out = console.stdout()
-    for table in _tables(outcome):
-        out.print(table)
-
-
 def _tables(outcome: TaskListResult) -> Iterator[Table]:
     """One table for each task, metric and filter, with runs as rows, the baseline first."""
     from dlmbench.cli import console
@@ -158,9 +152,9 @@ def _tables(outcome: TaskListResult) -> Iterator[Table]:
                 run.model.key,
                 _steps(run),
                 " ".join(f"{k}={v}" for k, v in run.knobs if k != "steps"),
-                _number(score.value),
-                _number(score.stderr),
-                "-" if score.low is None else f"[{_number(score.low)}, {_number(score.high)}]",
+                console.number(score.value, digits=4),
+                console.number(score.stderr, digits=4),
+                "-" if score.low is None else f"[{score.low:.4f}, {score.high:.4f}]",
                 "-" if score.n is None else str(score.n),
                 "-" if d is None else f"{d.value:+.4f} [{d.low:+.4f}, {d.high:+.4f}]",
             )
@@ -173,7 +167,3 @@ def _steps(run: TaskRun) -> str:
     if run.steps is not None:
         return str(run.steps)
     return "any" if run.likelihood == "elbo" else "per token"
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"

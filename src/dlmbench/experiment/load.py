@@ -7,7 +7,7 @@ hour of downloads. An error is one line: file, place in it, what is wrong, and w
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -236,30 +236,29 @@ def load(path: Path | str, overrides: Overrides | None = None) -> Experiment:
 
 
 def _refuse_unused_knobs(grids: tuple[Grid, ...], path: Path) -> None:
-    for number, grid in enumerate(grids):
-        for swept in grid.samplers:
-            for knob in axes.unused_knobs(swept):
-                place = _knob_place(number, len(grids), swept.sampler, knob)
-                raise BenchError(
-                    f"{path}: {place}: has no effect, because none of the parts chosen has this knob",
-                    f"It belongs to {_parts_with(swept.sampler, knob)}",
-                )
+    for place, _, swept in _samplers(grids):
+        for knob in axes.unused_knobs(swept):
+            raise BenchError(
+                f"{path}: {place}.{knob}: has no effect, because none of the parts chosen has this knob",
+                f"It belongs to {_parts_with(swept.sampler, knob)}",
+            )
 
 
 def _refuse_impossible_values(grids: tuple[Grid, ...], path: Path) -> None:
+    for place, grid, swept in _samplers(grids):
+        if (found := axes.impossible_value(grid, swept)) is not None:
+            knob, value, reason = found
+            raise BenchError(
+                f"{path}: {place}.{knob}: {value} cannot run at any length with any other value of the grid: {reason}",
+                f"Change {knob}, or what the reason names",
+            )
+
+
+def _samplers(grids: tuple[Grid, ...]) -> Iterator[tuple[str, Grid, SamplerAxes]]:
+    """Each sampler of each grid, with its place in the file."""
     for number, grid in enumerate(grids):
         for swept in grid.samplers:
-            if (found := axes.impossible_value(grid, swept)) is not None:
-                knob, value, reason = found
-                place = _knob_place(number, len(grids), swept.sampler, knob)
-                raise BenchError(
-                    f"{path}: {place}: {value} cannot run at any length with any other value of the grid: {reason}",
-                    f"Change {knob}, or what the reason names",
-                )
-
-
-def _knob_place(number: int, grids: int, sampler: str, knob: str) -> str:
-    return f"grid{f'[{number}]' if grids > 1 else ''}.samplers.{sampler}.{knob}"
+            yield f"grid{f'[{number}]' if len(grids) > 1 else ''}.samplers.{swept.sampler}", grid, swept
 
 
 def _parts_with(sampler: str, knob: str) -> str:

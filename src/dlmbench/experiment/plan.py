@@ -67,7 +67,7 @@ def _refuse_duplicates(models: Iterable[ModelSpec]) -> None:
 def _grid(experiment: Experiment, grid: Grid, source: str) -> Iterator[Cell | LeftOut]:
     points = itertools.product(grid.lengths, grid.batch_sizes, experiment.models, grid.engines)
     for (prompt_tokens, new_tokens), batch_size, model, engine in points:
-        for sampler_axes in _fitting(grid, model):
+        for sampler_axes in fitting(grid, model):
             for knobs in _settled(sampler_axes, model, engine, prompt_tokens, new_tokens):
                 if isinstance(knobs, LeftOut):
                     yield knobs
@@ -87,7 +87,7 @@ def _grid(experiment: Experiment, grid: Grid, source: str) -> Iterator[Cell | Le
                 )
 
 
-def _fitting(grid: Grid, model: ModelSpec) -> Iterator[SamplerAxes]:
+def fitting(grid: Grid, model: ModelSpec) -> Iterator[SamplerAxes]:
     """The samplers of the grid that can run this model: those of its family's paradigm."""
     paradigm = registry.load("families", model.family).PARADIGM
     for sampler_axes in grid.samplers:

@@ -7,30 +7,33 @@ therefore splits timing in two: `mark` never waits, and `seconds` may be called 
 from __future__ import annotations
 
 import time
-from typing import Any, Protocol
+from typing import Any
 
 from dlmbench.errors import BenchError
 
 
-class Clock(Protocol):
-    """What the measurement protocol needs from a clock."""
+class Clock:
+    """The host's `perf_counter`: correct for the CPU, where calls return only when their work is done."""
 
-    name: str
+    name = "wall"
 
     def mark(self) -> object:
         """A point in the device's stream of work; does not wait."""
+        return time.perf_counter()
 
     def seconds(self, start: Any, end: Any) -> float:
         """Time between two marks; both must lie before the last `synchronize`."""
+        return float(end - start)
 
     def synchronize(self) -> None:
         """Wait until the device has finished all queued work."""
 
     def wall(self) -> float:
         """The host's monotonic clock in seconds."""
+        return time.perf_counter()
 
 
-class CudaClock:
+class CudaClock(Clock):
     """CUDA events on the current stream (the same calls work on ROCm); resolution about 0.5 microseconds."""
 
     name = "cuda"
@@ -54,31 +57,6 @@ class CudaClock:
         """Wait for every stream of the device."""
         self._cuda.synchronize()
 
-    def wall(self) -> float:
-        """The host's `perf_counter`."""
-        return time.perf_counter()
-
-
-class WallClock:
-    """The host's `perf_counter`: correct for the CPU, where calls return only when their work is done."""
-
-    name = "wall"
-
-    def mark(self) -> object:
-        """Now."""
-        return time.perf_counter()
-
-    def seconds(self, start: Any, end: Any) -> float:
-        """Time between two marks."""
-        return float(end - start)
-
-    def synchronize(self) -> None:
-        """Nothing to wait for."""
-
-    def wall(self) -> float:
-        """The host's `perf_counter`."""
-        return time.perf_counter()
-
 
 def clock_for(device_type: str) -> Clock:
     """The right clock for a torch device type.
@@ -89,5 +67,5 @@ def clock_for(device_type: str) -> Clock:
     if device_type == "cuda":
         return CudaClock()
     if device_type == "cpu":
-        return WallClock()
+        return Clock()
     raise BenchError(f"no clock for device '{device_type}'", "Supported are 'cuda' (NVIDIA and ROCm) and 'cpu'")

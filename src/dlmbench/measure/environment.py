@@ -19,13 +19,6 @@ from dlmbench.types import Environment, stable_hash
 _PACKAGE = Path(dlmbench.__file__).resolve().parent
 
 
-def _version(distribution: str) -> str:
-    try:
-        return metadata.version(distribution)
-    except metadata.PackageNotFoundError:
-        return "none"
-
-
 def _cpu_name() -> str:
     try:
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
@@ -99,7 +92,7 @@ def fingerprint(device_type: str) -> Environment:
         cuda=cuda,
         python=platform.python_version(),
         torch=str(torch.__version__),
-        transformers=_version("transformers"),
+        transformers=metadata.version("transformers"),
         cpu=cpu,
         cpu_threads=torch.get_num_threads(),
         memory_bytes=memory_bytes,

@@ -57,31 +57,24 @@ def measure_memory(cell_id: str, generate: Callable[[], object], device_type: st
     afterwards, while the allocator still holds its peak. Everywhere: the host's peak resident size, weights included.
     The caller must drop caches and captured graphs of other cells first.
     """
-    _release_spare_host_memory()
-    if device_type != "cuda":
-        peak_is_ours = reset_peak_resident()
-        generate()
-        return MemoryPass(
-            cell_id=cell_id,
-            process_id=os.getpid(),
-            source="rss",
-            peak_process_bytes=peak_resident_bytes() if peak_is_ours else None,
-        )
-
     import torch
 
-    torch.cuda.synchronize()
-    torch.cuda.empty_cache()
-    torch.cuda.reset_peak_memory_stats()
+    on_cuda = device_type == "cuda"
+    _release_spare_host_memory()
+    if on_cuda:
+        torch.cuda.synchronize()
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
     peak_is_ours = reset_peak_resident()
     generate()
-    torch.cuda.synchronize()
+    if on_cuda:
+        torch.cuda.synchronize()
     return MemoryPass(
         cell_id=cell_id,
         process_id=os.getpid(),
-        source="cuda",
-        peak_allocated_bytes=torch.cuda.max_memory_allocated(),
-        peak_reserved_bytes=torch.cuda.max_memory_reserved(),
+        source="cuda" if on_cuda else "rss",
+        peak_allocated_bytes=torch.cuda.max_memory_allocated() if on_cuda else None,
+        peak_reserved_bytes=torch.cuda.max_memory_reserved() if on_cuda else None,
         device_bytes=GpuMeter.of_device(device_type).process_bytes(),
         peak_process_bytes=peak_resident_bytes() if peak_is_ours else None,
     )

@@ -12,7 +12,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 from dlmbench.measure.clock import Clock
 from dlmbench.types import EnergyPass
@@ -32,9 +32,9 @@ _THROTTLE_BITS = {
     0x40: "hw_thermal",
     0x80: "hw_power_brake",
 }
+# NVML's own numbers: NVML_CLOCK_SM, NVML_TEMPERATURE_GPU, NVML_MEMORY_ERROR_TYPE_UNCORRECTED, NVML_VOLATILE_ECC.
+_CLOCK_SM, _TEMPERATURE_GPU, _UNCORRECTED, _SINCE_DRIVER_LOAD = 1, 0, 1, 0
 _COMPUTE_MODES = ("default", "exclusive_thread", "prohibited", "exclusive_process")
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -112,17 +112,22 @@ class GpuMeter:
                 return cls()
         return cls()
 
-    def _query(self, question: Callable[[Any, Any], T]) -> T | None:
-        """The answer, or None without a GPU or where this board does not support the query."""
+    def _get(self, what: str, *arguments: int) -> Any:
+        """What `nvmlDeviceGet<what>` answers; None without a GPU or where this board does not support the query."""
         if self._handle is None:
             return None
         try:
-            return question(self._nvml, self._handle)
+            return getattr(self._nvml, f"nvmlDeviceGet{what}")(self._handle, *arguments)
         except self._nvml.NVMLError:
             return None
 
+    def _thousandth(self, what: str) -> float | None:
+        """Watts or joules where NVML counts milliwatts or millijoules."""
+        value = self._get(what)
+        return None if value is None else int(value) / 1000.0
+
     def _counter_j(self) -> float | None:
-        return self._query(lambda nvml, gpu: int(nvml.nvmlDeviceGetTotalEnergyConsumption(gpu)) / 1000.0)
+        return self._thousandth("TotalEnergyConsumption")
 
     def refreshed_j(self) -> float | None:
         """Joules on the counter right after a refresh, so that all earlier work is included."""
@@ -150,67 +155,52 @@ class GpuMeter:
             energy_j = ended_j - started_j
         return GpuReading(
             energy_j=energy_j,
-            power_w=self._query(lambda nvml, gpu: int(nvml.nvmlDeviceGetPowerUsage(gpu)) / 1000.0),
-            sm_clock_mhz=self._sm_clock_mhz(),
-            temperature_c=self._query(
-                lambda nvml, gpu: int(nvml.nvmlDeviceGetTemperature(gpu, nvml.NVML_TEMPERATURE_GPU))
-            ),
+            power_w=self._thousandth("PowerUsage"),
+            sm_clock_mhz=self._get("ClockInfo", _CLOCK_SM),
+            temperature_c=self._get("Temperature", _TEMPERATURE_GPU),
             throttle=self._throttle(),
             other_processes=self.other_processes(),
         )
 
-    def _sm_clock_mhz(self) -> int | None:
-        return self._query(lambda nvml, gpu: int(nvml.nvmlDeviceGetClockInfo(gpu, nvml.NVML_CLOCK_SM)))
-
     def _throttle(self) -> str | None:
         """What limits the SM clock now, joined by +; "" when nothing does."""
-        bits = self._query(lambda nvml, gpu: int(nvml.nvmlDeviceGetCurrentClocksThrottleReasons(gpu)))
-        if bits is None:
-            return None
-        return "+".join(name for bit, name in _THROTTLE_BITS.items() if bits & bit)
+        bits = self._get("CurrentClocksThrottleReasons")
+        return None if bits is None else "+".join(name for bit, name in _THROTTLE_BITS.items() if bits & bit)
 
     def power_cap_w(self) -> float | None:
         """The power limit that the board enforces."""
-        return self._query(lambda nvml, gpu: int(nvml.nvmlDeviceGetEnforcedPowerLimit(gpu)) / 1000.0)
+        return self._thousandth("EnforcedPowerLimit")
 
     def driver(self) -> str | None:
         """The NVIDIA driver's version."""
-        return self._query(lambda nvml, _: str(nvml.nvmlSystemGetDriverVersion()))
+        return None if self._handle is None else str(self._nvml.nvmlSystemGetDriverVersion())
 
     def condition(self) -> GpuCondition:
         """Settings and health of the GPU now."""
-        query = self._query
-        mode = query(lambda nvml, gpu: int(nvml.nvmlDeviceGetComputeMode(gpu)))
+        mode, persistence = self._get("ComputeMode"), self._get("PersistenceMode")
+        ecc, mig = self._get("EccMode"), self._get("MigMode")
         return GpuCondition(
-            is_persistent=query(lambda nvml, gpu: bool(nvml.nvmlDeviceGetPersistenceMode(gpu))),
-            has_ecc=query(lambda nvml, gpu: bool(nvml.nvmlDeviceGetEccMode(gpu)[0])),
-            ecc_errors=query(
-                lambda nvml, gpu: int(
-                    nvml.nvmlDeviceGetTotalEccErrors(
-                        gpu, nvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED, nvml.NVML_VOLATILE_ECC
-                    )
-                )
-            ),
-            sm_clock_mhz=self._sm_clock_mhz(),
-            max_sm_clock_mhz=query(lambda nvml, gpu: int(nvml.nvmlDeviceGetMaxClockInfo(gpu, nvml.NVML_CLOCK_SM))),
+            is_persistent=None if persistence is None else bool(persistence),
+            has_ecc=None if ecc is None else bool(ecc[0]),
+            ecc_errors=self._get("TotalEccErrors", _UNCORRECTED, _SINCE_DRIVER_LOAD),
+            sm_clock_mhz=self._get("ClockInfo", _CLOCK_SM),
+            max_sm_clock_mhz=self._get("MaxClockInfo", _CLOCK_SM),
             throttle=self._throttle(),
             compute_mode=_COMPUTE_MODES[mode] if mode is not None and mode < len(_COMPUTE_MODES) else None,
-            is_divided=query(lambda nvml, gpu: bool(nvml.nvmlDeviceGetMigMode(gpu)[0])),
+            is_divided=None if mig is None else bool(mig[0]),
             power_cap_w=self.power_cap_w(),
-            default_power_cap_w=query(
-                lambda nvml, gpu: int(nvml.nvmlDeviceGetPowerManagementDefaultLimit(gpu)) / 1000.0
-            ),
+            default_power_cap_w=self._thousandth("PowerManagementDefaultLimit"),
             other_processes=self.other_processes(),
             counts_energy=self.counts_energy,
         )
 
     def _processes(self) -> dict[int, int | None] | None:
         """Bytes of device memory by process id."""
-        compute = self._query(lambda nvml, gpu: list(nvml.nvmlDeviceGetComputeRunningProcesses(gpu)))
+        compute = self._get("ComputeRunningProcesses")
         if compute is None:
             return None
-        graphics = self._query(lambda nvml, gpu: list(nvml.nvmlDeviceGetGraphicsRunningProcesses(gpu))) or []
-        return {int(p.pid): p.usedGpuMemory for p in graphics + compute}
+        graphics = self._get("GraphicsRunningProcesses") or []
+        return {int(p.pid): p.usedGpuMemory for p in [*graphics, *compute]}
 
     def process_bytes(self) -> int | None:
         """Device memory of this process: the allocator's share, the context and the libraries' workspaces."""

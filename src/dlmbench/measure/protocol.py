@@ -146,25 +146,16 @@ def timed_repetition(
         positions=generation.positions,
         attention_pairs=generation.attention_pairs,
         wasted_positions=generation.wasted_positions,
-        energy_j=gpu.energy_j,
-        power_w=gpu.power_w,
-        sm_clock_mhz=gpu.sm_clock_mhz,
-        temperature_c=gpu.temperature_c,
-        throttle=gpu.throttle,
-        other_processes=gpu.other_processes,
+        **vars(gpu),
     )
     return sample, generation
 
 
 def _quantile(values: Sequence[float], q: float) -> float | None:
     """The q-quantile with linear interpolation between order statistics; None without values."""
-    if not values:
-        return None
-    ordered = sorted(values)
-    position = q * (len(ordered) - 1)
-    low = math.floor(position)
-    high = min(low + 1, len(ordered) - 1)
-    return ordered[low] + (position - low) * (ordered[high] - ordered[low])
+    import numpy as np
+
+    return float(np.quantile(values, q)) if values else None
 
 
 def traced_pass(

@@ -23,7 +23,7 @@ from typing import Any
 from dlmbench import registry
 from dlmbench.errors import BenchError
 from dlmbench.models import checkpoint
-from dlmbench.models.loading import local_folder
+from dlmbench.models.loading import FoundModel, find, local_folder
 from dlmbench.types import ModelSpec, stable_hash
 
 READ_WHOLE_BYTES = 64 << 20
@@ -74,6 +74,16 @@ def with_content(spec: ModelSpec, folder: Path | None) -> ModelSpec:
             "Put the recorded checkpoint back, or start a new run with another --output_dir",
         )
     return replace(spec, content=found)
+
+
+def find_identified(spec: ModelSpec) -> FoundModel:
+    """`models.find`, with the content of the checkpoint in the spec.
+
+    Raises:
+        BenchError: as `models.find` and `with_content`.
+    """
+    found = find(spec)
+    return replace(found, spec=with_content(found.spec, found.folder))
 
 
 def with_known_content(specs: Iterable[ModelSpec]) -> tuple[ModelSpec, ...]:

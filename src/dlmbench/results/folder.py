@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Container, Iterable
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from dlmbench.errors import BenchError
-from dlmbench.results.journal import append_lines, drop_torn_line, lock_folder, replace_file, write_error
+from dlmbench.results.journal import LockedFolder, append_lines, drop_torn_line, replace_file
 from dlmbench.results.records import (
     GENERATIONS,
     KIND_OF,
@@ -30,7 +28,6 @@ from dlmbench.results.views import quality_metrics, raw_metrics
 from dlmbench.types import (
     SCHEMA_VERSION,
     CellResult,
-    ConvertedScore,
     Environment,
     ModelSpec,
     Plan,
@@ -43,16 +40,14 @@ from dlmbench.types import (
 
 RAW_METRICS = "raw_metrics.csv"
 
-S = TypeVar("S", Score, ConvertedScore)
+S = TypeVar("S")  # a dataclass
 
 
-class Store:
+class Store(LockedFolder):
     """A run folder open for writing, by one process at a time."""
 
-    def __init__(self, folder: Path, lock: int, is_locked: bool) -> None:
-        self.folder = folder
-        self.is_locked = is_locked
-        self._lock = lock
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
         self._records = RunRecords()
         self._scores: tuple[Score, ...] = ()
         self._unscored: tuple[Unscored, ...] = ()
@@ -61,20 +56,13 @@ class Store:
     def open(cls, folder: Path, environment: Environment, experiment_name: str, plan: Plan | None = None) -> Store:
         """Create or resume the run in `folder`; every file exists when this returns.
 
-        `plan`: the cells to measure, None to add scores only. `is_locked` is False on the few file systems that
-        cannot lock (some cluster mounts); then the user must see to it that only one run writes there.
+        `plan`: the cells to measure, None to add scores only.
 
         Raises:
             BenchError: not a folder, not writable, in use by another run, of another environment, broken; or `plan`
                 cannot be added (see `add_plan`). A folder that is refused is left unchanged.
         """
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except (FileExistsError, NotADirectoryError) as error:
-            raise BenchError(f"{folder} is not a folder", "Name another --output_dir") from error
-        except OSError as error:
-            raise write_error(error, folder) from error
-        store = cls(folder, *lock_folder(folder))
+        store = cls(folder)
         try:
             store._resume(environment, experiment_name, plan)
         except BaseException:
@@ -104,18 +92,6 @@ class Store:
             self.add_plan(plan)
         self.write_views()
 
-    def close(self) -> None:
-        """Release the lock; nothing is pending, each append was on disk when it returned."""
-        if self._lock >= 0:
-            os.close(self._lock)
-            self._lock = -1
-
-    def __enter__(self) -> Store:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.close()
-
     def add_plan(self, plan: Plan) -> None:
         """Record the cells and left-out combinations of `plan` that are not on record yet.
 
@@ -143,12 +119,8 @@ class Store:
                 f"{self.folder} was written by an earlier version of dlmbench and cannot be resumed",
                 "Name a new --output_dir; report, analyze, compare and score still read this one",
             )
-        models = {c.model.identity: c.model for c in plan.cells}
-        recorded = {c.model.identity: c.model for c in self._records.cells.values()}
-        for identity, model in models.items():
-            for other in (r for i, r in recorded.items() if i not in models and identity not in recorded):
-                if other.key == model.key or _place(other) == _place(model):
-                    raise _another_checkpoint(self.folder, other, model)
+        recorded = (cell.model for cell in self._records.cells.values())
+        refuse_replaced_models(self.folder, recorded, (cell.model for cell in plan.cells))
 
     def append(self, record: Record) -> None:
         """Record one measurement or the end of a cell; it is on disk when this returns.
@@ -172,8 +144,8 @@ class Store:
     def write_scores(self, scores: Iterable[Score]) -> None:
         """Replace the aggregated scores. A value that is not finite is unknown (None)."""
         self._unscored = unscored_cells(read_text_results(self.folder), self._records.cells)
-        finite = map(_finite, scores)
-        self._scores = tuple(replace(s, in_other_units=tuple(map(_finite, s.in_other_units))) for s in finite)
+        known = map(finite, scores)
+        self._scores = tuple(replace(s, in_other_units=tuple(map(finite, s.in_other_units))) for s in known)
         replace_file(self.folder / QUALITY_METRICS, self._quality_metrics())
 
     def samples(self, cell_id: str) -> tuple[Sample, ...]:
@@ -216,11 +188,11 @@ def unscored_cells(results: Iterable[TextResult], cells: Container[str]) -> tupl
     return tuple(missing for key, missing in found.items() if key not in scored)
 
 
-def _finite(score: S) -> S:
+def finite(score: S) -> S:
     """The score with None for every value that is not finite."""
-    values = {f.name: getattr(score, f.name) for f in fields(score)}
-    unknown: dict[str, Any] = {n: None for n, v in values.items() if isinstance(v, float) and not math.isfinite(v)}
-    return replace(score, **unknown)
+    values = vars(score).items()
+    unknown = {name: None for name, v in values if isinstance(v, float) and not math.isfinite(v)}
+    return cast(S, replace(cast(Any, score), **unknown))
 
 
 def _strict_json(score: TextResult) -> dict[str, Any]:
@@ -230,16 +202,30 @@ def _strict_json(score: TextResult) -> dict[str, Any]:
 
 
 def _refuse_another_environment(folder: Path, recorded: Environment, now: Environment) -> None:
-    differing = [
-        f"{name}: {getattr(recorded, name)!r} on record, {getattr(now, name)!r} now"
-        for name in Environment.COMPARABLE
-        if getattr(recorded, name) != getattr(now, name)
-    ]
-    if differing:
+    if differing := differences(recorded, now, Environment.COMPARABLE):
         raise BenchError(
             f"{folder} holds results of another environment ({'; '.join(differing)})",
             "Times from two environments are not one data set: name a new --output_dir",
         )
+
+
+def refuse_replaced_models(folder: Path, recorded: Iterable[ModelSpec], models: Iterable[ModelSpec]) -> None:
+    """Check that no new model has the key, or comes from the place, of another checkpoint recorded in `folder`.
+
+    Raises:
+        BenchError: one has, with what differs.
+    """
+    old, new = ({model.identity: model for model in specs} for specs in (recorded, models))
+    for now in (model for identity, model in new.items() if identity not in old):
+        for before in (model for identity, model in old.items() if identity not in new):
+            if before.key != now.key and _place(before) != _place(now):
+                continue
+            names = ("family", "source", "revision", "weights", "content")
+            raise BenchError(
+                f"model {now.key} is another checkpoint than model {before.key} in {folder} "
+                f"({'; '.join(differences(before, now, names))})",
+                "Put the recorded checkpoint back to resume, give a new model its own key, or name a new --output_dir",
+            )
 
 
 def _place(model: ModelSpec) -> tuple[str, ...]:
@@ -247,11 +233,7 @@ def _place(model: ModelSpec) -> tuple[str, ...]:
     return model.source, model.revision or "", model.weights, model.family
 
 
-def _another_checkpoint(folder: Path, recorded: ModelSpec, now: ModelSpec) -> BenchError:
-    names = ("family", "source", "revision", "weights", "content")
+def differences(recorded: object, now: object, names: Iterable[str]) -> list[str]:
+    """The named attributes in which two records differ, as phrases."""
     values = {name: (getattr(recorded, name), getattr(now, name)) for name in names}
-    differing = [f"{name}: {old!r} on record, {new!r} now" for name, (old, new) in values.items() if old != new]
-    return BenchError(
-        f"model {now.key} is another checkpoint than model {recorded.key} in {folder} ({'; '.join(differing)})",
-        "Put the recorded checkpoint back to resume, give a new model its own key, or name a new --output_dir",
-    )
+    return [f"{name}: {old!r} on record, {new!r} now" for name, (old, new) in values.items() if old != new]

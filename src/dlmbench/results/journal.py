@@ -12,7 +12,8 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 from dlmbench.errors import BenchError
 
@@ -126,20 +127,44 @@ def read_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         yield number, record
 
 
-def lock_folder(folder: Path) -> tuple[int, bool]:
-    """The open lock file, and whether the lock is held. The kernel releases it however the process ends."""
-    path = folder / LOCK
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    except OSError as error:
-        raise write_error(error, path) from error
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError) as error:
-        os.close(descriptor)
-        raise BenchError(
-            f"another run is writing to {folder}", "Wait for it to end, or name another --output_dir"
-        ) from error
-    except OSError:
-        return descriptor, False
-    return descriptor, True
+class LockedFolder:
+    """A folder open for writing, by one process at a time.
+
+    The kernel releases the lock however the process ends. On the few file systems that cannot lock (some cluster
+    mounts) the user must see to it that only one run writes there.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Create the folder if it does not exist, and lock it.
+
+        Raises:
+            BenchError: not a folder, not writable, or in use by another run.
+        """
+        self.folder = folder
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise BenchError(f"{folder} is not a folder", "Name another --output_dir") from error
+        except OSError as error:
+            raise write_error(error, folder) from error
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError) as error:
+            self.close()
+            hint = "Wait for it to end, or name another --output_dir"
+            raise BenchError(f"another run is writing to {folder}", hint) from error
+        except OSError:
+            pass
+
+    def close(self) -> None:
+        """Release the lock; nothing is pending, each append was on disk when it returned."""
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()

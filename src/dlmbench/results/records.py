@@ -23,12 +23,10 @@ from dlmbench.types import (
     CellResult,
     CellStatus,
     CommitOrder,
-    ConvertedScore,
     EnergyPass,
     Environment,
     LeftOut,
     MemoryPass,
-    ModelSpec,
     Run,
     Sample,
     Score,
@@ -37,7 +35,6 @@ from dlmbench.types import (
     TextScore,
     TracedPass,
     Unscored,
-    UnscoredText,
     WholeScore,
     from_mapping,
 )
@@ -119,17 +116,11 @@ def cell_record(cell: Cell) -> dict[str, Any]:
     return {"kind": "cell", "id": cell.id, **values}
 
 
-def _cell_from(values: Mapping[str, Any]) -> Cell:
-    model = from_mapping(ModelSpec, values["model"])
-    knobs = tuple((name, value) for name, value in values["knobs"])
-    return from_mapping(Cell, {**values, "model": model, "knobs": knobs})
-
-
 def _add_line(records: RunRecords, values: Mapping[str, Any]) -> str | None:
     """Add one line to `records`; returns what is wrong with it, if anything."""
     kind = _VERSION_1.get(values.get("kind", ""), values.get("kind"))
     if kind == "cell":
-        cell = _cell_from(values)
+        cell = from_mapping(Cell, values)
         if records.schema_version == 1:
             cell = replace(cell, recorded_id=values["id"])
         elif cell.id != values["id"]:
@@ -170,19 +161,15 @@ def read_records(folder: Path) -> RunRecords:
 
 def read_generations(folder: Path) -> tuple[StoredGeneration, ...]:
     """The texts of a run folder, for each cell and prompt the latest."""
-    texts = _parsed(folder / GENERATIONS, _generation, "generation")
+    texts = _parsed(folder / GENERATIONS, partial(from_mapping, StoredGeneration), "generation")
     return tuple({(text.cell_id, text.prompt_index): text for text in texts}.values())
-
-
-def _generation(values: Mapping[str, Any]) -> StoredGeneration:
-    return from_mapping(StoredGeneration, {**values, "output_ids": tuple(values["output_ids"])})
 
 
 def _parsed(path: Path, parse: Callable[[Mapping[str, Any]], T], what: str) -> Iterator[T]:
     for number, values in read_lines(path):
         try:
             yield parse(values)
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise broken_line(path, number, f"an incomplete {what} ({type(error).__name__}: {error})") from error
 
 
@@ -196,14 +183,8 @@ def read_text_results(folder: Path) -> tuple[TextResult, ...]:
 
 
 def _text_result(values: Mapping[str, Any]) -> TextResult:
-    if "reason" in values:
-        return from_mapping(Unscored, values)
-    if "value" in values:
-        return from_mapping(WholeScore, {**values, "value": float(values["value"])})
-    numbers = {"total": float(values["total"]), "weight": float(values["weight"])}
-    if values.get("stderr") is not None:
-        numbers["stderr"] = float(values["stderr"])
-    return from_mapping(TextScore, {**values, **numbers})
+    kind: type[TextResult] = Unscored if "reason" in values else WholeScore if "value" in values else TextScore
+    return from_mapping(kind, values)
 
 
 def read_text_scores(folder: Path) -> tuple[TextScore, ...]:
@@ -215,22 +196,14 @@ def read_scores(folder: Path) -> tuple[Score, ...]:
     """The aggregated scores of a run folder; empty before it was scored."""
     path = folder / QUALITY_METRICS
     try:
-        return tuple(_score(s) for s in json.loads(path.read_text(encoding="utf-8"))["scores"])
+        entries = json.loads(path.read_text(encoding="utf-8"))["scores"]
+        return tuple(from_mapping(Score, {_VERSION_1.get(k, k): v for k, v in entry.items()}) for entry in entries)
     except FileNotFoundError:
         return ()
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, AttributeError, ValueError, KeyError, TypeError) as error:
         raise BenchError(
             f"{path} is not a file that dlmbench wrote ({error})", "Delete it, then run `dlmbench score` again"
         ) from error
-
-
-def _score(values: Mapping[str, Any]) -> Score:
-    values = {_VERSION_1.get(name, name): value for name, value in values.items()}
-    nested = {
-        "in_other_units": tuple(from_mapping(ConvertedScore, c) for c in values.get("in_other_units", ())),
-        "unscored": tuple(from_mapping(UnscoredText, u) for u in values.get("unscored", ())),
-    }
-    return from_mapping(Score, {**values, **nested})
 
 
 def read_run(folder: Path) -> Run:

@@ -80,16 +80,21 @@ def _csv_field(value: object) -> object:
 
 def raw_metrics(results: Sequence[CellResult]) -> str:
     """The CSV: one row per repetition, and one for each cell that ended without any."""
-    columns = FIXED_COLUMNS + _knob_columns(r.cell for r in results)
+    rows = []
+    for result in results:
+        common = _cell_columns(result)
+        rows += [common | _sample_columns(s, result.cell.batch_size) for s in result.samples]
+        if not result.samples and result.status is not None:
+            rows.append(common)
+    return csv_text(FIXED_COLUMNS + _knob_columns(r.cell for r in results), rows)
+
+
+def csv_text(columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> str:
+    """Rows as CSV; a column that a row lacks, or has as None, is empty."""
     out = io.StringIO()
     table = csv.DictWriter(out, columns, restval="", lineterminator="\n")
     table.writeheader()
-    for result in results:
-        common = _cell_columns(result)
-        rows: list[dict[str, Any]] = [_sample_columns(s, result.cell.batch_size) for s in result.samples]
-        if not rows and result.status is not None:
-            rows = [{}]
-        table.writerows({k: _csv_field(v) for k, v in {**common, **row}.items()} for row in rows)
+    table.writerows({name: _csv_field(value) for name, value in row.items()} for row in rows)
     return out.getvalue()
 
 

@@ -7,7 +7,6 @@ Nothing is written before all checks have passed.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -18,7 +17,7 @@ from dlmbench.bench.quality import aggregate
 from dlmbench.bench.run import EXPERIMENT
 from dlmbench.errors import BenchError
 from dlmbench.results import GENERATIONS, RECORDS, TEXT_SCORES, Store, read_run, read_text_scores
-from dlmbench.results.journal import lock_folder, read_lines, replace_file
+from dlmbench.results.journal import LockedFolder, read_lines, replace_file
 from dlmbench.results.records import RunRecords, cell_record, read_records
 from dlmbench.slurm import submission as submissions
 from dlmbench.slurm.shards import ENDED
@@ -241,9 +240,7 @@ def _write(
     planned: set[str],
     experiment: str | None,
 ) -> None:
-    output.mkdir(parents=True, exist_ok=True)
-    lock, _ = lock_folder(output)
-    try:
+    with LockedFolder(output):
         known = {json.dumps(r) for r in records}
         for number, values in read_lines(output / RECORDS):
             if values.get("kind") == "sample" and json.dumps(values) not in known:
@@ -256,8 +253,6 @@ def _write(
         if experiment is not None:
             replace_file(output / EXPERIMENT, experiment)
         replace_file(output / RECORDS, _jsonl(records))
-    finally:
-        os.close(lock)
 
 
 def _joined(name: str, keys: Sequence[str], folders: Sequence[Path], planned: set[str]) -> Iterator[dict[str, Any]]:

@@ -20,6 +20,7 @@ from dlmbench.experiment.plan import with_models
 from dlmbench.measure.environment import fingerprint
 from dlmbench.models.identity import with_content
 from dlmbench.models.loading import resolve_model
+from dlmbench.results.folder import differences
 from dlmbench.results.journal import replace_file, write_error
 from dlmbench.results.records import RunRecords, read_records
 from dlmbench.slurm.submission import MODELS, SHARDS, Submission
@@ -61,12 +62,7 @@ def claim_environment(folder: Path, environment: Environment) -> None:
         BenchError: the fields that differ.
     """
     first = from_mapping(Environment, _first(folder / SHARDS / ENVIRONMENT, asdict(environment)))
-    differing = [
-        f"{name}: {getattr(first, name)!r} there, {getattr(environment, name)!r} here"
-        for name in Environment.COMPARABLE
-        if getattr(first, name) != getattr(environment, name)
-    ]
-    if differing:
+    if differing := differences(first, environment, Environment.COMPARABLE):
         raise BenchError(
             f"this node differs from the one on which {folder} was started ({'; '.join(differing)})",
             "Request one type of GPU, as in --gres gpu:a100:1; to measure on this one, choose a new --output_dir",

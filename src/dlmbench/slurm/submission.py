@@ -12,9 +12,8 @@ import os
 import shlex
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, is_dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
 
 from dlmbench.bench.forecast import generations_of
 from dlmbench.errors import BenchError
@@ -27,7 +26,7 @@ from dlmbench.results.journal import replace_file
 from dlmbench.roofline.hardware import Hardware
 from dlmbench.roofline.predict import predict
 from dlmbench.slurm import scheduler
-from dlmbench.types import Experiment, ModelSpec, Plan
+from dlmbench.types import Experiment, ModelSpec, Plan, from_mapping
 
 SUBMISSION = "submission.json"
 SHARDS = "shards"
@@ -82,7 +81,7 @@ class Submission:
 
     def shard_folder(self, index: int) -> Path:
         """The run folder of one shard."""
-        return shard_folder(self.folder, index)
+        return self.folder / SHARDS / f"{index:03d}"
 
     def plan(self) -> Plan:
         """The plan of the whole run, from the experiment as submitted.
@@ -115,13 +114,12 @@ class Submission:
 
     def save(self) -> None:
         """Write submission.json atomically."""
+        replace_file(self.folder / SUBMISSION, self.to_json())
+
+    def to_json(self) -> str:
+        """The text of submission.json."""
         values = {k: v for k, v in asdict(self).items() if k != "folder"}
-        replace_file(self.folder / SUBMISSION, json.dumps({"schema_version": _SCHEMA, **values}, indent=1) + "\n")
-
-
-def shard_folder(folder: Path, index: int) -> Path:
-    """The folder of one shard of the run in `folder`."""
-    return folder / SHARDS / f"{index:03d}"
+        return json.dumps({"schema_version": _SCHEMA, **values}, indent=1) + "\n"
 
 
 def resume_command(folder: Path) -> str:
@@ -361,12 +359,12 @@ def load(folder: Path) -> Submission:
     if isinstance(values, dict) and values.get("schema_version") != _SCHEMA:
         raise BenchError(f"{path} was written by another version of dlmbench", "Use the version that submitted it")
     try:
-        submission = _with_found_models(_decode(Submission, {**values, "folder": folder}))
-    except KeyError as error:
-        raise _unreadable(path, f"it has no {error}") from error
-    except (AttributeError, TypeError, ValueError) as error:
+        submission = from_mapping(Submission, {**values, "folder": folder})
+        if json.loads(submission.to_json()) != values:
+            raise ValueError("something is missing")
+        return _with_found_models(submission)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise _unreadable(path, "it is not what `dlmbench submit` writes") from error
-    return submission
 
 
 def _unreadable(path: Path, why: object) -> BenchError:
@@ -380,24 +378,3 @@ def _with_found_models(submission: Submission) -> Submission:
     found = json.loads(path.read_text(encoding="utf-8"))
     models = tuple(replace(m, content=found["content"].get(m.key)) for m in submission.experiment.models)
     return submission.with_models(models, found["cell_ids"])
-
-
-def _decode(kind: Any, value: Any) -> Any:
-    """A JSON value as an instance of `kind`: dataclasses, tuples and mappings, nested by their type hints.
-
-    Raises:
-        KeyError: a field is missing.
-        AttributeError, TypeError, ValueError: the value has the wrong form.
-    """
-    origin, parts = get_origin(kind), get_args(kind)
-    if is_dataclass(kind):
-        hints = get_type_hints(kind)
-        return kind(**{f.name: _decode(hints[f.name], value[f.name]) for f in fields(kind)})  # type: ignore[operator]
-    if origin is tuple:
-        kinds = parts[:1] * len(value) if parts[-1] is Ellipsis else parts
-        return tuple(_decode(k, v) for k, v in zip(kinds, value, strict=True))
-    if origin is Mapping:
-        return {key: _decode(parts[1], v) for key, v in value.items()}
-    if kind is float and not isinstance(value, int | float):
-        raise TypeError(value)
-    return value

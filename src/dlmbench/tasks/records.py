@@ -6,28 +6,25 @@ A kill between the two leaves lines of an unfinished run; later lines of the sam
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
-import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from dlmbench.errors import BenchError
-from dlmbench.results.journal import append_lines, drop_torn_line, lock_folder, read_lines, replace_file, write_error
+from dlmbench.results.folder import finite, refuse_replaced_models
+from dlmbench.results.journal import LockedFolder, append_lines, drop_torn_line, read_lines, replace_file
+from dlmbench.results.views import csv_text
 from dlmbench.types import SCHEMA_VERSION, Knobs, KnobValue, ModelSpec, Status, from_mapping, stable_hash
 
 TASKS, TABLE, SAMPLES = "tasks.json", "tasks.csv", "task_samples.jsonl"
 
-_COLUMNS = (
-    "task metric filter model role sampler steps block_length knobs value stderr low high n higher_is_better "
-    "difference difference_low difference_high difference_n likelihood limit num_fewshot chat status reason "
-    "definition run_id"
-)
+_NAMES = """
+    task metric filter model role sampler steps block_length knobs value stderr low high n higher_is_better difference
+    difference_low difference_high difference_n likelihood limit num_fewshot chat status reason definition run_id"""
+_COLUMNS = tuple(_NAMES.split())
 
 # A document's value of a metric: a number, or (sum, weight) of a ratio such as log-likelihood over bytes.
 Value = float | tuple[float, float]
@@ -154,7 +151,7 @@ class TaskResults:
     differences: tuple[TaskDifference, ...] = ()
 
 
-class TaskStore:
+class TaskStore(LockedFolder):
     """The task results of a run folder, locked for writing by one process."""
 
     def __init__(self, folder: Path, lm_eval_version: str) -> None:
@@ -163,14 +160,8 @@ class TaskStore:
         Raises:
             BenchError: not a folder, not writable, in use by another run, or broken.
         """
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except (FileExistsError, NotADirectoryError) as error:
-            raise BenchError(f"{folder} is not a folder", "Name another --output_dir") from error
-        except OSError as error:
-            raise write_error(error, folder) from error
-        self.folder, self.version = folder, lm_eval_version
-        self._lock, _ = lock_folder(folder)
+        super().__init__(folder)
+        self.version = lm_eval_version
         try:
             drop_torn_line(folder / SAMPLES)
             self.results = read(folder)
@@ -178,17 +169,19 @@ class TaskStore:
             self.close()
             raise
 
-    def close(self) -> None:
-        """Release the lock."""
-        if self._lock >= 0:
-            os.close(self._lock)
-            self._lock = -1
+    def plan(self, runs: Sequence[TaskRun]) -> list[TaskRun]:
+        """Those of `runs` that are not recorded yet; recorded ones get the present key, role and folder of the model.
 
-    def __enter__(self) -> TaskStore:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.close()
+        Raises:
+            BenchError: a model's name or source was recorded with another checkpoint.
+        """
+        recorded = (outcome.run.model for outcome in self.results.outcomes.values())
+        refuse_replaced_models(self.folder, recorded, (run.model for run in runs))
+        models = {run.model.identity: run.model for run in runs}
+        for run_id, outcome in self.results.outcomes.items():
+            model = models.get(outcome.run.model.identity, outcome.run.model)
+            self.results.outcomes[run_id] = replace(outcome, run=replace(outcome.run, model=model))
+        return [run for run in runs if not self.is_done(run)]
 
     def is_done(self, run: TaskRun) -> bool:
         """Whether the run is recorded with its scores; one that failed is tried again."""
@@ -200,7 +193,7 @@ class TaskStore:
         append_lines(self.folder / SAMPLES, (_plain(asdict(s)) for s in samples))
         self.results.outcomes[outcome.run.id] = outcome
         self.results.scores = [s for s in self.results.scores if s.run_id != outcome.run.id]
-        self.results.scores += [replace(s, value=_finite(s.value), stderr=_finite(s.stderr)) for s in scores]
+        self.results.scores += map(finite, scores)
         self.write()
 
     def write(self) -> None:
@@ -216,37 +209,31 @@ class TaskStore:
             "differences": [asdict(d) for d in self.results.differences],
         }
         replace_file(self.folder / TASKS, json.dumps(document, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
-        replace_file(self.folder / TABLE, self._table())
+        replace_file(self.folder / TABLE, csv_text(_COLUMNS, self._rows()))
 
     def _labelled(self, score: TaskScore) -> dict[str, Any]:
         """A score with the fields that readers group by."""
         run = self.results.outcomes[score.run_id].run
         return {"model": run.model.key, "role": run.model.role, "steps": run.steps} | asdict(score)
 
-    def _table(self) -> str:
-        """tasks.csv: one row per score, and one per run without any."""
-        columns = _COLUMNS.split()
+    def _rows(self) -> Iterator[dict[str, Any]]:
+        """Of tasks.csv: one row per score, and one per run without any."""
         differences = {(d.run_id, d.task, d.metric, d.filter): d for d in self.results.differences}
-        out = io.StringIO()
-        table = csv.DictWriter(out, columns, restval="", extrasaction="ignore", lineterminator="\n")
-        table.writeheader()
         for run_id, outcome in self.results.outcomes.items():
             run = outcome.run
-            row: dict[str, Any] = {name: getattr(run, name) for name in columns if hasattr(run, name)}
-            row |= {"run_id": run_id, "model": run.model.key, "role": run.model.role, "chat": str(run.chat).lower()}
+            row: dict[str, Any] = {name: getattr(run, name) for name in _COLUMNS if hasattr(run, name)}
+            row |= {"run_id": run_id, "model": run.model.key, "role": run.model.role}
             row |= {"knobs": " ".join(f"{k}={v}" for k, v in run.knobs), "block_length": run.knob("block_length")}
             row |= {"status": outcome.status, "reason": outcome.reason}
             scores = [s for s in self.results.scores if s.run_id == run_id]
             if not scores:
-                table.writerow(row)
+                yield row
             for s in scores:
-                values = row | asdict(s)
-                values["higher_is_better"] = "" if s.higher_is_better is None else str(s.higher_is_better).lower()
+                values = row | {name: value for name, value in asdict(s).items() if name in _COLUMNS}
                 if d := differences.get((run_id, s.task, s.metric, s.filter)):
                     values |= {"difference": d.value, "difference_low": d.low, "difference_high": d.high}
                     values["difference_n"] = d.n
-                table.writerow(values)
-        return out.getvalue()
+                yield values
 
 
 def read(folder: Path) -> TaskResults:
@@ -260,12 +247,8 @@ def read(folder: Path) -> TaskResults:
         return TaskResults()
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-        outcomes = {}
-        for entry in document["runs"]:
-            model = from_mapping(ModelSpec, entry["model"])
-            knobs = tuple((name, value) for name, value in entry["knobs"])
-            run = from_mapping(TaskRun, entry | {"model": model, "knobs": knobs})
-            outcomes[run.id] = TaskOutcome(run, entry["status"], entry["reason"])
+        entries = [from_mapping(TaskOutcome, entry | {"run": entry}) for entry in document["runs"]]
+        outcomes = {outcome.run.id: outcome for outcome in entries}
         scores = [from_mapping(TaskScore, s) for s in document["scores"] if s["run_id"] in outcomes]
         return TaskResults(outcomes, scores, tuple(from_mapping(TaskDifference, d) for d in document["differences"]))
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -277,18 +260,9 @@ def read_samples(folder: Path, run_ids: Iterable[str]) -> dict[str, list[TaskSam
     found: dict[str, dict[tuple[str, str, int], TaskSample]] = {run_id: {} for run_id in run_ids}
     for _, line in read_lines(folder / SAMPLES):
         if line.get("run_id") in found:
-            values = {m: _value(v) for m, v in line["values"].items()}
-            sample = from_mapping(TaskSample, line | {"values": values})
+            sample = from_mapping(TaskSample, line)
             found[sample.run_id][sample.task, sample.filter, sample.doc_id] = sample
     return {run_id: list(samples.values()) for run_id, samples in found.items()}
-
-
-def _value(written: Any) -> Value:
-    return (float(written[0]), float(written[1])) if isinstance(written, list) else float(written)
-
-
-def _finite(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None
 
 
 def _plain(value: Any) -> Any:

@@ -41,17 +41,17 @@ class Pair(NamedTuple):
 class TaskModelArgs:
     """Which model answers, and how: lm-eval's --model_args.
 
-    sampler, precision: None leaves the choice to the family and the device. knobs: those chosen; the others are
+    sampler, precision: "" leaves the choice to the family and the device. knobs: those chosen; the others are
     resolved for each length. max_length: most tokens of a request; None takes the checkpoint's positions. new_tokens:
     the canvas of a generation; None takes the task's own limit. rows: requests in one forward. check_greedy: whether
     to find out which continuations greedy decoding would have generated.
     """
 
     model: ModelSpec
-    sampler: str | None = None
+    sampler: str = ""
     knobs: Knobs = ()
     engine: str = "hf"
-    precision: str | None = None
+    precision: str = ""
     attention: str = "auto"
     seed: int = 0
     likelihood: LikelihoodKind = "elbo"
@@ -69,7 +69,7 @@ def complete_args(args: TaskModelArgs, found: FoundModel, device: str) -> TaskMo
         BenchError: a sampler, engine or knob that does not fit.
     """
     registry.load("engines", args.engine)
-    sampler = sampler_for(found.spec.family, args.sampler)
+    sampler = sampler_for(found.spec.family, args.sampler or None)
     # Checked before any length is known; `steps` stays, to see whether the commit rule has a schedule.
     knobs = {name: 1 if name in ("steps", "block_length") else value for name, value in args.knobs}
     resolve_knobs(sampler, knobs, args.engine, 1)
@@ -87,7 +87,6 @@ class LogLikelihoods:
     def run(self, state: WorkerState) -> Iterator[tuple[int, float]]:
         """(index of the pair, nats) of each pair."""
         args, model = self.args, load_model(self.args, state)
-        assert args.sampler is not None
         is_diffusion = registry.load("samplers", args.sampler).PARADIGM == "diffusion"
         if is_diffusion and args.likelihood == "elbo":
             yield from self._bounds(model)
@@ -149,10 +148,7 @@ class Generations:
 
 def load_model(args: TaskModelArgs, state: WorkerState) -> LoadedModel:
     """The model in the process that answers."""
-    assert args.precision is not None
-    return state.load(
-        args.model, engine=args.engine, precision=args.precision, attention=args.attention, seed=args.seed
-    )
+    return state.load(_cell(args, {}, 0))
 
 
 def _by_length(pairs: Sequence[Pair]) -> dict[int, list[int]]:
@@ -166,7 +162,6 @@ def _by_length(pairs: Sequence[Pair]) -> dict[int, list[int]]:
 def _generate(
     args: TaskModelArgs, model: LoadedModel, contexts: Sequence[Ids], new_tokens: int, knobs: dict[str, KnobValue]
 ) -> Iterator[tuple[int, Ids]]:
-    assert args.sampler is not None
     generator = generator_for(model, args.sampler)
     # Rows of similar length together, so that little is padded; each row's draws are keyed by its own index.
     prompts = sorted((Prompt(i, context) for i, context in enumerate(contexts)), key=lambda p: len(p.ids))
@@ -182,7 +177,6 @@ def _knobs(args: TaskModelArgs, new_tokens: int, *, is_text: bool = False) -> di
     block = chosen.get("block_length")
     if is_text and block is not None and int(block) > new_tokens:
         del chosen["block_length"]
-    assert args.sampler is not None
     try:
         knobs = resolve_knobs(args.sampler, chosen, args.engine, new_tokens)
     except BenchError as error:
@@ -199,19 +193,22 @@ def _knobs(args: TaskModelArgs, new_tokens: int, *, is_text: bool = False) -> di
 def _texts(
     args: TaskModelArgs, model: LoadedModel, prompts: tuple[Prompt, ...], knobs: dict[str, KnobValue], length: int
 ) -> Texts:
-    assert args.sampler is not None
-    assert args.precision is not None
-    cell = Cell(
+    cell = _cell(args, knobs, length)
+    return Texts(cell, prompts, model=model.language_model, rows=args.rows)
+
+
+def _cell(args: TaskModelArgs, knobs: dict[str, KnobValue], length: int) -> Cell:
+    """These arguments as a cell; its prompts differ in length."""
+    return Cell(
         model=args.model,
         engine=args.engine,
         sampler=args.sampler,
         knobs=tuple(sorted(knobs.items())),
         batch_size=args.rows,
-        prompt_tokens=0,  # prompts differ in length, and no metric reads it
+        prompt_tokens=0,
         new_tokens=length,
         precision=args.precision,
         attention=args.attention,
         seed=args.seed,
         prompts="lm-eval",
     )
-    return Texts(cell, prompts, model=model.language_model, rows=args.rows)

@@ -14,16 +14,17 @@ import logging
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from dlmbench import models, registry
+from dlmbench import registry
 from dlmbench.bench.generate import default_device
 from dlmbench.bench.worker import Pool, Worker, failure
 from dlmbench.errors import BenchError
 from dlmbench.experiment import knobs as axes
-from dlmbench.models import FoundModel
+from dlmbench.experiment import plan
+from dlmbench.models import FoundModel, identity
 from dlmbench.tasks import require
 from dlmbench.tasks.paired import differences, with_interval
 from dlmbench.tasks.records import (
@@ -115,7 +116,7 @@ def run(experiment: Experiment, args: TaskListArgs, output: Path, progress: Task
         tasks = _load(args)
         runs = _plan(experiment, args, tasks, found)
         with TaskStore(output, lm_eval.__version__) as store, Pool(found, default_device()) as pool:
-            left = [r for r in runs if not store.is_done(r)]
+            left = store.plan(runs)
             for number, task_run in enumerate(left, 1):
                 key = task_run.model.key
                 if number == 1 or left[number - 2].model.key != key:
@@ -136,21 +137,9 @@ def _evaluate(
     task_run: TaskRun, task: _Task, args: TaskListArgs, found: FoundModel, worker: Worker, progress: TaskProgress
 ) -> tuple[TaskOutcome, list[TaskScore], list[TaskSample]]:
     """One run by lm-eval, however it ends."""
-    model_args = TaskModelArgs(
-        model=task_run.model,
-        sampler=task_run.sampler,
-        knobs=task_run.knobs,
-        engine=task_run.engine,
-        precision=task_run.precision,
-        attention=task_run.attention,
-        seed=task_run.seed,
-        likelihood=args.likelihood,
-        draws=args.draws,
-        max_length=task_run.max_length,
-        new_tokens=task_run.new_tokens,
-        rows=args.rows,
-        check_greedy=task.needs_greedy,
-    )
+    run_fields = {f.name: getattr(task_run, f.name) for f in fields(TaskModelArgs) if hasattr(task_run, f.name)}
+    own = {"likelihood": args.likelihood, "draws": args.draws, "rows": args.rows, "check_greedy": task.needs_greedy}
+    model_args = TaskModelArgs(**run_fields | own)
     from dlmbench.tasks.adapter import DlmbenchLM, RequestFailedError
 
     try:
@@ -253,7 +242,7 @@ def _find_models(experiment: Experiment) -> dict[str, FoundModel]:
     specs = sorted((m for m in experiment.models if m.weights != "random"), key=lambda m: m.role != "baseline")
     if not specs:
         raise BenchError(f"'{experiment.name}' has only random weights, which no task can judge", "Name checkpoints")
-    return {spec.key: models.find(spec) for spec in specs}
+    return {spec.key: identity.find_identified(spec) for spec in specs}
 
 
 def _plan(
@@ -264,10 +253,9 @@ def _plan(
     Windows and contexts are cut at one length for all models, the shortest of theirs, so that all read the same text.
     """
     max_length = args.max_length or min(model.architecture.max_positions for model in found.values())
-    specs = {spec.key: spec for spec in experiment.models}
     runs: dict[str, TaskRun] = {}
-    for key in found:
-        for grid, sampler, knobs in _settings(experiment, specs[key]):
+    for spec in (model.spec for model in found.values()):
+        for grid, sampler, knobs in _settings(experiment, spec):
             is_diffusion = registry.load("samplers", sampler).PARADIGM == "diffusion"
             for task in tasks.values():
                 generates = "generate_until" in task.kinds
@@ -278,7 +266,7 @@ def _plan(
                 task_run = TaskRun(
                     task=task.name,
                     definition=task.definition,
-                    model=specs[key],
+                    model=spec,
                     sampler=sampler,
                     knobs=knobs if has_knobs else (),
                     engine=grid.engines[0],
@@ -301,14 +289,12 @@ def _plan(
 
 def _settings(experiment: Experiment, spec: ModelSpec) -> Iterator[tuple[Grid, str, Knobs]]:
     """The samplers of the experiment that can run the model, with each combination of the knobs it names."""
-    paradigm = registry.load("families", spec.family).PARADIGM
     for grid in experiment.grids:
-        for swept in grid.samplers:
-            if paradigm == registry.load("samplers", swept.sampler).PARADIGM:
-                names = [name for name, _ in swept.knobs]
-                for combination in axes.combinations(swept):
-                    chosen = tuple(sorted((n, combination[n]) for n in names if combination.get(n) is not None))
-                    yield grid, swept.sampler, chosen
+        for swept in plan.fitting(grid, spec):
+            names = [name for name, _ in swept.knobs]
+            for combination in axes.combinations(swept):
+                chosen = tuple(sorted((n, combination[n]) for n in names if combination.get(n) is not None))
+                yield grid, swept.sampler, chosen
 
 
 def _differences(store: TaskStore) -> tuple[TaskDifference, ...]:

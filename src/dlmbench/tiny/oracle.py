@@ -12,6 +12,7 @@ depends on EPSILON, which should be reported with it.
 """
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -125,22 +126,17 @@ def score_story(words: Sequence[str], start: int = 0) -> StoryScore:
     A word outside the vocabulary is a violation like any other. `words` may end within a sentence, which is then scored
     but not counted as a sentence.
     """
-    scores = _score_words(words)
-    slots: dict[Constraint, int] = {}
-    violations: dict[Constraint, int] = {}
+    scored = tuple(_score_words(words)[start:])
+    slots = Counter(score.constraint for score in scored if score.constraint is not None)
+    violations = Counter(score.constraint for score in scored if score.constraint is not None and score.violated)
     sentences_total = sentences_valid = 0
     sentence_is_valid = True
-    for score in scores[start:]:
-        if score.constraint is not None:
-            slots[score.constraint] = slots.get(score.constraint, 0) + 1
-        if score.violated and score.constraint is not None:
-            violations[score.constraint] = violations.get(score.constraint, 0) + 1
-            sentence_is_valid = False
+    for score in scored:
+        sentence_is_valid &= not score.violated
         if score.word == ".":
             sentences_total += 1
             sentences_valid += sentence_is_valid
             sentence_is_valid = True
-    scored = tuple(scores[start:])
     return StoryScore(
         tokens=scored,
         log_prob=-math.inf if violations else math.fsum(score.log_prob for score in scored),

@@ -4,6 +4,7 @@ The grammar is a set of coroutines. Each yields a slot for every word of its par
 word, and the exact distribution of the words that are possible there) and is sent the word.
 """
 
+from collections import Counter
 from collections.abc import Generator
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -160,10 +161,7 @@ class Cast:
 
 def own_item(owner: Character) -> Slots[Item]:
     """<colour> <things>: an item that `owner` carries; returns it."""
-    kinds: dict[str, float] = {}
-    for item in owner.items:
-        kinds[item.colour] = kinds.get(item.colour, 0.0) + 1.0
-    colour = yield Constraint.ITEM, normalised(kinds)
+    colour = yield Constraint.ITEM, normalised(Counter(item.colour for item in owner.items))
     by_noun = {item.noun(): item for item in owner.items if item.colour == colour}
     noun = yield Constraint.ITEM, uniform(by_noun)
     return by_noun[noun]

@@ -8,29 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 
-from dlmbench.tiny.vocabulary import (
-    ADVERBS,
-    ANIMAL_STATES,
-    ANIMALS,
-    COLOURS,
-    CONTAINERS,
-    FEMALE_NAMES,
-    GARMENTS,
-    HOURS,
-    LANDMARKS,
-    MALE_NAMES,
-    MANNERS,
-    MOODS,
-    MOTIONS,
-    NUMBERS,
-    PLACES,
-    PLURALS,
-    PREPOSITIONS,
-    RELATIONS,
-    ROLES,
-    SKIES,
-    TRAITS,
-)
+from dlmbench.tiny import vocabulary
 
 Distribution = Mapping[str, float]
 """Words, each with its probability: positive, distinct, summing to one."""
@@ -89,47 +67,51 @@ class Indefinite:
 
 def _borders() -> dict[str, list[str]]:
     """Every place has four neighbours: those one and five steps away on a ring."""
-    count = len(PLACES)
-    return {place: [PLACES[(index + step) % count] for step in (-5, -1, 1, 5)] for index, place in enumerate(PLACES)}
+    count = len(vocabulary.PLACES)
+    return {
+        place: [vocabulary.PLACES[(index + step) % count] for step in (-5, -1, 1, 5)]
+        for index, place in enumerate(vocabulary.PLACES)
+    }
 
 
-NAME = _zipf(FEMALE_NAMES + MALE_NAMES, 0.4, "name")
+NAME = _zipf(vocabulary.FEMALE_NAMES + vocabulary.MALE_NAMES, 0.4, "name")
 NAME_OF_RELATION = {
-    relation: restrict(NAME, FEMALE_NAMES.__contains__)
+    relation: restrict(NAME, vocabulary.FEMALE_NAMES.__contains__)
     if relation == "sister"
-    else restrict(NAME, MALE_NAMES.__contains__)
+    else restrict(NAME, vocabulary.MALE_NAMES.__contains__)
     if relation == "brother"
     else NAME
-    for relation in RELATIONS
+    for relation in vocabulary.RELATIONS
 }
-RELATION = _zipf(RELATIONS, 0.3, "relation")
-TRAIT = Indefinite.of(_zipf(TRAITS, 0.4, "trait"))
-TRAIT_OF_HERO = _zipf(TRAITS, 0.4, "trait")
-ROLE_OF_TRAIT = {trait: _zipf(ROLES, 0.9, f"role of the {trait}") for trait in TRAITS}
-PLACE = _zipf(PLACES, 0.3, "place")
+RELATION = _zipf(vocabulary.RELATIONS, 0.3, "relation")
+TRAIT = Indefinite.of(_zipf(vocabulary.TRAITS, 0.4, "trait"))
+TRAIT_OF_HERO = _zipf(vocabulary.TRAITS, 0.4, "trait")
+ROLE_OF_TRAIT = {trait: _zipf(vocabulary.ROLES, 0.9, f"role of the {trait}") for trait in vocabulary.TRAITS}
+PLACE = _zipf(vocabulary.PLACES, 0.3, "place")
 NEIGHBOUR_OF = {place: _zipf(bordering, 0.5, f"way from the {place}") for place, bordering in _borders().items()}
 ANIMAL_OF = {
-    place: Indefinite.of(_zipf(_ranked(ANIMALS, f"fauna of the {place}")[:6], 0.6, f"animal in the {place}"))
-    for place in PLACES
+    place: Indefinite.of(_zipf(_ranked(vocabulary.ANIMALS, f"fauna of the {place}")[:6], 0.6, f"animal in the {place}"))
+    for place in vocabulary.PLACES
 }
 LANDMARK_OF = {
-    place: _zipf(_ranked(LANDMARKS, f"sights of the {place}")[:4], 0.4, f"landmark in the {place}") for place in PLACES
+    place: _zipf(_ranked(vocabulary.LANDMARKS, f"sights of the {place}")[:4], 0.4, f"landmark in the {place}")
+    for place in vocabulary.PLACES
 }
 STATE_OF = {
-    animal: _zipf(_ranked(ANIMAL_STATES, f"nature of the {animal}")[:4], 0.6, f"state of the {animal}")
-    for animal in ANIMALS
+    animal: _zipf(_ranked(vocabulary.ANIMAL_STATES, f"nature of the {animal}")[:4], 0.6, f"state of the {animal}")
+    for animal in vocabulary.ANIMALS
 }
-OBJECT_OF_ROLE = {role: _zipf(PLURALS, 1.3, f"object of the {role}") for role in ROLES}
-COLOUR = _zipf(COLOURS, 0.6, "colour")
-GARMENT = _zipf(GARMENTS, 0.3, "garment")
-CONTAINER = _zipf(CONTAINERS, 0.5, "container")
-MOOD = _zipf(MOODS, 0.3, "mood")
-MOTION = _zipf(MOTIONS, 0.5, "motion")
-MANNER = _zipf(MANNERS, 0.3, "manner")
-PREPOSITION = _zipf(PREPOSITIONS, 0.3, "preposition")
-ADVERB = _zipf(ADVERBS, 0.3, "adverb")
-SKY = _zipf(SKIES, 0.3, "sky")
-HOUR = _zipf(HOURS, 0.1, "hour")
-COUNT_OF_NEW = normalised(dict(zip(NUMBERS[1:], (3.0, 4.0, 4.0, 3.0, 2.0, 2.0), strict=True)))
-COUNT_OF = {number: count for count, number in enumerate(NUMBERS)}
-"""The value of a number word; `NUMBERS[count]` is the inverse."""
+OBJECT_OF_ROLE = {role: _zipf(vocabulary.PLURALS, 1.3, f"object of the {role}") for role in vocabulary.ROLES}
+COLOUR = _zipf(vocabulary.COLOURS, 0.6, "colour")
+GARMENT = _zipf(vocabulary.GARMENTS, 0.3, "garment")
+CONTAINER = _zipf(vocabulary.CONTAINERS, 0.5, "container")
+MOOD = _zipf(vocabulary.MOODS, 0.3, "mood")
+MOTION = _zipf(vocabulary.MOTIONS, 0.5, "motion")
+MANNER = _zipf(vocabulary.MANNERS, 0.3, "manner")
+PREPOSITION = _zipf(vocabulary.PREPOSITIONS, 0.3, "preposition")
+ADVERB = _zipf(vocabulary.ADVERBS, 0.3, "adverb")
+SKY = _zipf(vocabulary.SKIES, 0.3, "sky")
+HOUR = _zipf(vocabulary.HOURS, 0.1, "hour")
+COUNT_OF_NEW = normalised(dict(zip(vocabulary.NUMBERS[1:], (3.0, 4.0, 4.0, 3.0, 2.0, 2.0), strict=True)))
+COUNT_OF = {number: count for count, number in enumerate(vocabulary.NUMBERS)}
+"""The value of a number word; `vocabulary.NUMBERS[count]` is the inverse."""

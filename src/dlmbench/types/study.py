@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
-from functools import cached_property
-from typing import Any, Literal, TypeVar, cast
+from dataclasses import dataclass, field, fields, is_dataclass
+from functools import cache, cached_property
+from types import NoneType, UnionType
+from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 KnobValue = bool | int | float | str | None
 Knobs = tuple[tuple[str, KnobValue], ...]
@@ -25,9 +26,35 @@ def stable_hash(value: object, length: int = 12) -> str:
 
 
 def from_mapping(kind: type[T], values: Mapping[str, Any]) -> T:
-    """Build the flat dataclass `kind` from a mapping read from a file; keys it does not know are ignored."""
-    known = {f.name for f in fields(cast(Any, kind))}
-    return kind(**{k: v for k, v in values.items() if k in known})
+    """Build the dataclass `kind`, and those nested in it, from what a JSON file holds; unknown keys are ignored.
+
+    Raises:
+        AttributeError, TypeError, ValueError: a field is missing, or a value has the wrong form.
+    """
+    hints = _type_hints(cast(Any, kind))
+    return kind(**{name: _decode(hints[name], value) for name, value in values.items() if name in hints})
+
+
+_type_hints = cache(get_type_hints)
+
+
+def _decode(kind: Any, value: Any) -> Any:
+    """A JSON value as an instance of the type `kind`; JSON has no infinity, which is kept as text."""
+    if kind in (bool, int, float, str, Any):
+        return float(value) if kind is float and isinstance(value, str) else value
+    origin, parts = get_origin(kind), get_args(kind)
+    if is_dataclass(kind):
+        return from_mapping(cast(type[Any], kind), value)
+    if origin is tuple:
+        kinds = parts[:1] * len(value) if parts[-1] is Ellipsis else parts
+        return tuple(_decode(k, v) for k, v in zip(kinds, value, strict=True))
+    if origin in (dict, Mapping):
+        return {key: _decode(parts[1], v) for key, v in value.items()}
+    if origin in (Union, UnionType):
+        known = [part for part in parts if part is not NoneType]
+        if value is not None and type(value) not in known:
+            return _decode(known[-1] if isinstance(value, list) else known[0], value)
+    return value
 
 
 @dataclass(frozen=True)
