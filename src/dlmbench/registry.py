@@ -14,6 +14,7 @@ import importlib.util
 import types
 import typing
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import entry_points
@@ -129,15 +130,12 @@ def attribute(kind: str, name: str, attribute: str, default: Any) -> Any:
 @cache
 def loadable(kind: str) -> tuple[str, ...]:
     """The plug-ins of `kind` that can be imported, sorted: a broken one must not stop the others."""
-
-    def works(name: str) -> bool:
-        try:
+    found = []
+    for name in names(kind):
+        with suppress(BenchError):
             load(kind, name)
-        except BenchError:
-            return False
-        return True
-
-    return tuple(name for name in names(kind) if works(name))
+            found.append(name)
+    return tuple(found)
 
 
 # ---------------------------------------------------------------- knobs: the grid axes that samplers declare

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -58,7 +58,8 @@ def prepare(settings: BertscoreSettings) -> MetricRequest:
             "metrics: [{bertscore: {model: DIR, num_layers: N}}]",
         ) from None
     layers = settings.num_layers or _usual_layer(settings.model)
-    deepest = _depth(config)
+    names = ("num_hidden_layers", "n_layers", "num_layers", "n_layer")
+    deepest = next((int(config[name]) for name in names if name in config), 0)
     if layers is None or not 0 < layers <= deepest:
         what = "does not say which layer" if layers is None else f"has {deepest} layers, not {layers}"
         raise BenchError(
@@ -75,11 +76,6 @@ def _usual_layer(model: str) -> int | None:
     name = model.rstrip("/")
     found = model2layers.get(name, model2layers.get(name.rpartition("/")[2]))
     return None if found is None else int(found)
-
-
-def _depth(config: Mapping[str, Any]) -> int:
-    names = ("num_hidden_layers", "n_layers", "num_layers", "n_layer")
-    return next((int(config[name]) for name in names if name in config), 0)
 
 
 class _Encoder:

@@ -111,20 +111,18 @@ def download(
 
 
 def _check_space(missing: dict[str, hub.MissingFiles], log: Callable[[str], None]) -> None:
-    needed: dict[Path, int] = {}
+    by_disk: dict[int, list[tuple[Path, int]]] = {}
     for name, what in missing.items():
         if what.files:
             log(f"{name}: {what.files} files to fetch, {what.bytes / 1e9:.2f} GB, into {what.folder}")
             parent = next(p for p in (what.folder, *what.folder.absolute().parents) if p.is_dir())
-            needed[parent] = needed.get(parent, 0) + what.bytes
-    by_disk: dict[int, list[Path]] = {}
-    for parent in needed:
-        by_disk.setdefault(parent.stat().st_dev, []).append(parent)
-    for folders in by_disk.values():
-        total, free = sum(needed[f] for f in folders), shutil.disk_usage(folders[0]).free
+            by_disk.setdefault(parent.stat().st_dev, []).append((parent, what.bytes))
+    for needed in by_disk.values():
+        folder, total = needed[0][0], sum(size for _, size in needed)
+        free = shutil.disk_usage(folder).free
         if total > free:
             raise BenchError(
-                f"{total / 1e9:.2f} GB are to be fetched into {folders[0]}, where {free / 1e9:.2f} GB are free",
+                f"{total / 1e9:.2f} GB are to be fetched into {folder}, where {free / 1e9:.2f} GB are free",
                 "Free some space, or name a larger file system with --model-cache-dir or HF_HOME",
             )
 

@@ -61,8 +61,10 @@ def cached(wanted: Repository, cache_dir: Path | None = None) -> Path | None:
     """The snapshot folder of a repository in the cache, complete or not, or None; never uses the network."""
     from_environment = os.environ.get("HF_DATASETS_CACHE") if wanted.kind == "dataset" else None
     given = [cache_dir, Path(from_environment) if from_environment else None]
-    folders = (*(folder for folder in given if folder is not None), None)  # None is the library's default
-    if _is_plain(wanted.name) and all(_has_nothing(folder, wanted) for folder in folders):
+    folders = [folder for folder in given if folder is not None] + [cache_folder()]
+    # Checked without the library, which is slow to import; for a name it may refuse, it reports the mistake.
+    subfolder = f"{wanted.kind}s--{wanted.name.replace('/', '--')}"
+    if _is_plain(wanted.name) and not any((folder / subfolder).is_dir() for folder in folders):
         return None
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
@@ -96,14 +98,6 @@ def _snapshot_download(wanted: Repository, cache_dir: Path | None, **options: An
 def _is_plain(name: str) -> bool:
     """Whether the library certainly accepts this name; for any other name the library reports the mistake."""
     return len(name) <= 96 and re.fullmatch(r"(?!.*(--|\.\.))\w([\w.-]*\w)?/\w([\w.-]*\w)?", name, re.ASCII) is not None
-
-
-def _has_nothing(folder: Path | None, wanted: Repository) -> bool:
-    """Whether a cache has no folder for the repository; checked without the library, which is slow to import."""
-    from huggingface_hub.constants import HF_HUB_CACHE
-
-    name = f"{wanted.kind}s--{wanted.name.replace('/', '--')}"
-    return not ((folder or Path(HF_HUB_CACHE)) / name).is_dir()
 
 
 def prepared_datasets(name: str) -> tuple[Path, ...]:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -90,10 +91,9 @@ def with_known_content(specs: Iterable[ModelSpec]) -> tuple[ModelSpec, ...]:
     """The models with their content where this machine has the checkpoint; the others unchanged. No network."""
     known = []
     for spec in specs:
-        try:
-            known.append(with_content(spec, local_folder(spec)))
-        except BenchError:
-            known.append(spec)
+        known.append(spec)
+        with suppress(BenchError):
+            known[-1] = with_content(spec, local_folder(spec))
     return tuple(known)
 
 

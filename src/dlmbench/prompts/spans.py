@@ -82,12 +82,8 @@ def same_bytes(
     Context and span are encoded separately for the baseline, so that none of its tokens crosses the start of the span:
     that may cost it a token, never a byte.
 
-    Args:
-        target_ids: P prompt ids and G continuation ids of the target.
-        prompt_tokens: P.
-        target_decode: of ids to text, special tokens left out.
-        baseline_encode: the other model's text to ids; what it puts before any text (as a start token) is kept before
-            the prompt only.
+    target_ids: P = `prompt_tokens` prompt ids and G continuation ids of the target. target_decode: leaves special
+    tokens out. What `baseline_encode` puts before any text (as a start token) is kept before the prompt only.
 
     Raises:
         BenchError: the tokens hold no whole character, or their text changes with what follows it.

@@ -48,14 +48,10 @@ def _plain(name: str) -> str:
     return re.sub(r"[^a-z0-9]", "", re.sub(_MAKERS, "", name.lower()))
 
 
-def _index(rows: Iterable[Hardware]) -> dict[str, Hardware]:
-    """Later rows win, so that a user's row can replace a built-in one."""
-    return {_plain(name): row for row in (*ROWS, *rows) for name in (row.name, *row.aliases)}
-
-
 def of_device(name: str, rows: Iterable[Hardware] = ()) -> Hardware | None:
     """The row of a device name as torch or NVML reports it; None for an unknown device or a MIG slice."""
-    return _index(rows).get(_plain(name))
+    # Later rows win, so that a user's row can replace a built-in one.
+    return {_plain(key): row for row in (*ROWS, *rows) for key in (row.name, *row.aliases)}.get(_plain(name))
 
 
 def find(name: str, rows: Iterable[Hardware] = ()) -> Hardware:

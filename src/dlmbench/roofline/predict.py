@@ -1,6 +1,6 @@
 """The prediction of a plan: what each cell should take on a device, whether it fits, and what that rests on.
 
-A model whose architecture is not known on this machine (models/shapes.py) has no prediction, and a note says so.
+A model whose architecture is not known on this machine (`models.loading`) has no prediction, and a note says so.
 """
 
 from __future__ import annotations

@@ -212,8 +212,7 @@ def _canvas_cache_class() -> type:
 
         def __init__(self, layers: int, length: int) -> None:
             super().__init__(layers=[DynamicLayer() for _ in range(layers)])
-            self._keys: list[torch.Tensor | None] = [None] * layers
-            self._values: list[torch.Tensor | None] = [None] * layers
+            self._kv: list[tuple[torch.Tensor, torch.Tensor] | None] = [None] * layers
             self._start = self._stop = 0
             self._length = length
 
@@ -225,15 +224,14 @@ def _canvas_cache_class() -> type:
             self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *_: Any, **__: Any
         ) -> tuple[torch.Tensor, torch.Tensor]:
             """Write the forward's keys and values; return those of the whole canvas."""
-            keys, values = self._keys[layer_idx], self._values[layer_idx]
+            cached = self._kv[layer_idx]
             if self._stop - self._start == self._length:
-                self._keys[layer_idx], self._values[layer_idx] = key_states, value_states
-                return key_states, value_states
-            assert keys is not None, "the first forward of a cache covers the whole canvas"
-            assert values is not None
-            keys[:, :, self._start : self._stop] = key_states
-            values[:, :, self._start : self._stop] = value_states
-            return keys, values
+                cached = self._kv[layer_idx] = (key_states, value_states)
+            else:
+                assert cached is not None, "the first forward of a cache covers the whole canvas"
+                cached[0][:, :, self._start : self._stop] = key_states
+                cached[1][:, :, self._start : self._stop] = value_states
+            return cached
 
         def get_seq_length(self, layer_idx: int = 0) -> int:
             """Positions before the forward."""

@@ -55,9 +55,6 @@ def load(
     Args:
         compile: fuse small kernels with torch.compile (CUDA only).
         cuda_graphs: capture and replay steps (CUDA only).
-
-    Raises:
-        BenchError: the checkpoint cannot be read, see `models.checkpoint`.
     """
     import torch
 
