@@ -57,11 +57,11 @@ run_and_requeue() {
   echo "dlmbench job $own, start $((${SLURM_RESTART_COUNT:-0} + 1)), on $(hostname -s)," \
     "GPU ${CUDA_VISIBLE_DEVICES:-none}, $(date -Is)"
   trap 'stopping=1; echo "USR1 at $(date -Is): stopping after this repetition"
-    if [ -n "$child" ]; then kill -USR1 "$child"; else early=1; fi' USR1
+    if [ -n "$child" ]; then kill -USR1 "$child" || true; else early=1; fi' USR1
   ("$@") &
   child=$!
   # The signal may arrive before the process id is known; it is passed on now.
-  if [ "$early" = 1 ]; then kill -USR1 "$child"; fi
+  if [ "$early" = 1 ]; then kill -USR1 "$child" || true; fi
   wait "$child" || code=$?
   # A wait interrupted by the signal does not give the exit code of the command, which is still finishing.
   while [ "$stopping" = 1 ]; do

@@ -13,8 +13,6 @@ from dlmbench.cli.options import OutputDir, RunOptions, command, expand_options
 from dlmbench.errors import BenchError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from dlmbench.roofline.hardware import Hardware
     from dlmbench.slurm.merge import Merged
     from dlmbench.slurm.scheduler import Task
@@ -128,7 +126,7 @@ def status(run_folder: SubmittedRun) -> None:
         tasks = scheduler.tasks([job.id for job in submitted.jobs])
     except BenchError as error:
         note = f"the queue could not be read ({error.message}); the numbers of cells come from the records"
-    latest = _latest_tasks(submitted, tasks)
+    latest = submitted.tasks_by_shard(tasks)
     _show_progress(submitted, shards, latest)
     if note:
         console.log(note)
@@ -267,16 +265,6 @@ def _show_shards(request: QueueRequest) -> None:
         time = "-" if s.predicted_s is None else console.duration(s.predicted_s)
         table.add_row(str(s.index), str(len(s.cell_ids)), time, state)
     console.STDERR.print(table)
-
-
-def _latest_tasks(submission: Submission, tasks: Iterable[Task]) -> dict[int, Task]:
-    """The task of each shard in the queue; if several jobs had the shard, that of the latest."""
-    found: dict[int, Task] = {}
-    for job in submission.jobs:
-        for task in tasks:
-            if task.job == job.id:
-                found |= dict.fromkeys(job.shards if task.index is None else (task.index,), task)
-    return found
 
 
 def _show_progress(submission: Submission, shards: tuple[ShardProgress, ...], tasks: dict[int, Task]) -> None:

@@ -11,7 +11,7 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -111,6 +111,15 @@ class Submission:
         ids = set(self.shards[index].cell_ids)
         cells = tuple(cell for cell in plan.cells if cell.id in ids)
         return replace(plan, cells=cells, left_out=plan.left_out if index == 0 else (), predictions=())
+
+    def tasks_by_shard(self, tasks: Iterable[scheduler.Task]) -> dict[int, scheduler.Task]:
+        """The task of each shard among `tasks`; if several jobs had the shard, that of the latest."""
+        found: dict[int, scheduler.Task] = {}
+        for job in self.jobs:
+            for task in tasks:
+                if task.job == job.id:
+                    found |= dict.fromkeys(job.shards if task.index is None else (task.index,), task)
+        return found
 
     def save(self) -> None:
         """Write submission.json atomically."""
@@ -294,13 +303,9 @@ def _script(submission: Submission) -> list[str]:
 
 def request_for(submission: Submission, unfinished: list[int]) -> QueueRequest:
     """What to queue so that the `unfinished` shards get done; those still in the queue are left alone."""
-    known = scheduler.tasks([job.id for job in submission.jobs]) if submission.jobs else ()
-    active = [task for task in known if not task.is_over]
-    arrays = {job.id: set(job.shards) for job in submission.jobs if job.shards}
-    covered: set[int] = set()
-    for task in active:
-        if task.job in arrays:
-            covered |= arrays[task.job] if task.index is None else {task.index}
+    active = [task for task in scheduler.tasks([job.id for job in submission.jobs]) if not task.is_over]
+    arrays = {job.id for job in submission.jobs if job.shards}
+    covered = submission.tasks_by_shard(active)
     return QueueRequest(
         submission,
         todo=tuple(i for i in unfinished if i not in covered),
