@@ -17,7 +17,7 @@ from dlmbench.errors import BenchError
 from dlmbench.results import read_run
 from dlmbench.types import Finding, Run
 
-_PACKAGES = ("jinja2", "plotly")
+_PACKAGES = ("jinja2",)
 
 
 def missing_packages() -> tuple[str, ...]:

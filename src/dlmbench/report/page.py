@@ -1,6 +1,6 @@
 """report.html: the answer, then the evidence, in one file that makes no network request.
 
-The page allows exactly two scripts, named by their hashes (a content security policy): its own and plotly's. Whatever
+The page allows exactly two scripts, named by their hashes (a content security policy): its own and Vega's. Whatever
 text a run contains can therefore not become a third, even if an escape were forgotten. Text is escaped by the template,
 names in figures where they enter a figure, and the data of table and figures are packed (gzip, base64), an alphabet in
 which no tag can be written.
@@ -23,7 +23,7 @@ from typing import Any
 from dlmbench.analysis.answer import answer
 from dlmbench.analysis.results import CellSummary, Study
 from dlmbench.analysis.summary_table import block_length
-from dlmbench.charts import page as charts_page
+from dlmbench.charts import style as charts_style
 from dlmbench.errors import BenchError
 from dlmbench.report.figures import PageFigure, packed, page_figures
 from dlmbench.report.numbers import counted, gib
@@ -81,7 +81,7 @@ class Page:
     missing: tuple[NotMeasured, ...]
     environment: tuple[tuple[str, str], ...]
     most_listed: int = MOST_LISTED
-    random_weights: str = charts_page.RANDOM_WEIGHTS
+    random_weights: str = charts_style.RANDOM_WEIGHTS
 
     @property
     def drawn(self) -> tuple[PageFigure, ...]:
@@ -109,7 +109,7 @@ def write(run: Run, study: Study, folder: Path, progress: Callable[[str], None] 
     """Write the page into `folder` and return its path; `progress` is called with each stage.
 
     Raises:
-        BenchError: plotly or jinja2 is not installed, or the folder cannot be written.
+        BenchError: jinja2 is not installed, or the folder cannot be written.
     """
     path = folder / PAGE
     replace_file(path, render(gather(run, study, progress)))
@@ -119,7 +119,6 @@ def write(run: Run, study: Study, folder: Path, progress: Callable[[str], None] 
 def gather(run: Run, study: Study, progress: Callable[[str], None] = lambda stage: None) -> Page:
     """Everything the page shows, from the run and its analysis."""
     progress("drawing the figures of the page")
-    _needs("plotly")
     figures = page_figures(run, study)
     progress("collecting cells, findings and texts")
     source = Source(run, study, load_settings(run))
@@ -143,11 +142,10 @@ def render(page: Page) -> str:
     _needs("jinja2")
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
-    from plotly.offline import get_plotlyjs
 
     files = resources.files("dlmbench.report") / "templates"
     style, script = ((files / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
-    plotly = get_plotlyjs()
+    vega = charting_script()
     environment = Environment(
         loader=PackageLoader("dlmbench.report", "templates"),
         autoescape=True,
@@ -160,10 +158,18 @@ def render(page: Page) -> str:
         # Part of the package, not of a run: the only text that is not escaped.
         style=Markup(style),
         script=Markup(script),
-        plotly=packed(plotly),
-        policy=f"script-src {script_hash(script)} {script_hash(plotly)}",
-        colours=_packed_json(dict(charts_page.DARK)),
+        vega=packed(vega),
+        policy=f"script-src {script_hash(script)} {script_hash(vega)}",
+        colours=_packed_json(dict(charts_style.DARK)),
     )
+
+
+def charting_script() -> str:
+    """Vega, Vega-Lite and vega-embed as one script without names of its own, from the installed package."""
+    import vl_convert
+
+    bundle = vl_convert.javascript_bundle(None)  # type: ignore[arg-type]  # None is the default, and all of Vega
+    return f'(() => {{"use strict";{bundle}}})()'
 
 
 def script_hash(script: str) -> str:
