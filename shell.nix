@@ -20,11 +20,11 @@ let
     numpy
     scipy
     pandas
-    matplotlib
+    altair
+    vl-convert-python
     nvidia-ml-py
     psutil
     jinja2
-    plotly
     pytest
   ]);
 in

@@ -46,7 +46,7 @@ KINDS = {
     "engines": PluginKind("models.engines", "engine", ("load",)),
     "prompts": PluginKind("prompts.sources", "prompt source", ("WINDOWS", "SHUFFLED", "load")),
     "metrics": PluginKind("metrics", "metric", ("UNIT", "HIGHER_IS_BETTER", "NEEDS", "score")),
-    "figures": PluginKind("figures", "figure", ("points", "caption", "draw", "interactive")),
+    "figures": PluginKind("figures", "figure", ("points", "caption", "chart")),
 }
 
 

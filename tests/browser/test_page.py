@@ -59,7 +59,7 @@ def test_opens_from_a_file_without_error_or_request_and_every_figure_has_marks(o
     assert figures.count() >= 7
     for i in range(figures.count()):
         # Points, lines, bars, or the cells of a map.
-        marks = figures.nth(i).locator(".point path, path.point, .js-line, .bars path, .hm image, .shapelayer path")
+        marks = figures.nth(i).locator(".mark-symbol path, .mark-rect path, .mark-line path")
         assert marks.count() > 0, figures.nth(i).get_attribute("id")
         assert figures.nth(i).locator("figcaption").inner_text()
     assert at.console == []
@@ -70,11 +70,28 @@ def test_hovering_shows_a_value_with_its_unit_and_interval(opened, ordinary):
     at = opened(ordinary).drawn()
     figure = at.page.locator("#figure-latency_vs_steps")
     figure.scroll_into_view_if_needed()
-    figure.locator(".scatterlayer .point").nth(1).hover(force=True)
-    label = at.page.locator(".hoverlayer .hovertext").first
+    figure.locator(".mark-symbol.role-mark path").nth(1).hover(force=True)
+    label = at.page.locator("#vg-tooltip-element.visible")
     label.wait_for()
-    assert "latency:" in label.text_content()
+    assert "latency" in label.text_content()
     assert "95% interval" in label.text_content()
+
+
+def test_a_name_in_a_legend_hides_its_marks_and_shows_them_again(opened, ordinary):
+    at = opened(ordinary).drawn()
+    figure = at.page.locator("#figure-latency_vs_steps")
+    marks = figure.locator(".mark-symbol.role-mark path")
+    before = marks.count()
+    name = figure.locator(".role-legend-label text", has_text="tiny-llada")
+    name.click()
+    at.page.wait_for_function(
+        "n => document.querySelectorAll('#figure-latency_vs_steps .mark-symbol.role-mark path').length < n", arg=before
+    )
+    name.click()
+    at.page.wait_for_function(
+        "n => document.querySelectorAll('#figure-latency_vs_steps .mark-symbol.role-mark path').length === n",
+        arg=before,
+    )
 
 
 def test_csv_of_a_figure_and_of_the_cells(opened, ordinary):
@@ -137,11 +154,11 @@ def test_accessible_in_light_and_dark(opened, ordinary, page, scheme):
 def test_the_theme_button_wins_over_the_system_and_figures_follow(opened, ordinary, page):
     page.emulate_media(color_scheme="light")
     at = opened(ordinary).drawn()
-    background = "() => getComputedStyle(document.querySelector('.main-svg')).backgroundColor"
+    background = "() => getComputedStyle(document.querySelector('.plot svg')).backgroundColor"
     assert at.page.evaluate(background) == "rgb(255, 255, 255)"
     at.page.click("#theme")
     at.page.locator("html[data-theme=dark]").wait_for()
-    at.page.locator('.main-svg[style*="rgb(21, 25, 30)"]').first.wait_for()
+    at.page.wait_for_function(f"({background})() === 'rgb(21, 25, 30)'")
     assert at.page.inner_text("#theme") == "Light"
 
 
@@ -161,7 +178,7 @@ def test_prints_with_figures_and_table_and_without_controls(opened, ordinary, tm
     assert not at.page.locator("#filters").is_visible()
     assert not at.page.locator("#theme").is_visible()
     assert at.page.locator("#table tbody tr").count() == 8
-    assert at.page.locator(".js-plotly-plot .main-svg").first.bounding_box()["width"] <= 700
+    assert at.page.locator(".plot svg").first.bounding_box()["width"] <= 700
     assert at.page.locator("details:not([open])").count() == 0
     assert at.page.locator("summary:visible").count() <= 1  # the title of the answer in words
     # Chromium repeats the head of a table on every sheet only where no button has a box in it.
@@ -170,8 +187,8 @@ def test_prints_with_figures_and_table_and_without_controls(opened, ordinary, tm
     at.page.set_viewport_size({"width": 690, "height": 900})
     heights = at.page.eval_on_selector_all(".figure", "all => all.map((f) => f.getBoundingClientRect().height)")
     assert max(heights) <= 949, heights  # Letter, 279 mm less margins of 14
-    cut = "all => all.filter((l) => l.querySelector('.scrollbar')?.getBBox().height > 0).length"
-    assert at.page.eval_on_selector_all(".legend", cut) == 0
+    names = at.page.locator("#figure-latency_vs_steps .role-legend-label text").all_text_contents()
+    assert names == ["tiny-llama (autoregressive)", "tiny-llada"]
     # Turned pages of A4, 297 mm less margins of 12, are 1031 pixels; a wider table would shrink the whole document.
     at.page.set_viewport_size({"width": 690, "height": 900})
     assert at.page.evaluate("document.querySelector('#table').scrollWidth") <= 1031

@@ -17,7 +17,7 @@ let
   named = prefix: names: builtins.listToAttrs (map (n: { name = n; value = prefix + n; }) names);
   python = named "python:" [
     "torchWithRocm" "transformers" "safetensors" "tokenizers" "huggingface-hub" "datasets" "pydantic" "typer" "rich"
-    "pyyaml" "numpy" "scipy" "pandas" "matplotlib" "nvidia-ml-py" "psutil" "jinja2" "plotly" "pytest"
+    "pyyaml" "numpy" "scipy" "pandas" "altair" "vl-convert-python" "nvidia-ml-py" "psutil" "jinja2" "pytest"
   ];
   pkgs = named "" [ "git" "gnumake" ] // {
     mkShell = arguments: arguments;

@@ -17,7 +17,7 @@ from dlmbench.analysis.pareto import Contender, front_places
 from dlmbench.analysis.parity import PerText
 from dlmbench.analysis.stats import bootstrap_indices
 from dlmbench.analysis.study import analyse
-from dlmbench.charts.write import caption, interactive, render
+from dlmbench.charts.write import caption, specification, svg
 from dlmbench.report import document, page
 from dlmbench.report.source import Source, load_settings
 from dlmbench.report.text import spread
@@ -64,10 +64,10 @@ def test_no_text_contains_a_missing_number(name):
     for figure in registry.names("figures"):
         module = registry.load("figures", figure)
         frame = module.points(run, study)
-        drawn = render(module, frame)
-        texts += [t.get_text() for axes in drawn.axes for t in (*axes.texts, axes.title)] + [caption(module, frame)]
-        shown = interactive(module, frame).to_plotly_json()
-        texts += [str(w) for trace in shown["data"] for w in trace.get("hovertext") or ()]
+        spec = specification(module, frame)
+        texts += [*re.findall(r"<text[^>]*>([^<]*)", svg(spec)), caption(module, frame)]
+        tips = [v for rows in spec["datasets"].values() for row in rows for c, v in row.items() if "tooltip" in c]
+        texts += map(str, tips)
     texts.append(re.sub(r"(?s)<(script|style)\b.*?</\1>|<[^>]*>", " ", page.render(page.gather(run, study))))
     priced = costs(run, study, 2.0)
     texts += [c.goal for c in cheapest(priced, study, goal_of(None, study))] if study.curves else []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
@@ -48,16 +48,6 @@ def interval_column(name: str, end: str) -> str:
     return f"{name[:-2]}_{end}_s" if is_seconds else f"{name}_{end}"
 
 
-def error_bars(frame: pd.DataFrame, name: str) -> tuple[pd.Series[float], pd.Series[float]] | None:
-    """Lengths of the bars below and above the column `name`, 0 where an end is not known; None without an interval."""
-    columns = [interval_column(name, end) for end in ("low", "high")]
-    if any(c not in frame for c in columns):
-        return None
-    value = frame[name].astype(float)
-    low, high = (frame[c].fillna(frame[name]).astype(float) for c in columns)
-    return (value - low).clip(lower=0), (high - value).clip(lower=0)
-
-
 def median_columns(name: str, summary: Summary | None) -> dict[str, float]:
     """The median under `name` and its interval under the interval columns; nothing where there is no summary."""
     if summary is None:
@@ -100,11 +90,6 @@ def each(frame: pd.DataFrame, **wanted: Any) -> Iterator[Any]:
     yield from rows(frame, **wanted).itertuples(index=False)
 
 
-def groups(frame: pd.DataFrame, *columns: str) -> Iterator[tuple[Any, pd.DataFrame]]:
-    """The values of several columns, and the rows that have them, in the order of the frame."""
-    yield from frame.groupby(list(columns), sort=False, dropna=False)
-
-
 def diffusion(frame: pd.DataFrame) -> pd.DataFrame:
     """The rows that are not the baseline's."""
     return frame[frame["kind"] != "baseline"]
@@ -136,12 +121,6 @@ def shape_title(prompt_tokens: float, new_tokens: float) -> str:
     return f"{int(prompt_tokens)} prompt + {int(new_tokens)} new tokens"
 
 
-def by_shape(frame: pd.DataFrame, of: pd.DataFrame | None = None) -> dict[str, pd.DataFrame]:
-    """A panel for each pair of lengths in `of` (default: in the frame): its title, and the rows of the frame in it."""
-    pairs = shapes(frame if of is None else of)
-    return {shape_title(p, n): rows(frame, prompt_tokens=p, new_tokens=n) for p, n in pairs}
-
-
 def where(row: Any) -> str:
     """A row's settings and shape for a caption: `block_length=32, B=1, P=64, G=64`."""
     return f"{short(row.series)}, B={int(row.batch_size)}, P={int(row.prompt_tokens)}, G={int(row.new_tokens)}"
@@ -150,12 +129,6 @@ def where(row: Any) -> str:
 def short(series: str) -> str:
     """The name of a series without its model, where its settings are enough to tell it from others."""
     return series.partition(", ")[2] or series
-
-
-def ends(values: Iterable[float]) -> list[int]:
-    """The smallest and the largest, ascending: what a printed figure shows of many."""
-    known = sorted({int(v) for v in values})
-    return known if len(known) <= 2 else [known[0], known[-1]]
 
 
 def memory_unit(largest_bytes: float) -> tuple[int, str]:

@@ -1,218 +1,323 @@
-"""The look of the figures that matplotlib draws: sizes, colours, markers, axes, legends.
+"""What every chart looks like, and the marks and axes that charts share.
 
-Figures are drawn on `matplotlib.figure.Figure` with the Agg canvas and never through pyplot, so that nothing global
-changes and no display is needed. Colours are Okabe and Ito's, which colour-blind readers can tell apart; markers and
-line styles repeat what colour says.
+A chart is a Vega-Lite specification made with Altair. Its rows have a column `panel`; `panels` puts each panel's rows
+into axes of its own, so that print shows some of them and the page all. Colours are those of the light theme; the page
+replaces each by its dark counterpart (`DARK`). Series colours are Okabe and Ito's, which colour-blind readers can tell
+apart; shapes and dashes repeat what colour says, so that grey prints work too.
 """
 
 from __future__ import annotations
 
+import math
 import textwrap
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
+import altair as alt
 import pandas as pd
-from matplotlib import colormaps, patheffects
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
 
-from dlmbench.charts.frames import error_bars, interval_column, names
+from dlmbench.charts.frames import batch_sizes, diffusion, each, interval_column, names, shape_title, step_counts
 
-WIDTH_IN = 6.5
-DPI = 300
+INK, PAPER, GRID, MUTED, ALARM, HALF = "#222222", "#ffffff", "#dddddd", "#6b6b6b", "#b00020", "#888888"
 # Okabe & Ito, "Color Universal Design" (2008), without the yellow that vanishes on white.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-BASELINE_COLOUR = "#222222"
-ALARM = "#B00020"
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-LINES = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (4, 1, 1, 1)))
-# Widths in a legend, measured generously: the mark with its gaps, and a letter.
-_HANDLE_IN, _LETTER_IN = 0.55, 0.058
-# Marks drawn over a curve: a ring and a cross. A vertical line at a limit.
-_MARK: Mapping[str, Any] = {"linestyle": "none", "markeredgecolor": "black"}
-RING: Mapping[str, Any] = {"marker": "o", "markerfacecolor": "none", "markersize": 9, **_MARK}
-CROSS: Mapping[str, Any] = {"marker": "X", "markerfacecolor": "white", "markersize": 7, **_MARK}
-LIMIT: Mapping[str, Any] = {"color": "#666666", "linewidth": 1, "linestyle": (0, (4, 2))}
-RC: Mapping[str, Any] = {
-    "font.size": 8,
-    "axes.titlesize": 8.5,
-    "axes.titlelocation": "left",
-    "axes.labelsize": 8,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": "#dddddd",
-    "grid.linewidth": 0.6,
-    "axes.axisbelow": True,
-    "legend.fontsize": 7.5,
-    "legend.frameon": False,
-    "lines.linewidth": 1.4,
-    "lines.markersize": 4.5,
-    "xtick.labelsize": 7.5,
-    "ytick.labelsize": 7.5,
-    "hatch.linewidth": 0.6,
-    "savefig.dpi": DPI,
-    # Text stays text in a PDF: sharp, searchable, and accepted by publishers.
-    "pdf.fonttype": 42,
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+SHAPES = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "triangle-right")
+STAR = "M0,-1L.28,-.31L1,-.31L.43,.14L.62,.85L0,.42L-.62,.85L-.43,.14L-1,-.31L-.28,-.31Z"
+DASHES = ([1, 0], [5, 2], [1.5, 1.5], [5, 2, 1.5, 2])
+DASHED, DOTTED = [4, 3], [1.5, 1.5]
+# Viridis without its palest end, for ordered and continuous quantities.
+RAMP = ("#440154", "#46327e", "#365c8d", "#277f8e", "#1fa187", "#4ac16d", "#a0da39")
+DARK: Mapping[str, str] = {
+    INK: "#eceff1",
+    PAPER: "#15191e",
+    GRID: "#333a42",
+    MUTED: "#a8b0b8",
+    ALARM: "#ff8a80",
+    HALF: "#8d959c",
+    **dict(zip(COLOURS, ("#4da3e0", "#ff8a3d", "#2fc79a", "#e39bc4", "#ffc04d", "#9ad4f7"), strict=True)),
+    **dict(zip(RAMP, ("#7e6bc4", "#6f8fd6", "#4fa6c9", "#3bbcb0", "#52d18d", "#9fe05a", "#fde725"), strict=True)),
 }
+RANDOM_WEIGHTS = "random weights: times and memory are real, quality is not"
+OWN_STEPS = "own"  # on an axis of step counts: samplers that choose their own number of steps
+_MOST_TICKS = 9
 
 
-# ---------------------------------------------------------------- the figure and its panels
+# ---------------------------------------------------------------- texts and data
 
 
-def new_figure() -> Figure:
-    """An empty figure of the page's width; `panels` sets its height."""
-    figure = Figure(figsize=(WIDTH_IN, 3.2), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
+def number(value: float) -> str:
+    """Four significant digits, or whole numbers from 1000 on."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
-def panels(figure: Figure, titles: Collection[str], height_in: float = 2.7, columns: int = 2) -> list[Axes]:
-    """One axes for each title, `height_in` high, in rows of at most `columns`; a single one is as wide as the page."""
-    across = min(len(titles), columns)
-    down = -(-len(titles) // across)
-    figure.set_size_inches(WIDTH_IN, height_in * down + 0.5)
-    grid = figure.subplots(down, across, squeeze=False).ravel()
-    for spare in grid[len(titles) :]:
-        spare.remove()
-    for axes, title in zip(grid, titles, strict=False):
-        axes.set_title("\n".join(textwrap.fill(line, 44) for line in title.splitlines()))
-    return list(grid[: len(titles)])
+def amount(row: Any, column: str, unit: str = "") -> str:
+    """`0.154 s (95% interval 0.152 to 0.156)`: a row's value in `column`, with its interval where known."""
+    value = getattr(row, column)
+    if _unknown(value):
+        return "not known"
+    low, high = (getattr(row, interval_column(column, end), math.nan) for end in ("low", "high"))
+    interval = "" if _unknown(low) or _unknown(high) else f" (95% interval {number(low)} to {number(high)})"
+    return f"{number(value)} {unit}".rstrip() + interval
 
 
-def not_measured(figure: Figure, why: str) -> None:
-    """A panel that says what is missing, in place of a figure."""
-    figure.set_size_inches(WIDTH_IN, 1.8)
-    axes = figure.subplots()
-    axes.set_axis_off()
-    text = textwrap.fill(f"not measured: {why}", 70)
-    frame = {"boxstyle": "round,pad=0.8", "facecolor": "#f4f4f4", "edgecolor": "#999999"}
-    axes.text(0.5, 0.5, text, ha="center", va="center", fontsize=9, transform=axes.transAxes, bbox=frame)
-
-
-# ---------------------------------------------------------------- looks
-
-
-def colour(index: int) -> str:
-    """The colour of the index-th series."""
-    return COLOURS[index % len(COLOURS)]
-
-
-def marker(index: int) -> str:
-    """The marker of the index-th series."""
-    return MARKERS[index % len(MARKERS)]
-
-
-def look(index: int, hue: Any = None) -> dict[str, Any]:
-    """Colour (or `hue`), marker and line style of the index-th series."""
-    return {
-        "color": colour(index) if hue is None else hue,
-        "marker": marker(index),
-        "linestyle": LINES[index % len(LINES)],
-        # Every other series is hollow, so that both are seen where two lie on top of each other.
-        "markerfacecolor": "white" if index % 2 else None,
+def with_tooltip(frame: pd.DataFrame, **amounts: tuple[str, str]) -> pd.DataFrame:
+    """The frame with a text in `tooltip_<name>` for each name with its (column, unit); see `tooltip`."""
+    texts = {
+        f"tooltip_{name}": [amount(r, column, unit) for r in each(frame)] for name, (column, unit) in amounts.items()
     }
+    if "steps" in frame:
+        texts["tooltip_K"] = ["–" if _unknown(k) else f"{k:.4g}" for k in frame["steps"]]
+    return frame.assign(**texts)
 
 
-def baseline_look(size: float, linestyle: str = "--") -> dict[str, Any]:
-    """The autoregressive baseline: a black star."""
-    return {"color": BASELINE_COLOUR, "marker": "*", "markersize": size, "linestyle": linestyle}
+def tooltip(frame: pd.DataFrame, *columns: str) -> list[Any]:
+    """The tooltip of a mark: series, K and batch size, the texts of `with_tooltip`, and further `columns`."""
+    known = [c for c in ("series", "tooltip_K", "batch_size") if c in frame and not frame[c].isna().all()]
+    known += [c for c in frame.columns if c.startswith("tooltip_") and c != "tooltip_K"]
+    titled = [(c, c.removeprefix("tooltip_").replace("_", " ")) for c in (*known, *columns)]
+    return [alt.Tooltip(f"{c}:N", title=title) for c, title in titled]
 
 
-def ordered_colours(n: int) -> list[Any]:
-    """n colours for an ordered quantity, from dark to light; equally bright steps, without the palest end."""
-    return [colormaps["viridis"](x) for x in np.linspace(0.0, 0.85, n)]
+def _unknown(value: Any) -> bool:
+    return value is None or not math.isfinite(value)
 
 
-def halo() -> list[Any]:
-    """Path effects that keep small text readable over lines."""
-    return [patheffects.withStroke(linewidth=2, foreground="white")]
+def _plain(value: Any) -> Any:
+    """A value as plain JSON has it: six significant digits, None where nothing is known."""
+    if isinstance(value, str | bool):
+        return value
+    if value is None or pd.isna(value):
+        return None
+    return int(value) if float(value).is_integer() else float(f"{value:.6g}")
 
 
-# ---------------------------------------------------------------- marks with intervals
+# ---------------------------------------------------------------- looks of series
 
 
-def with_intervals(
-    axes: Axes, rows: pd.DataFrame, x: str, y: str, *, order: str | None = None, x_bars: bool = False, **style: Any
-) -> None:
-    """A line through (x, y) in ascending `order` (default: x), with the intervals of y, and of x where `x_bars`."""
-    if rows.empty:
-        return
-    rows = rows.sort_values(order or x)
-    x_error, y_error = error_bars(rows, x) if x_bars else None, error_bars(rows, y)
-    axes.errorbar(rows[x].astype(float), rows[y].astype(float), y_error, x_error, capsize=2, elinewidth=0.9, **style)
+class Looks:
+    """Colour, shape and dash for each name in the column `by`, the same in every mark of a chart.
+
+    hues: the colours, default those of series. The first `baselines` names are drawn in ink, as stars, dashed. The
+    legend shows colour and shape, or colour and dash where `has_lines_only`.
+    """
+
+    def __init__(
+        self,
+        by: str,
+        domain: Sequence[str],
+        baselines: int = 0,
+        hues: Sequence[str] = (),
+        *,
+        has_lines_only: bool = False,
+    ) -> None:
+        self.domain = list(domain)
+
+        ranges: list[list[Any]] = [
+            [own] * baselines + [values[i % len(values)] for i in range(len(domain) - baselines)]
+            for own, values in ((INK, hues or COLOURS), (STAR, SHAPES), (DASHED, DASHES))
+        ]
+        colours, shapes, dashes = (alt.Scale(domain=self.domain, range=values) for values in ranges)
+        legend = alt.Legend(title=None, symbolOpacity=1, symbolType="stroke" if has_lines_only else "circle")
+        options: dict[str, Any] = {"legend": legend, "sort": None}
+        self.color: Any = alt.Color(f"{by}:N", scale=colours, **options)
+        self.shape: Any = alt.Shape(f"{by}:N", scale=shapes, **options)
+        if not has_lines_only:
+            # A domain in another order keeps the dashes out of the legend of the symbols.
+            dashes, options["legend"] = alt.Scale(domain=self.domain[::-1], range=ranges[2][::-1]), None
+        self.dash: Any = alt.StrokeDash(f"{by}:N", scale=dashes, **options)
 
 
-def band(axes: Axes, row: Any, y: str, **style: Any) -> None:
-    """A horizontal line at the row's `y`, with its interval as a band."""
-    low, high = (getattr(row, interval_column(y, end)) for end in ("low", "high"))
-    axes.axhline(getattr(row, y), linewidth=1.2, **style)
-    if np.isfinite(low) and np.isfinite(high):
-        axes.axhspan(low, high, alpha=0.2, linewidth=0, color=style.get("color"))
+def ordered_colours(n: int) -> list[str]:
+    """n colours for an ordered quantity, as K: of the ramp, as only those have a dark counterpart."""
+    return [RAMP[round(i * (len(RAMP) - 1) / max(n - 1, 1))] for i in range(n)]
+
+
+def named(frame: pd.DataFrame) -> pd.DataFrame:
+    """The frame with the baselines' series marked as autoregressive."""
+    is_baseline = frame["kind"] == "baseline"
+    return frame.assign(series=frame["series"].where(~is_baseline, frame["series"] + " (autoregressive)"))
+
+
+def series_looks(frame: pd.DataFrame, *, has_lines_only: bool = False) -> Looks:
+    """The looks of all series of a `named` frame, baselines first."""
+    baselines = names(frame, kind="baseline")
+    series = [*baselines, *names(diffusion(frame))]
+    return Looks("series", series, len(baselines), has_lines_only=has_lines_only)
+
+
+def by_shape_and_batch(frame: pd.DataFrame) -> pd.DataFrame:
+    """The frame in the order of its panels, one for each pair of lengths and batch size."""
+    ordered = frame.sort_values(["prompt_tokens", "new_tokens", "batch_size"], kind="stable")
+    has_batches = len(batch_sizes(frame)) > 1
+    titles = [
+        shape_title(r.prompt_tokens, r.new_tokens) + (f", batch {r.batch_size:.0f}" if has_batches else "")
+        for r in each(ordered)
+    ]
+    return ordered.assign(panel=titles)
 
 
 # ---------------------------------------------------------------- axes
 
 
-def log2_axis(axes: Axes, values: Sequence[float], which: str = "x") -> None:
-    """A base-2 axis with a plain tick at each of `values`, thinned where there are many."""
-    ticks = sorted({float(v) for v in values if np.isfinite(v) and v > 0})
-    getattr(axes, f"set_{which}scale")("log", base=2)
-    axis = getattr(axes, f"{which}axis")
-    axis.set_major_locator(FixedLocator(ticks[:: -(-len(ticks) // 9)]))
-    axis.set_minor_locator(NullLocator())
-    axis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
+def log2_axis(field: str, title: str, values: Sequence[float], channel: Any = alt.X) -> Any:
+    """A base-2 logarithmic axis with a plain tick at each of `values`, thinned where there are many."""
+    ticks = sorted({float(v) for v in values if not _unknown(v) and v > 0})
+    ticks = ticks[:: -(-len(ticks) // _MOST_TICKS)] if ticks else []
+    axis = alt.Axis(values=ticks, format="~r", title=_logarithmic(title, channel))
+    # A single value needs space on both sides.
+    domain = [ticks[0] / 1.5, ticks[-1] * 1.5] if ticks else alt.Undefined
+    return channel(f"{field}:Q", axis=axis, scale=alt.Scale(type="log", base=2, domain=domain, nice=False))
 
 
-def log_axis(axes: Axes, values: Sequence[float], which: str = "y") -> None:
-    """A base-10 axis with plain numbers where `values` span more than a factor of 8, else a linear one from 0."""
-    known = [float(v) for v in values if np.isfinite(v) and v > 0]
-    if not known:
-        return
-    if max(known) / min(known) <= 8:
-        getattr(axes, f"set_{which}lim")(0, 1.15 * max(known))
-        return
-    getattr(axes, f"set_{which}scale")("log")
-    axis = getattr(axes, f"{which}axis")
-    # A factor below 100 shows few decades: ticks at 1, 2 and 5 keep at least three numbers on the axis.
-    wide = max(known) / min(known) > 100
-    axis.set_major_locator(LogLocator(base=10, subs=(1.0,) if wide else (1.0, 2.0, 5.0)))
-    axis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.0f}" if v >= 1000 else f"{v:g}"))
-    axis.set_minor_formatter(NullFormatter())
+def steps_axis(frame: pd.DataFrame) -> tuple[pd.DataFrame, Any]:
+    """The frame with each row's place `x` among the step counts, and that axis.
+
+    Rows without a step count are right of all others.
+    """
+    ticks, rows = step_counts(frame), diffusion(frame)
+    has_own = bool(rows["steps"].isna().any())
+    own = 4 * max(ticks, default=1.0)
+    axis = log2_axis("x", "diffusion steps K", [*ticks, *([own] if has_own else [])])
+    if has_own:
+        axis["axis"]["labelExpr"] = f"datum.value == {own} ? '{OWN_STEPS}' : datum.label"
+    return frame.assign(x=frame["steps"].astype(float).fillna(own)), axis
 
 
-# ---------------------------------------------------------------- the legend
+def axis(field: str, title: str, values: Sequence[float], channel: Any = alt.Y, *, zero: bool = True) -> Any:
+    """An axis: logarithmic, and announced as such, where `values` span more than a factor of 8; else from zero.
+
+    zero: False for quantities that have no meaningful zero, as a log-likelihood.
+    """
+    known = [float(v) for v in values if not _unknown(v)]
+    if not zero or not known or min(known) <= 0 or max(known) / min(known) <= 8:
+        scale = alt.Scale(zero=zero, nice=True)
+        return channel(f"{field}:Q", axis=alt.Axis(title=title, format="~r", tickCount=5), scale=scale)
+    low, high = min(known) / 1.3, max(known) * 1.3
+    # A factor below 1000 shows few decades: ticks at 1, 2 and 5 keep at least three numbers on the axis.
+    digits = (1,) if high / low > 1000 else (1, 2, 5)
+    ticks = [d * 10.0**e for e in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1) for d in digits]
+    ticks = [float(f"{t:.3g}") for t in ticks if low <= t <= high]
+    log = alt.Axis(title=_logarithmic(title, channel), values=ticks, format="~g" if low < 1e-4 else ",~r")
+    return channel(f"{field}:Q", axis=log, scale=alt.Scale(type="log", domain=[low, high], nice=False))
 
 
-def key(label: str, **style: Any) -> Line2D:
-    """An entry of a legend."""
-    return Line2D([], [], label=label, **style)
+def _logarithmic(title: str, channel: Any) -> str | list[str]:
+    """The title of a logarithmic axis; upright ones are short of space."""
+    return [title, "(log scale)"] if channel is alt.Y else f"{title} (log scale)"
 
 
-def series_keys(series: Sequence[str], hue: Any = None) -> list[Line2D]:
-    """An entry for each series, in its colour or in `hue`."""
-    return [key(name, **look(i, hue)) for i, name in enumerate(series)]
+# ---------------------------------------------------------------- marks
 
 
-def baseline_keys(frame: pd.DataFrame, **style: Any) -> list[Line2D]:
-    """An entry for each autoregressive baseline in the frame."""
-    return [key(f"{name} (autoregressive)", **style) for name in names(frame, kind="baseline")]
+def where(*kinds: str, also: str = "true") -> Any:
+    """The rows of these kinds for which the expression `also` holds, without a mark yet."""
+    return alt.Chart().transform_filter(f"indexof({list(kinds)}, datum.kind) >= 0 && {also}")
 
 
-def legend_below(figure: Figure, handles: Sequence[Any], columns: int = 4) -> None:
-    """One legend for the whole figure, under the panels, in as many columns (at most `columns`) as the page holds."""
-    widths = [_HANDLE_IN + _LETTER_IN * len(h.get_label()) for h in handles]
+def once() -> Any:
+    """A single row for each panel, for marks that do not depend on rows."""
+    return alt.Chart().transform_aggregate(n="count()", groupby=["panel"])
 
-    def needed(n: int) -> float:
-        # matplotlib fills the legend column by column, the first ones longer where they cannot be equal.
-        short, longer = divmod(len(widths), n)
-        sizes = [short + (i < longer) for i in range(n)]
-        starts = [sum(sizes[:i]) for i in range(n)]
-        return sum(max(widths[at : at + size]) for at, size in zip(starts, sizes, strict=True))
 
-    across = next((n for n in range(min(len(handles), columns), 1, -1) if needed(n) <= WIDTH_IN), 1)
-    figure.legend(handles=list(handles), loc="outside lower center", ncols=across)
+def intervals(rows: Any, x: Any, y: Any, column: str, color: Any, *, across: bool = False) -> Any:
+    """The 95% intervals of `column`, up and down (or across) at (x, y)."""
+    known, low, high = _with_interval(rows, column)
+    ends = {"x": of(x, low), "x2": high, "y": y} if across else {"x": x, "y": of(y, low), "y2": high}
+    return known.mark_rule().encode(color=color, **ends)
+
+
+def _with_interval(rows: Any, column: str) -> tuple[Any, str, str]:
+    """The rows whose interval of `column` is known, and the columns of its ends."""
+    low, high = (interval_column(column, end) for end in ("low", "high"))
+    return rows.transform_filter(f"isValid(datum.{low}) && isValid(datum.{high})"), low, high
+
+
+def of(channel: Any, field: str) -> Any:
+    """The same axis for another field."""
+    copied = channel.copy()
+    copied.shorthand = f"{field}:Q"
+    return copied
+
+
+def curves(
+    rows: Any,
+    x: Any,
+    y: Any,
+    column: str,
+    looks: Looks,
+    tips: Sequence[Any],
+    *,
+    order: str = "",
+    detail: Sequence[str] = (),
+) -> list[Any]:
+    """Lines through (x, y), along x or `order`, with points and the intervals of `column`."""
+    options: dict[str, Any] = {"order": alt.Order(f"{order}:Q")} if order else {}
+    if detail:
+        options["detail"] = [f"{d}:N" for d in detail]
+    line = rows.mark_line().encode(x=x, y=y, color=looks.color, strokeDash=looks.dash, **options)
+    point = rows.mark_point(filled=True, opacity=1).encode(x=x, y=y, color=looks.color, shape=looks.shape, tooltip=tips)
+    return [line, intervals(rows, x, y, column, looks.color), point]
+
+
+def bands(rows: Any, y: Any, column: str, looks: Looks, tips: Sequence[Any]) -> list[Any]:
+    """Horizontal lines at y over the whole width, marked at their left end, and the intervals of `column` as bands."""
+    known, low, high = _with_interval(rows, column)
+    band = known.mark_rect(opacity=0.2).encode(y=of(y, low), y2=high, color=looks.color)
+    line = rows.mark_rule(strokeWidth=1.5).encode(y=y, color=looks.color, strokeDash=looks.dash, tooltip=tips)
+    star = rows.mark_point(filled=True, opacity=1).encode(x=alt.value(4), y=y, color=looks.color, shape=looks.shape)
+    return [band, line, star]
+
+
+def ring(rows: Any, x: Any, y: Any, tips: Sequence[Any] = ()) -> Any:
+    """Rings around (x, y)."""
+    return rows.mark_point(shape="circle", filled=False, style="ring", color=INK, opacity=1).encode(
+        x=x, y=y, tooltip=list(tips)
+    )
+
+
+# ---------------------------------------------------------------- charts
+
+
+def panels(layers: Sequence[Any], frame: pd.DataFrame, *, columns: int = 2, **independent: Any) -> Any:
+    """The layers in a panel for each title in the column `panel`, in the order of the rows.
+
+    independent: scales that each panel has of its own, as y="independent".
+    """
+    rows = [dict(zip(frame.columns, map(_plain, row), strict=True)) for row in frame.itertuples(index=False)]
+    titles = list(dict.fromkeys(frame["panel"]))
+    expr = "split(datum.label, '\\n')"
+    facet = alt.Facet("panel:N", sort=titles, title=None, header=alt.Header(labelExpr=expr))
+    layered = alt.layer(*layers, data=alt.InlineData(values=rows))
+    return layered.facet(facet, columns=columns).resolve_scale(**independent)
+
+
+def notice(text: str) -> Any:
+    """A chart that only says something."""
+    values = [{"text": "\n".join(textwrap.wrap(text, 48))}]
+    return alt.Chart(alt.InlineData(values=values), height=60).mark_text(lineBreak="\n").encode(text="text:N")
+
+
+def config(font_px: float, *, is_print: bool) -> dict[str, Any]:
+    """The theme: text of `font_px` pixels, and marks in proportion."""
+    thin, point = (0.8, 22) if is_print else (1.2, 55)
+    text = {"labelFontSize": font_px, "titleFontSize": font_px, "labelColor": INK, "titleColor": INK}
+    font = "Liberation Sans, Arial, DejaVu Sans, Noto Sans CJK SC, sans-serif"
+    return {
+        "background": PAPER,
+        "aria": False,  # thousands of marks are no help to a screen reader: the page describes each chart as one image
+        "font": font if is_print else "system-ui, -apple-system, Segoe UI, Roboto, Noto Sans, sans-serif",
+        "view": {"stroke": None},
+        "axis": {**text, "titleFontWeight": "normal", "gridColor": GRID, "domainColor": HALF, "tickColor": HALF}
+        | {"tickSize": 3, "gridWidth": 0.6, "labelOverlap": "greedy", "titlePadding": 4, "labelPadding": 2},
+        "header": {**text, "labelFontWeight": "bold", "labelPadding": 4, "labelAnchor": "start", "labelAlign": "left"},
+        "facet": {"spacing": 12 if is_print else 22},
+        "legend": {**text, "orient": "bottom", "symbolSize": 2 * point, "labelLimit": 0, "titleFontWeight": "normal"}
+        | {"offset": 8, "columnPadding": 8, "rowPadding": 2, "padding": 0, "gradientThickness": 8}
+        | {"layout": {"bottom": {"direction": "vertical", "anchor": "start", "margin": 4}}},
+        "title": {"fontSize": font_px, "color": ALARM, "anchor": "start", "offset": 6, "fontWeight": "bold"},
+        "line": {"strokeWidth": 1.5 * thin},
+        "rule": {"strokeWidth": thin, "color": INK},
+        "point": {"size": point, "strokeWidth": thin},
+        "style": {"ring": {"size": 3.5 * point}, "open": {"size": 2 * point}},
+        "text": {"fontSize": font_px, "color": INK},
+    }

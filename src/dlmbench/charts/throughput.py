@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
 from dlmbench.analysis.study import Study
-from dlmbench.charts import frames, page
+from dlmbench.charts import frames, style
 
-X, Y = "batch_size", "tokens_per_s"
-X_TITLE, Y_TITLE = "batch size", "throughput [new tokens/s]"
+OWN = "steps chosen by the sampler"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,48 +49,42 @@ def caption(shown_as: str) -> str:
     )
 
 
-@dataclass(frozen=True)
-class ThroughputLine:
-    """What has one line, or one bar at each batch size. index: of its step count, 0 for the others."""
-
-    label: str
-    rows: pd.DataFrame
-    colour: Any
-    index: int = 0
-    is_baseline: bool = False
+def line_names(frame: pd.DataFrame) -> list[str]:
+    """What has one line: a baseline, a step count, or samplers that choose their own number of steps."""
+    names = zip(frame["kind"], frame["series"], frame["steps"], strict=True)
+    return [s if kind == "baseline" else OWN if pd.isna(k) else f"K = {k:.0f}" for kind, s, k in names]
 
 
-def lines(
-    frame: pd.DataFrame, steps: Sequence[float], hues: Sequence[Any], black: str, own: str
-) -> list[ThroughputLine]:
-    """The baselines (in black), the step counts (in their hues), and samplers that choose their own number of steps."""
-    baselines, curves = frames.rows(frame, kind="baseline"), frames.rows(frame, kind="curve")
-    found = [
-        ThroughputLine(f"{series} (autoregressive)", frames.rows(baselines, series=series), black, is_baseline=True)
-        for series in frames.names(baselines)
-    ]
-    for i, (k, hue) in enumerate(zip(steps, hues, strict=True)):
-        found.append(ThroughputLine(f"K = {k:.0f}", frames.rows(curves, steps=k), hue, i))
-    found.append(ThroughputLine("steps chosen by the sampler", curves[curves["steps"].isna()], own))
-    return [line for line in found if len(line.rows)]
+def line_looks(frame: pd.DataFrame) -> style.Looks:
+    """Looks of the lines of a frame with the column `line`: baselines in ink, step counts from dark to light."""
+    baselines = frames.names(frame, kind="baseline")
+    steps = frames.step_counts(frames.diffusion(frame))
+    own = [OWN] if OWN in set(frame["line"]) else []
+    hues = [*style.ordered_colours(len(steps)), *(style.COLOURS[0] for _ in own)]
+    return style.Looks("line", [*baselines, *(f"K = {k:.0f}" for k in steps), *own], len(baselines), hues)
 
 
-def panels(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """Title and rows of a panel for each series and shape: its own rows and those of the baselines.
+def shown(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[Any], style.Looks]:
+    """What is drawn in a panel for each series and shape, its tooltip and looks; baselines are in all of a shape.
 
     The baseline has a panel of its own only where there is nothing else.
     """
-    curves = frames.rows(frame, kind="curve")
+    frame = style.named(frame)
+    curves = frames.diffusion(frame)
     keys = (curves if len(curves) else frame)[["series", "prompt_tokens", "new_tokens"]].drop_duplicates()
-    found = {}
+    panels = []
     for series, prompt, new in keys.itertuples(index=False, name=None):
         here = frames.rows(frame, prompt_tokens=prompt, new_tokens=new)
         own = here[(here["kind"] == "baseline") | (here["series"] == series)]
-        found[f"{series}\n{frames.shape_title(prompt, new)}"] = own
-    return found
+        name = f"{frames.short(series)}, " if curves["series"].nunique() > 1 else ""
+        panels.append(own.assign(panel=f"{name}{frames.shape_title(prompt, new)}"))
+    drawn = pd.concat(panels)
+    drawn = drawn.assign(line=line_names(drawn))
+    drawn = style.with_tooltip(drawn, throughput=("tokens_per_s", "new tokens/s"))
+    return drawn, style.tooltip(drawn, "repetitions"), line_looks(drawn)
 
 
-def hover(row: Any) -> list[str]:
-    """The hover text of a point, under its name."""
-    rate = page.amount("throughput", row, "tokens_per_s", "new tokens/s")
-    return [row.series, *page.settings(row), rate, f"{row.repetitions:.0f} timed repetitions"]
+def y_axis(frame: pd.DataFrame) -> Any:
+    """The axis of throughput."""
+    values = [*frame["tokens_per_s"], *frame["tokens_per_s_high"]]
+    return style.axis("tokens_per_s", "throughput [new tokens/s]", values)

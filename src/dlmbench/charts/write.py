@@ -1,29 +1,40 @@
 """Draw the figure plug-ins, and write every figure of a run as PNG and PDF, its points beside them as CSV.
 
+Each figure is one Vega-Lite specification. vl-convert draws it for print; the page draws the same one in the browser.
 Files appear whole or not at all (written under another name, then renamed). A figure that fails is reported, and its
 files say so; the others are drawn all the same.
 """
 
 from __future__ import annotations
 
+import copy
+import json
 import logging
 import os
+import re
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
-import matplotlib as mpl
+import altair as alt
 import pandas as pd
-from matplotlib.figure import Figure
+import vl_convert
 
 from dlmbench import registry
 from dlmbench.analysis.study import Study
-from dlmbench.charts import page, style
+from dlmbench.charts import style
 from dlmbench.charts.frames import why_missing
 from dlmbench.results import spreadsheet_field
 from dlmbench.types import Run
 
 PICTURES = ("png", "pdf")
+DPI, POINTS_PER_INCH = 300, 72
+WIDTH_PT = 3.4 * POINTS_PER_INCH  # a column of a two-column paper
+FONT_PT, LETTER_PT = 7.0, 3.9
+MOST_PRINTED_PANELS = 4
+Spec = dict[str, Any]
 _LAST = 1_000_000  # the ORDER of a figure without one
 _LOG = logging.getLogger("dlmbench.figures")
 
@@ -46,9 +57,8 @@ def write_all(
                 on_error(name, error)
             else:
                 _LOG.warning("figure %s could not be drawn: %s: %s", name, type(error).__name__, error)
-            failure = style.new_figure()
-            style.not_measured(failure, f"this figure could not be drawn ({type(error).__name__}: {error})")
-            written += _pictures(failure, folder, name)
+            failure = style.notice(f"this figure could not be drawn ({type(error).__name__}: {error})")
+            written += _pictures(failure.to_dict(), folder, name)
     return written
 
 
@@ -71,7 +81,8 @@ def figures_folder(run_folder: Path) -> Path:
 
 def write_one(name: str, module: ModuleType, frame: pd.DataFrame, folder: Path) -> list[Path]:
     """The pictures and the CSV of the figure `name` from its table of points."""
-    return [*_pictures(render(module, frame), folder, name), _save(csv_of(frame), folder / f"{name}.csv")]
+    csv = csv_of(frame).encode()
+    return [*_pictures(specification(module, frame), folder, name), _save(csv, folder / f"{name}.csv")]
 
 
 def csv_of(frame: pd.DataFrame) -> str:
@@ -83,59 +94,104 @@ def csv_of(frame: pd.DataFrame) -> str:
     return str(plain.to_csv(index=False, lineterminator="\n"))
 
 
-# ---------------------------------------------------------------- one figure: text, picture, interactive
+# ---------------------------------------------------------------- one figure: text and specification
 
 
-def caption(module: ModuleType, frame: pd.DataFrame, *, on_page: bool = False) -> str:
-    """The text under the figure; on the page that of what the page draws, where it draws more than the picture."""
+def caption(module: ModuleType, frame: pd.DataFrame, spec: Spec | None = None) -> str:
+    """The text under the figure; of a printed `spec` also how many of its panels are printed."""
     if why := why_missing(frame):
         return f"Not measured: {why}."
-    written = getattr(module, "page_caption", module.caption) if on_page else module.caption
-    return str(written(frame))
+    text = str(module.caption(frame))
+    n = len(panel_titles(spec or {}))
+    if n <= MOST_PRINTED_PANELS:
+        return text
+    return f"{text} Drawn: {MOST_PRINTED_PANELS} of {n} panels; the page has all of them."
 
 
-def render(module: ModuleType, frame: pd.DataFrame) -> Figure:
-    """The figure as matplotlib draws it, for a PNG or a document; marked where weights are random."""
-    with mpl.rc_context(dict(style.RC)):
-        figure = style.new_figure()
-        if why := why_missing(frame):
-            style.not_measured(figure, why)
-            return figure
-        module.draw(frame, figure)
-        if (frame["weights"] == "random").any():
-            figure.suptitle(page.RANDOM_WEIGHTS, color=style.ALARM, fontsize=8.5, fontweight="bold")
-    return figure
-
-
-def interactive(module: ModuleType, frame: pd.DataFrame) -> page.Figure:
-    """The figure as plotly draws it on the page."""
+def specification(module: ModuleType, frame: pd.DataFrame) -> Spec:
+    """The figure as Vega-Lite, marked where weights are random; a note where nothing was measured."""
     if why := why_missing(frame):
-        return page.not_measured(why)
-    return module.interactive(frame)
+        return dict(style.notice(f"not measured: {why}").to_dict())
+    with alt.data_transformers.disable_max_rows():
+        spec = dict(module.chart(frame).to_dict())
+    if (frame["weights"] == "random").any():
+        spec["title"] = style.RANDOM_WEIGHTS
+    marks = json.dumps({key: value for key, value in spec.items() if key != "datasets"})
+    for name, rows in spec.get("datasets", {}).items():
+        spec["datasets"][name] = [{c: v for c, v in row.items() if c == "kind" or c in marks} for row in rows]
+    return spec
+
+
+def panel_titles(spec: Spec) -> list[str]:
+    """The titles of the panels, none for a chart without panels."""
+    facet = spec.get("facet", {})
+    return list(facet.get("sort", [])) if facet.get("field") == "panel" else []
+
+
+# ---------------------------------------------------------------- print
+
+
+def svg(spec: Spec) -> str:
+    """The figure in a paper's column, 3.4 inches wide, at most four panels of it."""
+    printed = copy.deepcopy(spec)
+    printed["config"] = style.config(FONT_PT, is_print=True)
+    inner, columns = printed, 1
+    if titles := panel_titles(spec):
+        _keep_panels(printed, titles)
+        inner = printed["spec"]
+        columns = printed["columns"] = min(printed.get("columns", 1), len(printed["facet"]["sort"]))
+    _fit_legends(printed)
+    inner["width"] = (WIDTH_PT - 40) / columns - 10
+    inner.setdefault("height", 120 if columns == 1 else 85)
+    drawn = vl_convert.vegalite_to_svg(printed)
+    # Labels need space that only drawing tells: what is too wide or too narrow is given to the panels.
+    found = re.search(r'<svg[^>]* width="([\d.]+)"', drawn)
+    assert found is not None
+    inner["width"] = max(inner["width"] + (WIDTH_PT - 1 - float(found[1])) / columns, 40)
+    return vl_convert.vegalite_to_svg(printed)
+
+
+def _keep_panels(spec: Spec, titles: list[str]) -> None:
+    """At most four panels, evenly chosen, their titles wrapped to the width of a panel."""
+    n = min(len(titles), MOST_PRINTED_PANELS)
+    kept = [titles[round(i * (len(titles) - 1) / max(n - 1, 1))] for i in range(n)]
+    letters = int((WIDTH_PT - 40) / min(spec.get("columns", 1), n) / LETTER_PT) - 2
+    wrapped = {t: "\n".join(textwrap.wrap(t, letters)) for t in kept}
+    spec["facet"]["sort"] = list(wrapped.values())
+    header = {"labelLimit": (WIDTH_PT - 45) / min(spec.get("columns", 1), n)}
+    spec["facet"]["header"] = spec["facet"].get("header", {}) | header
+    for name, rows in spec["datasets"].items():
+        spec["datasets"][name] = [r | {"panel": wrapped[r["panel"]]} for r in rows if r["panel"] in wrapped]
+
+
+def _fit_legends(part: Any) -> None:
+    """Long names are cut, and a legend has as many columns as its names leave space for."""
+    if isinstance(part, list):
+        for each in part:
+            _fit_legends(each)
+    elif isinstance(part, dict):
+        domain = part.get("scale", {}).get("domain") if isinstance(part.get("scale"), dict) else None
+        if isinstance(part.get("legend"), dict) and isinstance(domain, list):
+            longest = max((len(str(d)) for d in domain), default=1)
+            across = int((WIDTH_PT - 45) // (LETTER_PT * longest + 20))
+            part["legend"] |= {"columns": min(max(across, 1), len(domain)), "labelLimit": WIDTH_PT - 70}
+        for each in part.values():
+            _fit_legends(each)
 
 
 # ---------------------------------------------------------------- files
 
 
-def _pictures(figure: Figure, folder: Path, name: str) -> list[Path]:
-    paths = []
-    for ending in PICTURES:
-        paths.append(_save(figure, folder / f"{name}.{ending}"))
-        # Where everything goes is found once; it takes longer than drawing.
-        figure.set_layout_engine("none")
-    return paths
+def _pictures(spec: Spec, folder: Path, name: str) -> list[Path]:
+    drawn = svg(spec)
+    png = vl_convert.svg_to_png(drawn, scale=1, ppi=DPI)
+    return [_save(png, folder / f"{name}.png"), _save(vl_convert.svg_to_pdf(drawn), folder / f"{name}.pdf")]
 
 
-def _save(content: Figure | str, path: Path) -> Path:
+def _save(content: bytes, path: Path) -> Path:
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        if isinstance(content, str):
-            partial.write_text(content, encoding="utf-8", newline="\n")
-        else:
-            # Without its date, a PDF of the same points is the same file.
-            metadata = {"CreationDate": None} if path.suffix == ".pdf" else None
-            with mpl.rc_context(dict(style.RC)):
-                content.savefig(partial, format=path.suffix[1:], dpi=style.DPI, metadata=metadata)
+        partial.write_bytes(content)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)

@@ -11,24 +11,23 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import altair as alt
 import pandas as pd
-from matplotlib.figure import Figure
 
 from dlmbench.analysis.study import Curve, Study
 from dlmbench.analysis.winners import winner_of
-from dlmbench.charts import frames, page, style
+from dlmbench.charts import frames, style
 from dlmbench.models.loading import architecture_of
 from dlmbench.roofline.break_even import break_even_surface
 from dlmbench.roofline.hardware import of_device
 from dlmbench.types import Architecture, Cell, Run
 
 ORDER = 40
-_X, _Y = "batch_size", "steps"
-_X_TITLE, _Y_TITLE = "batch size", "break-even steps k*"
 _NOTHING = "no break-even is known: it needs a baseline and two step counts, or a known device"
 # A line ends here where not even one step breaks even, also where the model predicts less than none.
 _LOWEST = 0.5
 _MOST_NUMBERS = 6  # in a caption
+MARKS = {"measured": "circle", "extrapolated": "square", "parity": "diamond"}
 # These batch sizes are predicted beside the run's own.
 _BATCHES = (1, 2, 4, 8, 16, 32, 64)
 
@@ -128,66 +127,34 @@ def caption(frame: pd.DataFrame) -> str:
     return text + (f" Verdicts: {'; '.join(verdicts)}." if len(verdicts) <= _MOST_NUMBERS else "")
 
 
-def draw(frame: pd.DataFrame, figure: Figure) -> None:
-    """A panel for each of the sampler's settings; colour is the pair of lengths."""
-    frame = frame.dropna(subset=["steps"])
-    if frame.empty:
-        style.not_measured(figure, _NOTHING)
-        return
-    series, titles = frames.names(frame), list(frames.by_shape(frame))
-    grey: dict[str, Any] = {"color": "grey", "linestyle": "none"}
-    marks: dict[str, tuple[str, dict[str, Any]]] = {
-        "measured": ("mark: measured", {"marker": "o"}),
-        "extrapolated": ("extrapolated", {"marker": "o", "markerfacecolor": "white"}),
-        "parity": ("S_parity", {"marker": "D", "markerfacecolor": "white"}),
-    }
-    for axes, name in zip(style.panels(figure, series, 3.0), series, strict=True):
-        for i, here in enumerate(frames.by_shape(frames.rows(frame, series=name), frame).values()):
-            hue = style.colour(i)
-            line = frames.rows(here, kind="predicted").sort_values(_X)
-            axes.plot(line[_X], line[_Y].clip(lower=_LOWEST), color=hue, linestyle=style.LINES[i % 4])
-            for kind, (_, look) in marks.items():
-                # The pairs of lengths differ in the marker of k* too.
-                shape = "D" if kind == "parity" else style.marker(i)
-                mark = {"markerfacecolor": hue, "color": hue, "linestyle": "none"} | look | {"marker": shape}
-                style.with_intervals(axes, frames.rows(here, kind=kind), _X, _Y, **mark)
-        style.log2_axis(axes, list(frame[_X]))
-        style.log_axis(axes, [*frame["steps"].clip(lower=1.0), *frame["steps_high"].dropna()])
-        if axes.get_yscale() == "log":
-            axes.set_ylim(bottom=1.4 * _LOWEST)
-        axes.axhline(1, color="grey", linewidth=0.8)
-        axes.set(xlabel=_X_TITLE, ylabel=_Y_TITLE)
-    handles = [style.key(title, **style.look(i) | {"markerfacecolor": None}) for i, title in enumerate(titles)]
-    if len(frames.rows(frame, kind="predicted")):
-        handles.append(style.key("line: predicted", color="grey", linewidth=1.4))
-    handles += [style.key(label, **grey | look) for kind, (label, look) in marks.items() if kind in set(frame["kind"])]
-    handles.append(style.key("one step: below it none wins", color="grey", linewidth=0.8))
-    style.legend_below(figure, handles, columns=3)
+def chart(frame: pd.DataFrame) -> Any:
+    """A panel for each pair of lengths: lines are predicted, marks measured."""
+    known = frame.dropna(subset=["steps"])
+    if known.empty:
+        return style.notice(f"not measured: {_NOTHING}")
+    shown = known.assign(
+        steps=known["steps"].clip(lower=_LOWEST), panel=[frames.shape_title(p, n) for p, n in _shapes(known)]
+    ).sort_values(["prompt_tokens", "new_tokens"], kind="stable")
+    shown = style.with_tooltip(shown, break_even=("steps", "steps"))
+    tips, looks = style.tooltip(shown, "kind", "note"), style.series_looks(shown, has_lines_only=True)
+    x = style.log2_axis("batch_size", "batch size", list(shown["batch_size"]))
+    y = style.axis("steps", "break-even steps k*", [1.0, *shown["steps"], *shown["steps_high"]])
+    measured = style.where(*MARKS)
+    kinds = [kind for kind in MARKS if kind in set(shown["kind"])]
+    shapes = alt.Scale(domain=kinds, range=[MARKS[kind] for kind in kinds])
+    shape: Any = alt.Shape("kind:N", scale=shapes, sort=None, legend=alt.Legend(title=None))
+    line = style.where("predicted").mark_line().encode(x=x, y=y, color=looks.color, strokeDash=looks.dash)
+    one = style.once().mark_rule(color=style.HALF).encode(y=alt.datum(1))
+    filled = style.where("measured").mark_point(filled=True, opacity=1)
+    layers = [
+        one,
+        line,
+        style.intervals(measured, x, y, "steps", looks.color),
+        measured.mark_point(opacity=1).encode(x=x, y=y, color=looks.color, shape=shape, tooltip=tips),
+        filled.encode(x=x, y=y, color=looks.color, shape=shape, tooltip=tips),
+    ]
+    return style.panels(layers, shown)
 
 
-def interactive(frame: pd.DataFrame) -> page.Figure:
-    """The same for the page."""
-    frame = frame.dropna(subset=["steps"])
-    if frame.empty:
-        return page.not_measured(_NOTHING)
-    series, drawn = frames.names(frame), frame.assign(steps=frame["steps"].clip(lower=_LOWEST))
-    chart = page.Chart(series, _X_TITLE, _Y_TITLE)
-    kinds = (
-        ("predicted", "predicted k*", "circle", "lines"),
-        ("measured", "measured k*", "circle", "markers"),
-        ("extrapolated", "extrapolated k*", "circle-open", "markers"),
-        ("parity", "S_parity", "diamond-open", "markers"),
-    )
-    for panel, name in enumerate(series):
-        for i, (title, here) in enumerate(frames.by_shape(frames.rows(drawn, series=name), frame).items()):
-            for kind, label, symbol, mode in kinds:
-                own, look = frames.rows(here.sort_values(_X), kind=kind), {"colour": page.colour(i), "symbol": symbol}
-                chart.line(panel, own, _X, _Y, f"{label}, {title}", look, _hover, mode=mode)
-        chart.log2(panel, "x", list(frame[_X]))
-        chart.log(panel, "y", list(drawn["steps"]))
-    return chart.figure(frame)
-
-
-def _hover(row: Any) -> list[str]:
-    steps = page.amount("steps", row, "steps", "")
-    return [f"batch size {row.batch_size}", steps, *([row.note] if row.note else [])]
+def _shapes(frame: pd.DataFrame) -> Iterator[tuple[int, int]]:
+    yield from zip(frame["prompt_tokens"], frame["new_tokens"], strict=True)

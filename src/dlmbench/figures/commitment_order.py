@@ -9,18 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
+import altair as alt
 import pandas as pd
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
-from matplotlib.figure import Figure
 
 from dlmbench.analysis.study import Study
-from dlmbench.charts import frames, page, style
+from dlmbench.charts import frames, style
 from dlmbench.types import Run
-
-MOST_PANELS = 6
-_X_TITLE, _Y_TITLE, _Z_TITLE = "position in the new text", "forward", "probability when committed"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,48 +61,22 @@ def caption(frame: pd.DataFrame) -> str:
     )
 
 
-def _panels(frame: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
-    """Title and rows of each panel: a setting and step count, or evenly chosen ones where there are too many."""
-    groups = frames.groups(frame, "series", "steps", "prompt_tokens", "new_tokens")
-    found = [(frames.with_steps(key[0], key[1]), rows) for key, rows in groups]
-    if len(found) > MOST_PANELS:
-        found = [found[round(i)] for i in np.linspace(0, len(found) - 1, MOST_PANELS)]
-    return found
-
-
-def draw(frame: pd.DataFrame, figure: Figure) -> None:
+def chart(frame: pd.DataFrame) -> Any:
     """A panel for each setting and step count: a map of positions (across) and forwards (down)."""
-    groups = _panels(frame)
-    scale = Normalize(0.0, 1.0)
-    panels = style.panels(figure, [title for title, _ in groups], 2.3)
-    for axes, (_, own) in zip(panels, groups, strict=True):
-        forwards, positions = int(own["forwards"].max()), int(own["position"].max()) + 1
-        cells = np.full((forwards, positions), np.nan)
-        cells[own["forward"].astype(int) - 1, own["position"].astype(int)] = own["confidence"]
-        extent = (-0.5, positions - 0.5, forwards + 0.5, 0.5)
-        look: dict[str, Any] = {"interpolation": "nearest", "cmap": "viridis", "norm": scale}
-        axes.imshow(cells, aspect="auto", origin="upper", extent=extent, **look)
-        axes.grid(visible=False)
-        axes.set(xlabel=_X_TITLE, ylabel=_Y_TITLE)
-    figure.colorbar(ScalarMappable(scale, "viridis"), ax=panels, shrink=0.7, pad=0.02, label=_Z_TITLE)
-
-
-def interactive(frame: pd.DataFrame) -> page.Figure:
-    """The same for the page."""
-    groups = _panels(frame)
-    chart = page.Chart([title for title, _ in groups], _X_TITLE, _Y_TITLE, panel_px=200)
-    for panel, (_, own) in enumerate(groups):
-        marker = {"symbol": "square", "size": 7, "color": [*own["confidence"]], "cmin": 0, "cmax": 1}
-        marker |= {"colorscale": "Viridis", "showscale": panel == 0}
-        marker["colorbar"] = {"title": {"text": _Z_TITLE, "side": "right"}, "thickness": 12}
-        chart.marks(panel, own, "position", "forward", "", marker, _hover)
-        chart.axis(panel, "y", autorange="reversed")
-    return chart.figure(frame)
-
-
-def _hover(row: Any) -> list[str]:
-    return [
-        f"position {row.position} of the new text",
-        f"final at forward {row.forward} of {row.forwards}",
-        f"probability when committed: {row.confidence:.3g}",
+    has_shapes = len(frames.shapes(frame)) > 1
+    titles = [
+        frames.with_steps(k.series, k.steps)
+        + (f", {frames.shape_title(k.prompt_tokens, k.new_tokens)}" if has_shapes else "")
+        for k in frames.each(frame)
     ]
+    shown = frame.assign(panel=titles, left=frame["position"] - 0.5, right=frame["position"] + 0.5)
+    shown = shown.assign(above=shown["forward"] - 0.5, below=shown["forward"] + 0.5)
+    shown = style.with_tooltip(shown, probability_when_committed=("confidence", ""))
+    tips = style.tooltip(shown, "position", "forward", "forwards")
+    x: Any = alt.X("left:Q", title="position in the new text", scale=alt.Scale(nice=False))
+    y: Any = alt.Y("above:Q", title="forward", scale=alt.Scale(reverse=True, zero=False, nice=False))
+    y.axis, x.axis = alt.Axis(tickMinStep=1, format="d", tickCount=5), alt.Axis(format="d", tickCount=4)
+    legend = alt.Legend(title="probability when committed")
+    color: Any = alt.Color("confidence:Q", scale=alt.Scale(domain=[0, 1], range=list(style.RAMP)), legend=legend)
+    layer = alt.Chart().mark_rect().encode(x=x, x2="right", y=y, y2="below", color=color, tooltip=tips)
+    return style.panels([layer], shown, x="independent", y="independent")

@@ -10,20 +10,16 @@ from statistics import median
 from typing import Any
 
 import pandas as pd
-from matplotlib.figure import Figure
 
 from dlmbench.analysis.stats import summarise
 from dlmbench.analysis.study import CellSummary, Study
-from dlmbench.charts import frames, page, style
+from dlmbench.charts import frames, style
 from dlmbench.types import CellResult, Run
 
-_X, _Y = "x", "j_per_token"
-_X_TITLE = "diffusion steps K"
 _TOKENS = {
     "useful": "useful token (up to and including the first end-of-text token)",
     "new": "new token (where the end-of-text token has no meaning)",
 }
-_NET: dict[str, Any] = {"marker": "_", "markersize": 7}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +89,7 @@ def caption(frame: pd.DataFrame) -> str:
     per_token = " or ".join(text for kind, text in _TOKENS.items() if kind in set(frame["tokens"]))
     net = "Gross: idle power was not measured, so it is not subtracted."
     if frame["net_j_per_token"].notna().any():
-        net = "Small marks: net of idle power."
+        net = "Dashes without a line: net of idle power."
     return (
         f"Energy of the device per {per_token}: medians of the timed repetitions with 95% intervals; no interval where "
         "one generation is too short for a reading and several in a row were measured instead. "
@@ -101,66 +97,23 @@ def caption(frame: pd.DataFrame) -> str:
     )
 
 
-def _y_title(frame: pd.DataFrame) -> str:
-    return f"energy [J/{' or '.join(sorted(set(frame['tokens']), reverse=True))} token]"
-
-
-def _curves(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[float], list[str]]:
-    """Diffusion's rows with their place x, and the ticks of x: a sampler that chooses its steps is on the far right."""
-    rows, ticks = frames.diffusion(frame), frames.step_counts(frames.diffusion(frame))
-    labels = [f"{k:g}" for k in ticks]
-    if rows["steps"].isna().any():
-        ticks.append(2 * max(ticks, default=1.0))
-        labels.append("own")
-    return rows.assign(x=rows["steps"].astype(float).fillna(max(ticks, default=1.0))), ticks or [1.0], labels or [""]
-
-
-def draw(frame: pd.DataFrame, figure: Figure) -> None:
-    """A panel for each (prompt, new tokens); colour is batch size, marker and line style the sampler's settings."""
-    series, batches, groups = frames.names(frames.diffusion(frame)), frames.batch_sizes(frame), frames.by_shape(frame)
-    for axes, here in zip(style.panels(figure, groups, 2.8), groups.values(), strict=True):
-        curves, ticks, labels = _curves(here)
-        for j, batch in enumerate(batches):
-            hue = style.colour(j)
-            for r in frames.each(here, kind="baseline", batch_size=batch):
-                style.band(axes, r, _Y, color=hue, linestyle="--")
-            for i, name in enumerate(series):
-                own = frames.rows(curves, series=name, batch_size=batch)
-                style.with_intervals(axes, own, _X, _Y, **style.look(i, hue))
-                axes.plot(own["x"], own["net_j_per_token"], linestyle="none", color=hue, **_NET)
-        style.log2_axis(axes, ticks)
-        axes.set_xticks(ticks, labels)
-        columns = ("j_per_token", "j_per_token_high", "net_j_per_token")
-        style.log_axis(axes, [v for c in columns for v in here[c].dropna()])
-        axes.set(xlabel=_X_TITLE, ylabel=_y_title(here))
-    handles = [style.key(f"batch {b}", color=style.colour(j)) for j, b in enumerate(batches)]
-    handles += style.series_keys(series, "grey")
-    handles += style.baseline_keys(frame, color="grey", linestyle="--")
-    if frames.diffusion(frame)["net_j_per_token"].notna().any():
-        handles.append(style.key("net of idle power", color="grey", linestyle="none", **_NET))
-    style.legend_below(figure, handles, columns=3)
-
-
-def interactive(frame: pd.DataFrame) -> page.Figure:
-    """The same for the page; net energy is in the hover texts."""
-    series, batches, groups = frames.names(frames.diffusion(frame)), frames.batch_sizes(frame), frames.by_shape(frame)
-    chart = page.Chart(groups, _X_TITLE, _y_title(frame))
-    for panel, here in enumerate(groups.values()):
-        curves, ticks, labels = _curves(here)
-        for j, batch in enumerate(batches):
-            hue = page.colour(j)
-            for r in frames.each(here, kind="baseline", batch_size=batch):
-                shown = f"{r.series} (autoregressive), batch {batch}"
-                chart.band(panel, (ticks[0], ticks[-1]), r, _Y, shown, hue, _hover(r))
-            for i, name in enumerate(series):
-                own = frames.rows(curves, series=name, batch_size=batch)
-                chart.line(panel, own, _X, _Y, f"{name}, batch {batch}", page.look(i, hue), _hover)
-        chart.axis(panel, "x", type="log", tickvals=ticks, ticktext=labels)
-        chart.log(panel, "y", [*here["j_per_token"].dropna()])
-    return chart.figure(frame)
-
-
-def _hover(row: Any) -> list[str]:
-    energy = page.amount("energy", row, "j_per_token", f"J/{row.tokens} token")
-    net = [] if pd.isna(row.net_j_per_token) else [f"net of idle power: {page.number(row.net_j_per_token)} J"]
-    return [*page.settings(row), energy, *net, f"{row.repetitions:.0f} readings: {row.source}"]
+def chart(frame: pd.DataFrame) -> Any:
+    """A panel for each pair of lengths and batch size."""
+    shown = style.by_shape_and_batch(style.named(frame))
+    shown = style.with_tooltip(
+        shown, energy=("j_per_token", "J/token"), net_of_idle_power=("net_j_per_token", "J/token")
+    )
+    shown, x = style.steps_axis(shown)
+    tips, looks = style.tooltip(shown, "repetitions", "source"), style.series_looks(shown)
+    kinds = " or ".join(sorted(set(frame["tokens"]), reverse=True))
+    values = [v for c in ("j_per_token", "j_per_token_high", "net_j_per_token") for v in frame[c]]
+    y = style.axis("j_per_token", f"energy [J/{kinds} token]", values)
+    diffusion = style.where("curve", "other")
+    net = diffusion.transform_filter("isValid(datum.net_j_per_token)").mark_point(shape="stroke", opacity=1)
+    net_y = style.of(y, "net_j_per_token")
+    layers = [
+        *style.bands(style.where("baseline"), y, "j_per_token", looks, tips),
+        *style.curves(diffusion, x, y, "j_per_token", looks, tips),
+        net.encode(x=x, y=net_y, color=looks.color, tooltip=tips),
+    ]
+    return style.panels(layers, shown)

@@ -6,22 +6,14 @@ The largest over all step counts and settings of a model at that shape: what mus
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from itertools import product
 from typing import Any
 
+import altair as alt
 import pandas as pd
-from matplotlib import colormaps
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
-from matplotlib.figure import Figure
-from matplotlib.patches import Patch, Rectangle
 
 from dlmbench.analysis.study import Study
-from dlmbench.charts import frames, page, style
+from dlmbench.charts import frames, style
 from dlmbench.types import Run
-
-_X_TITLE, _Y_TITLE = "batch size", "sequence length [tokens]"
-_OOM: dict[str, Any] = {"facecolor": "white", "edgecolor": style.ALARM, "hatch": "////"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,139 +56,41 @@ def _largest(group: list[MemoryPoint]) -> MemoryPoint:
 
 
 def caption(frame: pd.DataFrame) -> str:
-    """What is shown, which memory it is, and how the picture marks cells that ran out of it."""
-    return _caption(frame, "Hatched")
-
-
-def page_caption(frame: pd.DataFrame) -> str:
-    """The same for the page, which marks those cells by a cross."""
-    return _caption(frame, "Crossed")
-
-
-def _caption(frame: pd.DataFrame, marked: str) -> str:
+    """What is shown, which memory it is, and where memory ran out."""
     sources = " and ".join(s for s in dict.fromkeys(frame["source"]) if s) or "none measured"
-    oom = f" {marked}: out of memory." if frame["peak_bytes"].isna().any() else ""
+    oom = " OOM: out of memory." if frame["peak_bytes"].isna().any() else ""
+    some = " A star: some settings ran out of memory." if (frame["kind"] == "some_oom").any() else ""
     return (
         f"Peak memory of one generation ({sources}, weights included) by sequence length (prompt and new tokens) and "
-        f"batch size: the largest over all step counts and settings of a model.{oom}"
+        f"batch size: the largest over all step counts and settings of a model.{oom}{some}"
     )
 
 
-class MemoryGrid:
-    """The axes of the maps and their colour scale, and a row of the frame, or None, for each place."""
-
-    def __init__(self, frame: pd.DataFrame) -> None:
-        self.models, self.batches = frames.names(frame), frames.batch_sizes(frame)
-        self.lengths = sorted(int(n) for n in frame["sequence_tokens"].unique())
-        peaks = frame["peak_bytes"].dropna()
-        self.bytes_per_unit, self.unit = frames.memory_unit(peaks.max())
-        self.is_known, self.limits = bool(len(peaks)), (0.0, 1.0)
-        if self.is_known:
-            low, high = float(peaks.min()) / self.bytes_per_unit, float(peaks.max()) / self.bytes_per_unit
-            # Weights are in every cell: the scale starts at the smallest peak, so that colour shows what grows.
-            self.limits = (low if high > 1.02 * low else 0.0), high
-        self._rows = {(r.series, int(r.sequence_tokens), int(r.batch_size)): r for r in frames.each(frame)}
-
-    def row(self, model: str, length: int, batch: int) -> Any:
-        """The row of a place, None where nothing was measured."""
-        return self._rows.get((model, length, batch))
-
-    def amount(self, peak_bytes: float) -> str:
-        """A peak in the unit of the grid."""
-        return f"{peak_bytes / self.bytes_per_unit:.{1 if self.unit == 'GiB' else 0}f}"
-
-
-def draw(frame: pd.DataFrame, figure: Figure) -> None:
-    """A panel for each model, in one colour scale."""
-    grid = MemoryGrid(frame)
-    batches, lengths = grid.batches, grid.lengths
-    scale, colours = Normalize(*grid.limits), colormaps["cividis"]
-    panels = style.panels(figure, grid.models, max(1.9, 0.32 * len(lengths) + 1.1))
-    centred: dict[str, Any] = {"ha": "center", "va": "center"}
-    for axes, model in zip(panels, grid.models, strict=True):
-        for (y, length), (x, batch) in product(enumerate(lengths), enumerate(batches)):
-            r = grid.row(model, length, batch)
-            if r is None:
-                axes.text(x, y, "–", color="#777777", **centred)
-            elif pd.isna(r.peak_bytes):
-                axes.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, linewidth=0, **_OOM))
-                box = {"facecolor": "white", "edgecolor": "none", "pad": 2.5}
-                axes.text(x, y, "OOM", fontsize=7.5, fontweight="bold", color=style.ALARM, bbox=box, **centred)
-            else:
-                share = float(scale(r.peak_bytes / grid.bytes_per_unit))
-                axes.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor=colours(share), edgecolor="white"))
-                label = grid.amount(r.peak_bytes) + ("*" if r.kind == "some_oom" else "")
-                ink, size = ("black" if share > 0.55 else "white"), (7 if len(batches) < 7 else 6)
-                axes.text(x, y, label, fontsize=size, color=ink, **centred)
-        axes.set_xlim(-0.5, len(batches) - 0.5)
-        axes.set_ylim(-0.5, len(lengths) - 0.5)
-        axes.set_xticks(range(len(batches)), [str(b) for b in batches])
-        axes.set_yticks(range(len(lengths)), [str(n) for n in lengths])
-        axes.grid(visible=False)
-        axes.set(xlabel=_X_TITLE, ylabel=_Y_TITLE)
-    if grid.is_known:
-        figure.colorbar(ScalarMappable(scale, colours), ax=panels, label=f"peak [{grid.unit}]", shrink=0.9)
-    source = next((s for s in frame["source"] if s), "peak memory")
-    white: dict[str, Any] = {"facecolor": "white", "edgecolor": "white"}
-    handles = [Patch(label=f"{source}, in {grid.unit}", **white)]
-    if frame["peak_bytes"].isna().any():
-        handles.append(Patch(label="out of memory", **_OOM))
-    if (frame["kind"] == "some_oom").any():
-        handles.append(Patch(label="* some settings: out of memory", **white))
-    if len(frame) < len(grid.models) * len(lengths) * len(batches):
-        handles.append(Patch(label="– not measured", **white))
-    style.legend_below(figure, handles)
-
-
-def interactive(frame: pd.DataFrame) -> page.Figure:
-    """The same for the page: the text in a cell says what its colour shows, or why it has none."""
-    grid = MemoryGrid(frame)
-    x, y = [str(b) for b in grid.batches], [str(n) for n in grid.lengths]
-    chart = page.Chart(grid.models, _X_TITLE, _Y_TITLE, panel_px=max(170, 36 * len(y) + 60))
-    for panel, model in enumerate(grid.models):
-        rows = [[grid.row(model, n, b) for b in grid.batches] for n in grid.lengths]
-        chart.heat(
-            panel,
-            x,
-            y,
-            [[_peak(r, grid.bytes_per_unit) for r in row] for row in rows],
-            labels=[[_label(r, grid) for r in row] for row in rows],
-            hover=[[_hover(model, n, b, grid.row(model, n, b)) for b in grid.batches] for n in grid.lengths],
-            unit=f"peak [{grid.unit}]",
-            limits=grid.limits,
-        )
-        out = frame[frame["peak_bytes"].isna() & (frame["series"] == model)]
-        if len(out):
-            crosses: dict[str, Any] = {
-                "x": [str(int(b)) for b in out["batch_size"]],
-                "y": [str(int(n)) for n in out["sequence_tokens"]],
-            }
-            crosses |= {
-                "type": "scatter",
-                "mode": "markers",
-                "marker": {"symbol": "x", "size": 13, "color": page.ALARM},
-            }
-            chart.add(panel, crosses | {"hoverinfo": "skip"}, "out of memory")
-        chart.axis(panel, "x", type="category", showgrid=False)
-        chart.axis(panel, "y", type="category", showgrid=False)
-    return chart.figure(frame)
-
-
-def _peak(row: Any, unit: int) -> float | None:
-    return None if row is None or pd.isna(row.peak_bytes) else row.peak_bytes / unit
-
-
-def _label(row: Any, grid: MemoryGrid) -> str:
-    if row is None or pd.isna(row.peak_bytes):
-        return "–" if row is None else ""
-    return grid.amount(row.peak_bytes) + (" (some OOM)" if row.kind == "some_oom" else "")
-
-
-def _hover(model: str, length: int, batch: int, row: Any) -> list[str]:
-    place = [model, f"sequence length {length} tokens", f"batch size {batch}"]
-    if row is None:
-        return [*place, "not measured"]
-    if pd.isna(row.peak_bytes):
-        return [*place, "out of memory", row.note]
-    failures = ["some settings ran out of memory", row.note] if row.kind == "some_oom" else []
-    return [*place, f"peak: {row.peak_bytes / frames.GIB:.3g} GiB ({row.source})", *failures]
+def chart(frame: pd.DataFrame) -> Any:
+    """A panel for each model, in one colour scale; the text in a place says what its colour shows."""
+    size, unit = frames.memory_unit(frame["peak_bytes"].max())
+    peak = frame["peak_bytes"].astype(float) / size
+    texts = [
+        "OOM" if pd.isna(p) else f"{p:.{1 if unit == 'GiB' else 0}f}" + ("*" if kind == "some_oom" else "")
+        for p, kind in zip(peak, frame["kind"], strict=True)
+    ]
+    low, high = peak.min(), peak.max()
+    # Weights are in every cell: the scale starts at the smallest peak, so that colour shows what grows.
+    low = low if high > 1.02 * low else 0.0
+    shown = frame.assign(panel=frame["series"], peak=peak, text=texts, is_light=peak > (low + high) / 2)
+    shown = style.with_tooltip(shown, peak_memory=("peak", unit))
+    tips = style.tooltip(shown, "sequence_tokens", "source", "note")
+    x: Any = alt.X("batch_size:O", title="batch size", axis=alt.Axis(labelAngle=0))
+    y: Any = alt.Y("sequence_tokens:O", title="sequence length [tokens]", sort="descending")
+    ramp = alt.Scale(domain=[low, high] if len(peak.dropna()) else [0, 1], range=list(style.RAMP))
+    color: Any = alt.Color("peak:Q", scale=ramp, legend=alt.Legend(title=f"peak [{unit}]"))
+    out = alt.Chart().transform_filter("!isValid(datum.peak)")
+    text = alt.Chart().transform_filter("isValid(datum.peak)").mark_text().encode(x=x, y=y, text="text:N")
+    layers = [
+        alt.Chart().transform_filter("isValid(datum.peak)").mark_rect().encode(x=x, y=y, color=color, tooltip=tips),
+        out.mark_rect(filled=False, stroke=style.ALARM).encode(x=x, y=y, tooltip=tips),
+        out.mark_text(color=style.ALARM, fontWeight="bold").encode(x=x, y=y, text="text:N"),
+        text.transform_filter("datum.is_light").encode(color=alt.value("black")),
+        text.transform_filter("!datum.is_light").encode(color=alt.value("white")),
+    ]
+    return style.panels(layers, shown)

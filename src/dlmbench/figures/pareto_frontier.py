@@ -9,19 +9,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import altair as alt
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 
 from dlmbench.analysis.pareto import on_front
 from dlmbench.analysis.quality import MetricInfo
 from dlmbench.analysis.study import CellSummary, Study
-from dlmbench.charts import frames, page, style
+from dlmbench.charts import frames, style
 from dlmbench.types import Run
 
 ORDER = 10
-_X, _Y = "latency_s", "quality"
-_X_TITLE = "latency [s], lower is better"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,15 +105,7 @@ def _with_front(rows: Sequence[ParetoPoint]) -> list[ParetoPoint]:
 
 
 def caption(frame: pd.DataFrame) -> str:
-    """What the picture shows, which batch sizes it leaves out, and which direction is better."""
-    batches = frames.batch_sizes(frames.diffusion(frame))
-    if len(batches) <= 2:
-        return page_caption(frame)
-    return f"{page_caption(frame)} Drawn: the smallest and largest of batch sizes {', '.join(map(str, batches))}."
-
-
-def page_caption(frame: pd.DataFrame) -> str:
-    """The same for the page, which draws every batch size."""
+    """What is shown, and which direction is better."""
     return (
         f"Quality ({_quality(frame)[0]}, higher is better) against latency (further left is better), with 95% "
         "intervals of both. Lines: diffusion, labelled with its step count K. Stars: the autoregressive baseline. "
@@ -123,70 +113,24 @@ def page_caption(frame: pd.DataFrame) -> str:
     )
 
 
-def draw(frame: pd.DataFrame, figure: Figure) -> None:
-    """A panel for each (prompt, new tokens) and batch size, the smallest and largest of many.
-
-    Colour, marker and line style are the sampler's settings.
-    """
-    series, others = frames.names(frame, kind="curve"), frames.names(frame, kind="other")
-    looks = {s: style.look(i) | ({"linestyle": "none"} if s in others else {}) for i, s in enumerate(series + others)}
-    star = style.baseline_look(11, "none")
-    groups = {
-        f"{shape}, batch {batch}": frames.rows(here, batch_size=batch)
-        for shape, here in frames.by_shape(frame, frames.diffusion(frame)).items()
-        for batch in frames.ends(frames.diffusion(here)["batch_size"])
-    }
-    for axes, here in zip(style.panels(figure, groups, 2.9), groups.values(), strict=True):
-        for r in frames.each(here, is_on_front=True):
-            axes.plot(r.latency_s, r.quality, zorder=1, **style.RING)
-        for s, look in looks.items():
-            own = frames.rows(frames.diffusion(here), series=s)
-            style.with_intervals(axes, own, _X, _Y, order="steps", x_bars=True, **look)
-            # K is readable on two curves only: on the first one it is above the line, on the second below.
-            for r in frames.each(own.dropna(subset="steps")) if s in series[:2] else ():
-                offset, side = ((-6, 4), "right") if s == series[0] else ((6, -9), "left")
-                text: dict[str, Any] = {"textcoords": "offset points", "ha": side, "color": look["color"]}
-                at = (r.latency_s, r.quality)
-                axes.annotate(f"K={r.steps:.0f}", at, offset, fontsize=6.5, path_effects=style.halo(), **text)
-        style.with_intervals(axes, frames.rows(here, kind="baseline"), _X, _Y, x_bars=True, **star)
-        style.log_axis(axes, [*here["latency_s"], *here["latency_high_s"].dropna()], "x")
-        axes.margins(0.12)
-        axes.set(xlabel=_X_TITLE, ylabel="{} [{}],\nhigher is better".format(*_quality(frame)))
-    handles = [style.key(s, **look) for s, look in looks.items()]
-    handles += style.baseline_keys(frame, **star)
-    handles.append(style.key("Pareto front", **style.RING))
-    style.legend_below(figure, handles, columns=3 if len(looks) > 2 else 4)
-
-
-def interactive(frame: pd.DataFrame) -> page.Figure:
-    """The same for the page, with all batch sizes of a pair of lengths in one panel."""
-    series, others = frames.names(frame, kind="curve"), frames.names(frame, kind="other")
-    batches, groups = frames.batch_sizes(frame), frames.by_shape(frame, frames.diffusion(frame))
-    y_title = "{} [{}], higher is better".format(*_quality(frame))
-    chart = page.Chart(groups, _X_TITLE, y_title, panel_px=340)
-    for panel, here in enumerate(groups.values()):
-        for j, batch in enumerate(batches):
-            own = frames.rows(here, batch_size=batch)
-            hue, suffix = (page.colour(j), f", batch {batch}") if len(batches) > 1 else (None, "")
-            for i, name in enumerate(series + others):
-                # Quality does not depend on the batch, so K is written on one line only.
-                label = "K={steps:.0f}" if (i, j) == (0, 0) and name in series else ""
-                mode = "lines+markers" if name in series else "markers"
-                look, rows = page.look(i, hue), frames.rows(frames.diffusion(own), series=name)
-                options: dict[str, Any] = {"order": "steps", "mode": mode, "label": label, "x_bars": True}
-                chart.line(panel, rows, _X, _Y, name + suffix, look, _hover, **options)
-            for name in frames.names(own, kind="baseline"):
-                rows = frames.rows(own, kind="baseline", series=name)
-                look = page.baseline_look(hue or page.INK) | {"size": 14}
-                shown = f"{name} (autoregressive){suffix}"
-                chart.line(panel, rows, _X, _Y, shown, look, _hover, mode="markers", x_bars=True)
-        front = frames.rows(here, is_on_front=True)
-        chart.marks(panel, front, _X, _Y, "Pareto front", page.RING, lambda r: [r.series, *_hover(r)])
-        chart.log(panel, "x", list(here["latency_s"]))
-    return chart.figure(frame)
-
-
-def _hover(row: Any) -> list[str]:
-    unit = row.unit.rpartition(", ")[2]
-    quality = page.amount(row.metric, row, "quality", unit)
-    return [*page.settings(row), page.amount("latency", row, "latency_s", "s"), f"{quality}, higher is better"]
+def chart(frame: pd.DataFrame) -> Any:
+    """A panel for each pair of lengths and batch size with diffusion in it."""
+    shown = style.by_shape_and_batch(style.named(frame))
+    shown = shown[shown["panel"].isin(frames.diffusion(shown)["panel"])]
+    metric, unit = _quality(frame)
+    shown = style.with_tooltip(shown, quality=("quality", unit), latency=("latency_s", "s"))
+    tips, looks = style.tooltip(shown), style.series_looks(shown)
+    x = style.axis("latency_s", "latency [s]", [*shown["latency_s"], *shown["latency_high_s"]], alt.X)
+    y = style.axis("quality", f"{metric} [{unit}]", list(shown["quality"]), zero=False)
+    curve, points = style.where("curve"), alt.Chart()
+    # K is readable on one curve only.
+    first = curve.transform_filter(alt.datum.series == (frames.names(shown, kind="curve") or [""])[0])
+    label = first.mark_text(align="right", baseline="bottom", dx=-3, dy=-2).transform_calculate(k="'K=' + datum.steps")
+    layers = [
+        style.ring(points.transform_filter("datum.is_on_front"), x, y),
+        style.intervals(points, x, y, "latency_s", looks.color, across=True),
+        *style.curves(curve, x, y, "quality", looks, tips, order="steps"),
+        *style.curves(style.where("baseline", "other"), x, y, "quality", looks, tips)[1:],
+        label.encode(x=x, y=y, text="k:N", color=looks.color),
+    ]
+    return style.panels(layers, shown)

@@ -5,23 +5,18 @@ The second half of the question: how many steps does diffusion need to write as 
 
 from __future__ import annotations
 
-import textwrap
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from dlmbench.analysis.parity import Parity
 from dlmbench.analysis.quality import MetricInfo, Quality
 from dlmbench.analysis.study import Curve, Study
-from dlmbench.charts import frames, page, style
+from dlmbench.charts import frames, style
 from dlmbench.types import Run
 
 ORDER = 30
-_X, _Y, _X_TITLE = "steps", "value", "diffusion steps K"
 _PARITY = "S_parity at margin 0"
 _OUTCOMES = {"not_reached": "not reached", "undecided": "undecided"}
 
@@ -137,143 +132,36 @@ def caption(frame: pd.DataFrame) -> str:
     return text + (f" {_PARITY}: {'; '.join(marks)}." if marks else "")
 
 
-def _parity_title(notes: Sequence[tuple[str, str]]) -> str:
-    """S_parity from (note, line) of each line in the panel; written once where all agree."""
-    if not notes:
-        return ""
-    distinct = list(dict.fromkeys(note for note, _ in notes))
-    if len(distinct) == 1:
-        return f"$S_{{parity}}$: {distinct[0]}"
-    by_note = (f"{note} ({', '.join(line for n, line in notes if n == note)})" for note in distinct)
-    # The markup of the subscript is not printed, so the first line may be longer by it.
-    lines = textwrap.wrap("; ".join(by_note), 36)
-    if len(lines) > 3:
-        # Too many for a title: how many lines end how. The caption has each by name.
-        outcomes = [next((o for o in _OUTCOMES.values() if note.startswith(o)), "reached") for note, _ in notes]
-        counts = (f"{outcomes.count(o)} {o}" for o in dict.fromkeys(outcomes))
-        lines = textwrap.wrap("; ".join(counts), 40)
-    return "$S_{parity}$: " + "\n".join(lines)
+def chart(frame: pd.DataFrame) -> Any:
+    """A panel for each metric and pair of lengths, in the order of the metrics."""
+    shown = style.named(frame)
+    has_shapes = len(frames.shapes(shown)) > 1
+    shown = shown.assign(panel=[_title(r, has_shapes) for r in frames.each(shown)])
+    order = list(dict.fromkeys(shown["metric"]))
+    shown = shown.sort_values("metric", key=lambda names: names.map(order.index), kind="stable")
+    # An end of S_parity's interval beyond the largest step count is drawn there.
+    largest = frames.rows(frame, kind="curve")["steps"].max()
+    is_parity = shown["kind"] == "parity"
+    ends = {c: shown[c].where(shown[c].notna() | ~is_parity, largest) for c in ("steps_low", "steps_high")}
+    shown = style.with_tooltip(shown.assign(**ends), value=("value", ""))
+    tips, looks = style.tooltip(shown, "metric", "unit", "texts"), style.series_looks(shown[shown["kind"] != "truth"])
+    x = style.log2_axis("steps", "diffusion steps K", list(frames.rows(frame, kind="curve")["steps"]))
+    y = style.axis("value", "", list(shown["value"]), zero=False)
+    reached = style.where("parity", also="isValid(datum.steps)")
+    truth = style.where("truth").mark_rule(color=style.ALARM, strokeDash=style.DOTTED, strokeWidth=1.5)
+    parity = reached.mark_rule(color=style.INK).encode(x=style.of(x, "steps_low"), x2="steps_high", y=y)
+    layers = [
+        *style.bands(style.where("baseline"), y, "value", looks, tips),
+        truth.encode(y=y, tooltip=tips),
+        *style.curves(style.where("curve"), x, y, "value", looks, tips),
+        parity,
+        style.ring(reached, x, y, style.tooltip(shown, "note")),
+    ]
+    return style.panels(layers, shown, y="independent")
 
 
-def _ends(row: Any, curve: pd.DataFrame) -> tuple[float, float]:
-    """The interval of S_parity; an end beyond the largest step count of its curve is drawn there."""
-    largest = float(curve["steps"].max())
-    low, high = (largest if pd.isna(end) else float(end) for end in (row.steps_low, row.steps_high))
-    return low, high
-
-
-def _draw_interval(axes: Axes, r: Any, low: float, high: float) -> None:
-    """The interval of S_parity beside its ring; an arrow where its end is beyond the largest step count."""
-    look: dict[str, Any] = {"color": "black", "zorder": 4}
-    axes.hlines(r.value, low, high, linewidth=1.1, **look)
-    axes.plot([low, high], [r.value] * 2, linestyle="none", marker="|", markersize=6, **look)
-    if pd.isna(r.steps_high):
-        arrow = {"arrowstyle": "->", "color": "black", "linewidth": 1.1}
-        place: dict[str, Any] = {"xycoords": axes.get_yaxis_transform(), "textcoords": "data"}
-        axes.annotate("", (1.0, r.value), (high, r.value), arrowprops=arrow, **place)
-
-
-class QualityLines:
-    """What has a line in every panel: the (series, prompt, new tokens) of the curves, ordered by lengths."""
-
-    def __init__(self, frame: pd.DataFrame) -> None:
-        curves = frames.rows(frame, kind="curve")
-        self.shapes = frames.shapes(curves)
-        found = curves[["series", "prompt_tokens", "new_tokens"]].drop_duplicates().itertuples(index=False, name=None)
-        self.keys = sorted(found, key=lambda key: self.shapes.index(key[1:]))
-        self.has_shapes = len(self.shapes) > 1
-        self.steps = frames.step_counts(curves)
-        names = dict.fromkeys(curves["metric"])
-        first = {name: frames.rows(frame, metric=name).iloc[0] for name in names}
-        self.metrics = [MetricInfo(n, str(r["unit"]), bool(r["higher_is_better"])) for n, r in first.items()]
-
-    def rows(self, frame: pd.DataFrame, key: tuple[str, int, int]) -> pd.DataFrame:
-        """The rows of one line."""
-        return frames.rows(frame, series=key[0], prompt_tokens=key[1], new_tokens=key[2])
-
-    def with_shape(self, series: str, prompt: int, new: int) -> str:
-        """The name of a line: its lengths too where there are several."""
-        return f"{series}, {prompt}+{new}" if self.has_shapes else series
-
-    def first(self, row: Any) -> int:
-        """Which line is the first of the row's lengths: a baseline has its colour."""
-        return next((i for i, key in enumerate(self.keys) if key[1:] == (row.prompt_tokens, row.new_tokens)), 0)
-
-    def short(self, series: str, prompt: int, new: int) -> str:
-        """What tells a line from the others, for a title."""
-        name = frames.short(series) if len(self.keys) > len(self.shapes) else ""
-        return f"{name} {prompt}+{new}".strip() if self.has_shapes else name
-
-
-def _title(metric: MetricInfo) -> str:
-    return f"{metric.display_name}, {'higher' if metric.higher_is_better else 'lower'} is better"
-
-
-def draw(frame: pd.DataFrame, figure: Figure) -> None:
-    """Panels in the order of the metrics; colour, marker and line style are the sampler's settings and lengths."""
-    lines = QualityLines(frame)
-    panels = style.panels(figure, [m.name for m in lines.metrics], 2.4)
-    for axes, metric in zip(panels, lines.metrics, strict=True):
-        here = frames.rows(frame, metric=metric.name)
-        notes = []
-        for i, key in enumerate(lines.keys):
-            own = lines.rows(here, key)
-            curve = frames.rows(own, kind="curve")
-            style.with_intervals(axes, curve, _X, _Y, **style.look(i))
-            for r in frames.each(own, kind="parity"):
-                # The share of resamples is in the caption.
-                notes.append((str(r.note).partition(" (found")[0], lines.short(*key)))
-                if pd.notna(r.steps):
-                    axes.plot(r.steps, r.value, zorder=5, **style.RING)
-                    _draw_interval(axes, r, *_ends(r, curve))
-        for r in frames.each(here, kind="baseline"):
-            hue = style.colour(lines.first(r)) if lines.has_shapes else style.BASELINE_COLOUR
-            style.band(axes, r, _Y, color=hue, linestyle="--")
-        for r in frames.each(here, kind="truth"):
-            axes.axhline(r.value, color=style.ALARM, linestyle=":", linewidth=1.2)
-        style.log2_axis(axes, lines.steps)
-        axes.set_title(f"{_title(metric)}\n{_parity_title(notes)}".strip())
-        axes.set(xlabel=_X_TITLE, ylabel=metric.unit)
-    handles = style.series_keys([lines.with_shape(*key) for key in lines.keys])
-    handles += style.baseline_keys(frame, color="grey" if lines.has_shapes else style.BASELINE_COLOUR, linestyle="--")
-    if len(frames.rows(frame, kind="truth")):
-        handles.append(style.key("true text", color=style.ALARM, linestyle=":"))
-    if frames.rows(frame, kind="parity")["steps"].notna().any():
-        handles.append(style.key("$S_{parity}$ at margin 0", **style.RING))
-    style.legend_below(figure, handles, columns=3)
-
-
-def interactive(frame: pd.DataFrame) -> page.Figure:
-    """The same for the page; S_parity is in the hover texts of its rings, and in the caption."""
-    lines = QualityLines(frame)
-    span = (lines.steps[0], lines.steps[-1])
-    chart = page.Chart(map(_title, lines.metrics), _X_TITLE, [m.unit for m in lines.metrics], panel_px=230)
-    for panel, metric in enumerate(lines.metrics):
-        here = frames.rows(frame, metric=metric.name)
-        curves = frames.rows(here, kind="curve")
-        for i, key in enumerate(lines.keys):
-            chart.line(panel, lines.rows(curves, key), _X, _Y, lines.with_shape(*key), page.look(i), _hover)
-        for r in frames.each(here, kind="baseline"):
-            hue = page.colour(lines.first(r)) if lines.has_shapes else page.INK
-            shown = lines.with_shape(f"{r.series} (autoregressive)", r.prompt_tokens, r.new_tokens)
-            chart.band(panel, span, r, _Y, shown, hue, _hover(r))
-        for r in frames.each(here, kind="truth"):
-            chart.level(panel, span, r.value, "true text", page.ALARM, _hover(r), dash="dot")
-        reached = frames.rows(here, kind="parity").dropna(subset=["steps"])
-        for r in frames.each(reached):
-            curve = lines.rows(curves, (r.series, r.prompt_tokens, r.new_tokens))
-            chart.stroke(panel, _ends(r, curve), [r.value] * 2, page.INK, _PARITY)
-        chart.marks(panel, reached, _X, _Y, _PARITY, page.RING, _hover_parity)
-        chart.log2(panel, "x", lines.steps)
-    return chart.figure(frame)
-
-
-def _hover(row: Any) -> list[str]:
-    shape = frames.shape_title(row.prompt_tokens, row.new_tokens)
-    steps = [] if pd.isna(row.steps) else [f"K = {row.steps:.0f}"]
-    texts = "number of texts not known" if pd.isna(row.texts) else f"{row.texts:.0f} text{'s' * (row.texts != 1)}"
-    return [*steps, shape, page.amount(row.metric, row, "value", row.unit), texts]
-
-
-def _hover_parity(row: Any) -> list[str]:
-    return [f"{_PARITY}: {row.note}", f"{row.series}, {row.prompt_tokens}+{row.new_tokens}"]
+def _title(row: Any, has_shapes: bool) -> str:
+    metric = MetricInfo(str(row.metric), str(row.unit), bool(row.higher_is_better))
+    better = "higher" if metric.higher_is_better else "lower"
+    shape = f", {frames.shape_title(row.prompt_tokens, row.new_tokens)}" if has_shapes else ""
+    return f"{metric.display_name} [{metric.unit}], {better} is better{shape}"

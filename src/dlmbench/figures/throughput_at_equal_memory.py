@@ -10,17 +10,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import altair as alt
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from dlmbench.analysis.study import CellSummary, Study
-from dlmbench.charts import frames, page, style
+from dlmbench.charts import frames, style, throughput
 from dlmbench.types import Run
 
-_X, _Y = "x", "tokens_per_s"  # x: the peak in the unit of the axis
-_Y_TITLE = "throughput [new tokens/s]"
 _MOST_NUMBERS = 12  # lines of a shape that a caption names
 DEVICE = "all of the device's memory: larger batches ran out of it"
 TRIED = "the largest peak that both models were measured up to"
@@ -122,8 +118,8 @@ def caption(frame: pd.DataFrame) -> str:
     size, unit = frames.memory_unit(frame["peak_bytes"].max())
     text = (
         f"Throughput against peak memory of one generation ({sources}, weights included), a line through the batch "
-        "sizes (numbers) of each step count; medians with 95% intervals. Rings: the largest batch that fits into the "
-        "same memory (vertical line); no ring where a larger batch was not measured."
+        "sizes of each step count (numbers at the baseline's); medians with 95% intervals. Rings: the largest batch "
+        "that fits into the same memory (dashed vertical line); no ring where a larger batch was not measured."
     )
     for prompt, new in frames.shapes(frame):
         best = frames.rows(frame, prompt_tokens=prompt, new_tokens=new, is_largest=True)
@@ -141,85 +137,32 @@ def caption(frame: pd.DataFrame) -> str:
     return text
 
 
-def _draw_line(axes: Axes, own: pd.DataFrame, look: dict[str, Any], *, label: bool) -> None:
-    """The line of a step count through its batch sizes, which are written above it where `label`."""
-    style.with_intervals(axes, own, _X, _Y, order="batch_size", **look)
-    for r in frames.each(own, is_largest=True):
-        axes.plot(r.x, r.tokens_per_s, zorder=5, **style.RING)
-    for r in frames.each(own) if label else ():
-        text: dict[str, Any] = {"textcoords": "offset points", "ha": "center", "path_effects": style.halo()}
-        axes.annotate(f"B={r.batch_size:.0f}", (r.x, r.tokens_per_s), (0, 7), fontsize=6.5, **text)
-
-
-def draw(frame: pd.DataFrame, figure: Figure) -> None:
-    """A panel for each (prompt, new tokens); colour is K, marker and line style the sampler's settings."""
+def chart(frame: pd.DataFrame) -> Any:
+    """A panel for each pair of lengths; colour is K, the shape the sampler's settings."""
     measured, size, unit = _measured(frame)
-    curves = frames.rows(measured, kind="curve")
-    series, steps = frames.names(curves), frames.step_counts(curves)
-    hues = dict(zip(steps, style.ordered_colours(len(steps)), strict=True))
-    star, groups = style.baseline_look(8), frames.by_shape(measured)
-    for axes, here in zip(style.panels(figure, groups, 2.9), groups.values(), strict=True):
-        budget = here["budget_bytes"].dropna()
-        if len(budget):
-            axes.axvline(float(budget.iloc[0]) / size, **style.LIMIT)
-        for name in frames.names(here, kind="baseline"):
-            _draw_line(axes, frames.rows(here, kind="baseline", series=name), star, label=True)
-        # Batch sizes are written on one line of diffusion: they are the same on the others.
-        labelled = frames.rows(here, kind="curve").iloc[:1]
-        for i, name in enumerate(series):
-            own = frames.rows(here, kind="curve", series=name)
-            for (k,), line in frames.groups(own, "steps"):
-                look = style.look(i, hues.get(k, style.colour(i)))
-                _draw_line(axes, line, look, label=bool(line.index.isin(labelled.index).any()))
-        style.log_axis(axes, [*here["tokens_per_s_low"], *here["tokens_per_s_high"]])
-        axes.xaxis.set_major_locator(MaxNLocator(6))
-        axes.margins(x=0.12, y=0.16)
-        axes.set(xlabel=f"peak memory [{unit}]", ylabel=_Y_TITLE)
-    handles = [style.key(f"K = {k:.0f}", color=hue, linewidth=4) for k, hue in hues.items()]
-    handles += style.series_keys(series if len(series) == 1 else [frames.short(s) for s in series], "grey")
-    handles += style.baseline_keys(measured, **star)
-    if frame["budget_bytes"].notna().any():
-        handles.append(style.key("equal memory", **style.LIMIT))
-        handles.append(style.key("largest batch that fits", **style.RING))
-    style.legend_below(figure, handles)
-
-
-def interactive(frame: pd.DataFrame) -> page.Figure:
-    """The same for the page."""
-    measured, size, unit = _measured(frame)
-    series, steps = frames.names(frame, kind="curve"), frames.step_counts(frames.rows(measured, kind="curve"))
-    hues = dict(zip(steps, page.ordered_colours(len(steps)), strict=True))
-    groups = frames.by_shape(measured)
-    chart = page.Chart(groups, f"peak memory [{unit}]", _Y_TITLE, panel_px=300)
-    for panel, here in enumerate(groups.values()):
-        for name in frames.names(here, kind="baseline"):
-            own, shown = frames.rows(here, kind="baseline", series=name), f"{name} (autoregressive)"
-            look = page.baseline_look()
-            chart.line(panel, own, _X, _Y, shown, look, _hover, order="batch_size", label="B={batch_size}")
-        for i, name in enumerate(series):
-            for (k,), own in frames.groups(frames.rows(here, kind="curve", series=name), "steps"):
-                look = page.look(i, hues.get(k, page.colour(i)))
-                chart.line(panel, own, _X, _Y, frames.with_steps(name, k), look, _hover, order="batch_size")
-        best = frames.rows(here, is_largest=True)
-        if len(best):
-            budget = float(best["budget_bytes"].iloc[0]) / size
-            ends = float(here["tokens_per_s_low"].min()), float(here["tokens_per_s_high"].max())
-            shown = f"equal memory: {page.number(budget)} {unit}, {best['budget'].iloc[0]}"
-            chart.limit(panel, budget, ends, "equal memory", shown)
-        chart.marks(panel, best, _X, _Y, "largest batch that fits", page.RING, _hover_largest)
-        low, high = float(here["x"].min()), float(here["x"].max())
-        # Space for the label beside the first mark.
-        pad = 0.12 * (high - low) or 0.1 * high
-        chart.axis(panel, "x", range=[low - pad, high + pad])
-        chart.log(panel, "y", [*here["tokens_per_s_low"], *here["tokens_per_s_high"]])
-    return chart.figure(frame)
-
-
-def _hover(row: Any) -> list[str]:
-    rate = page.amount("throughput", row, "tokens_per_s", "new tokens/s")
-    peak = f"peak memory: {row.peak_bytes / frames.GIB:.3g} GiB ({row.source})"
-    return [f"batch size {row.batch_size}", rate, peak]
-
-
-def _hover_largest(row: Any) -> list[str]:
-    return [frames.with_steps(row.series, row.steps), *_hover(row), f"the largest batch that fits: {row.budget}"]
+    shown = style.named(measured).sort_values(["prompt_tokens", "new_tokens", "batch_size"], kind="stable")
+    shown = shown.assign(
+        panel=[frames.shape_title(r.prompt_tokens, r.new_tokens) for r in frames.each(shown)],
+        budget_size=shown["budget_bytes"].astype(float) / size,
+        line=throughput.line_names(shown),
+    )
+    shown = style.with_tooltip(shown, throughput=("tokens_per_s", "new tokens/s"), peak_memory=("x", unit))
+    tips, looks = style.tooltip(shown, "source", "budget"), throughput.line_looks(shown)
+    if curves := frames.names(shown, kind="curve"):
+        looks.shape = style.series_looks(shown).shape
+        looks.shape["legend"]["values"] = curves
+    values = [*shown["tokens_per_s_low"], *shown["tokens_per_s_high"]]
+    x: Any = alt.X("x:Q", title=f"peak memory [{unit}]", scale=alt.Scale(zero=False, padding=12))
+    x.axis = alt.Axis(tickCount=4)
+    y = style.axis("tokens_per_s", "throughput [new tokens/s]", values)
+    budget = alt.Chart().transform_aggregate(budget_size="max(budget_size)", groupby=["panel"])
+    limit = budget.transform_filter("isValid(datum.budget_size)").mark_rule(strokeDash=style.DASHED, color=style.MUTED)
+    # Batch sizes are readable on one line only; the others are in the tooltips.
+    label = style.where("baseline").transform_calculate(text="'B=' + datum.batch_size").mark_text(align="left", dx=5)
+    layers = [
+        limit.encode(x=style.of(x, "budget_size")),
+        *style.curves(alt.Chart(), x, y, "tokens_per_s", looks, tips, order="batch_size", detail=["series", "line"]),
+        style.ring(alt.Chart().transform_filter("datum.is_largest"), x, y, tips),
+        label.encode(x=x, y=y, text="text:N", color=looks.color),
+    ]
+    return style.panels(layers, shown)

@@ -10,15 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
-from matplotlib.figure import Figure
 
 from dlmbench.analysis.study import CellSummary, Study
-from dlmbench.charts import frames, page, style
+from dlmbench.charts import frames, style
 from dlmbench.types import Run
-
-_X_TITLE = "time since the request [s]"
-MOST_ROWS = 14
-_KINDS = ("baseline", "curve", "other")  # from top to bottom
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,119 +63,37 @@ def _point(kind: str, study: Study, summary: CellSummary) -> TextPoint | None:
 
 
 def caption(frame: pd.DataFrame) -> str:
-    """What the picture shows, how long the first text is, and whether the picture leaves something out."""
-    if len(_for_paper(frame)) == len(frame):
-        return page_caption(frame)
-    return f"{page_caption(frame)} Drawn: the smallest and the largest of many; all are in the table beside the figure."
-
-
-def page_caption(frame: pd.DataFrame) -> str:
-    """The same for the page, which leaves nothing out."""
+    """What is shown, and how long the first text is."""
     blocks = sorted({int(n) for n in frames.diffusion(frame)["first_text_tokens"]})
     size = f" ({' or '.join(map(str, blocks))} tokens at once)" if blocks else ""
     return (
-        "Time to the first text (open marks) and to the full text (filled marks, medians with 95% intervals). The "
-        f"first text is the first token of the autoregressive baseline, or the first final block of diffusion{size}; "
-        "where that block is the whole text, both are the same. The first text is timed in one traced generation and "
-        "has no interval."
+        "Time to the first text (open marks) and to the full text (filled marks, medians with 95% intervals), joined "
+        "by a line; level lines: the autoregressive baseline's, dotted for its first text. The first text is the first "
+        f"token of the autoregressive baseline, or the first final block of diffusion{size}; where that block is the "
+        "whole text, both are the same. The first text is timed in one traced generation and has no interval."
     )
 
 
-def _placed(rows: pd.DataFrame, batches: list[int], has_settings: bool) -> tuple[pd.DataFrame, list[str]]:
-    """The rows of one panel with their height `at`, batches beside one another, and the names of the settings.
-
-    A setting is a series with a step count (0: it chooses its own): baselines on top, then by series and steps.
-    """
-    series = frames.names(rows)
-    keys = [
-        (_KINDS.index(r.kind), series.index(r.series), 0 if pd.isna(r.steps) else r.steps) for r in frames.each(rows)
+def chart(frame: pd.DataFrame) -> Any:
+    """A panel for each pair of lengths and batch size."""
+    shown = style.by_shape_and_batch(style.named(frame))
+    shown = style.with_tooltip(
+        shown, first_text=("first_text_s", "s"), full_text=("latency_s", "s"), between_tokens=("inter_token_s", "s")
+    )
+    shown, x = style.steps_axis(shown)
+    tips, looks = style.tooltip(shown, "first_text_tokens"), style.series_looks(shown)
+    values = [*frame["first_text_s"], *frame["latency_low_s"], *frame["latency_high_s"]]
+    y = style.axis("latency_s", "time since the request [s]", values)
+    first_y = style.of(y, "first_text_s")
+    baseline, diffusion = style.where("baseline"), style.where("curve", "other")
+    first = baseline.mark_rule(strokeDash=style.DOTTED, strokeWidth=1.5)
+    waiting = diffusion.mark_rule(opacity=0.6).encode(x=x, y=first_y, y2="latency_s", color=looks.color)
+    opened = diffusion.mark_point(filled=False, style="open", opacity=1)
+    layers = [
+        *style.bands(baseline, y, "latency_s", looks, tips),
+        first.encode(y=first_y, color=looks.color, tooltip=tips),
+        waiting,
+        opened.encode(x=x, y=first_y, color=looks.color, shape=looks.shape, tooltip=tips),
+        *style.curves(diffusion, x, y, "latency_s", looks, tips)[1:],
     ]
-    settings = sorted(set(keys))
-    shifts = [(batches.index(b) - (len(batches) - 1) / 2) * 0.72 / len(batches) for b in rows["batch_size"]]
-    labels = []
-    for kind, i, steps in settings:
-        diffusion = frames.short(series[i]) if has_settings else series[i].partition(", ")[0]
-        labels.append(frames.with_steps(diffusion if kind else series[i], steps or None))
-    return rows.assign(at=[settings.index(key) + shift for key, shift in zip(keys, shifts, strict=True)]), labels
-
-
-def _has_settings(frame: pd.DataFrame) -> bool:
-    """Whether several settings of diffusion are compared."""
-    return len(set(frames.diffusion(frame)["series"])) > 1
-
-
-def _panels(frame: pd.DataFrame) -> tuple[dict[str, tuple[pd.DataFrame, list[str]]], int]:
-    """Title, placed rows and names of the settings of each panel, and the most settings of a panel."""
-    batches, has_settings = frames.batch_sizes(frame), _has_settings(frame)
-    groups = {title: _placed(here, batches, has_settings) for title, here in frames.by_shape(frame).items()}
-    return groups, max(len(labels) for _, labels in groups.values())
-
-
-def _for_paper(frame: pd.DataFrame) -> pd.DataFrame:
-    """The smallest and largest batch and, where rows are many, step count of each series; the page shows them all."""
-    diffusion = frames.diffusion(frame)
-    shown = frame[frame["batch_size"].isin(frames.ends((diffusion if len(diffusion) else frame)["batch_size"]))]
-    if _panels(shown)[1] <= MOST_ROWS:
-        return shown
-    kept = {s: frames.ends(own["steps"].dropna()) for s, own in shown.groupby("series")}
-    return shown[[pd.isna(k) or k in kept[s] for s, k in zip(shown["series"], shown["steps"], strict=True)]]
-
-
-def draw(frame: pd.DataFrame, figure: Figure) -> None:
-    """A panel for each (prompt, new tokens), a row for each setting; colour is batch size."""
-    frame = _for_paper(frame)
-    batches, (groups, deepest) = frames.batch_sizes(frame), _panels(frame)
-    height = 0.75 + deepest * max(0.2, 0.085 * len(batches) + 0.06)
-    # The names of settings are long: they need the width of two panels.
-    panels = style.panels(figure, groups, height, columns=1 if _has_settings(frame) else 2)
-    looks: dict[int, dict[str, Any]] = {
-        b: {"color": style.colour(i), "marker": style.marker(i), "linestyle": "none"} for i, b in enumerate(batches)
-    }
-    hollow: dict[str, Any] = {"markersize": 6.5, "markerfacecolor": "none"}
-    for axes, (here, labels) in zip(panels, groups.values(), strict=True):
-        for batch, look in looks.items():
-            own = frames.rows(here, batch_size=batch)
-            axes.hlines(
-                own["at"], own["first_text_s"], own["latency_s"], color=look["color"], linewidth=1.1, alpha=0.55
-            )
-            style.with_intervals(axes, own, "latency_s", "at", x_bars=True, markersize=4, **look)
-            axes.plot(own["first_text_s"], own["at"], **hollow, **look)
-        axes.set_yticks(range(len(labels)), labels)
-        axes.set_ylim(len(labels) - 0.4, -0.6)
-        axes.grid(visible=False, axis="y")
-        style.log_axis(axes, [*here["first_text_s"], *here["latency_low_s"], *here["latency_high_s"]], "x")
-        axes.set(xlabel=_X_TITLE)
-    handles = [style.key(f"batch {batch}", **look) for batch, look in looks.items()]
-    grey: dict[str, Any] = {"color": "grey", "marker": "o", "linestyle": "none"}
-    handles += [style.key("first text", **hollow, **grey), style.key("full text", markersize=4, **grey)]
-    style.legend_below(figure, handles, columns=8)
-
-
-def interactive(frame: pd.DataFrame) -> page.Figure:
-    """The same for the page."""
-    batches, (groups, deepest) = frames.batch_sizes(frame), _panels(frame)
-    columns, height = (1 if _has_settings(frame) else 2), 60 + deepest * max(26, 12 * len(batches))
-    chart = page.Chart(groups, _X_TITLE, "", columns=columns, panel_px=height)
-    for panel, (here, labels) in enumerate(groups.values()):
-        for i, batch in enumerate(batches):
-            own, hue, key = frames.rows(here, batch_size=batch), page.colour(i), f"batch {batch}"
-            if own.empty:
-                continue
-            symbol = page.SYMBOLS[i % len(page.SYMBOLS)]
-            full = {"colour": hue, "symbol": symbol}
-            first = {"colour": hue, "symbol": f"{symbol}-open", "size": 10}
-            chart.line(panel, own, "latency_s", "at", key, full, _hover, mode="markers", x_bars=True)
-            chart.line(panel, own, "first_text_s", "at", "", first, _hover, mode="markers", key=key)
-            x = [v for r in frames.each(own) for v in (r.first_text_s, r.latency_s, None)]
-            y = [v for r in frames.each(own) for v in (r.at, r.at, None)]
-            chart.stroke(panel, x, y, hue, key, opacity=0.55)
-        ticks = {"tickvals": list(range(len(labels))), "ticktext": [page.text(label) for label in labels]}
-        chart.axis(panel, "y", range=[len(labels) - 0.4, -0.6], showgrid=False, **ticks)
-        chart.log(panel, "x", [*here["first_text_s"], *here["latency_low_s"], *here["latency_high_s"]])
-    return chart.figure(frame)
-
-
-def _hover(row: Any) -> list[str]:
-    first = f"{page.amount('first text', row, 'first_text_s', 's')} ({row.first_text_tokens:.0f} tokens)"
-    between = [] if pd.isna(row.inter_token_s) else [f"then {page.number(row.inter_token_s * 1e3)} ms a token"]
-    return [row.series, *page.settings(row), first, *between, page.amount("full text", row, "latency_s", "s")]
+    return style.panels(layers, shown)

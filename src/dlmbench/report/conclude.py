@@ -15,7 +15,7 @@ from dlmbench.errors import BenchError
 from dlmbench.results import read_run
 from dlmbench.types import Run
 
-_PACKAGES = ("jinja2", "plotly")
+_PACKAGES = ("jinja2",)
 
 
 def _ignore(stage: str) -> None:

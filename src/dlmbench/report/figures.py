@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import gzip
+import json
 import os
 import re
 from dataclasses import dataclass
@@ -12,10 +13,14 @@ from urllib.parse import quote
 
 from dlmbench import registry
 from dlmbench.analysis.results import Study
+from dlmbench.charts import style
 from dlmbench.charts.frames import why_missing
-from dlmbench.charts.write import caption, csv_of, interactive, names_in_order, write_one
+from dlmbench.charts.write import caption, csv_of, names_in_order, panel_titles, specification, write_one
 from dlmbench.report.source import DocumentFigure
 from dlmbench.types import Run
+
+# With more panels than this the page shows one at a time and a menu to choose it.
+MOST_PANELS = 8
 
 
 def document_figures(run: Run, study: Study, folder: Path, number: int | None = None) -> tuple[DocumentFigure, ...]:
@@ -41,7 +46,7 @@ def document_figures(run: Run, study: Study, folder: Path, number: int | None = 
                 own.mkdir(parents=True, exist_ok=True)
                 picture = write_one(name, module, frame, own)[0]
             relative = quote(Path(os.path.relpath(picture, folder)).as_posix())
-            found.append(DocumentFigure(title, caption(module, frame), relative))
+            found.append(DocumentFigure(title, caption(module, frame, specification(module, frame)), relative))
         except Exception as error:  # a figure that fails is named; the document is written without it
             found.append(DocumentFigure(title, f"Not drawn: {type(error).__name__}: {error}.", ""))
     return tuple(found)
@@ -73,16 +78,18 @@ def _page_figure(run: Run, study: Study, name: str) -> PageFigure:
         frame = module.points(run, study)
         if why := why_missing(frame):
             return PageFigure(name, title, missing=why)
-        plot = interactive(module, frame)
-        views = (plot.layout.meta or {}).get("views", ())
+        spec = specification(module, frame) | {"config": style.config(12, is_print=False), "description": title}
+        panels = panel_titles(spec)
+        rows = 1 if len(panels) > MOST_PANELS else -(-len(panels) // 2) or 1
         return PageFigure(
             name,
             title,
-            caption(module, frame, on_page=True),
-            plot=packed(plot.to_json()),
+            caption(module, frame),
+            # Names may come from a user's file: no text of a figure can be a tag.
+            plot=packed(json.dumps(spec, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")),
             csv=packed(csv_of(frame)),
-            height_px=int(plot.layout.height or 400),
-            views=tuple(str(v["label"]).replace("\n", ", ") for v in views),
+            height_px=260 * rows + 120,
+            views=tuple(panels if len(panels) > MOST_PANELS else ()),
         )
     except Exception as error:  # a figure that fails is named; the page is written without it
         return PageFigure(name, title, missing=f"it could not be drawn ({type(error).__name__}: {error})")

@@ -1,6 +1,6 @@
 """report.html: the answer, then the evidence, in one file that makes no network request.
 
-The page allows exactly two scripts, named by their hashes (a content security policy): its own and plotly's. Whatever
+The page allows exactly two scripts, named by their hashes (a content security policy): its own and Vega's. Whatever
 text a run contains can therefore not become a third, even if an escape were forgotten. Text is escaped by the template,
 names in figures where they enter a figure, and the data of table and figures are packed (gzip, base64), an alphabet in
 which no tag can be written.
@@ -21,7 +21,7 @@ from typing import Any
 
 from dlmbench.analysis.answer import answer
 from dlmbench.analysis.results import CellSummary, Study, group_by
-from dlmbench.charts import page as charts_page
+from dlmbench.charts import style as charts_style
 from dlmbench.report.figures import PageFigure, packed, page_figures
 from dlmbench.report.source import Source, load_settings
 from dlmbench.report.text import counted
@@ -104,7 +104,7 @@ def gather(run: Run, study: Study, progress: Callable[[str], None] = lambda stag
         "missing": list(_missing(source, figures, table)),
         "environment": source.environment,
         "most_listed": MOST_LISTED,
-        "random_weights": charts_page.RANDOM_WEIGHTS,
+        "random_weights": charts_style.RANDOM_WEIGHTS,
     }
 
 
@@ -112,11 +112,10 @@ def render(page: dict[str, Any]) -> str:
     """The page as HTML; every value is escaped by the template."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
-    from plotly.offline import get_plotlyjs
 
     files = resources.files("dlmbench.report") / "templates"
     style, script = ((files / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
-    plotly = get_plotlyjs()
+    vega = charting_script()
     environment = Environment(
         loader=PackageLoader("dlmbench.report", "templates"),
         autoescape=True,
@@ -129,10 +128,18 @@ def render(page: dict[str, Any]) -> str:
         # Part of the package, not of a run: the only text that is not escaped.
         style=Markup(style),
         script=Markup(script),
-        plotly=packed(plotly),
-        policy=f"script-src {script_hash(script)} {script_hash(plotly)}",
-        colours=_packed_json(dict(charts_page.DARK)),
+        vega=packed(vega),
+        policy=f"script-src {script_hash(script)} {script_hash(vega)}",
+        colours=_packed_json(dict(charts_style.DARK)),
     )
+
+
+def charting_script() -> str:
+    """Vega, Vega-Lite and vega-embed as one script without names of its own, from the installed package."""
+    import vl_convert
+
+    bundle = vl_convert.javascript_bundle(None)  # type: ignore[arg-type]  # None is the default, and all of Vega
+    return f'(() => {{"use strict";{bundle}}})()'
 
 
 def script_hash(script: str) -> str:

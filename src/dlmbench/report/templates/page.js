@@ -45,94 +45,99 @@ const applyTheme = () => {
 const NARROW_PX = 560;
 // The area inside the margins of both Letter and A4, in pixels, less a title and some space.
 const PAPER = { width: 680, height: 860 };
-let plotlyReady;
+let vegaReady;
 let darkColours;
-const plotly = () =>
-  (plotlyReady ??= unpack("plotly").then((source) => {
+const vegaEmbed = () =>
+  (vegaReady ??= unpack("vega").then((source) => {
     document.head.append(element("script", { textContent: source }));
-    return window.Plotly;
+    return window.vegaEmbed;
   }));
+// A legend has as many columns as its names leave space for; names that do not fit are cut.
+const fitLegends = (part, width) => {
+  if (!part || typeof part !== "object") return;
+  const names = part.scale?.domain;
+  if (part.legend && Array.isArray(names)) {
+    const longest = Math.max(...names.map((n) => String(n).length));
+    const across = Math.max(1, Math.floor(width / (6.6 * longest + 34)));
+    Object.assign(part.legend, { columns: Math.min(across, names.length), labelLimit: width - 40 });
+  }
+  Object.entries(part).forEach(([key, value]) => key !== "datasets" && fitLegends(value, width));
+};
 
 class PageFigure {
   constructor(place) {
     this.place = place;
     this.drawn = false;
-    this.view = 0;
-    const select = place.parentElement.querySelector("[data-view]");
-    select?.addEventListener("change", () => {
-      this.view = Number(select.value);
+    this.hidden = new Set();
+    // A click on a name in the legend hides its marks, or shows them again.
+    place.addEventListener("click", (event) => {
+      const label = event.target.closest?.(".role-legend-label text")?.textContent.replace(/…$/, "");
+      if (!label) return;
+      if (!this.hidden.delete(label)) this.hidden.add(label);
       this.draw();
     });
+    this.select = place.parentElement.querySelector("[data-view]");
+    this.select?.addEventListener("change", () => this.draw());
   }
 
   async draw() {
-    const [Plotly, text, colours] = await Promise.all([
-      plotly(),
+    const [embed, text, colours] = await Promise.all([
+      vegaEmbed(),
       (this.text ??= unpack(this.place.dataset.plot)),
       (darkColours ??= unpack("colours").then(JSON.parse)),
     ]);
     const shown = isDark() ? text.replace(/"(#[0-9a-f]{6})"/gi, (all, c) => `"${colours[c.toLowerCase()] ?? c}"`) : text;
-    const { data: all, layout } = JSON.parse(shown);
-    this.fit(layout);
-    const views = layout.meta.views;
-    let data = all;
-    if (views) {
-      const { traces, axes } = views[this.view];
-      data = traces.map((i) => ({ ...all[i], visible: true }));
-      Object.assign(layout, axes);
+    const spec = JSON.parse(shown);
+    const { inner, columns } = this.fit(spec);
+    // The policy of the page forbids code made from text: expressions are interpreted. Only errors are logged.
+    const options = { ast: true, renderer: "svg", actions: false, logLevel: 1, tooltip: { theme: isDark() ? "dark" : "light" } };
+    this.made?.finalize();
+    this.made = await embed(this.place, spec, options);
+    // Labels need space that only drawing tells: what is too wide or too narrow is given to the panels.
+    const drawn = this.place.querySelector("svg");
+    if ( spec.facet) {
+      const width = inner.width + (this.width - drawn.width.baseVal.value - 1) / columns;
+      await this.made.view.signal("child_width", Math.max(width, 60)).runAsync();
     }
-    this.place.style.zoom = ""; // what is zoomed is measured wrongly while it is drawn
-    await Plotly.react(this.place, data, layout, {
-      displaylogo: false,
-      displayModeBar: printing ? false : "hover",
-      modeBarButtonsToRemove: ["select2d", "lasso2d"],
-      toImageButtonOptions: { filename: this.place.dataset.file, scale: 3 },
-    });
-    if (printing) await this.unroll(Plotly, layout);
+    // One image with a name, not a thousand graphics without one.
+    for (const part of drawn.querySelectorAll("[role], [aria-roledescription]")) {
+      part.removeAttribute("role");
+      part.removeAttribute("aria-roledescription");
+    }
+    drawn.setAttribute("role", "img");
+    drawn.setAttribute("aria-label", spec.description);
     this.place.style.minHeight = "";
     this.drawn = true;
-    this.width = layout.width;
   }
 
-  // Panels side by side where they fit, otherwise below each other.
-  fit(layout) {
-    const { panels, columns, panel_px, gap_px, top_px, bottom_px, keys } = layout.meta;
-    layout.width = printing ? PAPER.width : this.place.clientWidth;
-    let across = layout.width < NARROW_PX ? 1 : columns;
-    let panel = panel_px;
-    this.zoom = 1;
-    const down = () => Math.ceil(panels / across);
-    const rest = () => (down() - 1) * gap_px + top_px + bottom_px;
-    // On paper a figure and its caption must fit on one page: if not, with one more column, and smaller.
-    const words = this.place.nextElementSibling.textContent.length;
-    const room = Math.max(PAPER.height / 2, PAPER.height - 20 * Math.ceil(words / 90));
-    if (printing && down() * panel + rest() > room) {
-      this.zoom = 0.7;
-      layout.width = PAPER.width / this.zoom;
-      // Figures of one column have long names on the left, and keep one column.
-      across = columns > 1 ? Math.min(columns + 1, panels) : 1;
-      panel = Math.max(120, Math.min(panel, (room / this.zoom - rest()) / down()));
+  // Panels side by side where they fit, otherwise below each other; of very many, the chosen one.
+  fit(spec) {
+    this.width = printing ? PAPER.width : this.place.clientWidth;
+    const inner = spec.facet ? spec.spec : spec;
+    const chosen = this.select && spec.facet.sort[Number(this.select.value)];
+    if (chosen) spec.facet.sort = [chosen];
+    const isHidden = (name) => name && [...this.hidden].some((label) => name.startsWith(label));
+    for (const [name, rows] of Object.entries(spec.datasets)) {
+      spec.datasets[name] = rows.filter(
+        (r) => (!chosen || r.panel === chosen) && !isHidden(r.line ?? r.series),
+      );
     }
-    Object.assign(layout.grid, { rows: down(), columns: across, ygap: gap_px / (panel + gap_px) });
-    // On a narrow screen every name in the legend is on its own line.
-    const legend = layout.width < NARROW_PX ? Math.min(19 * keys + 12, 180) - (bottom_px - 56) : 0;
-    layout.height = down() * panel + rest() + legend;
-    if (printing) {
-      layout.legend.maxheight = 300;
-      layout.grid.xgap = 0.26;
+    const panels = spec.facet?.sort?.length ?? 1;
+    let columns = Math.min(this.width < NARROW_PX ? 1 : spec.columns ?? 1, panels);
+    inner.height ??= panels === 1 ? 300 : 190;
+    if (printing && panels > 2) {
+      // A figure and its caption fit on one page.
+      columns = Math.min(panels, 3);
+      inner.height = Math.min(inner.height, 460 / Math.ceil(panels / columns) - 60);
     }
-    if (layout.width < NARROW_PX) {
-      Object.assign(layout.margin, { l: 54, r: 8 });
-      layout.legend.font = { size: 11 };
+    if (spec.facet) {
+      spec.columns = columns;
+      spec.facet.header = { ...spec.facet.header, labelLimit: (this.width - 40) / columns };
     }
-  }
-
-  // Nothing scrolls on paper: a legend that does not fit makes its figure taller.
-  async unroll(Plotly, layout) {
-    const legend = this.place.querySelector(".legend .bg");
-    const more = (legend ? legend.getBBox().height : 0) - (layout.meta.bottom_px - 56);
-    if (more > 0) await Plotly.relayout(this.place, { height: layout.height + more });
-    this.place.style.zoom = this.zoom;
+    inner.width = (this.width - 80) / columns - 24;
+    if (spec.title && this.width < NARROW_PX) spec.title = spec.title.split(/(?<=:) /);
+    fitLegends(spec, this.width);
+    return { inner, columns };
   }
 }
 
