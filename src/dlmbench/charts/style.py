@@ -146,14 +146,16 @@ def series_looks(frame: pd.DataFrame, *, has_lines_only: bool = False) -> Looks:
 
 
 def by_shape_and_batch(frame: pd.DataFrame) -> pd.DataFrame:
-    """The frame in the order of its panels, one for each pair of lengths and batch size."""
+    """The frame in the order of its panels, one for each pair of lengths and batch size with diffusion in it."""
     ordered = frame.sort_values(["prompt_tokens", "new_tokens", "batch_size"], kind="stable")
     has_batches = len(batch_sizes(frame)) > 1
     titles = [
         shape_title(r.prompt_tokens, r.new_tokens) + (f", batch {r.batch_size:.0f}" if has_batches else "")
         for r in each(ordered)
     ]
-    return ordered.assign(panel=titles)
+    ordered = ordered.assign(panel=titles)
+    with_diffusion = ordered["panel"].isin(diffusion(ordered)["panel"])
+    return ordered[with_diffusion] if with_diffusion.any() else ordered
 
 
 # ---------------------------------------------------------------- axes

@@ -59,10 +59,12 @@ def caption(frame: pd.DataFrame) -> str:
     """What is shown, which memory it is, and where memory ran out."""
     sources = " and ".join(s for s in dict.fromkeys(frame["source"]) if s) or "none measured"
     oom = " OOM: out of memory." if frame["peak_bytes"].isna().any() else ""
+    places = frame["series"].nunique() * frame["sequence_tokens"].nunique() * frame["batch_size"].nunique()
+    blank = " Blank: not measured." if len(frame) < places else ""
     some = " A star: some settings ran out of memory." if (frame["kind"] == "some_oom").any() else ""
     return (
         f"Peak memory of one generation ({sources}, weights included) by sequence length (prompt and new tokens) and "
-        f"batch size: the largest over all step counts and settings of a model.{oom}{some}"
+        f"batch size: the largest over all step counts and settings of a model.{oom}{some}{blank}"
     )
 
 

@@ -114,9 +114,8 @@ def caption(frame: pd.DataFrame) -> str:
 
 
 def chart(frame: pd.DataFrame) -> Any:
-    """A panel for each pair of lengths and batch size with diffusion in it."""
+    """A panel for each pair of lengths and batch size."""
     shown = style.by_shape_and_batch(style.named(frame))
-    shown = shown[shown["panel"].isin(frames.diffusion(shown)["panel"])]
     metric, unit = _quality(frame)
     shown = style.with_tooltip(shown, quality=("quality", unit), latency=("latency_s", "s"))
     tips, looks = style.tooltip(shown), style.series_looks(shown)

@@ -110,7 +110,7 @@ class PageFigure {
     this.drawn = true;
   }
 
-  // Panels side by side where they fit, otherwise below each other; of very many, the chosen one.
+  // Panels side by side where they fit, otherwise below each other; of very many, the chosen one; no hidden marks.
   fit(spec) {
     this.width = printing ? PAPER.width : this.place.clientWidth;
     const inner = spec.facet ? spec.spec : spec;
