@@ -6,16 +6,12 @@ import json
 import re
 from dataclasses import replace
 
-import numpy as np
 import pytest
 
 from dlmbench import registry
 from dlmbench.analysis.answer import answer
 from dlmbench.analysis.compare import as_record, compare
 from dlmbench.analysis.cost import cheapest, costs, goal_of
-from dlmbench.analysis.pareto import Contender, front_places
-from dlmbench.analysis.parity import PerText
-from dlmbench.analysis.stats import bootstrap_indices
 from dlmbench.analysis.study import analyse
 from dlmbench.charts.write import caption, specification, svg
 from dlmbench.report import document, page
@@ -85,7 +81,6 @@ def test_one_text_has_no_interval_and_decides_nothing():
             assert (parity.low_steps, parity.high_steps) == (4, None)
             assert [p.share for p in parity.points] == [None, None]
             assert not any(p.gap.is_known for p in parity.points)
-    assert {p.verdict for f in study.fronts for p in f.points} == {"undecided"}
     frame = registry.load("figures", "quality_vs_steps").points(RUNS["one prompt"], study)
     assert frame["share_reached"].isna().all()
     assert "no interval" in answer(study)
@@ -123,18 +118,6 @@ def test_a_comparison_of_single_repetitions_is_written_as_json():
     record = as_record(compare(run, run, draws=200))
     assert record["pairs"][0]["speedup"] == {"value": 1.0, "low": None, "high": None}
     json.dumps(record, allow_nan=False)
-
-
-def test_no_place_on_a_front_rests_on_one_text():
-    def contender(name: str, latency_s: float, value: float, texts: int) -> Contender:
-        scores = PerText(tuple(range(texts)), np.full(texts, value), np.ones(texts))
-        return Contender(name, np.full(5, latency_s), scores)
-
-    for texts, verdicts in ((1, ["undecided"] * 2), (8, ["on the front", "off the front"])):
-        both = [contender("good", 1.0, 2.0, texts), contender("bad", 2.0, 1.0, texts)]
-        places = front_places(both, True, bootstrap_indices(texts, 200, 0))
-        assert [p.verdict for p in places] == verdicts
-        assert [p.is_on_front for p in places] == [True, False]
 
 
 def test_a_metric_of_one_whole_set_of_one_text_has_no_interval():

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from dlmbench.analysis.break_even import BreakEven
-from dlmbench.analysis.pareto import Front
 from dlmbench.analysis.parity import Parity, Speedup
 from dlmbench.analysis.quality import MetricInfo, Quality
 from dlmbench.analysis.stats import Interval, Summary
@@ -196,12 +195,6 @@ class Study:
     labels: Mapping[str, str]
     findings: tuple[Finding, ...]
     missing: tuple[str, ...]
-    fronts: tuple[Front, ...] = ()
-
-    def front(self, metric: str, batch_size: int, prompt_tokens: int, new_tokens: int) -> Front | None:
-        """The Pareto front of one batch size and pair of lengths by one metric."""
-        key = (metric, batch_size, prompt_tokens, new_tokens)
-        return next((f for f in self.fronts if (f.metric, f.batch_size, f.prompt_tokens, f.new_tokens) == key), None)
 
     @property
     def cells(self) -> tuple[CellSummary, ...]:

@@ -154,14 +154,6 @@ def expanded_tail(tail: float, n: int) -> float:
     return float(_scipy.norm.cdf(math.sqrt(n / (n - 1)) * _scipy.t.ppf(tail, n - 1))) if n > 1 else 0.0
 
 
-def stretch(n: int) -> float:
-    """The same correction as a factor on the draws, where draws are needed instead of quantiles; 1 for n < 2."""
-    if n < 2:
-        return 1.0
-    tail = (1 + CONFIDENCE) / 2
-    return float(math.sqrt(n / (n - 1)) * _scipy.t.ppf(tail, n - 1) / _scipy.norm.ppf(tail))
-
-
 def share_to_probability(share: float, n: int) -> float:
     """P(statement), from the share of the resamples of n texts in which it holds, with the same correction."""
     if n < 2:

@@ -9,13 +9,11 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 
 import numpy as np
 
 from dlmbench.analysis.break_even import break_even
 from dlmbench.analysis.findings import findings
-from dlmbench.analysis.pareto import Contender, Front, front_places
 from dlmbench.analysis.parity import DELTAS, Parity, Repetitions, common_prompts, speedup_at_parity, steps_to_parity
 from dlmbench.analysis.quality import Quality, all_cells, metrics_of, quality_of, scores_by_text, whole_scores
 from dlmbench.analysis.results import (
@@ -175,24 +173,7 @@ class _Analysis:
             labels=self.labels,
             findings=findings(self.run),
             missing=tuple(missing),
-            fronts=tuple(self.fronts()),
         )
-
-    def fronts(self) -> Iterator[Front]:
-        """Among the cells of one shape that were timed and scored, by every metric scored text by text."""
-        trained = (c for c in self.cells if c.model.weights != "random")
-        shapes = group_by(trained, lambda c: (c.batch_size, c.prompt_tokens, c.new_tokens))
-        for metric, (shape, cells) in itertools.product(self.compared, shapes.items()):
-            found = []
-            for cell in cells:
-                reps, texts = self.repetitions.get(cell.id), self.texts.get((cell.quality_key, metric.name))
-                if reps is not None and texts is not None:
-                    found.append(Contender(cell.id, reps.latency_s, texts))
-            shared = common_prompts([c.texts for c in found])
-            if shared:
-                paired = [replace(c, texts=c.texts.only(shared)) for c in found]
-                places = front_places(paired, metric.higher_is_better, self.indices(len(shared)), self.seed)
-                yield Front(metric.name, *shape, places, len(shared))
 
     def summary(self, cell: Cell, baseline: CellSummary | None = None) -> CellSummary:
         """One cell, with its speedup over `baseline` where both were timed."""
