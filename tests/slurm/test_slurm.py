@@ -125,7 +125,7 @@ def wait_for(what: str, is_so: Callable[[], object], folder: Path, every_s: floa
 
 def timed(run: Path, index: int) -> list[str]:
     """The lines of a shard's timed repetitions."""
-    records = submission.shard_folder(run, index) / "records.jsonl"
+    records = run / submission.SHARDS / f"{index:03d}" / "records.jsonl"
     lines = records.read_text().split("\n")[:-1] if records.exists() else []
     return [line for line in lines if '"kind": "sample"' in line and '"is_warmup": false' in line]
 
@@ -230,7 +230,7 @@ def test_an_array_reaches_its_time_limit_and_gives_the_results_of_a_serial_run(c
 
 def test_a_cancelled_task_and_a_full_disk_are_completed_by_one_command(cluster):
     text = SMALL.format(name="broken", steps=[2, 4])
-    disk = submission.shard_folder(cluster / "broken", 0)
+    disk = cluster / "broken" / submission.SHARDS / "000"
     disk.mkdir(parents=True)
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", disk], check=True)
     try:
