@@ -1,4 +1,4 @@
-"""The Pareto front of latency and quality: the points that nothing else beats in both."""
+"""The Pareto front of latency and quality: the points that no other point dominates."""
 
 from __future__ import annotations
 

@@ -77,7 +77,7 @@ class Summary:
 
 @cache
 def median_ranks(n: int) -> tuple[int, int] | None:
-    """Ranks (from 1) of two order statistics that hold the median with 95% or more, None if n is too small.
+    """Ranks (from 1) of two order statistics that cover the median with 95% or more, None if n is too small.
 
     The number of values below the median is Binomial(n, 1/2), whatever the distribution (Conover, Practical
     Nonparametric Statistics, "confidence interval for a quantile").
