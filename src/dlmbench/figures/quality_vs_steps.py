@@ -163,6 +163,5 @@ def chart(frame: pd.DataFrame) -> Any:
 
 def _title(row: Any, has_shapes: bool) -> str:
     metric = MetricInfo(str(row.metric), str(row.unit), bool(row.higher_is_better))
-    better = "higher" if metric.higher_is_better else "lower"
     shape = f", {frames.shape_title(row.prompt_tokens, row.new_tokens)}" if has_shapes else ""
-    return f"{metric.display_name} [{metric.unit}], {better} is better{shape}"
+    return f"{metric.title}{shape}"

@@ -324,16 +324,11 @@ def growth_shape(lengths: Sequence[int], peaks: Sequence[float]) -> str:
     )
 
 
-@answers(MEMORY, "hypothesis")
-def _baseline_memory(source: Source) -> Answer:
-    """The KV cache makes the autoregressive model's memory grow linearly with length."""
-    return _memory_over_length(source, "baseline")
-
-
-@answers(MEMORY, "hypothesis")
-def _target_memory(source: Source) -> Answer:
-    """LLaDA's memory depends on the full length from the start."""
-    return _memory_over_length(source, "target")
+for _role, _text in (
+    ("baseline", "The KV cache makes the autoregressive model's memory grow linearly with length."),
+    ("target", "LLaDA's memory depends on the full length from the start."),
+):
+    MEMORY.append(Question("hypothesis", _text, partial(_memory_over_length, role=_role)))
 
 
 @answers(MEMORY, "hypothesis")

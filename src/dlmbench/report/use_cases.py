@@ -1,8 +1,8 @@
 """The answer by use case: interactive, server, long context; each with its conditions, or plainly not measured.
 
 The question is the same three times: from how many steps on is diffusion as good (S_parity), and up to how many is it
-faster (k*)? Diffusion pays off where the two overlap. A use case is a part of the grid. Each workload in it (a batch size
-and lengths) is answered by the sampler settings that favour diffusion most there, which the page states.
+faster (k*)? Diffusion pays off where the two overlap. A use case is a part of the grid. Each workload in it (a batch
+size and lengths) is answered by the sampler settings that favour diffusion most there, which the page states.
 """
 
 from __future__ import annotations
