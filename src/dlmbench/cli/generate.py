@@ -99,10 +99,17 @@ def generate(
             print(output.text if output.text is not None else " ".join(map(str, output.output_ids)), flush=True)
 
 
+@dataclass(frozen=True)
+class LikelihoodOptions(CheckpointOptions):
+    """A prompt file with references."""
+
+    prompt_file: Annotated[Path, Option(metavar="FILE", help="JSON lines, see above")]
+
+
 @command()
 @expand_options
 def likelihood(
-    options: CheckpointOptions,
+    options: LikelihoodOptions,
     metric: Annotated[str, Option(metavar="NAME", help="likelihood (exact, or the sampler's) | elbo")] = "likelihood",
     draws: Annotated[int | None, Option(min=1, metavar="N", help="Monte Carlo draws of the elbo; default 128")] = None,
     rows: Annotated[int, Option(min=1, metavar="B", help="sequences per forward pass")] = 16,
