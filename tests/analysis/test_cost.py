@@ -93,7 +93,7 @@ def test_a_goal_that_is_none(text):
 
 @pytest.mark.parametrize("price", [-1.0, float("nan"), float("inf")])
 def test_a_price_that_is_none(price):
-    with pytest.raises(BenchError, match="not a price"):
+    with pytest.raises(BenchError, match="must be a number of at least 0, not"):
         costs(RUN, STUDY, price)
 
 

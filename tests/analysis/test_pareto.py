@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from dlmbench.analysis.pareto import on_front
+from dlmbench.analysis.stats import on_front
 
 
 def test_front_of_points_placed_by_hand():

@@ -1,4 +1,4 @@
-"""Who wins where, on curves placed so that the answer is known; and what the answer says of two regimes."""
+"""Which model wins where, on curves placed so that the answer is known; and what the answer says of two regimes."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def test_the_answer_tells_the_two_regimes_apart():
     # The sweep's last point takes a step for every token too: 0.64 s against 0.2 s.
     assert "(K=32 and 64 for 32 and 64 new tokens, batch sizes 1, 2, 4), the baseline wins whatever the" in first
     assert "diffusion takes 3.2 to 4 times as long" in first
-    assert "Both hold, each in its regime" in first
+    assert "Both statements are true in their own regime" in first
 
 
 def test_one_sweep_has_both_regimes_where_it_ends_at_a_step_for_every_token():

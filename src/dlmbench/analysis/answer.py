@@ -24,7 +24,7 @@ POOR_FIT = 0.1
 
 
 def answer(study: Study) -> str:
-    """What a newcomer should know: the verdict of each regime, then parity, speedup and break-even behind it."""
+    """Summary for new readers: the verdict of each regime, then parity, speedup and break-even behind it."""
     if not study.curves:
         reason = "; ".join(study.missing) or "no cell has a step count"
         return f"There is nothing to compare yet: {reason}."
@@ -38,7 +38,7 @@ def answer(study: Study) -> str:
     against = f"{models} (diffusion) against {study.baselines[0].cell.model.key} (autoregressive)."
     paragraphs = [" ".join([against, *regimes(study.curves)])]
     shown = 0
-    # The best known first, because the last may be cut: with quality, then by their break-even.
+    # The best known first, because the last may be truncated: with quality, then by their break-even.
     for curves in sorted(groups, key=lambda g: min((c.headline() is None, c.rank) for c in g)):
         if shown and shown + len(curves) > MOST_SETTINGS:
             continue
@@ -116,7 +116,7 @@ def gap_text(shown: MetricParity) -> str:
 
 
 def _verdict(curve: Curve) -> str:
-    """Who wins at this batch size, at equal quality (margin 0); empty where quality is not known."""
+    """Which model wins at this batch size, at equal quality (margin 0); empty where quality is not known."""
     if curve.headline() is None:
         return ""
     found = winner_of(curve)

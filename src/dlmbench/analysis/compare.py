@@ -1,9 +1,9 @@
 """Two runs side by side: cells joined by content, ratios with intervals, a verdict for each.
 
-Times of two machines, precisions or kernels are not one experiment. What differs is found first and named; a caller who
-continues anyway gets cells joined by the rest of their content, each with the list of what differs in it. Ratios are
-first over second, so that above 1 the second run is faster. Their intervals come from the repetitions of both runs and
-do not cover the spread between processes or hosts.
+Times of two machines, precisions or kernels are not one experiment. Differences are determined first and listed; a
+caller who continues anyway gets cells joined by the rest of their content, each with the list of what differs in it.
+Ratios are first over second, so that above 1 the second run is faster. Their intervals come from the repetitions of
+both runs and do not cover the spread between processes or hosts.
 """
 
 from __future__ import annotations

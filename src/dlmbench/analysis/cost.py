@@ -65,7 +65,9 @@ def check_price(price_per_gpu_hour: float) -> None:
         BenchError: it is one of these.
     """
     if not 0 <= price_per_gpu_hour < math.inf:
-        raise BenchError(f"--price {price_per_gpu_hour:g} is not a price", "Give what one GPU hour costs: --price 2.5")
+        raise BenchError(
+            f"--price must be a number of at least 0, not {price_per_gpu_hour:g}", "For example: --price 2.5"
+        )
 
 
 def _tokens(result: CellResult) -> tuple[float, Literal["useful", "new"]]:
@@ -98,7 +100,7 @@ class CheapestCell:
 
 
 def goal_of(text: str | None, study: Study) -> QualityGoal:
-    """`METRIC=VALUE` as a goal; None is parity by the metric that leads.
+    """`METRIC=VALUE` as a goal; None is parity by the headline metric.
 
     Raises:
         BenchError: another form, or a metric that the run was not scored with.
@@ -144,7 +146,7 @@ def _headline(study: Study) -> str:
 
 
 def _at_parity(study: Study, metric: str) -> Iterator[str]:
-    # A text does not depend on the batch it was made in, so a quality holds for every batch size.
+    # Quality is taken to be the same at every batch size.
     for curve in study.curves:
         shown = curve.parity(metric)
         if shown is not None and curve.quality_baseline is not None:

@@ -36,14 +36,14 @@ Remarks = Iterator[tuple[str, Severity, str, str]]
 
 
 def findings(run: Run) -> tuple[Finding, ...]:
-    """Everything worth a remark in `run`: errors first, then warnings, then notes, each in the order of the cells."""
-    found = [_of_cell(r.cell, *remark) for r in run.results for check in _OF_A_CELL for remark in check(r)]
-    found += [f for check in _OF_A_RUN for f in check(run)]
+    """All findings about `run`: errors first, then warnings, then notes, each in the order of the cells."""
+    remarks = [_cell_finding(r.cell, *remark) for r in run.results for check in _CELL_CHECKS for remark in check(r)]
+    remarks += [f for check in _RUN_CHECKS for f in check(run)]
     rank = {"error": 0, "warning": 1, "info": 2}
-    return tuple(sorted(found, key=lambda f: rank[f.severity]))
+    return tuple(sorted(remarks, key=lambda f: rank[f.severity]))
 
 
-def _of_cell(cell: Cell, code: str, severity: Severity, message: str, hint: str) -> Finding:
+def _cell_finding(cell: Cell, code: str, severity: Severity, message: str, hint: str) -> Finding:
     return Finding(code, severity, cell.id, f"{cell.label}: {message}", hint)
 
 
@@ -199,7 +199,7 @@ def _energy_above_cap(run: Run) -> Iterator[Finding]:
         if powers and (power_w := max(powers)) > (1 + CAP_MARGIN) * cap_w:
             message = f"its energy implies {power_w:.0f} W, above the board's power cap of {cap_w:.0f} W"
             hint = "its counter was read at a bad moment: trust energy of longer generations"
-            yield _of_cell(result.cell, "energy_above_cap", "warning", message, hint)
+            yield _cell_finding(result.cell, "energy_above_cap", "warning", message, hint)
 
 
 def _random_weights(run: Run) -> Iterator[Finding]:
@@ -209,7 +209,7 @@ def _random_weights(run: Run) -> Iterator[Finding]:
         yield Finding("random_weights", "info", None, message, "give the models' trained weights to measure quality")
 
 
-def _few_prompts(run: Run) -> Iterator[Finding]:
+def _too_few_prompts(run: Run) -> Iterator[Finding]:
     fewest: dict[str, int] = {}
     for (_, metric), scores in scores_by_text(run).items():
         fewest[metric] = min(scores.n, fewest.get(metric, scores.n))
@@ -227,7 +227,7 @@ def _degenerate(run: Run) -> Iterator[Finding]:
                 f"{own.value:.0%} of the text repeats itself, the baseline's {base.value:.0%}: "
                 "validity and judges can be fooled by it"
             )
-            yield _of_cell(cell, "degenerate", "warning", message, "read this cell's other metrics with suspicion")
+            yield _cell_finding(cell, "degenerate", "warning", message, "read this cell's other metrics with suspicion")
 
 
 def _better_than_truth(run: Run) -> Iterator[Finding]:
@@ -240,7 +240,7 @@ def _better_than_truth(run: Run) -> Iterator[Finding]:
             if own and truth and own.value < truth.value:
                 message = f"its text scores {own.value:.3f} nats/token under {source}, better than true text"
                 hint = "text more probable than the truth is duller than the truth: a warning, not a win"
-                yield _of_cell(cell, "better_than_truth", "warning", f"{message} ({truth.value:.3f})", hint)
+                yield _cell_finding(cell, "better_than_truth", "warning", f"{message} ({truth.value:.3f})", hint)
 
 
 def _self_judged(run: Run) -> Iterator[Finding]:
@@ -257,7 +257,7 @@ def _tokens_differ(run: Run) -> Iterator[Finding]:
         if shared and not np.array_equal(own.only(shared).weights, base.only(shared).weights):
             message = "the two models split the reference into different numbers of tokens"
             hint = "nats per token then compare unequal things: compare bits per byte"
-            yield _of_cell(cell, "tokens_differ", "warning", message, hint)
+            yield _cell_finding(cell, "tokens_differ", "warning", message, hint)
             return
 
 
@@ -285,10 +285,10 @@ def _pairs_with_baseline(run: Run, metric: str) -> Iterator[tuple[Cell, PerText,
                 break
 
 
-_OF_A_CELL: tuple[Callable[[CellResult], Remarks], ...] = (
+_CELL_CHECKS: tuple[Callable[[CellResult], Remarks], ...] = (
     *(_failed, _repetitions, _slow_start, _drift, _spans_processes, _tokens_short, _energy_window, _device),
 )
-_OF_A_RUN: tuple[Callable[[Run], Iterator[Finding]], ...] = (
-    *(_unmeasured, _controls, _node_shared, _energy_above_cap, _random_weights, _few_prompts),
+_RUN_CHECKS: tuple[Callable[[Run], Iterator[Finding]], ...] = (
+    *(_unmeasured, _controls, _node_shared, _energy_above_cap, _random_weights, _too_few_prompts),
     *(_tokens_differ, _degenerate, _better_than_truth, _self_judged),
 )

@@ -34,7 +34,7 @@ from dlmbench.analysis.stats import (
 
 Outcome = Literal["reached", "reached_at_smallest", "not_reached", "undecided"]
 ALPHA = 0.05
-# With fewer prompts even unanimous ones prove nothing at this level: (1/2)^4 > 0.05.
+# With fewer prompts even unanimous results are not significant at this level: (1/2)^4 > 0.05.
 FEWEST_PROMPTS = 5
 # Sums in another order differ by this much at most: equal texts are at parity.
 ROUNDING = 1e-9

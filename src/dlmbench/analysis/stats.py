@@ -77,7 +77,7 @@ class Summary:
 
 @cache
 def median_ranks(n: int) -> tuple[int, int] | None:
-    """Ranks (from 1) of two order statistics that hold the median with 95% or more, None if n is too small.
+    """Ranks (from 1) of two order statistics that cover the median with 95% or more, None if n is too small.
 
     The number of values below the median is Binomial(n, 1/2), whatever the distribution (Conover, Practical
     Nonparametric Statistics, "confidence interval for a quantile").
@@ -220,3 +220,16 @@ def ratio_interval(
     ratios = median_draws(a, draws, (seed, 1)) / median_draws(b, draws, (seed, 2))
     low, high = percentiles(ratios)
     return Interval(float(np.median(np.asarray(a)) / np.median(np.asarray(b))), low, high)
+
+
+def on_front(latency_N: FloatArray, quality_N: FloatArray) -> NDArray[np.bool_]:
+    """The Pareto front_N: True where no other point is at least as fast and as good, and better in one of the two.
+
+    quality_N is oriented: higher is better. A point whose latency or quality is not a number is never on the front, and
+    beats nothing.
+    """
+    faster_NN = latency_N[:, None] <= latency_N
+    better_NN = quality_N[:, None] >= quality_N
+    strict_NN = (latency_N[:, None] < latency_N) | (quality_N[:, None] > quality_N)
+    beaten_N = (faster_NN & better_NN & strict_NN).any(axis=0)
+    return np.asarray(np.isfinite(latency_N) & np.isfinite(quality_N) & ~beaten_N)

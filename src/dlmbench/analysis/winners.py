@@ -1,4 +1,4 @@
-"""Who wins where: the step counts that equal quality needs, compared with those at which diffusion is faster.
+"""Which model wins where: the step counts that equal quality needs, compared with those at which diffusion is faster.
 
 The verdict is at equal quality, and it is only given where everything uncertain points the same way: every step count
 at which parity may lie must be faster than the baseline, or every one slower. Anything else is undecided, and the
@@ -123,7 +123,9 @@ def regimes(curves: Sequence[Curve]) -> list[str]:
     found = ["Two regimes were measured.", _regime("With fewer steps than tokens", fewer)]
     found.append(_regime("With one step per token", full))
     if _faster(fewer) and not _faster(full):
-        found.append("Both hold, each in its regime: a comparison that measures only one of them is incomplete.")
+        found.append(
+            "Both statements are true in their own regime: a comparison that measures only one of them is incomplete."
+        )
     return found
 
 

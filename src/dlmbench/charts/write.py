@@ -1,4 +1,4 @@
-"""Draw the figure plug-ins, and write every figure of a run as PNG and PDF, its points beside them as CSV.
+"""Draw the figure plug-ins, and write every figure of a run as PNG and PDF, its points as CSV.
 
 Each figure is one Vega-Lite specification. vl-convert draws it for print; the page draws the same one in the browser.
 Files appear whole or not at all (written under another name, then renamed). A figure that fails is reported, and its

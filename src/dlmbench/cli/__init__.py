@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.stderr.write("\nstopped by a signal after a repetition; the same command resumes\n")
         sys.exit(_RETRY)
     except (KeyboardInterrupt, typer.Abort):
-        sys.stderr.write("\nstopped; the same command resumes\n")
+        sys.stderr.write("\ninterrupted\n")
         sys.exit(130)
 
 

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 def compare(
     first: Annotated[Path, Argument(metavar="RUN1", help="folder of a finished run, the reference")],
     second: Annotated[Path, Argument(metavar="RUN2", help="folder of the run to compare with it")],
-    anyway: Annotated[bool, Option("--anyway", help="compare runs that are not comparable; every row says so")] = False,
+    anyway: Annotated[
+        bool, Option("--anyway", help="compare runs that are not comparable; every row is marked")
+    ] = False,
     as_json: Annotated[bool, Option("--json", help="print all numbers as JSON instead of tables")] = False,
 ) -> None:
     """Compare two runs cell by cell: is the second faster, and do memory and quality differ?

@@ -44,6 +44,11 @@ class Check:
         return f"{self.state:<8} {self.subject}: {self.text}" + (f". {self.hint}" if self.hint else "")
 
 
+def _check(problem: object, subject: str, text: str, hint: str, otherwise: str, state: State = "warning") -> Check:
+    """`text` with `hint` if there is a problem, otherwise ok."""
+    return Check(state, subject, text, hint) if problem else Check("ok", subject, otherwise)
+
+
 def run_checks(experiment: Experiment | None = None) -> Iterator[Check]:
     """Check everything that a study depends on; with an experiment also its models and data."""
     yield from _packages()
@@ -70,10 +75,9 @@ def _packages() -> Iterator[Check]:
         text = f"python {python}; dlmbench is not installed but runs from source, so its requirements are unknown"
         yield Check("error", "packages", text, "Install it: make setup, or pip install --no-deps -e .")
         return
-    if own and python not in SpecifierSet(own, prereleases=True):
-        yield Check("error", "python", f"{python} on {system}", f"dlmbench needs {own}")
-    else:
-        yield Check("ok", "python", f"{python} on {system}, {sys.executable}")
+    is_unsupported = own and python not in SpecifierSet(own, prereleases=True)
+    text, hint = f"{python} on {system}", f"dlmbench needs {own}"
+    yield _check(is_unsupported, "python", text, hint, f"{text}, {sys.executable}", "error")
     wrong, right = [], []
     for text in metadata.requires("dlmbench") or ():
         requirement = Requirement(text)
@@ -157,28 +161,23 @@ def gpu_checks(found: GpuCondition) -> Iterator[Check]:
         yield Check("warning", "MIG", text, "Request a whole GPU")
     if found.sm_clock_mhz is not None:
         text = f"SM at {found.sm_clock_mhz} of {found.max_sm_clock_mhz} MHz"
-        if found.throttle:
-            hint = "Check cooling and power; the results will also contain this finding"
-            yield Check("warning", "clocks", f"{text}, throttled by {found.throttle}", hint)
-        else:
-            yield Check("ok", "clocks", f"{text}, not throttled")
-    if found.is_persistent is False:
+        hint = "Check cooling and power; the results will also contain this finding"
+        throttled = f"{text}, throttled by {found.throttle}"
+        yield _check(found.throttle, "clocks", throttled, hint, f"{text}, not throttled")
+    if found.is_persistent is not None:
+        text = "off: the driver is unloaded between programs"
         hint = "An administrator can turn it on: nvidia-smi -pm 1; without it the first seconds of each run are slower"
-        yield Check("warning", "persistence", "off: the driver is unloaded between programs", hint)
-    elif found.is_persistent:
-        yield Check("ok", "persistence", "on")
-    if found.ecc_errors:
+        yield _check(not found.is_persistent, "persistence", text, hint, "on")
+    if found.ecc_errors or found.has_ecc is not None:
         text = f"{found.ecc_errors} uncorrected errors since the driver was loaded"
-        yield Check("warning", "ECC", text, "Use another node, and inform its administrators")
-    elif found.has_ecc is not None:
-        yield Check("ok", "ECC", "on, no uncorrected errors" if found.has_ecc else "off")
+        hint = "Use another node, and inform its administrators"
+        yield _check(found.ecc_errors, "ECC", text, hint, "on, no uncorrected errors" if found.has_ecc else "off")
     if found.power_cap_w is not None and found.default_power_cap_w is not None:
         text = f"cap {found.power_cap_w:.0f} W"
-        if found.power_cap_w < found.default_power_cap_w - 1:
-            hint = "Mention it with the results, or have it reset: nvidia-smi -pl"
-            yield Check("warning", "power", f"{text}, below the default {found.default_power_cap_w:.0f} W", hint)
-        else:
-            yield Check("ok", "power", f"{text}, the default")
+        lowered = f"{text}, below the default {found.default_power_cap_w:.0f} W"
+        hint = "Mention it with the results, or have it reset: nvidia-smi -pl"
+        is_lowered = found.power_cap_w < found.default_power_cap_w - 1
+        yield _check(is_lowered, "power", lowered, hint, f"{text}, the default")
     if not found.counts_energy:
         yield Check("warning", "energy", "the counter cannot be read", "Energy will be unknown; everything else works")
 
@@ -194,10 +193,8 @@ def _machine() -> Iterator[Check]:
     yield Check("ok", "memory", f"{memory.available / _GIB:.1f} GiB of {memory.total / _GIB:.1f} GiB available")
     allowed, busy = len(os.sched_getaffinity(0)), os.getloadavg()[0]
     text = f"{allowed} cores for this process, torch uses {torch.get_num_threads()}; load {busy:.1f}"
-    if busy > allowed / 2:
-        yield Check("warning", "cores", text, "Other work is running here: wait for it to end before measuring")
-    else:
-        yield Check("ok", "cores", text)
+    hint = "Other work is running here: wait for it to end before measuring"
+    yield _check(busy > allowed / 2, "cores", text, hint, text)
 
 
 def _disk() -> Iterator[Check]:
@@ -208,10 +205,8 @@ def _disk() -> Iterator[Check]:
         yield Check("error", "disk", f"{here} cannot be written to", "Run from a folder that you can write to")
     elif free < _MIN_FREE:
         yield Check("error", "disk", text, "Free some space, or run on another file system")
-    elif free < _GIB:
-        yield Check("warning", "disk", text, "A long study may need more")
     else:
-        yield Check("ok", "disk", text)
+        yield _check(free < _GIB, "disk", text, "A long study may need more", text)
 
 
 def _caches() -> Iterator[Check]:
@@ -229,10 +224,9 @@ def _caches() -> Iterator[Check]:
         yield Check("warning", "caches", f"{text}, and the folder does not exist", hint)
     elif not is_offline and not os.access(parent, os.W_OK):
         yield Check("warning", "caches", f"{text}; it cannot be written to", "Set HF_HOME to a writable folder")
-    elif not models and free < _PAIR_BYTES:
-        yield Check("warning", "caches", text, "The 8B pair needs 32 GB: set HF_HOME to a larger file system")
     else:
-        yield Check("ok", "caches", text)
+        hint = "The 8B pair needs 32 GB: set HF_HOME to a larger file system"
+        yield _check(not models and free < _PAIR_BYTES, "caches", text, hint, text)
 
 
 def _assets(experiment: Experiment) -> Iterator[Check]:
@@ -241,10 +235,8 @@ def _assets(experiment: Experiment) -> Iterator[Check]:
     try:
         for report in assets.download(experiment, local_files_only=True):
             name = f"{report.kind} {report.name}"
-            if report.is_ready:
-                yield Check("ok", name, report.line.removeprefix(f"{name}: "))
-            else:
-                yield Check("error", name, "; ".join(report.problems), report.remedy)
+            text, problems = report.line.removeprefix(f"{name}: "), "; ".join(report.problems)
+            yield _check(not report.is_ready, name, problems, report.remedy, text, "error")
     except BenchError as error:
         yield Check("error", "assets", error.message, error.hint)
 
@@ -268,7 +260,6 @@ def _cluster() -> Iterator[Check]:
     if shared == "1":
         hint = "Request it exclusively (--exclusive); the results will say that it was shared"
         yield Check("warning", "node", f"job {job} shares it with other jobs", hint)
-    elif shared == "0":
-        yield Check("ok", "node", f"job {job} has it exclusively")
     else:
-        yield Check("ok", "node", f"job {job} may share it: jobs/env.sh was not sourced")
+        text = "has it exclusively" if shared == "0" else "may share it: jobs/env.sh was not sourced"
+        yield Check("ok", "node", f"job {job} {text}")

@@ -53,20 +53,24 @@ class CheckpointOptions:
 class GenerateOptions(CheckpointOptions):
     """Adds how to generate; the options that are no field of `GenerateRequest` are knobs."""
 
-    prompts_are_ids: Annotated[bool, Option("--prompt-ids", help='lines are {"prompt_ids": [..]}')] = False
+    prompts_are_ids: Annotated[
+        bool, Option("--prompt-ids", help='prompt file has token ids: one {"prompt_ids": [..]} per line')
+    ] = False
     sampler: Annotated[str | None, Option(metavar="NAME", help="default: the sampler of the model's family")] = None
     new_tokens: Annotated[int, Option(min=1, metavar="G", help="tokens to generate for each prompt")] = 128
     steps: Annotated[int | None, Option(metavar="K", help="diffusion steps; default: one per token")] = None
-    block_length: Annotated[int | None, Option(metavar="N", help="tokens per block; default: all new ones")] = None
+    block_length: Annotated[int | None, Option(metavar="N", help="tokens per block; default: all new tokens")] = None
     cache: Annotated[str | None, Option(metavar="NAME", help="see `dlmbench list cache`")] = None
     commit: Annotated[str | None, Option(metavar="NAME", help="commit rule; see `dlmbench list commit`")] = None
-    threshold: Annotated[float | None, Option(metavar="P", help="of the threshold rule; default 0.9")] = None
-    factor: Annotated[float | None, Option(metavar="F", help="of the factor rule; default 1.0")] = None
+    threshold: Annotated[
+        float | None, Option(metavar="P", help="confidence threshold (commit=threshold); default 0.9")
+    ] = None
+    factor: Annotated[float | None, Option(metavar="F", help="factor (commit=factor); default 1.0")] = None
     cfg_scale: Annotated[float | None, Option(metavar="S", help="classifier-free guidance; default 0: none")] = None
     temperature: Annotated[float | None, Option(metavar="T", help="default 0: the most probable token")] = None
     batch_size: Annotated[int, Option(min=1, metavar="B", help="prompts per batch, padded on the left")] = 1
     chat: Annotated[bool, Option("--chat", help="apply the chat template to each prompt")] = False
-    trace: Annotated[bool, Option("--trace", help="also print when each position was committed")] = False
+    trace: Annotated[bool, Option("--trace", help="with --json: also print when each position was committed")] = False
 
 
 @command()
@@ -95,10 +99,17 @@ def generate(
             print(output.text if output.text is not None else " ".join(map(str, output.output_ids)), flush=True)
 
 
+@dataclass(frozen=True)
+class LikelihoodOptions(CheckpointOptions):
+    """A prompt file with references."""
+
+    prompt_file: Annotated[Path, Option(metavar="FILE", help="JSON lines, see above")]
+
+
 @command()
 @expand_options
 def likelihood(
-    options: CheckpointOptions,
+    options: LikelihoodOptions,
     metric: Annotated[str, Option(metavar="NAME", help="likelihood (exact, or the sampler's) | elbo")] = "likelihood",
     draws: Annotated[int | None, Option(min=1, metavar="N", help="Monte Carlo draws of the elbo; default 128")] = None,
     rows: Annotated[int, Option(min=1, metavar="B", help="sequences per forward pass")] = 16,
@@ -113,9 +124,9 @@ def likelihood(
     from dlmbench.bench import generate as generation
 
     if metric not in METRICS:
-        raise BenchError(f"no likelihood is called '{metric}'", did_you_mean(metric, METRICS))
+        raise BenchError(f"unknown likelihood '{metric}'", did_you_mean(metric, METRICS))
     if draws is not None and metric != "elbo":
         raise BenchError("--draws applies to the elbo only", "Add --metric elbo")
     settings = {metric: {"draws": draws}} if draws is not None else {}
-    for found in generation.score_references(options.request(), metric, settings, rows):
-        print(json.dumps(asdict(found), ensure_ascii=False), flush=True)
+    for scored in generation.score_references(options.request(), metric, settings, rows):
+        print(json.dumps(asdict(scored), ensure_ascii=False), flush=True)

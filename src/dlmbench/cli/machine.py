@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -24,15 +25,18 @@ def list_(
     Example: dlmbench list samplers
     """
     if what is not None and what not in registry.KINDS:
-        raise BenchError(f"there is no list '{what}'", did_you_mean(what, registry.KINDS))
+        raise BenchError(f"unknown kind '{what}'", did_you_mean(what, registry.KINDS))
     for kind in [what] if what else registry.KINDS:
+        names = registry.names(kind)
+        width = max(map(len, names), default=0) + 2
         print(f"{kind}:")
-        for name in registry.names(kind):
-            print(f"  {name:<24} {registry.summary(kind, name)}")
-        if kind == "samplers":
-            for name in registry.names(kind):
-                for knob in registry.all_knobs(name).values():
-                    print(f"    {name}: --knob {knob.name}={knob.default}: {knob.help}")
+        for name in names:
+            print(f"  {name:<{width}}{registry.summary(kind, name)}")
+        for name in names if kind == "samplers" else ():
+            for knob in registry.all_knobs(name).values():
+                # As an experiment file and --knob accept it: null, true, false.
+                default = knob.default if isinstance(knob.default, str) else json.dumps(knob.default)
+                print(f"    {name}: --knob {knob.name}={default}: {knob.help}")
 
 
 @command()
@@ -65,7 +69,7 @@ def doctor(
 def download(
     config: Config = Path("config/experiments.yaml"),
     hf_token: Annotated[
-        str | None, Option(metavar="TOKEN", help="token for gated models, or a file that contains it")
+        str | None, Option(metavar="TOKEN|FILE", help="token for gated models, or a file that contains it")
     ] = None,
     model_cache_dir: Annotated[Path | None, Option(metavar="DIR", help="cache folder of models")] = None,
     dataset_cache_dir: Annotated[Path | None, Option(metavar="DIR", help="cache folder of data sets")] = None,

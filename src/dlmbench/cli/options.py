@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="dlmbench",
-    help="Is a diffusion language model worth it for you, instead of an autoregressive one? Measure both and see.",
+    help="Compare masked-diffusion and autoregressive language models: speed, memory, energy and quality.",
     epilog="Start with `dlmbench demo`; `dlmbench COMMAND --help` shows options and an example.",
     no_args_is_help=True,
     add_completion=False,
@@ -45,7 +45,8 @@ Config = Annotated[Path, Option("--config", "-c", metavar="FILE", help="experime
 OutputDir = Annotated[Path, Option("--output-dir", "-o", metavar="DIR", help="run folder; an existing one is resumed")]
 MaxPrompts = Annotated[str | None, Option(metavar="N", help="use at most N prompts")]
 KnobOption = Annotated[
-    list[str] | None, Option("--knob", metavar="KNOB=V[,V...]", help="set any sampler knob; see `list samplers`")
+    list[str] | None,
+    Option("--knob", metavar="KNOB=V[,V...]", help="set any sampler knob; see `dlmbench list samplers`"),
 ]
 HardwareName = Annotated[
     str | None, Option("--hardware", metavar="NAME", help="device to use for predictions, such as h200")

@@ -89,7 +89,9 @@ def _forecast(
 @command()
 def calibrate(
     run_folder: RunFolder,
-    hardware: HardwareName = None,
+    hardware: Annotated[
+        str | None, Option(metavar="NAME", help="device on which the run was measured; default: as recorded")
+    ] = None,
     hardware_file: HardwareFile = None,
     output: Annotated[
         Path | None, Option("--output", metavar="FILE", help="default: calibration.json in the run folder")
@@ -108,15 +110,15 @@ def calibrate(
     from dlmbench.roofline.calibrate import calibrate_run
     from dlmbench.roofline.hardware import load_rows
 
-    made = calibrate_run(read_run(run_folder), hardware, load_rows(hardware_file))
+    calibrated = calibrate_run(read_run(run_folder), hardware, load_rows(hardware_file))
     path = run_folder / "calibration.json" if output is None else output
     if path.is_dir() or not path.parent.is_dir():
         raise BenchError(f"{path} cannot be written as a file", "Choose a file in an existing folder with --output")
-    replace_file(path, made.to_json())
+    replace_file(path, calibrated.to_json())
     out = console.stdout()
-    out.print(console.calibrations(made.calibrations, made.hardware.name))
-    out.print(console.bounds(made.bounds))
-    for note in made.notes:
+    out.print(console.calibrations(calibrated.calibrations, calibrated.hardware.name))
+    out.print(console.bounds(calibrated.bounds))
+    for note in calibrated.notes:
         out.print(note, soft_wrap=True)
-    console.findings(made.findings)
+    console.findings(calibrated.findings)
     print(path)

@@ -39,7 +39,7 @@ def submit(
     ] = "",
     account: Annotated[str, Option(metavar="NAME", help="account to charge")] = "",
     cpus_per_task: Annotated[int | None, Option(min=1, metavar="N", help="CPU cores of each task")] = None,
-    shared: Annotated[bool, Option("--shared", help="allow other jobs on the node; the results will say so")] = False,
+    shared: Annotated[bool, Option("--shared", help="allow other jobs on the node; recorded in the results")] = False,
     warn: Annotated[
         int | None,
         Option(min=1, metavar="SECONDS", help="stop this long before the time limit; default 180"),
@@ -231,7 +231,7 @@ def _check_resume_options(context: typer.Context) -> None:
     if others:
         raise BenchError(
             f"{', '.join(others)} cannot be combined with --resume, which resumes the run as it was submitted",
-            "Leave them out (only --time, --warn and --dry-run are possible), or submit to a new --output_dir",
+            "Leave them out (only --time, --warn and --dry-run are possible), or submit to a new --output-dir",
         )
 
 

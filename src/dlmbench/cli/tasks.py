@@ -33,7 +33,7 @@ def tasks(
         Path | None, Option(metavar="DIR", help="folder with YAML files of further tasks, such as config/tasks")
     ] = None,
     likelihood: Annotated[
-        str, Option(metavar="KIND", help="of diffusion models: sampler (depends on K) or elbo (does not)")
+        str, Option(metavar="KIND", help="of diffusion models: sampler (depends on the step count) or elbo (does not)")
     ] = "sampler",
     draws: Annotated[int, Option(min=1, metavar="N", help="Monte Carlo draws of the elbo")] = 128,
     limit: Annotated[

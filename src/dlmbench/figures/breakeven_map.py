@@ -1,4 +1,4 @@
-"""Who wins where: break-even k* over batch size and length, and S_parity, the steps needed for equal quality.
+"""Which model wins where: break-even k* over batch size and length, and S_parity, the steps needed for equal quality.
 
 Below k* diffusion is faster, above it the baseline: where S_parity is below k*, diffusion wins at equal quality. k* is
 measured where the curve crosses the baseline, and predicted for the run's device elsewhere; the prediction uses the

@@ -13,8 +13,8 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from dlmbench.analysis.pareto import on_front
 from dlmbench.analysis.quality import MetricInfo
+from dlmbench.analysis.stats import on_front
 from dlmbench.analysis.study import CellSummary, Study
 from dlmbench.charts import frames, style
 from dlmbench.types import Run

@@ -1,6 +1,6 @@
 """Quality against diffusion steps, a panel for each metric, the baseline as a band, S_parity marked.
 
-The second half of the question: how many steps does diffusion need to write as well as the baseline?
+How many steps does diffusion need to match the quality of the baseline (S_parity)?
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from dlmbench.analysis.parity import Parity
-from dlmbench.analysis.quality import MetricInfo, Quality
+from dlmbench.analysis.quality import MetricInfo, Quality, metric_for
 from dlmbench.analysis.study import Curve, Study
 from dlmbench.charts import frames, style
 from dlmbench.types import Run
@@ -23,11 +23,11 @@ _OUTCOMES = {"not_reached": "not reached", "undecided": "undecided"}
 
 @dataclass(frozen=True, kw_only=True)
 class QualityPoint(frames.Point):
-    """kind: curve, baseline, truth (the true text's own score) or parity.
+    """A point of the figure. kind: curve, baseline, truth (the true text's own score) or parity.
 
     A parity row has steps and value only where S_parity at margin 0 is reached. steps_low and steps_high are its 95%
-    interval, empty where that end is beyond the largest K measured; share_reached is the share of resamples in which
-    parity was found.
+    interval, empty where that end is beyond the largest K measured; share_reached is the share of resamples that
+    reach parity.
     """
 
     metric: str = ""
@@ -59,17 +59,17 @@ def points(run: Run, study: Study) -> pd.DataFrame:
             if kind == "baseline" and (kind, series, *shape) in seen:
                 continue
             for q in cell.quality:
-                if of := q.metric.truth_of:
-                    metric = MetricInfo(of, q.metric.unit, higher_is_better=False)
-                    truths.setdefault((of, *shape), _point(curve, "truth", "true text", metric, q))
+                if reference_for := q.metric.truth_of:
+                    metric = MetricInfo(reference_for, q.metric.unit, higher_is_better=False)
+                    truths.setdefault((reference_for, *shape), _point(curve, "truth", "true text", metric, q))
                 else:
                     rows.append(_point(curve, kind, series, q.metric, q, steps=cell.cell.steps))
         seen |= {(kind, series, *shape) for kind, series, _ in cells}
         for metric in study.metrics:
-            if found := curve.parity(metric.name):
-                rows.append(_point(curve, "parity", curve.label, metric, None, **_parity_columns(found.parity)))
+            if parity := curve.parity(metric.name):
+                rows.append(_point(curve, "parity", curve.label, metric, None, **_parity_columns(parity.parity)))
     if not any(r.kind == "curve" for r in rows):
-        return frames.table(QualityPoint, [], _why(study))
+        return frames.table(QualityPoint, [], _reason_if_empty(study))
     return frames.table(QualityPoint, [*rows, *truths.values()], "")
 
 
@@ -77,11 +77,11 @@ def _point(
     curve: Curve, kind: str, series: str, metric: MetricInfo, quality: Quality | None, **columns: Any
 ) -> QualityPoint:
     """A point at the lengths of `curve`."""
-    known: dict[str, Any] = {"metric": metric.name, "unit": metric.unit, "higher_is_better": metric.higher_is_better}
-    known |= {"prompt_tokens": curve.prompt_tokens, "new_tokens": curve.new_tokens}
+    shared: dict[str, Any] = {"metric": metric.name, "unit": metric.unit, "higher_is_better": metric.higher_is_better}
+    shared |= {"prompt_tokens": curve.prompt_tokens, "new_tokens": curve.new_tokens}
     if quality is not None:
-        known |= {"value": quality.value, "value_low": quality.low, "value_high": quality.high, "texts": quality.n}
-    return QualityPoint(kind=kind, series=series, **known | columns)
+        shared |= {"value": quality.value, "value_low": quality.low, "value_high": quality.high, "texts": quality.n}
+    return QualityPoint(kind=kind, series=series, **shared | columns)
 
 
 def _parity_columns(parity: Parity) -> dict[str, Any]:
@@ -99,17 +99,17 @@ def _share_reached(parity: Parity) -> float | None:
 
 
 def _note(parity: Parity) -> str:
-    """S_parity with its interval, or why there is none, in short."""
+    """S_parity with its interval, or why there is none."""
     if parity.steps is None:
         share = _share_reached(parity)
-        found = f" (found in {share:.0%} of resamples)" if share else ""
-        return _OUTCOMES[parity.outcome] + (found if parity.outcome == "undecided" else "")
+        suffix = f" (found in {share:.0%} of resamples)" if share else ""
+        return _OUTCOMES[parity.outcome] + (suffix if parity.outcome == "undecided" else "")
     fewer = " or fewer" if parity.outcome == "reached_at_smallest" else ""
     beyond = f"beyond {parity.points[-1].steps}"
     return f"K = {parity.steps}{fewer} ({parity.low_steps or beyond} to {parity.high_steps or beyond})"
 
 
-def _why(study: Study) -> str:
+def _reason_if_empty(study: Study) -> str:
     if any(c.weights == "random" for c in study.curves):
         return "the weights are random, so quality means nothing"
     return "no metric has been scored" if study.curves else "no diffusion cell with a step count"
@@ -119,10 +119,11 @@ def caption(frame: pd.DataFrame) -> str:
     """What is shown, and S_parity in numbers."""
     text = (
         "Quality against diffusion steps, with 95% intervals from a bootstrap over prompts. These are unpaired; parity "
-        "is tested prompt by prompt, which is more sensitive. The bar through a ring is the interval of S_parity, over "
-        "resamples of the prompts. Bands: the autoregressive baseline. The likelihood is the sampler's, with positions "
-        "chosen by the model and tokens drawn at temperature 1."
+        "is tested prompt by prompt, which is more sensitive. The horizontal bar through each ring is the 95% interval "
+        "of S_parity, over resamples of the prompts. Bands: the autoregressive baseline."
     )
+    if (frame["metric"] == metric_for("likelihood")).any():
+        text += " The likelihood is the sampler's, with tokens drawn at temperature 1."
     if single := list(dict.fromkeys(frame["metric"][frame["texts"] == 1])):
         text += f" A single text was scored by {', '.join(single)}: there is no interval."
     marks = [
@@ -162,6 +163,5 @@ def chart(frame: pd.DataFrame) -> Any:
 
 def _title(row: Any, has_shapes: bool) -> str:
     metric = MetricInfo(str(row.metric), str(row.unit), bool(row.higher_is_better))
-    better = "higher" if metric.higher_is_better else "lower"
     shape = f", {frames.shape_title(row.prompt_tokens, row.new_tokens)}" if has_shapes else ""
-    return f"{metric.display_name} [{metric.unit}], {better} is better{shape}"
+    return f"{metric.title}{shape}"

@@ -1,4 +1,4 @@
-"""Time to first text and to full text, the baseline beside diffusion: who waits how long, and for what.
+"""Time to first text and to full text, the baseline next to diffusion.
 
 The reader of an autoregressive model sees the first token at once and reads along; the reader of a diffusion model sees
 nothing until the first block is final, and with a single block that is the whole text.

@@ -65,8 +65,8 @@ def answer_of(
 
 def sentences(parts: Iterable[str]) -> str:
     """Sentences, each starting with a capital and ending with a full stop."""
-    made = (p.strip().rstrip(".") for p in parts if p.strip())
-    return " ".join(p[0].upper() + p[1:] + "." for p in made)
+    cleaned = (p.strip().rstrip(".") for p in parts if p.strip())
+    return " ".join(p[0].upper() + p[1:] + "." for p in cleaned)
 
 
 def shortened(parts: Sequence[str], noun: str = "setting") -> list[str]:

@@ -74,7 +74,7 @@ def conclude(
     `analysis.cost.goal_of`. `progress` is called with each stage.
 
     Raises:
-        BenchError: the folder holds no run, or the metric or the price is not valid.
+        BenchError: the folder is not a run folder, or the metric or the price is not valid.
     """
     run = read_run(output)
     study = analyse(run)

@@ -64,18 +64,18 @@ def limits(source: Source) -> Iterator[str]:
     others = [m.key for m in source.models if not is_published(m) or m.weights != "pretrained"]
     if others:
         yield (
-            f"The models {listed(others)} are not the published 8B checkpoints with their trained weights: nothing "
-            "here says how good those are."
+            f"The models {listed(others)} are not the published 8B checkpoints with their trained weights: this "
+            "run gives no evidence about their quality."
         )
     if source.random:
         yield "The weights are random: times, memory and energy are real, quality was not measured."
     env = source.run.environment
-    yield f"One device: {env.device if env else 'not on record'}. Other hardware may order the two models differently."
+    yield f"One device: {env.device if env else 'not on record'}. Other hardware may rank the two models differently."
     if env is not None and env.cuda is None:
         yield "There was no GPU. Ratios of times on a CPU do not carry over to one."
     yield (
         f"One engine for both models ({listed(source.values('engine'))}): architectures are compared, not the best "
-        "that can be built for each."
+        "implementation of each."
     )
     if source.study.metrics and not source.random:
         n = sorted({q.n for s in source.study.cells for q in s.quality})

@@ -197,7 +197,7 @@ def _warm_up(source: Source) -> Answer:
     return answer_of(
         f"the very first pass was slower than every timed one in {slowest} of {counted(len(ratios), 'cell')}; it took "
         f"{times(float(np.median(ratios)))} the median of the timed ones in the median cell, {times(max(ratios))} at "
-        "most. Warm-ups are kept on record and never averaged"
+        "most. Warm-ups are kept on record and excluded from averages"
     )
 
 
@@ -260,7 +260,7 @@ def _other_devices(source: Source) -> Answer:
     """Do the results hold on other devices, ROCm among them?"""
     env = source.run.environment
     device = env.device if env else "not on record"
-    return not_measured(f"one run belongs to one environment, here {device}; runs of two devices are never merged")
+    return not_measured(f"a run has one environment, here {device}; runs of two devices are never merged")
 
 
 # ---------------------------------------------------------------- memory
@@ -324,16 +324,11 @@ def growth_shape(lengths: Sequence[int], peaks: Sequence[float]) -> str:
     )
 
 
-@answers(MEMORY, "hypothesis")
-def _baseline_memory(source: Source) -> Answer:
-    """The KV cache makes the autoregressive model's memory grow linearly with length."""
-    return _memory_over_length(source, "baseline")
-
-
-@answers(MEMORY, "hypothesis")
-def _target_memory(source: Source) -> Answer:
-    """LLaDA's memory depends on the full length from the start."""
-    return _memory_over_length(source, "target")
+for _role, _text in (
+    ("baseline", "The KV cache makes the autoregressive model's memory grow linearly with length."),
+    ("target", "LLaDA's memory depends on the full length from the start."),
+):
+    MEMORY.append(Question("hypothesis", _text, partial(_memory_over_length, role=_role)))
 
 
 @answers(MEMORY, "hypothesis")
@@ -374,7 +369,7 @@ def _explodes_at_2048(source: Source) -> Answer:
                 f"{times(peaks[-1] / peaks[0])} the memory ({gib(peaks[0])} to {gib(peaks[-1])})"
             )
     kernels = source.values("attention", "target")
-    note = f"that holds for the attention setting {listed(kernels)}: a kernel that stores the attention map was "
+    note = f"this applies to the attention setting {listed(kernels)}: a kernel that stores the attention map was "
     note += "measured" if "math" in kernels else "not measured"
     return answer_of(note, items=items, missing=f"N={LONG} was measured, but no shorter length beside it")
 

@@ -232,7 +232,7 @@ def _first_text(source: Source) -> Answer:
         gap = f", then {seconds(base.inter_token_s)} a token" if base.inter_token_s else ""
         first = seconds(base.first_text_s)
         items.append(f"{name_of(curve)}: diffusion {ends}; the baseline shows its first token after {first}{gap}")
-    note = "how it feels to a reader was not measured: no reader was asked"
+    note = "user perception was not studied"
     missing = "no setting at B=1 has the times inside a generation of both models"
     return answer_of(note, items=items, state="in part", missing=missing)
 
@@ -250,24 +250,24 @@ def _cost(source: Source) -> Answer:
     Throughput and energy of both models at equal quality; then energy over all step counts.
     """
     at_parity = [f"{name_of(c)}: {text}" for c in source.study.curves if (text := _at_equal_quality(c))]
-    found = [
-        (own.value / base.value, own.value, base.value, p.cell)
+    ratios = [
+        (joules.value / base.value, joules.value, base.value, p.cell)
         for c in source.study.curves
         for p in c.points
-        if (own := p.joules_per_token)
+        if (joules := p.joules_per_token)
         and c.baseline
         and (base := c.baseline.joules_per_token)
-        and own.value * base.value
+        and joules.value * base.value
     ]
-    if not found:
+    if not ratios:
         lead = "no setting has the energy of both models (it is read from the GPU's own counter)"
         return answer_of(lead, items=at_parity, state="in part", missing=lead)
     items = []
-    for _, here in sorted(group_by(found, lambda f: f[3].batch_size).items()):
-        for ratio, own_j, base_j, cell in dict.fromkeys(pick(here, key=lambda f: f[:3]) for pick in (min, max)):
-            joules = f"{sig(ratio, 2)}x ({sig(own_j, 2)} J and {sig(base_j, 2)} J)"
-            items.append(f"{shape(cell)}, K={cell.steps}: {joules}")
-    note = "by the board's own counter, idle power included; the least and the most at each batch size"
+    for _, batch_rows in sorted(group_by(ratios, lambda f: f[3].batch_size).items()):
+        for ratio, own_j, base_j, cell in dict.fromkeys(pick(batch_rows, key=lambda f: f[:3]) for pick in (min, max)):
+            text = f"{sig(ratio, 2)}x ({sig(own_j, 2)} J and {sig(base_j, 2)} J)"
+            items.append(f"{shape(cell)}, K={cell.steps}: {text}")
+    note = "by the board's own counter, idle power included; minimum and maximum per batch size"
     lead = sentences([f"energy per new token as a multiple of the baseline's: {note}"])
     return Answer(lead, items=(*shortened(at_parity), *shortened(items, "cell")))
 

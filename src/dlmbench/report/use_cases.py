@@ -1,8 +1,8 @@
 """The answer by use case: interactive, server, long context; each with its conditions, or plainly not measured.
 
 The question is the same three times: from how many steps on is diffusion as good (S_parity), and up to how many is it
-faster (k*)? It is worth it where the two overlap. A use case is a part of the grid. Each workload in it (a batch size
-and lengths) is answered by the sampler settings that serve diffusion best there, which the page states.
+faster (k*)? Diffusion pays off where the two overlap. A use case is a part of the grid. Each workload in it (a batch
+size and lengths) is answered by the sampler settings that favour diffusion most there, which the page states.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SERVER_BATCH = 8
 LONG_TOKENS = 1024
 
 WorkloadVerdict = Literal["diffusion", "baseline", "undecided", "speed only", "unknown"]
-# In the order in which they serve diffusion: the first is chosen where several settings were measured.
+# In the order in which they favour diffusion: the first is chosen where several settings were measured.
 BADGES: dict[WorkloadVerdict, str] = {
     "diffusion": "Diffusion wins",
     "undecided": "Undecided",
@@ -43,13 +43,13 @@ class UseCase:
     meaning: str
     question: str
     condition: str
-    holds: Callable[[Curve], bool]
+    matches: Callable[[Curve], bool]
     fact_name: str
     fact: Callable[[CellSummary], str | None]
 
     def curves(self, study: Study) -> list[Curve]:
         """The curves of `study` that belong to it."""
-        return [c for c in study.curves if self.holds(c)]
+        return [c for c in study.curves if self.matches(c)]
 
 
 INTERACTIVE = UseCase(
@@ -91,18 +91,20 @@ USE_CASES = (INTERACTIVE, SERVER, LONG)
 def speed_by_steps(curve: Curve) -> str:
     """At which timed step counts diffusion is faster than its baseline, slower, or not shown to differ."""
     timed = [p.cell.steps for p in curve.points if p.speedup and p.cell.steps]
-    shown = {"faster": steps_at(curve, "faster"), "slower": steps_at(curve, "slower")}
+    by_pace = {"faster": steps_at(curve, "faster"), "slower": steps_at(curve, "slower")}
     parts = [
-        f"{word} at K={listed(k for k in timed if k in steps)}" for word, steps in shown.items() if {*timed} & {*steps}
+        f"{word} at K={listed(k for k in timed if k in steps)}"
+        for word, steps in by_pace.items()
+        if {*timed} & {*steps}
     ]
-    rest = [k for k in timed if k not in (*shown["faster"], *shown["slower"])]
-    if rest:
-        parts.append(f"not shown to differ in speed at K={listed(rest)}")
+    undecided = [k for k in timed if k not in (*by_pace["faster"], *by_pace["slower"])]
+    if undecided:
+        parts.append(f"not shown to differ in speed at K={listed(undecided)}")
     return ", ".join(parts)
 
 
 def verdict_of(curve: Curve) -> tuple[WorkloadVerdict, str]:
-    """Who wins at equal quality, and why; by speed alone where quality is not known."""
+    """Which model wins at equal quality, and why; by speed alone where quality is not known."""
     if not curve.timed:
         reason = curve.untimed_reason
         return "unknown", f"diffusion was not timed: {reason}" if reason else "diffusion was not timed"
@@ -112,8 +114,8 @@ def verdict_of(curve: Curve) -> tuple[WorkloadVerdict, str]:
     if curve.headline() is None:
         why = "the weights are random" if curve.weights == "random" else "no metric was scored for both models"
         return "speed only", f"{speed}; quality was not measured ({why})"
-    found = winner_of(curve)
-    return found.verdict, f"{found.reason}; {speed}"
+    winner = winner_of(curve)
+    return winner.verdict, f"{winner.reason}; {speed}"
 
 
 # ---------------------------------------------------------------- one workload
@@ -137,7 +139,7 @@ class Strip:
 
 @dataclass(frozen=True)
 class Workload:
-    """One batch size and pair of lengths, with the settings that serve diffusion best there.
+    """One batch size and pair of lengths, with the settings that favour diffusion most there.
 
     facts: the evidence, as pairs of name and value.
     """
@@ -213,7 +215,7 @@ def _workload(curves: Sequence[Curve], use: UseCase) -> Workload:
     if len(curves) > 1:
         same = len({v for (v, _), _ in judged}) == 1
         chosen += f" ({len(curves)} settings measured, "
-        chosen += "all with this verdict)" if same else "those that serve diffusion best)"
+        chosen += "all with this verdict)" if same else "those that favour diffusion most)"
     where = f"batch {best.batch_size} · {best.prompt_tokens} prompt + {best.new_tokens} new tokens"
     return Workload(verdict, where, why, tuple(_facts(best, use)), _strip(best), chosen)
 
