@@ -272,7 +272,7 @@ def test_names_from_files_are_never_markup(capsys, tmp_path):
 def test_command_on_nothing_in_common_and_on_no_run(capsys, tmp_path):
     here, there = stored(RUN, tmp_path / "a"), stored(tiny_run(lengths=((8, 8),)), tmp_path / "b")
     assert "no cell in common" in run(capsys, "compare", here, there)[2]
-    assert "holds no run" in run(capsys, "compare", here, tmp_path)[2]
+    assert "is not a run folder" in run(capsys, "compare", here, tmp_path)[2]
 
 
 def test_the_recorded_study_against_itself(capsys):

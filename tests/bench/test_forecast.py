@@ -355,9 +355,9 @@ def test_a_run_knows_its_device_by_its_own_name_or_by_the_user_s(tmp_path):
     four, eight = (c for c in cells if c.steps in (4, 8) and (c.batch_size, c.prompt_tokens) == (1, 1984))
     assert unknown.expectation.weight(eight) == pytest.approx(2 * unknown.expectation.weight(four))
     assert forecast_run(cells, known, environment("NVIDIA Next"), Machine("h200")).device == H200
-    with pytest.raises(BenchError, match="not on H200"):
+    with pytest.raises(BenchError, match="the device is NVIDIA B200, not H200"):
         forecast_run(cells, known, environment("NVIDIA B200"), Machine("h200"))
-    with pytest.raises(BenchError, match="not on H200"):
+    with pytest.raises(BenchError, match="the device is CPU Box, not H200"):
         forecast_run(cells, known, environment("CPU Box", cuda=None), Machine("h200"))
 
 
@@ -387,7 +387,7 @@ def test_another_file_is_not_a_calibration(capsys, tmp_path, text):
 
 
 def test_calibrate_refuses_in_one_line(capsys, tmp_path):
-    fails(capsys, "calibrate", tmp_path, says="holds no run")
+    fails(capsys, "calibrate", tmp_path, says="is not a run folder")
     fails(capsys, "calibrate", H200_RUN, "--hardware", "H2000", says="H2000 ... H200")
     fails(capsys, "calibrate", H200_RUN, "--output", tmp_path / "no" / "c.json", says="--output")
     copied = tmp_path / "cpu"

@@ -58,9 +58,9 @@ def test_a_bad_file_is_one_line_with_the_place_and_a_hint(capsys, config, text, 
     [
         (["--steps", "abc"], "--steps"),
         (["--steps", "0"], "--steps"),
-        (["--batch_size", "-4"], "--batch_size"),
-        (["--max_prompts", "many"], "--max_prompts"),
-        (["--seq_len", "8.5"], "--seq_len"),
+        (["--batch_size", "-4"], "--batch-size"),
+        (["--max_prompts", "many"], "--max-prompts"),
+        (["--seq_len", "8.5"], "--seq-len"),
         (["--models", "lama"], "lama"),
         (["--knob", "block_len=4"], "block_len ... block_length"),
         (["--knob", "block_length"], "name=value"),
@@ -76,7 +76,7 @@ def test_missing_config_and_output_that_is_a_file(capsys, config, tmp_path):
     fails(capsys, "run", "--config", tmp_path / "no.yaml", says="no.yaml")
     taken = tmp_path / "taken"
     taken.write_text("x")
-    fails(capsys, "run", "--config", config(GOOD), "--output_dir", taken, says="taken ... --output_dir")
+    fails(capsys, "run", "--config", config(GOOD), "--output_dir", taken, says="taken ... --output-dir")
     fails(capsys, "analyze", tmp_path / "nothing", says="nothing")
     fails(capsys, "report", tmp_path / "nothing", says="nothing")
 
@@ -250,7 +250,7 @@ def test_every_attention_kernel_of_the_engines_can_be_named(capsys, checkpoint, 
 def test_generate_without_a_tokenizer_or_model(capsys, checkpoint, tmp_path):
     text = tmp_path / "p.txt"
     text.write_text("hello\n")
-    fails(capsys, "generate", "--model", checkpoint, "--prompt_file", text, says="tokenizer.json ... --prompt_ids")
+    fails(capsys, "generate", "--model", checkpoint, "--prompt_file", text, says="tokenizer.json ... --prompt-ids")
     fails(capsys, "generate", "--model", tmp_path / "no", "--prompt_file", text, says="no")
     fails(capsys, "generate", "--model", checkpoint, "--prompt_file", tmp_path / "no.txt", says="no.txt")
 

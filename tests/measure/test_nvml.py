@@ -50,8 +50,8 @@ class FakeNvml:
 
 def test_a_region_too_short_for_the_counter_claims_no_energy():
     meter = GpuMeter(FakeNvml([1000, 9000, 9000, 21_000]), object())
-    assert meter.stop(meter.start(), 0.499).energy_j is None
-    assert meter.stop(meter.start(), 0.5).energy_j == 12.0
+    assert meter.stop(meter.counter_j(), 0.499).energy_j is None
+    assert meter.stop(meter.counter_j(), 0.5).energy_j == 12.0
 
 
 def test_a_reading_keeps_what_the_board_supports_and_leaves_the_rest_unknown():
@@ -85,7 +85,7 @@ def test_idle_power_is_the_counter_over_the_sleep():
 
 def test_the_null_meter_answers_none_to_everything():
     meter = GpuMeter.of_device("cpu")
-    assert set(vars(meter.stop(meter.start(), 10.0)).values()) == {None}
+    assert set(vars(meter.stop(meter.counter_j(), 10.0)).values()) == {None}
     assert not meter.counts_energy
     assert (meter.driver(), meter.power_cap_w(), meter.process_bytes()) == (None, None, None)
 

@@ -293,7 +293,7 @@ def test_the_script_verifies_and_exits_with_2_in_one_line_on_errors(tmp_path):
 
     missing = run("--config", "none.yaml", "--local_files_only")
     assert (missing.returncode, missing.stdout) == (2, "")
-    assert missing.stderr.startswith("dlmbench: no configuration file at none.yaml")
+    assert missing.stderr.startswith("dlmbench: no experiment file at none.yaml")
     assert missing.stderr.count("\n") == 1
     offline = run("--config", str(ROOT / "config" / "experiments.yaml"), "--local-files-only")
     assert offline.returncode == 2

@@ -15,7 +15,7 @@ import pytest
 
 from dlmbench import registry
 from dlmbench.errors import BenchError
-from dlmbench.results import FIXED_COLUMNS, Store, read_generations, read_run, read_text_scores
+from dlmbench.results import FIXED_COLUMNS, Store, read_generations, read_run, read_text_results
 from dlmbench.types import (
     Cell,
     CellStatus,
@@ -109,7 +109,7 @@ def test_everything_recorded_is_read_back_as_it_was(tmp_path):
     assert (result.traced, result.memory, result.energy) == records[2:5]
     assert (result.status, result.reason, result.environment_id) == ("ok", "", ENVIRONMENT.id)
     assert read_generations(tmp_path) == (replace(text, output_ids=(7,)), replace(text, prompt_index=1))
-    assert read_text_scores(tmp_path) == run.text_scores == scores
+    assert read_text_results(tmp_path) == run.text_scores == scores
     assert run.scores == (replace(score, value=None, high=None),)
 
 
@@ -160,8 +160,8 @@ def test_a_reader_passes_over_a_line_still_being_written(tmp_path):
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        (b'{"kind": "sample", "cell\n', "not a record"),
-        (b"[]\n", "not a record"),
+        (b'{"kind": "sample", "cell\n', "not a JSON object"),
+        (b"[]\n", "not a JSON object"),
         (b'{"kind": "status"}\n', "an incomplete record"),
         (b'{"kind": "song"}\n', "unknown kind of record 'song'"),
         (b'{"kind": "status", "cell_id": "?", "status": "ok"}\n', "cell \\? is not on record"),
@@ -237,7 +237,7 @@ def test_another_checkpoint_in_the_place_of_a_recorded_one_is_refused(tmp_path, 
     assert f"model {cell.model.key} is another checkpoint than model llada in {tmp_path} ({differs}" in str(
         caught.value
     )
-    assert "--output_dir" in caught.value.hint
+    assert "--output-dir" in caught.value.hint
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
 
 
@@ -382,7 +382,7 @@ def test_a_folder_belongs_to_one_environment(tmp_path):
         an_open_store(tmp_path, environment=other)
     assert "device: 'GPU A' on record, 'GPU B' now; cpu_threads: 2 on record, 8 now" in caught.value.message
     assert "host" not in caught.value.message
-    assert "--output_dir" in caught.value.hint
+    assert "--output-dir" in caught.value.hint
     an_open_store(tmp_path, environment=replace(ENVIRONMENT, host="elsewhere")).close()
     assert read_run(tmp_path).environment.host == "elsewhere"
 
@@ -396,7 +396,7 @@ def test_a_folder_that_cannot_be_one(tmp_path):
         (tmp_path / "closed").mkdir(mode=0o500)
         with pytest.raises(BenchError, match="could not be written: Permission denied"):
             an_open_store(tmp_path / "closed")
-    with pytest.raises(BenchError, match="holds no run"):
+    with pytest.raises(BenchError, match="is not a run folder"):
         read_run(tmp_path)
 
 

@@ -355,7 +355,7 @@ def test_the_same_command_again_with_another_checkpoint_is_refused(submitted):
     submission.check_same_run(unknown_here(submitted), submitted)
     models = tuple(replace(m, content="c0ffee") for m in submitted.experiment.models)
     experiment = replace(submitted.experiment, models=models)
-    with pytest.raises(BenchError, match="model ar: embedded:ar holds another checkpoint than when"):
+    with pytest.raises(BenchError, match="model ar: embedded:ar contains a different checkpoint than when"):
         submission.check_same_run(submitted, replace(submitted, experiment=experiment))
 
 
@@ -537,7 +537,7 @@ def test_a_folder_with_a_serial_run_is_not_submitted_into(submitted, capsys):
     with Store.open(Path("serial"), ENVIRONMENT, "small"):
         pass
     given = ["submit", "--config", "small.yaml", "--output_dir", "serial", "--dry-run"]
-    fails(capsys, *given, says="serial holds a run that was not submitted ... dlmbench run")
+    fails(capsys, *given, says="serial contains a run that was not submitted ... dlmbench run")
 
 
 def test_a_token_never_reaches_a_job(monkeypatch, tmp_path):

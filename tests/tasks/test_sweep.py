@@ -261,7 +261,7 @@ def test_the_chat_template_is_the_checkpoints_and_start_tokens_are_added_once(tm
         ({"pretrained": "embedded:llada", "sampler": "autoregressive"}, "masked_diffusion"),
         ({"pretrained": "embedded:ar", "steps": 4}, "no knob 'steps'"),
         ({"pretrained": "embedded:llada", "threshold": 0.5}, "threshold"),
-        ({"pretrained": "embedded:llada", "trust_remote_code": True}, "no code"),
+        ({"pretrained": "embedded:llada", "trust_remote_code": True}, "remote code is not supported"),
         ({"pretrained": "embedded:llada", "batch_size": "auto"}, "batch_size"),
         ({"pretrained": "/nowhere/at/all"}, "/nowhere/at/all"),
     ],

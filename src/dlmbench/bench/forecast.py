@@ -22,7 +22,7 @@ from dlmbench.roofline.hardware import Hardware
 from dlmbench.roofline.predict import Forecast
 from dlmbench.types import Architecture, Cell, CellResult, Environment, ProtocolSettings, Sample
 
-# After the timed repetitions: one traced generation and one for memory. Energy takes few, and only on a GPU.
+# After the timed repetitions: one traced generation and one for memory. The energy pass adds only a few, on a GPU.
 OWN_PASSES = 2
 _UNLIMITED_S = 1e15
 
@@ -97,7 +97,7 @@ def run_cost(forecast: Forecast, protocol: ProtocolSettings) -> RunCost:
 
 @dataclass(frozen=True)
 class Expectation:
-    """What is known of a cell before it is timed: predicted seconds of one generation, or its amount of work.
+    """Prior estimate for an untimed cell: predicted seconds of one generation, or its amount of work.
 
     weight: None where neither is known.
     """
@@ -108,7 +108,7 @@ class Expectation:
 
 @dataclass(frozen=True)
 class Machine:
-    """What the user states about the machine: the name of a device that reports none, and rows of their own."""
+    """User-provided machine description: the name of a device that reports none, and rows of their own."""
 
     name: str | None = None
     rows: tuple[Hardware, ...] = ()
@@ -162,7 +162,7 @@ def _device_here(environment: Environment, machine: Machine) -> Hardware | None:
     is_gpu = environment.cuda is not None
     if (here is not None and here != named) or (not is_gpu and named not in machine.rows):
         raise BenchError(
-            f"this machine measures on {environment.device}, not on {named.name}",
+            f"the device is {environment.device}, not {named.name}",
             "Leave --hardware out, or describe this device with --hardware-file (docs/roofline.md)",
         )
     return named

@@ -102,7 +102,7 @@ def generate(request: GenerateRequest) -> Iterator[GeneratedText]:
     Raises:
         BenchError: the checkpoint, the prompts or the knobs cannot be used.
     """
-    # Everything cheap is read first, so that a typing error does not cost the loading of a model.
+    # Everything cheap is read first, so that a typing error is reported before the model is loaded.
     found = models.find(ModelSpec("model", "", request.model, "target"))
     sampler = sampler_for(found.spec.family, request.sampler)
     knobs = resolve_knobs(sampler, request.knobs, request.engine, request.new_tokens)
@@ -142,7 +142,7 @@ def sampler_for(family: str, sampler: str | None) -> str:
     module = registry.load("families", family)
     sampler = sampler or str(module.SAMPLER)
     if registry.load("samplers", sampler).PARADIGM != module.PARADIGM:
-        raise BenchError(f"sampler '{sampler}' cannot run a model of family '{family}'", f"use {module.SAMPLER}")
+        raise BenchError(f"sampler '{sampler}' cannot run a model of family '{family}'", f"Use {module.SAMPLER}")
     return sampler
 
 
@@ -157,19 +157,20 @@ def resolve_knobs(sampler: str, chosen: Mapping[str, KnobValue], engine: str, ne
         if name not in known:
             owners = " or ".join(axes.owners(name))
             raise BenchError(
-                f"sampler '{sampler}' has no knob '{name}'", f"it belongs to {owners}; leave it out, or --sampler"
+                f"sampler '{sampler}' has no knob '{name}'",
+                f"It belongs to {owners}: leave it out, or choose another --sampler",
             )
     swept = SamplerAxes(sampler, tuple((name, (value,)) for name, value in chosen.items()))
     for name in axes.unused_knobs(swept):
         # K is harmless with a rule that has no schedule, and the published programs accept both.
         if name != "steps":
             parts = ", ".join(f"{part} {chosen.get(part, known[part].default)}" for part in registry.parts(sampler))
-            raise BenchError(f"'{name}' has no effect with {parts}", f"{name} belongs to {known[name].owner}")
+            raise BenchError(f"'{name}' has no effect with {parts}", f"It belongs to {known[name].owner}")
     knobs = next(axes.combinations(swept))
     module = registry.load("samplers", sampler)
     reason = module.check(knobs, new_tokens)
     if reason is not None:
-        raise BenchError(reason, "change --steps, --block_length or --new_tokens so that they divide")
+        raise BenchError(reason, "Change one of the values named")
     result: dict[str, KnobValue] = module.resolve(knobs, engine, new_tokens) if hasattr(module, "resolve") else knobs
     return result
 
@@ -183,10 +184,10 @@ def _prompts(request: GenerateRequest, model: FoundModel) -> tuple[Prompt, ...]:
         elif request.prompts_are_ids:
             raise BenchError(
                 f"{request.prompt_file}: prompt {index + 1} has no prompt_ids",
-                'write {"prompt_ids": [1, 2, 3]} on each line, or leave --prompt_ids out',
+                'Write {"prompt_ids": [1, 2, 3]} on each line, or leave --prompt-ids out',
             )
         elif model.tokenizer is None:
-            raise BenchError(f"{model.folder} has no tokenizer.json", "give ids instead: --prompt_ids")
+            raise BenchError(f"{model.folder} has no tokenizer.json", "Give ids instead: --prompt-ids")
         else:
             encode = model.tokenizer.chat if request.chat else model.tokenizer.encode
             prompts.append(Prompt(index, tuple(encode(passage.text)), passage.text))
@@ -223,7 +224,7 @@ def score_references(
     sampler = sampler_for(found.spec.family, None)
     module = registry.load("metrics", metric)
     if "diffusion" in module.NEEDS and registry.load("samplers", sampler).PARADIGM != "diffusion":
-        raise BenchError(f"{metric}: only a masked diffusion model has it", "use --metric likelihood")
+        raise BenchError(f"{metric}: only a masked diffusion model has it", "Use --metric likelihood")
     prompts = list(_references(request.prompt_file, found.tokenizer))
     model, device, precision = _load(request, found)
     for prompt in prompts:
@@ -263,9 +264,9 @@ def _references(path: Path, tokenizer: CheckpointTokenizer | None) -> Iterator[P
             text = tokenizer.decode(passage.reference_ids) if tokenizer else None
             yield Prompt(index, passage.ids, None, passage.reference_ids, text)
         elif not passage.reference:
-            raise BenchError(f"{path}: prompt {index + 1} has no continuation", f"write {LINE_FORMAT} on each line")
+            raise BenchError(f"{path}: prompt {index + 1} has no continuation", f"Write {LINE_FORMAT} on each line")
         elif tokenizer is None:
-            raise BenchError("the checkpoint has no tokenizer.json", "give prompt_ids and reference_ids")
+            raise BenchError("the checkpoint has no tokenizer.json", "Give prompt_ids and reference_ids")
         else:
             reference_ids = continuation(tokenizer.encode, passage.reference)
             prompt_ids = tuple(tokenizer.encode(passage.text))

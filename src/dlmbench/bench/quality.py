@@ -106,7 +106,7 @@ class _Scoring:
         self.done = scored | ({_key(r) for r in self.refused} - failed)
         self.generations = {(g.cell_id, g.prompt_index): g for g in self.store.generations()}
         self.cell_results = {r.cell.id: r for r in self.store.results()}
-        # Results of this run by (metric, `same_value` of the cell, judge), for cells of which a metric says the same.
+        # Results of this run by (metric, `same_value` of the cell, judge), for cells that share a metric's value.
         self.shared: dict[tuple[str, str, str | None], list[TextResult]] = {}
 
     def score(self, request: MetricRequest, cell: Cell) -> None:
@@ -149,8 +149,8 @@ class _Scoring:
             missing = [p.index for p in prompts if (cell.id, p.index) not in self.generations]
             if missing:
                 raise BenchError(
-                    f"the run kept no text of {len(missing)} of its {len(prompts)} prompts",
-                    "texts are kept where the experiment names any metric: measure again into a new folder",
+                    f"no stored text for {len(missing)} of {len(prompts)} prompts",
+                    "Texts are stored if the experiment names any metric: measure again into a new folder",
                 )
             texts = replace(texts, generations=tuple(self.generations[cell.id, p.index] for p in prompts))
         results: list[TextResult] = []
@@ -166,7 +166,7 @@ class _Scoring:
             self.progress.cell(cell, f"scoring {request.name}")
             for reply in worker.ask(ScoreTexts(request.name, texts)):
                 if isinstance(reply, Failed):
-                    raise BenchError(reply.reason, "the other metrics are still computed")
+                    raise BenchError(reply.reason, "The other metrics are still computed")
                 results.append(reply)
         results = [replace(r, judge=request.judge) for r in results]
         named = {None if isinstance(r, WholeScore) else r.prompt_index for r in results}

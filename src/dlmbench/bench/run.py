@@ -22,7 +22,6 @@ from dlmbench.errors import BenchError
 from dlmbench.experiment import plan as grid
 from dlmbench.measure.environment import fingerprint
 from dlmbench.models import FoundModel, identity
-from dlmbench.models.tokenizer import CheckpointTokenizer
 from dlmbench.results import Store, read_run
 from dlmbench.results.journal import replace_file
 from dlmbench.roofline.operators import element_bytes
@@ -53,7 +52,7 @@ def run(
     try_oom: bool = False,
     whole: Plan | None = None,
 ) -> None:
-    """Speed pass, then quality pass; what is recorded already is not done again.
+    """Speed pass, then quality pass; recorded work is skipped.
 
     Args:
         experiment: of the run.
@@ -138,7 +137,12 @@ class _Prompts:
     def __init__(self, settings: PromptSettings, found: dict[str, FoundModel], cells: Sequence[Cell]) -> None:
         self._settings, self._models = settings, found
         self._shapes = dict.fromkeys((c.model.key, c.prompt_tokens, c.new_tokens) for c in cells)
-        self._tokenizers = {key: _prompt_tokenizer(model.tokenizer) for key, model in found.items()}
+        self._tokenizers = {
+            key: prompt_sources.Tokenizer(t.encode, t.decode, t.chat)
+            if (t := model.tokenizer)
+            else prompt_sources.BYTES
+            for key, model in found.items()
+        }
 
     @cached_property
     def speed(self) -> PromptSets:
@@ -180,9 +184,3 @@ class _Prompts:
     def _same_tokenizer(self, key: str, other: str) -> bool:
         one, two = self._models[key].tokenizer, self._models[other].tokenizer
         return (one and one.content) == (two and two.content)
-
-
-def _prompt_tokenizer(tokenizer: CheckpointTokenizer | None) -> prompt_sources.Tokenizer:
-    if tokenizer is None:
-        return prompt_sources.BYTES
-    return prompt_sources.Tokenizer(tokenizer.encode, tokenizer.decode, tokenizer.chat)

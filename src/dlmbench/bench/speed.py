@@ -175,7 +175,7 @@ class SpeedPass:
         self.store.write_views()
 
     def _show(self, cell: Cell, doing: str) -> None:
-        """Report the current activity, and how long everything that is left should take."""
+        """Report the current activity, and the estimated remaining time."""
         results = [self.store.result(c.id) for c in self.plan.cells]
         texts = {c.id: len(self._missing(c)) for c in self.plan.cells if c.id not in self.ended}
         left = remaining(results, self.ended, self.settings, self.expectation, texts, MISSING_BATCH_SIZE)

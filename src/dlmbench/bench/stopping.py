@@ -1,7 +1,7 @@
 """Graceful stop: after SIGUSR1 the current repetition is finished and recorded, then the run ends.
 
 SLURM sends USR1 some time before it kills a job. The records are kept, and the job asks to be queued again. That only
-makes sense if it made progress: a time limit too short for one repetition would be queued for ever.
+makes sense if it made progress: a time limit too short for one repetition would be requeued forever.
 """
 
 from __future__ import annotations

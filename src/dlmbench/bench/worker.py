@@ -95,7 +95,7 @@ class CellGenerator:
 
 
 class WorkerState:
-    """What a worker process holds from one request to the next."""
+    """State of a worker process between requests."""
 
     def __init__(self, device: str) -> None:
         self.device = device
@@ -126,7 +126,7 @@ class WorkerState:
         model = self.load(cell)
         generator = generator_for(model, cell.sampler)
         if self._last_cell != cell.id:
-            # Other cells' graphs would count as this cell's memory; its own are kept, or a repetition would pay again.
+            # Other cells' graphs would count as this cell's memory; its own are kept for its next repetitions.
             generator.reset()
             self._last_cell = cell.id
         # Random weights end a text by chance, and the embedded corpus has no end-of-text token.
@@ -300,7 +300,7 @@ def _serve(connection: Connection, device: str, first: Cell | None) -> None:
             try:
                 for reply in request.run(state):
                     connection.send(reply)
-            except Exception as error:  # one cell's failure must not cost the others
+            except Exception as error:  # one cell's failure must not stop the others
                 connection.send(failure(error))
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
@@ -329,7 +329,10 @@ class Worker:
             while (reply := self._connection.recv()) is not None:
                 yield reply
         except (EOFError, BrokenPipeError, ConnectionResetError):
-            code = self._join()
+            assert self._process is not None
+            self._process.join(timeout=10)
+            code = -signal.SIGKILL if self._process.exitcode is None else self._process.exitcode
+            self._process = self._connection = None
             how = f"signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"exit code {code}"
             advice = "; the system may have run out of memory" if code == -signal.SIGKILL else ""
             yield Failed("error", f"the model's process died: {how}{advice}")
@@ -355,13 +358,6 @@ class Worker:
             assert self._connection is not None
             assert self._connection.recv() == _READY
             self._is_ready = True
-
-    def _join(self) -> int:
-        assert self._process is not None
-        self._process.join(timeout=10)
-        code = self._process.exitcode
-        self._process = self._connection = None
-        return code if code is not None else -signal.SIGKILL
 
     def stop(self) -> None:
         """End the process; the next request starts a new one."""

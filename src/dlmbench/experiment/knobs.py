@@ -1,7 +1,7 @@
-"""The knobs of a grid: their combinations, values that no combination allows, and values from the command line.
+"""The knobs of a grid: their combinations, values that are always invalid, and values from the command line.
 
-A knob can belong to a part (`steps` to the commit rules with a schedule). The product is therefore taken for each
-choice of parts, over the knobs that these parts have.
+A knob can belong to a part of a sampler, its commit rule or cache (`steps` to the commit rules with a schedule). The
+product is therefore taken for each choice of parts, over the knobs that these parts have.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ def combinations(axes: SamplerAxes) -> Iterator[dict[str, KnobValue]]:
 
 
 def unused_knobs(axes: SamplerAxes) -> tuple[str, ...]:
-    """Knobs with values although none of the chosen parts has them, so that the values have no effect."""
+    """Knobs that are set but belong to no selected part, so they have no effect."""
     used = {name for combination in combinations(axes) for name in combination}
     return tuple(name for name, _ in axes.knobs if name not in used)
 
 
 def impossible_value(grid: Grid, axes: SamplerAxes) -> tuple[str, KnobValue, str] | None:
-    """A (knob, value, reason) that the sampler refuses at every length and with all other values of the grid."""
+    """A (knob, value, reason) that the sampler rejects in every combination of the grid."""
     check = registry.load("samplers", axes.sampler).check
     reasons: dict[tuple[str, KnobValue], str] = {}
     possible: set[tuple[str, KnobValue]] = set()
@@ -56,7 +56,7 @@ def impossible_value(grid: Grid, axes: SamplerAxes) -> tuple[str, KnobValue, str
             for pair in pairs:
                 reasons.setdefault(pair, reason)
     impossible = [(*pair, reason) for pair, reason in reasons.items() if pair not in possible]
-    # One value can rule out all others of the grid, which then look impossible too; the reason names the culprit.
+    # One value can rule out all others of the grid, which then look impossible too; the reason names the right one.
     return next((i for i in impossible if i[0] in i[2]), impossible[0] if impossible else None)
 
 
@@ -91,10 +91,12 @@ def from_text(knob: str, texts: Sequence[str]) -> tuple[KnobValue, ...]:
                 raise ValueError
             values.append(value)
         except (ValueError, KeyError):
-            raise BenchError(f"knob {knob}: '{text}' is not {_TYPE_NAMES[declared.kind]}", declared.help) from None
+            raise BenchError(
+                f"knob {knob}: '{text}' is not {_TYPE_NAMES[declared.kind]}", f"{knob}: {declared.help}"
+            ) from None
         folder = registry.parts(sampler).get(knob)
         if folder is not None and text not in registry.names(folder):
             raise BenchError(f"knob {knob}: unknown value '{text}'", did_you_mean(text, registry.names(folder)))
         if declared.kind is int and int(text) < 1:
-            raise BenchError(f"knob {knob}: {text} is less than 1", declared.help)
+            raise BenchError(f"knob {knob}: {text} is less than 1", f"{knob}: {declared.help}")
     return tuple(dict.fromkeys(values))

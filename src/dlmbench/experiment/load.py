@@ -1,7 +1,7 @@
-"""From a YAML file and the overrides of the command line to an Experiment.
+"""Load an Experiment from a YAML file and the overrides of the command line.
 
-Everything is checked here, strictly and before anything is loaded, so that a typo shows in a second and not after an
-hour of downloads. An error is one line: file, place in it, what is wrong, and what to do.
+Everything is checked here, strictly and before anything is loaded, so that a typo is reported at once, not after
+an hour of downloads. An error is one line: file, place in it, what is wrong, and what to do.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ __all__ = ["Overrides", "json_schema", "load", "parse_overrides"]
 
 @dataclass(frozen=True)
 class Overrides:
-    """What the command line replaces in the file; None or empty leaves the value of the file.
+    """Values from the command line that replace those of the file; None or empty keeps the file's.
 
     steps, batch_size, seq_len and knobs replace the axis in every grid that has it. max_prompts is an upper limit.
     """
@@ -53,20 +53,20 @@ class Overrides:
     knobs: tuple[tuple[str, tuple[KnobValue, ...]], ...] = ()
 
 
-def _counts(option: str, text: str | None) -> tuple[int, ...] | None:
+def _parse_counts(option: str, text: str | None) -> tuple[int, ...] | None:
     if text is None:
         return None
     found: list[int] = []
     for item in text.split(","):
         if not re.fullmatch(r"\s*[1-9][0-9]*\s*", item):
             raise BenchError(
-                f"{option}: '{item.strip()}' is not a whole number of at least 1", f"Write, for example, {option} 16,32"
+                f"{option}: '{item.strip()}' is not a positive whole number", f"Write, for example, {option} 16,32"
             )
         found.append(int(item))
     return tuple(dict.fromkeys(found))
 
 
-def _names(option: str, text: str | None) -> tuple[str, ...] | None:
+def _parse_names(option: str, text: str | None) -> tuple[str, ...] | None:
     if text is None:
         return None
     found = tuple(dict.fromkeys(item.strip() for item in text.split(",")))
@@ -92,12 +92,12 @@ def parse_overrides(
         knobs: `name=value` or `name=value,value`, for any knob of any sampler.
 
     Raises:
-        BenchError: an option whose text is not a number, not a knob or not a value of it.
+        BenchError: an invalid number, knob name or knob value.
     """
-    limit = _counts("--max_prompts", max_prompts)
+    limit = _parse_counts("--max-prompts", max_prompts)
     if limit is not None and len(limit) > 1:
         raise BenchError(
-            f"--max_prompts: '{max_prompts}' is more than one number", "Write, for example, --max_prompts 16"
+            f"--max-prompts: '{max_prompts}' is more than one number", "Write, for example, --max-prompts 16"
         )
     settings: dict[str, tuple[KnobValue, ...]] = {}
     for item in knobs:
@@ -106,15 +106,15 @@ def parse_overrides(
             raise BenchError(f"--knob: '{item}' is not name=value", "Write, for example, --knob block_length=16,32")
         settings[name.strip()] = axes.from_text(name.strip(), [value.strip() for value in values.split(",")])
     if steps is not None and "steps" in settings:
-        raise BenchError("steps are given twice, by --steps and --knob", "Keep one of them")
+        raise BenchError("steps are set both by --steps and by --knob", "Keep one of them")
     return Overrides(
-        steps=_counts("--steps", steps),
-        batch_size=_counts("--batch_size", batch_size),
-        seq_len=_counts("--seq_len", seq_len),
+        steps=_parse_counts("--steps", steps),
+        batch_size=_parse_counts("--batch-size", batch_size),
+        seq_len=_parse_counts("--seq-len", seq_len),
         max_prompts=None if limit is None else limit[0],
         prompt_file=prompt_file,
         compute_bertscore=compute_bertscore,
-        models=_names("--models", models),
+        models=_parse_names("--models", models),
         knobs=tuple(settings.items()),
     )
 
@@ -132,7 +132,7 @@ class _Loader(yaml.SafeLoader):
         for key, _ in node.value:
             name = str(key.value)
             if name in seen:
-                raise yaml.composer.ComposerError(None, None, f"key '{name}' is given twice", key.start_mark)
+                raise yaml.composer.ComposerError(None, None, f"duplicate key '{name}'", key.start_mark)
             seen.add(name)
         return node
 
@@ -151,7 +151,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         data = path.read_bytes()
     except FileNotFoundError:
-        raise BenchError(f"no configuration file at {path}", "Check --config; examples are in config/") from None
+        raise BenchError(f"no experiment file at {path}", "Check --config; examples are in config/") from None
     except OSError as error:
         raise BenchError(f"cannot read {path}: {error.strerror}", "Name a readable YAML file") from None
     try:
@@ -165,12 +165,12 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = f"line {mark.line + 1}: " if mark else ""
-        raise BenchError(f"{path}: {line}{error.problem or error.context}", "Correct the YAML there") from None
+        raise BenchError(f"{path}: {line}{error.problem or error.context}", "Fix the YAML at that line") from None
     except yaml.reader.ReaderError as error:
         number = text[: error.position].count("\n") + 1
         raise BenchError(f"{path}: line {number}: a character that YAML does not allow", "Remove it") from None
     except (ValueError, RecursionError) as error:
-        raise BenchError(f"{path}: a value that cannot be read: {error}", "Correct that value") from None
+        raise BenchError(f"{path}: invalid value: {error}", "Correct that value") from None
     if value is None:
         raise BenchError(f"{path} is empty", "Start from one of the files in config/")
     if not isinstance(value, dict):
@@ -213,14 +213,25 @@ def load(path: Path | str, overrides: Overrides | None = None) -> Experiment:
 
     Raises:
         BenchError: unreadable or malformed YAML, an unknown key or name, a value of the wrong type or out of bounds,
-            lengths without a prompt, a knob or a value of a knob with which nothing can run.
+            lengths without a prompt, a knob without effect, or a knob value that no combination can run.
     """
     path, overrides = Path(path), overrides or Overrides()
     document = _validate(path)
-    written = tuple(_grid(entry, entry.lengths) for entry in document.grid)
-    _refuse_unused_knobs(written, path)
-    grids = _overridden(document, written, overrides, path)
-    _refuse_impossible_values(grids, path)
+    file_grids = tuple(_grid(entry, entry.lengths) for entry in document.grid)
+    for place, _, swept in _samplers(file_grids):
+        for knob in axes.unused_knobs(swept):
+            raise BenchError(
+                f"{path}: {place}.{knob}: has no effect: no selected part of the sampler has this knob",
+                f"It belongs to {_owner_text(swept.sampler, knob)}",
+            )
+    grids = _apply_overrides(document, file_grids, overrides, path)
+    for place, grid, swept in _samplers(grids):
+        if (impossible := axes.impossible_value(grid, swept)) is not None:
+            knob, value, reason = impossible
+            raise BenchError(
+                f"{path}: {place}.{knob}: {value} is invalid for every length and all values of other knobs: {reason}",
+                f"Change {knob}, or the setting that the reason names",
+            )
     return Experiment(
         name=document.name,
         models=_models(document, overrides, path),
@@ -235,25 +246,6 @@ def load(path: Path | str, overrides: Overrides | None = None) -> Experiment:
     )
 
 
-def _refuse_unused_knobs(grids: tuple[Grid, ...], path: Path) -> None:
-    for place, _, swept in _samplers(grids):
-        for knob in axes.unused_knobs(swept):
-            raise BenchError(
-                f"{path}: {place}.{knob}: has no effect, because none of the parts chosen has this knob",
-                f"It belongs to {_parts_with(swept.sampler, knob)}",
-            )
-
-
-def _refuse_impossible_values(grids: tuple[Grid, ...], path: Path) -> None:
-    for place, grid, swept in _samplers(grids):
-        if (found := axes.impossible_value(grid, swept)) is not None:
-            knob, value, reason = found
-            raise BenchError(
-                f"{path}: {place}.{knob}: {value} cannot run at any length with any other value of the grid: {reason}",
-                f"Change {knob}, or what the reason names",
-            )
-
-
 def _samplers(grids: tuple[Grid, ...]) -> Iterator[tuple[str, Grid, SamplerAxes]]:
     """Each sampler of each grid, with its place in the file."""
     for number, grid in enumerate(grids):
@@ -261,14 +253,16 @@ def _samplers(grids: tuple[Grid, ...]) -> Iterator[tuple[str, Grid, SamplerAxes]
             yield f"grid{f'[{number}]' if len(grids) > 1 else ''}.samplers.{swept.sampler}", grid, swept
 
 
-def _parts_with(sampler: str, knob: str) -> str:
-    found = [
+def _owner_text(sampler: str, knob: str) -> str:
+    """Where a knob belongs: to a sampler, or to the parts that have it."""
+    if registry.all_knobs(sampler)[knob].owner == sampler:
+        return f"sampler {sampler}"
+    return " or ".join(
         f"{part}: {name}"
         for part, folder in registry.parts(sampler).items()
         for name in registry.names(folder)
         if knob in registry.knobs_of(sampler, {part: name})
-    ]
-    return " or ".join(found)
+    )
 
 
 def _models(document: Document, overrides: Overrides, path: Path) -> tuple[ModelSpec, ...]:
@@ -306,8 +300,10 @@ def _grid(entry: GridEntry, lengths: Lengths) -> Grid:
     )
 
 
-def _overridden(document: Document, written: tuple[Grid, ...], overrides: Overrides, path: Path) -> tuple[Grid, ...]:
-    grids = written
+def _apply_overrides(
+    document: Document, file_grids: tuple[Grid, ...], overrides: Overrides, path: Path
+) -> tuple[Grid, ...]:
+    grids = file_grids
     if overrides.seq_len is not None:
         try:
             grids = tuple(
@@ -316,7 +312,7 @@ def _overridden(document: Document, written: tuple[Grid, ...], overrides: Overri
             )
         except ValidationError as error:
             what, hint = describe_error(error.errors(include_url=False)[0])
-            raise BenchError(f"--seq_len with the lengths of {path}: {what}", hint) from None
+            raise BenchError(f"--seq-len does not fit {path}: {what}", hint) from None
     if overrides.batch_size is not None:
         grids = tuple(replace(grid, batch_sizes=overrides.batch_size) for grid in grids)
     # Parts first, because they decide which other knobs have an effect.
@@ -344,7 +340,8 @@ def _with_knob(grids: tuple[Grid, ...], name: str, values: tuple[KnobValue, ...]
         changed.append(replace(grid, samplers=tuple(samplers)))
     if not effect:
         raise BenchError(
-            f"{option} has no effect: no grid runs a sampler with this knob", f"{name} belongs to {having[0]}"
+            f"{option} has no effect: no grid has a sampler, or a part of one, with this knob",
+            f"It belongs to {_owner_text(having[0], name)}",
         )
     return tuple(changed)
 
@@ -355,7 +352,7 @@ def _prompts(entry: PromptEntry, overrides: Overrides) -> PromptSettings:
         count = PROMPT_SIZES["medium"]
     settings = PromptSettings(entry.source, count, entry.path, entry.seed, entry.chat)
     if overrides.prompt_file is not None:
-        # The count was chosen for another source; of a prompt file all prompts are used.
+        # The count was chosen for another source; with --prompt-file all prompts are used.
         settings = replace(settings, source="file", path=overrides.prompt_file, count=None)
     if overrides.max_prompts is not None and settings.count is None:
         return replace(settings, limit=overrides.max_prompts)
@@ -369,7 +366,7 @@ def _metrics(entries: Sequence[MetricEntry], overrides: Overrides) -> tuple[str,
     if overrides.compute_bertscore:
         if "bertscore" not in registry.names("metrics"):
             raise BenchError(
-                "--compute_bertscore: the metric bertscore is not part of this version of dlmbench",
+                "--compute-bertscore: the metric bertscore is not installed",
                 f"Leave the option out; known metrics: {', '.join(registry.names('metrics'))}",
             )
         names["bertscore"] = None

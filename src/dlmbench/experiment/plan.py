@@ -13,7 +13,7 @@ from dataclasses import replace
 from dlmbench import prompts, registry
 from dlmbench.errors import BenchError
 from dlmbench.experiment import knobs as axes
-from dlmbench.types import Cell, Experiment, Grid, KnobValue, LeftOut, ModelSpec, Plan, SamplerAxes
+from dlmbench.types import Cell, Experiment, Grid, LeftOut, ModelSpec, Plan, SamplerAxes
 
 
 def expand(experiment: Experiment) -> Plan:
@@ -68,10 +68,16 @@ def _grid(experiment: Experiment, grid: Grid, source: str) -> Iterator[Cell | Le
     points = itertools.product(grid.lengths, grid.batch_sizes, experiment.models, grid.engines)
     for (prompt_tokens, new_tokens), batch_size, model, engine in points:
         for sampler_axes in fitting(grid, model):
-            for knobs in _settled(sampler_axes, model, engine, prompt_tokens, new_tokens):
-                if isinstance(knobs, LeftOut):
-                    yield knobs
+            sampler = registry.load("samplers", sampler_axes.sampler)
+            for chosen in axes.combinations(sampler_axes):
+                reason = sampler.check(chosen, new_tokens)
+                if reason is not None:
+                    swept = [f"{name}={chosen[name]}" for name, _ in sampler_axes.knobs if chosen.get(name) is not None]
+                    label = " ".join((f"{model.key} P={prompt_tokens} G={new_tokens}", *swept))
+                    yield LeftOut(label, reason)
                     continue
+                can_resolve = hasattr(sampler, "resolve")
+                knobs = sampler.resolve(chosen, engine, new_tokens) if can_resolve else chosen
                 yield Cell(
                     model=model,
                     engine=engine,
@@ -93,17 +99,3 @@ def fitting(grid: Grid, model: ModelSpec) -> Iterator[SamplerAxes]:
     for sampler_axes in grid.samplers:
         if paradigm == registry.load("samplers", sampler_axes.sampler).PARADIGM:
             yield sampler_axes
-
-
-def _settled(
-    sampler_axes: SamplerAxes, model: ModelSpec, engine: str, prompt_tokens: int, new_tokens: int
-) -> Iterator[dict[str, KnobValue] | LeftOut]:
-    sampler = registry.load("samplers", sampler_axes.sampler)
-    swept = [name for name, _ in sampler_axes.knobs]
-    for knobs in axes.combinations(sampler_axes):
-        reason = sampler.check(knobs, new_tokens)
-        if reason is not None:
-            shown = " ".join(f"{name}={knobs[name]}" for name in swept if knobs.get(name) is not None)
-            yield LeftOut(f"{model.key} P={prompt_tokens} G={new_tokens} {shown}".strip(), reason)
-        else:
-            yield sampler.resolve(knobs, engine, new_tokens) if hasattr(sampler, "resolve") else knobs

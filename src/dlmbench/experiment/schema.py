@@ -31,7 +31,7 @@ PROMPT_SIZES = {"small": 8, "medium": 32, "large": 128}
 DEFAULT_METRICS = ("likelihood", "distinct_1", "distinct_2", "distinct_3", "repetition")
 
 
-def complaint(what: str, hint: str = "") -> PydanticCustomError:
+def user_error(what: str, hint: str = "") -> PydanticCustomError:
     """An error whose text is shown to the user unchanged."""
     return PydanticCustomError("dlmbench", "{what}", {"what": what, "hint": hint})
 
@@ -47,7 +47,7 @@ class Strict(BaseModel):
         if isinstance(value, Mapping):
             for key in value:
                 if key not in cls.model_fields:
-                    raise complaint(f"unknown key '{key}'", did_you_mean(str(key), cls.model_fields))
+                    raise user_error(f"unknown key '{key}'", did_you_mean(str(key), cls.model_fields))
         return value
 
 
@@ -70,7 +70,7 @@ def one_of(names: Iterable[str], what: str) -> Any:
 
     def check(value: str) -> str:
         if value not in known:
-            raise complaint(f"unknown {what} '{value}'", did_you_mean(value, known))
+            raise user_error(f"unknown {what} '{value}'", did_you_mean(value, known))
         return value
 
     return Annotated[str, AfterValidator(check), WithJsonSchema({"type": "string", "enum": known})]
@@ -139,7 +139,7 @@ class ModelEntry(Strict):
     @validator(mode="after")
     def _source_exists(self) -> ModelEntry:
         if self.source.startswith("embedded:") and self.source not in EMBEDDED_MODELS:
-            raise complaint(f"unknown source '{self.source}'", did_you_mean(self.source, EMBEDDED_MODELS))
+            raise user_error(f"unknown source '{self.source}'", did_you_mean(self.source, EMBEDDED_MODELS))
         return self
 
 
@@ -170,7 +170,7 @@ class Lengths(Strict):
     def _one_form(self) -> Lengths:
         if self.model_fields_set not in _LENGTH_FORMS:
             keys = " and ".join(sorted(self.model_fields_set)) or "nothing"
-            raise complaint(
+            raise user_error(
                 f"{keys} given, which does not determine the lengths",
                 "Give total with prompt_ratio, new_tokens or prompt_tokens; or prompt_tokens with new_tokens",
             )
@@ -199,8 +199,8 @@ class Lengths(Strict):
                 if not 0 < prompt < total:
                     what = f"a prompt of {prompt} tokens" if prompt > 0 else f"{total - prompt} new tokens"
                     left = "new tokens" if prompt > 0 else "a prompt"
-                    raise complaint(
-                        f"a sequence length of {total} leaves no room for {left} beside {what}",
+                    raise user_error(
+                        f"a sequence length of {total} is too short for {left} and {what}",
                         "The sequence length counts prompt and new tokens together",
                     )
                 found.append((prompt, total - prompt))
@@ -227,27 +227,29 @@ class PromptEntry(Strict):
     size: Literal["small", "medium", "large"] | None = Field(default=None, description="8, 32 or 128 prompts")
     count: Count | None = Field(default=None, description="a number of prompts instead of a size")
     path: str | None = Field(default=None, min_length=1, description="a local file or folder to read")
-    seed: int = Field(default=0, ge=0, description="of the choice of passages")
+    seed: int = Field(default=0, ge=0, description="for the choice of passages")
     chat: bool = Field(default=False, description="wrap prompts in the tokenizer's chat template")
 
     @validator(mode="after")
     def _consistent(self) -> PromptEntry:
         if self.size is not None and self.count is not None:
-            raise complaint("both size and count are given", "Keep one of them")
+            raise user_error("both size and count are given", "Keep one of them")
         source = registry.load("prompts", self.source)
         if getattr(source, "NEEDS_PATH", False) and self.path is None:
-            raise complaint(f"source {self.source} needs a path", "Name the file with path: or --prompt_file")
+            raise user_error(f"source {self.source} needs a path", "Name the file with path: or --prompt-file")
         if not getattr(source, "TAKES_PATH", True) and self.path is not None:
-            raise complaint(f"source {self.source} has no path", "Its texts come with the package; remove path")
+            raise user_error(f"source {self.source} has no path", "Its texts come with the package; remove path")
         if not getattr(source, "TAKES_CHAT", True) and self.chat:
-            raise complaint(f"source {self.source} has no chat template", "Remove chat")
+            raise user_error(f"source {self.source} has no chat template", "Remove chat")
         return self
 
 
 class ProtocolEntry(Strict):
     """How often a cell is repeated."""
 
-    warmup: int = Field(default=3, ge=0, description="passes before measuring; recorded, never averaged")
+    warmup: int = Field(
+        default=3, ge=0, description="untimed passes before measuring; recorded, excluded from statistics"
+    )
     pilot: int = Field(default=5, ge=2, description="first repetitions, which decide how many more there are")
     min_repeats: int = Field(default=10, ge=0, description="minimum of further repetitions")
     max_repeats: int = Field(default=100, ge=1, description="maximum of further repetitions")
@@ -263,7 +265,7 @@ class ProtocolEntry(Strict):
     @validator(mode="after")
     def _ordered(self) -> ProtocolEntry:
         if self.min_repeats > self.max_repeats:
-            raise complaint(
+            raise user_error(
                 f"min_repeats {self.min_repeats} is more than max_repeats {self.max_repeats}",
                 "Lower the one or raise the other",
             )
@@ -277,11 +279,9 @@ def _metric(value: Any) -> Any:
     else:
         name, settings = value, {}
     if not isinstance(name, str) or not isinstance(settings, Mapping):
-        raise complaint(f"is {shown(value)}, not the name of a metric", "Write name, or name: {setting: value}")
+        raise user_error(f"is {shown(value)}, not the name of a metric", "Write name, or name: {setting: value}")
     if name not in registry.names("metrics"):
-        raise complaint(
-            f"metric '{name}' is not part of this version of dlmbench", did_you_mean(name, registry.names("metrics"))
-        )
+        raise user_error(f"unknown metric '{name}'", did_you_mean(name, registry.names("metrics")))
     return {"name": name, "settings": dict(settings)}
 
 
@@ -315,7 +315,7 @@ class Document(Strict):
         description=f"default: {', '.join(DEFAULT_METRICS)}",
     )
     hardware: dict[str, JsonValue] = Field(default={}, description="free notes about the intended machine")
-    seed: int = Field(default=0, ge=0, description="of all random numbers")
+    seed: int = Field(default=0, ge=0, description="for all random numbers")
 
 
 def json_schema() -> dict[str, Any]:

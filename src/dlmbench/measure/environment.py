@@ -77,7 +77,7 @@ def fingerprint(device_type: str) -> Environment:
     meter = GpuMeter.of_device(device_type)
     if device_type == "cuda":
         if not torch.cuda.is_available():
-            raise BenchError("torch sees no CUDA device", "Run with --device cpu, or check the driver with nvidia-smi")
+            raise BenchError("torch sees no CUDA device", "Check the driver with nvidia-smi and `dlmbench doctor`")
         device = torch.cuda.get_device_name()
         device_count = torch.cuda.device_count()
         memory_bytes = int(torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory)

@@ -1,7 +1,7 @@
 """Peak memory of one generation, in a separate pass.
 
-Not read from the timed pass: allocators keep memory from earlier, larger cells, so the peak of a series is that of its
-largest cell. Here all cached memory is released first, the peak is reset, and one generation runs.
+A separate pass, because allocators keep the memory of earlier, larger cells: all cached memory is released first, the
+peak is reset, and one generation runs.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _STATUS = Path("/proc/self/status")
 def reset_peak_resident() -> bool:
     """Reset the kernel's record of this process's peak resident size; False where that is impossible (not Linux)."""
     try:
-        # "5" resets VmHWM to the present resident size: proc(5), since Linux 4.0.
+        # "5" resets VmHWM to the current resident size: proc(5), since Linux 4.0.
         _CLEAR_REFS.write_text("5", encoding="ascii")
     except OSError:
         return False
@@ -54,7 +54,8 @@ def measure_memory(cell_id: str, generate: Callable[[], object], device_type: st
     """Peak memory of one call of `generate`.
 
     On CUDA: peak bytes allocated and reserved by torch's allocator, and the process's device memory from NVML right
-    afterwards, while the allocator still holds its peak. Everywhere: the host's peak resident size, weights included.
+    afterwards, while the allocator still holds its peak. On every device, where the kernel can reset
+    it: the host's peak resident size, weights included.
     The caller must drop caches and captured graphs of other cells first.
     """
     import torch
@@ -65,7 +66,7 @@ def measure_memory(cell_id: str, generate: Callable[[], object], device_type: st
         torch.cuda.synchronize()
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-    peak_is_ours = reset_peak_resident()
+    was_reset = reset_peak_resident()
     generate()
     if on_cuda:
         torch.cuda.synchronize()
@@ -76,5 +77,5 @@ def measure_memory(cell_id: str, generate: Callable[[], object], device_type: st
         peak_allocated_bytes=torch.cuda.max_memory_allocated() if on_cuda else None,
         peak_reserved_bytes=torch.cuda.max_memory_reserved() if on_cuda else None,
         device_bytes=GpuMeter.of_device(device_type).process_bytes(),
-        peak_process_bytes=peak_resident_bytes() if peak_is_ours else None,
+        peak_process_bytes=peak_resident_bytes() if was_reset else None,
     )

@@ -126,30 +126,27 @@ class GpuMeter:
         value = self._get(what)
         return None if value is None else int(value) / 1000.0
 
-    def _counter_j(self) -> float | None:
+    def counter_j(self) -> float | None:
+        """Joules on the energy counter; pass those at the start of a region to `stop`."""
         return self._thousandth("TotalEnergyConsumption")
 
     def refreshed_j(self) -> float | None:
         """Joules on the counter right after a refresh, so that all earlier work is included."""
-        seen_j, until_s = self._counter_j(), time.perf_counter() + _REFRESH_S
+        seen_j, until_s = self.counter_j(), time.perf_counter() + _REFRESH_S
         now_j = seen_j
         while now_j is not None and now_j == seen_j and time.perf_counter() < until_s:
             time.sleep(0.001)
-            now_j = self._counter_j()
+            now_j = self.counter_j()
         return now_j
 
     @property
     def counts_energy(self) -> bool:
         """Whether this GPU has an energy counter (NVIDIA since Volta)."""
-        return self._counter_j() is not None
-
-    def start(self) -> float | None:
-        """Joules on the counter at the start of a region; pass them to `stop`."""
-        return self._counter_j()
+        return self.counter_j() is not None
 
     def stop(self, started_j: float | None, region_s: float) -> GpuReading:
         """The GPU over the region of `region_s` seconds that has just ended. power_w is the board's latest average."""
-        ended_j = self._counter_j()
+        ended_j = self.counter_j()
         energy_j = None
         if started_j is not None and ended_j is not None and region_s >= MIN_REGION_S:
             energy_j = ended_j - started_j
@@ -223,9 +220,9 @@ class GpuMeter:
         if not self.counts_energy:
             return None
         sleep(_SETTLE_S)
-        started_j, started_s = self._counter_j(), time.perf_counter()
+        started_j, started_s = self.counter_j(), time.perf_counter()
         sleep(duration_s)
-        ended_j, region_s = self._counter_j(), time.perf_counter() - started_s
+        ended_j, region_s = self.counter_j(), time.perf_counter() - started_s
         return None if started_j is None or ended_j is None else (ended_j - started_j) / max(region_s, duration_s)
 
 

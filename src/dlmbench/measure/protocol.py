@@ -59,7 +59,7 @@ class RepetitionPlan:
 
 
 def _target(timed: Sequence[Sample], settings: ProtocolSettings, round_index: int) -> int:
-    """Timed repetitions that a cell should have after `round_index`, as far as known by now."""
+    """Timed repetitions that a cell should have after `round_index`, so far."""
     if len(timed) < settings.pilot:
         return settings.pilot
     n = further_repetitions([s.latency_s for s in timed[: settings.pilot]], settings)
@@ -121,7 +121,7 @@ def timed_repetition(
     """
     started_at = datetime.now(UTC).isoformat(timespec="milliseconds")
     clock.synchronize()
-    started_j = meter.start()
+    started_j = meter.counter_j()
     wall_start = clock.wall()
     start = clock.mark()
     generation = generate()

@@ -15,22 +15,5 @@ from dlmbench.results.records import (
     read_generations,
     read_run,
     read_text_results,
-    read_text_scores,
 )
 from dlmbench.results.views import FIXED_COLUMNS, spreadsheet_field
-
-__all__ = [
-    "FIXED_COLUMNS",
-    "GENERATIONS",
-    "QUALITY_METRICS",
-    "RAW_METRICS",
-    "RECORDS",
-    "TEXT_SCORES",
-    "Record",
-    "Store",
-    "read_generations",
-    "read_run",
-    "read_text_results",
-    "read_text_scores",
-    "spreadsheet_field",
-]

@@ -1,4 +1,4 @@
-"""A run folder open for writing: by one process, from one environment, with the models it was begun with."""
+"""A run folder open for writing: by one process, from one environment, with the models it was created with."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ class Store(LockedFolder):
         if self._records.schema_version != SCHEMA_VERSION:
             raise BenchError(
                 f"{self.folder} was written by an earlier version of dlmbench and cannot be resumed",
-                "Name a new --output_dir; report, analyze, compare and score still read this one",
+                "Name a new --output-dir; report, analyze, compare and score still read this one",
             )
         recorded = (cell.model for cell in self._records.cells.values())
         refuse_replaced_models(self.folder, recorded, (cell.model for cell in plan.cells))
@@ -204,8 +204,8 @@ def _strict_json(score: TextResult) -> dict[str, Any]:
 def _refuse_another_environment(folder: Path, recorded: Environment, now: Environment) -> None:
     if differing := differences(recorded, now, Environment.COMPARABLE):
         raise BenchError(
-            f"{folder} holds results of another environment ({'; '.join(differing)})",
-            "Times from two environments are not one data set: name a new --output_dir",
+            f"{folder} contains results from another environment ({'; '.join(differing)})",
+            "Times from two environments are not one data set: name a new --output-dir",
         )
 
 
@@ -224,7 +224,7 @@ def refuse_replaced_models(folder: Path, recorded: Iterable[ModelSpec], models: 
             raise BenchError(
                 f"model {now.key} is another checkpoint than model {before.key} in {folder} "
                 f"({'; '.join(differences(before, now, names))})",
-                "Put the recorded checkpoint back to resume, give a new model its own key, or name a new --output_dir",
+                "Put the recorded checkpoint back to resume, give a new model its own key, or name a new --output-dir",
             )
 
 

@@ -1,4 +1,4 @@
-"""Files that survive a crash: append-only logs with fsync, and files that are replaced atomically.
+"""Crash-safe files: append-only logs with fsync, and files that are replaced atomically.
 
 A killed run loses at most the line it was writing; a full disk loses nothing that was written before.
 """
@@ -28,7 +28,7 @@ def write_error(error: OSError, path: Path) -> BenchError:
             "Everything recorded before is kept: free some space, then run the same command again to resume",
         )
     reason = error.strerror or type(error).__name__
-    return BenchError(f"{path} could not be written: {reason}", "Check its permissions, or name another --output_dir")
+    return BenchError(f"{path} could not be written: {reason}", "Check its permissions, or name another --output-dir")
 
 
 def _sync_folder(folder: Path) -> None:
@@ -41,7 +41,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def replace_file(path: Path, text: str) -> None:
-    """Replace a file atomically: a reader, or a crash, finds the old file or the new one."""
+    """Replace a file atomically: readers see the old or the new file, also after a crash."""
     draft = path.with_name(f".{path.name}.tmp")
     try:
         with draft.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
@@ -56,9 +56,11 @@ def replace_file(path: Path, text: str) -> None:
 
 
 def append_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
-    """Append records in one write and wait until they are on disk; if that fails, none of them is kept.
+    """Append records in one write and wait until they are on disk.
 
-    The file is opened each time (microseconds, compared to the fsync), so that a folder that was deleted or a disk
+    On failure the file is truncated to its former length where possible.
+
+    The file is opened each time (cheap compared with the fsync), so that a folder that was deleted or a disk
     that was unmounted in the meantime is an error instead of lost records.
     """
     data = "".join(json.dumps(r, allow_nan=False) + "\n" for r in records).encode("ascii")
@@ -83,7 +85,7 @@ def append_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
 
 
 def drop_torn_line(path: Path) -> None:
-    """Create the log if it does not exist, and cut off an unfinished last line: its writer was killed."""
+    """Create the log if it does not exist, and cut off an unfinished last line (left by a killed writer)."""
     try:
         is_new = not path.exists()
         with path.open("a+b") as file:
@@ -100,16 +102,14 @@ def drop_torn_line(path: Path) -> None:
 
 def broken_line(path: Path, number: int, reason: str) -> BenchError:
     """The error to show for a line of a log that is not a record."""
-    return BenchError(
-        f"{path}, line {number}: {reason}", "Restore the file from a copy, or delete that line; the others are intact"
-    )
+    return BenchError(f"{path}, line {number}: {reason}", "Restore the file from a copy, or delete that line")
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Line numbers and records of a log; an unfinished last line is ignored.
+    """Line numbers and records of a log; an unfinished last line is ignored, a missing file is empty.
 
     Raises:
-        BenchError: another line that is not a record, with file and line number.
+        BenchError: any other line is not a JSON object (with file and line number), or the file is unreadable.
     """
     try:
         data = path.read_bytes()
@@ -121,9 +121,9 @@ def read_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         try:
             record = json.loads(line)
         except ValueError as error:
-            raise broken_line(path, number, "not a record") from error
+            raise broken_line(path, number, "not a JSON object") from error
         if not isinstance(record, dict):
-            raise broken_line(path, number, "not a record")
+            raise broken_line(path, number, "not a JSON object")
         yield number, record
 
 
@@ -131,7 +131,7 @@ class LockedFolder:
     """A folder open for writing, by one process at a time.
 
     The kernel releases the lock however the process ends. On the few file systems that cannot lock (some cluster
-    mounts) the user must see to it that only one run writes there.
+    mounts) the user must ensure that only one run writes there.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -145,14 +145,14 @@ class LockedFolder:
             folder.mkdir(parents=True, exist_ok=True)
             self._lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except (FileExistsError, NotADirectoryError) as error:
-            raise BenchError(f"{folder} is not a folder", "Name another --output_dir") from error
+            raise BenchError(f"{folder} is not a folder", "Name another --output-dir") from error
         except OSError as error:
             raise write_error(error, folder) from error
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError) as error:
             self.close()
-            hint = "Wait for it to end, or name another --output_dir"
+            hint = "Wait for it to end, or name another --output-dir"
             raise BenchError(f"another run is writing to {folder}", hint) from error
         except OSError:
             pass

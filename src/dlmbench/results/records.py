@@ -187,11 +187,6 @@ def _text_result(values: Mapping[str, Any]) -> TextResult:
     return from_mapping(kind, values)
 
 
-def read_text_scores(folder: Path) -> tuple[TextScore, ...]:
-    """The scores of single texts."""
-    return tuple(r for r in read_text_results(folder) if isinstance(r, TextScore))
-
-
 def read_scores(folder: Path) -> tuple[Score, ...]:
     """The aggregated scores of a run folder; empty before it was scored."""
     path = folder / QUALITY_METRICS
@@ -214,7 +209,9 @@ def read_run(folder: Path) -> Run:
     """
     records = read_records(folder)
     if not records.name:
-        raise BenchError(f"{folder} holds no run", f"Name the folder given to --output_dir (it contains {RECORDS})")
+        raise BenchError(
+            f"{folder} is not a run folder", f"Name the folder given to --output-dir (it contains {RECORDS})"
+        )
     results = read_text_results(folder)
     return Run(
         folder=str(folder),

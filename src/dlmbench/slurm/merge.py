@@ -16,7 +16,7 @@ from dlmbench.bench import run
 from dlmbench.bench.quality import aggregate
 from dlmbench.bench.run import EXPERIMENT
 from dlmbench.errors import BenchError
-from dlmbench.results import GENERATIONS, RECORDS, TEXT_SCORES, Store, read_run, read_text_scores
+from dlmbench.results import GENERATIONS, RECORDS, TEXT_SCORES, Store, read_run, read_text_results
 from dlmbench.results.journal import LockedFolder, read_lines, replace_file
 from dlmbench.results.records import RunRecords, cell_record, read_records
 from dlmbench.slurm import submission as submissions
@@ -39,7 +39,7 @@ class Gap:
 
     @property
     def text(self) -> str:
-        """As a phrase that names at most `_NAMED` cells."""
+        """As text that lists at most `_NAMED` cells."""
         if not self.labels:
             return f"{self.shard} is not finished"
         more = f" and {len(self.labels) - _NAMED} more" if len(self.labels) > _NAMED else ""
@@ -98,7 +98,7 @@ def merge_folders(output: Path, folders: list[Path], partial: bool = False) -> M
     ended: set[str] = set()
     for folder, recorded in zip(folders, contents, strict=True):
         if not recorded.name:
-            raise BenchError(f"there is no run in {folder}", "Use folders given to `dlmbench run --output_dir`")
+            raise BenchError(f"there is no run in {folder}", "Use folders given to `dlmbench run --output-dir`")
         ended |= {r.cell.id for r in recorded.results() if r.status is not None}
     cells: dict[str, Cell] = {}
     for folder, recorded in zip(folders, contents, strict=True):
@@ -153,7 +153,7 @@ def merge(output: Path, plan: Plan, shards: Sequence[Path], gaps: Sequence[Gap],
     _write(output, lines, sources, set(cells), experiment)
     with Store.open(output, environment, sources[0].contents.name) as store:
         scored = {cell.id: cell for cell in Plan(tuple(cells.values())).scored_cells}
-        store.write_scores(aggregate(scored, read_text_scores(output)))
+        store.write_scores(aggregate(scored, read_text_results(output)))
         store.write_views()
     merged = read_run(output)
     repetitions = sum(len(r.timed) for r in merged.results)
@@ -207,7 +207,10 @@ def _common_experiment(sources: Sequence[_Source]) -> str | None:
 def _check_cells(sources: Sequence[_Source], planned: set[str]) -> None:
     for source in sources:
         if unknown := [c.label for c in source.contents.cells.values() if c.id not in planned]:
-            raise BenchError(f"{source.folder} holds a cell that is not in the plan: {unknown[0]}", "Remove the folder")
+            raise BenchError(
+                f"{source.folder} contains a cell that is not in the plan: {unknown[0]}",
+                "Merge only folders of this experiment",
+            )
     owners: dict[str, list[_Source]] = {}
     for source in sources:
         for cell_id, samples in source.contents.samples.items():
@@ -246,7 +249,7 @@ def _write(
             if values.get("kind") == "sample" and json.dumps(values) not in known:
                 raise BenchError(
                     f"{output / RECORDS}, line {number}: a repetition that is in no shard",
-                    "This folder holds a run that was measured here: merge into another folder",
+                    "This folder contains a run that was measured here: merge into another folder",
                 )
         for name, keys in _KEYS.items():
             replace_file(output / name, _jsonl(_joined(name, keys, [*(s.folder for s in sources), output], planned)))

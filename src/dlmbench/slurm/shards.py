@@ -65,7 +65,7 @@ def claim_environment(folder: Path, environment: Environment) -> None:
     if differing := differences(first, environment, Environment.COMPARABLE):
         raise BenchError(
             f"this node differs from the one on which {folder} was started ({'; '.join(differing)})",
-            "Request one type of GPU, as in --gres gpu:a100:1; to measure on this one, choose a new --output_dir",
+            "Request one type of GPU, as in --gres gpu:a100:1; to measure on this one, choose a new --output-dir",
         )
 
 

@@ -94,7 +94,7 @@ class Submission:
         if {cell.id for cell in plan.cells} != submitted:
             raise BenchError(
                 f"the experiment gives other cells now than when {self.folder} was submitted",
-                "The prompt file or dlmbench itself has changed: restore it, or submit to a new --output_dir",
+                "The prompt file or dlmbench itself has changed: restore it, or submit to a new --output-dir",
             )
         return plan
 
@@ -173,16 +173,16 @@ def check_same_run(old: Submission, new: Submission) -> None:
     Raises:
         BenchError: another experiment, another checkpoint of a model, or another number of shards.
     """
-    hint = f"`{resume_command(old.folder)}` resumes it unchanged; for a different run choose a new --output_dir"
+    hint = f"`{resume_command(old.folder)}` resumes it unchanged; for a different run choose a new --output-dir"
     one, other = (json.dumps(asdict(_without_content(s.experiment)), sort_keys=True) for s in (old, new))
     if one != other:
         raise BenchError(f"{old.folder} was submitted with another experiment", hint)
     for before, now in zip(old.experiment.models, new.experiment.models, strict=True):
         if before.content and now.content and before.content != now.content:
             raise BenchError(
-                f"model {now.key}: {now.source} holds another checkpoint than when {old.folder} was submitted "
+                f"model {now.key}: {now.source} contains a different checkpoint than when {old.folder} was submitted "
                 f"(content {now.content} now, {before.content} then)",
-                "Restore that checkpoint to resume; for the new one choose a new --output_dir",
+                "Restore that checkpoint to resume; for the new one choose a new --output-dir",
             )
     if len(old.shards) != len(new.shards):
         raise BenchError(f"{old.folder} was cut into {len(old.shards)} shards, not {len(new.shards)}", hint)
@@ -200,8 +200,8 @@ def check_not_serial_run(folder: Path) -> None:
     """
     if (folder / RECORDS).is_file() and not exists(folder):
         raise BenchError(
-            f"{folder} holds a run that was not submitted",
-            "`dlmbench run` resumes it; to submit, choose a new --output_dir",
+            f"{folder} contains a run that was not submitted",
+            "`dlmbench run` resumes it; to submit, choose a new --output-dir",
         )
 
 
@@ -357,7 +357,7 @@ def load(folder: Path) -> Submission:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise BenchError(
-            f"{folder} was not submitted to a cluster", "Use the --output_dir given to `dlmbench submit`"
+            f"{folder} was not submitted to a cluster", "Use the --output-dir given to `dlmbench submit`"
         ) from None
     except (OSError, ValueError) as error:
         raise _unreadable(path, error) from error

@@ -105,7 +105,7 @@ class DlmbenchLM(TemplateLM):  # type: ignore[misc]
     def _connect(self, args: TaskModelArgs, found: FoundModel, worker: Worker | WorkerState, bar: ProgressBar) -> None:
         super().__init__()
         if found.tokenizer is None:
-            raise BenchError(f"{found.folder} has no tokenizer.json", "fetch it with `dlmbench download`")
+            raise BenchError(f"{found.folder} has no tokenizer.json", "Fetch it with `dlmbench download`")
         self.args = complete_args(args, found, worker.device)
         self.architecture, self.worker, self.bar = found.architecture, worker, bar
         self.checkpoint_tokenizer, self.tokenizer = found.tokenizer, found.tokenizer.pretrained
@@ -237,8 +237,8 @@ class DlmbenchLM(TemplateLM):  # type: ignore[misc]
                 request = Generations(self.args, contexts, new_tokens, temperature)
                 for i, ids in zip(chosen, self._answers(request, len(chosen), advance), strict=True):
                     texts[i] = self._until(ids, arguments[i]["until"])
-        for asked, text in zip(requests, texts, strict=True):
-            self.cache_hook.add_partial("generate_until", asked.args, text)
+        for request, text in zip(requests, texts, strict=True):
+            self.cache_hook.add_partial("generate_until", request.args, text)
         return texts
 
     # ---------------------------------------------------------------- lengths and ends
@@ -249,14 +249,14 @@ class DlmbenchLM(TemplateLM):  # type: ignore[misc]
         for name, value in kwargs.items():
             if name not in _SUPPORTED and temperature > 0 and value not in (None, *_NEUTRAL.get(name, ())):
                 hint = f"Override it with --gen_kwargs {name}=..., or ask for greedy decoding: do_sample=False"
-                raise BenchError(f"the task samples its texts with {name} = {value}, which no sampler here has", hint)
+                raise BenchError(f"the task requests {name} = {value}, which no sampler supports", hint)
         return self.args.new_tokens or int(kwargs["max_gen_toks"]), temperature
 
     def _pairs(self, windows: Sequence[tuple[Sequence[int], Sequence[int]]]) -> tuple[Pair, ...]:
         pairs = []
         for context, continuation in windows:
             if not continuation:
-                raise BenchError("a continuation has no token", "Look for an empty answer in the task's documents")
+                raise BenchError("empty continuation", "Look for an empty answer in the task's documents")
             pairs.append(Pair(self._fit(context, len(continuation)), tuple(continuation)))
         return tuple(pairs)
 
@@ -300,7 +300,7 @@ def read_model_args(given: Mapping[str, Any], rows: int = 1) -> TaskModelArgs:
     """
     values = {name: str(value) for name, value in given.items() if value is not None}
     if "trust_remote_code" in values:
-        raise BenchError("no code of a checkpoint is ever run", "Leave trust_remote_code out")
+        raise BenchError("remote code is not supported", "Leave trust_remote_code out")
     if "pretrained" not in values:
         raise BenchError("--model_args names no model", "As in pretrained=FOLDER, a hub id, or embedded:llada")
     knobs: dict[str, KnobValue] = {}
@@ -316,7 +316,7 @@ def read_model_args(given: Mapping[str, Any], rows: int = 1) -> TaskModelArgs:
     counts = {name: _count(name, values[name]) for name in _COUNTS if name in values}
     greedy = values.get("check_greedy", "true").lower()
     if greedy not in ("true", "false"):
-        raise BenchError(f"--model_args: check_greedy = {greedy}", "true or false")
+        raise BenchError(f"--model_args: check_greedy = {greedy}", "Give true or false")
     texts = {name: values[name] for name in ("sampler", "engine", *_CHOICES) if name in values}
     return TaskModelArgs(
         model=ModelSpec("model", "", values["pretrained"], "target", values.get("revision")),
@@ -331,5 +331,5 @@ def read_model_args(given: Mapping[str, Any], rows: int = 1) -> TaskModelArgs:
 
 def _count(name: str, text: str, least: int = 1) -> int:
     if not text.isdecimal() or int(text) < least:
-        raise BenchError(f"--model_args: {name} = {text}", f"A whole number of at least {least}")
+        raise BenchError(f"--model_args: {name} = {text}", f"Give a whole number of at least {least}")
     return int(text)

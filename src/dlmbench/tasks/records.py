@@ -1,7 +1,7 @@
-"""Task results in a run folder: tasks.json, the same as CSV, and one line per document to resample from.
+"""Task results in a run folder: tasks.json, the same as CSV, and one JSON line per document, for resampling.
 
 A finished run of a task is on disk before the next begins: its documents first, then tasks.json, replaced as a whole.
-A kill between the two leaves lines of an unfinished run; later lines of the same documents replace them.
+If the process dies in between, lines of an unfinished run remain; later lines of the same documents replace them.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class TaskRun:
 class TaskScore:
     """A metric of one task in one run. stderr: lm-eval's, None where it has none.
 
-    low, high: 95% of a bootstrap over documents; None where the metric is not a mean or a ratio of sums.
+    low, high: 95% bootstrap interval over documents; None where the metric is not a mean or a ratio of sums.
     """
 
     run_id: str
@@ -120,7 +120,7 @@ class TaskSample:
 
 @dataclass(frozen=True)
 class TaskDifference:
-    """A run minus the baseline over the same n documents, in the metric's unit; 95% by the paired bootstrap."""
+    """A run minus the baseline over the same n documents, in the metric's unit; paired-bootstrap 95% interval."""
 
     run_id: str
     baseline_id: str
@@ -189,7 +189,7 @@ class TaskStore(LockedFolder):
         return outcome is not None and outcome.status == "ok"
 
     def add(self, outcome: TaskOutcome, scores: Sequence[TaskScore] = (), samples: Iterable[TaskSample] = ()) -> None:
-        """Record the end of a run; it is on disk when this returns."""
+        """Record an outcome; it is on disk when this returns."""
         append_lines(self.folder / SAMPLES, (_plain(asdict(s)) for s in samples))
         self.results.outcomes[outcome.run.id] = outcome
         self.results.scores = [s for s in self.results.scores if s.run_id != outcome.run.id]
@@ -256,7 +256,7 @@ def read(folder: Path) -> TaskResults:
 
 
 def read_samples(folder: Path, run_ids: Iterable[str]) -> dict[str, list[TaskSample]]:
-    """The documents of each of these runs; the last line of a document counts."""
+    """The documents of each of these runs; the last record of a document counts."""
     found: dict[str, dict[tuple[str, str, int], TaskSample]] = {run_id: {} for run_id in run_ids}
     for _, line in read_lines(folder / SAMPLES):
         if line.get("run_id") in found:
@@ -266,7 +266,7 @@ def read_samples(folder: Path, run_ids: Iterable[str]) -> dict[str, list[TaskSam
 
 
 def _plain(value: Any) -> Any:
-    """A value for strict JSON, which has no infinity: that is kept as text."""
+    """A value for strict JSON, which has no infinity: that becomes a string."""
     if isinstance(value, dict):
         return {str(k): _plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):

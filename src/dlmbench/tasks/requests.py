@@ -180,9 +180,9 @@ def _knobs(args: TaskModelArgs, new_tokens: int, *, is_text: bool = False) -> di
     try:
         knobs = resolve_knobs(args.sampler, chosen, args.engine, new_tokens)
     except BenchError as error:
-        what, hint = "canvas", "Change steps, block_length or new_tokens so that they divide"
+        what, hint = "canvas", error.hint
         if is_text:
-            what, hint = "text", "Leave block_length out, or score with likelihood elbo"
+            what, hint = "text", f"{error.hint}, or score with likelihood elbo"
         raise BenchError(f"a {what} of {new_tokens} tokens: {error.message}", hint) from None
     if knobs.get("steps") is not None:
         # Steps beyond one per token find nothing left to commit.

@@ -1,7 +1,7 @@
 """A task list over the step sweep of an experiment: every task, every model, every setting of its sampler.
 
-lm-eval runs in this process; each model answers in a worker process of its own, and only if something is left to ask
-it. A run that fails (steps that do not divide its canvas, no memory, a worker that dies) is recorded with the reason,
+lm-eval runs in this process; each model answers in a worker process of its own, and only if requests remain. A
+run that fails (steps that do not divide its canvas, no memory, a worker that dies) is recorded with the reason,
 and the others still run.
 """
 
@@ -84,7 +84,7 @@ class TaskProgress(Protocol):
 
 @dataclass(frozen=True)
 class TaskListResult:
-    """The runs of this list, in its order, and everything that the folder holds."""
+    """The runs of this list, in its order, and all recorded results."""
 
     runs: tuple[TaskRun, ...]
     results: TaskResults
@@ -136,7 +136,7 @@ def run(experiment: Experiment, args: TaskListArgs, output: Path, progress: Task
 def _evaluate(
     task_run: TaskRun, task: _Task, args: TaskListArgs, found: FoundModel, worker: Worker, progress: TaskProgress
 ) -> tuple[TaskOutcome, list[TaskScore], list[TaskSample]]:
-    """One run by lm-eval, however it ends."""
+    """Run one task with lm-eval; a failure becomes its outcome."""
     run_fields = {f.name: getattr(task_run, f.name) for f in fields(TaskModelArgs) if hasattr(task_run, f.name)}
     own = {"likelihood": args.likelihood, "draws": args.draws, "rows": args.rows, "check_greedy": task.needs_greedy}
     model_args = TaskModelArgs(**run_fields | own)
@@ -149,7 +149,7 @@ def _evaluate(
         return TaskOutcome(task_run, "ok"), scores, samples
     except RequestFailedError as error:
         failed = error.failed
-    except Exception as error:  # one task's failure must not cost the others
+    except Exception as error:  # one task's failure must not stop the others
         failed = failure(error)
     return TaskOutcome(task_run, failed.status, failed.reason), [], []
 
@@ -241,7 +241,7 @@ def _find_models(experiment: Experiment) -> dict[str, FoundModel]:
     """Each model's checkpoint, baseline first; random weights are left out, because they have no quality."""
     specs = sorted((m for m in experiment.models if m.weights != "random"), key=lambda m: m.role != "baseline")
     if not specs:
-        raise BenchError(f"'{experiment.name}' has only random weights, which no task can judge", "Name checkpoints")
+        raise BenchError(f"'{experiment.name}' has only random weights, but tasks need trained ones", "Use checkpoints")
     return {spec.key: identity.find_identified(spec) for spec in specs}
 
 
@@ -325,7 +325,9 @@ def _load(args: TaskListArgs) -> dict[str, _Task]:
     random.seed(_RANDOM_SEED)
     np.random.seed(_FEWSHOT_SEED)
     if args.include_path is not None and not args.include_path.is_dir():
-        raise BenchError(f"no folder at {args.include_path}", "Name the folder that holds the tasks' YAML files")
+        raise BenchError(
+            f"no folder at {args.include_path}", "--include-path must be the folder with the tasks' YAML files"
+        )
     manager = _manager(args)
     tasks = {}
     for name in dict.fromkeys(args.tasks):

@@ -9,20 +9,6 @@ from dlmbench.tiny.story import Window, heldout_windows, sample_story, story_of
 # The sources by which an experiment names the shipped models.
 EMBEDDED_MODELS = ("embedded:ar", "embedded:llada")
 
-__all__ = [
-    "EMBEDDED_MODELS",
-    "Constraint",
-    "StoryScore",
-    "Window",
-    "checkpoint_folder",
-    "continuation_log_prob",
-    "heldout_windows",
-    "next_word",
-    "sample_story",
-    "score_story",
-    "story_of",
-]
-
 
 def checkpoint_folder(paradigm: str) -> Path:
     """The folder of an embedded model, "ar" or "llada", in the official layout of its family."""

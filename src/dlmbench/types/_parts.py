@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Architecture:
-    """A decoder-only transformer of LLaMA's shape, causal or bidirectional, as its config.json states it."""
+    """A decoder-only transformer with LLaMA's architecture, causal or bidirectional, as its config.json states it."""
 
     family: str
     is_causal: bool
@@ -118,7 +118,8 @@ class EngineCost:
 class Texts:
     """What a metric scores: one cell's prompts, its generations, and the model where the metric needs it.
 
-    request: the metric's settings. device: where a metric puts a model of its own.
+    request: the metric's settings. rows: batch size of the scoring forwards. device: for models that the
+    metric loads itself.
     """
 
     cell: Cell
@@ -131,16 +132,16 @@ class Texts:
 
 
 class Progress(Protocol):
-    """Whoever shows how far a run is."""
+    """Receives progress updates of a run."""
 
     def cell(self, cell: Cell, doing: str) -> None:
-        """A cell is being worked on."""
+        """Work on a cell has started."""
 
     def repetition(self, cell: Cell, latency_s: float) -> None:
-        """A repetition is on record."""
+        """A repetition was recorded."""
 
     def left(self, seconds: float | None, unknown_cells: int) -> None:
-        """How long the speed pass should still take, without cells of which nothing is known; None when it is over."""
+        """Estimated seconds left of the speed pass, without `unknown_cells`; None when it has finished."""
 
     def failed(self, cell: Cell, reason: str) -> None:
         """A cell could not be measured or scored."""
@@ -160,12 +161,12 @@ class GraphRunner(Protocol):
     state: Any
 
     def run(self, name: Hashable, step: Callable[[], None]) -> None:
-        """Run `step`, or replay the graph captured under `name`; steps of one name must do the same."""
+        """Run `step`, or replay the graph captured under `name`; a name must always denote the same step."""
 
 
 @dataclass
 class EagerRunner:
-    """A `GraphRunner` without graphs: runs each step as it comes."""
+    """A `GraphRunner` without graphs: runs each step directly."""
 
     state: Any
 
@@ -197,10 +198,10 @@ class LanguageModel(Protocol):
         """
 
     def logits(self, hidden_BQD: torch.Tensor, first: int, last: int) -> torch.Tensor:
-        """Logits_B(last-first)V of positions first..last of `hidden_BQD`."""
+        """Logits_B(last-first)V of positions first..last (exclusive) of `hidden_BQD`."""
 
     def logits_chunks(self, hidden_BQD: torch.Tensor, first: int, last: int) -> Iterator[torch.Tensor]:
-        """The same from left to right in chunks logits_BwV of bounded size; a chunk may overwrite the one before."""
+        """Like `logits`, in chunks logits_BwV of bounded size from left to right; a chunk may overwrite the last."""
 
     def new_cache(self, rows: int, length: int) -> Any:
         """A KV cache over a canvas of `length`; its first forward must cover the whole canvas."""
@@ -246,7 +247,7 @@ class Generator(Protocol):
     ) -> Generation:
         """Continue each of B prompts by exactly G = `new_tokens` tokens.
 
-        knobs: of the sampler, resolved. seed: of all draws. on_step: called after each forward; traced passes only.
+        knobs: of the sampler, resolved. seed: for all random draws. on_step: after each forward, in traced passes.
         trace: also record when each position was committed.
         """
 
