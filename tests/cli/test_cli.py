@@ -250,7 +250,7 @@ def test_every_attention_kernel_of_the_engines_can_be_named(capsys, checkpoint, 
 def test_generate_without_a_tokenizer_or_model(capsys, checkpoint, tmp_path):
     text = tmp_path / "p.txt"
     text.write_text("hello\n")
-    fails(capsys, "generate", "--model", checkpoint, "--prompt_file", text, says="tokenizer.json ... --prompt_ids")
+    fails(capsys, "generate", "--model", checkpoint, "--prompt_file", text, says="tokenizer.json ... --prompt-ids")
     fails(capsys, "generate", "--model", tmp_path / "no", "--prompt_file", text, says="no")
     fails(capsys, "generate", "--model", checkpoint, "--prompt_file", tmp_path / "no.txt", says="no.txt")
 

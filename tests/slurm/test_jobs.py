@@ -355,7 +355,7 @@ def test_the_same_command_again_with_another_checkpoint_is_refused(submitted):
     submission.check_same_run(unknown_here(submitted), submitted)
     models = tuple(replace(m, content="c0ffee") for m in submitted.experiment.models)
     experiment = replace(submitted.experiment, models=models)
-    with pytest.raises(BenchError, match="model ar: embedded:ar holds another checkpoint than when"):
+    with pytest.raises(BenchError, match="model ar: embedded:ar contains a different checkpoint than when"):
         submission.check_same_run(submitted, replace(submitted, experiment=experiment))
 
 

@@ -62,7 +62,7 @@ class Canvas:
         if mask_id is None:
             raise BenchError(
                 f"a model of family '{model.architecture.family}' has no mask token, so diffusion cannot run it",
-                "use the autoregressive sampler, or a masked-diffusion checkpoint",
+                "Use the autoregressive sampler, or a masked-diffusion checkpoint",
             )
 
         def zeros(*size: int, dtype: torch.dtype = torch.int64) -> torch.Tensor:

@@ -27,7 +27,7 @@ _CAUSAL = ("ForCausalLM", "LMHeadModel")
 
 @dataclass(frozen=True)
 class JudgeSettings:
-    """What can be set in the experiment file, by --judge or by --setting."""
+    """Settings (experiment file, --judge or --setting)."""
 
     judge: str = field(default="", metadata={"help": "a causal checkpoint: folder, org/name on the hub, embedded:ar"})
 
@@ -41,7 +41,7 @@ def prepare_judge(metric: str, settings: JudgeSettings) -> MetricRequest:
     if not settings.judge:
         raise BenchError(
             f"{metric} needs a judge",
-            "name a causal model with --judge (a folder, org/name, or embedded:ar), or in the experiment file: "
+            "Name a causal model with --judge (a folder, org/name, or embedded:ar), or in the experiment file: "
             f"metrics: [{{{metric}: {{judge: MODEL}}}}]",
         )
     folder, config = find_auxiliary(settings.judge)
@@ -57,7 +57,7 @@ def _check_causal(name: str, config: Mapping[str, Any]) -> None:
         raise BenchError(
             f"{name} ({', '.join(classes) or kind}) cannot judge: a masked model predicts masked positions from both "
             "sides, so it has no probability of a next token",
-            "name a causal model, such as a LLaMA or GPT-2 checkpoint",
+            "Name a causal model, such as a LLaMA or GPT-2 checkpoint",
         )
 
 
@@ -83,7 +83,7 @@ class Judge:
         dtype: Any = "auto" if device == "cuda" else torch.float32
         self.model: Any = AutoModelForCausalLM.from_pretrained(str(folder), dtype=dtype).to(device).eval()
         self.device = device
-        self.longest: int | None = getattr(self.model.config, "max_position_embeddings", None)
+        self.max_tokens: int | None = getattr(self.model.config, "max_position_embeddings", None)
 
     def _ids(self, before: str, text: str) -> tuple[list[int], list[int], str]:
         """Ids of context and text, encoded separately so that no token spans both; or why they cannot be scored."""
@@ -96,8 +96,8 @@ class Judge:
             return context, own, "empty text"
         if not context:
             return context, own, "no text comes before it, and the judge has no start token"
-        if self.longest is not None and length > self.longest:
-            return context, own, f"{length} tokens of the judge, which takes {self.longest}"
+        if self.max_tokens is not None and length > self.max_tokens:
+            return context, own, f"{length} tokens of the judge, which takes {self.max_tokens}"
         return context, own, ""
 
     def read(self, before: str, text: str) -> Judged:

@@ -32,7 +32,7 @@ def settle(metrics: Sequence[str], given: Mapping[str, Mapping[str, Any]]) -> tu
             raise BenchError(f"{name}: {module.REFUSED}", module.INSTEAD)
         settings = _settings(name, module, given.get(name, {}))
         if hasattr(module, "check") and (reason := module.check(settings)):
-            raise BenchError(reason, f"change it with --setting {name}.NAME=VALUE or in the experiment file")
+            raise BenchError(reason, f"Change it with --setting {name}.NAME=VALUE or in the experiment file")
         if hasattr(module, "prepare"):
             requests.append(module.prepare(settings))
         else:
@@ -60,11 +60,14 @@ def _typed(metric: str, name: str, kind: type, value: Any) -> Any:
             return kind(value)
     except ValueError:
         pass
-    raise BenchError(f"{metric}.{name}: {value!r} is not of the kind {kind.__name__}", f"as in {metric}.{name}=VALUE")
+    raise BenchError(
+        f"{metric}.{name}: {value!r} is not {'an' if kind is int else 'a'} {kind.__name__}",
+        f"Write {metric}.{name}=VALUE",
+    )
 
 
 def parse_settings(metrics: Sequence[str], judge: str | None, given: Sequence[str]) -> MetricSettings:
-    """The command line's --judge and its --setting METRIC.NAME=VALUE, for the metrics asked for.
+    """The command line's --judge and its --setting METRIC.NAME=VALUE, for the requested metrics.
 
     Raises:
         BenchError: not of that form, of a metric that is not requested, or a judge that no metric uses.
@@ -75,7 +78,7 @@ def parse_settings(metrics: Sequence[str], judge: str | None, given: Sequence[st
         if not users:
             judged = ", ".join(m for m in registry.names("metrics") if "judge" in _names(m))
             raise BenchError(
-                f"--judge {judge}: none of the metrics asked for has a judge", f"those that have: {judged}"
+                f"--judge {judge}: none of the requested metrics uses a judge", f"Metrics with a judge: {judged}"
             )
         for metric in users:
             found.setdefault(metric, {})["judge"] = judge
@@ -83,9 +86,9 @@ def parse_settings(metrics: Sequence[str], judge: str | None, given: Sequence[st
         path, equals, value = item.partition("=")
         metric, dot, name = path.partition(".")
         if not (equals and dot and metric and name):
-            raise BenchError(f"--setting {item} is not METRIC.NAME=VALUE", "as in --setting bertscore.model=DIR")
+            raise BenchError(f"--setting {item} is not METRIC.NAME=VALUE", "For example --setting bertscore.model=DIR")
         if metric not in metrics:
-            raise BenchError(f"--setting {item}: {metric} is not asked for", did_you_mean(metric, metrics))
+            raise BenchError(f"--setting {item}: {metric} is not requested", did_you_mean(metric, metrics))
         found.setdefault(metric, {})[name] = value
     return found
 

@@ -135,7 +135,7 @@ def log_likelihood(
     """
     lengths = {len(p.reference_ids or ()) for p in batch.prompts}
     if any(p.reference_ids is None for p in batch.prompts):
-        raise BenchError("a likelihood needs the true continuations", "use a prompt source with references")
+        raise BenchError("a likelihood needs the true continuations", "Use a prompt source with references")
     assert len(lengths) == 1, "references of one length"
     canvas, work = denoise(model, batch, lengths.pop(), dict(knobs) | {"temperature": 0.0}, seed, likelihood=True)
     assert canvas.log_prob_BG is not None
