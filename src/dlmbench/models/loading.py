@@ -136,8 +136,8 @@ def local_folder(spec: ModelSpec, cache_dir: Path | None = None) -> Path | None:
     if spec.source.startswith(_EMBEDDED):
         folder = _TINY / spec.source.removeprefix(_EMBEDDED)
         if not (folder / "config.json").is_file():
-            known = [f"{_EMBEDDED}{path.name}" for path in sorted(_TINY.iterdir()) if path.is_dir()]
-            raise BenchError(f"unknown embedded model '{spec.source}'", did_you_mean(spec.source, known))
+            embedded = [f"{_EMBEDDED}{path.name}" for path in sorted(_TINY.iterdir()) if path.is_dir()]
+            raise BenchError(f"unknown embedded model '{spec.source}'", did_you_mean(spec.source, embedded))
         return folder
     local = Path(spec.source).expanduser()
     if local.is_dir():

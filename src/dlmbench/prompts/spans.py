@@ -53,11 +53,6 @@ class ScoredSpan:
     prompt_ids: tuple[int, ...]
     reference_ids: tuple[int, ...]
 
-    @property
-    def size_bytes(self) -> int:
-        """UTF-8 bytes of the text: the denominator of bits per byte."""
-        return len(self.text.encode())
-
 
 def continuation(encode: Encode, text: str) -> tuple[int, ...]:
     """Ids of a text that continues another: without the BOS tokens that `encode` prepends."""

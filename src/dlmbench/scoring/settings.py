@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import typing
 from collections.abc import Mapping, Sequence
-from types import ModuleType
 from typing import Any
 
 from dlmbench import registry
@@ -30,7 +29,7 @@ def settle(metrics: Sequence[str], given: Mapping[str, Mapping[str, Any]]) -> tu
         module = registry.load("metrics", name)
         if hasattr(module, "REFUSED"):
             raise BenchError(f"{name}: {module.REFUSED}", module.INSTEAD)
-        settings = _settings(name, module, given.get(name, {}))
+        settings = _settings(name, given.get(name, {}))
         if hasattr(module, "check") and (reason := module.check(settings)):
             raise BenchError(reason, f"Change it with --setting {name}.NAME=VALUE or in the experiment file")
         if hasattr(module, "prepare"):
@@ -40,14 +39,13 @@ def settle(metrics: Sequence[str], given: Mapping[str, Mapping[str, Any]]) -> tu
     return tuple(requests)
 
 
-def _settings(metric: str, module: ModuleType, given: Mapping[str, Any]) -> Any:
-    """The metric's SETTINGS with these values, None where it has none."""
-    declared: Any = getattr(module, "SETTINGS", None)
-    names = _names(metric)
-    for name in given:
-        if name not in names:
-            raise BenchError(f"metric {metric} has no setting '{name}'", did_you_mean(name, names))
+def _settings(metric: str, given: Mapping[str, Any]) -> Any:
+    """The metric's SETTINGS with these values, None if it has none."""
+    declared: Any = getattr(registry.load("metrics", metric), "SETTINGS", None)
     kinds = typing.get_type_hints(declared) if declared else {}
+    for name in given:
+        if name not in kinds:
+            raise BenchError(f"metric {metric} has no setting '{name}'", did_you_mean(name, kinds))
     return declared(**{k: _typed(metric, k, kinds[k], v) for k, v in given.items()}) if declared else None
 
 

@@ -24,7 +24,7 @@ confidence = chosen_probability
 class ThresholdKnobs:
     """Grid axes of the rule."""
 
-    threshold: float = field(default=0.9, metadata={"help": "commit every position at least this probable"})
+    threshold: float = field(default=0.9, metadata={"help": "confidence threshold"})
 
 
 KNOBS = ThresholdKnobs
