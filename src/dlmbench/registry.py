@@ -63,18 +63,18 @@ def _modules(kind: str) -> dict[str, str]:
     folder = Path(__file__).parent.joinpath(*subpackage.split("."))
     files = [p.stem for p in folder.glob("*.py")] + [p.parent.name for p in folder.glob("*/__init__.py")]
     modules = {name: f"dlmbench.{subpackage}.{name}" for name in files if not name.startswith("_")}
-    found = {_shown(kind, name): module for name, module in modules.items()}
+    by_name = {_public_name(kind, name): module for name, module in modules.items()}
     for point in entry_points(group=f"dlmbench.{kind}"):
-        name = _shown(kind, point.name)
-        if found.setdefault(name, point.value) != point.value:
+        name = _public_name(kind, point.name)
+        if by_name.setdefault(name, point.value) != point.value:
             raise BenchError(
-                f"two {kind} plug-ins are named '{name}': {found[name]} and {point.value}",
-                "rename the entry point of the installed package, or uninstall it",
+                f"two {kind} plug-ins are named '{name}': {by_name[name]} and {point.value}",
+                "Rename the entry point of the installed package, or uninstall it",
             )
-    return found
+    return by_name
 
 
-def _shown(kind: str, name: str) -> str:
+def _public_name(kind: str, name: str) -> str:
     return name.replace("_", "-") if kind == "prompts" else name
 
 
@@ -99,7 +99,7 @@ def summary(kind: str, name: str) -> str:
 
 @cache
 def load(kind: str, name: str) -> ModuleType:
-    """Import the plug-in `name` of `kind`; cached, because a plan asks thousands of times.
+    """Import the plug-in `name` of `kind`; cached: a plan calls this thousands of times.
 
     Raises:
         BenchError: there is no such plug-in (with the nearest known name), it cannot be imported, or it lacks a
@@ -114,16 +114,16 @@ def load(kind: str, name: str) -> ModuleType:
     except Exception as error:  # whatever the module does while it is imported
         raise BenchError(
             f"{singular} '{name}' cannot be imported from {where}: {type(error).__name__}: {error}",
-            "fix the module, or uninstall the package that names it",
+            "Fix the module, or uninstall the package that names it",
         ) from error
     missing = [attribute for attribute in KINDS[kind].required if not hasattr(module, attribute)]
     if missing:
-        raise BenchError(f"{singular} '{name}' ({where}) lacks {', '.join(missing)}", "see docs/adding.md")
+        raise BenchError(f"{singular} '{name}' ({where}) lacks {', '.join(missing)}", "See docs/adding.md")
     return module
 
 
 def attribute(kind: str, name: str, attribute: str, default: Any) -> Any:
-    """An attribute of a plug-in, `default` where it has none or is not installed (as in the run of somebody else)."""
+    """An attribute of a plug-in, `default` where it has none or is not installed (e.g. for a run made elsewhere)."""
     return getattr(load(kind, name), attribute, default) if name in _modules(kind) else default
 
 

@@ -213,7 +213,7 @@ def test_generate_from_an_autoregressive_checkpoint(capsys, tmp_path, ids):
         ("", [], "empty"),
         ('{"prompt_ids": [5]}\n', ["--sampler", "masked_difusion"], "masked_diffusion"),
         ('{"prompt_ids": [5]}\n', ["--cache", "duel"], "dual"),
-        ('{"prompt_ids": [5]}\n', ["--steps", "3", "--block_length", "4"], "steps 3"),
+        ('{"prompt_ids": [5]}\n', ["--steps", "3", "--block_length", "4"], "steps (3) is not a multiple"),
         ('{"prompt_ids": [5]}\n', ["--threshold", "0.5"], "threshold ... commit low_confidence"),
         ('{"prompt_ids": [5]}\n', ["--cfg_scale", "1", "--cache", "dual"], "cfg_scale"),
         ('{"prompt_ids": [5]}\n', ["--precision", "float8"], "precision"),

@@ -66,7 +66,7 @@ def test_what_cannot_run_is_listed_once_with_its_reason():
     assert [(o.label, o.reason) for o in plan.left_out] == [
         (
             "llada P=64 G=64 steps=2 block_length=16",
-            "steps 2 cannot be shared equally by 4 blocks of 16 (64 new tokens)",
+            "steps (2) is not a multiple of the number of blocks (4)",
         )
     ]
     assert len(diffusion(plan)) == 3 * 2

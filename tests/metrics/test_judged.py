@@ -61,8 +61,9 @@ def test_the_judge_reads_text_by_the_chain_rule_and_names_what_it_cannot_read():
     assert (found[0].weight, found[0].size_bytes, found[0].words) == (tokens, len(made), 6)
     reasons = {r.prompt_index: r.reason for r in found if isinstance(r, Unscored)}
     assert reasons[1] == "empty text"
-    assert "without a tokenizer" in reasons[2]
-    assert "cannot read this text" in reasons[3]
+    assert "have no tokenizer" in reasons[2]
+    assert "cannot encode '" in reasons[3]
+    assert "not in its vocabulary" in reasons[3]
     assert "610 tokens" in reasons[4] or "611 tokens" in reasons[4]
     assert len(found) == 5
 
@@ -192,7 +193,7 @@ def test_bertscore_counts_an_empty_text_as_0_and_names_what_it_cut_or_left(tmp_p
     [
         (bertscore.SETTINGS("/nowhere/bert"), "needs an encoder: no model folder at /nowhere/bert"),
         (bertscore.SETTINGS("DIR", 9), "has 3 layers, not 9"),
-        (bertscore.SETTINGS("DIR"), "does not say which layer"),
+        (bertscore.SETTINGS("DIR"), "has no layer that bert-score recommends"),
     ],
 )
 def test_bertscore_says_which_folder_and_layer_it_needs(tmp_path, settings, says):
@@ -208,5 +209,5 @@ def test_a_known_encoder_in_a_folder_of_its_name_needs_no_layer(tmp_path):
         bertscore.SETTINGS(str(write_bert(tmp_path / "distilroberta-base" / "x").parent / "x"), 1)
     )
     assert request.judge.endswith("layer 1")
-    assert bertscore._usual_layer("/models/roberta-large/") == 17
-    assert bertscore._usual_layer("FacebookAI/roberta-large") == bertscore.DEFAULT[1]
+    assert bertscore._recommended_layer("/models/roberta-large/") == 17
+    assert bertscore._recommended_layer(bertscore.DEFAULT_MODEL) == 17

@@ -222,7 +222,7 @@ def test_a_causal_perplexity_is_refused_with_the_reason():
     [
         ("likelyhood", {}, "unknown metric"),
         ("elbo", {"drawz": 3}, "no setting 'drawz'"),
-        ("elbo", {"draws": "many"}, "not of the kind int"),
+        ("elbo", {"draws": "many"}, "is not an int"),
         ("elbo", {"draws": 0}, "1 or more"),
         ("likelihood", {"orders": 1}, "2 or more"),
         ("repetition", {"size": 4}, "no setting 'size'"),
@@ -245,9 +245,9 @@ def test_the_command_line_gives_judge_and_settings_to_the_metrics_that_have_them
     assert requests["elbo"].setting("draws") == 32
     assert requests["judge_likelihood"].judge == "embedded:ar"
     for arguments, says in (
-        ((["elbo"], "embedded:ar", []), "none of the metrics"),
+        ((["elbo"], "embedded:ar", []), "none of the requested metrics"),
         ((["elbo"], None, ["elbo=3"]), "METRIC.NAME=VALUE"),
-        ((["elbo"], None, ["mauve.judge=x"]), "not asked for"),
+        ((["elbo"], None, ["mauve.judge=x"]), "not requested"),
     ):
         with pytest.raises(BenchError, match=says):
             parse_settings(*arguments)

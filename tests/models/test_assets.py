@@ -104,7 +104,7 @@ def test_random_weights_of_a_repository_need_no_weights(cache):
         ("./absent", "no model folder at ./absent"),
         ("absent", "no model folder at absent"),
         ("org/not a name", "neither a folder here nor the name of a hub repository"),
-        ("embedded:nothing", "the package lacks its model embedded:nothing"),
+        ("embedded:nothing", "unknown embedded model 'embedded:nothing'"),
     ],
 )
 def test_a_model_that_cannot_be_found(cache, source, expected):
@@ -112,6 +112,8 @@ def test_a_model_that_cannot_be_found(cache, source, expected):
         loading.resolve_model(ModelSpec("m", "llama", source, "baseline"))
     assert expected in caught.value.message
     assert caught.value.hint
+    if source.startswith("embedded:"):
+        assert caught.value.hint.endswith("Known: embedded:ar, embedded:llada")
 
 
 # ---------------------------------------------------------------- verification
@@ -207,7 +209,7 @@ def _raised(kind):
     ("kind", "expected"),
     [
         (errors.GatedRepoError, "org/llama is gated"),
-        (errors.RepositoryNotFoundError, "the hub knows no model 'org/llama'"),
+        (errors.RepositoryNotFoundError, "model 'org/llama' was not found on the hub"),
         (errors.RevisionNotFoundError, "has no revision"),
         (errors.HfHubHTTPError, "the hub answered with status 503"),
         (errors.LocalEntryNotFoundError, "cannot be reached"),

@@ -102,7 +102,8 @@ def test_a_replaced_checkpoint_is_refused(folder):
     spec = identity.with_content(SPEC, folder)
     assert identity.with_content(spec, folder) == spec
     write_checkpoint(folder, LLAMA, shards=2, seed=1)
-    with pytest.raises(BenchError, match=f"model llama: {folder} holds another checkpoint .* {spec.content} then"):
+    says = f"model llama: {folder} contains a different checkpoint .* {spec.content} then"
+    with pytest.raises(BenchError, match=says):
         identity.with_content(spec, folder)
 
 

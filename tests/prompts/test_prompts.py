@@ -125,9 +125,9 @@ def test_a_prompt_too_short_for_one_of_the_models_is_used_for_none(tmp_path):
 
 
 def test_too_short_a_corpus_says_how_many_there_are(corpus):
-    with pytest.raises(BenchError, match=r"found 24 prompts of 500 asked for with 40 prompt and 24 reference tokens"):
+    with pytest.raises(BenchError, match=r"found 24 prompts of 500 requested with 40 prompt and 24 reference tokens"):
         prompts.take(PromptSettings("wikitext-103", 500, str(corpus)), FINE, 40, 24)
-    with pytest.raises(BenchError, match=r"found 0 prompts of 1 asked"):
+    with pytest.raises(BenchError, match=r"found 0 prompts of 1 requested"):
         prompts.take(PromptSettings("wikitext-103", 1, str(corpus)), FINE, 40_000, 24)
 
 
@@ -194,7 +194,6 @@ def checked_span(text, prompt_tokens, new_tokens, target, baseline):
     assert baseline.decode(span.prompt_ids) + baseline.decode(span.reference_ids) == span.before + span.text
     scored = ids[prompt_tokens + span.first : prompt_tokens + span.last]
     assert target.decode(scored) == span.text
-    assert span.size_bytes == len(span.text.encode())
     return span
 
 
@@ -304,7 +303,7 @@ def test_a_file_is_taken_in_order_as_far_as_it_is_long_enough(tmp_path):
         "z" * 8,
     ]
     assert len(prompts.take(file_settings(path, limit=2), prompts.BYTES, 8, 8).prompts) == 2
-    with pytest.raises(BenchError, match=r"found 3 prompts of 4 asked for .*; of 4 passages the longest has 50 tokens"):
+    with pytest.raises(BenchError, match=r"found 3 prompts of 4 requested .*; of 4 passages the longest has 50 tokens"):
         prompts.take(file_settings(path, count=4), prompts.BYTES, 8, 8)
 
 

@@ -121,7 +121,7 @@ def test_what_cannot_be_calibrated():
     rows = _cells(LLADA_8B)[:2]
     with pytest.raises(BenchError, match="no measured cells"):
         calibrate([])
-    with pytest.raises(BenchError, match="latency of 0"):
+    with pytest.raises(BenchError, match="invalid latency 0"):
         calibrate([replace(rows[0], latency_s=0.0)])
     with pytest.raises(BenchError, match="A100 80GB SXM and H200"):
         calibrate([rows[0], replace(rows[1], hardware=A100)])

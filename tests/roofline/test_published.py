@@ -113,7 +113,7 @@ BAD = {
     "llada": {
         "--block_length 48": "block_length 48 does not divide sequence_length 128",
         "--block_length 48 --model corrected": "block_length 48 does not divide",
-        "--block_length 32 --steps 6": "steps 6 cannot be shared equally by 4 blocks",
+        "--block_length 32 --steps 6": "steps (6) is not a multiple of the number of blocks (4)",
         "--sequence_length 0": "sequence_length is 0",
         "--block_length 0": "block_length is 0",
         "--steps 0": "steps is 0",

@@ -439,7 +439,7 @@ def test_a_causal_model_cannot_be_diffused(causal):
     ("given_", "text"),
     [
         ({"block_length": 5}, "does not divide"),
-        ({"block_length": 4, "steps": 7}, "shared equally"),
+        ({"block_length": 4, "steps": 7}, "steps (7) is not a multiple of the number of blocks (3)"),
         ({"cfg_scale": 1.0, "cache": "dual"}, "cfg_scale needs cache none"),
         ({"confidence_dtype": "int8"}, "confidence_dtype"),
         ({"temperature": -1.0}, "temperature must be 0 or more"),

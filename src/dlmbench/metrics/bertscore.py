@@ -1,9 +1,9 @@
 """BERTScore F1 of the generated text against the true continuation, by the package bert-score.
 
-Zhang et al. 2020 (arXiv 1904.09675); no idf weights, no rescaling. The encoder is a folder or a hub id with the layer
-that is compared; roberta-large at layer 17 unless said otherwise, the package's own choice for English. The package's
-matching is used unchanged; encoder and tokenizer are loaded here, because its loader takes any path with "t5" in it
-for a T5, and fails for a tokenizer without a maximum length. An empty text scores 0, as the package defines it.
+Zhang et al. 2020 (arXiv 1904.09675); no idf weights, no rescaling. The encoder is a folder or a hub id and a
+layer; default: roberta-large, layer 17, bert-score's default for English. The package's matching is used unchanged;
+encoder and tokenizer are loaded here, because bert-score's loader treats any path that contains "t5" as a T5 model and
+fails on tokenizers without a maximum length. An empty text scores 0, as the package defines it.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ HIGHER_IS_BETTER = True
 NEEDS = ("generations", "references", "own model")
 TITLE = "BERTScore"
 REPORT_IF_MISSING = True
-DEFAULT = ("FacebookAI/roberta-large", 17)
+DEFAULT_MODEL = "FacebookAI/roberta-large"
 
 
 @dataclass(frozen=True)
 class BertscoreSettings:
-    """What can be set in the experiment file or by --setting."""
+    """Settings (experiment file or --setting)."""
 
-    model: str = field(default=DEFAULT[0], metadata={"help": "the encoder: a folder, or org/name on the hub"})
-    num_layers: int = field(default=0, metadata={"help": "which layer's vectors; 0: the package's, for those it knows"})
+    model: str = field(default=DEFAULT_MODEL, metadata={"help": "the encoder: a folder, or org/name on the hub"})
+    num_layers: int = field(default=0, metadata={"help": "layer to compare; 0: the one bert-score recommends"})
 
 
 SETTINGS = BertscoreSettings
@@ -43,7 +43,7 @@ def prepare(settings: BertscoreSettings) -> MetricRequest:
     """Find package, encoder and layer before anything is measured.
 
     Raises:
-        BenchError: one of them is missing, with how to get it.
+        BenchError: one of them is missing (the hint says how to get it).
     """
     if importlib.util.find_spec("bert_score") is None:
         raise BenchError("bertscore needs the package bert-score", "pip install 'dlmbench[quality]'")
@@ -52,34 +52,32 @@ def prepare(settings: BertscoreSettings) -> MetricRequest:
     except BenchError as error:
         raise BenchError(
             f"bertscore needs an encoder: {error.message}",
-            f"where there is network: dlmbench download --extra-model-id {settings.model}; or name a folder with "
-            "config.json, tokenizer.json and model.safetensors of a BERT-like model: `dlmbench score RUN -m bertscore "
-            "--setting bertscore.model=DIR --setting bertscore.num_layers=N`, or in the experiment file: "
-            "metrics: [{bertscore: {model: DIR, num_layers: N}}]",
+            f"Download it with `dlmbench download --extra-model-id {settings.model}`, or set bertscore.model to the "
+            "folder of a BERT-like model and bertscore.num_layers to a layer",
         ) from None
-    layers = settings.num_layers or _usual_layer(settings.model)
+    layers = settings.num_layers or _recommended_layer(settings.model)
     names = ("num_hidden_layers", "n_layers", "num_layers", "n_layer")
-    deepest = next((int(config[name]) for name in names if name in config), 0)
-    if layers is None or not 0 < layers <= deepest:
-        what = "does not say which layer" if layers is None else f"has {deepest} layers, not {layers}"
+    num_layers = next((int(config[name]) for name in names if name in config), 0)
+    if layers is None or not 0 < layers <= num_layers:
+        what = "has no layer that bert-score recommends" if layers is None else f"has {num_layers} layers, not {layers}"
         raise BenchError(
-            f"bertscore: {settings.model} {what}", f"--setting bertscore.num_layers=N with N from 1 to {deepest}"
+            f"bertscore: {settings.model} {what}", f"--setting bertscore.num_layers=N with N from 1 to {num_layers}"
         )
-    named = (("model", settings.model), ("num_layers", layers))
-    return MetricRequest("bertscore", named, str(folder), f"{settings.model} layer {layers}")
+    resolved = (("model", settings.model), ("num_layers", layers))
+    return MetricRequest("bertscore", resolved, str(folder), f"{settings.model} layer {layers}")
 
 
-def _usual_layer(model: str) -> int | None:
-    """The layer that the package's authors found best, for the models they tried; a folder goes by its name."""
+def _recommended_layer(model: str) -> int | None:
+    """The layer that the package's authors recommend, for the models they tried; folders are looked up by name."""
     from bert_score.utils import model2layers
 
     name = model.rstrip("/")
-    found = model2layers.get(name, model2layers.get(name.rpartition("/")[2]))
-    return None if found is None else int(found)
+    layer = model2layers.get(name, model2layers.get(name.rpartition("/")[2]))
+    return None if layer is None else int(layer)
 
 
 class _Encoder:
-    """Encoder and tokenizer as the package's functions call them: vectors of one layer, a finite maximum length."""
+    """Encoder and tokenizer for bert-score's functions: one layer's hidden states, a finite maximum length."""
 
     def __init__(self, folder: str, layer: int, device: str) -> None:
         import torch
@@ -91,11 +89,11 @@ class _Encoder:
         if getattr(inner.config, "is_encoder_decoder", False):
             inner = inner.get_encoder()
         self.tokenizer: Any = AutoTokenizer.from_pretrained(folder)
-        # RoBERTa counts its positions from the padding id on.
+        # RoBERTa position ids start at pad_token_id + 1.
         offset = inner.config.pad_token_id + 1 if "roberta" in inner.config.model_type else 0
         positions = getattr(inner.config, "max_position_embeddings", None)
-        self.longest = min(self.tokenizer.model_max_length, positions - offset if positions else 1 << 20)
-        self.tokenizer.model_max_length = self.longest
+        self.max_tokens = min(self.tokenizer.model_max_length, positions - offset if positions else 1 << 20)
+        self.tokenizer.model_max_length = self.max_tokens
 
         class OneLayer(torch.nn.Module):
             """Returns the hidden states of one layer, where the package takes the last."""
@@ -123,13 +121,13 @@ class _Encoder:
         values: list[float] = scores[:, 2].tolist()
         return values
 
-    def is_cut(self, text: str) -> bool:
+    def is_truncated(self, text: str) -> bool:
         """Whether the encoder does not see all of a text."""
-        return bool(len(self.tokenizer(text, truncation=False, verbose=False)["input_ids"]) > self.longest)
+        return bool(len(self.tokenizer(text, truncation=False, verbose=False)["input_ids"]) > self.max_tokens)
 
 
 @lru_cache(maxsize=1)
-def _loaded(folder: str, layer: int, device: str) -> _Encoder:
+def _load_encoder(folder: str, layer: int, device: str) -> _Encoder:
     return _Encoder(folder, layer, device)
 
 
@@ -138,7 +136,7 @@ def score(texts: Texts) -> Iterator[TextScore | Unscored]:
     request, cell = texts.request, texts.cell
     assert request is not None
     assert request.folder is not None
-    encoder = _loaded(request.folder, int(request.setting("num_layers") or 0), texts.device)
+    encoder = _load_encoder(request.folder, int(request.setting("num_layers") or 0), texts.device)
     references = {p.index: (p.reference_text or "").strip() for p in texts.prompts}
     pairs: list[tuple[int, str, str]] = []
     for generation in texts.generations:
@@ -146,7 +144,7 @@ def score(texts: Texts) -> Iterator[TextScore | Unscored]:
         if not reference:
             yield Unscored(cell.id, "bertscore", index, NO_REFERENCE)
         elif generation.text is None:
-            yield Unscored(cell.id, "bertscore", index, "no text: the model comes without a tokenizer")
+            yield Unscored(cell.id, "bertscore", index, "no text: the model has no tokenizer")
         elif not generation.text.strip():
             yield TextScore(cell.id, "bertscore", index, 0.0, 1, remark="empty text: counted as 0")
         else:
@@ -154,6 +152,10 @@ def score(texts: Texts) -> Iterator[TextScore | Unscored]:
     if not pairs:
         return
     values = encoder.f1([r for _, r, _ in pairs], [c for _, _, c in pairs])
-    for (index, *both), value in zip(pairs, values, strict=True):
-        remark = f"cut to the encoder's {encoder.longest} tokens" if any(map(encoder.is_cut, both)) else ""
+    for (index, *texts_of_pair), value in zip(pairs, values, strict=True):
+        remark = (
+            f"truncated to the encoder's {encoder.max_tokens} tokens"
+            if any(map(encoder.is_truncated, texts_of_pair))
+            else ""
+        )
         yield TextScore(cell.id, "bertscore", index, value, 1, remark=remark)

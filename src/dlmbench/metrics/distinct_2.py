@@ -1,6 +1,7 @@
-"""Share of distinct runs of 2 tokens in a generated text (distinct-2, Li et al. 2016, arXiv 1510.03055).
+"""Fraction of distinct bigrams in a generated text (distinct-2, Li et al. 2016, arXiv 1510.03055).
 
-Read it beside every likelihood of generated text: a text that repeats itself has a low judge perplexity.
+Interpret every likelihood of generated text together with this metric: a text that repeats itself has a low judge
+perplexity.
 """
 
 from functools import partial

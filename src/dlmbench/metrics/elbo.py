@@ -1,9 +1,9 @@
-"""Evidence lower bound of a masked diffusion model, in nats per token of the true continuation; no step count.
+"""Negative evidence lower bound (ELBO) of a masked diffusion model, in nats per token of the true continuation.
 
-The estimator of LLaDA (Nie et al. 2025, arXiv 2502.09992, eq. 6): mask x of the T answer tokens at random, charge the
-masked ones T / x times their cross entropy, average over 128 draws whose x are spread evenly over 1..T. A bound: the
-true log-likelihood under random orders is at least minus this. Its Monte Carlo error comes from the spread between
-the groups of draws, for draws of one group share their x and are not independent.
+The estimator of LLaDA (Nie et al. 2025, arXiv 2502.09992, eq. 6): mask x of the T answer tokens at random, weight the
+cross-entropy of the masked tokens by T / x, average over `draws` draws (default 128) whose x are spread evenly over
+1..T. It does not depend on the step count. The log-likelihood under random orders is at least minus this value. The
+Monte Carlo error comes from the spread between groups of draws, because the draws of a group share one offset of x.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ NEEDS = ("model", "references", "diffusion")
 
 @dataclass(frozen=True)
 class ElboSettings:
-    """What can be set in the experiment file or by --setting."""
+    """Settings (experiment file or --setting)."""
 
     draws: int = field(default=128, metadata={"help": "masked copies of each text; the authors use 128"})
 
@@ -38,17 +38,17 @@ def check(settings: ElboSettings) -> str | None:
 
 
 def note(cell: Cell) -> str:
-    """What kind of number this is."""
-    return "a bound by Monte Carlo; the same at every step count"
+    """The caveat shown with the value."""
+    return "Monte Carlo estimate of a bound; does not depend on the step count"
 
 
 def same_value(cell: Cell) -> str:
-    """The bound does not depend on steps, blocks and rules: one computation serves all of them."""
+    """Equal for cells that share the value: it does not depend on steps, blocks or rules, so it is computed once."""
     return stable_hash([cell.model.key, cell.prompt_tokens, cell.new_tokens, cell.precision, cell.engine, cell.seed])
 
 
 class BoundEstimate(NamedTuple):
-    """Nats of one text; stderr is the Monte Carlo error, None where a single group of draws was made."""
+    """Nats of one text; stderr is the Monte Carlo error, None for a single group."""
 
     nats: float
     stderr: float | None
@@ -63,9 +63,9 @@ def masked_counts(length: int, rows: int, first: int) -> list[int]:
     return [(round(first + i * length / rows) - 1) % length + 1 for i in range(rows)]
 
 
-def unbiased_rows(length: int, most: int) -> int:
-    """As many draws at once, at most `most`, that no half is rounded: a divisor's or an odd number of them."""
-    return most if length % most == 0 else (most - 1) | 1
+def unbiased_rows(length: int, max_rows: int) -> int:
+    """Draws per batch for which no half is rounded: `max_rows` if it divides `length`, else an odd number."""
+    return max_rows if length % max_rows == 0 else (max_rows - 1) | 1
 
 
 def score(texts: Texts) -> Iterator[TextScore | Unscored]:
@@ -76,14 +76,15 @@ def score(texts: Texts) -> Iterator[TextScore | Unscored]:
         if span is None:
             yield without_reference(texts.cell, "elbo", prompt)
             continue
-        found = estimate(texts, prompt, draws)
-        yield text_score(texts.cell, "elbo", prompt, span, found.nats, found.stderr, f"{draws} draws")
+        bound = estimate(texts, prompt, draws)
+        yield text_score(texts.cell, "elbo", prompt, span, bound.nats, bound.stderr, f"{draws} draws")
 
 
 def estimate(texts: Texts, prompt: Prompt, draws: int = ElboSettings().draws) -> BoundEstimate:
     """The bound for one prompt; draws depend on the cell's seed and the prompt alone.
 
-    Tokens outside the scored span (parts of a character at its ends) are context before it and left out after it.
+    Tokens outside the scored span (parts of a character at its ends) belong to the context if before it, and are
+    dropped if after it.
     """
     import torch
 
@@ -104,13 +105,15 @@ def estimate(texts: Texts, prompt: Prompt, draws: int = ElboSettings().draws) ->
             first = int(torch.randint(1, length + 1, (1,), generator=generator))
             counts_R = torch.tensor(masked_counts(length, rows, first), device=model.device)
             ranks_RT = torch.rand(rows, length, generator=generator).argsort(1).argsort(1).to(model.device)
-            hidden_RT = ranks_RT < counts_R[:, None]
-            tokens_RN = torch.cat([prompt_P.expand(rows, -1), truth_T.masked_fill(hidden_RT, mask_id)], dim=1)
+            masked_RT = ranks_RT < counts_R[:, None]
+            tokens_RN = torch.cat([prompt_P.expand(rows, -1), truth_T.masked_fill(masked_RT, mask_id)], dim=1)
             logits_RTV = model.logits(model.forward(tokens_RN), len(prompt_P), tokens_RN.shape[1]).float()
             logits_RTV[..., mask_id] = float("-inf")
             log_p_RT = logits_RTV.log_softmax(-1).gather(-1, truth_T.expand(rows, -1)[..., None])[..., 0]
-            losses_R = -(log_p_RT * hidden_RT).double().sum(1) * length / counts_R
+            losses_R = -(log_p_RT * masked_RT).double().sum(1) * length / counts_R
             groups.append(losses_R.tolist()[: draws - len(groups) * rows])
     nats = math.fsum(math.fsum(group) for group in groups) / draws
-    whole = [statistics.fmean(group) for group in groups if len(group) == rows]
-    return BoundEstimate(nats, statistics.stdev(whole) / math.sqrt(len(whole)) if len(whole) > 1 else None)
+    full_groups = [statistics.fmean(group) for group in groups if len(group) == rows]
+    return BoundEstimate(
+        nats, statistics.stdev(full_groups) / math.sqrt(len(full_groups)) if len(full_groups) > 1 else None
+    )

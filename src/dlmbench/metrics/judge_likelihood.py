@@ -24,9 +24,9 @@ prepare = partial(prepare_judge, "judge_likelihood")
 
 def score(texts: Texts) -> Iterator[TextScore | Unscored]:
     """One value per generation, after its prompt."""
-    for found in generated_texts(texts, "judge_likelihood"):
-        if isinstance(found, Unscored):
-            yield found
+    for item in generated_texts(texts, "judge_likelihood"):
+        if isinstance(item, Unscored):
+            yield item
         else:
-            prompt, _, text = found
+            prompt, _, text = item
             yield judge_text(texts, "judge_likelihood", prompt.index, prompt.text or "", text)

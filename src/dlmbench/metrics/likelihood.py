@@ -29,7 +29,7 @@ MEASURES = "likelihood"
 
 @dataclass(frozen=True)
 class LikelihoodSettings:
-    """What can be set in the experiment file or by --setting."""
+    """Settings (experiment file or --setting)."""
 
     orders: int = field(default=8, metadata={"help": "sampled orders of a commit rule that draws positions"})
 

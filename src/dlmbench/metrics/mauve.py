@@ -29,9 +29,9 @@ ADVISED = 1000
 
 @dataclass(frozen=True)
 class MauveSettings(JudgeSettings):
-    """What can be set in the experiment file, by --judge or by --setting."""
+    """Settings (experiment file, --judge or --setting)."""
 
-    fewest: int = field(default=100, metadata={"help": "texts below which no value is given: ten make one cluster"})
+    fewest: int = field(default=100, metadata={"help": "minimum number of texts"})
 
 
 SETTINGS = MauveSettings
@@ -52,15 +52,15 @@ def prepare(settings: MauveSettings) -> MetricRequest:
 
 @contextmanager
 def _quiet_stderr() -> Iterator[None]:
-    """Keep the clustering library from printing to stderr that the points are few: the remark says so."""
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    """Silence the clustering library's warning about few points; the remark covers it."""
+    stderr_copy, devnull = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:
-        os.dup2(nowhere, 2)
+        os.dup2(devnull, 2)
         yield
     finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
+        os.dup2(stderr_copy, 2)
+        os.close(stderr_copy)
+        os.close(devnull)
 
 
 def score(texts: Texts) -> Iterator[WholeScore | Unscored]:
@@ -68,12 +68,12 @@ def score(texts: Texts) -> Iterator[WholeScore | Unscored]:
     import numpy as np
 
     cell, judge = texts.cell, judge_of(texts)
-    true_ND, made_ND = [], []
-    for found in generated_texts(texts, "mauve"):
-        if isinstance(found, Unscored):
-            yield found
+    true_ND, generated_ND = [], []
+    for item in generated_texts(texts, "mauve"):
+        if isinstance(item, Unscored):
+            yield item
             continue
-        prompt, _, text = found
+        prompt, _, text = item
         if not prompt.reference_text:
             yield without_reference(cell, "mauve", prompt)
             continue
@@ -82,18 +82,18 @@ def score(texts: Texts) -> Iterator[WholeScore | Unscored]:
             yield Unscored(cell.id, "mauve", prompt.index, reason)
             continue
         true_ND.append(features[0][0])
-        made_ND.append(features[1][0])
+        generated_ND.append(features[1][0])
     assert texts.request is not None
     fewest = int(texts.request.setting("fewest") or 0)
-    if len(made_ND) < fewest:
-        reason = f"{len(made_ND)} texts are too few: the value would say nothing (mauve.fewest is {fewest})"
+    if len(generated_ND) < fewest:
+        reason = f"{len(generated_ND)} texts are too few: no meaningful value (mauve.fewest is {fewest})"
         yield Unscored(cell.id, "mauve", None, reason)
         return
     from mauve import compute_mauve
 
     with _quiet_stderr():
-        result = compute_mauve(p_features=np.array(made_ND), q_features=np.array(true_ND))
+        result = compute_mauve(p_features=np.array(generated_ND), q_features=np.array(true_ND))
     remark = f"{result.num_buckets} clusters; no interval"
-    if len(made_ND) < ADVISED:
+    if len(generated_ND) < ADVISED:
         remark += f"; rough: the authors advise {ADVISED} texts or more"
-    yield WholeScore(cell.id, "mauve", float(result.mauve), len(made_ND), remark=remark)
+    yield WholeScore(cell.id, "mauve", float(result.mauve), len(generated_ND), remark=remark)

@@ -1,6 +1,6 @@
 """Refused: a causal perplexity of a masked model means nothing; `likelihood` gives word perplexity for both models.
 
-The name is taken so that whoever asks for it learns why, and what to ask for instead.
+The name is reserved so that requesting it explains why it is refused and what to use instead.
 """
 
 from __future__ import annotations
@@ -17,8 +17,7 @@ REFUSED = (
     "position itself, never the next one, so the number would be meaningless (an earlier draft of this study got "
     "103,745)"
 )
-INSTEAD = "ask for likelihood (exact for the autoregressive model, the sampler's own for diffusion) or elbo; both are "
-INSTEAD += "also given as word perplexity and bits per byte"
+INSTEAD = "Use likelihood or elbo; both are also reported as word perplexity and bits per byte"
 
 
 def score(texts: Texts) -> Iterator[TextScore]:

@@ -122,7 +122,7 @@ def _check_space(missing: dict[str, hub.MissingFiles], log: Callable[[str], None
         free = shutil.disk_usage(folder).free
         if total > free:
             raise BenchError(
-                f"{total / 1e9:.2f} GB are to be fetched into {folder}, where {free / 1e9:.2f} GB are free",
+                f"the download needs {total / 1e9:.2f} GB, but {folder} has only {free / 1e9:.2f} GB free",
                 "Free some space, or name a larger file system with --model-cache-dir or HF_HOME",
             )
 

@@ -17,7 +17,7 @@ KERNELS = {
 
 @contextmanager
 def enforced(attention: str) -> Iterator[None]:
-    """Allow one attention kernel only; `auto` leaves the choice to torch.
+    """Allow one attention kernel only; `auto` lets torch choose.
 
     Raises:
         BenchError: the kernel cannot run here.
@@ -34,6 +34,6 @@ def enforced(attention: str) -> Iterator[None]:
         if "No available kernel" in str(error):
             raise BenchError(
                 f"attention '{attention}' cannot run here (this device, precision or padding)",
-                "set attention: math, which always can, or auto",
+                "Set attention: math, which always can, or auto",
             ) from error
         raise

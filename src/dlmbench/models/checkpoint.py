@@ -25,7 +25,7 @@ _INDEX, _SINGLE = "model.safetensors.index.json", "model.safetensors"
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model")
 METADATA = "__metadata__"  # the one key of a safetensors header that is no tensor
 _MAX_HEADER_BYTES = 100_000_000  # the safetensors format's own limit
-_DOWNLOAD = "download it again with `dlmbench download`"
+_DOWNLOAD = "Download it again with `dlmbench download`"
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def architecture_from(config: dict[str, Any], family: str) -> Architecture:
     """The architecture that a config.json of `family` describes.
 
     Raises:
-        BenchError: a missing or unsupported value, or sizes of which no model can be made.
+        BenchError: a missing or unsupported value, or invalid sizes.
     """
     try:
         architecture: Architecture = registry.load("families", family).architecture(config)
@@ -78,7 +78,7 @@ def architecture_from(config: dict[str, Any], family: str) -> Architecture:
             return architecture
     except (ValueError, TypeError, AttributeError, ArithmeticError):
         pass
-    raise BenchError("config.json describes no model", "its sizes must be positive numbers")
+    raise BenchError("config.json describes no model", "The sizes must be positive numbers")
 
 
 def inspect(folder: Path, family: str | None = None) -> Checkpoint:
@@ -88,17 +88,17 @@ def inspect(folder: Path, family: str | None = None) -> Checkpoint:
         BenchError: no folder, no or broken config.json, a family that differs, an unsupported value.
     """
     if not folder.is_dir():
-        raise BenchError(f"no checkpoint folder at {folder}", "check the path, or fetch it with `dlmbench download`")
+        raise BenchError(f"no checkpoint folder at {folder}", "Check the path, or fetch it with `dlmbench download`")
     with naming(folder):
         config = read_json(folder / "config.json")
         found = config.get("model_type")
         known = registry.names("families")
         if found not in known:
             raise BenchError(
-                f"config.json: model_type = {found!r} is not supported", f"known families: {', '.join(known)}"
+                f"config.json: model_type = {found!r} is not supported", f"Known families: {', '.join(known)}"
             )
         if family is not None and found != family:
-            raise BenchError(f"this is a checkpoint of family '{found}', not '{family}'", f"set family: {found}")
+            raise BenchError(f"this is a checkpoint of family '{found}', not '{family}'", f"Set family: {found}")
         return Checkpoint(folder, str(found), architecture_from(config, str(found)))
 
 
@@ -106,11 +106,11 @@ def named_architecture(family: str, name: str) -> Architecture:
     """An architecture known by name ("8b", "tiny"), for random weights.
 
     Raises:
-        BenchError: the family knows no architecture of this name.
+        BenchError: the family has no architecture of this name.
     """
     known = registry.load("families", family).KNOWN
     if name not in known:
-        raise BenchError(f"family '{family}' knows no architecture '{name}'", f"known: {', '.join(known)}")
+        raise BenchError(f"family '{family}' has no architecture named '{name}'", f"Known: {', '.join(known)}")
     return architecture_from(known[name], family)
 
 
@@ -157,10 +157,10 @@ def weight_map(folder: Path) -> dict[str, Path]:
     pickled = sorted(p.name for p in folder.glob("*") if p.suffix in {".bin", ".pt", ".pth", ".ckpt"})
     if pickled:
         raise BenchError(
-            f"only pickled weights, which are refused because loading them runs code: {', '.join(pickled)}",
-            "convert them to safetensors",
+            f"contains only pickled weights, which are refused (unpickling executes code): {', '.join(pickled)}",
+            "Convert them to safetensors",
         )
-    raise BenchError(f"no {_SINGLE} and no {_INDEX}", "fetch the weights with `dlmbench download`")
+    raise BenchError(f"no {_SINGLE} and no {_INDEX}", "Fetch the weights with `dlmbench download`")
 
 
 def problems(folder: Path, spec: ModelSpec) -> tuple[str, ...]:
@@ -216,7 +216,7 @@ def tensors(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) ->
             if name not in files:
                 raise BenchError(f"tensor '{name}' is missing", _DOWNLOAD)
         if biases := sorted(name for name in files if name.endswith(".bias")):
-            raise BenchError(f"tensor '{biases[0]}' is a bias", "biases are unsupported")
+            raise BenchError(f"tensor '{biases[0]}' is a bias", "Biases are not supported")
         shards = sorted({files[name] for name in wanted})
         for path in shards:
             read_header(path)
@@ -229,7 +229,7 @@ def tensors(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) ->
                         raise BenchError(
                             f"{path}: tensor '{name}' has shape {tuple(tensor.shape)}, config.json says "
                             f"{wanted[name].shape}",
-                            "config.json and weights belong to different checkpoints",
+                            "Use the config.json and the weights of one checkpoint",
                         )
                     yield wanted[name].llama, tensor.to(dtype)
         except SafetensorError as error:

@@ -25,7 +25,7 @@ def required(config: Mapping[str, Any], *keys: str) -> Any:
     for key in keys:
         if config.get(key) is not None:
             return config[key]
-    raise BenchError(f"config.json has no '{keys[0]}'", "the checkpoint is incomplete or of another family")
+    raise BenchError(f"config.json has no '{keys[0]}'", "The checkpoint is incomplete or of another family")
 
 
 def refuse(config: Mapping[str, Any], key: str, supported: tuple[Any, ...]) -> None:
@@ -37,7 +37,7 @@ def refuse(config: Mapping[str, Any], key: str, supported: tuple[Any, ...]) -> N
     if key in config and config[key] not in supported:
         raise BenchError(
             f"config.json: {key} = {config[key]!r} is not supported",
-            f"supported: {' or '.join(repr(v) for v in supported)}",
+            f"Supported: {' or '.join(repr(v) for v in supported)}",
         )
 
 
@@ -51,7 +51,7 @@ def rope_theta(config: Mapping[str, Any]) -> float:
         scaled = config.get(key) or {}
         kind = scaled.get("rope_type", scaled.get("type", "default"))
         if kind != "default":
-            raise BenchError(f"config.json: {key}.rope_type = {kind!r} is not supported", "supported: 'default'")
+            raise BenchError(f"config.json: {key}.rope_type = {kind!r} is not supported", "Supported: 'default'")
     theta = config.get("rope_theta") or (config.get("rope_parameters") or {}).get("rope_theta") or 10000.0
     return float(theta)
 

@@ -40,7 +40,7 @@ class Repository:
     @property
     def remedy(self) -> str:
         """How to get it onto a machine without network."""
-        return f"Run `{DOWNLOAD}` where there is network; page: {self.page}"
+        return f"Run `{DOWNLOAD}` on a machine with network access; page: {self.page}"
 
 
 def cache_folder() -> Path:
@@ -160,7 +160,7 @@ def _snapshot(wanted: Repository, cache_dir: Path | None, token: str | None, dry
         )
     except errors.RepositoryNotFoundError:
         failure = BenchError(
-            f"the hub knows no {kind} '{name}', or it is private",
+            f"{kind} '{name}' was not found on the hub, or it is private",
             f"Check the name at {where}; for a private one run `{again}`",
         )
     except errors.HFValidationError:
@@ -168,7 +168,7 @@ def _snapshot(wanted: Repository, cache_dir: Path | None, token: str | None, dry
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled):
         failure = BenchError(
             f"{kind} {name} is not in the cache and {HOME} cannot be reached",
-            f"Where there is network run `{DOWNLOAD}` (page: {where}), and point HF_HOME or HF_HUB_CACHE "
+            f"On a machine with network access, run `{DOWNLOAD}` (page: {where}), and point HF_HOME or HF_HUB_CACHE "
             "to the folder it filled",
         )
     except errors.HfHubHTTPError as error:

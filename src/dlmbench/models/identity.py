@@ -70,9 +70,9 @@ def with_content(spec: ModelSpec, folder: Path | None) -> ModelSpec:
     found = fingerprint(folder, spec)
     if spec.content not in (None, found):
         raise BenchError(
-            f"model {spec.key}: {folder or spec.source} holds another checkpoint than when this run was recorded "
-            f"(content {found} now, {spec.content} then)",
-            "Put the recorded checkpoint back, or start a new run with another --output_dir",
+            f"model {spec.key}: {folder or spec.source} contains a different checkpoint than when this run was "
+            f"recorded (content {found} now, {spec.content} then)",
+            "Put the recorded checkpoint back, or start a new run with another --output-dir",
         )
     return replace(spec, content=found)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from dlmbench import registry
-from dlmbench.errors import BenchError
+from dlmbench.errors import BenchError, did_you_mean
 from dlmbench.models import checkpoint, hub
 from dlmbench.models.tokenizer import CheckpointTokenizer, find_tokenizer
 from dlmbench.types import Architecture, Generator, LanguageModel, ModelSpec
@@ -38,10 +38,10 @@ class FoundModel:
 
         Args:
             engine: the plug-in that runs the model.
-            precision: of weights and arithmetic.
-            attention: the kernel to enforce; "auto" leaves the choice to torch.
+            precision: precision of weights and arithmetic.
+            attention: the kernel to enforce; "auto" lets torch choose.
             device: "cuda" or "cpu".
-            seed: of random weights.
+            seed: seed for random weights.
 
         Raises:
             BenchError: an unknown engine, or weights that are missing, damaged or of another shape.
@@ -60,13 +60,13 @@ class LoadedModel(FoundModel):
 
     @property
     def language_model(self) -> LanguageModel:
-        """The backend where it gives logits.
+        """The backend, if it provides logits.
 
         Raises:
-            BenchError: the engine serves texts only.
+            BenchError: the engine returns only texts.
         """
         if isinstance(self.backend, Generator):
-            raise BenchError(f"the engine of {self.spec.source} gives texts but no logits", "use another engine")
+            raise BenchError(f"the engine of {self.spec.source} returns only texts, no logits", "Use another engine")
         return self.backend
 
 
@@ -136,7 +136,8 @@ def local_folder(spec: ModelSpec, cache_dir: Path | None = None) -> Path | None:
     if spec.source.startswith(_EMBEDDED):
         folder = _TINY / spec.source.removeprefix(_EMBEDDED)
         if not (folder / "config.json").is_file():
-            raise BenchError(f"the package lacks its model {spec.source}", "Install dlmbench again")
+            embedded = [f"{_EMBEDDED}{path.name}" for path in sorted(_TINY.iterdir()) if path.is_dir()]
+            raise BenchError(f"unknown embedded model '{spec.source}'", did_you_mean(spec.source, embedded))
         return folder
     local = Path(spec.source).expanduser()
     if local.is_dir():
@@ -144,7 +145,7 @@ def local_folder(spec: ModelSpec, cache_dir: Path | None = None) -> Path | None:
     if spec.source.startswith((".", "/", "~")) or spec.source.count("/") != 1:
         known = registry.load("families", spec.family).KNOWN if spec.weights == "random" else ()
         architecture = f", or the name of an architecture ({', '.join(known)})" if known else ""
-        raise BenchError(f"no model folder at {spec.source}", f"Name a folder, a hub id as org/name{architecture}")
+        raise BenchError(f"no model folder at {spec.source}", f"Name a folder or a hub id (org/name){architecture}")
     return hub.cached(repository(spec), cache_dir)
 
 
@@ -190,6 +191,6 @@ def architecture_of(spec: ModelSpec) -> Architecture | str:
 
 def architectures(models: Iterable[ModelSpec]) -> tuple[dict[str, Architecture], dict[str, str]]:
     """The architectures that are known, by model key, and why the others are not."""
-    found = {spec.key: architecture_of(spec) for spec in models}
-    known = {key: one for key, one in found.items() if not isinstance(one, str)}
-    return known, {key: cast(str, why) for key, why in found.items() if key not in known}
+    by_key = {spec.key: architecture_of(spec) for spec in models}
+    known = {key: value for key, value in by_key.items() if not isinstance(value, str)}
+    return known, {key: cast(str, reason) for key, reason in by_key.items() if key not in known}

@@ -30,12 +30,12 @@ class CheckpointTokenizer:
         path = folder / "tokenizer.json"
         if not path.is_file():
             raise BenchError(
-                f"{folder} has no tokenizer.json", "fetch it with `dlmbench download`, or use --prompt_ids"
+                f"{folder} has no tokenizer.json", "Fetch it with `dlmbench download`, or use --prompt-ids"
             )
         try:
             self._tokenizer = Tokenizer.from_file(str(path))
         except Exception as error:  # the library raises bare Exception
-            raise BenchError(f"{path} is not a tokenizer: {error}", "download it again") from None
+            raise BenchError(f"{path} is not a tokenizer: {error}", "Download it again") from None
         self.content = hashlib.sha256(path.read_bytes()).hexdigest()
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
@@ -50,11 +50,19 @@ class CheckpointTokenizer:
         try:
             ids: list[int] = self._tokenizer.encode(text, add_special_tokens=special).ids
         except Exception as error:  # the library raises bare Exception, for example where there is no unknown token
+            word = next((word for word in text.split() if not self._has_tokens(word)), None)
             raise BenchError(
-                f"the tokenizer of {self._folder} cannot read this text: {error}",
-                "use words of its vocabulary; the embedded models know only those of their stories",
+                f"the tokenizer of {self._folder} cannot encode "
+                + (f"'{word}', which is not in its vocabulary" if word else f"this text: {error}"),
+                "The embedded models know only the words of their stories, as in: anna gave the apple to tom .",
             ) from None
         return ids
+
+    def _has_tokens(self, word: str) -> bool:
+        try:
+            return bool(self._tokenizer.encode(word, add_special_tokens=False).ids)
+        except Exception:  # as in `encode`
+            return False
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of `ids`, special tokens left out."""
@@ -74,7 +82,7 @@ class CheckpointTokenizer:
         """
         tokenizer = self.pretrained
         if not tokenizer.chat_template:
-            raise BenchError(f"{self._folder} has no chat template", "leave --chat out, or use an Instruct checkpoint")
+            raise BenchError(f"{self._folder} has no chat template", "Leave --chat out, or use an Instruct checkpoint")
         turns = [{"role": "user", "content": text}]
         ids: list[int] = tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_dict=False)
         return ids

@@ -55,7 +55,7 @@ def identity(settings: PromptSettings) -> str:
 
 
 def _content_hash(path: Path) -> str:
-    check_there(path)
+    require_file(path)
     digest = hashlib.sha256()
     for file in sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]:
         if path.is_dir():
@@ -68,10 +68,10 @@ def _content_hash(path: Path) -> str:
     return digest.hexdigest()[:12]
 
 
-def check_there(path: Path) -> None:
+def require_file(path: Path) -> None:
     """Raise BenchError when there is nothing at `path`."""
     if not path.exists():
-        raise BenchError(f"no prompt file at {path}", "Check --prompt_file, or path under prompts")
+        raise BenchError(f"no prompt file at {path}", "Check --prompt-file, or path under prompts")
 
 
 def read_text(path: Path) -> str:
@@ -80,7 +80,7 @@ def read_text(path: Path) -> str:
     Raises:
         BenchError: no such file, unreadable, binary, or nothing but blanks.
     """
-    check_there(path)
+    require_file(path)
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -93,7 +93,7 @@ def read_text(path: Path) -> str:
         line = data[: error.start].count(b"\n") + 1
         raise BenchError(f"{path}: line {line} is not UTF-8", "Convert the file to UTF-8") from None
     if not text.strip():
-        raise BenchError(f"{path} is empty", "Put at least one prompt into it")
+        raise BenchError(f"{path} is empty", "Add at least one prompt")
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 

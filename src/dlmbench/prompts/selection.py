@@ -36,13 +36,13 @@ def choose(
     new_tokens: int,
     references: bool = True,
 ) -> tuple[Passage, ...]:
-    """The passages of which every tokenizer makes P prompt tokens and G continuation tokens.
+    """Passages that give at least P prompt and G continuation tokens under every tokenizer.
 
-    A smaller set of prompts is the beginning of a larger one. With `references` False the continuation may be
+    Smaller sets are prefixes of larger ones. With `references` False the continuation may be
     missing, and prompts of P tokens suffice.
 
     Raises:
-        BenchError: fewer than asked for, with how many there are and how long the longest is.
+        BenchError: too few passages qualify.
     """
     source = registry.load("prompts", settings.source)
     total = prompt_tokens + new_tokens
@@ -52,7 +52,7 @@ def choose(
     passages: Iterator[Passage] = iter(texts)
     if source.WINDOWS:
         length = total if references else prompt_tokens
-        passages = _in_turn([_windows(p.text, tokenizers, length) for p in texts])
+        passages = _round_robin([_windows(p.text, tokenizers, length) for p in texts])
     wanted = settings.count if settings.count is not None else settings.limit
     found: list[Passage] = []
     seen = longest = 0
@@ -67,35 +67,35 @@ def choose(
     if not found or (settings.count is not None and len(found) < settings.count):
         need = f"{prompt_tokens} prompt and {new_tokens} reference tokens" if references else f"{prompt_tokens} tokens"
         where = f" in {settings.path}" if settings.path else ""
-        asked = f" of {settings.count} asked for" if settings.count is not None else ""
+        requested = f" of {settings.count} requested" if settings.count is not None else ""
         longest_one = f"; of {seen} passages the longest has {longest} tokens" if seen else ""
         raise BenchError(
-            f"prompt source {settings.source}{where}: found {len(found)} prompts{asked} with {need}{longest_one}",
+            f"prompt source {settings.source}{where}: found {len(found)} prompts{requested} with {need}{longest_one}",
             "Use fewer prompts, shorter lengths, or a longer text",
         )
     return tuple(found)
 
 
-def _in_turn(series: list[Iterator[Passage]]) -> Iterator[Passage]:
-    """The first passage of each series, then the second of each, and so on: few prompts come from many texts."""
-    while series:
-        left = []
-        for one in series:
-            passage = next(one, None)
+def _round_robin(iterators: list[Iterator[Passage]]) -> Iterator[Passage]:
+    """The first passage of each iterator, then the second of each, and so on: even a small set draws on many texts."""
+    while iterators:
+        remaining = []
+        for iterator in iterators:
+            passage = next(iterator, None)
             if passage is not None:
                 yield passage
-                left.append(one)
-        series = left
+                remaining.append(iterator)
+        iterators = remaining
 
 
 def _windows(text: str, tokenizers: Sequence[Tokenizer], total: int) -> Iterator[Passage]:
     """Passages of a long text that start at a paragraph, end at one, do not overlap, and are `total` tokens long."""
     starts = []
-    at = 0
+    offset = 0
     for line in text.split("\n"):
         if line.strip() and not line.lstrip().startswith("= "):
-            starts.append(at)
-        at += len(line) + 1
+            starts.append(offset)
+        offset += len(line) + 1
     free = 0
     for start in starts:
         if start < free:
@@ -131,14 +131,14 @@ def _cut(
     """(P prompt ids, G reference ids) of a passage, None where it is too short; and how many tokens it has.
 
     The prompt is the passage's first P tokens and the reference the next G. Where the source gives the reference
-    separately, the prompt is the last P tokens, so that the reference really follows.
+    separately, the prompt is the last P tokens, so that the reference follows directly.
     """
     following: tuple[int, ...] | None
     if passage.ids is not None:
         ids, following = passage.ids, passage.reference_ids
-        opening: tuple[int, ...] = ()
+        bos_ids: tuple[int, ...] = ()
     else:
-        opening, ids = tuple(tokenizer.encode("")), tuple(tokenizer.encode(passage.text))
+        bos_ids, ids = tuple(tokenizer.encode("")), tuple(tokenizer.encode(passage.text))
         following = None if passage.reference is None else continuation(tokenizer.encode, passage.reference)
     length = len(ids) + (0 if following is None else len(following))
     if chat:
@@ -150,7 +150,7 @@ def _cut(
     elif following is None:
         prompt, used = ids[:prompt_tokens], prompt_tokens
     else:
-        prompt, used = opening + ids[len(ids) - prompt_tokens + len(opening) :], len(ids)
+        prompt, used = bos_ids + ids[len(ids) - prompt_tokens + len(bos_ids) :], len(ids)
     rest = ids[used:] if following is None else following
     if len(rest) < new_tokens:
         return (None if references else (prompt, None)), length
@@ -158,12 +158,12 @@ def _cut(
 
 
 def _in_template(ids: tuple[int, ...], tokenizer: Tokenizer, prompt_tokens: int) -> tuple[tuple[int, ...] | None, int]:
-    """The chat template's ids, exactly P of them, around the passage's first tokens; and how many of those it holds."""
+    """Exactly P ids of the chat template around the passage's first tokens, and how many of those it contains."""
     if tokenizer.chat is None:
         raise BenchError("chat: true needs a tokenizer with a chat template", "Use an Instruct model, or chat: false")
     space = prompt_tokens - len(tokenizer.chat(""))
     # Cutting a text and encoding it again can merge or split a token at the end, so neighbours are tried as well.
-    for used in (space + nudge for nudge in (0, 1, -1, 2, -2, 3, -3)):
+    for used in (space + delta for delta in (0, 1, -1, 2, -2, 3, -3)):
         if 0 < used <= len(ids):
             prompt = tuple(tokenizer.chat(tokenizer.decode(ids[:used])))
             if len(prompt) == prompt_tokens:
@@ -181,7 +181,7 @@ def take(
 ) -> PromptBatch:
     """All prompts of one model: exactly P ids a prompt, exactly G ids a reference.
 
-    `prompt_hash` names the passages: equal for all models.
+    `prompt_hash` identifies the passages: equal for all models.
 
     Args:
         also: tokenizers of the experiment's other models, for which the passages must be long enough too.
@@ -196,8 +196,8 @@ def take(
         cut, _ = _cut(passage, tokenizer, prompt_tokens, new_tokens, references, settings.chat)
         assert cut is not None
         prompts.append(_prompt(index, *cut, tokenizer))
-    names = [[p.text, p.reference, p.ids, p.reference_ids] for p in chosen]
-    return PromptBatch(tuple(prompts), stable_hash(names))
+    identity = [[p.text, p.reference, p.ids, p.reference_ids] for p in chosen]
+    return PromptBatch(tuple(prompts), stable_hash(identity))
 
 
 def _prompt(index: int, ids: tuple[int, ...], reference_ids: tuple[int, ...] | None, tokenizer: Tokenizer) -> Prompt:
@@ -208,6 +208,6 @@ def _prompt(index: int, ids: tuple[int, ...], reference_ids: tuple[int, ...] | N
     first, last = whole_characters(both, len(ids), len(both), tokenizer.decode)
     before, whole = tokenizer.decode(both[:first]), tokenizer.decode(both[:last])
     reference = whole[len(before) :] if whole.startswith(before) else tokenizer.decode(reference_ids)
-    # A likelihood counts the tokens that spell the reference text: those with parts of characters are not in it.
+    # A likelihood counts the tokens that spell the reference text: tokens with partial characters are excluded.
     scored = (first - len(ids), last - len(ids))
     return Prompt(index, ids, text, reference_ids, reference, None if scored == (0, len(reference_ids)) else scored)

@@ -1,7 +1,7 @@
-"""Tokenizers as prompts need them, and spans of text that two models with different tokenizers can both score.
+"""The tokenizer interface used for prompts, and spans of text that two models with different tokenizers can both score.
 
-Tokens of two models do not end at the same places, so a likelihood per token cannot be compared; the likelihood of the
-same text can. The target's tokens decide where that text starts and ends, rounded inwards to whole characters (a
+Token boundaries differ between models, so a likelihood per token cannot be compared; the likelihood of the
+same text can. The target's tokens decide where that text starts and ends, shrunk to complete characters (a
 byte-level token may hold a part of one).
 """
 
@@ -16,14 +16,14 @@ from dlmbench.types import PromptBatch
 Encode = Callable[[str], Sequence[int]]
 Decode = Callable[[Sequence[int]], str]
 
-BROKEN = "\ufffd"  # what a decoder writes for bytes that are no whole character
+BROKEN = "\ufffd"  # what a decoder emits for incomplete UTF-8
 
 
 @dataclass(frozen=True)
 class Tokenizer:
     """A model's own tokenizer as functions: text to ids, ids to text without special tokens.
 
-    chat: a user's message to the ids of the chat template, ready for the answer; None where there is no template.
+    chat: encodes a user message with the chat template and generation prompt; None where there is no template.
     """
 
     encode: Encode
@@ -53,20 +53,15 @@ class ScoredSpan:
     prompt_ids: tuple[int, ...]
     reference_ids: tuple[int, ...]
 
-    @property
-    def size_bytes(self) -> int:
-        """UTF-8 bytes of the text: the denominator of bits per byte."""
-        return len(self.text.encode())
-
 
 def continuation(encode: Encode, text: str) -> tuple[int, ...]:
-    """Ids of a text that continues another: without the ids that `encode` puts before any text."""
-    opening, ids = tuple(encode("")), tuple(encode(text))
-    return ids[len(opening) :] if opening and ids[: len(opening)] == opening else ids
+    """Ids of a text that continues another: without the BOS tokens that `encode` prepends."""
+    bos_ids, ids = tuple(encode("")), tuple(encode(text))
+    return ids[len(bos_ids) :] if bos_ids and ids[: len(bos_ids)] == bos_ids else ids
 
 
 def whole_characters(ids: Sequence[int], first: int, last: int, decode: Decode) -> tuple[int, int]:
-    """The widest first..last within the given one at whose ends the decoded text has whole characters."""
+    """Shrink first..last until it starts and ends at character boundaries."""
     while first < last and decode(ids[:first]).endswith(BROKEN):
         first += 1
     while last > first and decode(ids[:last]).endswith(BROKEN):
@@ -80,24 +75,24 @@ def same_bytes(
     """The text of the target's tokens from `prompt_tokens` on, and the baseline's ids for the same bytes.
 
     Context and span are encoded separately for the baseline, so that none of its tokens crosses the start of the span:
-    that may cost it a token, never a byte.
+    this may cost an extra token but never loses a byte.
 
     target_ids: P = `prompt_tokens` prompt ids and G continuation ids of the target. target_decode: leaves special
     tokens out. What `baseline_encode` puts before any text (as a start token) is kept before the prompt only.
 
     Raises:
-        BenchError: the tokens hold no whole character, or their text changes with what follows it.
+        BenchError: the tokens contain no complete character, or decoding is not prefix-stable.
     """
     first, last = whole_characters(target_ids, prompt_tokens, len(target_ids), target_decode)
     before, whole = target_decode(target_ids[:first]), target_decode(target_ids[:last])
     if not whole.startswith(before):
         raise BenchError(
-            "this tokenizer's text of a prefix is not a prefix of its text",
+            "decoding with this tokenizer is not prefix-stable",
             "Load it with clean_up_tokenization_spaces=False",
         )
     text = whole[len(before) :]
     if not text:
-        raise BenchError("the scored tokens hold no whole character", "Use more new tokens")
+        raise BenchError("the reference tokens contain no complete character", "Increase new_tokens")
     return ScoredSpan(
         first=first - prompt_tokens,
         last=last - prompt_tokens,
@@ -109,7 +104,7 @@ def same_bytes(
 
 
 def scored_spans(prompts: PromptBatch, target: Tokenizer, baseline: Tokenizer) -> tuple[ScoredSpan, ...]:
-    """`same_bytes` of every prompt of the target's set, in its order.
+    """`same_bytes` for each prompt, in order.
 
     Raises:
         BenchError: a prompt has no reference, or see `same_bytes`.

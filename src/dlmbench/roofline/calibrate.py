@@ -40,21 +40,22 @@ from dlmbench.types import Architecture, Cell, CellResult, Efficiencies, Finding
 FloatArray = NDArray[np.float64]
 _SCHEMA = 1
 
-# A weak prior, for numbers that the cells do not determine: it pulls as a cell would that knows them to 25%, 20% and
-# 33%, against measured cells known to 5%. Without it, matrix and bandwidth trade against one another on cells whose
-# FLOPs and bytes grow together. The host's time is held far more loosely, below what any cell needed.
+# A weak prior, for numbers that the cells do not determine: it weighs like one cell with relative errors of 25%,
+# 20% and 33%, where measured cells have 5%. Without it, matrix and bandwidth trade against one another on cells whose
+# FLOPs and bytes grow together. The prior on host time is much weaker and centred below every
+# cell's time.
 _PRIOR = (0.6, 0.7, 0.4)
 _PRIOR_WEIGHTS = (0.2, 0.25, 0.15, 0.05)
 _PRIOR_HOST_SHARE = 0.25
-_LEAST = (0.01, 0.01, 0.001)
-_LEAST_HOST_S, _MOST_HOST_S = 1e-7, 100.0
+_LOWER_BOUNDS = (0.01, 0.01, 0.001)
+_MIN_HOST_S, _MAX_HOST_S = 1e-7, 100.0
 # Spread of the logarithm of the latency when efficiencies move to another machine. Measured, as far as it could be:
 # the root mean square of `log_errors` of the engines' defaults, fitted to one session on an H200, over the 30 cells of
 # docs/study/h200-random, another session on an H200 (0.38 decoding, 0.34 diffusion, nearly all of it the host's
-# launching). Another GPU comes with another host, so it is no less there; what the step from data sheet to data sheet
-# adds is not known. A test computes it again.
+# launching). Another GPU comes with another host, so the spread is at least this large; the error of the data sheets
+# themselves is unknown. A test computes it again.
 TRANSFER_SD = 0.36
-_FEW_GROUPS = 3
+_MIN_GROUPS = 3
 
 
 def measured_cells(
@@ -79,7 +80,7 @@ def measured_cells(
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Relative errors |predicted / measured - 1| of one group, by efficiencies fitted without it."""
+    """Relative errors |predicted / measured - 1| of one group, predicted with efficiencies fitted without it."""
 
     model: str
     prompt_tokens: int
@@ -148,13 +149,13 @@ def _fit(rows: Sequence[MeasuredCell]) -> Efficiencies:
     problem = _Problem(rows)
     shortest = float((problem.latency_C / np.add.reduceat(problem.count_F, problem.starts_C)).min())
     centre = np.log([*_PRIOR, _PRIOR_HOST_SHARE * shortest])
-    low = np.log([*_LEAST, _LEAST_HOST_S])
-    high = np.log([1.0, 1.0, 1.0, _MOST_HOST_S])
+    low = np.log([*_LOWER_BOUNDS, _MIN_HOST_S])
+    high = np.log([1.0, 1.0, 1.0, _MAX_HOST_S])
 
     def residuals(x: FloatArray) -> FloatArray:
         return np.concatenate([problem.log_errors(Efficiencies(*np.exp(x))), _PRIOR_WEIGHTS * (x - centre)])
 
-    # The host's time acts only on cells that it limits: from below all of them its slope is 0, so begin at several.
+    # Host time affects only host-bound cells: below all of them its gradient is 0, so try several starting points.
     best = None
     for share in (0.02, 0.5, 1.0, 1.5):
         start = np.clip(np.log([*_PRIOR, share * shortest]), low + 1e-9, high - 1e-9)
@@ -166,7 +167,7 @@ def _fit(rows: Sequence[MeasuredCell]) -> Efficiencies:
 
 
 def log_errors(efficiencies: Efficiencies, rows: Sequence[MeasuredCell]) -> tuple[float, ...]:
-    """log(predicted / measured) of each cell: also how well efficiencies of one device serve cells of another."""
+    """log(predicted / measured) of each cell: also how well efficiencies transfer to cells of another device."""
     return tuple(float(v) for v in _Problem(rows).log_errors(efficiencies))
 
 
@@ -174,13 +175,13 @@ def calibrate(rows: Sequence[MeasuredCell], label: str = "") -> Calibration:
     """Fit one engine's efficiencies on one device, and measure their error on each (model, length) group left out.
 
     Raises:
-        BenchError: no cells, a latency that is not above 0, or cells of two devices.
+        BenchError: no cells, a non-positive latency, or cells of two devices.
     """
     if not rows:
         raise BenchError("no measured cells to calibrate with", "Name a run folder with finished cells")
     for row in rows:
         if not 0 < row.latency_s < math.inf:
-            raise BenchError(f"{row.cell.label}: a latency of {row.latency_s} s", "Leave out cells that failed")
+            raise BenchError(f"{row.cell.label}: invalid latency {row.latency_s} s", "Leave out cells that failed")
     devices = sorted({r.hardware.name for r in rows})
     if len(devices) > 1:
         raise BenchError(f"cells of {' and '.join(devices)} in one calibration", "Calibrate each device by itself")
@@ -188,9 +189,9 @@ def calibrate(rows: Sequence[MeasuredCell], label: str = "") -> Calibration:
     held_out = []
     groups = list(dict.fromkeys(r.group for r in rows))
     for group in groups if len(groups) > 1 else ():
-        without = _fit([r for r in rows if r.group != group])
-        logs = log_errors(without, [r for r in rows if r.group == group])
-        held_out.append(HeldOut(*group, tuple(abs(math.expm1(v)) for v in logs), logs, without))
+        refit = _fit([r for r in rows if r.group != group])
+        logs = log_errors(refit, [r for r in rows if r.group == group])
+        held_out.append(HeldOut(*group, tuple(abs(math.expm1(v)) for v in logs), logs, refit))
     errors = [e for h in held_out for e in h.errors]
     return Calibration(
         label=label,
@@ -213,9 +214,9 @@ def too_small(calibration: Calibration, groups: int) -> str | None:
         return "too small: one model and length, so the error elsewhere is unknown; measure a second length"
     reasons = []
     if calibration.cells <= len(Efficiencies.__dataclass_fields__):
-        reasons.append(f"{calibration.cells} cells for 4 numbers, which rest on usual values")
-    if groups < _FEW_GROUPS:
-        reasons.append(f"errors left out are of {groups} groups only")
+        reasons.append(f"{calibration.cells} cells for 4 parameters, which are mostly determined by the prior")
+    if groups < _MIN_GROUPS:
+        reasons.append(f"held-out errors come from only {groups} groups")
     return f"too small: {'; '.join(reasons)}" if reasons else None
 
 
@@ -241,7 +242,7 @@ def estimate(
 ) -> LatencyEstimate | None:
     """Latency of a cell, on the calibration's device or another one; None where its forwards are unknown.
 
-    The interval joins the errors of the groups left out, how far the refits without them disagree on this very cell,
+    The interval joins the errors of the groups left out, the disagreement of the refits on this cell,
     and, on another device, TRANSFER_SD. Student's t with as many degrees as groups less one.
 
     Raises:
@@ -255,18 +256,19 @@ def estimate(
     limits = [(f.count, limits_of(f, cell, architecture, hardware)) for f in kinds]
 
     def seconds(efficiencies: Efficiencies) -> float:
-        return sum(count * one.seconds(efficiencies) for count, one in limits)
+        return sum(count * limit.seconds(efficiencies) for count, limit in limits)
 
     value = seconds(calibration.efficiencies)
     if not calibration.held_out:
         raise BenchError(
-            f"the calibration of {calibration.label or calibration.hardware} has one group of cells, hence no error",
+            f"the calibration of {calibration.label or calibration.hardware} has only one group of cells, so its error "
+            "is unknown",
             "Measure a second model or length",
         )
     is_extrapolated = hardware.name != calibration.hardware
-    apart = statistics.fmean(math.log(seconds(h.efficiencies) / value) ** 2 for h in calibration.held_out)
+    refit_variance = statistics.fmean(math.log(seconds(h.efficiencies) / value) ** 2 for h in calibration.held_out)
     held_out = statistics.fmean(v**2 for h in calibration.held_out for v in h.log_errors)
-    variance = held_out + apart + (TRANSFER_SD**2 if is_extrapolated else 0.0)
+    variance = held_out + refit_variance + (TRANSFER_SD**2 if is_extrapolated else 0.0)
     factor = math.exp(float(stdtrit(len(calibration.held_out) - 1, 0.975)) * math.sqrt(variance))
     floor = floor_s(cell, architecture, hardware, forwards)
     assert floor is not None
@@ -322,7 +324,7 @@ def calibrate_run(run: Run, device_name: str | None = None, rows: Sequence[Hardw
     device = find(device_name, rows) if device_name is not None else of_device(recorded, rows)
     if device is None:
         raise BenchError(
-            f"the data sheet of '{recorded}', on which {run.folder} was measured, is not known",
+            f"no data sheet for '{recorded}', the device of {run.folder}",
             "Name a device with --hardware, or describe it with --hardware-file (docs/roofline.md)",
         )
     known, unknown = architectures(dict.fromkeys(c.model for c in run.cells))
@@ -334,15 +336,15 @@ def calibrate_run(run: Run, device_name: str | None = None, rows: Sequence[Hardw
     notes = [f"{key}: left out: {why}" for key, why in unknown.items()]
     calibrations, bounds = [], []
     for label, measured in groups.items():
-        held = [(row, found) for row in measured if (found := bounds_of(row)) is not None]
-        bounds += [found for _, found in held]
-        sound = [row for row, found in held if found.is_possible]
-        if not sound:
+        bounded = [(row, found) for row in measured if (found := bounds_of(row)) is not None]
+        bounds += [found for _, found in bounded]
+        plausible = [row for row, found in bounded if found.is_possible]
+        if not plausible:
             notes.append(f"{label}: not calibrated: every cell is below its floor")
             continue
-        calibrations.append(calibrate(sound, label))
-        if (small := too_small(calibrations[-1], len({r.group for r in sound}))) is not None:
-            notes.append(f"{label}: {small}")
+        calibrations.append(calibrate(plausible, label))
+        if (warning := too_small(calibrations[-1], len({r.group for r in plausible}))) is not None:
+            notes.append(f"{label}: {warning}")
     findings = tuple(below_floor(bounds, device.name))
     return CalibratedRun(run, device, tuple(calibrations), tuple(bounds), findings, tuple(notes))
 
@@ -376,7 +378,7 @@ def load_calibration(path: Path) -> SavedCalibration:
         raise BenchError(f"{path} is not a calibration: not JSON", remedy) from error
     try:
         if document["schema_version"] != _SCHEMA:
-            raise BenchError(f"{path} is of another version of dlmbench", remedy)
+            raise BenchError(f"{path} was written by another version", remedy)
         found = tuple(Calibration.from_dict(c) for c in document["calibrations"])
         saved = SavedCalibration(str(document["hardware"]["name"]), str(document["run"]), found)
     except (KeyError, TypeError, ValueError) as error:

@@ -224,5 +224,5 @@ def below_floor(bounds: Iterable[Bounds], hardware: str) -> Iterator[Finding]:
                 f"{b.cell.label}: {b.latency_s * 1e3:.3g} ms is below the floor of {b.floor_s * 1e3:.3g} ms "
                 f"on {hardware}"
             )
-            hint = "check --hardware, the clock and that all steps ran; the cell is left out of the fit"
+            hint = "Check --hardware, the clock and that all steps ran; the cell is left out of the fit"
             yield Finding("below_floor", "error", b.cell.id, message, hint)

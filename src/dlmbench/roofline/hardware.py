@@ -55,7 +55,7 @@ def of_device(name: str, rows: Iterable[Hardware] = ()) -> Hardware | None:
 
 
 def find(name: str, rows: Iterable[Hardware] = ()) -> Hardware:
-    """The row called `name`, ours or the driver's way; case, spaces and makers' names do not matter.
+    """The row called `name`, our name or the driver's; case, spaces and vendor prefixes are ignored.
 
     Raises:
         BenchError: no such row; the nearest ones.

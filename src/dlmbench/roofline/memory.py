@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from dlmbench.roofline import operators
 from dlmbench.types import Architecture, Cell, EngineCost
 
-# What libraries keep beside the tensors: the intercept of the official code's peak on an H200 (14.97 GiB) less its
+# Library overhead: the intercept of the official code's peak on an H200 (14.97 GiB) less its
 # weights; cuBLAS' workspace on that GPU alone is 32 MiB.
 WORKSPACE_BYTES = 43_000_000
 _OFFICIAL_COPIES = 3
@@ -37,7 +37,7 @@ class MemorySplit:
 def split(cell: Cell, arch: Architecture) -> MemorySplit | None:
     """The predicted split of one generation of `cell` on its engine (allocated, not reserved, bytes).
 
-    None where sampler or engine do not say what they do (no `planned_forwards`, no COST).
+    None where sampler or engine provide no plan (no `planned_forwards`, no COST).
     """
     engine, fewest = operators.engine_cost(cell), operators.min_forwards(cell)
     # A rule without a schedule takes an unknown number of forwards, but their shapes are known.

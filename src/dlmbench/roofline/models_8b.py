@@ -33,8 +33,8 @@ def cell(
     spec = ModelSpec(architecture.family, architecture.family, "8b", "baseline", weights="random")
     sampler = registry.load("families", architecture.family).SAMPLER
     batch, prompt, new = shape
-    settled = tuple(sorted(knobs.items()))
-    return Cell(spec, engine, sampler, settled, batch, prompt, new, precision, attention, 0, "random")
+    sorted_knobs = tuple(sorted(knobs.items()))
+    return Cell(spec, engine, sampler, sorted_knobs, batch, prompt, new, precision, attention, 0, "random")
 
 
 def measured() -> dict[str, list[MeasuredCell]]:

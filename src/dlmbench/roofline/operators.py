@@ -64,7 +64,7 @@ def forwards_of(cell: Cell, total: float | None = None, needed_head_only: bool =
     """The forwards of one generation of `cell`; None where the sampler cannot say how many there will be.
 
     Args:
-        cell: with settled or unsettled knobs.
+        cell: with resolved or unresolved knobs.
         total: number of forwards of a rule without a schedule, where it is known (from a finished run).
         needed_head_only: count the head where a token is chosen, not where the engine evaluates it.
     """

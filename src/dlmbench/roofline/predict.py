@@ -1,6 +1,6 @@
 """The prediction of a plan: what each cell should take on a device, whether it fits, and what that rests on.
 
-A model whose architecture is not known on this machine (`models.loading`) has no prediction, and a note says so.
+A model whose architecture is not known on this machine (models/loading.py) has no prediction, and a note says so.
 """
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ def predict(plan: Plan, device: Hardware, saved: SavedCalibration | None = None)
     """
     known, unknown = architectures(dict.fromkeys(c.model for c in plan.cells))
     calibrated = saved.efficiencies if saved else {}
-    found = {label_of(c): default_efficiencies(c.engine, c.sampler) for c in plan.cells}
-    efficiencies = {label: e for label, e in found.items() if e is not None} | calibrated
+    defaults = {label_of(c): default_efficiencies(c.engine, c.sampler) for c in plan.cells}
+    efficiencies = {label: e for label, e in defaults.items() if e is not None} | calibrated
     predictions = tuple(
         corrected.predict(cell, known[cell.model.key], device, efficiencies)
         if cell.model.key in known
@@ -83,8 +83,8 @@ def predict(plan: Plan, device: Hardware, saved: SavedCalibration | None = None)
         fits = {c.label: c for c in saved.calibrations if c.held_out}
         for cell in predicted:
             fit = fits.get(label_of(cell))
-            if fit and (made := estimate(fit, cell, known[cell.model.key], device)) is not None:
-                estimates[cell.id] = made
+            if fit and (interval := estimate(fit, cell, known[cell.model.key], device)) is not None:
+                estimates[cell.id] = interval
     return Forecast(replace(plan, predictions=predictions), device, tuple(notes), estimates, known, efficiencies)
 
 

@@ -282,8 +282,8 @@ def check_schedule(prompt: int, generation: int, block_length: int, steps: int, 
     count = generation // block_length
     if steps % count:
         raise BenchError(
-            f"steps {steps} cannot be shared equally by {count} blocks",
-            f"Take a multiple of {count}, the number of blocks (sequence_length / block_length)",
+            f"steps ({steps}) is not a multiple of the number of blocks ({count})",
+            f"Take a multiple of {count} (sequence_length / block_length)",
         )
     return count
 

@@ -15,12 +15,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from types import ModuleType
 from typing import TYPE_CHECKING
 
 from dlmbench import registry
 from dlmbench.errors import BenchError, InvalidLogitsError
-from dlmbench.sampling.padding import padded
 from dlmbench.sampling.rng import choose_tokens, uniform
 from dlmbench.types import GraphRunner, KnobValue, LanguageModel, OnStep, PromptBatch
 
@@ -29,6 +29,40 @@ if TYPE_CHECKING:
 
 
 # ---------------------------------------------------------------- canvas
+
+
+def padded(batch: PromptBatch, model: LanguageModel) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """(tokens_BP padded on the left, attention_mask_BP: 1 real, 0 padding; None when nothing is padded).
+
+    Padding on the left makes the new tokens of all rows start together.
+
+    Raises:
+        BenchError: a prompt is empty, or has an id outside the vocabulary or equal to the mask.
+    """
+    import torch
+
+    architecture = model.architecture
+    pad = architecture.pad_id if architecture.pad_id is not None else architecture.eos_id or 0
+    for prompt in batch.prompts:
+        if not prompt.ids:
+            raise BenchError(f"prompt {prompt.index} is empty", "Give it at least one token")
+        for token in prompt.ids:
+            if not 0 <= token < architecture.vocab_size:
+                raise BenchError(
+                    f"prompt {prompt.index} has the id {token}, outside the vocabulary of {architecture.vocab_size}",
+                    "Check that the ids were made with this model's tokenizer",
+                )
+            if token == architecture.mask_id:
+                raise BenchError(
+                    f"prompt {prompt.index} contains the mask id {token}",
+                    "A prompt is text; masks stand for tokens still to be generated",
+                )
+    rows = [torch.tensor(prompt.ids) for prompt in batch.prompts]
+    pad_left = partial(torch.nn.utils.rnn.pad_sequence, batch_first=True, padding_side="left")
+    tokens_BP = pad_left(rows, padding_value=pad).to(model.device)
+    if all(len(row) == tokens_BP.shape[1] for row in rows):
+        return tokens_BP, None
+    return tokens_BP, pad_left([torch.ones_like(row) for row in rows]).to(model.device)
 
 
 class Canvas:
@@ -62,7 +96,7 @@ class Canvas:
         if mask_id is None:
             raise BenchError(
                 f"a model of family '{model.architecture.family}' has no mask token, so diffusion cannot run it",
-                "use the autoregressive sampler, or a masked-diffusion checkpoint",
+                "Use the autoregressive sampler, or a masked-diffusion checkpoint",
             )
 
         def zeros(*size: int, dtype: torch.dtype = torch.int64) -> torch.Tensor:

@@ -27,7 +27,7 @@ _CAUSAL = ("ForCausalLM", "LMHeadModel")
 
 @dataclass(frozen=True)
 class JudgeSettings:
-    """What can be set in the experiment file, by --judge or by --setting."""
+    """Settings (experiment file, --judge or --setting)."""
 
     judge: str = field(default="", metadata={"help": "a causal checkpoint: folder, org/name on the hub, embedded:ar"})
 
@@ -41,7 +41,7 @@ def prepare_judge(metric: str, settings: JudgeSettings) -> MetricRequest:
     if not settings.judge:
         raise BenchError(
             f"{metric} needs a judge",
-            "name a causal model with --judge (a folder, org/name, or embedded:ar), or in the experiment file: "
+            "Name a causal model with --judge (a folder, org/name, or embedded:ar), or in the experiment file: "
             f"metrics: [{{{metric}: {{judge: MODEL}}}}]",
         )
     folder, config = find_auxiliary(settings.judge)
@@ -57,17 +57,8 @@ def _check_causal(name: str, config: Mapping[str, Any]) -> None:
         raise BenchError(
             f"{name} ({', '.join(classes) or kind}) cannot judge: a masked model predicts masked positions from both "
             "sides, so it has no probability of a next token",
-            "name a causal model, such as a LLaMA or GPT-2 checkpoint",
+            "Name a causal model, such as a LLaMA or GPT-2 checkpoint",
         )
-
-
-@dataclass(frozen=True)
-class Judged:
-    """The judge's score of one text: nats over its own tokens, or the reason why there is none."""
-
-    nats: float = 0.0
-    tokens: int = 0
-    reason: str = ""
 
 
 class Judge:
@@ -83,7 +74,7 @@ class Judge:
         dtype: Any = "auto" if device == "cuda" else torch.float32
         self.model: Any = AutoModelForCausalLM.from_pretrained(str(folder), dtype=dtype).to(device).eval()
         self.device = device
-        self.longest: int | None = getattr(self.model.config, "max_position_embeddings", None)
+        self.max_tokens: int | None = getattr(self.model.config, "max_position_embeddings", None)
 
     def _ids(self, before: str, text: str) -> tuple[list[int], list[int], str]:
         """Ids of context and text, encoded separately so that no token spans both; or why they cannot be scored."""
@@ -96,23 +87,23 @@ class Judge:
             return context, own, "empty text"
         if not context:
             return context, own, "no text comes before it, and the judge has no start token"
-        if self.longest is not None and length > self.longest:
-            return context, own, f"{length} tokens of the judge, which takes {self.longest}"
+        if self.max_tokens is not None and length > self.max_tokens:
+            return context, own, f"{length} tokens of the judge, which takes {self.max_tokens}"
         return context, own, ""
 
-    def read(self, before: str, text: str) -> Judged:
-        """-log p(text | before)."""
+    def nats(self, before: str, text: str) -> tuple[float, int, str]:
+        """(-log p(text | before), the number of the text's tokens, the reason why there is no value)."""
         import torch
 
         context, own, reason = self._ids(before, text)
         if reason:
-            return Judged(reason=reason)
+            return 0.0, 0, reason
         ids_1N = torch.tensor([context + own], device=self.device)
         with torch.inference_mode():
             logits_NV: torch.Tensor = self.model(ids_1N, use_cache=False).logits[0, len(context) - 1 : -1].float()
             truth_T = ids_1N[0, len(context) :]
             log_p_T = logits_NV.log_softmax(-1).gather(-1, truth_T[:, None])[:, 0]
-        return Judged(-float(log_p_T.double().sum()), len(own))
+        return -float(log_p_T.double().sum()), len(own), ""
 
     def features(self, before: str, text: str) -> tuple[list[float], str]:
         """The last hidden state of the text's last token, or the reason why there is none."""
@@ -142,8 +133,8 @@ def judge_of(texts: Texts) -> Judge:
 
 def judge_text(texts: Texts, metric: str, index: int, before: str, text: str) -> TextScore | Unscored:
     """-log p(text | before) under the request's judge, or why there is none; `index` is the prompt's."""
-    judged = judge_of(texts).read(before, text)
-    if judged.reason:
-        return Unscored(texts.cell.id, metric, index, judged.reason)
+    nats, tokens, reason = judge_of(texts).nats(before, text)
+    if reason:
+        return Unscored(texts.cell.id, metric, index, reason)
     size_bytes, words = sizes(text)
-    return TextScore(texts.cell.id, metric, index, judged.nats, judged.tokens, size_bytes=size_bytes, words=words)
+    return TextScore(texts.cell.id, metric, index, nats, tokens, size_bytes=size_bytes, words=words)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import typing
 from collections.abc import Mapping, Sequence
-from types import ModuleType
 from typing import Any
 
 from dlmbench import registry
@@ -30,9 +29,9 @@ def settle(metrics: Sequence[str], given: Mapping[str, Mapping[str, Any]]) -> tu
         module = registry.load("metrics", name)
         if hasattr(module, "REFUSED"):
             raise BenchError(f"{name}: {module.REFUSED}", module.INSTEAD)
-        settings = _settings(name, module, given.get(name, {}))
+        settings = _settings(name, given.get(name, {}))
         if hasattr(module, "check") and (reason := module.check(settings)):
-            raise BenchError(reason, f"change it with --setting {name}.NAME=VALUE or in the experiment file")
+            raise BenchError(reason, f"Change it with --setting {name}.NAME=VALUE or in the experiment file")
         if hasattr(module, "prepare"):
             requests.append(module.prepare(settings))
         else:
@@ -40,14 +39,13 @@ def settle(metrics: Sequence[str], given: Mapping[str, Mapping[str, Any]]) -> tu
     return tuple(requests)
 
 
-def _settings(metric: str, module: ModuleType, given: Mapping[str, Any]) -> Any:
-    """The metric's SETTINGS with these values, None where it has none."""
-    declared: Any = getattr(module, "SETTINGS", None)
-    names = _names(metric)
-    for name in given:
-        if name not in names:
-            raise BenchError(f"metric {metric} has no setting '{name}'", did_you_mean(name, names))
+def _settings(metric: str, given: Mapping[str, Any]) -> Any:
+    """The metric's SETTINGS with these values, None if it has none."""
+    declared: Any = getattr(registry.load("metrics", metric), "SETTINGS", None)
     kinds = typing.get_type_hints(declared) if declared else {}
+    for name in given:
+        if name not in kinds:
+            raise BenchError(f"metric {metric} has no setting '{name}'", did_you_mean(name, kinds))
     return declared(**{k: _typed(metric, k, kinds[k], v) for k, v in given.items()}) if declared else None
 
 
@@ -60,11 +58,14 @@ def _typed(metric: str, name: str, kind: type, value: Any) -> Any:
             return kind(value)
     except ValueError:
         pass
-    raise BenchError(f"{metric}.{name}: {value!r} is not of the kind {kind.__name__}", f"as in {metric}.{name}=VALUE")
+    raise BenchError(
+        f"{metric}.{name}: {value!r} is not {'an' if kind is int else 'a'} {kind.__name__}",
+        f"Write {metric}.{name}=VALUE",
+    )
 
 
 def parse_settings(metrics: Sequence[str], judge: str | None, given: Sequence[str]) -> MetricSettings:
-    """The command line's --judge and its --setting METRIC.NAME=VALUE, for the metrics asked for.
+    """The command line's --judge and its --setting METRIC.NAME=VALUE, for the requested metrics.
 
     Raises:
         BenchError: not of that form, of a metric that is not requested, or a judge that no metric uses.
@@ -75,7 +76,7 @@ def parse_settings(metrics: Sequence[str], judge: str | None, given: Sequence[st
         if not users:
             judged = ", ".join(m for m in registry.names("metrics") if "judge" in _names(m))
             raise BenchError(
-                f"--judge {judge}: none of the metrics asked for has a judge", f"those that have: {judged}"
+                f"--judge {judge}: none of the requested metrics uses a judge", f"Metrics with a judge: {judged}"
             )
         for metric in users:
             found.setdefault(metric, {})["judge"] = judge
@@ -83,9 +84,9 @@ def parse_settings(metrics: Sequence[str], judge: str | None, given: Sequence[st
         path, equals, value = item.partition("=")
         metric, dot, name = path.partition(".")
         if not (equals and dot and metric and name):
-            raise BenchError(f"--setting {item} is not METRIC.NAME=VALUE", "as in --setting bertscore.model=DIR")
+            raise BenchError(f"--setting {item} is not METRIC.NAME=VALUE", "For example --setting bertscore.model=DIR")
         if metric not in metrics:
-            raise BenchError(f"--setting {item}: {metric} is not asked for", did_you_mean(metric, metrics))
+            raise BenchError(f"--setting {item}: {metric} is not requested", did_you_mean(metric, metrics))
         found.setdefault(metric, {})[name] = value
     return found
 

@@ -89,10 +89,10 @@ def generated_texts(texts: Texts, metric: str) -> Iterator[tuple[Prompt, StoredG
     for generation in texts.generations:
         prompt = prompts[generation.prompt_index]
         if prompt.text is None or generation.text is None:
-            reason = "no text: the model or its prompts come without a tokenizer"
+            reason = "no text: the model or its prompts have no tokenizer"
             yield Unscored(texts.cell.id, metric, prompt.index, reason)
         else:
-            yield prompt, generation, generation.text.rstrip(BROKEN)  # cut at G tokens, it may end inside one
+            yield prompt, generation, generation.text.rstrip(BROKEN)  # truncated at G tokens, it may end inside one
 
 
 @lru_cache(maxsize=4096)

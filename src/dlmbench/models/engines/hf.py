@@ -1,6 +1,6 @@
 """Plain transformers: one LlamaForCausalLM runs every family, causal with a KV cache or bidirectional.
 
-What a user gets from the library as it is. The head runs over the whole canvas at every step, as in the official LLaDA
+The out-of-the-box baseline. The head runs over the whole canvas at every step, as in the official LLaDA
 code, and the autoregressive loop is transformers' own `generate`.
 
 Shapes: B rows, P prompt, G new tokens, N canvas, Q positions of a forward, D hidden size, H heads, d head size,
@@ -30,7 +30,7 @@ COST = EngineCost(
         "autoregressive": Efficiencies(0.568, 0.665, 0.444, 14.8e-3),
     },
     measured_on="one H200, bfloat16, flash attention",
-    caveat="where the host's launching decides (decoding, short cells) a later run on an H200 took up to 2.3 times as "
+    caveat="where launch overhead dominates (decoding, short cells) a later run on an H200 took up to 2.3 times as "
     "long (docs/roofline.md)",
 )
 # Confidences in the precision of the published code, see `samplers.masked_diffusion.resolve`.
@@ -100,11 +100,11 @@ class HFModel:
         yield self.logits(hidden_BQD, first, last)
 
     def new_cache(self, rows: int, length: int) -> Any:
-        """A KV cache over a whole canvas, replaced in place by later forwards."""
+        """A KV cache over a whole canvas, updated in place by later forwards."""
         return _canvas_cache_class()(self.architecture.layers, length)
 
     def graph_runner(self, key: Hashable, make: Callable[[], Any]) -> GraphRunner:
-        """A new one for each generation: nothing is captured."""
+        """A new eager runner for each generation; this engine captures no graphs."""
         return EagerRunner(make())
 
     def maybe_compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -112,7 +112,7 @@ class HFModel:
         return function
 
     def reset_graphs(self) -> None:
-        """No graphs, nothing to drop."""
+        """No-op: this engine has no graphs."""
 
     def decode(
         self,
@@ -122,7 +122,7 @@ class HFModel:
         choose: Callable[[torch.Tensor, int], torch.Tensor] | None,
         on_step: OnStep | None = None,
     ) -> torch.Tensor:
-        """tokens_BG by transformers' `generate`: greedy, or chosen by `choose`; exactly `new_tokens` per row."""
+        """tokens_BG by transformers' `generate`: greedy, or using `choose`; exactly `new_tokens` per row."""
         import torch
         from transformers import LogitsProcessorList, StoppingCriteriaList
 
@@ -156,7 +156,7 @@ class HFModel:
 def _build_llama(
     arch: Architecture, weights: Iterable[tuple[str, torch.Tensor]], dtype: torch.dtype, device: torch.device
 ) -> Any:
-    """LlamaForCausalLM, built on the meta device and filled tensor by tensor: memory never holds two copies."""
+    """LlamaForCausalLM, built on the meta device and filled tensor by tensor: at no time two copies are in memory."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
     from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
@@ -183,14 +183,14 @@ def _build_llama(
         llama = LlamaForCausalLM(config)
     modules = dict(llama.named_modules())
     for name, tensor in weights:
-        owner, _, leaf = name.rpartition(".")
-        setattr(modules[owner], leaf, torch.nn.Parameter(tensor, requires_grad=False))
+        module_name, _, attribute = name.rpartition(".")
+        setattr(modules[module_name], attribute, torch.nn.Parameter(tensor, requires_grad=False))
     if arch.tied_head:
         llama.lm_head.weight = llama.model.embed_tokens.weight
     with torch.device(device):  # its buffers are computed, not loaded
         llama.model.rotary_emb = LlamaRotaryEmbedding(config)
     assert not any(p.is_meta for p in llama.parameters()), "a weight was not loaded"
-    # Exactly G tokens: the end of text neither stops a run nor is suppressed (passing a fresh GenerationConfig to
+    # Exactly G tokens: EOS neither stops generation nor is suppressed (passing a fresh GenerationConfig to
     # `generate` would not do it).
     llama.generation_config.eos_token_id = None
     llama.generation_config.pad_token_id = arch.pad_id if arch.pad_id is not None else 0
@@ -199,15 +199,16 @@ def _build_llama(
 
 @cache
 def _canvas_cache_class() -> type:
-    """The cache's class, made on first use: its base is in transformers, which planning and listing do not import."""
+    """The cache class, created lazily: its base is in transformers, which planning and listing do not import."""
     from transformers.cache_utils import Cache, DynamicLayer
 
     class CanvasCache(Cache):  # type: ignore[misc]
-        """Keys and values_BHNd of a whole canvas, replaced in place at the positions of each forward.
+        """Keys and values_BHNd of a whole canvas, updated in place at the positions of each forward.
 
         It serves both schemes of Fast-dLLM: a forward over start..stop writes its keys and values and attends to all N
         positions. Over the block to the end it is the prefix cache, over the block alone the dual cache. Keys are
-        stored after rotation, at the true positions that the engine passes. A forward over all N starts afresh.
+        stored after rotation, at the true positions that the engine passes. A forward over all N positions replaces
+        the whole cache.
         """
 
         def __init__(self, layers: int, length: int) -> None:

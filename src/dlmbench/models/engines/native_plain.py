@@ -1,6 +1,6 @@
 """The native engine without compilation and CUDA graphs: the same arithmetic, launched kernel by kernel.
 
-For a device that supports neither, and to measure what each is worth.
+For a device that supports neither, and to measure the benefit of each.
 """
 
 from __future__ import annotations

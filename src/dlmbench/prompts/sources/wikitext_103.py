@@ -13,7 +13,7 @@ from typing import cast
 
 from dlmbench.errors import BenchError
 from dlmbench.models import hub
-from dlmbench.prompts.passages import Passage, check_there, read_text
+from dlmbench.prompts.passages import Passage, read_text, require_file
 from dlmbench.types import PromptSettings
 
 WINDOWS = True
@@ -33,7 +33,7 @@ def load(settings: PromptSettings, tokens: int) -> list[Passage]:
 def _file(settings: PromptSettings) -> Path:
     if settings.path is not None:
         path = Path(settings.path)
-        check_there(path)
+        require_file(path)
         return path if path.is_file() else _in_folder(path)
     for folder in (hub.cached(DATASET), *hub.prepared_datasets(DATASET.name)):
         if folder is not None and (found := _tables(folder)):

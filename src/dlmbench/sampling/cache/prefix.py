@@ -20,7 +20,7 @@ class FastDllmCacheKnobs:
 
     published_loop: bool = field(
         default=True,
-        metadata={"help": "as published: at least two forwards a block; false leaves a block that is complete"},
+        metadata={"help": "as published, at least two forwards per block; false: stop a block once it is complete"},
     )
 
 

@@ -24,10 +24,10 @@ confidence = chosen_probability
 class FactorKnobs:
     """Grid axes of the rule."""
 
-    factor: float = field(default=1.0, metadata={"help": "larger commits more positions a forward"})
+    factor: float = field(default=1.0, metadata={"help": "larger commits more positions per forward"})
     factor_quirk: bool = field(
         default=True,
-        metadata={"help": "as published: a failure at the last rank only still commits all; false fixes it"},
+        metadata={"help": "as published, a failure at the last rank still commits everything; false: fixed"},
     )
 
 

@@ -26,7 +26,9 @@ confidence = chosen_probability
 class ScheduleKnobs:
     """Grid axes of a rule with a schedule."""
 
-    steps: int | None = field(default=None, metadata={"help": "diffusion steps K in all blocks; default: one a token"})
+    steps: int | None = field(
+        default=None, metadata={"help": "diffusion steps K in all blocks; default: one per token"}
+    )
 
 
 KNOBS = ScheduleKnobs

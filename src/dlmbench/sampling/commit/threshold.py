@@ -1,4 +1,4 @@
-"""Threshold: each step commits every position whose chosen token is probable enough, and always the best one.
+"""Threshold: each step commits every position whose token has at least the threshold probability, and the best.
 
 Confidence-aware parallel decoding of Fast-dLLM (Wu et al. 2025, arXiv 2505.22618): a block takes as many forwards as
 it needs, so there is no step count to choose.
@@ -24,7 +24,7 @@ confidence = chosen_probability
 class ThresholdKnobs:
     """Grid axes of the rule."""
 
-    threshold: float = field(default=0.9, metadata={"help": "commit every position at least this probable"})
+    threshold: float = field(default=0.9, metadata={"help": "confidence threshold"})
 
 
 KNOBS = ThresholdKnobs

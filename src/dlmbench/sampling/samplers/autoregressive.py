@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from dlmbench.sampling.padding import padded
+from dlmbench.sampling.denoise import padded
 from dlmbench.sampling.rng import choose_tokens
 from dlmbench.types import ForwardShape, Generation, KnobValue, LanguageModel, OnStep, PromptBatch
 

@@ -32,8 +32,8 @@ class MaskedDiffusionKnobs:
     """Grid axes of the sampler; commit rule and cache add their own."""
 
     commit: str = field(default="low_confidence", metadata={"help": "which positions become final after a forward"})
-    cache: str = field(default="none", metadata={"help": "which positions a forward computes anew"})
-    block_length: int | None = field(default=None, metadata={"help": "positions a block; default: all new tokens"})
+    cache: str = field(default="none", metadata={"help": "which positions a forward recomputes"})
+    block_length: int | None = field(default=None, metadata={"help": "positions per block; default: all new tokens"})
     temperature: float = field(default=0.0, metadata={"help": "0 for argmax; above 0 draws from softmax(logits / T)"})
     cfg_scale: float = field(default=0.0, metadata={"help": "classifier-free guidance; above 0 doubles the work"})
     logits_eos_inf: bool = field(default=False, metadata={"help": "forbid the end-of-text token"})
@@ -41,7 +41,7 @@ class MaskedDiffusionKnobs:
         default=False, metadata={"help": "commit end-of-text and end-of-turn last (at any temperature)"}
     )
     confidence_dtype: str = field(
-        default="auto", metadata={"help": "model, float32 or float64; auto: as the published code of the chosen parts"}
+        default="auto", metadata={"help": "model, float32 or float64; auto: precision of the published code"}
     )
 
 
@@ -56,7 +56,7 @@ def check(knobs: Mapping[str, KnobValue], new_tokens: int) -> str | None:
         return f"block_length {block} does not divide the {new_tokens} new tokens"
     steps, blocks = knobs.get("steps"), new_tokens // block
     if steps is not None and (int(steps) < 1 or int(steps) % blocks):
-        return f"steps {steps} cannot be shared equally by {blocks} blocks of {block} ({new_tokens} new tokens)"
+        return f"steps ({steps}) is not a multiple of the number of blocks ({blocks})"
     if float(knobs["cfg_scale"] or 0) > 0 and cache.USES_KV_CACHE:
         return f"cfg_scale needs cache none: the {knobs['cache']} cache has no rows for the unconditional half"
     for name in ("cfg_scale", "temperature"):
@@ -69,20 +69,20 @@ def check(knobs: Mapping[str, KnobValue], new_tokens: int) -> str | None:
 
 
 def resolve(knobs: Mapping[str, KnobValue], engine: str, new_tokens: int) -> dict[str, KnobValue]:
-    """Settle the knobs left open: K, the block length, and the precision of the confidence.
+    """Resolve the knobs left open: K, the block length, and the precision of the confidence.
 
     LLaDA's code takes the softmax in the model's precision, Fast-dLLM's (a KV cache, or a rule without a schedule) in
     float64. An engine may prefer another by its `CONFIDENCE_DTYPE`.
     """
-    settled = dict(knobs)
-    if settled["confidence_dtype"] == "auto":
+    resolved = dict(knobs)
+    if resolved["confidence_dtype"] == "auto":
         rule, cache = registry.load("commit", str(knobs["commit"])), registry.load("cache", str(knobs["cache"]))
         published = "float64" if cache.USES_KV_CACHE or not rule.SCHEDULED else "model"
-        settled["confidence_dtype"] = getattr(registry.load("engines", engine), "CONFIDENCE_DTYPE", None) or published
-    settled["block_length"] = settled["block_length"] or new_tokens
-    if "steps" in settled:
-        settled["steps"] = settled["steps"] or new_tokens
-    return settled
+        resolved["confidence_dtype"] = getattr(registry.load("engines", engine), "CONFIDENCE_DTYPE", None) or published
+    resolved["block_length"] = resolved["block_length"] or new_tokens
+    if "steps" in resolved:
+        resolved["steps"] = resolved["steps"] or new_tokens
+    return resolved
 
 
 def generate(
@@ -94,7 +94,7 @@ def generate(
     on_step: OnStep | None = None,
     trace: bool = False,
 ) -> Generation:
-    """Fill a canvas of `new_tokens` masks behind each prompt, with settled knobs; see `Generator.generate`.
+    """Fill a canvas of `new_tokens` masks behind each prompt, with resolved knobs; see `Generator.generate`.
 
     Raises:
         BenchError: the model has no mask token, or a prompt cannot be run.
@@ -135,7 +135,7 @@ def log_likelihood(
     """
     lengths = {len(p.reference_ids or ()) for p in batch.prompts}
     if any(p.reference_ids is None for p in batch.prompts):
-        raise BenchError("a likelihood needs the true continuations", "use a prompt source with references")
+        raise BenchError("a likelihood needs the true continuations", "Use a prompt source with references")
     assert len(lengths) == 1, "references of one length"
     canvas, work = denoise(model, batch, lengths.pop(), dict(knobs) | {"temperature": 0.0}, seed, likelihood=True)
     assert canvas.log_prob_BG is not None
@@ -145,7 +145,7 @@ def log_likelihood(
 def planned_forwards(
     knobs: Mapping[str, KnobValue], prompt_tokens: int, new_tokens: int, total: float | None = None
 ) -> tuple[ForwardShape, ...] | None:
-    """The forwards over the canvas, with settled or unsettled knobs.
+    """The forwards over the canvas, with resolved or unresolved knobs.
 
     total: number of forwards, where a rule without a schedule has run; None with such a rule answers None.
     """

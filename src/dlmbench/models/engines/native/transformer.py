@@ -5,7 +5,7 @@ KV cache) and LLaDA (bidirectional, with or without a cache over the canvas), so
 Q, K and V are one matrix product, gate and up another. Three compiled functions, shared by all layers, run between
 torch's own attention and matrix products (`triton_kernels` replaces these where there are few rows). Whole steps are
 captured as CUDA graphs (`cuda_graphs`). The head runs over the requested positions in chunks, so that the logits of a
-whole canvas are never held.
+whole canvas are never materialised.
 
 From top to bottom: weights, the functions between the products, the model (`_run_blocks` is its blocks), decoding.
 Shapes: B rows, P prompt, G new tokens, Q positions of a forward, T = B Q, N canvas, D hidden size, H heads, K key-value
