@@ -110,7 +110,7 @@ def test_step_times_come_from_a_second_traced_generation_and_memory_from_a_clean
 
 def test_a_metric_that_needs_logits_cannot_score_such_a_model(served):
     state, _ = served
-    with pytest.raises(BenchError, match="texts but no logits"):
+    with pytest.raises(BenchError, match="only texts, no logits"):
         list(ScoreTexts("likelihood", Texts(CELLS[1], BATCH.prompts)).run(state))
 
 

@@ -346,7 +346,7 @@ def test_a_task_that_finds_another_checkpoint_measures_nothing(submitted):
     path = made.folder / "shards" / "models.json"
     path.write_text(path.read_text().replace(submitted.experiment.models[0].content, "c0ffee"))
     for known in (made, submission.load(made.folder)):
-        with pytest.raises(BenchError, match=r"model ar: .* another checkpoint than .*c0ffee"):
+        with pytest.raises(BenchError, match=r"model ar: .* different checkpoint than .*c0ffee"):
             shards.claim_models(known, plan)
 
 
@@ -484,7 +484,7 @@ def test_a_resumed_run_keeps_its_resources_and_refuses_other_options(submitted, 
     again = ["submit", "--resume", submitted.folder, "--dry-run"]
     fails(
         capsys, *again, "--partition", "other", "--gres", "gpu:h100:1", "--account", "me", "--shards", 9,
-        says="--shards, --partition, --gres, --account cannot be combined with --resume ... --time ... --output_dir",
+        says="--shards, --partition, --gres, --account cannot be combined with --resume ... --time ... --output-dir",
     )  # fmt: skip
     # Also if the value is the default, or the option belongs to the experiment.
     for option in (["--gres", "gpu:1"], ["--shared"], ["-c", "small.yaml"], ["--steps", "4"], ["--allow_cpu"]):
