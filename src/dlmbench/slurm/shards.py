@@ -88,7 +88,7 @@ def claim_models(submission: Submission, plan: Plan) -> Submission:
     for model in found:
         if first["content"].get(model.key) != model.content:
             raise BenchError(
-                f"model {model.key}: this node finds another checkpoint than the first task did "
+                f"model {model.key}: this node finds a different checkpoint than the first task did "
                 f"(content {model.content} here, {first['content'].get(model.key)} there)",
                 "Make every node read the same folder or revision of the model, then submit again to resume",
             )
