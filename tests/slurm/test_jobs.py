@@ -144,7 +144,7 @@ def test_a_submission_is_read_back_as_it_was(submitted):
 
 def test_an_experiment_that_has_changed_since_is_refused(submitted):
     grids = (replace(submitted.experiment.grids[0], batch_sizes=(1,)),)
-    with pytest.raises(BenchError, match="other cells now"):
+    with pytest.raises(BenchError, match="different cells now"):
         replace(submitted, experiment=replace(submitted.experiment, grids=grids)).plan()
     other = replace(submitted, experiment=replace(submitted.experiment, seed=1))
     with pytest.raises(BenchError, match=r"another experiment.*--resume"):

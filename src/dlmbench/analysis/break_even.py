@@ -1,6 +1,6 @@
 """Break-even: the step count at which diffusion takes as long as the baseline.
 
-Every step costs the same, so latency is a line in k; the line through the medians gives where it crosses the baseline's
+If every step costs the same, latency is a line in k; the line through the medians gives where it crosses the baseline's
 latency, also between measured step counts. How far the medians are from that line is reported with it.
 Shape legend: K step counts, R repetitions, D draws.
 """
@@ -22,8 +22,9 @@ class BreakEven:
 
     largest_residual: the largest distance of a median from the line, as a share of the median. steps: k*, None where
     there is none, for `reason`. is_extrapolated: k* is outside the step counts measured.
-    share_crossing: the share of draws in which the line rises, over which low, high are taken; they are None where a
-    cell was timed only once. points: step counts the line rests on; through two, a line always fits.
+    share_crossing: the share of draws in which the line rises, over which low, high are taken; they are None where
+    the line does not rise or a cell was timed only once. points: step
+    counts the line rests on; through two, a line always fits.
     """
 
     intercept_s: float

@@ -62,7 +62,7 @@ def new_table(title: str | Text | None, *columns: str) -> Table:
 
 
 class ProgressBar:
-    """A progress bar with a description; disabled where stderr is not a terminal, so that lines are logged instead."""
+    """A progress bar with a description; disabled where stderr is not a terminal, so that callers log lines."""
 
     def __init__(self, description: str = "", total: int | None = None, *more: ProgressColumn) -> None:
         columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
@@ -137,7 +137,7 @@ class LiveProgress(ProgressBar):
 
     def failed(self, cell: Cell, reason: str) -> None:
         """Report at once a cell that could not be measured or scored."""
-        STDERR.print(f"  not measured: {cell.label}: {reason}", style="yellow")
+        STDERR.print(f"  failed: {cell.label}: {reason}", style="yellow")
 
 
 @contextmanager

@@ -37,7 +37,7 @@ def user_error(what: str, hint: str = "") -> PydanticCustomError:
 
 
 class Strict(BaseModel):
-    """Unknown keys are errors, values are never converted, instances are immutable."""
+    """Unknown keys are errors, values are not coerced (strict mode), instances are immutable."""
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
 

@@ -1,6 +1,6 @@
-"""Energy per useful token against diffusion steps, the baseline's as a band.
+"""Energy per useful token against diffusion steps, the baseline's as a dashed line with its interval.
 
-What a text costs in joules. Latency does not show it: a busy device draws more power than a waiting one.
+What a text costs in joules. Latency does not show it: a busy device draws more power than an idle one.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Latency against diffusion steps, the baseline's latency as a band, break-even where they meet.
 
-The first half of the question: up to how many steps is diffusion faster at all?
+The first half of the main question: up to how many steps is diffusion faster?
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def caption(frame: pd.DataFrame) -> str:
     """What is shown, and the break-evens in numbers."""
     text = (
         "Latency of a whole generation against diffusion steps: medians with 95% intervals of the median. "
-        "Dashed bands: the autoregressive baseline at the same batch size."
+        "Dashed lines with bands: the autoregressive baseline at the same batch size."
     )
     marks = [
         f"{frames.where(r)}: {r.steps:.1f} "
@@ -78,7 +78,7 @@ def caption(frame: pd.DataFrame) -> str:
 
 
 def chart(frame: pd.DataFrame) -> Any:
-    """A panel for each pair of lengths and batch size; break-even where the fitted curve meets the baseline."""
+    """A panel for each pair of lengths and batch size; break-even where the fitted line meets the baseline."""
     curves, is_curve = frames.rows(frame, kind="curve"), frame["kind"] == "curve"
     shown = frame[is_curve | frame["batch_size"].isin(curves["batch_size"])]
     shown = style.with_tooltip(style.by_shape_and_batch(style.named(shown)), latency=("latency_s", "s"))

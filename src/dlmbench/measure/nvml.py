@@ -3,7 +3,7 @@
 The board's energy counter is refreshed only every few tens of milliseconds, so over a short region its difference
 depends mostly on when the refreshes happened. `GpuMeter.stop` therefore reports no energy for regions shorter than
 `MIN_REGION_S`, and `measure_energy` repeats a generation until the region is long enough, from one refresh to another.
-Without NVML every answer is None, so callers need no special case.
+Without NVML every value is None and `counts_energy` is False, so callers need no special case.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class GpuCondition:
 
 
 class GpuMeter:
-    """One GPU, queried through NVML; `GpuMeter()` has no GPU and answers None to everything."""
+    """One GPU, queried through NVML; `GpuMeter()` has no GPU, so that every value is None."""
 
     def __init__(self, nvml: Any = None, handle: Any = None) -> None:
         self._nvml = nvml
@@ -131,7 +131,7 @@ class GpuMeter:
         return self._thousandth("TotalEnergyConsumption")
 
     def refreshed_j(self) -> float | None:
-        """Joules on the counter right after a refresh, so that all earlier work is included."""
+        """Joules on the counter right after a refresh, with all earlier work; after 0.25 s also without one."""
         seen_j, until_s = self.counter_j(), time.perf_counter() + _REFRESH_S
         now_j = seen_j
         while now_j is not None and now_j == seen_j and time.perf_counter() < until_s:
@@ -230,7 +230,7 @@ def measure_energy(cell_id: str, generate: Callable[[], object], clock: Clock, m
     """Energy of one generation, averaged over as many as fill `ENERGY_PASS_S`; None without an energy counter.
 
     Both readings wait for a refresh of the counter. At the end this adds the idle device's energy until that refresh:
-    at most a tenth of a second of idle power.
+    at most 0.25 s of idle power.
     """
     clock.synchronize()
     started_j = meter.refreshed_j()

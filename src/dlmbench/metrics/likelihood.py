@@ -54,7 +54,7 @@ def note(cell: Cell) -> str:
         return "exact"
     rule = "positions by the largest probability"
     if _draws_order(cell):
-        rule = "an estimate: the mean over sampled orders, a bound on the log of their mean"
+        rule = "an estimate: the mean over sampled orders, an upper bound on the negative log-likelihood"
     return f"sampler likelihood: {rule}, tokens as drawn at temperature 1"
 
 

@@ -73,7 +73,7 @@ def predict(plan: Plan, device: Hardware, saved: SavedCalibration | None = None)
     notes += _caveats(predicted, calibrated)
     if saved is not None and saved.hardware != device.name:
         notes.append(
-            f"calibrated on {saved.hardware} and carried over to {device.name}: the intervals are that much wider "
+            f"calibrated on {saved.hardware} and carried over to {device.name}, so its intervals are wider "
             "(docs/roofline.md)"
         )
     estimates = {}
@@ -113,7 +113,7 @@ def _caveats(cells: Sequence[Cell], calibrated: Mapping[str, Efficiencies]) -> l
         notes.append(f"{', '.join(unplanned)}: no prediction: the sampler does not plan its forwards (docs/adding.md)")
     others = {c.attention for c in cells if c.attention == "math"} | {c.precision for c in cells} & {"float32"}
     if others and defaults:
-        notes.append(f"never calibrated: {', '.join(sorted(others))}")
+        notes.append(f"default efficiencies were never calibrated for: {', '.join(sorted(others))}")
     return notes
 
 

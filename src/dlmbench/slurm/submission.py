@@ -93,13 +93,13 @@ class Submission:
         submitted = {cell_id for shard in self.shards for cell_id in shard.cell_ids}
         if {cell.id for cell in plan.cells} != submitted:
             raise BenchError(
-                f"the experiment gives other cells now than when {self.folder} was submitted",
+                f"the experiment gives different cells now than when {self.folder} was submitted",
                 "The prompt file or dlmbench itself has changed: restore it, or submit to a new --output-dir",
             )
         return plan
 
     def with_models(self, models: tuple[ModelSpec, ...], ids: Mapping[str, str]) -> Submission:
-        """The submission with models whose content has been found since. ids: new ids by old ones."""
+        """The submission with model contents found since it was made. ids: new cell ids by old ones."""
         shards = tuple(replace(s, cell_ids=tuple(ids.get(i, i) for i in s.cell_ids)) for s in self.shards)
         predicted = {ids.get(cell_id, cell_id): seconds for cell_id, seconds in self.predicted.items()}
         return replace(self, experiment=replace(self.experiment, models=models), shards=shards, predicted=predicted)
@@ -236,7 +236,7 @@ def _chooses_nodes(option: str) -> bool:
 
 @dataclass(frozen=True)
 class QueueRequest:
-    """What to submit: the array over the shards in `todo`, then the job that merges and reports.
+    """What to submit: the array over the shards in `todo`, then the job that merges, scores and reports.
 
     queued: unfinished shards that are in the queue already. arrays: ids of their jobs. superseded: report jobs that
     are replaced by the new one.

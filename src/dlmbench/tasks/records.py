@@ -57,12 +57,12 @@ class TaskRun:
 
     @property
     def id(self) -> str:
-        """Hash of the content: a recorded run with this id is not run again."""
+        """Hash of the content: a run recorded as ok under this id is not run again."""
         return stable_hash(asdict(self) | {"model": self.model.identity})
 
     @property
     def comparison_key(self) -> tuple[object, ...]:
-        """Equal for runs that ask the same questions, so that their scores can be compared."""
+        """Equal for runs on the same documents and prompts, so that their scores can be compared."""
         size = (self.max_length, self.new_tokens, self.limit)
         return (self.task, self.definition, *size, self.num_fewshot, self.chat)
 
