@@ -85,7 +85,8 @@ def test_a_machine_that_is_another_is_refused_and_one_that_is_unknown_learns_as_
     run, _ = command
     wrong = run("--hardware", "h200")
     assert wrong.returncode == 2
-    assert "not on H200" in wrong.stderr
+    assert "the device is CPU" in wrong.stderr
+    assert ", not H200." in wrong.stderr
     assert wrong.stderr.count("\n") == 1
     plain = run("--batch_size", "1")
     assert plain.returncode == 0, plain.stderr

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -65,7 +66,10 @@ def test_a_run_leaves_everything_and_a_second_one_adds_nothing(command):
         timed = [r for r in table if r["cell_id"] == cell and r["is_warmup"] == "false"]
         assert len(timed) >= 15
     assert first.stdout.rstrip().endswith("report.html")
-    assert (output / "report.html").stat().st_size > 1_000_000
+    page = (output / "report.html").read_text()
+    # The page brings Vega and each chart's specification with it, packed.
+    assert len(re.search(r'id="vega">([^<]+)', page)[1]) > 250_000
+    assert len(re.findall(r'id="plot-\w+"', page)) >= 8
     figures = output.parent / "figures"
     for name in (
         "latency_vs_steps",
