@@ -224,5 +224,5 @@ def test_a_moved_checkpoint_resumes_and_a_replaced_one_is_refused(tmp_path):
         refused = start(*command, timeout=100)
         assert refused.returncode == 2, refused.stderr
         assert "model llada" in refused.stderr
-        assert "another checkpoint" in refused.stderr
+        assert "a different checkpoint" in refused.stderr
         assert {p: p.read_bytes() for p in output.iterdir() if p.is_file()} == before

@@ -234,7 +234,7 @@ def test_another_checkpoint_in_the_place_of_a_recorded_one_is_refused(tmp_path, 
     cell = a_cell(model=replace(CHECKPOINT, content="decade", **changes), batch_size=4)
     with pytest.raises(BenchError) as caught:
         Store.open(tmp_path, ENVIRONMENT, "study", Plan((cell,)))
-    assert f"model {cell.model.key} is another checkpoint than model llada in {tmp_path} ({differs}" in str(
+    assert f"model {cell.model.key} is a different checkpoint than model llada in {tmp_path} ({differs}" in str(
         caught.value
     )
     assert "--output-dir" in caught.value.hint

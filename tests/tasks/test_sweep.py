@@ -432,7 +432,7 @@ def test_a_moved_or_renamed_model_is_not_run_again_and_replaced_weights_are_refu
     weights.write_bytes(weights.read_bytes()[:-1] + b"\1")
     (other,) = planned_runs(moved, "renamed")
     assert other.id != again.id
-    with TaskStore(results, "0") as store, pytest.raises(BenchError, match=r"another checkpoint.*content"):
+    with TaskStore(results, "0") as store, pytest.raises(BenchError, match=r"a different checkpoint.*content"):
         store.plan([other])
     # At another place and under another key it is simply another model.
     (third,) = planned_runs(moved.rename(tmp_path / "third"), "third")

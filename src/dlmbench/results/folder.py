@@ -222,7 +222,7 @@ def refuse_replaced_models(folder: Path, recorded: Iterable[ModelSpec], models: 
                 continue
             names = ("family", "source", "revision", "weights", "content")
             raise BenchError(
-                f"model {now.key} is another checkpoint than model {before.key} in {folder} "
+                f"model {now.key} is a different checkpoint than model {before.key} in {folder} "
                 f"({'; '.join(differences(before, now, names))})",
                 "Put the recorded checkpoint back to resume, give a new model its own key, or name a new --output-dir",
             )
