@@ -62,6 +62,7 @@ class SpeedPass:
 
     def skip(self, reasons: Mapping[str, str]) -> None:
         """Record these cells (reasons by id) as skipped; a cell that has samples already is resumed instead."""
+        is_new = False
         for cell in self.plan.cells:
             if cell.id not in reasons or cell.id in self.ended or self.store.samples(cell.id):
                 continue
@@ -69,7 +70,10 @@ class SpeedPass:
             if (result.status, result.reason) == ("skipped", reasons[cell.id]):
                 self.ended[cell.id] = "skipped"
             else:
-                self._end(cell, Failed("skipped", reasons[cell.id]))
+                self._record_end(cell, Failed("skipped", reasons[cell.id]))
+                is_new = True
+        if is_new:
+            self.store.write_views()
 
     def run(self, prompts: PromptSets, *, together: bool) -> None:
         """Run everything that is left. `together`: all models fit in memory at once."""
@@ -167,12 +171,15 @@ class SpeedPass:
         self.generated |= {(g.cell_id, g.prompt_index) for g in new}
 
     def _end(self, cell: Cell, failure: Failed | None) -> None:
+        self._record_end(cell, failure)
+        self.store.write_views()
+
+    def _record_end(self, cell: Cell, failure: Failed | None) -> None:
         status = CellStatus(cell.id, failure.status, failure.reason) if failure else CellStatus(cell.id, "ok")
         self.store.append(status)
         self.ended[cell.id] = status.status
         if failure:
             self.progress.failed(cell, failure.reason)
-        self.store.write_views()
 
     def _show(self, cell: Cell, doing: str) -> None:
         """Report the current activity, and the estimated remaining time."""

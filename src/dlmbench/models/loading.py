@@ -15,10 +15,10 @@ from dlmbench import registry
 from dlmbench.errors import BenchError, did_you_mean
 from dlmbench.models import checkpoint, hub
 from dlmbench.models.tokenizer import CheckpointTokenizer, find_tokenizer
+from dlmbench.tiny import EMBEDDED_MODELS, checkpoint_folder
 from dlmbench.types import Architecture, Generator, LanguageModel, ModelSpec
 
 _EMBEDDED = "embedded:"
-_TINY = Path(__file__).parents[1] / "tiny" / "checkpoints"
 
 
 @dataclass(frozen=True)
@@ -134,11 +134,9 @@ def local_folder(spec: ModelSpec, cache_dir: Path | None = None) -> Path | None:
     if is_named_architecture(spec):
         return None
     if spec.source.startswith(_EMBEDDED):
-        folder = _TINY / spec.source.removeprefix(_EMBEDDED)
-        if not (folder / "config.json").is_file():
-            embedded = [f"{_EMBEDDED}{path.name}" for path in sorted(_TINY.iterdir()) if path.is_dir()]
-            raise BenchError(f"unknown embedded model '{spec.source}'", did_you_mean(spec.source, embedded))
-        return folder
+        if spec.source not in EMBEDDED_MODELS:
+            raise BenchError(f"unknown embedded model '{spec.source}'", did_you_mean(spec.source, EMBEDDED_MODELS))
+        return checkpoint_folder(spec.source.removeprefix(_EMBEDDED))
     local = Path(spec.source).expanduser()
     if local.is_dir():
         return local
