@@ -45,7 +45,7 @@ KINDS = {
     "cache": PluginKind("sampling.cache", "cache", ("USES_KV_CACHE", "KNOBS", "span")),
     "engines": PluginKind("models.engines", "engine", ("load",)),
     "prompts": PluginKind("prompts.sources", "prompt source", ("WINDOWS", "SHUFFLED", "load")),
-    "metrics": PluginKind("metrics", "metric", ("UNIT", "HIGHER_IS_BETTER", "NEEDS", "score")),
+    "metrics": PluginKind("metrics", "metric", ("UNIT", "HIGHER_IS_BETTER", "ROLE", "NEEDS", "score")),
     "figures": PluginKind("figures", "figure", ("points", "caption", "chart")),
 }
 

@@ -1,30 +1,38 @@
-"""Break-even: the step count at which diffusion takes as long as the baseline.
+"""Break-even k*: the step count at which diffusion takes as long as the baseline.
 
-If every step costs the same, latency is a line in k; the line through the medians gives where it crosses the baseline's
-latency, also between measured step counts. How far the medians are from that line is reported with it.
-Shape legend: K step counts, R repetitions, D draws.
+It is interpolated between two measured step counts that bracket it, or read from a line through three or more that
+fits. Anything else is a rough value: it has no interval and decides nothing. Latency is a line in k if every step costs
+the same; its intercept is what does not depend on k, such as the full forwards with which a cache is filled.
+Shape legend: K step counts, D draws.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from dlmbench.analysis.stats import FloatArray, median_draws, percentiles
+from dlmbench.analysis.replication import Estimate
+from dlmbench.analysis.stats import CONFIDENCE, FloatArray, percentiles
+
+# A line is believed if no latency is further from it, as a share of the latency.
+LARGEST_RESIDUAL = 0.03
+# The time of a further step may grow by this share from the first to the last pair of step counts.
+RISING_STEP = 0.03
 
 
 @dataclass(frozen=True)
 class BreakEven:
     """latency(k) = intercept_s + slope_s * k, and where it meets the baseline's latency.
 
-    largest_residual: the largest distance of a median from the line, as a share of the median. steps: k*, None where
-    there is none, for `reason`. is_extrapolated: k* is outside the step counts measured.
-    share_crossing: the share of draws in which the line rises, over which low, high are taken; they are None where
-    the line does not rise or a cell was timed only once. points: step
-    counts the line rests on; through two, a line always fits.
+    largest_residual: the largest distance of a latency from the line, as a share of the latency. steps: k*, None where
+    there is none, for `reason`. low, high: its 95% interval, None for a rough value. is_rough: neither bracketed by two
+    measured step counts nor on a line that was checked. points: step counts measured; through two, a line always fits.
+    rise: how much longer a step takes between the last two step counts than between the first two, as a share; None
+    below three.
     """
 
     intercept_s: float
@@ -33,10 +41,11 @@ class BreakEven:
     steps: float | None
     low: float | None
     high: float | None
+    is_rough: bool
     is_extrapolated: bool
-    share_crossing: float
     reason: str = ""
     points: int = 0
+    rise: float | None = None
 
     @property
     def is_checked(self) -> bool:
@@ -44,15 +53,16 @@ class BreakEven:
         return self.points > 2
 
     def text(self, one_decimal_below: float = 100) -> str:
-        """k* and its interval in brackets, or why there is none. The ends have as many decimals as the value."""
+        """k* with its interval in brackets, "about" a rough value, or why there is none."""
         if self.steps is None:
             return f"none: {self.reason}"
         if self.steps < 1:
             return "below one step: by the fitted line a single step takes longer than the baseline"
-        digits = 1 if self.steps < one_decimal_below else 0
-        known = self.low is not None and self.high is not None and math.isfinite(self.low + self.high)
-        ends = f" ({max(self.low or 0, 0):.{digits}f} to {max(self.high or 0, 0):.{digits}f})" if known else ""
-        return f"{self.steps:.{digits}f}{ends}"
+        if self.low is None or self.high is None:
+            return f"about {self.steps:.2g}" if self.steps < one_decimal_below else f"about {self.steps:.0f}"
+        # As many digits as the interval's width allows.
+        digits = 1 if self.high - self.low < 1 and self.steps < one_decimal_below else 0
+        return f"{self.steps:.{digits}f} ({max(self.low, 0):.{digits}f} to {max(self.high, 0):.{digits}f})"
 
 
 def fit_line(steps_K: FloatArray, latency_KD: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -62,37 +72,62 @@ def fit_line(steps_K: FloatArray, latency_KD: FloatArray) -> tuple[FloatArray, F
     return latency_KD.mean(axis=0) - slope_D * steps_K.mean(), slope_D
 
 
+def _draws(estimate: Estimate, draws: int, seed: tuple[int, int]) -> FloatArray:
+    """Draws of the quantity from its t distribution on the log scale; NaN where its error is unknown."""
+    t_D = np.random.default_rng(seed).standard_t(estimate.df, draws)
+    return np.asarray(np.exp(estimate.log + math.sqrt(estimate.variance) * t_D))
+
+
+def _crossing(steps: list[int], latency_KD: FloatArray, base_D: FloatArray, bracket: int | None) -> FloatArray:
+    """k*_D: between rows `bracket` and the next, or by the line through all; NaN where latency does not rise."""
+    if bracket is None:
+        intercept_D, slope_D = fit_line(np.array(steps, dtype=np.float64), latency_KD)
+        start = 0
+    else:
+        start = steps[bracket]
+        intercept_D = latency_KD[bracket]
+        slope_D = (latency_KD[bracket + 1] - intercept_D) / (steps[bracket + 1] - start)
+    out = np.full(base_D.shape, np.nan)
+    return np.asarray(start + np.divide(base_D - intercept_D, slope_D, out=out, where=slope_D > 0))
+
+
 def break_even(
-    latencies: Mapping[int, FloatArray], baseline: FloatArray, draws: int = 2000, seed: int = 0
+    latencies: Mapping[int, Estimate], baseline: Estimate, draws: int = 2000, seed: int = 0
 ) -> BreakEven | None:
-    """Break-even of latencies (steps -> seconds_R) with the baseline's seconds_R; None below two step counts."""
+    """Break-even of latencies (steps -> seconds) with the baseline's; None below two step counts."""
     if len(latencies) < 2:
         return None
     steps = sorted(latencies)
     steps_K = np.array(steps, dtype=np.float64)
-    median_K = np.array([np.median(latencies[k]) for k in steps])
-    a, b = (float(x[0]) for x in fit_line(steps_K, median_K[:, None]))
-    residual = float(np.max(np.abs(a + b * steps_K - median_K) / median_K))
+    latency_K = np.array([latencies[k].value for k in steps])
+    a, b = (float(x[0]) for x in fit_line(steps_K, latency_K[:, None]))
+    residual = float(np.max(np.abs(a + b * steps_K - latency_K) / latency_K))
+    per_step = np.diff(latency_K) / np.diff(steps_K)
+    rise = float(per_step[-1] / per_step[0] - 1) if len(steps) > 2 and per_step[0] > 0 else None
     if b <= 0:
         reason = "latency does not grow with the step count"
-        return BreakEven(a, b, residual, None, None, None, False, 0.0, reason, len(steps))
-    latency_KD = np.stack([median_draws(latencies[k], draws, (seed, k)) for k in steps])
-    a_D, b_D = fit_line(steps_K, latency_KD)
-    rises = b_D > 0
-    base_D = median_draws(baseline, draws, (seed, 0))
-    cross_D = np.divide(base_D - a_D, b_D, out=np.full(draws, np.nan), where=rises)
-    crossing = (float(np.median(baseline)) - a) / b
+        return BreakEven(a, b, residual, None, None, None, True, False, reason, len(steps), rise)
+    above = latency_K > baseline.value
+    brackets = [i for i, (left, right) in enumerate(itertools.pairwise(above)) if not left and right]
+    # Latencies that cross the baseline's more than once have no single bracket.
+    bracket = brackets[0] if np.count_nonzero(above[1:] != above[:-1]) == 1 and brackets else None
+    crossing = float(_crossing(steps, latency_K[:, None], np.array([baseline.value]), bracket)[0])
     outside = not steps[0] <= crossing <= steps[-1]
-    low, high = percentiles(cross_D)
-    known = math.isfinite(low) and math.isfinite(high)
+    is_rough = bracket is None and (outside or len(steps) < 3 or residual > LARGEST_RESIDUAL)
+    ends: tuple[float | None, float | None] = (None, None)
+    if not is_rough:
+        latency_KD = np.stack([_draws(latencies[k], draws, (seed, k)) for k in steps])
+        low, high = percentiles(_crossing(steps, latency_KD, _draws(baseline, draws, (seed, 0)), bracket), CONFIDENCE)
+        ends = (low, high) if math.isfinite(low) and math.isfinite(high) else ends
     return BreakEven(
         intercept_s=a,
         slope_s=b,
         largest_residual=residual,
         steps=crossing,
-        low=low if known else None,
-        high=high if known else None,
+        low=ends[0],
+        high=ends[1],
+        is_rough=is_rough,
         is_extrapolated=outside,
-        share_crossing=float(rises.mean()),
         points=len(steps),
+        rise=rise,
     )

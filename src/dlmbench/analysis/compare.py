@@ -2,42 +2,32 @@
 
 Times of two machines, precisions or kernels are not one experiment. Differences are determined first and listed; a
 caller who continues anyway gets cells joined by the rest of their content, each with the list of what differs in it.
-Ratios are first over second, so that above 1 the second run is faster. Their intervals come from the repetitions of
-both runs and do not cover the spread between processes or hosts.
+Ratios are first over second, so that above 1 the second run is faster. Their errors are those between processes; with
+fewer than three processes a difference must exceed the noise floor. All verdicts of a comparison are controlled for
+false discoveries together. Two runs on one host say nothing of the spread between hosts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
 import numpy as np
 
-from dlmbench.analysis.parity import FEWEST_PROMPTS, PerText, Repetitions, common_prompts
+from dlmbench.analysis.parity import ALPHA, LEAST_PROMPTS, PerText, common_prompts, difference
 from dlmbench.analysis.quality import MetricInfo, all_cells, metrics_of, scores_by_text, whole_scores
-from dlmbench.analysis.results import group_by
-from dlmbench.analysis.stats import (
-    Interval,
-    Summary,
-    bootstrap_indices,
-    bootstrap_interval,
-    ratio_interval,
-    ratio_of_sums,
-    summarise,
-)
-from dlmbench.analysis.study import peak_of, repetitions_of
+from dlmbench.analysis.replication import LEAST_ALONE, LEAST_PROCESSES, LEAST_REPETITIONS, Estimate, Ratio, latencies
+from dlmbench.analysis.stats import Interval, Summary, false_discovery, group_by
+from dlmbench.analysis.study import peak_of, timing_of
 from dlmbench.types import Cell, CellResult, Environment, MemoryPass, Run
 
 SpeedVerdict = Literal["faster", "slower", "no difference shown", "too few repetitions", "not timed"]
 QualityVerdict = Literal["better", "worse", "no difference shown", "equal"]
-# Of cells without a difference, the 95% interval of the ratio misses 1 in 2 to 4% with 5 to 20 repetitions a side, but
-# in 7% with 4 and 11% with 3 (600 simulated pairs of skewed latencies each): fewer than 5 decide nothing.
-FEWEST = 5
 # Environments may differ in these and still be compared; the differences are listed.
 _CIRCUMSTANCES = ("device_count", "cuda", "python", "cpu", "power_cap_w", "host", "platform", "dlmbench", "git_commit")
 _UNKNOWN = "not on record"
-_Timed = tuple[CellResult, Repetitions | None]
+_LEAST = f"under {LEAST_PROCESSES} processes of {LEAST_REPETITIONS} undisturbed repetitions, or {LEAST_ALONE} in one"
 
 
 @dataclass(frozen=True)
@@ -76,7 +66,7 @@ class QualityChange:
 
 @dataclass(frozen=True)
 class CellPair:
-    """One cell in both runs. speedup: median latency of the first over the second's; above 1 the second is faster.
+    """One cell in both runs. ratio: latency of the first over the second's; above 1 the second is faster.
 
     differs: what is not the same in the two cells or their environments; empty where they are comparable. processes:
     the number each was timed in.
@@ -87,13 +77,18 @@ class CellPair:
     second: Cell
     first_latency_s: Summary | None
     second_latency_s: Summary | None
-    speedup: Interval | None
+    ratio: Ratio | None
     verdict: SpeedVerdict
     reason: str
     memory: MemoryChange | None
     quality: tuple[QualityChange, ...]
     differs: tuple[RunDifference, ...]
     processes: tuple[int, int]
+
+    @property
+    def speedup(self) -> Interval | None:
+        """The ratio with its interval."""
+        return self.ratio.interval() if self.ratio else None
 
     @property
     def comparable(self) -> bool:
@@ -133,12 +128,13 @@ class Comparison:
         return sum(p.verdict == verdict for p in self.pairs)
 
 
-def compare(first: Run, second: Run, draws: int = 2000, seed: int = 0) -> Comparison:
-    """Everything the two runs have in common; the same runs, draws and seed give the same numbers to the digit."""
+def compare(first: Run, second: Run) -> Comparison:
+    """Everything the two runs have in common; the same runs give the same numbers to the digit."""
     environment = _environment(first, second)
     joined, only_first, only_second = _join(first, second)
-    quality = _Quality(first, second, draws, seed)
-    pairs = tuple(_pair(a, b, environment, quality, draws, seed) for a, b in joined)
+    quality = _Quality(first, second)
+    times = latencies(first.results, first.selfcheck), latencies(second.results, second.selfcheck)
+    pairs = _judged([_pair(a, b, environment, quality, times) for a, b in joined])
     circumstances = _fields(first.environment, second.environment, _CIRCUMSTANCES)
     return Comparison(
         first=first.name,
@@ -259,20 +255,27 @@ def _agreement(a: Cell, b: Cell) -> int:
 
 
 def _pair(
-    a: CellResult, b: CellResult, environment: tuple[RunDifference, ...], quality: _Quality, draws: int, seed: int
+    a: CellResult,
+    b: CellResult,
+    environment: tuple[RunDifference, ...],
+    quality: _Quality,
+    times: tuple[Mapping[str, Estimate], Mapping[str, Estimate]],
 ) -> CellPair:
-    ours, theirs = repetitions_of(a), repetitions_of(b)
-    speedup = ratio_interval(ours.latency_s, theirs.latency_s, draws, seed) if ours and theirs else None
-    verdict, reason = _verdict((a, ours), (b, theirs), speedup)
+    """Both cells side by side, without a verdict: that needs all pairs."""
+    ours, theirs = times[0].get(a.cell.id), times[1].get(b.cell.id)
     return CellPair(
         label=a.cell.label,
         first=a.cell,
         second=b.cell,
-        first_latency_s=summarise(ours.latency_s) if ours else None,
-        second_latency_s=summarise(theirs.latency_s) if theirs else None,
-        speedup=speedup,
-        verdict=verdict,
-        reason=reason,
+        first_latency_s=timing_of(a, ours) if ours else None,
+        second_latency_s=timing_of(b, theirs) if theirs else None,
+        ratio=ours.over(theirs) if ours and theirs else None,
+        verdict="not timed",
+        reason="; ".join(
+            f"{side}: {r.status or 'not measured'} {r.reason}".strip()
+            for side, r, estimate in (("first", a, ours), ("second", b, theirs))
+            if not estimate
+        ),
         memory=_memory(a.memory, b.memory),
         quality=quality.changes(a.cell, b.cell),
         differs=(*environment, *_controls(a, b)),
@@ -280,17 +283,24 @@ def _pair(
     )
 
 
-def _verdict(first: _Timed, second: _Timed, speedup: Interval | None) -> tuple[SpeedVerdict, str]:
-    sides = {"first": first, "second": second}
-    if speedup is None:
-        lost = [f"{side}: {r.status or 'not measured'} {r.reason}".strip() for side, (r, t) in sides.items() if not t]
-        return "not timed", "; ".join(lost)
-    fewest = min(len(reps.latency_s) for _, reps in sides.values() if reps)
-    if fewest < FEWEST:
-        return "too few repetitions", f"{fewest} timed repetitions, fewer than {FEWEST}"
-    if speedup.low > 1:
-        return "faster", ""
-    return ("slower", "") if speedup.high < 1 else ("no difference shown", "")
+def _judged(pairs: Sequence[CellPair]) -> tuple[CellPair, ...]:
+    """The pairs with their verdicts, false discoveries controlled over all of them."""
+    adjusted = iter(false_discovery([p.ratio.p_value for p in pairs if p.ratio]))
+    found = []
+    for pair in pairs:
+        verdict: SpeedVerdict = pair.verdict
+        reason = pair.reason
+        if pair.ratio is not None:
+            p_value = next(adjusted)
+            verdict = "no difference shown"
+            if not pair.ratio.suffices:
+                verdict, reason = "too few repetitions", _LEAST
+            elif p_value <= ALPHA:
+                verdict = "faster" if pair.ratio.log > 0 else "slower"
+            elif pair.ratio.floor:
+                reason = f"within one process; differences under {pair.ratio.floor:.1%} cannot be shown"
+        found.append(replace(pair, verdict=verdict, reason=reason))
+    return tuple(found)
 
 
 def _memory(a: MemoryPass | None, b: MemoryPass | None) -> MemoryChange | None:
@@ -304,12 +314,11 @@ def _memory(a: MemoryPass | None, b: MemoryPass | None) -> MemoryChange | None:
 class _Quality:
     """The scores of both runs, and their changes."""
 
-    def __init__(self, first: Run, second: Run, draws: int, seed: int) -> None:
+    def __init__(self, first: Run, second: Run) -> None:
         self._texts = scores_by_text(first), scores_by_text(second)
         self._whole = whole_scores(first), whole_scores(second)
         theirs = {m.name: m for m in metrics_of(second)}
         self._metrics = tuple(m for m in metrics_of(first) if theirs.get(m.name) == m and m.truth_of is None)
-        self._draws, self._seed = draws, seed
 
     def changes(self, a: Cell, b: Cell) -> tuple[QualityChange, ...]:
         """Every metric that both cells have; random weights have none, because their texts mean nothing."""
@@ -332,14 +341,12 @@ class _Quality:
         if not np.isfinite([one.value, other.value]).all():
             return None
         n = min(one.n, other.n)
-        indices = bootstrap_indices(len(one.prompt_indices), self._draws, self._seed)
-        draws = [ratio_of_sums(t.totals, t.weights, indices) for t in (other, one)]
-        change = Interval(other.value - one.value, *bootstrap_interval(draws[0] - draws[1], n))
+        change, p_value = difference(other, one)
         verdict: QualityVerdict = "no difference shown"
         if np.array_equal(one.totals, other.totals) and np.array_equal(one.weights, other.weights):
             verdict = "equal"
-        elif n >= FEWEST_PROMPTS and (change.low > 0 or change.high < 0):
-            verdict = "better" if (change.low > 0) == metric.higher_is_better else "worse"
+        elif n >= LEAST_PROMPTS and p_value <= ALPHA:
+            verdict = "better" if (change.value > 0) == metric.higher_is_better else "worse"
         return QualityChange(metric, one.value, other.value, change if change.is_known else None, verdict, n)
 
 
@@ -354,6 +361,9 @@ def as_record(comparison: Comparison) -> Mapping[str, object]:
     record = asdict(comparison)
     for pair, entry in zip(comparison.pairs, record["pairs"], strict=True):
         entry["comparable"] = pair.comparable
-        if pair.speedup is not None and not pair.speedup.is_known:
-            entry["speedup"] |= {"low": None, "high": None}
+        del entry["ratio"]
+        entry["speedup"] = None
+        if (speedup := pair.speedup) is not None:
+            low, high = (speedup.low, speedup.high) if speedup.is_known else (None, None)
+            entry["speedup"] = {"value": speedup.value, "low": low, "high": high}
     return {"comparable": comparison.comparable, "speedup": "first over second; above 1 the second is faster", **record}

@@ -13,18 +13,16 @@ import numpy as np
 from scipy import stats as _scipy
 
 from dlmbench import registry
-from dlmbench.analysis.parity import PerText, common_prompts
+from dlmbench.analysis.parity import LEAST_PROMPTS, PerText, common_prompts
 from dlmbench.analysis.quality import all_cells, metric_for, metrics_of, scores_by_text
-from dlmbench.analysis.results import group_by
-from dlmbench.analysis.stats import summarise
+from dlmbench.analysis.replication import LEAST_PROCESSES, MOST_DISTURBED, is_disturbed
+from dlmbench.analysis.stats import autocorrelation, group_by, summarise, two_modes
 from dlmbench.types import Cell, CellResult, Finding, Run
 
 WIDE_HALF_WIDTH = 0.05
 SLOWER_SHARE = 0.05
 SIGNIFICANCE = 0.01
 FEW_REPETITIONS = 10
-FEW_PROMPTS = 32
-SHORT_ENERGY_S = 0.5
 TEMPERATURE_SPAN_C = 10
 CLOCK_SPAN = 0.05
 REPETITION_MARGIN = 0.10
@@ -106,14 +104,33 @@ def _drift(result: CellResult) -> Remarks:
         yield "drift", "warning", f"the median latency differs by {span:.0%} between rounds", hint
 
 
-def _spans_processes(result: CellResult) -> Remarks:
+def _processes(result: CellResult) -> Remarks:
     groups = group_by(result.timed, lambda s: s.process_id).values()
-    if len(groups) < 2:
+    if not result.timed:
         return
-    span = _span_of_medians([[s.latency_s for s in g] for g in groups])
-    message = f"measured in {len(groups)} processes, whose medians differ by {span:.1%}"
-    hint = "the interval of the median does not cover the spread between processes: read both"
-    yield "spans_processes", "warning" if span > SLOWER_SHARE else "info", message, hint
+    if len(groups) < LEAST_PROCESSES:
+        message = (
+            f"measured in {len(groups)} process{'es' if len(groups) > 1 else ''}: its interval holds within it only"
+        )
+        hint = f"set processes: {LEAST_PROCESSES} or more in the protocol for a claim about the machine"
+        yield "few_processes", "info", message, hint
+    if len(groups) > 1 and (span := _span_of_medians([[s.latency_s for s in g] for g in groups])) > SLOWER_SHARE:
+        message = f"the medians of its {len(groups)} processes differ by {span:.1%}"
+        yield "processes_differ", "warning", message, "look for other work on the machine; add processes"
+
+
+def _dependence(result: CellResult) -> Remarks:
+    """Repetitions of one process that depend on each other or have two modes, where there are enough to tell."""
+    for process, samples in group_by(result.timed, lambda s: s.process_id).items():
+        times = [s.latency_s for s in sorted(samples, key=lambda s: s.index)]
+        r = autocorrelation(times)
+        if r is not None and r > _scipy.norm.isf(SIGNIFICANCE) / np.sqrt(len(times)):
+            message = f"the repetitions of process {process} follow each other (autocorrelation {r:.2f})"
+            hint = "they carry less information than their number; intervals are widened by it"
+            yield "autocorrelated", "info", message, hint
+        if (modes := two_modes(times)) is not None:
+            message = f"process {process} has two modes, around {modes[0]:.4g} and {modes[1]:.4g} s"
+            yield "two_modes", "warning", message, "look for a clock that switches or other work; add processes"
 
 
 def _span_of_medians(groups: list[list[float]]) -> float:
@@ -130,11 +147,18 @@ def _tokens_short(result: CellResult) -> Remarks:
         yield "tokens_short", "error", f"{least} new tokens in a repetition instead of {wanted}", hint
 
 
-def _energy_window(result: CellResult) -> Remarks:
-    times = [s.latency_s for s in result.timed if s.energy_j is not None]
-    if times and (median := float(np.median(times))) < SHORT_ENERGY_S:
-        message = f"energy read over {median:.2f} s, under {SHORT_ENERGY_S} s: the counter is too coarse for it"
-        yield "energy_window", "warning", message, "trust energy at larger batches or lengths"
+def _disturbed(result: CellResult) -> Remarks:
+    if result.timed and is_disturbed(result):
+        message = f"over {MOST_DISTURBED:.0%} of its repetitions met other work on the device, or a device too hot"
+        yield "disturbed", "warning", f"{message}: no verdict on speed rests on it", "measure again on an idle device"
+
+
+def _energy_windows(result: CellResult) -> Remarks:
+    processes = {s.process_id for s in result.timed}
+    metered = {w.process_id for w in result.energy}
+    if metered and len(metered) < len(processes):
+        message = f"energy was metered in {len(metered)} of its {len(processes)} processes"
+        yield "energy_windows", "info", message, "run the same command again: it resumes"
 
 
 def _device(result: CellResult) -> Remarks:
@@ -192,10 +216,7 @@ def _energy_above_cap(run: Run) -> Iterator[Finding]:
     if not cap_w:
         return
     for result in run.results:
-        timed = [s.energy_j / s.latency_s for s in result.timed if s.energy_j is not None]
-        powers = [float(np.median(timed))] if timed else []
-        if (energy := result.energy) is not None:
-            powers.append(energy.energy_j * energy.repetitions / energy.region_s)
+        powers = [w.energy_j * w.repetitions / w.region_s for w in result.energy]
         if powers and (power_w := max(powers)) > (1 + CAP_MARGIN) * cap_w:
             message = f"its energy implies {power_w:.0f} W, above the board's power cap of {cap_w:.0f} W"
             hint = "its counter was read at a bad moment: trust energy of longer generations"
@@ -214,8 +235,8 @@ def _too_few_prompts(run: Run) -> Iterator[Finding]:
     for (_, metric), scores in scores_by_text(run).items():
         fewest[metric] = min(scores.n, fewest.get(metric, scores.n))
     for metric, n in fewest.items():
-        if n < FEW_PROMPTS:
-            rests = f"{metric} rests on {n} prompt{'' if n == 1 else 's'}, fewer than {FEW_PROMPTS}"
+        if n < LEAST_PROMPTS:
+            rests = f"{metric} rests on {n} prompt{'' if n == 1 else 's'}, fewer than {LEAST_PROMPTS}"
             message = f"{rests}: {'its intervals are rough' if n > 1 else 'it has no interval'}"
             yield Finding("few_prompts", "warning", None, message, "raise the number of prompts")
 
@@ -286,7 +307,18 @@ def _pairs_with_baseline(run: Run, metric: str) -> Iterator[tuple[Cell, PerText,
 
 
 _CELL_CHECKS: tuple[Callable[[CellResult], Remarks], ...] = (
-    *(_failed, _repetitions, _slow_start, _drift, _spans_processes, _tokens_short, _energy_window, _device),
+    *(
+        _failed,
+        _repetitions,
+        _slow_start,
+        _drift,
+        _processes,
+        _dependence,
+        _disturbed,
+        _tokens_short,
+        _energy_windows,
+        _device,
+    ),
 )
 _RUN_CHECKS: tuple[Callable[[Run], Iterator[Finding]], ...] = (
     *(_unmeasured, _controls, _node_shared, _energy_above_cap, _random_weights, _too_few_prompts),

@@ -1,17 +1,24 @@
 """Steps to quality parity: the smallest step count whose quality matches the baseline's, and the speedup there.
 
 Quality is oriented so that higher is better; f(k) is the target's at k steps and Q the baseline's, both over the same
-prompts. S_parity is the smallest k such that it and every larger k pass P(f(k) >= Q - margin) >= 1 - alpha, P over one
-bootstrap of the prompts shared by both models (pairing cancels how hard the prompts are), corrected for small samples.
-Testing every larger k too keeps one lucky point from deciding.
+prompts, so that how hard a prompt is cancels. A step count is as good if f(k) >= Q - margin is shown, worse if
+f(k) < Q - margin is shown, and undecided otherwise. S_parity is the smallest k such that it and every larger k are as
+good; testing the larger ones too keeps one lucky point from deciding.
 
-Two things are uncertain about the speedup there, which step count parity needs and how long it takes: its interval
-spans every step count at which parity may lie, each with the interval of its own ratio.
-Shape legend: K step counts, N texts, R repetitions, D draws.
+The range of S_parity is what the data leave open. Its upper end is S_parity itself. At its lower end a k is excluded
+only if some j >= k is worse by a bound that holds for all step counts together (max-t): step counts that tie with the
+baseline must not be excluded because one of several looked worse by chance. Tests are studentised bootstraps over
+prompts, which follow skewed differences better than a t test, or score tests where a text is right or wrong.
+
+Two things are uncertain about the speedup at parity, which step count it needs and how long that takes: its interval
+spans every step count of the range, each with the interval of its own ratio.
+Shape legend: K step counts, N texts, D draws.
 """
 
 from __future__ import annotations
 
+import functools
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,26 +26,22 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats as _scipy
 
-from dlmbench.analysis.stats import (
-    FloatArray,
-    IndexArray,
-    Interval,
-    bootstrap_interval,
-    effective_n,
-    expanded_tail,
-    ratio_interval,
-    ratio_of_sums,
-    share_to_probability,
-)
+from dlmbench.analysis.proportions import is_binary, mcnemar, paired_difference, paired_score
+from dlmbench.analysis.replication import Estimate
+from dlmbench.analysis.stats import CONFIDENCE, FloatArray, Interval, effective_n
 
 Outcome = Literal["reached", "reached_at_smallest", "not_reached", "undecided"]
-ALPHA = 0.05
-# With fewer prompts even unanimous results are not significant at this level: (1/2)^4 > 0.05.
-FEWEST_PROMPTS = 5
+# Two-sided: each of "as good" and "worse" is tested at half of it.
+ALPHA = 1 - CONFIDENCE
+# Below this many prompts nothing is called as good or worse: a rare large loss is too easily missed.
+LEAST_PROMPTS = 32
+# Where all differences are equal they have no spread to test with, and this many prompts are needed.
+LEAST_UNANIMOUS = 100
 # Sums in another order differ by this much at most: equal texts are at parity.
 ROUNDING = 1e-9
-DELTAS = (0.0, 0.1, 0.2)
+DRAWS = 10_000
 
 
 @dataclass(frozen=True)
@@ -77,42 +80,102 @@ def common_prompts(scores: Sequence[PerText]) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class ParityPoint:
-    """The test at one step count.
+    """The tests at one step count.
 
     value: the metric itself, in its unit. gap: f(k) - Q, oriented, without the margin: negative means worse than the
-    baseline. probability: P(f(k) >= Q - margin). share: of the resamples, those in which parity lies at this step
-    count; None for a single text, whose resamples are all itself.
+    baseline. p_good: that f(k) < Q - margin. p_worse: that f(k) >= Q - margin; p_worse_jointly: the same, adjusted for
+    having looked at all step counts. All one-sided.
     """
 
     steps: int
     value: float
     gap: Interval
-    probability: float
-    passes: bool
-    share: float | None = 0.0
+    p_good: float
+    p_worse: float
+    p_worse_jointly: float
+
+
+@dataclass(frozen=True)
+class ParityRange:
+    """What the tests say at one level.
+
+    steps: S_parity, None where it is not reached. literal_steps: the first k that is as good by itself, whatever larger
+    ones are. low_steps, high_steps: between which step counts the true S_parity lies; None: beyond the largest k
+    measured, or nowhere.
+    """
+
+    outcome: Outcome
+    steps: int | None
+    literal_steps: int | None
+    low_steps: int | None
+    high_steps: int | None
 
 
 @dataclass(frozen=True)
 class Parity:
     """Where quality parity is reached, if it is.
 
-    steps: S_parity. literal_steps: the first k that passes by itself (it may be smaller where the curve is not
-    monotone). is_monotone: False where some k is worse than the one before it, beyond noise at level ALPHA.
-    low_steps, high_steps: between which step counts the true parity lies with confidence 1 - ALPHA, by the resampled
-    quality itself and without a test; None: beyond the largest k measured, or nowhere. A single text leaves it
-    anywhere: from the smallest k to beyond the largest. n: the fewest texts with weight at any k.
+    delta: the margin as it is named, margin: the same in the metric's unit. is_monotone: False where some k is worse
+    than the one before it, beyond noise. n: the fewest texts with weight at any k. is_unanimous: all differences at
+    some k are equal.
     """
 
-    outcome: Outcome
-    steps: int | None
-    literal_steps: int | None
     delta: float
     margin: float
     points: tuple[ParityPoint, ...]
     is_monotone: bool
     n: int
-    low_steps: int | None = None
-    high_steps: int | None = None
+    is_unanimous: bool = False
+
+    @property
+    def decides(self) -> bool:
+        """Whether there are enough prompts for any statement."""
+        return self.n >= (LEAST_UNANIMOUS if self.is_unanimous else LEAST_PROMPTS)
+
+    def at(self, alpha: float = ALPHA) -> ParityRange:
+        """Outcome and range at the two-sided level `alpha`."""
+        grid = [p.steps for p in self.points]
+        good = [self.decides and p.p_good <= alpha / 2 for p in self.points]
+        worse = [self.decides and p.p_worse_jointly <= alpha / 2 for p in self.points]
+        first = len(grid) - next((i for i, passes in enumerate(reversed(good)) if not passes), len(grid))
+        low = max((i + 1 for i, is_worse in enumerate(worse) if is_worse), default=0)
+        outcome: Outcome = "undecided"
+        if first < len(grid):
+            outcome = "reached" if first else "reached_at_smallest"
+        elif self.decides and all(p.p_worse <= alpha / 2 for p in self.points):
+            outcome = "not_reached"
+        by_row = dict(enumerate(grid))
+        return ParityRange(
+            outcome,
+            by_row.get(first),
+            by_row.get(good.index(True)) if any(good) else None,
+            by_row.get(low),
+            by_row.get(first),
+        )
+
+    @functools.cached_property
+    def _usual(self) -> ParityRange:
+        return self.at(ALPHA)
+
+    @property
+    def outcome(self) -> Outcome:
+        """The outcome at ALPHA."""
+        return self._usual.outcome
+
+    @property
+    def steps(self) -> int | None:
+        """S_parity at ALPHA."""
+        return self._usual.steps
+
+    @property
+    def literal_steps(self) -> int | None:
+        """The first k that is as good by itself at ALPHA."""
+        return self._usual.literal_steps
+
+    @property
+    def low_steps(self) -> int | None:
+        """The smallest step count at which S_parity may lie, at ALPHA."""
+        return self._usual.low_steps
 
     @property
     def reached(self) -> bool:
@@ -125,23 +188,94 @@ def margin_of(delta: float, log_scale: bool) -> float:
     return math.log1p(delta) if log_scale else delta
 
 
-def _gaps(
-    curve: Mapping[int, PerText], baseline: PerText, higher_is_better: bool, indices: IndexArray
-) -> tuple[FloatArray, FloatArray]:
-    """gap_K as measured and gap_KD in every draw, oriented, in ascending order of steps."""
-    sign = 1.0 if higher_is_better else -1.0
-    base_D = ratio_of_sums(baseline.totals, baseline.weights, indices)
-    for score in curve.values():
-        assert score.prompt_indices == baseline.prompt_indices, "parity needs the same prompts in the same order"
-    gap_KD = np.stack([ratio_of_sums(curve[k].totals, curve[k].weights, indices) - base_D for k in sorted(curve)])
-    gap_K = np.array([curve[k].value - baseline.value for k in sorted(curve)])
-    return sign * gap_K, sign * gap_KD
+@functools.cache
+def bootstrap_counts(n: int, draws: int = DRAWS, seed: int = 0) -> FloatArray:
+    """counts_DN: how often each of n texts is in each of `draws` resamples. Sharing them pairs what is computed."""
+    return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=draws).astype(np.float64)
 
 
-def _smallest_passing(passes_KD: NDArray[np.bool_]) -> NDArray[np.intp]:
-    """Row of the smallest k from which on every k passes, in each draw; the number of rows where there is none."""
-    from_here_on = np.logical_and.accumulate(passes_KD[::-1], axis=0)[::-1]
-    return np.asarray(len(passes_KD) - from_here_on.sum(axis=0))
+@dataclass(frozen=True)
+class Gaps:
+    """f(k) - Q at every step count, oriented, with the bootstrap of its studentised error.
+
+    gap_K, error_K (standard error, 0 where all differences are equal), t_KD: draws of (gap - true gap) / error.
+    """
+
+    gap_K: FloatArray
+    error_K: FloatArray
+    t_KD: FloatArray
+
+
+def _influence(score: PerText) -> FloatArray:
+    """How much each text moves the ratio of sums, to first order; the mean over texts is 0."""
+    mean_weight = float(score.weights.mean())
+    return (
+        (score.totals - score.value * score.weights) / mean_weight
+        if mean_weight
+        else np.full(score.totals.size, np.nan)
+    )
+
+
+def gaps_of(scores_K: Sequence[PerText], baseline: PerText, sign: float, counts_DN: FloatArray) -> Gaps:
+    """The gaps of `scores_K` to `baseline`, all on the same prompts, with their studentised draws.
+
+    A draw's error is computed from the draw itself (Efron and Tibshirani, An Introduction to the Bootstrap, 1993,
+    section 12.5), which is what makes the tests follow skewed differences.
+    """
+    influence_KN = sign * np.stack([_influence(s) - _influence(baseline) for s in scores_K])
+    n = influence_KN.shape[1]
+    gap_K = sign * np.array([s.value - baseline.value for s in scores_K])
+    error_K = influence_KN.std(axis=1, ddof=1) / math.sqrt(n) if n > 1 else np.zeros(len(scores_K))
+    mean_KD = influence_KN @ counts_DN.T / n
+    variance_KD = np.maximum((influence_KN**2) @ counts_DN.T / n - mean_KD**2, 0.0) / max(1, n - 1)
+    t_KD = np.divide(mean_KD, np.sqrt(variance_KD), out=np.zeros_like(mean_KD), where=variance_KD > 0)
+    return Gaps(gap_K, np.where(error_K < ROUNDING, 0.0, error_K), t_KD)
+
+
+def _p_value(extreme_D: NDArray[np.bool_]) -> float:
+    """The share of draws that are as extreme, with the observed value as one more draw: never 0."""
+    return (1 + int(extreme_D.sum())) / (1 + extreme_D.size)
+
+
+def _studentised_points(
+    steps: Sequence[int], scores: Sequence[PerText], gaps: Gaps, margin: float
+) -> list[ParityPoint]:
+    above_K = gaps.gap_K + margin + ROUNDING
+    t_K = np.divide(above_K, gaps.error_K, out=np.copysign(np.inf, above_K), where=gaps.error_K > 0)
+    lowest_D = gaps.t_KD.min(axis=0)
+    low_K, high_K = np.quantile(gaps.t_KD, (ALPHA / 2, 1 - ALPHA / 2), axis=1)
+    known = scores[0].totals.size > 1
+    return [
+        ParityPoint(
+            steps=k,
+            value=score.value,
+            gap=Interval(float(gap), *((gap - high * error, gap - low * error) if known else (math.nan, math.nan))),
+            p_good=_p_value(~(t_D < t)),
+            p_worse=_p_value(~(t_D > t)),
+            p_worse_jointly=_p_value(~(lowest_D > t)),
+        )
+        for k, score, gap, error, t, t_D, low, high in zip(
+            steps, scores, gaps.gap_K, gaps.error_K, t_K, gaps.t_KD, low_K, high_K, strict=True
+        )
+    ]
+
+
+def _binary_points(
+    steps: Sequence[int], scores: Sequence[PerText], baseline: PerText, margin: float, right: float
+) -> list[ParityPoint]:
+    """Score tests where a text is right (its total is `right`) or wrong; Bonferroni over the step counts."""
+    base_N, n = baseline.totals == right, baseline.totals.size
+    points = []
+    for k, score in zip(steps, scores, strict=True):
+        own_N = score.totals == right
+        only_own, only_base = int((own_N & ~base_N).sum()), int((base_N & ~own_N).sum())
+        z = float(paired_score(only_own, only_base, n, -margin - ROUNDING))
+        p_worse = float(_scipy.norm.cdf(z))
+        gap = paired_difference(only_own, only_base, n)
+        points.append(
+            ParityPoint(k, score.value, gap, float(_scipy.norm.sf(z)), p_worse, min(1.0, len(steps) * p_worse))
+        )
+    return points
 
 
 def steps_to_parity(
@@ -151,135 +285,113 @@ def steps_to_parity(
     delta: float,
     log_scale: bool,
     higher_is_better: bool,
-    indices: IndexArray,
+    seed: int = 0,
 ) -> Parity:
-    """S_parity of `curve` (steps -> scores) against `baseline`; all on the same prompts, which `indices_DN` resample.
+    """S_parity of `curve` (steps -> scores) against `baseline`; all on the same prompts.
 
-    Outcomes: reached_at_smallest (the smallest k measured already passes: the true S_parity may be smaller), reached,
-    not_reached (P <= ALPHA for every k), undecided (anything else: more prompts are needed).
+    Outcomes: reached_at_smallest (the smallest k measured is as good already: the true S_parity may be smaller),
+    reached, not_reached (worse at every k), undecided (anything else: more prompts are needed).
     """
     assert curve, "a curve needs a point"
     steps = sorted(curve)
-    margin = margin_of(delta, log_scale)
-    gap_K, gap_KD = _gaps(curve, baseline, higher_is_better, indices)
-    n = min(baseline.n, *(c.n for c in curve.values()))
-    good_enough_KD = gap_KD >= -margin - ROUNDING
-    probability_K = np.array([share_to_probability(s, n) for s in good_enough_KD.mean(axis=1)])
-    decides = n >= FEWEST_PROMPTS
-    passes_K = (probability_K >= 1 - ALPHA) & decides
-    first = int(_smallest_passing(passes_K[:, None])[0])
-    outcome: Outcome
-    if first == 0:
-        outcome = "reached_at_smallest"
-    elif first < len(steps):
-        outcome = "reached"
-    elif decides and bool((probability_K <= ALPHA).all()):
-        outcome = "not_reached"
+    scores = [curve[k] for k in steps]
+    for score in scores:
+        assert score.prompt_indices == baseline.prompt_indices, "parity needs the same prompts in the same order"
+    margin, sign = margin_of(delta, log_scale), 1.0 if higher_is_better else -1.0
+    counts_DN = bootstrap_counts(len(baseline.prompt_indices), DRAWS, seed)
+    gaps = gaps_of(scores, baseline, sign, counts_DN)
+    if binary := all(is_binary(s.totals, s.weights) for s in (*scores, baseline)):
+        points = _binary_points(steps, scores, baseline, margin, right=float(higher_is_better))
     else:
-        outcome = "undecided"
+        points = _studentised_points(steps, scores, gaps, margin)
     # One test for each neighbouring pair (Bonferroni): otherwise long plateaus look broken by chance.
-    share_falling = (np.diff(gap_KD, axis=0) < -ROUNDING).mean(axis=1)
-    falls = [share_to_probability(s, n) >= 1 - ALPHA / (len(steps) - 1) for s in share_falling]
-    # Where parity lies in each resample, without a test: the quantiles give the range of step counts.
-    tail = expanded_tail(ALPHA / 2, n)
-    first_D = _smallest_passing(good_enough_KD)
-    low, high = (int(q) for q in np.quantile(first_D, (tail, 1 - tail), method="inverted_cdf"))
-    low, high = min(low, first), max(high, first) if first < len(steps) else high
-    if n < 2:
-        low, high = 0, len(steps)
-    points = tuple(
-        ParityPoint(
-            k,
-            curve[k].value,
-            Interval(float(gap_K[i]), *bootstrap_interval(gap_KD[i], n)),
-            float(p),
-            bool(passes_K[i]),
-            float((first_D == i).mean()) if n > 1 else None,
-        )
-        for i, (k, p) in enumerate(zip(steps, probability_K, strict=True))
-    )
+    neighbours = [gaps_of([after], before, sign, counts_DN) for before, after in itertools.pairwise(scores)]
+    falls = [_studentised_points([0], [baseline], g, 0.0)[0].p_worse <= ALPHA / len(neighbours) for g in neighbours]
+    n = min(baseline.n, *(c.n for c in scores))
     return Parity(
-        outcome=outcome,
-        steps=steps[first] if first < len(steps) else None,
-        literal_steps=steps[int(np.argmax(passes_K))] if passes_K.any() else None,
         delta=delta,
         margin=margin,
-        points=points,
-        is_monotone=not (decides and any(falls)),
+        points=tuple(points),
+        is_monotone=n < LEAST_PROMPTS or not any(falls),
         n=n,
-        low_steps=steps[low] if low < len(steps) else None,
-        high_steps=steps[high] if high < len(steps) else None,
+        is_unanimous=not binary and bool((gaps.error_K == 0).any()),
     )
+
+
+def difference(score: PerText, reference: PerText) -> tuple[Interval, float]:
+    """score - reference over the same prompts, in the metric's unit, and the two-sided p-value that it is 0.
+
+    By the same tests as parity, McNemar's where a text is right or wrong.
+    """
+    n = score.totals.size
+    if is_binary(score.totals, score.weights) and is_binary(reference.totals, reference.weights):
+        only_own, only_other = (
+            int((score.totals > reference.totals).sum()),
+            int((score.totals < reference.totals).sum()),
+        )
+        return paired_difference(only_own, only_other, n), mcnemar(only_own, only_other)
+    point = _studentised_points([0], [score], gaps_of([score], reference, 1.0, bootstrap_counts(n)), 0.0)[0]
+    return point.gap, min(1.0, 2 * min(point.p_good, point.p_worse))
 
 
 # ---------------------------------------------------------------- the speedup at parity
 
 
 @dataclass(frozen=True)
-class Repetitions:
-    """The timed repetitions of one cell as arrays_R; energy_j is None where it is unknown."""
+class CellCosts:
+    """What one generation of a cell takes: seconds, and joules where they were measured."""
 
-    latency_s: FloatArray
-    tokens_per_s: FloatArray
-    energy_j: FloatArray | None = None
+    latency_s: Estimate
+    energy_j: Estimate | None = None
 
 
 @dataclass(frozen=True)
 class Speedup:
-    """Baseline over target at S_parity: above 1 the target is better.
+    """Baseline over target at S_parity: above 1 the target is better; energy None where not measured.
 
-    throughput is target over baseline, energy baseline over target; None where not measured. low_steps, high_steps: the
-    timed step counts that the intervals span. is_bounded: False where parity may also lie at a step count that was not
-    timed, or beyond the largest: the intervals do not cover that case. share_reached: the share of the resamples
-    in which parity lies at a step count that was timed.
+    low_steps, high_steps: the timed step counts that the intervals span. is_bounded: False where parity may also lie at
+    a step count that was not timed: the intervals do not cover that case.
     """
 
     steps: int
     latency: Interval | None
-    throughput: Interval | None
     energy: Interval | None
     low_steps: int | None
     high_steps: int | None
     is_bounded: bool
-    share_reached: float
 
 
-def plausible_steps(parity: Parity) -> tuple[tuple[int, ...], bool]:
+def plausible_steps(parity: Parity, alpha: float = ALPHA) -> tuple[tuple[int, ...], bool]:
     """The step counts measured at which parity may lie, and whether it may lie beyond all of them."""
-    grid = [p.steps for p in parity.points]
-    low = parity.low_steps
-    if low is None:
+    grid, found = [p.steps for p in parity.points], parity.at(alpha)
+    if found.low_steps is None:
         return (), True
-    high = parity.high_steps
-    return tuple(k for k in grid if low <= k <= (grid[-1] if high is None else high)), high is None
+    last = grid[-1] if found.high_steps is None else found.high_steps
+    return tuple(k for k in grid if found.low_steps <= k <= last), found.high_steps is None
 
 
-def speedup_at_parity(
-    parity: Parity, times: Mapping[int, Repetitions], baseline: Repetitions, draws: int = 2000, seed: int = 0
-) -> Speedup | None:
-    """Speedup at S_parity over `times` (steps -> repetitions); None where parity is not reached."""
+def speedup_at_parity(parity: Parity, costs: Mapping[int, CellCosts], baseline: CellCosts) -> Speedup | None:
+    """Speedup at S_parity over `costs` (by steps); None where parity is not reached."""
     if parity.steps is None:
         return None
     at = parity.steps
     steps, beyond = plausible_steps(parity)
-    timed = [k for k in steps if k in times]
-    energies = {k: t.energy_j for k, t in times.items() if t.energy_j is not None}
+    timed = [k for k in steps if k in costs]
 
-    def over(above: FloatArray, below: Mapping[int, FloatArray]) -> Interval | None:
-        if at not in below:
+    def over(above: Estimate | None, below: Mapping[int, Estimate | None]) -> Interval | None:
+        known = {k: above.over(e).interval() for k, e in below.items() if above is not None and e is not None}
+        if at not in known:
             return None
-        ratios = {k: ratio_interval(above, below[k], draws, seed) for k in timed if k in below}
-        low, high = np.min([r.low for r in ratios.values()]), np.max([r.high for r in ratios.values()])
-        return Interval(ratios[at].value, float(low), float(high))
+        ratios = [known[k] for k in timed if k in known]
+        return Interval(
+            known[at].value, float(np.min([r.low for r in ratios])), float(np.max([r.high for r in ratios]))
+        )
 
     return Speedup(
         steps=at,
-        latency=over(baseline.latency_s, {k: t.latency_s for k, t in times.items()}),
-        # Target over baseline in tokens a second is baseline over target in seconds a token.
-        throughput=over(1 / baseline.tokens_per_s, {k: 1 / t.tokens_per_s for k, t in times.items()}),
-        energy=None if baseline.energy_j is None else over(baseline.energy_j, energies),
+        latency=over(baseline.latency_s, {k: c.latency_s for k, c in costs.items()}),
+        energy=over(baseline.energy_j, {k: c.energy_j for k, c in costs.items()}),
         low_steps=min(timed, default=None),
         high_steps=max(timed, default=None),
         is_bounded=not beyond and len(timed) == len(steps),
-        share_reached=sum(p.share or 0.0 for p in parity.points if p.steps in times),
     )

@@ -52,6 +52,22 @@ class MetricInfo:
         return int(registry.attribute("metrics", self.name, "RANK", 1000))
 
     @property
+    def decides(self) -> bool:
+        """Whether it is a measure of quality; a diagnostic has no parity and no winner."""
+        return bool(registry.attribute("metrics", self.name, "ROLE", "diagnostic") == "quality")
+
+    @property
+    def margin(self) -> float:
+        """The leading margin: what counts as good enough, fixed beforehand."""
+        return float(registry.attribute("metrics", self.name, "MARGIN", 0.0))
+
+    @property
+    def margins(self) -> tuple[float, ...]:
+        """All margins that parity is tested at, ascending, the leading one and 0 among them."""
+        extra = registry.attribute("metrics", self.name, "MARGINS", ())
+        return tuple(sorted({0.0, self.margin, *map(float, extra)}))
+
+    @property
     def truth_of(self) -> str | None:
         """The metric of generated text for which this one scores the true text: a reference line of no model."""
         truth_of: str | None = registry.attribute("metrics", self.name, "TRUTH_OF", None)

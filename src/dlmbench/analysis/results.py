@@ -5,27 +5,18 @@ They hold numbers and what is missing; the modules beside this one compute them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Literal
 
 from dlmbench.analysis.break_even import BreakEven
-from dlmbench.analysis.parity import Parity, Speedup
+from dlmbench.analysis.parity import ALPHA, CellCosts, Parity, Speedup
 from dlmbench.analysis.quality import MetricInfo, Quality
+from dlmbench.analysis.replication import Ratio
 from dlmbench.analysis.stats import Interval, Summary
 from dlmbench.types import Cell, Finding, Status
 
 RANDOM_WEIGHTS = "random weights: quality not measured"
-_T = TypeVar("_T")
-_K = TypeVar("_K")
-
-
-def group_by(items: Iterable[_T], key: Callable[[_T], _K]) -> dict[_K, list[_T]]:
-    """Items with an equal key together, keys and items in order of appearance."""
-    groups: dict[_K, list[_T]] = {}
-    for item in items:
-        groups.setdefault(key(item), []).append(item)
-    return groups
 
 
 @dataclass(frozen=True)
@@ -40,8 +31,11 @@ class PeakMemory:
 class CellSummary:
     """One cell in a few numbers; None where it was not measured.
 
-    throughput: new tokens per second over the whole batch. energy: joules per generated batch. speedup: the baseline's
-    latency over this cell's. first_text_s: time to the first token (baseline) or the first final block (diffusion).
+    throughput: new tokens per second over the whole batch; useful_throughput: those up to and with the first end of
+    text. costs: seconds and joules of one generation with their errors. ratio: the baseline's latency over this cell's.
+    adjusted_p: that it is 1, adjusted for all ratios of the run (Benjamini and Hochberg). first_text_s: time to the
+    first token (baseline) or the first final block (diffusion). inter_token_s: (L_e2e - L_prefill) / (N - 1) of the
+    latency in this record. state: "sustained" if the device had been under load for long before each repetition.
     """
 
     cell: Cell
@@ -49,12 +43,35 @@ class CellSummary:
     reason: str
     latency: Summary | None = None
     throughput: Summary | None = None
-    energy: Summary | None = None
+    useful_throughput: Summary | None = None
+    costs: CellCosts | None = None
     memory: PeakMemory | None = None
     quality: tuple[Quality, ...] = ()
-    speedup: Interval | None = None
+    ratio: Ratio | None = None
+    adjusted_p: float = 1.0
     first_text_s: float | None = None
     inter_token_s: float | None = None
+    useful_tokens: float | None = None
+    state: Literal["rested", "sustained"] | None = None
+
+    @property
+    def speedup(self) -> Interval | None:
+        """The baseline's latency over this cell's, with its interval; above 1 this cell is faster."""
+        return self.ratio.interval() if self.ratio else None
+
+    @property
+    def pace(self) -> Literal["faster", "slower", "unclear", "unknown"]:
+        """Against the baseline, with false discoveries among all cells of the run held at 5%."""
+        if self.ratio is None:
+            return "unknown"
+        if self.adjusted_p > ALPHA:
+            return "unclear"
+        return "faster" if self.ratio.log > 0 else "slower"
+
+    @property
+    def energy(self) -> Interval | None:
+        """Joules of one generation, idle power included; without ends where one process was measured."""
+        return self.costs.energy_j.interval() if self.costs and self.costs.energy_j else None
 
     def quality_in(self, metric: str) -> Quality | None:
         """The quality by one metric's name."""
@@ -62,9 +79,13 @@ class CellSummary:
 
     @property
     def joules_per_token(self) -> Interval | None:
-        """Energy of a new token with the interval of its median, idle power included; None where not measured."""
-        tokens = self.cell.batch_size * self.cell.new_tokens
-        return self.energy.interval.times(1 / tokens) if self.energy else None
+        """Energy of a new token, idle power included; None where not measured."""
+        return self.energy.times(1 / (self.cell.batch_size * self.cell.new_tokens)) if self.energy else None
+
+    @property
+    def joules_per_useful_token(self) -> Interval | None:
+        """Energy of a token up to and with the first end of text; None where texts are not real."""
+        return self.energy.times(1 / self.useful_tokens) if self.energy and self.useful_tokens else None
 
     @property
     def block_length(self) -> int | None:
@@ -116,6 +137,8 @@ class MetricParity:
     def margin_text(self) -> str:
         """The margin as text."""
         delta = self.parity.delta
+        if not delta:
+            return "no margin"
         return f"a perplexity {delta:.0%} higher" if self.metric.log_scale else f"a margin of {delta:g}"
 
 
@@ -140,21 +163,15 @@ class Curve:
     break_even: BreakEven | None
     missing: tuple[str, ...]
 
-    def parity(self, metric: str, delta: float = 0.0) -> MetricParity | None:
-        """Parity by a metric's name at `delta`."""
-        return next((p for p in self.parities if p.metric.name == metric and p.parity.delta == delta), None)
+    def parity(self, metric: str, delta: float | None = None) -> MetricParity | None:
+        """Parity by a metric's name at `delta`, or at the metric's leading margin."""
+        found = [p for p in self.parities if p.metric.name == metric]
+        return next((p for p in found if p.parity.delta == (p.metric.margin if delta is None else delta)), None)
 
-    def headline(self, delta: float = 0.0) -> MetricParity | None:
-        """The parity that leads: by the metric of the smallest rank that was scored."""
-        exact = [p for p in self.parities if p.parity.delta == delta]
+    def headline(self) -> MetricParity | None:
+        """Parity by the headline metric, the scored quality metric of the smallest rank, at its leading margin."""
+        exact = [p for p in self.parities if p.parity.delta == p.metric.margin]
         return min(exact, key=lambda p: p.metric.rank, default=None)
-
-    @property
-    def nearest_parity(self) -> MetricParity | None:
-        """The leading metric's parity at the smallest margin that reaches it; None where none does."""
-        lead = self.headline()
-        reached = [p for p in self.parities if lead and p.metric == lead.metric and p.parity.reached]
-        return min(reached, key=lambda p: p.parity.delta, default=None)
 
     @property
     def rank(self) -> tuple[bool, int]:

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import functools
 import itertools
+import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-
-import numpy as np
+from dataclasses import replace
 
 from dlmbench.analysis.break_even import break_even
 from dlmbench.analysis.findings import findings
-from dlmbench.analysis.parity import DELTAS, Parity, Repetitions, common_prompts, speedup_at_parity, steps_to_parity
+from dlmbench.analysis.parity import CellCosts, Parity, common_prompts, speedup_at_parity, steps_to_parity
 from dlmbench.analysis.quality import Quality, all_cells, metrics_of, quality_of, scores_by_text, whole_scores
+from dlmbench.analysis.replication import Estimate, energies, latencies
 from dlmbench.analysis.results import (
     RANDOM_WEIGHTS,
     CellSummary,
@@ -23,11 +24,13 @@ from dlmbench.analysis.results import (
     MetricParity,
     PeakMemory,
     Study,
-    group_by,
     timed_of,
 )
-from dlmbench.analysis.stats import bootstrap_indices, ratio_interval, summarise
-from dlmbench.types import Cell, CellResult, KnobValue, MemoryPass, Run
+from dlmbench.analysis.stats import Summary, bootstrap_indices, false_discovery, group_by, summarise
+from dlmbench.types import Cell, CellResult, KnobValue, MemoryPass, Run, TracedPass
+
+# Under load for this long, a device has reached the clocks and the temperature at which it stays.
+SUSTAINED_S = 20.0
 
 __all__ = ["RANDOM_WEIGHTS", "CellSummary", "Curve", "MetricParity", "PeakMemory", "Study", "analyse", "labels_of"]
 
@@ -40,19 +43,42 @@ def analyse(run: Run, draws: int = 2000, seed: int = 0) -> Study:
 # ---------------------------------------------------------------- one cell
 
 
-def repetitions_of(result: CellResult | None) -> Repetitions | None:
-    """The timed repetitions of a cell that did not fail, None where there are none."""
-    timed = [s for s in result.timed if s.latency_s > 0] if result else []
-    if result is None or result.status not in ("ok", None) or not timed:
+def costs_of(results: Sequence[CellResult], run: Run) -> dict[str, CellCosts]:
+    """Seconds and joules of one generation of every cell that was timed, by id, with variances pooled over them."""
+    energy = energies(results, run.selfcheck)
+    return {i: CellCosts(latency, energy.get(i)) for i, latency in latencies(results, run.selfcheck).items()}
+
+
+def timing_of(result: CellResult, latency: Estimate) -> Summary:
+    """The latency of a cell in seconds, with the interval of its estimate.
+
+    In one process the interval is that of order statistics, widened where repetitions depend on each other.
+    """
+    times = summarise([s.latency_s for s in result.timed if s.latency_s > 0])
+    ends = latency.interval()
+    if latency.processes < 2:
+        if not times.covered:
+            return times
+        low = min(times.low, ends.low) if latency.is_widened else times.low
+        high = max(times.high, ends.high) if latency.is_widened else times.high
+        return replace(times, low=low, high=high)
+    return replace(times, median=latency.value, low=ends.low, high=ends.high, covered=True, processes=latency.processes)
+
+
+def _rate(count: float | None, latency: Summary) -> Summary | None:
+    """`count` per generation as a rate per second, with the latency's interval."""
+    if not count:
         return None
-    latency = np.array([s.latency_s for s in timed])
-    tokens = np.array([s.new_tokens for s in timed], dtype=np.float64)
-    energy = [s.energy_j for s in timed if s.energy_j is not None]
-    if not energy and result.energy is not None:
-        # Generations too short to be metered one by one have one value, the mean over a pass of their own.
-        energy = [result.energy.energy_j]
-    # A generation of no tokens has no throughput; 1 keeps its inverse finite and findings report it.
-    return Repetitions(latency, np.maximum(tokens, 1.0) / latency, np.array(energy) if energy else None)
+    return replace(
+        latency,
+        median=count / latency.median,
+        low=count / latency.high,
+        high=count / latency.low,
+        mean=count / latency.mean,
+        sd=None if latency.sd is None else count * latency.sd / latency.mean**2,
+        p10=count / latency.p90,
+        p90=count / latency.p10,
+    )
 
 
 def peak_of(memory: MemoryPass | None) -> PeakMemory | None:
@@ -64,6 +90,27 @@ def peak_of(memory: MemoryPass | None) -> PeakMemory | None:
     if memory.peak_process_bytes is not None:
         return PeakMemory(memory.peak_process_bytes, "resident memory of the process")
     return None
+
+
+def _inter_token_s(latency: Summary | None, traced: TracedPass | None, new_tokens: int) -> float | None:
+    """L_itl = (L_e2e - L_prefill) / (N - 1) in seconds, of the L_e2e that is reported; None for diffusion."""
+    if latency is None or traced is None or traced.prefill_s is None or new_tokens < 2:
+        return None
+    return (latency.median - traced.prefill_s) / (new_tokens - 1)
+
+
+def _adjusted(
+    curves: Sequence[Curve], others: Sequence[CellSummary]
+) -> tuple[tuple[Curve, ...], tuple[CellSummary, ...]]:
+    """The same with the p-values of all ratios adjusted together."""
+    cells = [*(p for c in curves for p in c.points), *others]
+    ratios = {p.cell.id: p.ratio.p_value for p in cells if p.ratio is not None}
+    adjusted = dict(zip(ratios, false_discovery(list(ratios.values())), strict=True))
+
+    def one(point: CellSummary) -> CellSummary:
+        return replace(point, adjusted_p=adjusted.get(point.cell.id, 1.0))
+
+    return tuple(replace(c, points=tuple(map(one, c.points))) for c in curves), tuple(map(one, others))
 
 
 # ---------------------------------------------------------------- which cells belong together
@@ -137,7 +184,7 @@ class _Analysis:
         self.run, self.draws, self.seed = run, draws, seed
         self.cells = all_cells(run)
         self.results = {r.cell.id: r for r in run.results}
-        self.repetitions = {i: reps for i, r in self.results.items() if (reps := repetitions_of(r)) is not None}
+        self.costs = costs_of(run.results, run)
         self.metrics = metrics_of(run)
         self.compared = tuple(m for m in self.metrics if m.truth_of is None)
         self.texts = scores_by_text(run)
@@ -156,6 +203,7 @@ class _Analysis:
         others = tuple(
             self.summary(c, _nearest(c, timed_of(baselines), same_batch=True)) for c in targets if c.steps is None
         )
+        curves, others = _adjusted(curves, others)
         missing = []
         if not baselines:
             missing.append("no baseline: parity, speedup and break-even need an autoregressive model in the run")
@@ -181,22 +229,30 @@ class _Analysis:
         quality = self.quality(cell)
         if result is None:
             return CellSummary(cell, None, "not measured", quality=quality)
-        reps = self.repetitions.get(cell.id)
-        other = self.repetitions[baseline.cell.id] if baseline else None
+        costs = self.costs.get(cell.id)
+        latency = timing_of(result, costs.latency_s) if costs else None
+        other = self.costs.get(baseline.cell.id) if baseline else None
         traced = result.traced
         first = (traced.first_block_s if traced.first_token_s is None else traced.first_token_s) if traced else None
+        new_tokens = statistics.fmean(s.new_tokens for s in result.timed) if latency else None
+        useful = [s.useful_tokens for s in result.timed if s.useful_tokens is not None]
+        useful_tokens = statistics.fmean(useful) if useful and len(useful) == len(result.timed) else None
+        loads = [s.load_s for s in result.timed if s.load_s is not None]
         return CellSummary(
             cell=cell,
             status=result.status,
             reason=result.reason,
-            latency=summarise(reps.latency_s) if reps else None,
-            throughput=summarise(reps.tokens_per_s) if reps else None,
-            energy=summarise(reps.energy_j) if reps and reps.energy_j is not None else None,
+            latency=latency,
+            throughput=_rate(new_tokens, latency) if latency else None,
+            useful_throughput=_rate(useful_tokens, latency) if latency else None,
+            costs=costs,
             memory=peak_of(result.memory),
             quality=quality,
-            speedup=ratio_interval(other.latency_s, reps.latency_s, self.draws, self.seed) if reps and other else None,
+            ratio=other.latency_s.over(costs.latency_s) if costs and other else None,
             first_text_s=first,
-            inter_token_s=traced.inter_token_s if traced else None,
+            inter_token_s=_inter_token_s(latency, traced, cell.new_tokens),
+            useful_tokens=useful_tokens,
+            state=("sustained" if statistics.median(loads) >= SUSTAINED_S else "rested") if loads else None,
         )
 
     def quality(self, cell: Cell) -> tuple[Quality, ...]:
@@ -236,9 +292,8 @@ class _Analysis:
             missing.append("no latency of a baseline with the same B, P and G: speedup and break-even unknown")
         crossing = None
         if timed is not None:
-            latencies = {k: t.latency_s for k, t in self.times(cells).items()}
-            baseline_s = self.repetitions[timed.cell.id].latency_s
-            crossing = break_even(latencies, baseline_s, self.draws, self.seed)
+            by_steps = {k: c.latency_s for k, c in self.costs_by_steps(cells).items()}
+            crossing = break_even(by_steps, self.costs[timed.cell.id].latency_s, self.draws, self.seed)
             if crossing is None:
                 missing.append("fewer than two step counts timed: no break-even")
         return Curve(
@@ -256,17 +311,17 @@ class _Analysis:
             missing=tuple(missing),
         )
 
-    def times(self, cells: Iterable[Cell]) -> dict[int, Repetitions]:
-        """The repetitions of each step count that has any."""
-        return {c.steps: self.repetitions[c.id] for c in cells if c.steps is not None and c.id in self.repetitions}
+    def costs_by_steps(self, cells: Iterable[Cell]) -> dict[int, CellCosts]:
+        """What a generation takes at each step count that was timed."""
+        return {c.steps: self.costs[c.id] for c in cells if c.steps is not None and c.id in self.costs}
 
     def metric_parities(
         self, cells: Sequence[Cell], scored: Cell, timed: CellSummary | None, missing: list[str]
     ) -> Iterator[MetricParity]:
         """Parity by every metric scored text by text, at every delta; adds to `missing` what is not there."""
-        times = self.times(cells)
-        base_times = self.repetitions[timed.cell.id] if timed else None
-        for metric in self.compared:
+        costs = self.costs_by_steps(cells)
+        base_costs = self.costs[timed.cell.id] if timed else None
+        for metric in (m for m in self.compared if m.decides):
             base = self.texts.get((scored.quality_key, metric.name))
             scores = ((c.steps, self.texts.get((c.quality_key, metric.name))) for c in cells)
             known = {steps: texts for steps, texts in scores if steps is not None and texts is not None}
@@ -281,7 +336,7 @@ class _Analysis:
                 missing.append(f"{metric.name}: no prompt is scored for both models and every K")
                 continue
             base, known = base.only(shared), {k: v.only(shared) for k, v in known.items()}
-            for delta in DELTAS:
+            for delta in metric.margins:
                 # Curves that differ in batch size share their texts, and so their parity.
                 key = (metric.name, delta, scored.quality_key, tuple(c.quality_key for c in cells))
                 if key not in self.parities:
@@ -291,10 +346,10 @@ class _Analysis:
                         delta=delta,
                         log_scale=metric.log_scale,
                         higher_is_better=metric.higher_is_better,
-                        indices=self.indices(len(shared)),
+                        seed=self.seed,
                     )
                 parity = self.parities[key]
                 speedup = None
-                if base_times is not None:
-                    speedup = speedup_at_parity(parity, times, base_times, self.draws, self.seed)
+                if base_costs is not None:
+                    speedup = speedup_at_parity(parity, costs, base_costs)
                 yield MetricParity(metric, parity, speedup)

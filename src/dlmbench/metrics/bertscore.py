@@ -22,6 +22,8 @@ from dlmbench.types import MetricRequest, Texts, TextScore, Unscored
 
 UNIT = "F1"
 HIGHER_IS_BETTER = True
+ROLE = "quality"
+MARGIN = 0.01
 NEEDS = ("generations", "references", "own model")
 TITLE = "BERTScore"
 REPORT_IF_MISSING = True

@@ -10,6 +10,7 @@ from dlmbench.scoring.texts import ngram_shares
 
 UNIT = "share"
 HIGHER_IS_BETTER = True
+ROLE = "diagnostic"
 NEEDS = ("generations",)
 RANK = 73
 

@@ -19,6 +19,9 @@ from dlmbench.types import Cell, Prompt, Texts, TextScore, Unscored, stable_hash
 
 UNIT = "nats/token"
 HIGHER_IS_BETTER = False
+ROLE = "quality"
+MARGIN = 0.1
+MARGINS = (0.2,)
 NEEDS = ("model", "references", "diffusion")
 
 

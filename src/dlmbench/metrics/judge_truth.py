@@ -14,6 +14,7 @@ from dlmbench.types import Cell, Texts, TextScore, Unscored, stable_hash
 
 UNIT = "nats/token"
 HIGHER_IS_BETTER = False
+ROLE = "diagnostic"
 NEEDS = ("references", "own model")
 SETTINGS = JudgeSettings
 RANK = 31

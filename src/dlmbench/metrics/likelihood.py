@@ -20,6 +20,9 @@ from dlmbench.types import Cell, Prompt, PromptBatch, Texts, TextScore, Unscored
 
 UNIT = "nats/token"
 HIGHER_IS_BETTER = False
+ROLE = "quality"
+MARGIN = 0.1
+MARGINS = (0.2,)
 NEEDS = ("model", "references")
 TITLE = "negative log-likelihood"
 PHRASE = "the likelihood of the true text"

@@ -21,6 +21,8 @@ from dlmbench.types import MetricRequest, Texts, Unscored, WholeScore
 
 UNIT = "MAUVE"
 HIGHER_IS_BETTER = True
+ROLE = "quality"
+MARGIN = 0.02
 NEEDS = ("generations", "references", "own model")
 TITLE = "MAUVE"
 REPORT_IF_MISSING = True

@@ -13,6 +13,9 @@ from dlmbench.types import Texts, TextScore, Unscored
 
 UNIT = "nats/token"
 HIGHER_IS_BETTER = False
+ROLE = "quality"
+MARGIN = 0.1
+MARGINS = (0.2,)
 NEEDS = ("generations", "oracle")
 TITLE = "negative oracle log-prob"
 RANK = 20

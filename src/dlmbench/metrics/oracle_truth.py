@@ -15,6 +15,7 @@ from dlmbench.types import Texts, TextScore, Unscored
 
 UNIT = "nats/token"
 HIGHER_IS_BETTER = False
+ROLE = "diagnostic"
 NEEDS = ("references", "oracle")
 RANK = 21
 TRUTH_OF = "oracle_log_prob"

@@ -12,6 +12,9 @@ from dlmbench.types import Texts, TextScore, Unscored
 
 UNIT = "share of sentences"
 HIGHER_IS_BETTER = True
+ROLE = "quality"
+MARGIN = 0.02
+MARGINS = (0.05,)
 NEEDS = ("generations", "oracle")
 RANK = 10
 MEASURES = "validity"

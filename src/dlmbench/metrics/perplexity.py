@@ -11,6 +11,8 @@ from dlmbench.types import Texts, TextScore
 
 UNIT = "perplexity"
 HIGHER_IS_BETTER = False
+ROLE = "quality"
+MARGIN = 0.1
 NEEDS = ("model", "references")
 REFUSED = (
     "a causal (shifted) perplexity is not computed: a masked diffusion model sees both sides and predicts the masked "

@@ -9,6 +9,7 @@ from dlmbench.scoring.texts import ngram_shares
 
 UNIT = "share"
 HIGHER_IS_BETTER = False
+ROLE = "diagnostic"
 NEEDS = ("generations",)
 TITLE = "repeated 4-grams"
 RANK = 60

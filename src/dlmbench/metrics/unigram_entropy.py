@@ -16,6 +16,7 @@ from dlmbench.types import Texts, TextScore, Unscored
 # Not "nats": that unit is a likelihood's, where a margin is a factor of perplexity.
 UNIT = "entropy, nats"
 HIGHER_IS_BETTER = True
+ROLE = "diagnostic"
 NEEDS = ("generations",)
 RANK = 50
 

@@ -104,7 +104,7 @@ class RunRecords:
             traced=self.latest.get((cell_id, TracedPass)),
             memory=self.latest.get((cell_id, MemoryPass)),
             environment_id=self.environment.id if self.environment else "",
-            energy=self.latest.get((cell_id, EnergyPass)),
+            energy=tuple(filter(None, [self.latest.get((cell_id, EnergyPass))])),
             order=self.latest.get((cell_id, CommitOrder)),
         )
 

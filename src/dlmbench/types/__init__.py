@@ -35,6 +35,7 @@ from dlmbench.types.records import (
     PromptBatch,
     PromptSets,
     Run,
+    Selfcheck,
     Sample,
     Score,
     StoredGeneration,

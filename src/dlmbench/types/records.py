@@ -135,6 +135,7 @@ class Sample:
     temperature_c: int | None = None
     throttle: str | None = None
     other_processes: int | None = None
+    load_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -216,7 +217,7 @@ class CellResult:
     memory: MemoryPass | None
     environment_id: str
     order: CommitOrder | None = None
-    energy: EnergyPass | None = None
+    energy: tuple[EnergyPass, ...] = ()
 
     @property
     def timed(self) -> tuple[Sample, ...]:
@@ -361,6 +362,14 @@ class Finding:
 
 
 @dataclass(frozen=True)
+class Selfcheck:
+    """stub"""
+
+    def floor(self, engine: str, launch_bound: bool) -> float | None:
+        return None
+
+
+@dataclass(frozen=True)
 class Run:
     """A run folder, read back from its files."""
 
@@ -373,3 +382,4 @@ class Run:
     text_scores: tuple[TextScore, ...] = ()
     scores: tuple[Score, ...] = ()
     unscored: tuple[Unscored, ...] = ()
+    selfcheck: Selfcheck | None = None

@@ -1,0 +1,277 @@
+"""What a time is worth as evidence: estimates replicated over processes, their ratios, and when a ratio decides.
+
+Repetitions in one process share its clocks, its memory layout and what was compiled for it, so they say little about
+the next process. The unit of replication is therefore the process: a cell's value is the geometric mean of its
+process medians, and its error comes from how much those medians differ. Three processes alone estimate that badly, so
+the variance is pooled over cells of a kind: same model, same engine, launch-bound or not.
+
+A cell that ran in fewer than three processes has an interval that holds within its processes only, and a ratio decides
+only beyond the noise floor of the machine. Shape legend: C cells, P processes, R repetitions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy import special
+
+from dlmbench.analysis.stats import CONFIDENCE, Interval, group_by, median_error, two_modes, widening
+from dlmbench.types import CellResult, Sample, Selfcheck
+
+# The least on which a verdict may rest: three processes of three repetitions, or one of six beyond the noise floor.
+LEAST_PROCESSES = 3
+LEAST_REPETITIONS = 3
+LEAST_ALONE = 6
+# What two processes of the same code may differ by, where no self-check has measured it on this machine.
+UNMEASURED_FLOOR = 0.10
+# No verdict rests on a cell of which more repetitions than this share met other work on the device or a hot device.
+MOST_DISTURBED = 0.1
+# A forward over fewer positions than this is bound by launches, not by arithmetic or memory traffic.
+LAUNCH_BOUND_POSITIONS = 64
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A positive quantity on a log scale: log value, variance of that, degrees of freedom.
+
+    variance: NaN where it is unknown, as for a single repetition. processes: how many complete ones it rests on (see
+    `LEAST_REPETITIONS`). repetitions: all of them. floor: by what share two processes of the same code may differ.
+    is_widened: whether the repetitions of the only process depend on each other or have two modes. is_disturbed: other
+    work or heat slowed more repetitions than `MOST_DISTURBED` allows.
+    """
+
+    log: float
+    variance: float
+    df: float
+    processes: int
+    repetitions: int
+    floor: float = UNMEASURED_FLOOR
+    is_widened: bool = False
+    is_disturbed: bool = False
+
+    @property
+    def value(self) -> float:
+        """The quantity in its own unit."""
+        return math.exp(self.log)
+
+    @property
+    def is_replicated(self) -> bool:
+        """Whether the error is that between processes and its interval holds for the machine."""
+        return self.processes >= LEAST_PROCESSES
+
+    @property
+    def suffices(self) -> bool:
+        """Whether a verdict may rest on it at all."""
+        enough = self.is_replicated or self.repetitions >= LEAST_ALONE
+        return enough and math.isfinite(self.variance) and not self.is_disturbed
+
+    def interval(self, confidence: float = CONFIDENCE) -> Interval:
+        """The value with its t interval."""
+        return _interval(self.log, self.variance, self.df, confidence)
+
+    def over(self, other: Estimate) -> Ratio:
+        """This over `other`: variances add, degrees of freedom by Welch and Satterthwaite."""
+        variance = self.variance + other.variance
+        parts = self.variance**2 / self.df + other.variance**2 / other.df
+        return Ratio(
+            log=self.log - other.log,
+            variance=variance,
+            df=variance**2 / parts if parts > 0 else math.inf,
+            floor=0.0 if self.is_replicated and other.is_replicated else max(self.floor, other.floor),
+            suffices=self.suffices and other.suffices,
+        )
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """One estimate over another. floor: the share by which the ratio must differ from 1 beyond its interval.
+
+    suffices: False where too little was measured for any verdict.
+    """
+
+    log: float
+    variance: float
+    df: float
+    floor: float
+    suffices: bool
+
+    @property
+    def value(self) -> float:
+        """The ratio."""
+        return math.exp(self.log)
+
+    @property
+    def p_value(self) -> float:
+        """Two-sided, that the true ratio is within the noise floor of 1; 1 where too little was measured."""
+        if not self.suffices:
+            return 1.0
+        beyond = abs(self.log) - math.log1p(self.floor)
+        if self.variance == 0:
+            return 0.0 if beyond > 0 else 1.0
+        return float(min(1.0, 2 * special.stdtr(self.df, -beyond / math.sqrt(self.variance))))
+
+    def interval(self, confidence: float = CONFIDENCE) -> Interval:
+        """The ratio with its t interval, without the floor."""
+        return _interval(self.log, self.variance, self.df, confidence)
+
+    def is_above(self, alpha: float = 1 - CONFIDENCE) -> bool:
+        """Whether the ratio is shown to be above 1 at the two-sided level `alpha`."""
+        return self.log > 0 and self.p_value <= alpha
+
+    def is_below(self, alpha: float = 1 - CONFIDENCE) -> bool:
+        """Whether the ratio is shown to be below 1 at the two-sided level `alpha`."""
+        return self.log < 0 and self.p_value <= alpha
+
+    def inverted(self) -> Ratio:
+        """The second over the first."""
+        return Ratio(-self.log, self.variance, self.df, self.floor, self.suffices)
+
+
+def _interval(log: float, variance: float, df: float, confidence: float) -> Interval:
+    if not math.isfinite(variance):
+        return Interval(math.exp(log), math.nan, math.nan)
+    reach = float(special.stdtrit(df, (1 + confidence) / 2)) * math.sqrt(variance)
+    return Interval(math.exp(log), math.exp(log - reach), math.exp(log + reach))
+
+
+# ---------------------------------------------------------------- the error between processes
+
+
+@dataclass(frozen=True)
+class Spread:
+    """The pooled variance of log process medians over cells of one kind, and its degrees of freedom."""
+
+    variance: float
+    df: float
+
+
+def spread_of(logs: Sequence[Mapping[int, float]]) -> Spread | None:
+    """Pooled variance of log process medians over cells, each given as process -> log median; None without any pair.
+
+    Cells measured in the same processes share those processes' effects and are not independent evidence: the degrees
+    of freedom are those of a two-way layout (cells by processes), by Satterthwaite: P - 1 where cells move together,
+    C * (P - 1) where they move apart.
+    """
+    variances, weights, squares = [], [], []
+    groups = group_by([c for c in logs if len(c) > 1], frozenset)
+    for processes, cells in groups.items():
+        logs_CP = np.array([[cell[p] for p in sorted(processes)] for cell in cells])
+        deviations_CP = logs_CP - logs_CP.mean(axis=1, keepdims=True)
+        n_cells, df = len(cells), len(processes) - 1
+        together = n_cells * float((deviations_CP.mean(axis=0) ** 2).sum()) / df
+        apart = 0.0
+        if n_cells > 1:
+            apart = float(((deviations_CP - deviations_CP.mean(axis=0)) ** 2).sum()) / ((n_cells - 1) * df)
+        weights.append(n_cells)
+        variances.append((together + (n_cells - 1) * apart) / n_cells)
+        squares.append(together**2 / df + ((n_cells - 1) * apart) ** 2 / (max(1, n_cells - 1) * df))
+    if not weights:
+        return None
+    total = float(np.dot(weights, variances))
+    return Spread(total / sum(weights), total**2 / sum(squares) if sum(squares) > 0 else math.inf)
+
+
+def estimate(values: Mapping[int, Sequence[float]], spread: Spread | None, floor: float = UNMEASURED_FLOOR) -> Estimate:
+    """A cell's estimate from its positive values by process, in the order they were taken, and its kind's `Spread`.
+
+    With several complete processes the variance is the larger of the cell's own and the pooled one: in simulation the
+    pooled one alone covers 93% where the cells of a kind are unequally noisy, the larger one at least 95%.
+    """
+    complete = logs_of(values)
+    count = sum(len(v) for v in values.values())
+    if len(complete) > 1:
+        logs_P = np.array(list(complete.values()))
+        assert spread is not None, "several processes have a spread"
+        variance = max(float(logs_P.var(ddof=1)), spread.variance) / len(complete)
+        return Estimate(float(logs_P.mean()), variance, spread.df, len(complete), count, floor)
+    only = max(values.values(), key=len)
+    logs_R = np.log(np.asarray(only, dtype=np.float64))
+    error = median_error(logs_R)
+    widened = widening(logs_R) > 1 or two_modes(logs_R) is not None
+    return Estimate(float(np.median(logs_R)), error**2, max(1, len(only) - 1), 1, len(only), floor, widened)
+
+
+def logs_of(values: Mapping[int, Sequence[float]], least: int = LEAST_REPETITIONS) -> dict[int, float]:
+    """The log median of each process that has enough repetitions."""
+    return {p: float(np.median(np.log(v))) for p, v in values.items() if len(v) >= least}
+
+
+# ---------------------------------------------------------------- the cells of a run
+
+
+def is_launch_bound(sample: Sample) -> bool:
+    """Whether a forward of this repetition is so small that launching it takes longer than computing it."""
+    return sample.positions < LAUNCH_BOUND_POSITIONS * max(1, sample.forwards)
+
+
+def kind_of(result: CellResult) -> Hashable:
+    """Equal for cells whose processes vary alike: model, engine, launch-bound or not."""
+    return result.cell.model.identity, result.cell.engine, is_launch_bound(result.timed[0])
+
+
+def floor_of(result: CellResult, selfcheck: Selfcheck | None) -> float:
+    """The noise floor of this cell's engine and kind of work, as measured by `selfcheck`."""
+    if selfcheck is None:
+        return UNMEASURED_FLOOR
+    measured = selfcheck.floor(result.cell.engine, is_launch_bound(result.timed[0]))
+    return UNMEASURED_FLOOR if measured is None else measured
+
+
+def is_disturbed(result: CellResult) -> bool:
+    """Whether too many repetitions ran beside other processes on the device, or on a device that was too hot."""
+    met = [bool(s.other_processes) or "thermal" in (s.throttle or "").lower() for s in result.timed]
+    return sum(met) > MOST_DISTURBED * len(met)
+
+
+def usable(result: CellResult | None) -> bool:
+    """Whether a cell has timed repetitions and did not fail."""
+    return result is not None and result.status in ("ok", None) and any(s.latency_s > 0 for s in result.timed)
+
+
+def latencies(results: Sequence[CellResult], selfcheck: Selfcheck | None = None) -> dict[str, Estimate]:
+    """The latency in seconds of every usable cell, by id, with variances pooled over the cells given."""
+    times = {
+        r.cell.id: {
+            process: [s.latency_s for s in samples if s.latency_s > 0]
+            for process, samples in group_by(r.timed, lambda s: s.process_id).items()
+        }
+        for r in results
+        if usable(r)
+    }
+    found = {}
+    for cells in group_by([r for r in results if usable(r)], kind_of).values():
+        spread = spread_of([logs_of(times[r.cell.id]) for r in cells])
+        for result in cells:
+            own = estimate(times[result.cell.id], spread, floor_of(result, selfcheck))
+            found[result.cell.id] = replace(own, is_disturbed=is_disturbed(result))
+    return found
+
+
+def energies(results: Sequence[CellResult], selfcheck: Selfcheck | None = None) -> dict[str, Estimate]:
+    """The energy in joules of one generation of every cell that has windows, by id: means over processes.
+
+    A process counts by the mean of its windows; with fewer than two processes there is no error and no interval.
+    """
+    joules = {
+        r.cell.id: {
+            process: [sum(w.energy_j * w.repetitions for w in windows) / sum(w.repetitions for w in windows)]
+            for process, windows in group_by(r.energy, lambda w: w.process_id).items()
+        }
+        for r in results
+        if usable(r) and r.energy
+    }
+    found = {}
+    for cells in group_by([r for r in results if r.cell.id in joules], kind_of).values():
+        logs = {r.cell.id: logs_of(joules[r.cell.id], least=1) for r in cells}
+        spread = spread_of(list(logs.values()))
+        for result in cells:
+            logs_P = np.array(list(logs[result.cell.id].values()))
+            n = len(logs_P)
+            variance, df = math.nan, 1.0
+            if n > 1 and spread is not None:
+                variance, df = max(float(logs_P.var(ddof=1)), spread.variance) / n, spread.df
+            found[result.cell.id] = Estimate(float(logs_P.mean()), variance, df, n, n, floor_of(result, selfcheck))
+    return found

@@ -1,0 +1,168 @@
+"""Which model wins where, decided once: everything that is said or drawn of a verdict is a view of its record.
+
+The verdict on a curve is at equal quality. It is given only where everything uncertain points the same way: every step
+count at which parity may lie must be faster than the baseline, or every one slower. Anything else is undecided, and
+the record says what would settle it. The verdicts of a report are one family: they are tested together by Holm's
+step-down procedure (Scandinavian Journal of Statistics 6, 1979), so that a report gives a false one in at most 5%.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from dlmbench.analysis.parity import ALPHA, LEAST_PROMPTS, Outcome, plausible_steps
+from dlmbench.analysis.results import RANDOM_WEIGHTS, Curve, MetricParity
+from dlmbench.analysis.stats import Interval
+
+VerdictOutcome = Literal["diffusion", "baseline", "undecided"]
+Pace = Literal["faster", "slower", "unclear", "unknown"]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The verdict on one curve: diffusion at one batch size and length, over its step counts.
+
+    reason: why, as a clause. settles: what would settle it, "" where it is settled. alpha: the two-sided level it was
+    tested at. metric, margin: of the parity it rests on, None where quality is not known. low_steps, high_steps: the
+    range of S_parity at that level. speed: the baseline's latency over diffusion's at S_parity, over that range.
+    faster_steps, slower_steps: the step counts shown to be so, whatever the quality. evidence: ids of the cells.
+    """
+
+    label: str
+    baseline: str | None
+    batch_size: int
+    prompt_tokens: int
+    new_tokens: int
+    outcome: VerdictOutcome
+    reason: str
+    settles: str
+    alpha: float
+    metric: str | None
+    margin: float | None
+    parity: Outcome | None
+    parity_steps: int | None
+    low_steps: int | None
+    high_steps: int | None
+    speed: Interval | None
+    faster_steps: tuple[int, ...]
+    slower_steps: tuple[int, ...]
+    break_even: str
+    evidence: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Decision:
+    """The outcome of the tests at one level."""
+
+    outcome: VerdictOutcome
+    reason: str
+    settles: str = ""
+
+
+def verdicts_of(curves: Sequence[Curve]) -> tuple[Verdict, ...]:
+    """The verdict on every curve by its headline metric at its leading margin, tested together."""
+    found: dict[int, Verdict] = {}
+    while left := [i for i in range(len(curves)) if i not in found]:
+        alpha = ALPHA / len(left)
+        tested = {i: verdict_of(curves[i], curves[i].headline(), alpha) for i in left}
+        settled = {i: v for i, v in tested.items() if v.outcome != "undecided"}
+        found |= settled or tested
+    return tuple(found[i] for i in range(len(curves)))
+
+
+def verdict_of(curve: Curve, shown: MetricParity | None, alpha: float = ALPHA) -> Verdict:
+    """The verdict on `curve` by one metric and margin at the two-sided level `alpha`."""
+    decision = _decide(curve, shown, alpha)
+    at = shown.parity.at(alpha) if shown else None
+    line, base = curve.break_even, curve.baseline
+    measured = [p for p in curve.points if p.cell.steps is not None]
+    return Verdict(
+        label=curve.label,
+        baseline=base.cell.model.key if base else None,
+        batch_size=curve.batch_size,
+        prompt_tokens=curve.prompt_tokens,
+        new_tokens=curve.new_tokens,
+        outcome=decision.outcome,
+        reason=decision.reason,
+        settles=decision.settles,
+        alpha=alpha,
+        metric=shown.metric.name if shown else None,
+        margin=shown.parity.delta if shown else None,
+        parity=at.outcome if at else None,
+        parity_steps=at.steps if at else None,
+        low_steps=at.low_steps if at else None,
+        high_steps=at.high_steps if at else None,
+        speed=shown.latency_ratio if shown else None,
+        faster_steps=tuple(p.cell.steps for p in measured if p.cell.steps and p.pace == "faster"),
+        slower_steps=tuple(p.cell.steps for p in measured if p.cell.steps and p.pace == "slower"),
+        break_even=line.text() if line else "not known",
+        evidence=tuple(c.cell.id for c in (*([base] if base else []), *curve.points)),
+    )
+
+
+def pace(curve: Curve, steps: int, alpha: float = ALPHA) -> Pace:
+    """Whether diffusion with `steps` steps is shown to be faster or slower than the baseline.
+
+    A step count that was not timed is slower if a smaller one is, and faster if a larger one is: steps take time.
+    """
+    point = curve.at(steps)
+    if point is not None and point.ratio is not None:
+        return "faster" if point.ratio.is_above(alpha) else "slower" if point.ratio.is_below(alpha) else "unclear"
+    timed = [(p.cell.steps or 0, p.ratio) for p in curve.points if p.ratio is not None]
+    if any(k < steps and ratio.is_below(alpha) for k, ratio in timed):
+        return "slower"
+    return "faster" if any(k > steps and ratio.is_above(alpha) for k, ratio in timed) else "unknown"
+
+
+def worse_but_faster(curve: Curve, alpha: float = ALPHA) -> tuple[int, ...]:
+    """The step counts at which diffusion is faster than the baseline and its text is worse than the margin allows."""
+    lead = curve.headline()
+    if lead is None or not lead.parity.decides:
+        return ()
+    worse = [p.steps for p in lead.parity.points if p.p_worse_jointly <= alpha / 2]
+    return tuple(k for k in worse if pace(curve, k, alpha) == "faster")
+
+
+_MORE_PROMPTS = "more prompts"
+_MORE_PROCESSES = "more processes, or a larger difference in time"
+
+
+def _decide(curve: Curve, shown: MetricParity | None, alpha: float) -> Decision:
+    if shown is None:
+        if curve.weights == "random":
+            return Decision("undecided", RANDOM_WEIGHTS, "trained weights")
+        return Decision("undecided", "quality was not measured for both models", "scores of both models")
+    parity, found = shown.parity, shown.parity.at(alpha)
+    if not parity.decides:
+        few = f"{parity.n} prompts are too few for a verdict on quality"
+        return Decision("undecided", few, f"{LEAST_PROMPTS} prompts or more")
+    steps, beyond = plausible_steps(parity, alpha)
+    paces = {pace(curve, k, alpha) for k in steps}
+    if "unknown" in paces or not curve.timed:
+        return Decision("undecided", "the two were not both timed where quality may be equal", "times at those steps")
+    largest = parity.points[-1].steps
+    # There are never more steps than new tokens, and every further step takes longer.
+    all_steps_tried = largest >= curve.new_tokens
+    out_of_reach = all_steps_tried or pace(curve, largest, alpha) == "slower"
+    span = (f"K={steps[0]}" if len(steps) == 1 else f"K={steps[0]} to {steps[-1]}") if steps else ""
+    if found.steps is not None:
+        if paces == {"faster"}:
+            return Decision("diffusion", f"as good and faster at {span}")
+        if paces == {"slower"}:
+            return Decision("baseline", f"as good only from {span} on, and slower there")
+        if paces >= {"faster", "slower"}:
+            return Decision("undecided", f"parity lies at {span}, where the faster model changes", _MORE_PROMPTS)
+        return Decision("undecided", f"as good at {span}, where the times are not shown to differ", _MORE_PROCESSES)
+    if found.outcome == "not_reached" and out_of_reach:
+        if all_steps_tried:
+            return Decision("baseline", f"diffusion is worse at every K up to {largest}, a step for every token")
+        return Decision("baseline", f"diffusion is worse up to K={largest}, and slower from there on")
+    if paces <= {"slower"} and (not beyond or out_of_reach):
+        if not steps:
+            return Decision("baseline", f"diffusion is as good beyond K={largest} at best, and slower from there on")
+        return Decision("baseline", f"diffusion may be as good from K={steps[0]} on, but is slower there")
+    if found.outcome == "not_reached":
+        return Decision("undecided", f"diffusion is worse up to K={largest}, still not slower there", "larger K")
+    return Decision("undecided", "whether diffusion is as good where it is faster is not known", _MORE_PROMPTS)
