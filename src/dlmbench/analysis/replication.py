@@ -87,9 +87,11 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Ratio:
-    """One estimate over another. floor: the share by which the ratio must differ from 1 beyond its interval.
+    """One estimate over another. suffices: False where too little was measured for any verdict.
 
-    suffices: False where too little was measured for any verdict.
+    floor: the share by which equal code in two processes may differ, 0 where the variance is that between processes. It
+    bounds 95% of such ratios, so it enters the test as a variance: a single ratio must exceed it, one of many must
+    exceed it by more. In simulation a fixed threshold gave a false verdict in 19% of reports of 12 cells.
     """
 
     log: float
@@ -105,13 +107,14 @@ class Ratio:
 
     @property
     def p_value(self) -> float:
-        """Two-sided, that the true ratio is within the noise floor of 1; 1 where too little was measured."""
+        """Two-sided, that the true ratio is 1 but for the noise floor; 1 where too little was measured."""
         if not self.suffices:
             return 1.0
-        beyond = abs(self.log) - math.log1p(self.floor)
-        if self.variance == 0:
-            return 0.0 if beyond > 0 else 1.0
-        return float(min(1.0, 2 * special.stdtr(self.df, -beyond / math.sqrt(self.variance))))
+        variance = self.variance + (math.log1p(self.floor) / float(special.ndtri((1 + CONFIDENCE) / 2))) ** 2
+        if variance == 0:
+            return 1.0 if self.log == 0 else 0.0
+        df = self.df * (variance / self.variance) ** 2 if self.variance > 0 else math.inf
+        return float(2 * special.stdtr(df, -abs(self.log) / math.sqrt(variance)))
 
     def interval(self, confidence: float = CONFIDENCE) -> Interval:
         """The ratio with its t interval, without the floor."""
