@@ -249,7 +249,9 @@ def _studentised_points(
         ParityPoint(
             steps=k,
             value=score.value,
-            gap=Interval(float(gap), *((gap - high * error, gap - low * error) if known else (math.nan, math.nan))),
+            gap=Interval(
+                float(gap), *map(float, (gap - high * error, gap - low * error) if known else (math.nan, math.nan))
+            ),
             p_good=_p_value(~(t_D < t)),
             p_worse=_p_value(~(t_D > t)),
             p_worse_jointly=_p_value(~(lowest_D > t)),
