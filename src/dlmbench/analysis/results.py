@@ -146,7 +146,7 @@ class MetricParity:
 class Curve:
     """A target over its step counts, all else equal: one (sampler, knobs, B, P, G), with its baseline.
 
-    quality_baseline: the baseline's quality; it may come from another batch size, because texts do not depend on it.
+    quality_baseline: the baseline whose quality is compared; of another batch size only where this one was not scored.
     missing: what could not be computed, and why.
     """
 
