@@ -164,7 +164,7 @@ def test_energy_and_throughput_at_equal_quality():
 
     def metered(result, processes=(7, 8, 9)):
         seconds = result.timed[0].latency_s
-        windows = (EnergyWindow(result.cell.id, p, 40, 40 * seconds, watts * seconds, 40) for p in processes)
+        windows = (EnergyWindow(result.cell.id, p, 40, 40 * seconds, 40 * watts * seconds, 40) for p in processes)
         return replace(result, energy=tuple(windows))
 
     curve = analyse(replace(run, results=tuple(map(metered, run.results)))).curves[0]

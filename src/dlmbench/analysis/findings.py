@@ -216,7 +216,7 @@ def _energy_above_cap(run: Run) -> Iterator[Finding]:
     if not cap_w:
         return
     for result in run.results:
-        powers = [w.energy_j * w.repetitions / w.region_s for w in result.energy]
+        powers = [window.energy_j / window.region_s for window in result.energy]
         if powers and (power_w := max(powers)) > (1 + CAP_MARGIN) * cap_w:
             message = f"its energy implies {power_w:.0f} W, above the board's power cap of {cap_w:.0f} W"
             hint = "its counter was read at a bad moment: trust energy of longer generations"

@@ -257,7 +257,7 @@ def energies(results: Sequence[CellResult], selfcheck: Selfcheck | None = None) 
     """
     joules = {
         r.cell.id: {
-            process: [sum(w.energy_j * w.repetitions for w in windows) / sum(w.repetitions for w in windows)]
+            process: [sum(w.energy_j for w in windows) / sum(w.repetitions for w in windows)]
             for process, windows in group_by(r.energy, lambda w: w.process_id).items()
         }
         for r in results

@@ -72,6 +72,6 @@ def _run(
     from dlmbench.cli.report import conclude
 
     console.left_out(plan.left_out)
-    with console.measuring(experiment.name, experiment.protocol.rounds, plan, output_dir) as progress:
+    with console.measuring(experiment.name, experiment.protocol, plan, output_dir) as progress:
         session.run(experiment, plan, output_dir, progress, machine or AS_FOUND, try_oom=try_oom)
     conclude(output_dir)

@@ -25,7 +25,7 @@ from dlmbench.types.records import (
     CellStatus,
     CommitOrder,
     ConvertedScore,
-    EnergyPass,
+    EnergyWindow,
     Environment,
     Finding,
     Generation,
