@@ -93,27 +93,19 @@ def _slow_start(result: CellResult) -> Remarks:
 
 
 def _drift(result: CellResult) -> Remarks:
-    """Rounds of the same cell that differ: the machine changed while it was being measured."""
-    groups = sorted(group_by(result.timed, lambda s: s.round).items())
-    rounds = [[s.latency_s for s in g] for _, g in groups if len(g) >= 4]
-    if len(rounds) < 2:
-        return
-    span = _span_of_medians(rounds)
-    if span > SLOWER_SHARE and _scipy.kruskal(*rounds).pvalue < SIGNIFICANCE:
-        hint = "let the machine settle, fix its clocks, keep other work off it; then run again into a new folder"
-        yield "drift", "warning", f"the median latency differs by {span:.0%} between rounds", hint
+    """Rounds of the same cell in one process that differ: the machine changed while it was being measured."""
+    for samples in group_by(result.timed, lambda s: s.process_id).values():
+        rounds = [[s.latency_s for s in g] for g in group_by(samples, lambda s: s.round).values() if len(g) >= 4]
+        if len(rounds) < 2:
+            continue
+        span = _span_of_medians(rounds)
+        if span > SLOWER_SHARE and _scipy.kruskal(*rounds).pvalue < SIGNIFICANCE:
+            hint = "let the machine settle, fix its clocks, keep other work off it; then run again into a new folder"
+            yield "drift", "warning", f"the median latency differs by {span:.0%} between rounds", hint
 
 
-def _processes(result: CellResult) -> Remarks:
+def _processes_differ(result: CellResult) -> Remarks:
     groups = group_by(result.timed, lambda s: s.process_id).values()
-    if not result.timed:
-        return
-    if len(groups) < LEAST_PROCESSES:
-        message = (
-            f"measured in {len(groups)} process{'es' if len(groups) > 1 else ''}: its interval holds within it only"
-        )
-        hint = f"set processes: {LEAST_PROCESSES} or more in the protocol for a claim about the machine"
-        yield "few_processes", "info", message, hint
     if len(groups) > 1 and (span := _span_of_medians([[s.latency_s for s in g] for g in groups])) > SLOWER_SHARE:
         message = f"the medians of its {len(groups)} processes differ by {span:.1%}"
         yield "processes_differ", "warning", message, "look for other work on the machine; add processes"
@@ -203,6 +195,17 @@ def _controls(run: Run) -> Iterator[Finding]:
             message = f"{name} differs: baseline {', '.join(sorted(ours))}; target {', '.join(sorted(theirs))}"
             hint = "use the same for both models, or read the difference as part of the result"
             yield Finding("controls_differ", "warning", None, message, hint)
+
+
+def _few_processes(run: Run) -> Iterator[Finding]:
+    counts = [len({s.process_id for s in r.timed}) for r in run.results if r.timed]
+    few = [n for n in counts if n < LEAST_PROCESSES]
+    if few:
+        message = f"{len(few)} of {len(counts)} cells were measured in fewer than {LEAST_PROCESSES} processes"
+        hint = (
+            f"their intervals hold within the process only; set processes: {LEAST_PROCESSES} for a claim on the machine"
+        )
+        yield Finding("few_processes", "info", None, message, hint)
 
 
 def _node_shared(run: Run) -> Iterator[Finding]:
@@ -312,7 +315,7 @@ _CELL_CHECKS: tuple[Callable[[CellResult], Remarks], ...] = (
         _repetitions,
         _slow_start,
         _drift,
-        _processes,
+        _processes_differ,
         _dependence,
         _disturbed,
         _tokens_short,
@@ -321,6 +324,6 @@ _CELL_CHECKS: tuple[Callable[[CellResult], Remarks], ...] = (
     ),
 )
 _RUN_CHECKS: tuple[Callable[[Run], Iterator[Finding]], ...] = (
-    *(_unmeasured, _controls, _node_shared, _energy_above_cap, _random_weights, _too_few_prompts),
+    *(_unmeasured, _controls, _few_processes, _node_shared, _energy_above_cap, _random_weights, _too_few_prompts),
     *(_tokens_differ, _degenerate, _better_than_truth, _self_judged),
 )
