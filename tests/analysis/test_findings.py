@@ -109,9 +109,9 @@ def test_failed_and_unmeasured_cells():
 @pytest.mark.parametrize("field", ["precision", "attention", "engine", "prompts"])
 def test_controls_that_differ(field):
     other = replace(target_cell(8), **{field: "other"})
-    found = codes_but_processes(run_of(measured(baseline_cell(), STEADY), measured(other, STEADY)))
-    assert found == {"controls_differ"}
-    assert "other" in found[0].message
+    run = run_of(measured(baseline_cell(), STEADY), measured(other, STEADY))
+    assert codes_but_processes(run) == {"controls_differ"}
+    assert "other" in findings(run)[0].message
 
 
 def test_repetition_above_the_baselines_is_degenerate():

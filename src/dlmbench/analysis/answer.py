@@ -1,270 +1,225 @@
-"""The answer of a run in plain English, from its study alone.
+"""The answer of a run: a headline and one row per workload. Console, page and document print these and say no more.
 
-Four questions in the reader's order: which regimes were measured and who wins in each, how many steps does diffusion
-need to write as well as the baseline, is it faster there, and up to how many steps is it faster at all. Only what was
-measured is stated; what was not is named.
+Everything here is read from the verdicts and curves; nothing is decided here. A workload is a batch size with its
+lengths. It is judged over all diffusion settings that were measured for it: the row shows the best of them and says how
+the others ended, so that none is hidden.
 """
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from dlmbench import registry
-from dlmbench.analysis.parity import Parity
-from dlmbench.analysis.quality import metric_for
-from dlmbench.analysis.results import RANDOM_WEIGHTS, CellSummary, Curve, MetricParity, Study, group_by
-from dlmbench.analysis.stats import Interval
-from dlmbench.analysis.winners import batches_text, regimes, winner_of, worse_but_faster
+from dlmbench.analysis.results import Curve, Study
+from dlmbench.analysis.stats import Interval, group_by
+from dlmbench.analysis.verdict import Verdict
 
-# Beyond so many settings a paragraph is no longer read; the others are counted and are in the table.
-MOST_SETTINGS = 6
-# From such a distance between a median and the line on, the break-even is only a rough value.
-POOR_FIT = 0.1
+COLUMNS = {
+    "workload": "batch and lengths",
+    "as_good_from": "as good from K",
+    "speed_there": "speed there",
+    "faster_up_to": "faster only up to k*",
+    "verdict": "how sure",
+    "settles": "what would settle it",
+}
+# Beyond so many different claims the headline names the best and the worst; the rows have them all.
+MOST_CLAIMS = 3
+_WINNERS = {"diffusion": "diffusion wins", "baseline": "the baseline wins", "undecided": "undecided"}
 
 
-def answer(study: Study) -> str:
-    """Summary for new readers: the verdict of each regime, then parity, speedup and break-even behind it."""
+@dataclass(frozen=True)
+class AnswerRow:
+    """One workload as text. id: of the workload; the id of a value is this and the name of its column."""
+
+    id: str
+    workload: str
+    as_good_from: str
+    speed_there: str
+    faster_up_to: str
+    verdict: str
+    settles: str
+
+    def cells(self) -> list[tuple[str, str]]:
+        """(value id, text) of each column in the order of `COLUMNS`."""
+        return [(f"{self.id}.{name}", getattr(self, name)) for name in COLUMNS]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The headline, the rows in order of lengths and batch size, and notes that concern all of them."""
+
+    headline: str
+    rows: tuple[AnswerRow, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def text(self) -> str:
+        """All of it as plain text, a paragraph for each part."""
+        rows = (f"{r.workload}: {'; '.join(f'{COLUMNS[n]} {t}' for n, t in _named(r) if t)}." for r in self.rows)
+        return "\n\n".join([self.headline, *rows, *self.notes])
+
+
+def _named(row: AnswerRow) -> list[tuple[str, str]]:
+    return [(name, getattr(row, name)) for name in COLUMNS if name != "workload"]
+
+
+def answer_of(study: Study) -> Answer:
+    """The answer of `study`; without a comparison the headline says what is missing."""
     if not study.curves:
-        reason = "; ".join(study.missing) or "no cell has a step count"
-        return f"There is nothing to compare yet: {reason}."
-    models = " and ".join(dict.fromkeys(c.model for c in study.curves))
+        missing = "; ".join(study.missing) or "no cell has a step count"
+        return Answer(f"There is nothing to compare yet: {missing}.")
     if not study.baselines:
-        return (
-            f"{models} was measured alone. Without an autoregressive baseline in the run there is no parity, "
-            "no speedup and no break-even."
-        )
-    groups = group_by(study.curves, lambda c: (c.label, c.lengths)).values()
-    against = f"{models} (diffusion) against {study.baselines[0].cell.model.key} (autoregressive)."
-    paragraphs = [" ".join([against, *regimes(study.curves)])]
-    shown = 0
-    # The best known first, because the last may be truncated: with quality, then by their break-even.
-    for curves in sorted(groups, key=lambda g: min((c.headline() is None, c.rank) for c in g)):
-        if shown and shown + len(curves) > MOST_SETTINGS:
-            continue
-        shown += len(curves)
-        paragraphs.append(" ".join(_group(curves, name_it=len(groups) > 1)))
-    last = []
-    if rest := len(study.curves) - shown:
-        last.append(f"{rest} more of {len(study.curves)} settings are in the table, not in this answer.")
+        models = " and ".join(dict.fromkeys(c.model for c in study.curves))
+        return Answer(f"{models} was measured alone: a comparison needs an autoregressive baseline.")
+    pairs = list(zip(study.curves, study.verdicts, strict=True))
+    workloads = group_by(pairs, lambda pair: (*pair[0].lengths, pair[0].batch_size))
+    found = [(at, _best(group), [v for _, v in group]) for at, group in sorted(workloads.items())]
+    one_length = len({at[:2] for at, _, _ in found}) == 1
+    places = [f"batch {at[2]}" if one_length else f"batch {at[2]} with {at[0]}+{at[1]} tokens" for at, _, _ in found]
+    return Answer(
+        headline(places, [best for _, best, _ in found]),
+        tuple(_row(at, *best, verdicts) for at, best, verdicts in found),
+        tuple(_notes(study)),
+    )
+
+
+def _best(pairs: Sequence[tuple[Curve, Verdict]]) -> tuple[Curve, Verdict]:
+    """The setting most favourable to diffusion: by verdict, then by speed at parity, then by break-even."""
+    order = ("baseline", "undecided", "diffusion")
+
+    def merit(pair: tuple[Curve, Verdict]) -> tuple[int, float, float]:
+        curve, verdict = pair
+        speed = verdict.speed.value if verdict.speed else 0.0
+        return order.index(verdict.outcome), speed, (curve.break_even and curve.break_even.steps) or 0.0
+
+    return max(pairs, key=merit)
+
+
+# ---------------------------------------------------------------- numbers
+
+
+def rounded(interval: Interval) -> str:
+    """A value with as many digits as its interval allows, two of the interval's width; three digits without one."""
+    width = interval.high - interval.low
+    if not width > 0:  # also where an end is unknown
+        return f"{interval.value:.3g}"
+    digits = 1 - math.floor(math.log10(width))
+    return f"{round(interval.value, digits):,.{max(0, digits)}f}"
+
+
+def times_faster(speed: Interval) -> str:
+    """A speed relative to the baseline as "2.5x faster" or "3.1x slower"."""
+    if speed.value >= 1:
+        return f"{rounded(speed)}x faster"
+    return f"{rounded(Interval(1 / speed.value, 1 / speed.high, 1 / speed.low))}x slower"
+
+
+# ---------------------------------------------------------------- the headline
+
+
+def headline(places: Sequence[str], best: Sequence[tuple[Curve, Verdict]]) -> str:
+    """What a person would say first, from the best setting of each workload; workloads that ended alike together."""
+    if all(verdict.metric is None for _, verdict in best):
+        ranked = sorted(zip(best, places, strict=True), key=lambda item: _share_faster(item[0][0]), reverse=True)
+        groups = group_by([(_speed_alone(*pair), place) for pair, place in ranked], lambda item: item[0])
+        claims = [f"{claim} at {_listed([place for _, place in group])}" for claim, group in groups.items()]
+        if len(claims) > MOST_CLAIMS:
+            claims = [f"at best {claims[0]}", f"at worst {claims[-1]}"]
+        return f"Speed only: {'; '.join(claims)}."
+    groups = group_by(zip((_at_equal_quality(*pair) for pair in best), places, strict=True), lambda pair: pair[0])
+    return " ".join(f"{claim} at {_listed([place for _, place in group])}." for claim, group in groups.items())
+
+
+def _share_faster(curve: Curve) -> float:
+    """The share of the steps up to which diffusion is faster."""
+    line = curve.break_even
+    return (line.steps or 0.0) / curve.new_tokens if line else 0.0
+
+
+def _at_equal_quality(curve: Curve, verdict: Verdict) -> str:
+    if verdict.outcome == "undecided":
+        return "Not decided"
+    if verdict.speed is not None:
+        return f"At near-equal quality {curve.model} is {times_faster(verdict.speed)}"
+    if verdict.parity == "not_reached":
+        return f"{curve.model} does not reach near-equal quality"
+    return f"{curve.model} is slower wherever its quality could be near-equal"
+
+
+def _speed_alone(curve: Curve, verdict: Verdict) -> str:
+    line = curve.break_even
+    if line is not None and line.steps is not None and curve.timed:
+        if line.steps < (curve.timed[0].cell.steps or 0):
+            return "slower at every step count measured"
+        about = "about " if line.is_rough else ""
+        return f"faster up to {about}{min(line.steps, curve.new_tokens):.0f} of {curve.new_tokens} steps"
+    known = ", ".join(f"K={k}" for k in verdict.faster_steps)
+    return f"faster with {known}" if known else "not shown to be faster"
+
+
+def _listed(parts: Sequence[str]) -> str:
+    """ "batch 1, 4 and 8": what the parts begin with alike is said once."""
+    words = parts[0].split()[0] if all(" " in p and p.split()[0] == parts[0].split()[0] for p in parts) else ""
+    rest = [p.removeprefix(words).strip() for p in parts]
+    joined = rest[0] if len(rest) == 1 else f"{', '.join(rest[:-1])} and {rest[-1]}"
+    return f"{words} {joined}".strip()
+
+
+# ---------------------------------------------------------------- the rows
+
+
+def _row(at: tuple[int, int, int], curve: Curve, verdict: Verdict, settings: Sequence[Verdict]) -> AnswerRow:
+    prompt, new, batch = at
+    processes = min((p.latency.processes for p in (*curve.timed, curve.baseline) if p and p.latency), default=0)
+    sure = f"{_WINNERS[verdict.outcome]}: {verdict.reason}"
+    if processes == 1:
+        sure += " (within one process)"
+    if len(settings) > 1:
+        counts = Counter(_WINNERS[v.outcome] for v in settings)
+        sure += f"; of {len(settings)} settings: " + ", ".join(f"{text} in {n}" for text, n in counts.items())
+    return AnswerRow(
+        id=f"b{batch}-p{prompt}-g{new}",
+        workload=f"{batch}, {prompt}+{new} tokens",
+        as_good_from=_parity(verdict, curve),
+        speed_there=_speed(verdict.speed),
+        faster_up_to=verdict.break_even,
+        verdict=sure,
+        settles=verdict.settles,
+    )
+
+
+def _parity(verdict: Verdict, curve: Curve) -> str:
+    if verdict.parity is None:
+        return "not measured"
+    largest = curve.points[-1].cell.steps
+    if verdict.parity == "not_reached":
+        return f"not up to {largest}"
+    low, high = verdict.low_steps, verdict.high_steps
+    if verdict.parity_steps is not None:
+        at = f"{verdict.parity_steps}" + (" or fewer" if verdict.parity == "reached_at_smallest" else "")
+        return at if low == verdict.parity_steps else f"{at} (perhaps {low})"
+    if low is None:
+        return f"beyond {largest}, or nowhere"
+    return f"undecided: {low} to {high or f'beyond {largest}'}"
+
+
+def _speed(speed: Interval | None) -> str:
+    if speed is None:
+        return "not known"
+    text = f"{rounded(speed)}x the baseline's"
+    if not speed.is_known:
+        return text
+    ends = (rounded(Interval(end, speed.low, speed.high)) for end in (speed.low, speed.high))
+    return f"{text} ({' to '.join(ends)})"
+
+
+def _notes(study: Study) -> list[str]:
+    notes = []
+    lead = next((p.metric for c in study.curves if (p := c.headline())), None)
+    if lead is not None:
+        margin = "a perplexity up to {:.0%} higher" if lead.log_scale else "up to {:g} worse"
+        notes.append(f"As good: by {lead.phrase}, {margin.format(lead.margin)}, on the same prompts.")
     if study.others:
-        last.append(
-            f"{len(study.others)} settings whose sampler chooses its own number of steps have no place on a curve "
-            "over K; they are in the table."
-        )
-    return "\n\n".join(filter(None, [*paragraphs, " ".join(last)]))
-
-
-def _group(curves: Sequence[Curve], name_it: bool) -> list[str]:
-    """The curves that differ only in batch size: quality once, then speed by batch size, then the verdict."""
-    first = curves[0]
-    where = f"With {first.new_tokens} new tokens after prompts of {first.prompt_tokens}"
-    if name_it:
-        where += f" ({first.label})"
-    sentences = [f"{where}: {_quality(first)}."]
-    difference = why_parities_differ(first)
-    if difference:
-        sentences.append(difference)
-    speeds = _at_parity(curves)
-    sentences += [*speeds, *_break_even(curves, with_speeds=not speeds)]
-    verdicts = group_by(curves, _verdict)
-    for verdict, group in verdicts.items():
-        at = f"at {batches_text(c.batch_size for c in group)} " if len(verdicts) > 1 else ""
-        if verdict:
-            sentences.append(f"So {at}{verdict}.")
-    return sentences
-
-
-# ---------------------------------------------------------------- quality
-
-
-def _quality(curve: Curve) -> str:
-    lead = curve.headline()
-    if lead is None:
-        if curve.weights == "random":
-            return RANDOM_WEIGHTS
-        return "quality was not measured for both models, so parity is unknown"
-    metric, parity = lead.metric, lead.parity
-    base = curve.quality_baseline.cell.model.key if curve.quality_baseline else "the baseline"
-    if parity.reached:
-        text = f"S_parity, the diffusion steps needed to match {base} by {metric.phrase}, is {parity.steps}"
-        if parity.outcome == "reached_at_smallest":
-            text += " or fewer (the smallest K measured already does)"
-    else:
-        text = f"quality parity (S_parity) with {base} by {metric.phrase} is {lead.outcome_text} ({gap_text(lead)})"
-    if parity.literal_steps is not None and parity.literal_steps != parity.steps:
-        text += f"; K={parity.literal_steps} passes by itself, but a larger K does not"
-    if not parity.is_monotone:
-        text += "; more steps do not always help here"
-    if not parity.reached:
-        allowing = [p for p in curve.parities if p.metric == metric and p.parity.delta]
-        text += "".join(f"; allowing {p.margin_text}, it is {p.outcome_text}" for p in allowing)
-    return text + f" (tested on {parity.n} prompt{'' if parity.n == 1 else 's'})"
-
-
-def gap_text(shown: MetricParity) -> str:
-    """How far diffusion is from the baseline at its largest step count, with the interval."""
-    last = shown.parity.points[-1]
-    gap, direction = last.gap, "better"
-    if gap.value < 0:
-        gap, direction = Interval(-gap.value, -gap.high, -gap.low), "worse"
-    text = f"at K={last.steps} it is {gap.value:.3g} {shown.metric.unit} {direction}, "
-    text += f"95% interval {gap.low:.3g} to {gap.high:.3g}" if gap.is_known else "a single prompt, so no interval"
-    if shown.metric.log_scale and direction == "worse":
-        text += f": a perplexity {math.expm1(gap.value):.0%} higher"
-    return text
-
-
-def _verdict(curve: Curve) -> str:
-    """Which model wins at this batch size, at equal quality (margin 0); empty where quality is not known."""
-    if curve.headline() is None:
-        return ""
-    found = winner_of(curve)
-    if found.verdict == "diffusion":
-        return f"diffusion wins: {found.reason}"
-    winner = "the baseline wins" if found.verdict == "baseline" else "no winner is known"
-    faster = worse_but_faster(curve)
-    only = f"; diffusion can be faster here (K={', '.join(map(str, faster))}), but only with worse text"
-    return f"{winner}: {found.reason}{only if faster else ''}"
-
-
-# ---------------------------------------------------------------- why two metrics differ
-
-_QUESTIONS = (
-    "They ask different things. The likelihood rates the model as a scorer: how probable it finds the true text, word "
-    "by word, when it has K steps for it. Validity judges what the model wrote: the share of its own sentences that "
-    "break no rule of the source"
-)
-_SAFE_WRITER = (
-    "A model can write without mistakes by keeping to what it is sure of, and still find the less usual turns of true "
-    "text improbable"
-)
-_GOOD_SCORER = (
-    "A model can score well when it is given the true words and still slip when it has only its own: words chosen "
-    "in the same step do not see each other, and a slip stays"
-)
-_SUREST_FIRST = (
-    "Committing the surest words first helps writing more than scoring: the surprising words of a true text are left "
-    "to be guessed together"
-)
-
-
-def why_parities_differ(curve: Curve, delta: float = 0.0) -> str | None:
-    """Why parity by likelihood and by validity differ on `curve`; None where they agree or one was not measured.
-
-    A likelihood and a judgement of the generated text answer different questions. Where they name different step
-    counts, a reader should learn which question each has answered before taking the friendlier one.
-    """
-    scorer, writer = (curve.parity(metric_for(m), delta) for m in ("likelihood", "validity"))
-    if scorer is None or writer is None or _place(scorer.parity) == _place(writer.parity):
-        return None
-    by = f"By likelihood parity is {scorer.outcome_text}, by validity {writer.outcome_text}"
-    if "undecided" in (scorer.parity.outcome, writer.parity.outcome):
-        unsure = scorer if scorer.parity.outcome == "undecided" else writer
-        return f"{by}: {unsure.parity.n} prompts are too few to call this a contradiction. {_QUESTIONS}."
-    one, other = scorer.parity.steps, writer.parity.steps
-    if one is not None and (other is None or one <= other):
-        return ". ".join([by, _QUESTIONS, _GOOD_SCORER]) + "."
-    parts = [by, _QUESTIONS, _SAFE_WRITER]
-    if registry.attribute("commit", str(curve.points[0].cell.knob("commit")), "SUREST_FIRST", False):
-        parts.append(_SUREST_FIRST)
-    return ". ".join([*parts, _repetition(curve, writer)]) + "."
-
-
-def _place(parity: Parity) -> tuple[str, int | None]:
-    return ("reached" if parity.reached else parity.outcome, parity.steps)
-
-
-def _repetition(curve: Curve, writer: MetricParity) -> str:
-    """Whether the text that is valid also repeats itself, which validity does not punish."""
-    point = curve.at(writer.parity.steps) if writer.parity.steps else None
-    own, base = (c.quality_in(metric_for("repetition")) if c else None for c in (point, curve.quality_baseline))
-    if own is None or base is None:
-        return "Whether it plays safe by repeating itself was not measured"
-    figures = f"{own.value:.0%} of its 4-grams are repeated at K={writer.parity.steps}, the baseline's {base.value:.0%}"
-    if own.low is not None and base.high is not None and own.low > base.high:
-        return f"It also repeats itself, which no rule forbids: {figures}"
-    return f"It does not do so by repeating itself: {figures}"
-
-
-# ---------------------------------------------------------------- speed
-
-
-def _at_parity(curves: Sequence[Curve]) -> list[str]:
-    """Speed and energy at S_parity for each batch size: at margin 0, else at the smallest margin that reaches it."""
-    speeds, energies, which = [], [], ""
-    for curve in curves:
-        best, where = curve.nearest_parity, f"at batch size {curve.batch_size}"
-        if best is None:
-            continue
-        which = f"At K={best.parity.steps}{f', allowing {best.margin_text}' if best.parity.delta else ''}"
-        if best.speedup is None or best.latency_ratio is None:
-            speeds.append(f"not timed {where}")
-            continue
-        text = f"{_ratio(best.latency_ratio)} {where}"
-        low, high = best.speedup.low_steps, best.speedup.high_steps
-        if low != high:
-            text += f" (parity may be anywhere from K={low} to {high})"
-        if not best.speedup.is_bounded:
-            text += " (parity may also be where nothing was timed)"
-        speeds.append(text)
-        ours, base = (c.joules_per_token if c else None for c in (curve.at(best.parity.steps), curve.baseline))
-        if best.energy_ratio and ours and base:
-            joules = f"({ours.value:.3g} J instead of {base.value:.3g} J)"
-            energies.append(f"{_ratio(best.energy_ratio, 'reading')} {where} {joules}")
-    sentences = []
-    if speeds:
-        sentences.append(f"{which}, diffusion's speed as a multiple of the baseline's is {'; '.join(speeds)}.")
-    if energies:
-        sentences.append(f"The energy per new token there, as a multiple of the baseline's, is {'; '.join(energies)}.")
-    return sentences
-
-
-def _ratio(ratio: Interval, noun: str = "repetition") -> str:
-    if not ratio.is_known:
-        return f"{ratio.value:.3g}x (a single {noun}: no interval)"
-    return f"{ratio.value:.3g}x (95% interval {ratio.low:.3g} to {ratio.high:.3g})"
-
-
-def _break_even(curves: Sequence[Curve], with_speeds: bool) -> list[str]:
-    """Where the two take equally long, for each batch size, or why that is not known.
-
-    with_speeds: whether to give the speed of a curve whose only step count it is.
-    """
-    crossings, others, outside = [], [], ""
-    single: list[tuple[CellSummary, str]] = []
-    for curve in curves:
-        where = f"at batch size {curve.batch_size}"
-        line, timed = curve.break_even, curve.timed
-        if not timed:
-            others.append(f"{where} diffusion was not timed ({curve.untimed_reason})")
-        elif curve.baseline is None or curve.baseline.latency is None:
-            others.append(f"{where} the baseline was not timed, so no speedup is known")
-        elif line is None:
-            single.append((timed[0], where))
-        elif line.steps is None or line.steps < 1:
-            others.append(f"{where} break-even is {line.text()}")
-        else:
-            text = f"K={line.text()} {where}"
-            if line.is_extrapolated:
-                text += ", extrapolated"
-                outside = f" (K={timed[0].cell.steps} to {timed[-1].cell.steps} were timed)"
-            if line.largest_residual > POOR_FIT:
-                text += f", a rough value: latency deviates from a straight line by {line.largest_residual:.0%}"
-            crossings.append(text)
-    found = []
-    if crossings:
-        found.append(
-            f"Break-even k*, the step count at which both take equally long (95% interval), is {'; '.join(crossings)}: "
-            f"with fewer steps diffusion is faster, with more it is slower{outside}."
-        )
-    if single:
-        steps = " or ".join(dict.fromkeys(f"K={p.cell.steps}" for p, _ in single))
-        found.append(f"Here only {steps} was timed, so no break-even is known.")
-        speeds = [f"{_ratio(p.speedup)} {where}" for p, where in single if p.speedup]
-        if speeds and with_speeds:
-            found.append(f"Diffusion's speed as a multiple of the baseline's is {'; '.join(speeds)}.")
-    if others:
-        text = "; ".join(others)
-        found.append(text[0].upper() + text[1:] + ".")
-    return found
+        notes.append(f"{len(study.others)} settings choose their own number of steps: see the table of cells.")
+    return notes
