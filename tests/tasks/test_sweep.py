@@ -369,6 +369,17 @@ def test_the_paired_difference_is_that_of_the_documents_and_its_interval_that_of
     assert (interval.high - interval.low) / 2 == pytest.approx(1.96 * mine.std(ddof=1) / 20, rel=0.1)
 
 
+def test_four_of_four_right_is_not_certainty():
+    run = task_run("ar")
+    found = with_interval(score_of(run, 1.0, "mean"), samples_of(run, [1.0] * 4))
+    z = 1.959964
+    assert (found.low, found.high) == (pytest.approx(4 / (4 + z**2)), 1.0)  # Wilson
+    other = task_run("llada", 4)
+    documents = {run.id: samples_of(run, [1.0] * 4), other.id: samples_of(other, [1.0] * 4)}
+    (change,) = differences([score_of(run, 1.0, "mean"), score_of(other, 1.0, "mean")], {other.id: run.id}, documents)
+    assert (change.low, change.high) == pytest.approx((-(z**2) / (4 + z**2), z**2 / (4 + z**2)))
+
+
 def test_ratios_are_resampled_as_lm_eval_aggregates_them():
     rng = random.Random(5)
     values = [(-rng.uniform(20, 40), float(rng.randint(80, 120))) for _ in range(50)]

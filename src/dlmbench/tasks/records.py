@@ -87,7 +87,7 @@ class TaskRun:
 class TaskScore:
     """A metric of one task in one run. stderr: lm-eval's, None where it has none.
 
-    low, high: 95% bootstrap interval over documents; None where the metric is not a mean or a ratio of sums.
+    low, high: 95% interval over documents; None where the metric is not a mean or a ratio of sums.
     """
 
     run_id: str
