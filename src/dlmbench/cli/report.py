@@ -101,8 +101,8 @@ def score(
 def conclude(output_dir: Path, price: float | None = None, quality: str | None = None) -> None:
     """Print the results of a finished run, and write its figures and reports."""
     from dlmbench import report
-    from dlmbench.analysis.answer import answer
     from dlmbench.cli import console
+    from dlmbench.report.answer import answer
 
     with console.stages(str(output_dir)) as show_stage:
         outcome = report.conclude(output_dir, price, quality, show_stage)

@@ -19,9 +19,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from dlmbench.analysis.answer import answer
 from dlmbench.analysis.results import CellSummary, Study, group_by
 from dlmbench.charts import style as charts_style
+from dlmbench.report.answer import answer
 from dlmbench.report.figures import PageFigure, packed, page_figures
 from dlmbench.report.source import Source, load_settings
 from dlmbench.report.text import counted

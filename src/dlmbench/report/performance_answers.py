@@ -10,7 +10,8 @@ import numpy as np
 from dlmbench.analysis.results import CellSummary, group_by, timed_of
 from dlmbench.analysis.stats import Interval, ratio_interval
 from dlmbench.analysis.study import repetitions_of
-from dlmbench.report.answers import Answer, Kind, Question, answer_of, answers, not_measured, speed_text
+from dlmbench.report.answer import speed_word
+from dlmbench.report.answers import Answer, Kind, Question, answer_of, answers, not_measured
 from dlmbench.report.source import Source, name_of, setting, shape
 from dlmbench.report.text import counted, from_to, gib, listed, percent, plain, seconds, sig, spread, times
 
@@ -58,7 +59,7 @@ def _contrasts(source: Source, name: str, *dependent: str) -> Iterator[str]:
             ours, theirs = (repetitions_of(source.results[c.cell.id]) for c in (base, other))
             if old != new and ours and theirs:
                 ratio = ratio_interval(ours.latency_s, theirs.latency_s)
-                word = speed_text(ratio, ("faster", "slower", "no difference shown"))
+                word = speed_word(ratio, ("faster", "slower", "no difference shown"))
                 lead = f"{base.cell.model.key}, {shape(base.cell)}{_steps(base)}"
                 yield f"{lead}: {new} runs at {spread(ratio, 'x')} the speed of {old}: {word}"
 
@@ -102,7 +103,7 @@ def _trend(ratios: dict[int, Interval]) -> str:
         change = "the larger the batch, the less diffusion gains, against the hypothesis"
     elif last.low > first.high:
         change = "diffusion gains with the batch, in line with the hypothesis"
-    word = speed_text(last, ("ahead", "behind", "not shown to be ahead or behind"))
+    word = speed_word(last, ("ahead", "behind", "not shown to be ahead or behind"))
     return f"{change}; at B={max(ratios)} diffusion is {word}"
 
 
@@ -133,7 +134,7 @@ def _baseline_batch_scaling(source: Source) -> Answer:
 def _slower_at_16_steps(source: Source) -> Answer:
     """Already at 16 steps LLaDA takes longer than the autoregressive model."""
     items = [
-        f"{source.name_of(p)}: {spread(p.speedup, 'x')} the baseline's speed: {speed_text(p.speedup)}"
+        f"{source.name_of(p)}: {spread(p.speedup, 'x')} the baseline's speed: {speed_word(p.speedup)}"
         for c in source.study.curves
         if (p := c.at(16)) is not None and p.speedup is not None
     ]

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from dlmbench.analysis.answer import answer
-from dlmbench.analysis.break_even import BreakEven
 from dlmbench.analysis.quality import MetricInfo, Quality
 from dlmbench.analysis.results import CellSummary, group_by
+from dlmbench.report.answer import answer, break_even_text
 from dlmbench.report.quality_answers import why_no_quality
 from dlmbench.report.source import ABSENT, Source, first_of, name_of, shape
 from dlmbench.report.text import (
@@ -218,7 +217,7 @@ def _quality(value: Quality | None) -> str | None:
 
 
 def parity(source: Source) -> Markdown:
-    """S_parity and the speedup there: by the leading metric at every margin, by others once a set of texts at 0."""
+    """S_parity and the speedup there: by the headline metric at every margin, by others once a set of texts at 0."""
     rows = []
     for curve in source.study.curves:
         lead = curve.headline()
@@ -254,22 +253,15 @@ def break_even(source: Source) -> Markdown:
     for c in source.study.curves:
         line = c.break_even
         if line is None:
-            reason = next((m for m in c.missing if "break-even" in m), "fewer than two step counts timed")
-            rows.append((name_of(c), f"not known: {reason}", None, None, None))
+            rows.append((name_of(c), break_even_text(c), None, None, None))
             continue
         deviation = percent(line.largest_residual) if line.is_checked else "2 points only"
         # No time is below zero, but a line's intercept can be: by noise, or where latency bends.
         fixed = seconds(line.intercept_s) if line.intercept_s > 0 else "below 0"
-        outside = ", extrapolated" if line.is_extrapolated else ""
-        rows.append((name_of(c), break_even_text(line), fixed, seconds(line.slope_s), f"{deviation}{outside}"))
+        rows.append((name_of(c), break_even_text(c), fixed, seconds(line.slope_s), deviation))
     columns = ("setting", "break-even k*", "fixed time", "time per step", "largest deviation")
     note = "Latency over K is fitted by a line: fixed time, and time per step. Largest deviation: of a median from it."
     return _table(columns, rows, "No curve over K is in this run.", note)
-
-
-def break_even_text(line: BreakEven) -> str:
-    """k* with as many digits as a number of steps needs."""
-    return line.text(one_decimal_below=10)
 
 
 def inner_times(source: Source) -> Markdown:

@@ -14,6 +14,8 @@ from dlmbench.analysis.results import CellSummary, Curve, Study, group_by
 from dlmbench.errors import BenchError
 from dlmbench.report.text import gib
 from dlmbench.results import GENERATIONS, read_generations
+from dlmbench.tasks.records import TaskResults
+from dlmbench.tasks.records import read as read_tasks
 from dlmbench.types import Cell, CellResult, Finding, ModelSpec, PromptSettings, ProtocolSettings, Run, from_mapping
 
 EXPERIMENT = "experiment.json"
@@ -63,6 +65,11 @@ class Source:
     def random(self) -> tuple[str, ...]:
         """The models whose weights are random."""
         return tuple(m.key for m in self.models if m.weights == "random")
+
+    @cached_property
+    def tasks(self) -> TaskResults:
+        """What `dlmbench tasks` wrote into the run's folder; empty where it was not run there."""
+        return read_tasks(Path(self.run.folder))
 
     @property
     def targets(self) -> tuple[CellSummary, ...]:
