@@ -115,7 +115,5 @@ def conclude(output_dir: Path, price: float | None = None, quality: str | None =
         for line in console.cheapest(outcome.cheapest):
             out.print(line, soft_wrap=True)
     tables = (output_dir / "raw_metrics.csv", output_dir / "quality_metrics.json")
-    for path in (*tables, *outcome.figures, *outcome.reports):
+    for path in (*tables, *outcome.files):
         print(path)
-    if not outcome.reports:
-        console.log("no report.html: pip install 'dlmbench[report]', then `dlmbench report` on the folder")

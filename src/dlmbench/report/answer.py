@@ -144,11 +144,9 @@ def verdict_text(curve: Curve) -> str:
     return "; ".join(parts)
 
 
-def speed_word(
-    ratio: Interval, texts: tuple[str, str, str] = ("faster", "slower", "not shown to differ in speed")
-) -> str:
-    """The text for the interval of a ratio: above 1, below 1, or containing 1."""
-    return texts[0] if ratio.low > 1 else texts[1] if ratio.high < 1 else texts[2]
+def speed_word(ratio: Interval) -> str:
+    """Diffusion's speed in words, by the interval of its ratio to the baseline's."""
+    return "faster" if ratio.low > 1 else "slower" if ratio.high < 1 else "not shown to differ in speed"
 
 
 def batches_text(sizes: Iterable[int]) -> str:

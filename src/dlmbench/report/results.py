@@ -37,6 +37,12 @@ _STATUS = {
     "invalid": "with invalid output",
     "error": "ended by an error",
 }
+# Attributes of a cell that not every run measures, and what it means that none is there.
+_OPTIONAL = {
+    "energy": "No energy: no counter of the device was read",
+    "first_text_s": "No times inside a generation: no traced pass is on record",
+    "memory": "No peak memory is on record",
+}
 
 
 # ---------------------------------------------------------------- section 4: setup
@@ -117,13 +123,8 @@ def counts(source: Source) -> str:
     ended = [c.status_text for c in source.study.cells]
     parts = [f"{ended.count(s)} {_STATUS.get(s, s)}" for s in dict.fromkeys(ended)]
     lost = source.run.left_out
-    out = f" {counted(len(lost), 'combination')} of the grid could not be run." if lost else ""
+    out = f" {counted(len(lost), 'combination')} of the grid could not be run (reasons: end of this section)." if lost else ""
     return f"{counted(len(ended), 'cell')}: {listed(parts)}.{out}" if ended else f"No cell is on record.{out}"
-
-
-def left_out(source: Source) -> Markdown:
-    """Which combinations were left out and why; empty where there are none."""
-    return bullets([f"{reason}: {first_of(labels)}." for reason, labels in source.left_out.items()])
 
 
 def short_answer(source: Source) -> Markdown:
@@ -310,23 +311,20 @@ def texts(source: Source) -> Markdown:
 
 def findings(source: Source) -> Markdown:
     """One row per kind of finding: how often, the first, and the advice."""
-    groups = group_by(source.study.findings, lambda f: f.code).values()
-    rows = [(g[0].severity, len(g), g[0].message, g[0].hint) for g in groups]
+    rows = [(g[0].severity, len(g), g[0].message, g[0].hint) for g in source.finding_groups]
     columns = ("severity", "times", "first", "advice")
     return _table(columns, rows, "Every check that had its data passed.", numbers_from=4)
 
 
 def missing(source: Source) -> Markdown:
-    """What the analysis lacked, each reason once, with the settings it concerns."""
-    items = [f"{reason}." for reason in source.study.missing]
-    items += [f"{reason} ({first_of(names)})." for reason, names in source.missing_of_curves.items()]
-    known = source.study.cells
-    if all(s.energy is None for s in known):
-        items.append("no energy: no counter of the device was read.")
-    if all(s.first_text_s is None for s in known):
-        items.append("no times inside a generation: no traced pass is on record.")
-    if all(s.memory is None for s in known):
-        items.append("no peak memory is on record.")
+    """What was not measured, each reason once, with the first of what it concerns."""
+    items = []
+    for lacking in source.not_measured():
+        examples = f" ({first_of(lacking.examples)})" if lacking.examples else ""
+        items.append(f"{lacking.what}: {lacking.why}{examples}.")
+    for name, reason in _OPTIONAL.items():
+        if all(getattr(s, name) is None for s in source.study.cells):
+            items.append(f"{reason}.")
     return bullets([*items, "Questions of the study that have no answer are listed in section 7.4."])
 
 

@@ -98,7 +98,6 @@ class Strip:
     faster_low: float
     faster_high: float
     good_from: float | None
-    text: str
 
 
 @dataclass(frozen=True)
@@ -210,10 +209,4 @@ def _strip(curve: Curve) -> Strip | None:
         at = [min(max(place(k), 0.0), 100.0) for k in (line.steps, *ends_of_k)]
         faster, ends = at[0] or None, (at[1], at[2])
     good = place(best.parity.steps) if best and best.parity.steps and not best.parity.delta else None
-    if best is None:
-        text = "where it is as good was not measured"
-    elif faster is not None and good is not None and good < faster:
-        text = "both as good and faster in between"
-    else:
-        text = "nowhere both as good and faster"
-    return Strip(tuple((place(k), k) for k in steps), faster, *ends, good, text)
+    return Strip(tuple((place(k), k) for k in steps), faster, *ends, good)
