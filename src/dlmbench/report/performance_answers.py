@@ -7,8 +7,8 @@ from functools import partial
 
 import numpy as np
 
-from dlmbench.analysis.results import CellSummary, group_by, timed_of
-from dlmbench.analysis.stats import Interval, ratio_interval
+from dlmbench.analysis.results import CellSummary, timed_of
+from dlmbench.analysis.stats import Interval, group_by, ratio_interval
 from dlmbench.analysis.study import repetitions_of
 from dlmbench.report.answer import speed_word
 from dlmbench.report.answers import Answer, Kind, Question, answer_of, answers, not_measured

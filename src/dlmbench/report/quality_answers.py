@@ -9,8 +9,8 @@ from functools import partial
 from dlmbench import registry
 from dlmbench.analysis.parity import DELTAS
 from dlmbench.analysis.quality import metric_for
-from dlmbench.analysis.results import CellSummary, Curve, MetricParity, group_by
-from dlmbench.analysis.stats import Interval
+from dlmbench.analysis.results import CellSummary, Curve, MetricParity
+from dlmbench.analysis.stats import Interval, group_by
 from dlmbench.analysis.winners import winner_of
 from dlmbench.report.answer import BADGES, cost_at_parity, parity_text, speed_at_parity, verdict_text
 from dlmbench.report.answers import Answer, Question, answer_of, answers, not_measured, sentences, shortened

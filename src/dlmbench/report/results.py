@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from dlmbench.analysis.quality import MetricInfo, Quality
-from dlmbench.analysis.results import CellSummary, group_by
+from dlmbench.analysis.results import CellSummary
+from dlmbench.analysis.stats import group_by
 from dlmbench.report.answer import answer, break_even_text
 from dlmbench.report.quality_answers import why_no_quality
 from dlmbench.report.source import ABSENT, Source, first_of, name_of, shape

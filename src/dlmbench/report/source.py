@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from dlmbench import registry
-from dlmbench.analysis.results import CellSummary, Curve, Study, group_by
+from dlmbench.analysis.results import CellSummary, Curve, Study
+from dlmbench.analysis.stats import group_by
 from dlmbench.errors import BenchError
 from dlmbench.report.text import counted, gib
 from dlmbench.results import GENERATIONS, read_generations, recorded_protocol

@@ -11,7 +11,8 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from dlmbench.analysis.results import CellSummary, Curve, Study, group_by
+from dlmbench.analysis.results import CellSummary, Curve, Study
+from dlmbench.analysis.stats import group_by
 from dlmbench.analysis.winners import CurveVerdict, winner_of
 from dlmbench.report.answer import BADGES, break_even_text, parity_text, speed_at_parity, verdict_text
 from dlmbench.report.text import gib, listed, seconds, sig, spread
