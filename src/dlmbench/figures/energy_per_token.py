@@ -5,83 +5,62 @@ What a text costs in joules. Latency does not show it: a busy device draws more 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
 import pandas as pd
 
-from dlmbench.analysis.stats import summarise
-from dlmbench.analysis.study import CellSummary, Study
+from dlmbench.analysis.stats import Summary, summarise
+from dlmbench.analysis.study import Study
 from dlmbench.charts import frames, style
 from dlmbench.types import CellResult, Run
 
+# tokens: useful (up to and including the first end of text) or new (where an end of text means nothing). source: timed
+# repetitions, whose median has an interval, or repeated pass (the mean of generations in a row, for short ones).
+# j_per_token is gross, all that the device took; net: without what it takes when idle.
+COLUMNS = (
+    *("steps", "tokens", "source"),
+    *frames.interval_columns("j_per_token"),
+    *("net_j_per_token", "idle_power_w", "repetitions"),
+)
 _TOKENS = {
     "useful": "useful token (up to and including the first end-of-text token)",
     "new": "new token (where the end-of-text token has no meaning)",
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class EnergyPoint(frames.Point):
-    """kind: curve, baseline or other. Gross: all that the device took; net: without what it takes when idle.
-
-    tokens: useful (up to and including the first end of text) or new (where an end of text means nothing). source:
-    timed repetitions, whose median has an interval, or repeated pass (the mean of generations in a row, for short
-    ones).
-    """
-
-    steps: float | None = None
-    tokens: str = ""
-    source: str = ""
-    j_per_token: float | None = None
-    j_per_token_low: float | None = None
-    j_per_token_high: float | None = None
-    net_j_per_token: float | None = None
-    idle_power_w: float | None = None
-    repetitions: int | None = None
-
-
 def points(run: Run, study: Study) -> pd.DataFrame:
-    """Every cell whose energy was measured."""
+    """Every cell whose energy was measured. kind: curve, baseline or other."""
     results = {r.cell.id: r for r in run.results}
     rows = [
-        row
-        for kind, summary in frames.cells_by_kind(study)
-        if summary.latency is not None
-        and (row := _point(kind, study.label(summary.cell), summary, results[summary.cell.id])) is not None
+        row | energy
+        for row, summary in frames.cells(study)
+        if summary.latency is not None and (energy := _energy(results[summary.cell.id], summary.latency))
     ]
     device = run.environment.device if run.environment else "the device"
-    return frames.table(EnergyPoint, rows, f"{device} has no energy counter that could be read")
+    why = frames.why_untimed(study, f"{device} has no energy counter that could be read")
+    return frames.table(COLUMNS, rows, why)
 
 
-def _point(kind: str, series: str, summary: CellSummary, result: CellResult) -> EnergyPoint | None:
+def _energy(result: CellResult, latency: Summary) -> frames.Row:
+    """The energy of a cell; nothing where it was not measured."""
     timed = result.timed
     useful = [s.useful_tokens for s in timed if s.useful_tokens]
     per_batch = float(median(useful or [s.new_tokens for s in timed]))
     readings = [s.energy_j / (s.useful_tokens or s.new_tokens) for s in timed if s.energy_j and s.new_tokens]
-    energy: dict[str, float]
+    energy: frames.Row
     if readings:
-        read = summarise(readings)
-        energy, repetitions = frames.median_columns("j_per_token", read), read.n
+        energy = frames.median_columns("j_per_token", summarise(readings))
+        energy |= {"source": "timed repetitions", "repetitions": len(readings)}
     elif result.energy is not None and per_batch > 0:
-        energy, repetitions = {"j_per_token": result.energy.energy_j / per_batch}, result.energy.repetitions
+        energy = {"j_per_token": result.energy.energy_j / per_batch}
+        energy |= {"source": "repeated pass", "repetitions": result.energy.repetitions}
     else:
-        return None
-    idle = result.memory.idle_power_w if result.memory else None
-    assert summary.latency is not None
-    return EnergyPoint.of(
-        summary.cell,
-        kind,
-        series,
-        steps=summary.cell.steps,
-        tokens="useful" if useful else "new",
-        source="timed repetitions" if readings else "repeated pass",
-        net_j_per_token=None if idle is None else energy["j_per_token"] - idle * summary.latency.median / per_batch,
-        idle_power_w=idle,
-        repetitions=repetitions,
-        **energy,
-    )
+        return {}
+    if result.memory and (idle := result.memory.idle_power_w) is not None:
+        net = energy["j_per_token"] - idle * latency.median / per_batch
+        energy |= {"idle_power_w": idle, "net_j_per_token": net}
+    return energy | {"tokens": "useful" if useful else "new"}
 
 
 def caption(frame: pd.DataFrame) -> str:
@@ -99,21 +78,17 @@ def caption(frame: pd.DataFrame) -> str:
 
 def chart(frame: pd.DataFrame) -> Any:
     """A panel for each pair of lengths and batch size."""
-    shown = style.by_shape_and_batch(style.named(frame))
-    shown = style.with_tooltip(
-        shown, energy=("j_per_token", "J/token"), net_of_idle_power=("net_j_per_token", "J/token")
-    )
-    shown, x = style.steps_axis(shown)
-    tips, looks = style.tooltip(shown, "repetitions", "source"), style.series_looks(shown)
+    shown, x = style.steps_axis(style.by_shape_and_batch(style.named(frame)))
+    amounts = {"energy": ("j_per_token", "J/token"), "net_of_idle_power": ("net_j_per_token", "J/token")}
+    shown, tips = style.with_tooltip(shown, "repetitions", "source", **amounts)
     kinds = " or ".join(sorted(set(frame["tokens"]), reverse=True))
     values = [v for c in ("j_per_token", "j_per_token_high", "net_j_per_token") for v in frame[c]]
     y = style.axis("j_per_token", f"energy [J/{kinds} token]", values)
-    diffusion = style.where("curve", "other")
+    marks, diffusion = style.Marks(x, y, style.series_looks(shown), tips), style.where("curve", "other")
     net = diffusion.transform_filter("isValid(datum.net_j_per_token)").mark_point(shape="stroke", opacity=1)
-    net_y = style.of(y, "net_j_per_token")
     layers = [
-        *style.bands(style.where("baseline"), y, "j_per_token", looks, tips),
-        *style.curves(diffusion, x, y, "j_per_token", looks, tips),
-        net.encode(x=x, y=net_y, color=looks.color, tooltip=tips),
+        *marks.bands(style.where("baseline")),
+        *marks.curves(diffusion),
+        net.encode(x=x, y=style.of(y, "net_j_per_token"), color=marks.looks.color, tooltip=tips),
     ]
     return style.panels(layers, shown)

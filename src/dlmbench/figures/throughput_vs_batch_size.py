@@ -11,16 +11,10 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from dlmbench.analysis.study import Study
 from dlmbench.charts import style, throughput
-from dlmbench.types import Run
 
 ORDER = 60
-
-
-def points(run: Run, study: Study) -> pd.DataFrame:
-    """Median new tokens per second of every timed cell."""
-    return throughput.points(study)
+points = throughput.points
 
 
 def caption(frame: pd.DataFrame) -> str:
@@ -30,6 +24,5 @@ def caption(frame: pd.DataFrame) -> str:
 
 def chart(frame: pd.DataFrame) -> Any:
     """A panel for each (sampler's settings, prompt, new tokens); colour and shape are K, the baseline is dashed."""
-    shown, tips, looks = throughput.shown(frame)
-    x = style.log2_axis("batch_size", "batch size", list(frame["batch_size"]))
-    return style.panels(style.curves(alt.Chart(), x, throughput.y_axis(frame), "tokens_per_s", looks, tips), shown)
+    shown, marks = throughput.panels(frame, style.log2_axis("batch_size", "batch size", list(frame["batch_size"])))
+    return style.panels(marks.curves(alt.Chart()), shown)
