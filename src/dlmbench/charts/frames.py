@@ -16,7 +16,6 @@ MISSING = "missing"
 # The columns of every figure. kind: what is drawn (curve, baseline, ...); a `missing` row's note says why nothing is.
 SHARED_COLUMNS = ("kind", "series", "batch_size", "prompt_tokens", "new_tokens", "weights", "note")
 LENGTHS = ["prompt_tokens", "new_tokens"]
-GIB, MIB = 1 << 30, 1 << 20
 
 # ---------------------------------------------------------------- rows of a table
 
@@ -138,11 +137,6 @@ def names(frame: pd.DataFrame, **wanted: Any) -> list[str]:
     return list(rows(frame, **wanted)["series"].unique())
 
 
-def step_counts(frame: pd.DataFrame) -> list[float]:
-    """The step counts in the frame, ascending."""
-    return sorted(frame["steps"].dropna().astype(float).unique())
-
-
 def shapes(frame: pd.DataFrame) -> list[tuple[int, int]]:
     """The (prompt, new tokens) pairs in the frame, ascending."""
     pairs = frame[LENGTHS].dropna().drop_duplicates().astype(int)
@@ -182,7 +176,7 @@ def short(series: str) -> str:
 
 def memory_unit(largest_bytes: float) -> tuple[int, str]:
     """Bytes in the unit that memory up to `largest_bytes` is shown in, and its name."""
-    return (GIB, "GiB") if largest_bytes >= 2 * GIB else (MIB, "MiB")
+    return (1 << 30, "GiB") if largest_bytes >= 2 << 30 else (1 << 20, "MiB")
 
 
 def sources(frame: pd.DataFrame) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from dlmbench.charts.frames import LENGTHS, diffusion, each, interval_columns, names, shape_titles, step_counts
+from dlmbench.charts.frames import LENGTHS, diffusion, each, interval_columns, names, shape_titles
 
 INK, PAPER, GRID, MUTED, ALARM, HALF = "#222222", "#ffffff", "#dddddd", "#6b6b6b", "#b00020", "#888888"
 # Okabe & Ito, "Color Universal Design" (2008), without the yellow that vanishes on white.
@@ -96,34 +96,27 @@ def _plain(value: Any) -> Any:
 class Looks:
     """Colour, shape and dash for each name in the column `by`, the same in every mark of a chart.
 
-    hues: the colours, default those of series. The first `baselines` names are drawn in ink, as stars, dashed. The
-    legend shows colour and shape, or colour and dash where `has_lines_only`.
+    Baselines are drawn in ink, as stars, dashed; `others` in the colours `hues`. The legend shows colour and shape, or
+    colour and dash where there are `only_lines`.
     """
 
     def __init__(
-        self,
-        by: str,
-        domain: Sequence[str],
-        baselines: int = 0,
-        hues: Sequence[str] = (),
-        *,
-        has_lines_only: bool = False,
+        self, by: str, baselines: Sequence[str], others: Sequence[str], hues: Sequence[str], only_lines: bool = False
     ) -> None:
-        self.domain = list(domain)
-
-        ranges: list[list[Any]] = [
-            [own] * baselines + [values[i % len(values)] for i in range(len(domain) - baselines)]
-            for own, values in ((INK, hues or COLOURS), (STAR, SHAPES), (DASHED, DASHES))
-        ]
-        colours, shapes, dashes = (alt.Scale(domain=self.domain, range=values) for values in ranges)
-        legend = alt.Legend(title=None, symbolOpacity=1, symbolType="stroke" if has_lines_only else "circle")
+        self.domain = [*baselines, *others]
+        colours, shapes, dashes = (
+            [*(own for _ in baselines), *(values[i % len(values)] for i in range(len(others)))]
+            for own, values in ((INK, hues), (STAR, SHAPES), (DASHED, DASHES))
+        )
+        legend = alt.Legend(title=None, symbolOpacity=1, symbolType="stroke" if only_lines else "circle")
         options: dict[str, Any] = {"legend": legend, "sort": None}
-        self.color: Any = alt.Color(f"{by}:N", scale=colours, **options)
-        self.shape: Any = alt.Shape(f"{by}:N", scale=shapes, **options)
-        if not has_lines_only:
+        self.color: Any = alt.Color(f"{by}:N", scale=alt.Scale(domain=self.domain, range=colours), **options)
+        self.shape: Any = alt.Shape(f"{by}:N", scale=alt.Scale(domain=self.domain, range=shapes), **options)
+        dash = alt.Scale(domain=self.domain, range=dashes)
+        if not only_lines:
             # A domain in another order keeps the dashes out of the legend of the symbols.
-            dashes, options["legend"] = alt.Scale(domain=self.domain[::-1], range=ranges[2][::-1]), None
-        self.dash: Any = alt.StrokeDash(f"{by}:N", scale=dashes, **options)
+            dash, options["legend"] = alt.Scale(domain=self.domain[::-1], range=dashes[::-1]), None
+        self.dash: Any = alt.StrokeDash(f"{by}:N", scale=dash, **options)
 
 
 def ordered_colours(n: int) -> list[str]:
@@ -137,16 +130,14 @@ def named(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.assign(series=frame["series"].where(~is_baseline, frame["series"] + " (autoregressive)"))
 
 
-def series_looks(frame: pd.DataFrame, *, has_lines_only: bool = False) -> Looks:
+def series_looks(frame: pd.DataFrame, *, only_lines: bool = False) -> Looks:
     """The looks of all series of a `named` frame, baselines first."""
-    baselines = names(frame, kind="baseline")
-    series = [*baselines, *names(diffusion(frame))]
-    return Looks("series", series, len(baselines), has_lines_only=has_lines_only)
+    return Looks("series", names(frame, kind="baseline"), names(diffusion(frame)), COLOURS, only_lines)
 
 
 def by_shape(frame: pd.DataFrame) -> pd.DataFrame:
-    """The frame in the order of its panels, one for each pair of lengths."""
-    ordered = frame.sort_values([*LENGTHS, "batch_size"], kind="stable")
+    """The frame in the order of its panels, one for each pair of lengths, with `named` series."""
+    ordered = named(frame).sort_values([*LENGTHS, "batch_size"], kind="stable")
     return ordered.assign(panel=shape_titles(ordered))
 
 
@@ -177,13 +168,13 @@ def steps_axis(frame: pd.DataFrame) -> tuple[pd.DataFrame, Any]:
 
     Rows without a step count are right of all others.
     """
-    ticks, rows = step_counts(frame), diffusion(frame)
-    has_own = bool(rows["steps"].isna().any())
-    own = 4 * max(ticks, default=1.0)
-    axis = log2_axis("x", "diffusion steps K", [*ticks, *([own] if has_own else [])])
-    if has_own:
+    steps = frame["steps"].astype(float)
+    own = 4 * steps.max() if steps.notna().any() else 4.0
+    placed = frame.assign(x=steps.fillna(own))
+    axis = log2_axis("x", "diffusion steps K", list(diffusion(placed)["x"]))
+    if diffusion(placed)["steps"].isna().any():
         axis["axis"]["labelExpr"] = f"datum.value == {own} ? '{OWN_STEPS}' : datum.label"
-    return frame.assign(x=frame["steps"].astype(float).fillna(own)), axis
+    return placed, axis
 
 
 def axis(field: str, title: str, values: Sequence[float], channel: Any = alt.Y, *, zero: bool = True) -> Any:
@@ -251,15 +242,10 @@ class Marks:
         ends = {"x": low, "x2": high, "y": self.y} if across else {"x": self.x, "y": low, "y2": high}
         return known.mark_rule().encode(color=self.looks.color, **ends)
 
-    def curves(self, rows: Any, *, order: str = "", detail: Sequence[str] = ()) -> list[Any]:
-        """Lines through (x, y), along x or `order`, one for each look and `detail`, with intervals and points."""
-        options: dict[str, Any] = {"order": alt.Order(f"{order}:Q")} if order else {}
-        if detail:
-            options["detail"] = [f"{d}:N" for d in detail]
-        line = rows.mark_line().encode(
-            x=self.x, y=self.y, color=self.looks.color, strokeDash=self.looks.dash, **options
-        )
-        return [line, self.intervals(rows), self.points(rows)]
+    def curves(self, rows: Any, **encoding: Any) -> list[Any]:
+        """Lines through (x, y) with intervals and points; encoding: further channels of the lines, as their order."""
+        line = rows.mark_line().encode(x=self.x, y=self.y, color=self.looks.color, strokeDash=self.looks.dash)
+        return [line.encode(**encoding), self.intervals(rows), self.points(rows)]
 
     def bands(self, rows: Any) -> list[Any]:
         """Horizontal lines at y over the whole width, marked at their left end, and its intervals as bands."""
@@ -267,8 +253,7 @@ class Marks:
         color, dash = self.looks.color, self.looks.dash
         band = known.mark_rect(opacity=0.2).encode(y=low, y2=high, color=color)
         line = rows.mark_rule(strokeWidth=1.5).encode(y=self.y, color=color, strokeDash=dash, tooltip=self.tips)
-        star = rows.mark_point(filled=True, opacity=1)
-        return [band, line, star.encode(x=alt.value(4), y=self.y, color=color, shape=self.looks.shape)]
+        return [band, line, self.points(rows).encode(x=alt.value(4))]
 
     def rings(self, rows: Any, tips: Sequence[Any] = ()) -> Any:
         """Rings around (x, y), with a tooltip of their own."""
@@ -285,7 +270,7 @@ def _interval(rows: Any, channel: Any) -> tuple[Any, Any, str]:
 # ---------------------------------------------------------------- charts
 
 
-def panels(layers: Sequence[Any], frame: pd.DataFrame, *, columns: int = 2, **independent: Any) -> Any:
+def panels(layers: Sequence[Any], frame: pd.DataFrame, **independent: Any) -> Any:
     """The layers in a panel for each title in the column `panel`, in the order of the rows.
 
     independent: scales that each panel has of its own, as y="independent".
@@ -295,7 +280,7 @@ def panels(layers: Sequence[Any], frame: pd.DataFrame, *, columns: int = 2, **in
     expr = "split(datum.label, '\\n')"
     facet = alt.Facet("panel:N", sort=titles, title=None, header=alt.Header(labelExpr=expr))
     layered = alt.layer(*layers, data=alt.InlineData(values=rows))
-    return layered.facet(facet, columns=columns).resolve_scale(**independent)
+    return layered.facet(facet, columns=2).resolve_scale(**independent)
 
 
 def notice(text: str) -> Any:

@@ -25,8 +25,8 @@ def with_step_choice(row: frames.Row) -> frames.Row:
     return row | {"kind": "baseline" if row["kind"] == "baseline" else "curve"}
 
 
-def caption(shown_as: str) -> str:
-    """What is shown."""
+def caption(shown_as: str, frame: pd.DataFrame) -> str:
+    """What is shown, and in which form."""
     return (
         f"Throughput against batch size, {shown_as}: new tokens of the whole batch divided by its latency (prompts "
         "do not count), medians with 95% intervals of the median. Batch sizes that failed are left out."
@@ -41,11 +41,9 @@ def line_names(frame: pd.DataFrame) -> list[str]:
 
 def line_looks(frame: pd.DataFrame) -> style.Looks:
     """Looks of the lines of a frame with the column `line`: baselines in ink, step counts from dark to light."""
-    baselines = frames.names(frame, kind="baseline")
-    steps = frames.step_counts(frames.diffusion(frame))
-    own = [OWN] if OWN in set(frame["line"]) else []
-    hues = [*style.ordered_colours(len(steps)), *(style.COLOURS[0] for _ in own)]
-    return style.Looks("line", [*baselines, *(f"K = {k:.0f}" for k in steps), *own], len(baselines), hues)
+    lines = list(frames.diffusion(frame).sort_values("steps")["line"].unique())  # without a step count last
+    hues = [*style.ordered_colours(len(lines) - (OWN in lines)), style.COLOURS[0]]
+    return style.Looks("line", frames.names(frame, kind="baseline"), lines, hues)
 
 
 def panels(frame: pd.DataFrame, x: Any) -> tuple[pd.DataFrame, style.Marks]:

@@ -74,11 +74,8 @@ def write_one(name: str, module: ModuleType, frame: pd.DataFrame, folder: Path) 
 
 def csv_of(frame: pd.DataFrame) -> str:
     """The points as CSV, in which no spreadsheet takes a text for a formula."""
-    plain = frame.copy()
-    for column in plain:
-        if not pd.api.types.is_numeric_dtype(plain[column]):
-            plain[column] = plain[column].map(spreadsheet_field)
-    return str(plain.to_csv(index=False, lineterminator="\n"))
+    texts = frame.select_dtypes(exclude=["number", "bool"])
+    return frame.assign(**texts.map(spreadsheet_field)).to_csv(index=False, lineterminator="\n")
 
 
 # ---------------------------------------------------------------- one figure: text and specification

@@ -37,16 +37,15 @@ _BATCHES = (1, 2, 4, 8, 16, 32, 64)
 
 def points(run: Run, study: Study) -> pd.DataFrame:
     """The measured break-even and S_parity of every curve, and the break-evens predicted for the run's device."""
-    rows = [*_measured(study), *_predicted(run, study), *_parities(study)]
+    measured = [
+        frames.curve_row(curve, "extrapolated" if line.is_extrapolated else "measured")
+        | frames.break_even_columns(line)
+        | {"weights": curve.weights}
+        for curve in study.curves
+        if (line := curve.break_even) is not None and line.steps is not None and line.steps > 0
+    ]
+    rows = [*measured, *_predicted(run, study), *_parities(study)]
     return frames.table(COLUMNS, [{"device": "", **row} for row in rows], _NOTHING)
-
-
-def _measured(study: Study) -> Iterator[frames.Row]:
-    for curve in study.curves:
-        line = curve.break_even
-        if line is not None and line.steps is not None and line.steps > 0:
-            kind = "extrapolated" if line.is_extrapolated else "measured"
-            yield frames.curve_row(curve, kind, weights=curve.weights, **frames.break_even_columns(line))
 
 
 def _parities(study: Study) -> Iterator[frames.Row]:
@@ -113,7 +112,7 @@ def chart(frame: pd.DataFrame) -> Any:
     shown, tips = style.with_tooltip(shown, "kind", "note", break_even=("steps", "steps"))
     x = style.log2_axis("batch_size", "batch size", list(shown["batch_size"]))
     y = style.axis("steps", "break-even steps k*", [1.0, *shown["steps"], *shown["steps_high"]])
-    marks = style.Marks(x, y, style.series_looks(shown, has_lines_only=True), tips)
+    marks = style.Marks(x, y, style.series_looks(shown, only_lines=True), tips)
     kinds = [kind for kind in MARKS if kind in set(shown["kind"])]
     shapes = alt.Scale(domain=kinds, range=[MARKS[kind] for kind in kinds])
     shape: Any = alt.Shape("kind:N", scale=shapes, sort=None, legend=alt.Legend(title=None))

@@ -78,7 +78,7 @@ def caption(frame: pd.DataFrame) -> str:
 
 def chart(frame: pd.DataFrame) -> Any:
     """A panel for each pair of lengths and batch size."""
-    shown, x = style.steps_axis(style.by_shape_and_batch(style.named(frame)))
+    shown, x = style.steps_axis(style.by_shape_and_batch(frame))
     amounts = {"energy": ("j_per_token", "J/token"), "net_of_idle_power": ("net_j_per_token", "J/token")}
     shown, tips = style.with_tooltip(shown, "repetitions", "source", **amounts)
     kinds = " or ".join(sorted(set(frame["tokens"]), reverse=True))

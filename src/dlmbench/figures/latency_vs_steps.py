@@ -51,7 +51,7 @@ def chart(frame: pd.DataFrame) -> Any:
     """A panel for each pair of lengths and batch size; break-even where the fitted line meets the baseline."""
     curves = frames.rows(frame, kind="curve")
     shown = frame[(frame["kind"] == "curve") | frame["batch_size"].isin(curves["batch_size"])]
-    shown = style.by_shape_and_batch(style.named(shown))
+    shown = style.by_shape_and_batch(shown)
     shown, tips = style.with_tooltip(shown, latency=("latency_s", "s"))
     x = style.log2_axis("steps", "diffusion steps K", list(curves["steps"]))
     y = style.axis("latency_s", "latency [s]", [*shown["latency_s"], *shown["latency_high_s"]])

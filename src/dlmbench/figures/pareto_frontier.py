@@ -36,8 +36,9 @@ def points(run: Run, study: Study) -> pd.DataFrame:
         scored = [(row, quality) for row, s in timed if (quality := s.quality_in(metric.name)) is not None]
         if any(row["kind"] != "baseline" for row, _ in scored):
             frame = frames.table(COLUMNS, [row | _oriented(metric, quality) for row, quality in scored], "")
-            groups = frame.groupby(["batch_size", *frames.LENGTHS], sort=False)
-            return pd.concat([_with_front(own) for _, own in groups])
+            groups = [own for _, own in frame.groupby(["batch_size", *frames.LENGTHS], sort=False)]
+            fronts = [on_front(own["latency_s"].to_numpy(float), own["quality"].to_numpy(float)) for own in groups]
+            return pd.concat(own.assign(is_on_front=front) for own, front in zip(groups, fronts, strict=True))
     why = frames.why_unscored(study, "no diffusion cell has latency and quality")
     return frames.table(COLUMNS, [], why)
 
@@ -62,18 +63,12 @@ def _negated(metric: MetricInfo) -> str:
     return name.removeprefix("negative ") if name.startswith("negative ") else f"minus {name}"
 
 
-def _with_front(group: pd.DataFrame) -> pd.DataFrame:
-    latency, quality = (group[c].to_numpy(float) for c in ("latency_s", "quality"))
-    return group.assign(is_on_front=on_front(latency, quality))
-
-
 def _quality(frame: pd.DataFrame) -> tuple[str, str]:
     """What is drawn, and its unit: a metric, or a negated one, whose unit begins with its name."""
     metric = MetricInfo(str(frame["metric"].iloc[0]), str(frame["unit"].iloc[0]), True)
     negated = _negated(metric)
-    if metric.unit.startswith(f"{negated}, "):
-        return negated, metric.unit.removeprefix(f"{negated}, ")
-    return metric.display_name, metric.unit
+    _, is_negated, unit = metric.unit.rpartition(f"{negated}, ")
+    return (negated if is_negated else metric.display_name), unit
 
 
 def caption(frame: pd.DataFrame) -> str:
@@ -87,7 +82,7 @@ def caption(frame: pd.DataFrame) -> str:
 
 def chart(frame: pd.DataFrame) -> Any:
     """A panel for each pair of lengths and batch size."""
-    shown, (metric, unit) = style.by_shape_and_batch(style.named(frame)), _quality(frame)
+    shown, (metric, unit) = style.by_shape_and_batch(frame), _quality(frame)
     shown, tips = style.with_tooltip(shown, quality=("quality", unit), latency=("latency_s", "s"))
     x = style.axis("latency_s", "latency [s]", [*shown["latency_s"], *shown["latency_high_s"]], alt.X)
     y = style.axis("quality", f"{metric} [{unit}]", list(shown["quality"]), zero=False)
@@ -98,7 +93,7 @@ def chart(frame: pd.DataFrame) -> Any:
     layers = [
         marks.rings(style.where(also="datum.is_on_front")),
         marks.intervals(alt.Chart(), across=True),
-        *marks.curves(style.where("curve"), order="steps"),
+        *marks.curves(style.where("curve"), order="steps:Q"),
         marks.intervals(others),
         marks.points(others),
         label.encode(x=x, y=y, text="k:N", color=marks.looks.color),

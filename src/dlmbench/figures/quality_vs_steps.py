@@ -34,20 +34,20 @@ _OUTCOMES = {"not_reached": "not reached", "undecided": "undecided"}
 def points(run: Run, study: Study) -> pd.DataFrame:
     """Every metric of every step count, once for each set of texts (batch size does not matter), with its baseline."""
     rows: list[frames.Row] = []
-    baselines: set[tuple[str, int, int]] = set()
-    truths: dict[tuple[str, int, int], frames.Row] = {}
+    baselines: set[tuple[str, tuple[int, int]]] = set()
+    truths: dict[tuple[str, tuple[int, int]], frames.Row] = {}
     for curve, *_ in group_by(study.curves, lambda c: (c.label, c.lengths)).values():
         scored = [("curve", curve.label, p) for p in curve.points]
-        if base := curve.quality_baseline:
-            label = study.label(base.cell)
-            scored += [("baseline", label, base)] if (label, *curve.lengths) not in baselines else []
-            baselines.add((label, *curve.lengths))
+        base = curve.quality_baseline
+        if base and (key := (study.label(base.cell), curve.lengths)) not in baselines:
+            baselines.add(key)
+            scored.append(("baseline", key[0], base))
         for kind, series, summary in scored:
             for q in summary.quality:
                 if name := q.metric.truth_of:
                     metric = MetricInfo(name, q.metric.unit, higher_is_better=False)
                     truth = _row(curve, "truth", metric, series="true text", **_value(q))
-                    truths.setdefault((name, *curve.lengths), truth)
+                    truths.setdefault((name, curve.lengths), truth)
                 else:
                     rows.append(_row(curve, kind, q.metric, series=series, steps=summary.cell.steps, **_value(q)))
         parities = [p for metric in study.metrics if (p := curve.parity(metric.name))]

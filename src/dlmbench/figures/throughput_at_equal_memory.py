@@ -92,7 +92,7 @@ def caption(frame: pd.DataFrame) -> str:
 def chart(frame: pd.DataFrame) -> Any:
     """A panel for each pair of lengths; colour is K, the shape the sampler's settings."""
     size, unit = frames.memory_unit(frame["peak_bytes"].max())
-    shown = style.by_shape(style.named(frame[frame["kind"] != "oom"]))
+    shown = style.by_shape(frame[frame["kind"] != "oom"])
     shown = shown.assign(
         x=shown["peak_bytes"].astype(float) / size,
         budget_size=shown["budget_bytes"].astype(float) / size,
@@ -115,7 +115,7 @@ def chart(frame: pd.DataFrame) -> Any:
     label = style.where("baseline").transform_calculate(text="'B=' + datum.batch_size").mark_text(align="left", dx=5)
     layers = [
         limit.encode(x=style.of(x, "budget_size")),
-        *marks.curves(alt.Chart(), order="batch_size", detail=["series", "line"]),
+        *marks.curves(alt.Chart(), order="batch_size:Q", detail=["series:N", "line:N"]),
         marks.rings(style.where(also="datum.is_largest"), tips),
         label.encode(x=x, y=y, text="text:N", color=looks.color),
     ]

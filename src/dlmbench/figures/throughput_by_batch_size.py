@@ -5,6 +5,7 @@ The points of throughput_vs_batch_size as bars, to compare the models at one bat
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import altair as alt
@@ -14,11 +15,7 @@ from dlmbench.charts import style, throughput
 
 ORDER = 50
 points = throughput.points
-
-
-def caption(frame: pd.DataFrame) -> str:
-    """What is shown."""
-    return throughput.caption("side by side")
+caption = partial(throughput.caption, "side by side")
 
 
 def chart(frame: pd.DataFrame) -> Any:

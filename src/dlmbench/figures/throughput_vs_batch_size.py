@@ -6,6 +6,7 @@ diffusion step keeps the device busy with a single text.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import altair as alt
@@ -15,11 +16,7 @@ from dlmbench.charts import style, throughput
 
 ORDER = 60
 points = throughput.points
-
-
-def caption(frame: pd.DataFrame) -> str:
-    """What is shown."""
-    return throughput.caption("a line for each step count K")
+caption = partial(throughput.caption, "a line for each step count K")
 
 
 def chart(frame: pd.DataFrame) -> Any:

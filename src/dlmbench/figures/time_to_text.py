@@ -59,7 +59,7 @@ def caption(frame: pd.DataFrame) -> str:
 
 def chart(frame: pd.DataFrame) -> Any:
     """A panel for each pair of lengths and batch size."""
-    shown, x = style.steps_axis(style.by_shape_and_batch(style.named(frame)))
+    shown, x = style.steps_axis(style.by_shape_and_batch(frame))
     seconds = {"first_text": "first_text_s", "full_text": "latency_s", "between_tokens": "inter_token_s"}
     shown, tips = style.with_tooltip(shown, "first_text_tokens", **{n: (c, "s") for n, c in seconds.items()})
     values = [*frame["first_text_s"], *frame["latency_low_s"], *frame["latency_high_s"]]
