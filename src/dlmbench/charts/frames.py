@@ -30,11 +30,14 @@ def interval_columns(name: str) -> tuple[str, str, str]:
     return name, f"{stem}_low{unit}", f"{stem}_high{unit}"
 
 
+def with_interval(name: str, value: float | None, low: float | None, high: float | None) -> Row:
+    """A value and the ends of its interval in the columns of `name`."""
+    return dict(zip(interval_columns(name), (value, low, high), strict=True))
+
+
 def median_columns(name: str, summary: Summary | None) -> Row:
-    """The median under `name` with the ends of its interval; nothing where there is no summary."""
-    if summary is None:
-        return {}
-    return dict(zip(interval_columns(name), (summary.median, summary.low, summary.high), strict=True))
+    """The median with its interval in the columns of `name`; nothing where there is no summary."""
+    return with_interval(name, summary.median, summary.low, summary.high) if summary else {}
 
 
 def memory_columns(summary: CellSummary) -> Row:
@@ -79,7 +82,7 @@ def curve_row(curve: Curve, kind: str, **columns: Any) -> Row:
 def break_even_columns(line: BreakEven) -> Row:
     """The break-even of a curve with its interval; the note says how well the line fits."""
     note = f"largest distance of a median from the line: {line.largest_residual:.1%}"
-    return {"steps": line.steps, "steps_low": line.low, "steps_high": line.high, "note": note}
+    return {**with_interval("steps", line.steps, line.low, line.high), "note": note}
 
 
 def table(columns: Sequence[str], rows: Sequence[Row], why_empty: str) -> pd.DataFrame:
@@ -137,12 +140,6 @@ def names(frame: pd.DataFrame, **wanted: Any) -> list[str]:
     return list(rows(frame, **wanted)["series"].unique())
 
 
-def shapes(frame: pd.DataFrame) -> list[tuple[int, int]]:
-    """The (prompt, new tokens) pairs in the frame, ascending."""
-    pairs = frame[LENGTHS].dropna().drop_duplicates().astype(int)
-    return sorted(pairs.itertuples(index=False, name=None))
-
-
 # ---------------------------------------------------------------- texts
 
 
@@ -154,7 +151,7 @@ def shape_titles(frame: pd.DataFrame) -> pd.Series[str]:
 
 def with_shapes(titles: pd.Series[str], frame: pd.DataFrame) -> pd.Series[str]:
     """The title of each row followed by its lengths, where the frame has several."""
-    return titles + ", " + shape_titles(frame) if len(shapes(frame)) > 1 else titles
+    return titles + ", " + shape_titles(frame) if len(frame[LENGTHS].drop_duplicates()) > 1 else titles
 
 
 def with_steps(frame: pd.DataFrame) -> pd.Series[str]:

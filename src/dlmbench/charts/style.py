@@ -157,7 +157,7 @@ def log2_axis(field: str, title: str, values: Sequence[float]) -> Any:
     """A horizontal base-2 logarithmic axis with a plain tick at each of `values`, thinned where there are many."""
     ticks = sorted({float(v) for v in values if not _unknown(v) and v > 0})
     ticks = ticks[:: -(-len(ticks) // _MOST_TICKS)] if ticks else []
-    axis = alt.Axis(values=ticks, format="~r", title=_logarithmic(title, alt.X))
+    axis = alt.Axis(values=ticks, format="~r", title=f"{title} (log scale)")
     # A single value needs space on both sides.
     domain = [ticks[0] / 1.5, ticks[-1] * 1.5] if ticks else alt.Undefined
     return alt.X(f"{field}:Q", axis=axis, scale=alt.Scale(type="log", base=2, domain=domain, nice=False))
@@ -191,13 +191,10 @@ def axis(field: str, title: str, values: Sequence[float], channel: Any = alt.Y, 
     digits = (1,) if high / low > 1000 else (1, 2, 5)
     ticks = [d * 10.0**e for e in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1) for d in digits]
     ticks = [float(f"{t:.3g}") for t in ticks if low <= t <= high]
-    log = alt.Axis(title=_logarithmic(title, channel), values=ticks, format="~g" if low < 1e-4 else ",~r")
+    # Upright titles are short of space.
+    log_title = [title, "(log scale)"] if channel is alt.Y else f"{title} (log scale)"
+    log = alt.Axis(title=log_title, values=ticks, format="~g" if low < 1e-4 else ",~r")
     return channel(f"{field}:Q", axis=log, scale=alt.Scale(type="log", domain=[low, high], nice=False))
-
-
-def _logarithmic(title: str, channel: Any) -> str | list[str]:
-    """The title of a logarithmic axis; upright ones are short of space."""
-    return [title, "(log scale)"] if channel is alt.Y else f"{title} (log scale)"
 
 
 # ---------------------------------------------------------------- marks

@@ -55,16 +55,14 @@ def _rows(run: Run, study: Study, known: dict[str, Architecture], device: Hardwa
         bounds = bounds_of(MeasuredCell(cell, known[cell.model.key], device, latency.median, taken))
         if bounds is None:
             continue
-        flops, bandwidth = device.matrix_flops(cell.precision), device.bandwidth
+        floor_s, flops, bandwidth = bounds.floor_s, device.matrix_flops(cell.precision), device.bandwidth
         yield row | {
             "note": device.name,
             "regime": "compute" if bounds.mfu > bounds.mbu else "memory",
             "intensity_flop_per_byte": bounds.mfu * flops / (bounds.mbu * bandwidth),
             "ridge_flop_per_byte": flops / bandwidth,
-            "floor_s": bounds.floor_s,
-            "ratio": bounds.floor_ratio,
-            "ratio_low": latency.low / bounds.floor_s,
-            "ratio_high": latency.high / bounds.floor_s,
+            "floor_s": floor_s,
+            **frames.with_interval("ratio", bounds.floor_ratio, latency.low / floor_s, latency.high / floor_s),
             "mfu": bounds.mfu,
             "mbu": bounds.mbu,
         }

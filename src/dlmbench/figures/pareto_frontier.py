@@ -48,13 +48,7 @@ def _oriented(metric: MetricInfo, quality: Quality) -> frames.Row:
     if not metric.higher_is_better:
         low, high = (None if end is None else -end for end in (high, low))
         unit = f"{_negated(metric)}, {unit}"
-    return {
-        "metric": metric.name,
-        "unit": unit,
-        "quality": quality.oriented,
-        "quality_low": low,
-        "quality_high": high,
-    }
+    return {"metric": metric.name, "unit": unit, **frames.with_interval("quality", quality.oriented, low, high)}
 
 
 def _negated(metric: MetricInfo) -> str:

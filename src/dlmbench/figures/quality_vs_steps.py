@@ -65,7 +65,7 @@ def _row(curve: Curve, kind: str, metric: MetricInfo, **columns: Any) -> frames.
 
 
 def _value(quality: Quality) -> frames.Row:
-    return {"value": quality.value, "value_low": quality.low, "value_high": quality.high, "texts": quality.n}
+    return {**frames.with_interval("value", quality.value, quality.low, quality.high), "texts": quality.n}
 
 
 def _parity_columns(parity: Parity) -> frames.Row:
@@ -79,9 +79,7 @@ def _parity_columns(parity: Parity) -> frames.Row:
     fewer = " or fewer" if parity.outcome == "reached_at_smallest" else ""
     beyond = f"beyond {parity.points[-1].steps}"
     return {
-        "steps": parity.steps,
-        "steps_low": parity.low_steps,
-        "steps_high": parity.high_steps,
+        **frames.with_interval("steps", parity.steps, parity.low_steps, parity.high_steps),
         "share_reached": share,
         "value": next((p.value for p in parity.points if p.steps == parity.steps), None),
         "note": f"K = {parity.steps}{fewer} ({parity.low_steps or beyond} to {parity.high_steps or beyond})",
