@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from dlmbench.analysis.cost import CellCost, CheapestCell
     from dlmbench.analysis.results import Study
     from dlmbench.bench.forecast import RunCost
+    from dlmbench.report.answer import Answer
     from dlmbench.roofline.break_even import BreakEvenSurface
     from dlmbench.roofline.calibrate import Calibration
     from dlmbench.roofline.corrected import Bounds
@@ -240,6 +241,21 @@ def summary(study: Study, title: str) -> Table:
             str(timed.n if timed else 0),
         )
     return table
+
+
+def answer(found: Answer) -> None:
+    """Print the answer of a run: headline, a row for each workload, notes."""
+    from dlmbench.report.answer import COLUMNS
+
+    out = stdout()
+    out.print(Text(f"\n{found.headline}", style="bold"), soft_wrap=True)
+    if found.rows:
+        table = new_table(None, *COLUMNS.values())
+        for row in found.rows:
+            table.add_row(*(text for _, text in row.cells()))
+        out.print(table)
+    for note in found.notes:
+        out.print(note, soft_wrap=True)
 
 
 def number(value: float | None, factor: float = 1, digits: int = 0) -> str:
