@@ -62,6 +62,12 @@ def test_a_reading_keeps_what_the_board_supports_and_leaves_the_rest_unknown():
     assert meter.process_bytes() == 7
 
 
+def test_waiting_workers_of_the_same_run_are_not_others(monkeypatch):
+    parents = {11: os.getppid(), 12: 1}
+    monkeypatch.setattr("psutil.Process", lambda pid: SimpleNamespace(ppid=lambda: parents[pid]))
+    assert GpuMeter(FakeNvml([0], pids=[os.getpid(), 11, 12]), object()).other_processes() == 1
+
+
 def test_other_processes_are_unknown_if_our_own_is_not_in_the_list():
     assert GpuMeter(FakeNvml(pids=[123456789]), object()).other_processes() is None
 

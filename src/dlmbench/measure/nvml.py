@@ -49,6 +49,16 @@ class GpuReading:
     other_processes: int | None = None
 
 
+def _is_sibling(pid: int) -> bool:
+    """Whether this process, or one with the same parent, has the id `pid`."""
+    import psutil
+
+    try:
+        return pid == os.getpid() or psutil.Process(pid).ppid() == os.getppid()
+    except psutil.NoSuchProcess:
+        return False
+
+
 @dataclass(frozen=True)
 class GpuCondition:
     """Settings and health of one GPU; None where NVML does not report a value.
@@ -204,7 +214,7 @@ class GpuMeter:
         return (self._processes() or {}).get(os.getpid())
 
     def other_processes(self) -> int | None:
-        """How many other processes use this GPU.
+        """How many processes of others use this GPU; the run's other workers, which wait, are not counted.
 
         None if this process is not in the driver's list: inside a container the listed ids may be the host's, and
         then our own process cannot be told apart from others.
@@ -212,7 +222,7 @@ class GpuMeter:
         processes = self._processes()
         if processes is None or os.getpid() not in processes:
             return None
-        return len(processes) - 1
+        return sum(not _is_sibling(pid) for pid in processes)
 
     def idle_power_w(self, duration_s: float = 1.0, sleep: Callable[[float], None] = time.sleep) -> float | None:
         """Mean power over `duration_s` idle seconds; call it with the model loaded and the device synchronized."""

@@ -60,7 +60,8 @@ KIND_OF = {
     CellStatus: "status",
 }
 _TYPE_OF: dict[str, type[Any]] = {kind: record for record, kind in KIND_OF.items()}
-_FIRST_WITH_WINDOWS = 3  # the first schema version with the energy of windows
+# The first schema version with the energy of windows, and with other processes without the run's own.
+_FIRST_WITH_WINDOWS = 3
 # Kinds of records and fields of quality_metrics.json as earlier schema versions called them.
 _RENAMED = {"order": "commit_order", "not_scored": "unscored", "energy": "energy_window"}
 
@@ -161,6 +162,9 @@ def _add_line(records: RunRecords, values: Mapping[str, Any]) -> str | None:
             return f"cell {record.cell_id} is not on record"
         if isinstance(record, Sample) and (record.is_warmup, record.index) in records.samples[record.cell_id]:
             return f"repetition {record.index} of cell {record.cell_id} is on record twice"
+        if isinstance(record, Sample) and records.schema_version < _FIRST_WITH_WINDOWS:
+            # The run's own waiting workers were counted as others.
+            record = replace(record, other_processes=None)
         if isinstance(record, EnergyWindow) and records.schema_version < _FIRST_WITH_WINDOWS:
             record = replace(record, energy_j=record.energy_j * record.repetitions)
         records.add(record)
