@@ -283,7 +283,7 @@ def test_what_calibrate_writes_plan_reads(capsys, tmp_path):
     path = tmp_path / "h200.json"
     code, out, err = run(capsys, "calibrate", H200_RUN, "--output", path)
     assert code == 0, err
-    assert "left out, median" in out
+    assert "held-out median error" in out
     assert "30 measured cells" in out
     assert not err
     document = json.loads(path.read_text())

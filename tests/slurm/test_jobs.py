@@ -339,6 +339,14 @@ def test_the_first_task_records_the_content_of_models_that_the_login_node_did_no
     assert submission.load(made.folder) == submitted
 
 
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"content": [], "cell_ids": {}}'])
+def test_damaged_model_contents_are_reported_under_the_name_of_their_file(submitted, capsys, text):
+    path = submitted.folder / "shards" / "models.json"
+    path.parent.mkdir()
+    path.write_text(text)
+    fails(capsys, "status", submitted.folder, says=f"{path} cannot be read ... Restore it from a copy")
+
+
 def test_a_task_that_finds_another_checkpoint_measures_nothing(submitted):
     made = unknown_here(submitted)
     plan = made.plan()

@@ -121,7 +121,7 @@ class LiveProgress(ProgressBar):
         self.describe(f"{cell.label}: {latency_s * 1e3:.1f} ms")
 
     def left(self, seconds: float | None, unknown_cells: int) -> None:
-        """Set the forecast of the remaining speed pass; the display counts down from it."""
+        """Set the forecast of the remaining timed cells; the display counts down from it."""
         self._ends = None if seconds is None else time.monotonic() + seconds
         self._unknown_cells = unknown_cells
 
@@ -132,7 +132,7 @@ class LiveProgress(ProgressBar):
             return ""
         seconds = max(0.0, self._ends - time.monotonic())
         if self._unknown_cells:
-            return f"over {duration(seconds)} left" if seconds else ""
+            return f"more than {duration(seconds)} left" if seconds else ""
         return f"about {duration(seconds)} left"
 
     def failed(self, cell: Cell, reason: str) -> None:
@@ -277,17 +277,17 @@ def _predicted(cell: Cell, forecast: Forecast, price: float | None) -> tuple[str
     return (latency, number(rate, 1, 1), number(expected.peak_bytes, 1e-9, 2), fits, *money)
 
 
-def total(bill: RunCost, price: float | None) -> str:
+def total_cost(cost: RunCost, price: float | None) -> str:
     """The predicted time and price of a run, as a sentence."""
-    text = f"predicted time of all generations, with warm-ups and repetitions: {_between(bill.low_s, bill.high_s)}"
+    text = f"predicted time of all generations, with warm-ups and repetitions: {_between(cost.low_s, cost.high_s)}"
     if price is not None:
-        low, high = (f"{m:.2f}" for m in bill.money(price))
+        low, high = (f"{m:.2f}" for m in cost.money(price))
         text += f"; {low if low == high else f'{low} to {high}'} at {price:g} per GPU hour"
     text += ". Not included: loading models and scoring"
-    if bill.too_large:
-        text += f", {bill.too_large} cells that will probably not fit and that `run` skips without --try-oom"
-    if bill.without_time:
-        text += f", {bill.without_time} cells without a predicted time"
+    if cost.too_large:
+        text += f", {cost.too_large} cells that will probably not fit and that `run` skips without --try-oom"
+    if cost.without_time:
+        text += f", {cost.without_time} cells without a predicted time"
     return f"{text}."
 
 
@@ -305,10 +305,10 @@ def duration(seconds: float) -> str:
 
 def calibrations(fitted: Sequence[Calibration], device: str) -> Table:
     """Efficiencies of each engine and sampler, with their errors on the held-out groups."""
-    efficiencies = (">matrix", ">bandwidth", ">attention", ">host ms")
-    errors = (">fitted", ">left out, median", ">left out, 90%")
+    efficiencies = (">GEMM eff.", ">bandwidth eff.", ">attention eff.", ">host overhead ms")
+    errors = (">in-sample error", ">held-out median error", ">held-out p90 error")
     table = new_table(
-        f"Efficiencies on {device}", "engine/sampler", ">cells", ">groups left out", *efficiencies, *errors
+        f"Efficiencies on {device}", "engine/sampler", ">cells", ">groups held out", *efficiencies, *errors
     )
     for c in fitted:
         e = c.efficiencies

@@ -44,7 +44,7 @@ class Forecast:
         return {p.cell_id: p for p in self.plan.predictions}
 
     def fits(self, cell: Cell) -> bool | None:
-        """Whether the predicted peak is within the device's memory; advice only, measurement decides."""
+        """Whether the predicted peak is within the device's memory; advisory only, measurement decides."""
         peak = self.of(cell).peak_bytes
         return None if peak is None else peak <= self.hardware.memory_bytes
 
