@@ -265,13 +265,16 @@ def cells(planned: Sequence[Cell], forecast: Forecast | None = None, price: floa
 
 
 def _predicted(cell: Cell, forecast: Forecast, price: float | None) -> tuple[str, ...]:
-    from dlmbench.roofline.predict import million_tokens
+    from dlmbench.roofline.predict import per_million_tokens
 
     expected = forecast.of(cell)
-    rate = cell.batch_size * cell.new_tokens / expected.latency_s if expected.latency_s else None
+    latency_s, tokens = expected.latency_s, cell.batch_size * cell.new_tokens
+    rate = tokens / latency_s if latency_s else None
     fits = {True: "yes", False: "no", None: "-"}[forecast.fits(cell)]
-    money = () if price is None else (number(million_tokens(cell, expected, price), 1, 3),)
-    latency = number(expected.latency_s, 1e3, 1)
+    money: tuple[str, ...] = ()
+    if price is not None:
+        money = (number(latency_s and per_million_tokens(latency_s, tokens, price), 1, 3),)
+    latency = number(latency_s, 1e3, 1)
     if (between := forecast.estimates.get(cell.id)) is not None:
         latency += f" [{_short(between.low_s * 1e3)}, {_short(between.high_s * 1e3)}]"
     return (latency, number(rate, 1, 1), number(expected.peak_bytes, 1e-9, 2), fits, *money)

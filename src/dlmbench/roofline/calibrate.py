@@ -106,18 +106,6 @@ class Calibration:
     p90_error: float | None
     held_out: tuple[HeldOut, ...]
 
-    @classmethod
-    def from_dict(cls, values: object) -> Calibration:
-        """Read back what `dataclasses.asdict` made.
-
-        Raises:
-            ValueError: not such values.
-        """
-        from pydantic import TypeAdapter
-
-        found: Calibration = TypeAdapter(cls).validate_python(values)
-        return found
-
 
 class _Problem:
     """All forwards of all cells as arrays: seconds_C = sum over the cell's forwards of count_F * seconds_F."""
@@ -369,6 +357,8 @@ def load_calibration(path: Path) -> SavedCalibration:
     Raises:
         BenchError: no such file, or not a calibration.
     """
+    from pydantic import TypeAdapter
+
     remedy = "Write one with `dlmbench calibrate RUN --output FILE`"
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
@@ -379,7 +369,7 @@ def load_calibration(path: Path) -> SavedCalibration:
     try:
         if document["schema_version"] != _SCHEMA:
             raise BenchError(f"{path} was written by another version", remedy)
-        found = tuple(Calibration.from_dict(c) for c in document["calibrations"])
+        found = TypeAdapter(tuple[Calibration, ...]).validate_python(document["calibrations"])
         saved = SavedCalibration(str(document["hardware"]["name"]), str(document["run"]), found)
     except (KeyError, TypeError, ValueError) as error:
         raise BenchError(f"{path} is not a calibration", remedy) from error

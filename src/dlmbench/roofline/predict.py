@@ -117,13 +117,6 @@ def _caveats(cells: Sequence[Cell], calibrated: Mapping[str, Efficiencies]) -> l
     return notes
 
 
-def million_tokens(cell: Cell, prediction: Prediction, price_per_gpu_hour: float) -> float | None:
-    """Predicted money per million new tokens, in the currency of the price; None without a predicted time."""
-    if prediction.latency_s is None:
-        return None
-    return per_million_tokens(prediction.latency_s, cell.batch_size * cell.new_tokens, price_per_gpu_hour)
-
-
 def per_million_tokens(latency_s: float, tokens: float, price_per_gpu_hour: float, gpus: int = 1) -> float:
     """Money for a million tokens when one generation of `tokens` takes `latency_s`, in the currency of the price."""
     return 1e6 * latency_s * gpus * price_per_gpu_hour / 3600 / tokens

@@ -9,7 +9,6 @@ sends the words of a text.
 
 import random
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 from dlmbench.tiny import world
@@ -317,22 +316,6 @@ def sample_story(length: int, rng: random.Random) -> list[str]:
     return [next(words) for _ in range(length)]
 
 
-@dataclass(frozen=True)
-class Window:
-    """A prompt and its actual continuation, from the beginning of a story.
-
-    Windows start at the first word, so that the oracle knows everything that later words refer to.
-    """
-
-    prompt: tuple[str, ...]
-    continuation: tuple[str, ...]
-
-    @property
-    def words(self) -> tuple[str, ...]:
-        """Prompt and continuation."""
-        return self.prompt + self.continuation
-
-
 def story_of(purpose: str, index: int, length: int = LONGEST_WINDOW) -> list[str]:
     """The first `length` words of story `index` of the set `purpose`: training, validation or heldout.
 
@@ -341,8 +324,9 @@ def story_of(purpose: str, index: int, length: int = LONGEST_WINDOW) -> list[str
     return sample_story(length, random.Random(f"dlmbench tiny corpus, {purpose}, {index}"))
 
 
-def heldout_windows(count: int, prompt_words: int, continuation_words: int, first: int = 0) -> list[Window]:
-    """`count` windows on which no embedded model was trained; a shorter one is the beginning of a longer one."""
-    length = prompt_words + continuation_words
-    stories = (story_of("heldout", index, length) for index in range(first, first + count))
-    return [Window(tuple(words[:prompt_words]), tuple(words[prompt_words:])) for words in stories]
+def heldout_stories(count: int, length: int, first: int = 0) -> list[list[str]]:
+    """The first `length` words of `count` stories on which no embedded model was trained.
+
+    They start at the first word, so that the oracle knows everything that later words refer to.
+    """
+    return [story_of("heldout", index, length) for index in range(first, first + count)]
