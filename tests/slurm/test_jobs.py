@@ -23,25 +23,11 @@ from dlmbench.roofline import hardware
 from dlmbench.slurm import merge, scheduler, shards, submission
 from dlmbench.slurm.submission import Resources
 from dlmbench.types import CellStatus, Plan, Sample, StoredGeneration, TextScore
+from support.experiments import embedded_pair
 from support.program import fails, run
 from support.synthetic_run import ENVIRONMENT, sample, target_cell
 
-CONFIG = """
-name: small
-models:
-  ar: {family: llama, source: "embedded:ar"}
-  llada: {family: llada, source: "embedded:llada"}
-grid:
-  lengths: {prompt_tokens: 24, new_tokens: 16}
-  batch_size: [1, 2]
-  precision: float32
-  attention: auto
-  samplers:
-    autoregressive: {}
-    masked_diffusion: {steps: [2, 4, 8]}
-prompts: {source: tiny, count: 4}
-metrics: [distinct_1]
-"""
+CONFIG = embedded_pair(steps="[2, 4, 8]", batch_size="[1, 2]", count=4, metrics="[distinct_1]")
 
 
 @pytest.fixture
