@@ -17,8 +17,8 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     ProgressColumn,
+    RenderableColumn,
     SpinnerColumn,
-    Task,
     TextColumn,
     TimeElapsedColumn,
 )
@@ -101,7 +101,7 @@ class LiveProgress(ProgressBar):
     """Progress over cells."""
 
     def __init__(self, title: str, total: int) -> None:
-        super().__init__(title, total, _TimeLeft(self))
+        super().__init__(title, total, RenderableColumn(self))
         self._title = title
         self._ends: float | None = None
         self._unknown_cells = 0
@@ -124,6 +124,9 @@ class LiveProgress(ProgressBar):
         """Set the forecast of the remaining timed cells; the display counts down from it."""
         self._ends = None if seconds is None else time.monotonic() + seconds
         self._unknown_cells = unknown_cells
+
+    def __rich__(self) -> str:
+        return self.time_left
 
     @property
     def time_left(self) -> str:
@@ -180,18 +183,6 @@ class LiveTaskProgress(ProgressBar):
         values = ", ".join(f"{s.metric} {number(s.value, 1, 4)}" for s in scores if s.task == outcome.run.task)
         result = (values or "done") if outcome.status == "ok" else f"not run: {outcome.reason}"
         self.log(f"{self._title}: {result}")
-
-
-class _TimeLeft(ProgressColumn):
-    """The remaining time, counting down."""
-
-    def __init__(self, progress: LiveProgress) -> None:
-        super().__init__()
-        self._progress = progress
-
-    def render(self, task: Task) -> Text:
-        """The column's text."""
-        return Text(self._progress.time_left)
 
 
 @contextmanager

@@ -94,15 +94,11 @@ def _knobs_model(sampler: str) -> type[BaseModel]:
     return create_model(f"{sampler}_knobs", __base__=Strict, **fields)
 
 
-def _none_as_defaults(value: Any) -> Any:
-    return {} if value is None else value
-
-
 def _samplers_model() -> type[BaseModel]:
     fields: dict[str, Any] = {}
     for name in registry.loadable("samplers"):
         model = _knobs_model(name)
-        or_none = BeforeValidator(_none_as_defaults, json_schema_input_type=model | None)
+        or_none = BeforeValidator(lambda v: {} if v is None else v, json_schema_input_type=model | None)
         kind = Annotated[model, or_none]  # type: ignore[valid-type]
         fields[name] = (kind, Field(default=None, description=registry.summary("samplers", name)))
     return create_model("samplers", __base__=Strict, **fields)
@@ -152,14 +148,10 @@ _LENGTH_FORMS = (
 Ratio = Annotated[float, Field(gt=0, lt=1)]
 
 
-def _length_forms(schema: dict[str, Any]) -> None:
-    schema["oneOf"] = [{"required": sorted(form)} for form in _LENGTH_FORMS]
-
-
 class Lengths(Strict):
     """Lengths of prompt and continuation: two of these keys, in one of four pairs, determine all three lengths."""
 
-    model_config = ConfigDict(json_schema_extra=_length_forms)
+    model_config = ConfigDict(json_schema_extra={"oneOf": [{"required": [*sorted(form)]} for form in _LENGTH_FORMS]})
 
     total: Counts | None = Field(default=None, description="N, prompt and new tokens together")
     prompt_ratio: Ratio | None = Field(default=None, description="the prompt's share of N")

@@ -210,23 +210,15 @@ def too_small(calibration: Calibration, groups: int) -> str | None:
 
 @dataclass(frozen=True)
 class LatencyEstimate:
-    """Expected seconds with a 95% interval, never below the floor.
-
-    is_extrapolated: to another device than the calibration's.
-    """
+    """Expected seconds with a 95% interval, never below the floor."""
 
     value_s: float
     low_s: float
     high_s: float
-    is_extrapolated: bool
 
 
 def estimate(
-    calibration: Calibration,
-    cell: Cell,
-    architecture: Architecture,
-    hardware: Hardware,
-    forwards: float | None = None,
+    calibration: Calibration, cell: Cell, architecture: Architecture, hardware: Hardware
 ) -> LatencyEstimate | None:
     """Latency of a cell, on the calibration's device or another one; None where its forwards are unknown.
 
@@ -238,7 +230,7 @@ def estimate(
     """
     from scipy.special import stdtrit  # the whole of scipy.stats takes seconds to import
 
-    kinds = operators.forwards_of(cell, forwards)
+    kinds = operators.forwards_of(cell)
     if kinds is None:
         return None
     limits = [(f.count, limits_of(f, cell, architecture, hardware)) for f in kinds]
@@ -253,14 +245,13 @@ def estimate(
             "is unknown",
             "Measure a second model or length",
         )
-    is_extrapolated = hardware.name != calibration.hardware
     refit_variance = statistics.fmean(math.log(seconds(h.efficiencies) / value) ** 2 for h in calibration.held_out)
     held_out = statistics.fmean(v**2 for h in calibration.held_out for v in h.log_errors)
-    variance = held_out + refit_variance + (TRANSFER_SD**2 if is_extrapolated else 0.0)
+    variance = held_out + refit_variance + (TRANSFER_SD**2 if hardware.name != calibration.hardware else 0.0)
     factor = math.exp(float(stdtrit(len(calibration.held_out) - 1, 0.975)) * math.sqrt(variance))
-    floor = floor_s(cell, architecture, hardware, forwards)
+    floor = floor_s(cell, architecture, hardware)
     assert floor is not None
-    return LatencyEstimate(value, min(max(value / factor, floor), value), value * factor, is_extrapolated)
+    return LatencyEstimate(value, min(max(value / factor, floor), value), value * factor)
 
 
 # ---------------------------------------------------------------- a finished run, and the file for `plan`

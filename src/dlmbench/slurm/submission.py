@@ -24,6 +24,7 @@ from dlmbench.models.loading import architectures
 from dlmbench.results import RECORDS
 from dlmbench.results.journal import replace_file
 from dlmbench.roofline.hardware import Hardware
+from dlmbench.roofline.operators import ELEMENT_BYTES
 from dlmbench.roofline.predict import predict
 from dlmbench.slurm import scheduler
 from dlmbench.types import Experiment, ModelSpec, Plan, from_mapping
@@ -36,7 +37,6 @@ _SCHEMA = 2
 _CHECKOUT = Path(__file__).parents[3]
 # Reading weights from a shared file system. Affects only the split into shards, and only between large models.
 _LOAD_BYTES_PER_S = 1e9
-_DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,7 @@ def create(
             seconds[cell.id] = latency * generations_of(latency, experiment.protocol)
     known, _ = architectures(dict.fromkeys(c.model for c in plan.cells))
     load_s = {
-        setting_of(c): known[c.model.key].parameters * _DTYPE_BYTES[c.precision] / _LOAD_BYTES_PER_S
+        setting_of(c): known[c.model.key].parameters * ELEMENT_BYTES[c.precision] / _LOAD_BYTES_PER_S
         for c in plan.cells
         if c.model.key in known
     }
@@ -211,9 +211,8 @@ def check_resources(resources: Resources) -> None:
     Raises:
         BenchError: the partition has several types and none is chosen; SLURM or the job script is missing.
     """
-    script = Path(os.environ.get("DLMBENCH_HOME", _CHECKOUT)) / JOB_SCRIPT
-    if not script.is_file():
-        raise BenchError(f"there is no {script}", "Submit from a checkout, or set DLMBENCH_HOME to one")
+    if not _job_script().is_file():
+        raise BenchError(f"there is no {_job_script()}", "Submit from a checkout, or set DLMBENCH_HOME to one")
     scheduler.run_command(["sbatch", "--version"])
     is_chosen = any(_chooses_nodes(option) for option in resources.extra)
     if resources.gres.partition(":")[0] != "gpu" or resources.gres.count(":") > 1 or is_chosen:
@@ -257,14 +256,16 @@ class QueueRequest:
             f"--signal=B:USR1@{resources.warn_s}",
             "--requeue",
             *(["--exclusive"] if resources.exclusive else []),
-            *_script(self.submission),
+            str(_job_script()),
+            str(self.submission.folder),
         ]
 
     def report_command(self, array: str | None) -> list[str]:
         """The sbatch command of the job that merges, scores and reports after all others have ended in any state."""
         after = [*self.arrays, *([array] if array else [])]
         dependency = [f"--dependency=afterany:{':'.join(after)}"] if after else []
-        return [*_sbatch(self.submission, "-report", "%j"), *dependency, *_script(self.submission)]
+        folder = str(self.submission.folder)
+        return [*_sbatch(self.submission, "-report", "%j"), *dependency, str(_job_script()), folder]
 
     def variables(self) -> dict[str, str]:
         """Environment variables for the job script; values that the user has set win."""
@@ -297,8 +298,8 @@ def _sbatch(submission: Submission, suffix: str, job: str) -> list[str]:
     ]
 
 
-def _script(submission: Submission) -> list[str]:
-    return [str(Path(os.environ.get("DLMBENCH_HOME", _CHECKOUT)) / JOB_SCRIPT), str(submission.folder)]
+def _job_script() -> Path:
+    return Path(os.environ.get("DLMBENCH_HOME", _CHECKOUT)) / JOB_SCRIPT
 
 
 def request_for(submission: Submission, unfinished: list[int]) -> QueueRequest:
