@@ -23,7 +23,7 @@ def embedded_pair(
     steps: str = "[4, 16]",
     batch_size: str = "1",
     count: int = 6,
-    protocol: str = "{}",
+    protocol: str = "{processes: 1}",
     metrics: str = "[likelihood]",
     engine: str = "hf",
 ) -> str:
