@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from dlmbench.analysis.findings import findings
-from dlmbench.types import Cell, CellResult, EnergyPass, Run, Sample, TextScore
+from dlmbench.types import Cell, CellResult, EnergyWindow, Run, Sample, TextScore
 from support.synthetic_run import ENVIRONMENT, baseline_cell, failed, measured, per_text, sample, target_cell, tiny_run
 
 STEADY = [1.0, 1.001, 0.999, 1.002, 0.998, 1.003, 0.997, 1.0, 1.001, 0.999, 1.002, 0.998]
@@ -67,8 +67,8 @@ def test_energy_over_a_long_window_and_steady_sensors_are_silent():
 
 
 def test_energy_that_the_board_cannot_have_taken():
-    passed = EnergyPass(target_cell(8).id, 7, 10, 1.0, 40.0)  # 400 W
-    of = replace(changed(target_cell(8), energy_j=[300.0 * s for s in STEADY]), energy=passed)
+    passed = EnergyWindow(target_cell(8).id, 7, 10, 1.0, 400.0)  # 400 W
+    of = replace(changed(target_cell(8), energy_j=[300.0 * s for s in STEADY]), energy=(passed,))
     known = {cap: replace(ENVIRONMENT, power_cap_w=cap) for cap in (None, 290.0, 385.0, 375.0)}
     found = {cap: codes(replace(run_of(of), environment=environment)) for cap, environment in known.items()}
     above = {"energy_above_cap"}

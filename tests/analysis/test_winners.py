@@ -10,7 +10,7 @@ import pytest
 from dlmbench.analysis.answer import answer
 from dlmbench.analysis.study import Study, analyse
 from dlmbench.analysis.winners import pace, steps_at, winner_of
-from dlmbench.types import CellResult, EnergyPass, Run
+from dlmbench.types import CellResult, EnergyWindow, Run
 from support.synthetic_run import baseline_cell, measured, per_text, target_cell
 
 N = 60
@@ -188,7 +188,7 @@ def test_throughput_and_energy_at_equal_quality():
 def test_energy_that_was_not_measured_is_left_out_and_a_single_reading_has_no_interval():
     run = study({4: 2.0, 8: 0.9, 16: 0.9}, {4: 0.04, 8: 0.08, 16: 0.16})
     assert "energy" not in answer(analyse(run, draws=100))
-    results = tuple(replace(r, energy=EnergyPass(r.cell.id, 7, 20, 2.0, 8.0)) for r in run.results)
+    results = tuple(replace(r, energy=(EnergyWindow(r.cell.id, 7, 20, 2.0, 160.0),)) for r in run.results)
     curve = analyse(replace(run, results=results), draws=100).curves[0]
     joules = curve.at(curve.parity("likelihood").parity.steps).joules_per_token
     assert joules.value == pytest.approx(8 / 64)

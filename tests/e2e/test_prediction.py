@@ -28,7 +28,7 @@ grid:
     autoregressive: {}
     masked_diffusion: {steps: [4]}
 prompts: {source: tiny, count: 2}
-protocol: {warmup: 1, pilot: 2, min_repeats: 1, max_repeats: 1, max_time_s: 60}
+protocol: {warmup: 1, pilot: 2, min_repeats: 1, max_repeats: 1, max_time_s: 60, processes: 1}
 metrics: [distinct_1]
 """
 # Room for the embedded pair at batch size 1 (about 57 MB by the model), and not at 64 (over 80 MB).

@@ -35,7 +35,7 @@ grid:
     autoregressive: {}
     masked_diffusion: {steps: [4, 16]}
 prompts: {source: tiny, count: 6}
-protocol: {warmup: 1, pilot: 5, max_repeats: 10, max_time_s: 20}
+protocol: {warmup: 1, pilot: 5, max_repeats: 10, max_time_s: 20, processes: 1}
 metrics: [likelihood, oracle_log_prob, oracle_validity, oracle_truth, distinct_1, repetition]
 """
 

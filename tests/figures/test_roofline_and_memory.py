@@ -14,7 +14,7 @@ from dlmbench import registry
 from dlmbench.analysis.study import analyse
 from dlmbench.charts.write import specification, svg
 from dlmbench.results.records import read_run
-from dlmbench.types import Cell, CellResult, EnergyPass, Run
+from dlmbench.types import Cell, CellResult, EnergyWindow, Run
 from support.synthetic_run import LLADA, LLAMA, baseline_cell, failed, measured, target_cell, tiny_run
 
 MIB = 1 << 20
@@ -114,7 +114,7 @@ def test_energy_is_per_useful_token_gross_and_net():
 
 def test_short_generations_take_their_energy_from_the_pass_in_a_row():
     result = timed(target_cell(16), 0.1, 100)
-    run = run_of(replace(result, energy=EnergyPass(result.cell.id, 7, 6, 0.6, 32.0)))
+    run = run_of(replace(result, energy=(EnergyWindow(result.cell.id, 7, 6, 0.6, 192.0),)))
     row = frame_of("energy_per_token", run).iloc[0]
     assert (row["j_per_token"], row["repetitions"]) == (0.5, 6)
     assert pd.isna(row["j_per_token_low"])

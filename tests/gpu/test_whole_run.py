@@ -25,7 +25,7 @@ grid:
     autoregressive: {}
     masked_diffusion: {steps: [4, 16]}
 prompts: {source: tiny, count: 6}
-protocol: {warmup: 1, pilot: 5, max_repeats: 10, max_time_s: 5, rounds: 1}
+protocol: {warmup: 1, pilot: 5, max_repeats: 10, max_time_s: 5, processes: 1, rounds: 1}
 metrics: [likelihood, oracle_log_prob, repetition]
 """
 

@@ -25,7 +25,7 @@ from dlmbench.report.results import break_even_text
 from dlmbench.report.source import Source, load_settings
 from dlmbench.report.text import Markdown, escape, seconds, sig, spread, table
 from dlmbench.results import read_run
-from dlmbench.types import EnergyPass, LeftOut, Run
+from dlmbench.types import EnergyWindow, LeftOut, Run
 from support.synthetic_run import ENVIRONMENT, LLADA, LLAMA, baseline_cell, failed, measured, target_cell, tiny_run
 
 STUDY = Path(__file__).parents[2] / "docs/study/h200-random"
@@ -216,7 +216,9 @@ def test_cost_starts_with_equal_quality():
     assert answered.startswith("[measured]")
     assert "for 0.100 (0.100 to 0.100) J per token, the baseline" in answered
     assert "for 0.0500 (0.0500 to 0.0500) J per token: 2.00x (2.00 to 2.00) the baseline's energy per token" in answered
-    once = tuple(replace(r, energy=EnergyPass(r.cell.id, 7, 20, 2.0, joules[r.cell.model.role])) for r in run.results)
+    once = tuple(
+        replace(r, energy=(EnergyWindow(r.cell.id, 7, 20, 2.0, 20 * joules[r.cell.model.role]),)) for r in run.results
+    )
     assert "2.00x (no interval) the baseline's energy" in answer(replace(run, results=once), question)
 
 

@@ -423,6 +423,11 @@ def test_a_limit_too_short_for_one_timed_repetition_is_an_error_and_not_another_
         begin(is_warmup=True)
     with pytest.raises(StopRequestedError), resumable(tmp_path):
         begin(is_warmup=False)
+    # Of several processes, one that ends before its third repetition is measured again as a whole: no progress.
+    with pytest.raises(BenchError, match="before one process had 3 repetitions"), resumable(tmp_path, 3):
+        begin(is_warmup=False)
+    with pytest.raises(StopRequestedError), resumable(tmp_path, 3):
+        begin(is_warmup=False)
 
 
 # ---------------------------------------------------------------- progress

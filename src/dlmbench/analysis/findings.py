@@ -194,8 +194,7 @@ def _energy_above_cap(run: Run) -> Iterator[Finding]:
     for result in run.results:
         timed = [s.energy_j / s.latency_s for s in result.timed if s.energy_j is not None]
         powers = [float(np.median(timed))] if timed else []
-        if (energy := result.energy) is not None:
-            powers.append(energy.energy_j * energy.repetitions / energy.region_s)
+        powers += [window.energy_j / window.region_s for window in result.energy]
         if powers and (power_w := max(powers)) > (1 + CAP_MARGIN) * cap_w:
             message = f"its energy implies {power_w:.0f} W, above the board's power cap of {cap_w:.0f} W"
             hint = "its counter was read at a bad moment: trust energy of longer generations"

@@ -48,9 +48,8 @@ def repetitions_of(result: CellResult | None) -> Repetitions | None:
     latency = np.array([s.latency_s for s in timed])
     tokens = np.array([s.new_tokens for s in timed], dtype=np.float64)
     energy = [s.energy_j for s in timed if s.energy_j is not None]
-    if not energy and result.energy is not None:
-        # Generations too short to be metered one by one have one value, the mean over a pass of their own.
-        energy = [result.energy.energy_j]
+    if not energy and result.energy:
+        energy = [window.generation_j for window in result.energy]
     # A generation of no tokens has no throughput; 1 keeps its inverse finite and findings report it.
     return Repetitions(latency, np.maximum(tokens, 1.0) / latency, np.array(energy) if energy else None)
 

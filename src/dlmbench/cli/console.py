@@ -25,7 +25,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from dlmbench.types import Cell, Finding, LeftOut, Plan, Progress, Run, Selfcheck
+from dlmbench.types import Cell, Finding, LeftOut, Plan, Progress, ProtocolSettings, Run, Selfcheck
 
 if TYPE_CHECKING:
     # Types only: these import numpy and scipy, and `plan` should start fast.
@@ -147,13 +147,13 @@ class LiveProgress(ProgressBar):
 
 
 @contextmanager
-def measuring(name: str, rounds: int, plan: Plan, folder: Path) -> Iterator[Progress]:
+def measuring(name: str, protocol: ProtocolSettings, plan: Plan, folder: Path) -> Iterator[Progress]:
     """Shows the progress of a run into `folder`, which a signal can stop; see `bench.stopping`."""
     from dlmbench.bench.stopping import Stopping, resumable
 
-    total = len(plan.cells) * (rounds + 1) + len(plan.scored_cells)
+    total = len(plan.cells) * (protocol.processes * protocol.rounds + 1) + len(plan.scored_cells)
     title = f"{name}: {len(plan.cells)} cells into {folder}"
-    with resumable(folder), LiveProgress(title, total) as progress, Stopping(progress) as stopping:
+    with resumable(folder, protocol.processes), LiveProgress(title, total) as progress, Stopping(progress) as stopping:
         yield stopping
 
 

@@ -210,8 +210,8 @@ def shard(
     plan = submitted.plan()
     part = submitted.shard_plan(plan, index)
     name = f"{submitted.experiment.name}, shard {index} of {len(submitted.shards)}"
-    rounds = submitted.experiment.protocol.rounds
-    with console.measuring(name, rounds, part, submitted.shard_folder(index)) as progress:
+    protocol = submitted.experiment.protocol
+    with console.measuring(name, protocol, part, submitted.shard_folder(index)) as progress:
         run_shard(submitted, plan, index, progress)
     console.log(f"shard {index} is done")
 

@@ -253,14 +253,16 @@ class ProtocolEntry(Strict):
     pilot: int = Field(default=5, ge=2, description="first repetitions, which decide how many more there are")
     min_repeats: int = Field(default=10, ge=0, description="minimum of further repetitions")
     max_repeats: int = Field(default=100, ge=1, description="maximum of further repetitions")
-    max_time_s: float = Field(default=300.0, gt=0, description="maximum of measured seconds per cell")
+    max_time_s: float = Field(
+        default=300.0, gt=0, description="maximum of measured seconds per cell, over all processes"
+    )
     half_width: float = Field(
         default=0.01, gt=0, lt=1, description="target half-width of the median's interval, as a fraction"
     )
-    rounds: int = Field(default=2, ge=1, description="passes over all cells, so that drift spreads over them")
-    fresh_process_per_round: bool = Field(
-        default=False, description="each round in a new process, which measures the spread between processes"
+    processes: int = Field(
+        default=3, ge=1, description="fresh processes that measure each cell, one after another; a verdict needs three"
     )
+    rounds: int = Field(default=2, ge=1, description="visits of a cell within a process, so that drift spreads")
 
     @validator(mode="after")
     def _ordered(self) -> ProtocolEntry:

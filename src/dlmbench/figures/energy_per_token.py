@@ -6,7 +6,7 @@ What a text costs in joules. Latency does not show it: a busy device draws more 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from statistics import median
+from statistics import fmean, median
 from typing import Any
 
 import pandas as pd
@@ -64,8 +64,9 @@ def _point(kind: str, series: str, summary: CellSummary, result: CellResult) -> 
     if readings:
         read = summarise(readings)
         energy, repetitions = frames.median_columns("j_per_token", read), read.n
-    elif result.energy is not None and per_batch > 0:
-        energy, repetitions = {"j_per_token": result.energy.energy_j / per_batch}, result.energy.repetitions
+    elif result.energy and per_batch > 0:
+        energy = {"j_per_token": fmean(window.generation_j for window in result.energy) / per_batch}
+        repetitions = sum(window.repetitions for window in result.energy)
     else:
         return None
     idle = result.memory.idle_power_w if result.memory else None

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dlmbench.measure.clock import Clock
-from dlmbench.types import EnergyPass
+from dlmbench.types import EnergyWindow
 
 MIN_REGION_S = 0.5
 ENERGY_PASS_S = 1.0
@@ -226,7 +226,9 @@ class GpuMeter:
         return None if started_j is None or ended_j is None else (ended_j - started_j) / max(region_s, duration_s)
 
 
-def measure_energy(cell_id: str, generate: Callable[[], object], clock: Clock, meter: GpuMeter) -> EnergyPass | None:
+def measure_energy(
+    cell_id: str, process_id: int, generate: Callable[[], object], clock: Clock, meter: GpuMeter
+) -> EnergyWindow | None:
     """Energy of one generation, averaged over as many as fill `ENERGY_PASS_S`; None without an energy counter.
 
     Both readings wait for a refresh of the counter. At the end this adds the idle device's energy until that refresh:
@@ -245,7 +247,7 @@ def measure_energy(cell_id: str, generate: Callable[[], object], clock: Clock, m
     ended_j = meter.refreshed_j()
     if ended_j is None:
         return None
-    return EnergyPass(cell_id, os.getpid(), repetitions, region_s, (ended_j - started_j) / repetitions)
+    return EnergyWindow(cell_id, process_id, repetitions, region_s, ended_j - started_j)
 
 
 def driver_gpu_count() -> int:

@@ -112,6 +112,8 @@ def repetition(generate: Callable[[], Generation], clock: Clock, index: int, met
         index=index,
         is_warmup=False,
         round_index=0,
+        process_id=0,
+        loaded_since_s=clock.wall(),
         meter=meter or GpuMeter(),
         useful_tokens=lambda generation: None,
         output_bytes=lambda generation: None,

@@ -13,7 +13,7 @@ from dlmbench import registry
 from dlmbench.analysis.results import CellSummary, Curve, Study, group_by
 from dlmbench.errors import BenchError
 from dlmbench.report.text import gib
-from dlmbench.results import GENERATIONS, read_generations
+from dlmbench.results import GENERATIONS, read_generations, recorded_protocol
 from dlmbench.types import Cell, CellResult, Finding, ModelSpec, PromptSettings, ProtocolSettings, Run, from_mapping
 
 EXPERIMENT = "experiment.json"
@@ -193,7 +193,7 @@ def load_settings(run: Run) -> ExperimentSettings:
         saved = json.loads(path.read_text(encoding="utf-8"))
         return ExperimentSettings(
             description=str(saved.get("description", "")),
-            protocol=from_mapping(ProtocolSettings, saved["protocol"]),
+            protocol=recorded_protocol(saved["protocol"]),
             prompts=from_mapping(PromptSettings, saved["prompts"]),
             metrics=tuple(map(str, saved.get("metrics", ()))),
         )

@@ -28,7 +28,7 @@ from dlmbench.types.records import (
     ClockBias,
     CommitOrder,
     ConvertedScore,
-    EnergyPass,
+    EnergyWindow,
     Environment,
     Finding,
     Generation,

@@ -9,7 +9,7 @@ from typing import Literal
 
 from dlmbench.types.study import Cell, LeftOut, Status, stable_hash
 
-SCHEMA_VERSION = 2  # of the files in a run folder
+SCHEMA_VERSION = 3  # of the files in a run folder
 
 # ---------------------------------------------------------------- prompts and texts
 
@@ -111,7 +111,10 @@ class StoredGeneration:
 class Sample:
     """One repetition of a cell. (cell_id, index, is_warmup) is unique in a folder; warm-ups are numbered separately.
 
-    throttle: why the GPU's clock was lowered, "" when it was not. other_processes: of others on the same GPU.
+    round: of the process. process_id: a random number of each worker process, because the system's ids are used again
+    and differ from host to host only by chance. throttle: why the GPU's clock was lowered, "" when it was not.
+    other_processes: of others on the same GPU. load_s: for how long the process had kept the device busy with this cell
+    when the repetition began, warm-ups included. energy_j: only in folders before schema version 3; see `EnergyWindow`.
     """
 
     cell_id: str
@@ -136,6 +139,7 @@ class Sample:
     temperature_c: int | None = None
     throttle: str | None = None
     other_processes: int | None = None
+    load_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -183,14 +187,24 @@ class MemoryPass:
 
 
 @dataclass(frozen=True)
-class EnergyPass:
-    """Energy of one generation too short to read alone: `repetitions` of them in a row took `region_s`."""
+class EnergyWindow:
+    """Energy of `repetitions` generations in a row, from one refresh of the device's counter to another.
+
+    region_s, energy_j: of the whole window, the wait for its last refresh included. refreshes: of the counter in the
+    window; None in folders before schema version 3.
+    """
 
     cell_id: str
     process_id: int
     repetitions: int
     region_s: float
     energy_j: float
+    refreshes: int | None = None
+
+    @property
+    def generation_j(self) -> float:
+        """Joules of one generation."""
+        return self.energy_j / self.repetitions
 
 
 @dataclass(frozen=True)
@@ -207,7 +221,7 @@ class CellStatus:
 
 @dataclass(frozen=True)
 class CellResult:
-    """Everything recorded about one cell."""
+    """Everything recorded about one cell. energy: at least one window of each process, where there is a counter."""
 
     cell: Cell
     status: Status | None
@@ -217,7 +231,7 @@ class CellResult:
     memory: MemoryPass | None
     environment_id: str
     order: CommitOrder | None = None
-    energy: EnergyPass | None = None
+    energy: tuple[EnergyWindow, ...] = ()
 
     @property
     def timed(self) -> tuple[Sample, ...]:

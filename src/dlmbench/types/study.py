@@ -98,7 +98,7 @@ class PromptSettings:
 
 @dataclass(frozen=True)
 class ProtocolSettings:
-    """How often a cell is repeated; see docs/protocol.md."""
+    """How often a cell is repeated; see docs/protocol.md. processes: fresh ones per cell. rounds: visits in each."""
 
     warmup: int = 3
     pilot: int = 5
@@ -107,7 +107,7 @@ class ProtocolSettings:
     max_time_s: float = 300.0
     half_width: float = 0.01
     rounds: int = 2
-    fresh_process_per_round: bool = False
+    processes: int = 3
 
 
 @dataclass(frozen=True)
