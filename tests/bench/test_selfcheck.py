@@ -23,8 +23,9 @@ from support.synthetic_run import ENVIRONMENT, sample
 class Machine:
     """Workers whose process medians vary by `sd`; `hears`: whether a planted slowdown shows."""
 
-    def __init__(self, sd=0.0, hears=True, broken=(), process_s=1.0):
-        self.sd, self.hears, self.broken, self.process_s = sd, hears, broken, process_s
+    def __init__(self, sd=0.0, hears=True, broken=(), process_s=1.0, slowed_s=0.0):
+        self.sd, self.hears, self.broken = sd, hears, broken
+        self.process_s, self.slowed_s = process_s, slowed_s
         self.rng, self.now_s, self.started = np.random.default_rng(1), 0.0, 0
         self.requests = []
 
@@ -41,6 +42,7 @@ class Machine:
                 return
             latency_s = 0.2 * math.exp(effects.setdefault(request.cell.id, machine.rng.normal(0, machine.sd)))
             if isinstance(request, RepeatSlowed):
+                machine.now_s += machine.slowed_s
                 for planted in (0.0, *PLANTED) * request.repetitions:
                     yield SlowedRepetition(planted, latency_s * (1 + planted * machine.hears))
                 return
@@ -86,9 +88,16 @@ def test_nothing_is_found_in_noise_or_where_a_slowdown_does_not_show(check):
 
 def test_processes_are_added_as_long_as_the_time_allows(check):
     machine = Machine(process_s=10.0)
-    assert check(machine, budget_s=0).floors[0].processes == 2
+    assert check(machine, budget_s=0).floors[0].processes == 3
     assert check(machine, budget_s=45).floors[0].processes == 4
     assert check(machine, budget_s=1000).floors[0].processes == 6
+
+
+def test_without_time_for_slowdowns_processes_are_still_added(check):
+    machine = Machine(process_s=10.0, slowed_s=15.0)
+    # 10, 40 with slowdowns in two cells, 10; then another 40 would be too much, but three times 10 is not.
+    assert check(machine, 95, engines=["hf"]).floors[0].processes == 6
+    assert sum(isinstance(r, RepeatSlowed) for r in machine.requests) == 2
 
 
 def test_every_second_process_is_also_slowed_after_its_plain_repetitions(check):

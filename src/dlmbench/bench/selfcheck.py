@@ -1,7 +1,7 @@
 """The self-check: the protocol and the worker processes of a run, on work whose result is known.
 
 A few fresh processes each time the same cells (A/A), which shows how far equal runs differ. Every second process also
-times them with a slowdown planted into the generate call (A/B), which shows what would have been noticed. More
+times them with slowdowns planted into the generate call (A/B), which shows what would have been noticed. More
 processes make the noise floor tighter, so they are added for as long as the time allows.
 """
 
@@ -50,11 +50,11 @@ from dlmbench.types import (
 )
 
 ENGINES = ("hf", "native")
-MIN_PROCESSES, MAX_PROCESSES = 2, 6
+MIN_PROCESSES, MAX_PROCESSES = 3, 6
 BUDGET_S = {"cpu": 150.0, "cuda": 330.0}
 _WARMUPS = 3
 # Timed repetitions of a visit: as many as take `_VISIT_S`, within these limits; so many of each planted slowdown.
-_MIN_REPETITIONS, _MAX_REPETITIONS, _VISIT_S, _PLANTED_REPETITIONS = 5, 15, 2.0, 5
+_MIN_REPETITIONS, _MAX_REPETITIONS, _VISIT_S, _PLANTED_REPETITIONS = 5, 15, 1.5, 5
 _BYTES_FOR_8B = 24e9  # of device memory
 
 ReplyT = TypeVar("ReplyT")
@@ -122,12 +122,17 @@ class RepeatSlowed:
 
 @dataclass
 class CheckedCell:
-    """A cell with its kind, and what was measured: medians by process, plain and with each planted slowdown."""
+    """A cell with its kind, and medians by process.
+
+    plain_s: of all processes, as they are. unplanted_s: of those among them in which no slowdown was planted.
+    slowed_s: of the others, by planted slowdown.
+    """
 
     cell: Cell
     kind: str
     batch: PromptBatch
     plain_s: list[float] = field(default_factory=list)
+    unplanted_s: list[float] = field(default_factory=list)
     slowed_s: dict[float, list[float]] = field(default_factory=dict)
 
     @property
@@ -144,7 +149,7 @@ class CheckedCell:
         for planted in PLANTED:
             slowed_s, plain_s = self.slowed_s[planted], self.slowed_s[0.0]
             within = statistics.median(s / plain for s, plain in zip(slowed_s, plain_s, strict=True))
-            yield planted_slowdown(self.floor(), planted, self.plain_s[::2], slowed_s, within - 1)
+            yield planted_slowdown(self.floor(), planted, self.unplanted_s, slowed_s, within - 1)
 
 
 def checked_cells(environment: Environment, device: str, engines: Sequence[str]) -> list[CheckedCell]:
@@ -188,34 +193,34 @@ def run_selfcheck(
 ) -> Selfcheck:
     """Check the instrument on this machine.
 
-    At least `MIN_PROCESSES` processes are started, then more for as long as `budget_s` allows, up to `MAX_PROCESSES`.
-    How many does not depend on what they measured.
+    At least `MIN_PROCESSES` processes are started, then more for as long as `budget_s` allows, up to `MAX_PROCESSES`;
+    where it is too short to plant slowdowns, without. How many does not depend on what they measured.
 
     Raises:
         BenchError: an unknown engine, or no cell could be measured.
     """
-    at, started_s, before = datetime.now(UTC).isoformat(timespec="seconds"), time.monotonic(), _cpu_seconds()
+    at, started_s, before_s = datetime.now(UTC).isoformat(timespec="seconds"), time.monotonic(), _cpu_seconds()
     load_average = os.getloadavg()[0]
     check = _Check(device, checked_cells(environment, device, engines), on_progress)
-    durations_s: list[float] = []
-    while len(durations_s) < check.processes:
-        begun_s = time.monotonic()
-        check.run_process(len(durations_s))
-        durations_s.append(time.monotonic() - begun_s)
-        # The first compiles; of the others every second one takes longer.
-        expected_s = max(durations_s[1:][-2:], default=durations_s[0])
-        left_s = budget_s - (time.monotonic() - started_s)
-        affordable = len(durations_s) + max(0, int(left_s / expected_s))
-        check.processes = min(max(affordable, MIN_PROCESSES), MAX_PROCESSES)
+    duration_s: dict[bool, float] = {}  # of the latest process without, and with, planted slowdowns
+    for number in range(MAX_PROCESSES):
+        begun_s, plants = time.monotonic(), number % 2 == 1
+        left_s = started_s + budget_s - begun_s
+        if number >= MIN_PROCESSES:
+            plants = plants and duration_s[True] <= left_s
+            if duration_s[plants] > left_s:
+                break
+            check.processes = min(number + int(2 * left_s / sum(duration_s.values())) + 1, MAX_PROCESSES)
+        check.run_process(number, plants)
+        duration_s[plants] = time.monotonic() - begun_s
     assert check.clock is not None
-    duration_s = time.monotonic() - started_s
-    others_s = max(0.0, _cpu_seconds() - before)
+    whole_s = time.monotonic() - started_s
     return Selfcheck(
         device=environment.device,
         host=environment.host,
         environment_id=environment.id,
         at=at,
-        duration_s=duration_s,
+        duration_s=whole_s,
         floors=tuple(c.floor() for c in check.cells),
         detected=tuple(d for c in check.cells for d in c.detected()),
         bias=check.clock.bias,
@@ -223,7 +228,7 @@ def run_selfcheck(
         clock_resolution_s=check.clock.resolution_s,
         cores=len(os.sched_getaffinity(0)),
         load_average=load_average,
-        other_cores=others_s / duration_s,
+        other_cores=max(0.0, _cpu_seconds() - before_s) / whole_s,
         other_processes=max(check.other_processes, default=None),
         not_measured=tuple(check.failed),
     )
@@ -244,14 +249,14 @@ class _Check:
     device: str
     cells: list[CheckedCell]
     on_progress: OnProgress
-    processes: int = MAX_PROCESSES
+    processes: int = MIN_PROCESSES
     overheads_s: list[float] = field(default_factory=list)
     other_processes: list[int] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
     clock: ClockReport | None = None
 
-    def run_process(self, number: int) -> None:
-        """Time every cell in a fresh process; every second process also plants slowdowns."""
+    def run_process(self, number: int, plants: bool) -> None:
+        """Time every cell in a fresh process; with `plants` also with each planted slowdown."""
         worker = Worker(self.device)
         try:
             self._show(number, 0, "start")
@@ -263,7 +268,7 @@ class _Check:
             for done, checked in enumerate(list(self.cells)):
                 self._show(number, done, checked.name)
                 try:
-                    self._visit(worker, checked, number)
+                    self._visit(worker, checked, number, plants)
                 except BenchError as failure:
                     self.failed.append(f"{checked.name}: {failure.message}")
                     self.cells.remove(checked)
@@ -272,7 +277,7 @@ class _Check:
         finally:
             worker.stop()
 
-    def _visit(self, worker: Worker, checked: CheckedCell, number: int) -> None:
+    def _visit(self, worker: Worker, checked: CheckedCell, number: int, plants: bool) -> None:
         cell, batches = checked.cell, (checked.batch,)
         *_, last = _replies(worker, Repeat(cell, RepetitionPlan(_WARMUPS, 0, 0, 0), number, batches))
         count = min(max(int(_VISIT_S / last.sample.latency_s), _MIN_REPETITIONS), _MAX_REPETITIONS)
@@ -282,11 +287,13 @@ class _Check:
         self.overheads_s.append((wall_s - sum(r.sample.latency_s for r in timed)) / count)
         self.other_processes += [n for r in timed if (n := r.sample.other_processes) is not None]
         plain_s = statistics.median(r.sample.latency_s for r in timed)
-        if number % 2:
+        if plants:
             slowed = _replies(worker, RepeatSlowed(cell, checked.batch, plain_s, _PLANTED_REPETITIONS))
             for planted in (0.0, *PLANTED):
                 median_s = statistics.median(r.latency_s for r in slowed if r.planted == planted)
                 checked.slowed_s.setdefault(planted, []).append(median_s)
+        else:
+            checked.unplanted_s.append(plain_s)
         checked.plain_s.append(plain_s)
 
     def _show(self, number: int, done: int, doing: str) -> None:

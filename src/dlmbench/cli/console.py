@@ -467,6 +467,8 @@ def selfcheck_remarks(found: Selfcheck) -> list[str]:
 
 
 def _percent(share: float) -> str:
+    if share > 1:
+        return "over 100%"
     return f"{share:.1%}" if share >= 0.00995 else f"{share:.2%}"
 
 

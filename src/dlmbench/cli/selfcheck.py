@@ -17,7 +17,9 @@ def selfcheck(
     ] = None,
     budget: Annotated[
         float | None,
-        Option(min=0, metavar="SECONDS", help="time to spend, at least two processes; default 150, with a GPU 330"),
+        Option(
+            min=0, metavar="SECONDS", help="time to spend, at least on three processes; default 150, with a GPU 330"
+        ),
     ] = None,
     output: Annotated[
         Path | None, Option("--output", metavar="FILE", help="default: where `dlmbench run` looks for it")
