@@ -216,7 +216,8 @@ def floor_of(result: CellResult, selfcheck: Selfcheck | None) -> float:
     """The noise floor of this cell's engine and kind of work, as measured by `selfcheck`."""
     if selfcheck is None:
         return UNMEASURED_FLOOR
-    measured = selfcheck.floor(result.cell.engine, is_launch_bound(result.timed[0]))
+    kind = "launch-bound" if is_launch_bound(result.timed[0]) else "busy"
+    measured = selfcheck.floor(result.cell.engine, 1, kind)
     return UNMEASURED_FLOOR if measured is None else measured
 
 

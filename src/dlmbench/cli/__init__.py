@@ -13,7 +13,7 @@ import typer
 
 # isort: off
 # Imported for the commands they add, in the order in which `--help` lists them.
-from dlmbench.cli import run, report, compare, plan, generate, tasks, slurm, machine  # noqa: F401
+from dlmbench.cli import run, report, compare, plan, generate, tasks, slurm, machine, selfcheck  # noqa: F401
 
 # isort: on
 from dlmbench.cli.options import app, respelled

@@ -25,7 +25,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from dlmbench.types import Cell, Finding, LeftOut, Plan, Progress, ProtocolSettings, Run
+from dlmbench.types import Cell, Finding, LeftOut, Plan, Progress, ProtocolSettings, Run, Selfcheck
 
 if TYPE_CHECKING:
     # Types only: these import numpy and scipy, and `plan` should start fast.
@@ -96,6 +96,12 @@ class ProgressBar:
     def restart(self, description: str, total: int | None = None) -> None:
         """Start again from zero."""
         self._bar.update(self._task, description=description, completed=0, total=total)
+
+    def step(self, description: str, completed: int, total: int) -> None:
+        """Set the bar and its description; logged where the bar is not shown."""
+        self._bar.update(self._task, description=description, completed=completed, total=total)
+        if not self.is_shown:
+            self.log(f"{completed}/{total} {description}")
 
 
 class LiveProgress(ProgressBar):
@@ -433,6 +439,47 @@ def remarks(run: Run, metrics: Sequence[str]) -> list[str]:
         if note := "; ".join(part for part in parts if part):
             lines[f"{s.metric}: {note}"] = None
     return list(lines)
+
+
+# ---------------------------------------------------------------- the self-check
+
+
+def selfcheck(found: Selfcheck) -> Table:
+    """Noise floor and smallest planted slowdown found, for each engine and kind of cell."""
+    columns = ("engine", "cells", ">floor, 1 process", ">3 processes", ">5 processes", ">smallest slowdown found")
+    table = new_table(f"Self-check on {found.device}, {found.duration_s:.0f} s", *columns, ">measured in")
+    for f in found.floors:
+        floors = (_percent(f.floor(n)) for n in (1, 3, 5))
+        smallest = found.smallest_found(f.engine, f.kind)
+        share = f"{smallest:.0%} planted" if smallest is not None else "none"
+        table.add_row(f.engine, f.kind, *floors, share, f"{f.processes} processes")
+    return table
+
+
+def selfcheck_remarks(found: Selfcheck) -> list[str]:
+    """What the table does not show, and what it means, as sentences."""
+    bias = ", ".join(f"{b.workload} {b.length_s * 1e3:g} ms: {b.ratio - 1:+.3%}" for b in found.bias)
+    lines = [
+        f"Clock: resolution {found.clock_resolution_s * 1e6:.3g} us; bias {bias}.",
+        f"Harness: {found.overhead_s * 1e3:.2f} ms a repetition, outside the timed region.",
+    ]
+    lines += [f"Not measured: {reason}." for reason in found.not_measured]
+    one, three, five = (_percent(max(f.floor(n) for f in found.floors)) for n in (1, 3, 5))
+    lines.append(
+        f"Differences under {one} cannot be shown here by a run with 1 process, under {three} by one with 3, "
+        f"under {five} by one with 5, whatever the engine and kind of cell."
+    )
+    if found.is_disturbed:
+        others = f", {found.other_processes} other processes on the GPU" if found.other_processes else ""
+        busy = f"load {found.load_average:.1f} before, {found.other_cores:.1f} of {found.cores} cores busy during it"
+        lines.append(f"Other programs disturbed this check ({busy}{others}): repeat it on an idle machine.")
+    return lines
+
+
+def _percent(share: float) -> str:
+    if share > 1:
+        return "over 100%"
+    return f"{share:.1%}" if share >= 0.00995 else f"{share:.2%}"
 
 
 def left_out(combinations: Sequence[LeftOut]) -> None:

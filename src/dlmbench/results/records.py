@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 from dlmbench.errors import BenchError
 from dlmbench.results.journal import broken_line, read_lines
+from dlmbench.results.selfcheck import SELFCHECK, read_selfcheck
 from dlmbench.types import (
     SCHEMA_VERSION,
     Cell,
@@ -232,7 +233,7 @@ def read_run(folder: Path) -> Run:
     """The whole run folder, read without a lock: also while a run is writing there.
 
     Raises:
-        BenchError: no records there, or a broken line.
+        BenchError: no records there, a broken line, or a damaged self-check.
     """
     records = read_records(folder)
     if not records.name:
@@ -250,4 +251,5 @@ def read_run(folder: Path) -> Run:
         text_scores=tuple(r for r in results if isinstance(r, TextScore)),
         scores=read_scores(folder),
         unscored=tuple(r for r in results if isinstance(r, Unscored)),
+        selfcheck=read_selfcheck(folder / SELFCHECK),
     )

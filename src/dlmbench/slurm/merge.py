@@ -19,6 +19,7 @@ from dlmbench.errors import BenchError
 from dlmbench.results import GENERATIONS, RECORDS, TEXT_SCORES, Store, read_run, read_text_results
 from dlmbench.results.journal import LockedFolder, read_lines, replace_file
 from dlmbench.results.records import RunRecords, cell_record, read_records
+from dlmbench.results.selfcheck import merge_selfchecks
 from dlmbench.slurm import submission as submissions
 from dlmbench.slurm.shards import ENDED
 from dlmbench.types import Cell, Environment, Plan, Progress
@@ -134,6 +135,7 @@ def merge(output: Path, plan: Plan, shards: Sequence[Path], gaps: Sequence[str],
         *(line for i in cells for line in next((s.lines[i] for s in sources if i in s.lines), ())),
     ]
     _write(output, lines, sources, set(cells), experiment)
+    merge_selfchecks(output, (source.folder for source in sources))
     with Store.open(output, environment, sources[0].contents.name) as store:
         scored = {cell.id: cell for cell in Plan(tuple(cells.values())).scored_cells}
         store.write_scores(aggregate(scored, read_text_results(output)))

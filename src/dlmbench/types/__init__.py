@@ -20,9 +20,12 @@ from dlmbench.types._parts import (
     Texts,
 )
 from dlmbench.types.records import (
+    BUSY,
+    LAUNCH_BOUND,
     SCHEMA_VERSION,
     CellResult,
     CellStatus,
+    ClockBias,
     CommitOrder,
     ConvertedScore,
     EnergyWindow,
@@ -31,6 +34,8 @@ from dlmbench.types.records import (
     Generation,
     Likelihood,
     MemoryPass,
+    NoiseFloor,
+    PlantedSlowdown,
     Prompt,
     PromptBatch,
     PromptSets,
