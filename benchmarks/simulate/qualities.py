@@ -327,17 +327,17 @@ _DIFFERENCE, _SCORES = "Difference of two runs' scores", "Verdicts of compare on
 _COVERAGE, _FALSE, _FOUND = "coverage", "false verdicts", "found"
 NOTES = {
     _RANGE: "Whether the range holds the true S_parity on a grid of five step counts. The width is by how many steps of "
-    "the grid the range is wider than that of z tests with the true standard error, each step count alone. Before: "
+    "the grid the range is wider than by z tests with the true standard error, each step count alone. Before: "
     "quantiles of S_parity over resamples.",
     _REACHED: "Whether one step count is called as good.",
     _DIFFERENCE: "Paired scores of `compare`; the width as for latencies.",
     _SCORES: "Reports in which any of four metrics of four cells is called better or worse, though nothing differs. "
     "Before: each tested at 5%.",
-    _BINARY: "Whether one step count is called as good within 2 points. Before: the share of resamples of zeros and ones.",
+    _BINARY: "Whether one step count is called as good within 2 points. Before: resampled zeros and ones.",
     _TWO: "Paired items; the width is over 1.96 true standard errors. Before: a bootstrap.",
     _ONE: "The width is over 1.96 true standard errors. Before: a bootstrap.",
-    _WINNER: "Reports of four curves, of which two share their texts, over three processes. A false verdict names a wrong "
-    "winner on any curve. Before: a range of resamples that lies where diffusion is slower.",
+    _WINNER: "Reports of four curves, of which two share their texts, over three processes. A false verdict names a "
+    "wrong winner on any curve. Before: a range of resamples that lies where diffusion is slower.",
 }
 _UNSEEN = "such losses are missing in over a third of sets of 32 prompts"
 

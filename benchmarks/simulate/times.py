@@ -10,13 +10,13 @@ from functools import partial
 import numpy as np
 from benchmarks.simulate.campaign import FloatArray, Scenario, Trial
 from benchmarks.simulate.machines import LLADA, LLAMA, Machine, cell, run_of
-from scipy import stats
 
 from dlmbench.analysis.break_even import BreakEven, break_even, fit_line
 from dlmbench.analysis.compare import compare
-from dlmbench.analysis.replication import Estimate, estimate, latencies
+from dlmbench.analysis.replication import Estimate, energies, estimate, latencies
 from dlmbench.analysis.stats import Interval, Summary, percentiles, summarise
-from dlmbench.types import CellResult
+from dlmbench.measure.selfcheck import noise_floor
+from dlmbench.types import BUSY, CellResult, EnergyWindow, Selfcheck
 
 # A run: a baseline and a target at two batch sizes, the target at three step counts.
 BASELINES = {cell(LLAMA, b): 0.5 * b**0.2 for b in (1, 8)}
@@ -85,6 +85,22 @@ def _covers(interval: Interval | Summary, truth: float) -> bool:
     return interval.low <= truth <= interval.high
 
 
+def energy_interval(machine: Machine, processes: int, rng: np.random.Generator) -> Trial:
+    """Intervals of the energy of a generation at 100 W, from two windows of three generations in each process."""
+    results = []
+    for result in machine.measure(CELLS, processes, 6, rng):
+        windows = tuple(
+            EnergyWindow(result.cell.id, first.process_id, 3, seconds, 100 * seconds)
+            for first, seconds in (
+                (result.timed[i], sum(s.latency_s for s in result.timed[i : i + 3]))
+                for i in range(0, len(result.timed), 3)
+            )
+        )
+        results.append(replace(result, energy=windows))
+    found = energies(results)
+    return _intervals([found[c.id].interval() for c in CELLS], [100 * t for t in CELLS.values()])
+
+
 def within_one_process(machine: Machine, rng: np.random.Generator) -> Trial:
     """The interval of 15 repetitions of one process, against that process's own median in the long run."""
     one = next(iter(BASELINES))
@@ -101,19 +117,12 @@ def within_before(machine: Machine, rng: np.random.Generator) -> float:
 # ---------------------------------------------------------------- verdicts
 
 
-class MeasuredFloor:
-    """A self-check of six processes of one cell: the floor is the upper 95% bound for one process on each side."""
-
-    def __init__(self, machine: Machine, rng: np.random.Generator) -> None:
-        one = next(iter(BASELINES))
-        (result,) = machine.measure({one: 1.0}, 6, 6, rng)
-        medians_P = np.median(np.log(_times(result).reshape(6, 6)), axis=1)
-        bound = medians_P.std(ddof=1) * math.sqrt(5 / stats.chi2.ppf(0.05, 5))
-        self.share = math.expm1(1.96 * math.sqrt(2) * bound)
-
-    def floor(self, engine: str, launch_bound: bool) -> float:
-        """The same floor for every kind of cell."""
-        return self.share
+def self_checked(machine: Machine, rng: np.random.Generator) -> Selfcheck:
+    """A self-check of `machine` that compared six processes of one cell."""
+    (result,) = machine.measure({next(iter(BASELINES)): 1.0}, 6, 6, rng)
+    medians_P = np.median(_times(result).reshape(6, 6), axis=1)
+    floor = noise_floor(BUSY, result.cell.engine, medians_P.tolist())
+    return Selfcheck("gpu", "host", result.environment_id, "", 0.0, (floor,), (), (), 0.0, 0.0, 2, 0.0, 0.0)
 
 
 def compared(
@@ -133,8 +142,8 @@ def compared(
     second_s = {c: t * (1 + slower * (c in slowed)) for c, t in CELLS.items()}
     first, second = (run_of(machine.measure(t, processes, repetitions, rng)) for t in (CELLS, second_s))
     if is_floor_measured:
-        check = MeasuredFloor(machine, rng)
-        first, second = (replace(run, selfcheck=check) for run in (first, second))  # type: ignore[arg-type]
+        check = self_checked(machine, rng)
+        first, second = (replace(run, selfcheck=check) for run in (first, second))
     pairs = {p.first: p.verdict for p in compare(first, second).pairs}
     if slower:
         return Trial(float(np.mean([pairs[c] == "slower" for c in slowed])))
@@ -202,18 +211,20 @@ LINE = {k: 0.1 + 0.02 * k for k in (8, 16, 32, 64, 128)}
 # A power cap makes steps longer the more of them there are.
 BENT = {k: 0.1 + 0.02 * k * (1 + 0.1 * k / 128) for k in (8, 16, 32, 64, 128)}
 CLOSE = {k: 0.1 + 0.02 * k for k in (36, 38, 40, 42, 44)}
+_ENERGY = "Interval of an energy over processes"
 _INTERVAL, _RATIO = "Interval of a latency over processes", "Interval of a ratio of two models over processes"
 _SAME, _SLOWER = "Verdicts of compare on identical runs", "Verdicts of compare on a slower run"
 _ONE, _CROSSING = "Interval within one process", "Break-even k*"
 _COVERAGE, _FALSE, _FOUND = "coverage", "false verdicts", "found"
 _WIDTH = (
-    "The width is relative to the narrowest interval that would have covered 95% of the same trials; "
-    "it could be used only by someone who knows the noise."
+    "The width is over that of the narrowest interval that would have covered 95% of the same trials, "
+    "which takes knowing the noise."
 )
 NOTES = {
-    _INTERVAL: f"Processes of six repetitions; the truth is the median latency of an average process. {_WIDTH} "
-    "Before: the interval of 15 repetitions of one process.",
+    _INTERVAL: f"Processes of six repetitions; the truth is the median latency of an average process. "
+    f"{_WIDTH} Before: the interval of 15 repetitions of one process.",
     _RATIO: "As above, for the baseline's latency over diffusion's; their processes are separate.",
+    _ENERGY: "Two windows of three generations in each process.",
     _ONE: "Fifteen repetitions against the long-run median of the very process they are from. Before: order statistics, "
     "which take repetitions for independent.",
     _SAME: "Reports in which any of eight cells is called faster or slower, though nothing differs. "
@@ -258,6 +269,17 @@ SCENARIOS = (
             most_width=_widest(name, 3),
         )
         for name in ("process sd 0.5%", "process sd 1.0%, of each cell", *UNEQUAL, *MODES)
+    ),
+    *(
+        Scenario(
+            _ENERGY,
+            f"{name}; 3 processes",
+            _COVERAGE,
+            partial(energy_interval, MACHINES[name], 3),
+            least=0.93,
+            most_width=_widest(name, 3),
+        )
+        for name in ("process sd 0.5%", "process sd 3.0%", "process sd 1.0%, of each cell")
     ),
     *(
         Scenario(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -11,32 +12,30 @@ from dlmbench.measure.protocol import plan_repetitions
 from dlmbench.types import Cell, CellResult, MemoryPass, ProtocolSettings, Sample
 from support.synthetic_run import baseline_cell, sample, target_cell
 
-SETTINGS = ProtocolSettings(warmup=3, pilot=5, min_repeats=10, max_repeats=100, max_time_s=300, rounds=2)
+SETTINGS = ProtocolSettings(warmup=3, pilot=5, min_repeats=10, max_repeats=100, max_time_s=300, rounds=2, processes=1)
 
 
 def made(cell: Cell, settings: ProtocolSettings, latency_s: float) -> list[tuple[list[Sample], int]]:
     """Every state of the records on the way through the protocol, and how many repetitions are still to come then."""
     done: list[Sample] = []
     states = [list(done)]
-    for number in range(settings.rounds):
-        is_new = number == 0 or settings.fresh_process_per_round
-        while not (visit := plan_repetitions(done, settings, number, fresh_process=is_new)).is_empty:
-            is_new = False
+    for process, number in itertools.product(range(settings.processes), range(settings.rounds)):
+        while not (visit := plan_repetitions(done, settings, number, process)).is_empty:
             for i in range(visit.warmups):
-                warm = sample(cell, visit.first_warmup_index + i, latency_s, round_index=number)
+                warm = sample(cell, visit.first_warmup_index + i, latency_s, process, number)
                 done.append(replace(warm, is_warmup=True))
                 states.append(list(done))
             for i in range(visit.repetitions):
-                done.append(sample(cell, visit.first_index + i, latency_s, round_index=number))
+                done.append(sample(cell, visit.first_index + i, latency_s, process, number))
                 states.append(list(done))
     return [(state, len(done) - len(state)) for state in states]
 
 
 @pytest.mark.parametrize("rounds", [1, 2, 4])
-@pytest.mark.parametrize("fresh", [False, True])
+@pytest.mark.parametrize("processes", [1, 3])
 @pytest.mark.parametrize("latency_s", [0.1, 40.0, 100.0])
-def test_what_is_left_is_what_the_protocol_still_does(rounds, fresh, latency_s):
-    settings = replace(SETTINGS, rounds=rounds, fresh_process_per_round=fresh)
+def test_what_is_left_is_what_the_protocol_still_does(rounds, processes, latency_s):
+    settings = replace(SETTINGS, rounds=rounds, processes=processes)
     states = made(baseline_cell(), settings, latency_s)
     assert len(states) > 8
     for state, left in states:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import statistics
@@ -21,11 +22,11 @@ from dlmbench.experiment import plan as grid
 from dlmbench.measure.protocol import plan_repetitions
 from dlmbench.results import read_run
 from dlmbench.roofline import corrected, memory
-from dlmbench.roofline.calibrate import TRANSFER_SD, Calibration, calibrate_run, load_calibration
+from dlmbench.roofline.calibrate import TRANSFER_SD, calibrate_run, load_calibration
 from dlmbench.roofline.hardware import find
 from dlmbench.roofline.models_8b import LLADA_8B, LLAMA_8B
 from dlmbench.roofline.predict import predict
-from dlmbench.types import Plan, ProtocolSettings, Sample
+from dlmbench.types import Efficiencies, Plan, ProtocolSettings, Sample
 from support.experiments import GOOD, H200_RUN
 from support.program import fails, run
 
@@ -130,9 +131,10 @@ def test_predicted_memory_is_what_the_h200_measured():
 
 def test_the_bill_by_hand(tmp_path):
     """3 warm-ups, 5 pilots, 10 more over one later round with one warm-up, two passes: 21 generations; noisy 111."""
-    steady = ProtocolSettings(warmup=3, pilot=5, min_repeats=10, max_repeats=100, max_time_s=300, rounds=2)
+    steady = ProtocolSettings(warmup=3, pilot=5, min_repeats=10, max_repeats=100, max_time_s=300, rounds=2, processes=1)
     assert generations_of(0.1, steady) == 3 + 5 + 10 + 1 + 2
-    assert generations_of(0.1, replace(steady, fresh_process_per_round=True)) == 3 + 5 + 10 + 3 + 2
+    # Three processes of five, all with full warm-ups; the first is the pilot, the others visit the cell twice.
+    assert generations_of(0.1, replace(steady, processes=3)) == 3 + 5 + 2 * (3 + 5 + 1) + 2
     # 5 pilots of 50 s leave 50 s of 300: one more. Of 100 s they leave none, and no second round.
     assert generations_of(50.0, steady) == 3 + 5 + 1 + 1 + 2
     assert generations_of(100.0, steady) == 3 + 5 + 2
@@ -148,20 +150,18 @@ def test_the_bill_by_hand(tmp_path):
 
 @pytest.mark.parametrize("latency_s", [0.01, 30.0, 45.0, 200.0])
 @pytest.mark.parametrize("rounds", [1, 2, 4])
-@pytest.mark.parametrize("fresh", [False, True])
-def test_the_bill_counts_what_the_protocol_does(latency_s, rounds, fresh):
+@pytest.mark.parametrize("processes", [1, 3, 5])
+def test_the_bill_counts_what_the_protocol_does(latency_s, rounds, processes):
     """Every visit of a cell of steady latency, as the run makes them."""
-    settings = ProtocolSettings(rounds=rounds, min_repeats=7, fresh_process_per_round=fresh)
+    settings = ProtocolSettings(rounds=rounds, min_repeats=7, processes=processes)
     done: list[Sample] = []
-    for number in range(rounds):
-        is_new = fresh or number == 0
-        while not (visit := plan_repetitions(done, settings, number, fresh_process=is_new)).is_empty:
-            is_new = False
+    for process, number in itertools.product(range(processes), range(rounds)):
+        while not (visit := plan_repetitions(done, settings, number, process)).is_empty:
             for is_warmup, first, count in (
                 (True, visit.first_warmup_index, visit.warmups),
                 (False, visit.first_index, visit.repetitions),
             ):
-                made = ("c", is_warmup, number, 1, "", "wall", latency_s, latency_s, 1, None, None, 1, 1, 1, 0)
+                made = ("c", is_warmup, number, process, "", "wall", latency_s, latency_s, 1, None, None, 1, 1, 1, 0)
                 done += [Sample(made[0], first + i, *made[1:]) for i in range(count)]
     assert generations_of(latency_s, settings) == len(done) + 2
 
@@ -283,7 +283,7 @@ def test_what_calibrate_writes_plan_reads(capsys, tmp_path):
     path = tmp_path / "h200.json"
     code, out, err = run(capsys, "calibrate", H200_RUN, "--output", path)
     assert code == 0, err
-    assert "left out, median" in out
+    assert "held-out median error" in out
     assert "30 measured cells" in out
     assert not err
     document = json.loads(path.read_text())
@@ -292,7 +292,7 @@ def test_what_calibrate_writes_plan_reads(capsys, tmp_path):
     assert len(document["cells"]) == 30
     saved = load_calibration(path)
     assert (saved.hardware, saved.run) == ("H200", document["run"])
-    fitted = {c["label"]: Calibration.from_dict(c).efficiencies for c in document["calibrations"]}
+    fitted = {c["label"]: Efficiencies(**c["efficiencies"]) for c in document["calibrations"]}
     assert saved.efficiencies == fitted
     grid_file = ROOT / "config/experiments_h200_random.yaml"
     for device, carried in (("h200", False), ("h100 sxm", True)):

@@ -35,7 +35,7 @@ grid:
     autoregressive: {}
     masked_diffusion: {commit: [low_confidence, random], steps: [4, 12]}
 prompts: {source: tiny, count: 4}
-protocol: {warmup: 0, pilot: 2, min_repeats: 0, max_repeats: 1, rounds: 1}
+protocol: {warmup: 0, pilot: 2, min_repeats: 0, max_repeats: 1, processes: 1, rounds: 1}
 metrics: [likelihood, "elbo": {draws: 32}]
 """.replace('"elbo": {draws: 32}', "{elbo: {draws: 32}}")
 REFUSED = [n for n in registry.names("metrics") if hasattr(registry.load("metrics", n), "REFUSED")]

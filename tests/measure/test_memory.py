@@ -12,9 +12,9 @@ def test_a_small_generation_does_not_inherit_the_peak_of_a_large_one():
     def touch(mib):
         return lambda: bytes(bytearray(b"x") * (mib * MIB))[0]
 
-    small = measure_memory("small", touch(10), "cpu")
-    large = measure_memory("large", touch(150), "cpu")
-    again = measure_memory("small", touch(10), "cpu")
+    small = measure_memory("small", 1, touch(10), "cpu")
+    large = measure_memory("large", 1, touch(150), "cpu")
+    again = measure_memory("small", 1, touch(10), "cpu")
     assert small.source == "rss"
     if small.peak_process_bytes is None:
         pytest.skip("this kernel does not let a process reset its peak")
@@ -26,7 +26,7 @@ def test_a_small_generation_does_not_inherit_the_peak_of_a_large_one():
 def test_a_peak_that_cannot_be_reset_is_unknown_and_not_somebody_elses(monkeypatch, tmp_path):
     monkeypatch.setattr("dlmbench.measure.memory._CLEAR_REFS", tmp_path / "absent" / "clear_refs")
     ran = []
-    assert measure_memory("c", lambda: ran.append(1), "cpu").peak_process_bytes is None
+    assert measure_memory("c", 1, lambda: ran.append(1), "cpu").peak_process_bytes is None
     assert ran == [1]
 
 
@@ -39,7 +39,7 @@ def test_cuda_peaks_are_the_generations_own():
     def fill(mib):
         return lambda: torch.empty(mib * MIB, dtype=torch.uint8, device="cuda").fill_(1)
 
-    large, small = measure_memory("large", fill(512), "cuda"), measure_memory("small", fill(64), "cuda")
+    large, small = measure_memory("large", 1, fill(512), "cuda"), measure_memory("small", 1, fill(64), "cuda")
     assert large.source == "cuda"
     assert 512 * MIB <= large.peak_allocated_bytes <= large.peak_reserved_bytes
     assert 64 * MIB <= small.peak_reserved_bytes < 200 * MIB

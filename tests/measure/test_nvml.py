@@ -62,6 +62,12 @@ def test_a_reading_keeps_what_the_board_supports_and_leaves_the_rest_unknown():
     assert meter.process_bytes() == 7
 
 
+def test_waiting_workers_of_the_same_run_are_not_others(monkeypatch):
+    parents = {11: os.getppid(), 12: 1}
+    monkeypatch.setattr("psutil.Process", lambda pid: SimpleNamespace(ppid=lambda: parents[pid]))
+    assert GpuMeter(FakeNvml([0], pids=[os.getpid(), 11, 12]), object()).other_processes() == 1
+
+
 def test_other_processes_are_unknown_if_our_own_is_not_in_the_list():
     assert GpuMeter(FakeNvml(pids=[123456789]), object()).other_processes() is None
 
@@ -70,10 +76,10 @@ def test_short_generations_are_repeated_until_the_region_is_long_enough():
     # Readings of the wall: start, then after each of three generations. The counter is read until it is refreshed.
     clock, ran = FakeClock([0.0, 0.4, 0.8, 1.2]), []
     counter = FakeNvml([400, 400, 1000, 9000, 9000, 9000, 10_000])
-    energy = measure_energy("c", lambda: ran.append(1), clock, GpuMeter(counter, object()))
-    assert (energy.repetitions, energy.region_s, energy.energy_j) == (3, 1.2, 3.0)
+    energy = measure_energy("c", 1, lambda: ran.append(1), clock, GpuMeter(counter, object()))
+    assert (energy.repetitions, energy.region_s, energy.energy_j) == (3, 1.2, 9.0)
     assert len(ran) == 3
-    assert measure_energy("c", lambda: ran.append(1), FakeClock([]), GpuMeter()) is None
+    assert measure_energy("c", 1, lambda: ran.append(1), FakeClock([]), GpuMeter()) is None
     assert len(ran) == 3
 
 
@@ -99,7 +105,7 @@ def test_the_meter_finds_torchs_own_board_and_counts_its_energy():
         pytest.skip("this GPU has no energy counter")
     idle_w = meter.idle_power_w()
     x = torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16)
-    energy = measure_energy("c", lambda: x @ x, clock_for("cuda"), meter)
+    energy = measure_energy("c", 1, lambda: x @ x, clock_for("cuda"), meter)
     assert energy.region_s >= 0.5
-    assert energy.energy_j * energy.repetitions / energy.region_s > 1.2 * idle_w > 0
+    assert energy.energy_j / energy.region_s > 1.2 * idle_w > 0
     assert environment.fingerprint("cuda").power_cap_w > idle_w

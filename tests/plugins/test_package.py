@@ -30,7 +30,7 @@ grid:
     recompute: {{}}
     masked_diffusion: {{commit: margin, cache: lookahead, block_length: 4, steps: [4, 8, 16], margin_power: 0.5}}
 prompts: {{source: number-words, count: 3}}
-protocol: {{warmup: 1, pilot: 3, min_repeats: 1, max_repeats: 3, max_time_s: 5, rounds: 1}}
+protocol: {{warmup: 1, pilot: 3, min_repeats: 1, max_repeats: 3, max_time_s: 5, processes: 1, rounds: 1}}
 metrics: [longest_run, likelihood]
 """
 

@@ -15,16 +15,17 @@ import pytest
 
 from dlmbench import registry
 from dlmbench.errors import BenchError
-from dlmbench.results import FIXED_COLUMNS, Store, read_generations, read_run, read_text_results
+from dlmbench.results import FIXED_COLUMNS, Store, read_generations, read_run, read_text_results, recorded_protocol
 from dlmbench.types import (
     Cell,
     CellStatus,
-    EnergyPass,
+    EnergyWindow,
     Environment,
     LeftOut,
     MemoryPass,
     ModelSpec,
     Plan,
+    ProtocolSettings,
     Sample,
     Score,
     StoredGeneration,
@@ -85,7 +86,8 @@ def test_everything_recorded_is_read_back_as_it_was(tmp_path):
         a_sample(cell, 0),
         TracedPass(cell.id, 1, None, None, None, None, None, 0.25, 0.1),
         MemoryPass(cell.id, 1, "rss", peak_process_bytes=9),
-        EnergyPass(cell.id, 1, 3, 0.6, 12.5),
+        EnergyWindow(cell.id, 1, 3, 0.6, 12.5, 30),
+        EnergyWindow(cell.id, 2, 4, 0.8, 16.5, 40),
         CellStatus(cell.id, "error", "first"),
         CellStatus(cell.id, "ok"),
     )
@@ -106,7 +108,7 @@ def test_everything_recorded_is_read_back_as_it_was(tmp_path):
     assert run.left_out == (LeftOut("x", "does not divide"),)
     result = run.results[0]
     assert result.timed == (records[1],)
-    assert (result.traced, result.memory, result.energy) == records[2:5]
+    assert (result.traced, result.memory, *result.energy) == records[2:6]
     assert (result.status, result.reason, result.environment_id) == ("ok", "", ENVIRONMENT.id)
     assert read_generations(tmp_path) == (replace(text, output_ids=(7,)), replace(text, prompt_index=1))
     assert read_text_results(tmp_path) == run.text_scores == scores
@@ -271,6 +273,29 @@ def test_a_folder_of_schema_version_1_is_read_and_scored_but_not_resumed(tmp_pat
     again = read_run(folder)
     assert (again.cells, again.results) == (run.cells, run.results)
     assert len(again.text_scores) == 1
+
+
+def test_energy_of_schema_version_2_was_of_one_generation(tmp_path):
+    cell = a_cell()
+    with an_open_store(tmp_path, cell) as store:
+        store.append(EnergyWindow(cell.id, 1, 3, 0.6, 12.5))
+    path = tmp_path / "records.jsonl"
+    old = path.read_text().replace('"schema_version": 3', '"schema_version": 2').replace("energy_window", "energy")
+    path.write_text(old)
+    (window,) = read_run(tmp_path).results[0].energy
+    assert (window.generation_j, window.energy_j, window.refreshes) == (12.5, 37.5, None)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ({"rounds": 2, "fresh_process_per_round": False}, {"processes": 1, "rounds": 2}),
+        ({"rounds": 3, "fresh_process_per_round": True}, {"processes": 3, "rounds": 1}),
+        ({"rounds": 2, "processes": 5}, {"processes": 5, "rounds": 2}),
+    ],
+)
+def test_a_recorded_protocol_says_how_many_processes_there_were(old, new):
+    assert recorded_protocol(old) == ProtocolSettings(**new)
 
 
 def test_scores_of_schema_version_1_are_read(tmp_path):
@@ -448,7 +473,7 @@ def test_quality_metrics_are_strict_json_with_the_cell_spelt_out(tmp_path):
         raise AssertionError(word)
 
     document = json.loads((tmp_path / "quality_metrics.json").read_text(), parse_constant=refuse)
-    assert document["schema_version"] == 2
+    assert document["schema_version"] == 3
     assert document["environment"]["device"] == "GPU A"
     (entry,) = document["scores"]
     expected = {

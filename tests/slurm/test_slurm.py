@@ -58,7 +58,9 @@ grid:
     samplers:
       masked_diffusion: {{steps: [32]}}
 prompts: {{source: tiny, count: 4}}
-protocol: {{warmup: 1, pilot: 3, min_repeats: {repeats}, max_repeats: {repeats}, max_time_s: {limit_s}, rounds: 1}}
+protocol:
+  {{warmup: 1, pilot: 3, min_repeats: {repeats}, max_repeats: {repeats}, max_time_s: {limit_s},
+   processes: 1, rounds: 1}}
 metrics: [likelihood, distinct_1]
 """
 SMALL = """
@@ -73,7 +75,7 @@ grid:
   samplers:
     masked_diffusion: {{steps: {steps}}}
 prompts: {{source: tiny, count: 2}}
-protocol: {{warmup: 1, pilot: 3, min_repeats: 2000, max_repeats: 2000, max_time_s: 15, rounds: 1}}
+protocol: {{warmup: 1, pilot: 3, min_repeats: 2000, max_repeats: 2000, max_time_s: 15, processes: 1, rounds: 1}}
 """
 
 

@@ -72,8 +72,11 @@ def sample(of: Cell, index: int, latency_s: float, process_id: int = 7, round_in
     )
 
 
-def measured(of: Cell, latencies_s: Sequence[float], memory_bytes: int | None = 200 << 20) -> CellResult:
-    samples = tuple(sample(of, i, t) for i, t in enumerate(latencies_s))
+def measured(
+    of: Cell, latencies_s: Sequence[float], memory_bytes: int | None = 200 << 20, processes: int = 1
+) -> CellResult:
+    """A cell with these latencies, dealt to its processes in turn."""
+    samples = tuple(sample(of, i, t, process_id=7 + i % processes) for i, t in enumerate(latencies_s))
     # One slow warm-up, which no number may contain.
     warmup = replace(sample(of, 0, 50.0), is_warmup=True)
     memory = MemoryPass(of.id, 7, "rss", peak_process_bytes=memory_bytes) if memory_bytes else None
@@ -106,8 +109,12 @@ def tiny_run(
     weights: str = "pretrained",
     nats: Mapping[int | None, Mapping[int, float]] = NATS,
     scored: bool = True,
+    processes: int = 3,
 ) -> Run:
-    """A run like `make demo`'s; latency: AR 0.15 s, target 0.01 s a step, both growing with batch and length."""
+    """A run like `make demo`'s in three processes that differ by chance alone.
+
+    Latency: AR 0.15 s, target 0.01 s a step, both growing with batch and length.
+    """
     rng = np.random.default_rng(5)
     llama, llada = (replace(m, weights=weights) for m in (LLAMA, LLADA))  # type: ignore[arg-type]
     hardness = rng.normal(0, 0.12, prompts)
@@ -119,7 +126,9 @@ def tiny_run(
             if "baseline" in roles:
                 of = baseline_cell(b, prompt, new, llama)
                 results.append(
-                    measured(of, noisy(0.15 * size * b**0.2, repetitions, rng), int((200 + 3 * b) * size) << 20)
+                    measured(
+                        of, noisy(0.15 * size * b**0.2, repetitions, rng), int((200 + 3 * b) * size) << 20, processes
+                    )
                 )
                 if scored and b == batches[0]:
                     scores += _scores(of, NATS_AR, hardness, rng)
@@ -127,7 +136,12 @@ def tiny_run(
                 for k in steps:
                     of = target_cell(k, block, b, prompt, new, llada)
                     results.append(
-                        measured(of, noisy(0.01 * k * size * b**0.8, repetitions, rng), int((200 + 9 * b) * size) << 20)
+                        measured(
+                            of,
+                            noisy(0.01 * k * size * b**0.8, repetitions, rng),
+                            int((200 + 9 * b) * size) << 20,
+                            processes,
+                        )
                     )
                     if scored and b == batches[0]:
                         scores += _scores(of, nats[block][k], hardness, rng)

@@ -241,7 +241,9 @@ def _studentised_points(
     steps: Sequence[int], scores: Sequence[PerText], gaps: Gaps, margin: float
 ) -> list[ParityPoint]:
     above_K = gaps.gap_K + margin + ROUNDING
-    t_K = np.divide(above_K, gaps.error_K, out=np.copysign(np.inf, above_K), where=gaps.error_K > 0)
+    # A gap without any error is proved; one that is not a number gives p-values of 1 below.
+    certain_K = np.where(np.isfinite(above_K), np.copysign(np.inf, above_K), np.nan)
+    t_K = np.divide(above_K, gaps.error_K, out=certain_K, where=gaps.error_K > 0)
     lowest_D = gaps.t_KD.min(axis=0)
     low_K, high_K = np.quantile(gaps.t_KD, (ALPHA / 2, 1 - ALPHA / 2), axis=1)
     known = scores[0].totals.size > 1
@@ -249,7 +251,9 @@ def _studentised_points(
         ParityPoint(
             steps=k,
             value=score.value,
-            gap=Interval(float(gap), *((gap - high * error, gap - low * error) if known else (math.nan, math.nan))),
+            gap=Interval(
+                float(gap), *map(float, (gap - high * error, gap - low * error) if known else (math.nan, math.nan))
+            ),
             p_good=_p_value(~(t_D < t)),
             p_worse=_p_value(~(t_D > t)),
             p_worse_jointly=_p_value(~(lowest_D > t)),

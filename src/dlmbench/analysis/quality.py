@@ -1,7 +1,7 @@
 """Quality: metrics, and the scores of each text looked up for every cell that shares it.
 
-Cells that differ only in batch size share their texts, so quality is scored once per `Cell.quality_key`; here the
-scores of any such cell are used for all of them.
+Cells that generate the same texts (`Cell.quality_key`) are scored once; here the scores of any such cell are used for
+all of them.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class MetricInfo:
 
     @property
     def rank(self) -> int:
-        """Position in the order of display, which is also the order in which a metric leads: smaller first."""
+        """Position in the order of display; the smallest that was scored is the headline metric."""
         return int(registry.attribute("metrics", self.name, "RANK", 1000))
 
     @property

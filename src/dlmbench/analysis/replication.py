@@ -219,7 +219,8 @@ def floor_of(result: CellResult, selfcheck: Selfcheck | None) -> float:
     """The noise floor of this cell's engine and kind of work, as measured by `selfcheck`."""
     if selfcheck is None:
         return UNMEASURED_FLOOR
-    measured = selfcheck.floor(result.cell.engine, is_launch_bound(result.timed[0]))
+    kind = "launch-bound" if is_launch_bound(result.timed[0]) else "busy"
+    measured = selfcheck.floor(result.cell.engine, 1, kind)
     return UNMEASURED_FLOOR if measured is None else measured
 
 
@@ -260,7 +261,7 @@ def energies(results: Sequence[CellResult], selfcheck: Selfcheck | None = None) 
     """
     joules = {
         r.cell.id: {
-            process: [sum(w.energy_j * w.repetitions for w in windows) / sum(w.repetitions for w in windows)]
+            process: [sum(w.energy_j for w in windows) / sum(w.repetitions for w in windows)]
             for process, windows in group_by(r.energy, lambda w: w.process_id).items()
         }
         for r in results

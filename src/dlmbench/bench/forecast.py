@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections import Counter
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 
 from dlmbench.errors import BenchError
-from dlmbench.measure.protocol import further_repetitions
+from dlmbench.measure.protocol import MIN_PER_PROCESS, further_repetitions, process_share
 from dlmbench.roofline import corrected, hardware, memory, operators
 from dlmbench.roofline.hardware import Hardware
 from dlmbench.roofline.predict import Forecast
@@ -29,25 +30,41 @@ _UNLIMITED_S = 1e15
 Kind = tuple[str, str, str]
 
 
-def repetitions_left(samples: Sequence[Sample], latency_s: float, settings: ProtocolSettings) -> int:
+def repetitions_left(
+    samples: Sequence[Sample], latency_s: float, settings: ProtocolSettings, processes: int | None = None
+) -> int:
     """Warm-ups and timed repetitions that the protocol still makes of a cell.
 
     Args:
-        samples: the recorded ones of this cell; a recorded pilot is used as it is.
+        samples: the recorded ones of this cell; a recorded pilot is used as it is. The last one's process is taken to
+            be running still.
         latency_s: the assumed latency of all further ones.
         settings: of the experiment.
+        processes: how many processes measure the cell; None for `settings.processes`.
     """
-    timed = [s for s in samples if not s.is_warmup]
-    pilot = [s.latency_s for s in timed[: settings.pilot]]
-    further = further_repetitions(pilot + [latency_s] * (settings.pilot - len(pilot)), settings)
-    left = settings.pilot + further - len(timed)
-    if left <= 0:
-        return 0
-    first = 0 if timed else max(0, settings.warmup - len(samples))
-    # A later round begins with one warm-up in the same process, with all in a new one; a round without work has none.
-    rounds = settings.rounds - 1 - max((s.round for s in timed), default=0)
-    again = settings.warmup if settings.fresh_process_per_round else min(1, settings.warmup)
-    return left + first + again * min(rounds, left if len(timed) >= settings.pilot else further)
+    processes = settings.processes if processes is None else processes
+    least = 1 if settings.processes == 1 else MIN_PER_PROCESS
+    current = samples[-1].process_id if samples else None
+    own = [s for s in samples if s.process_id == current]
+    timed = Counter(s.process_id for s in samples if not s.is_warmup)
+    complete = [i for i, n in timed.items() if n >= least and i != current]
+    pilot = [s.latency_s for s in samples if not s.is_warmup and s.process_id in (current, *complete)]
+    pilot = [*pilot, *[latency_s] * settings.pilot][: settings.pilot]
+    before = sum(timed[i] for i in complete)
+    left, done, warmups = 0, sum(not s.is_warmup for s in own), sum(s.is_warmup for s in own)
+    rounds = range(own[-1].round if own else 0, settings.rounds)
+    for number in range(len(complete), processes + 1):
+        share = process_share(before, number, pilot, settings, processes)
+        for index in rounds:
+            more = share.after(index, settings.rounds) - done
+            if more > 0 and not done:
+                left += max(0, settings.warmup - warmups)
+            elif more > 0 and (not own or index > own[-1].round):
+                left += min(1, settings.warmup)
+            left += max(0, more)
+            done += max(0, more)
+        before, done, warmups, own, rounds = before + done, 0, 0, [], range(settings.rounds)
+    return left
 
 
 # ---------------------------------------------------------------- before a run: time and money

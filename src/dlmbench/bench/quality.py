@@ -1,8 +1,9 @@
 """The quality pass, over stored texts and references: a metric can be added without generating again.
 
-Of cells that differ only in batch size, the one of the smallest batch is scored: their texts are known to be equal on
-the CPU in float32, while on a GPU in bfloat16 the batch size changes texts. Recorded scores are not computed again.
-Texts without a score are stored with the reason. All cells are aggregated with the same bootstrap over prompts.
+Cells that generate the same texts are scored once (`Cell.quality_key`). A metric that only reads references is computed
+once for all batch sizes: it is teacher-forced, so that no generated token carries a difference on; how little a batch
+size changes it is measured in docs/reliability.md. Recorded scores are not computed again. Texts without a score are
+stored with the reason. All cells are aggregated with the same bootstrap over prompts.
 """
 
 from __future__ import annotations
@@ -121,7 +122,8 @@ class _Scoring:
         if (cell.id, request.name, request.judge) in self.done:
             return
         module = registry.load("metrics", request.name)
-        value_key = str(module.same_value(cell)) if hasattr(module, "same_value") else cell.id
+        shared_by_batches = cell.id if "generations" in module.NEEDS else cell.shape_key
+        value_key = str(module.same_value(cell)) if hasattr(module, "same_value") else shared_by_batches
         key = (request.name, value_key, request.judge)
         if key not in self.shared:
             try:

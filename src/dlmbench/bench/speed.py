@@ -1,9 +1,10 @@
 """The speed pass: every cell repeated as the protocol requires, in rounds, each model in its own worker process.
 
-Cells are visited in rounds, in shuffled order, so that drift spreads over all of them. Where all models fit in the
-device's memory their processes stay alive and alternate; otherwise baseline, target and baseline again run one after
-the other, and the two baseline passes check for drift. What is left to do follows from the records alone, so a
-resumed run is the same code as a fresh one.
+Every cell is measured in several fresh processes of its model: the first process of all models, then the second, and so
+on. Within a process cells are visited in rounds, in shuffled order. Drift spreads over all of them in both ways. Where
+all models fit in the device's memory their processes are alive together and alternate; otherwise they take turns. With
+one process for each cell these turns are baseline, target and baseline again, and the two of the baseline check for
+drift. What is left to do follows from the records alone, so a resumed run is the same code as a fresh one.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 
 from dlmbench.bench.forecast import Expectation, remaining
 from dlmbench.bench.worker import Failed, GenerateMissing, Pool, ProfileCell, Repeat, Repetition, Worker
-from dlmbench.measure.protocol import plan_repetitions
+from dlmbench.measure.protocol import RepetitionPlan, plan_repetitions
 from dlmbench.prompts import in_batches
 from dlmbench.results import Store
 from dlmbench.types import (
@@ -32,6 +33,13 @@ from dlmbench.types import (
 # Batch size for prompts that no timed repetition has used. That the other rows of a batch do not change a row's text is
 # only shown on the CPU in float32; on a GPU in bfloat16 the batch size changes texts.
 MISSING_BATCH_SIZE = 16
+
+
+def visiting_order(cells: Sequence[Cell], seed: str) -> list[Cell]:
+    """Shuffled, but engine by engine and precision by precision: each change of these loads the model again."""
+    shuffled = random.Random(seed).sample(cells, len(cells))
+    settings = list(dict.fromkeys((c.engine, c.precision, c.attention) for c in shuffled))
+    return sorted(shuffled, key=lambda c: settings.index((c.engine, c.precision, c.attention)))
 
 
 @dataclass
@@ -78,50 +86,57 @@ class SpeedPass:
     def run(self, prompts: PromptSets, *, together: bool) -> None:
         """Run everything that is left. `together`: all models fit in memory at once."""
         self.prompts = prompts
+        baseline = [c for c in self.plan.cells if c.model.role == "baseline"]
+        target = [c for c in self.plan.cells if c.model.role != "baseline"]
         rounds = range(self.settings.rounds)
-        if together:
-            self.pool.start({c.model.key: c for c in self.plan.cells if c.id not in self.ended})
-            for number in rounds:
-                self._round(self.plan.cells, number)
-        else:
-            baseline = [c for c in self.plan.cells if c.model.role == "baseline"]
-            target = [c for c in self.plan.cells if c.model.role != "baseline"]
-            for cells, numbers in ((baseline, rounds[:-1]), (target, rounds), (baseline, rounds[-1:])):
-                for number in numbers:
-                    self._round(cells, number)
-                self._stop(cells)
-        for key in dict.fromkeys(c.model.key for c in self.plan.cells):
-            cells = [c for c in self.plan.cells if c.model.key == key and c.id not in self.ended]
-            for cell in cells:
-                self._finish(cell)
-            if not together:
-                self._stop(cells)
+        turns = [(self.plan.cells, rounds)] if together else [(baseline, rounds), (target, rounds)]
+        if not together and self.settings.processes == 1:
+            turns = [(baseline, rounds[:-1]), (target, rounds), (baseline, rounds[-1:])]
+        # Every process completes its part of each cell, so a resumed run needs no more processes than a fresh one.
+        for process in range(self.settings.processes):
+            for cells, numbers in turns:
+                self._run_process([c for c in cells if self._is_left(c)], process, numbers)
+                if not together:
+                    self._finish_complete(cells)
+                    self._stop(cells)
+        self._finish_complete(self.plan.cells)
+        assert self.is_done
         self.progress.left(None, 0)
 
-    def _round(self, cells: Sequence[Cell], number: int) -> None:
-        order = list(cells)
-        random.Random(f"{self.seed}:{number}").shuffle(order)
-        if self.settings.fresh_process_per_round:
-            self._stop(cells)
-        for cell in order:
-            if cell.id not in self.ended:
-                self._visit(cell, number)
+    def _is_left(self, cell: Cell) -> bool:
+        """Whether a cell lacks repetitions."""
+        last = self.settings.rounds - 1
+        return cell.id not in self.ended and not self._visit_plan(cell, last, None).is_empty
+
+    def _run_process(self, cells: Sequence[Cell], process: int, rounds: Sequence[int]) -> None:
+        """A fresh process of each model, for its part of these cells."""
+        if not rounds:
+            return
+        self._stop(cells)
+        self.pool.start({c.model.key: c for c in cells})
+        for number in rounds:
+            for cell in visiting_order(cells, f"{self.seed}:{process}:{number}"):
+                if cell.id not in self.ended:
+                    self._visit(cell, process, number)
 
     def _stop(self, cells: Sequence[Cell]) -> None:
         for key in {c.model.key for c in cells}:
             self.pool.worker(key).stop()
 
-    def _visit(self, cell: Cell, number: int) -> None:
+    def _visit(self, cell: Cell, process: int, number: int) -> None:
         """One cell in one round: the number of repetitions is computed again once the pilot is recorded."""
         worker = self.pool.worker(cell.model.key)
         while cell.id not in self.ended:
-            fresh = cell.id not in worker.visited
-            visit = plan_repetitions(self.store.samples(cell.id), self.settings, number, fresh_process=fresh)
+            worker.start(cell)
+            visit = self._visit_plan(cell, number, worker.process_id)
             if visit.is_empty or self._too_large(cell):
                 return
-            self._show(cell, f"round {number + 1} of {self.settings.rounds}")
-            worker.visited.add(cell.id)
+            of = f"process {process + 1} of {self.settings.processes}, round {number + 1} of {self.settings.rounds}"
+            self._show(cell, of)
             self._record(worker, Repeat(cell, visit, number, in_batches(self._prompts(cell), cell.batch_size)))
+
+    def _visit_plan(self, cell: Cell, number: int, process_id: int | None) -> RepetitionPlan:
+        return plan_repetitions(self.store.samples(cell.id), self.settings, number, process_id)
 
     def _too_large(self, cell: Cell) -> bool:
         """Whether a smaller batch of the same shape ran out of memory; if so, this cell is recorded as oom, untried."""
@@ -131,6 +146,12 @@ class SpeedPass:
                 self._end(cell, Failed("oom", f"not tried: batch {other.batch_size} of this shape ran out of memory"))
                 return True
         return False
+
+    def _finish_complete(self, cells: Sequence[Cell]) -> None:
+        """Finish the cells that have all their repetitions, model by model."""
+        for cell in sorted(cells, key=lambda c: c.model.key):
+            if cell.id not in self.ended and not self._is_left(cell):
+                self._finish(cell)
 
     def _finish(self, cell: Cell) -> None:
         """Profile a cell, generate its missing texts, and record its end."""

@@ -7,12 +7,14 @@ makes sense if it made progress: a time limit too short for one repetition would
 from __future__ import annotations
 
 import signal
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType, TracebackType
 
 from dlmbench.errors import BenchError, StopRequestedError
+from dlmbench.measure.protocol import MIN_PER_PROCESS
 from dlmbench.results import GENERATIONS, RECORDS, TEXT_SCORES
 from dlmbench.results.journal import read_lines
 from dlmbench.types import Cell, Progress
@@ -59,21 +61,23 @@ class Stopping:
 
 
 @contextmanager
-def resumable(folder: Path) -> Iterator[None]:
-    """A run into `folder` that may be asked to stop.
+def resumable(folder: Path, processes: int = 1) -> Iterator[None]:
+    """A run into `folder` that may be asked to stop. processes: of its protocol.
 
     Raises:
         StopRequestedError: it was stopped after some progress: the same command resumes it.
         BenchError: it was stopped before any progress; a second time would be no different.
     """
-    before = _work_done(folder)
+    before = _work_done(folder, processes)
     try:
         yield
     except StopRequestedError:
-        if _work_done(folder) > before:
+        if _work_done(folder, processes) > before:
             raise
         failure = BenchError(
-            f"stopped before one repetition was recorded in {folder}",
+            f"stopped before one repetition was recorded in {folder}"
+            if processes == 1
+            else f"stopped before one process had {MIN_PER_PROCESS} repetitions of a cell in {folder}",
             "Give the job more time: each start loads the models and warms up again",
         )
     else:
@@ -81,11 +85,11 @@ def resumable(folder: Path) -> Iterator[None]:
     raise failure
 
 
-def _work_done(folder: Path) -> int:
-    """Number of records that a resumed run does not measure again: all but warm-ups."""
+def _work_done(folder: Path, processes: int) -> int:
+    """Number of records that a resumed run does not measure again: all but warm-ups and unfinished processes."""
     if not folder.is_dir():  # a new run, or a mistake that opening the run reports
         return 0
-    count = 0
-    for name in (RECORDS, GENERATIONS, TEXT_SCORES):
-        count += sum("cell_id" in v and not v.get("is_warmup") for _, v in read_lines(folder / name))
-    return count
+    lines = [v for name in (RECORDS, GENERATIONS, TEXT_SCORES) for _, v in read_lines(folder / name) if "cell_id" in v]
+    timed = Counter((v["cell_id"], v["process_id"]) for v in lines if v.get("is_warmup") is False)
+    others = sum("is_warmup" not in v for v in lines)
+    return others + sum(n for n in timed.values() if processes == 1 or n >= MIN_PER_PROCESS)

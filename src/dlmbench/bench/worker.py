@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import secrets
 import signal
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -29,7 +30,7 @@ from dlmbench.sampling.generator import generator_for
 from dlmbench.types import (
     Cell,
     CommitOrder,
-    EnergyPass,
+    EnergyWindow,
     Generation,
     Generator,
     MemoryPass,
@@ -97,13 +98,15 @@ class CellGenerator:
 class WorkerState:
     """State of a worker process between requests."""
 
-    def __init__(self, device: str) -> None:
+    def __init__(self, device: str, process_id: int = 0) -> None:
         self.device = device
+        self.process_id = process_id
         self.clock: Clock = clock_for(device)
         self.meter = GpuMeter.of_device(device)
         self._loaded: tuple[object, LoadedModel] | None = None  # by spec, engine, precision and attention
         self._last_cell: str | None = None  # the id of the cell that the captured graphs belong to
         self._idle_power_w: dict[object, float | None] = {}
+        self._load: tuple[object, float] | None = None  # the visit under way, and when it began
 
     def load(self, cell: Cell) -> LoadedModel:
         """The model of a cell: the one that is loaded already if it is the right one, else this one in its place."""
@@ -136,6 +139,12 @@ class WorkerState:
     def ask(self, request: WorkerRequest[ReplyT]) -> Iterator[ReplyT | Failed]:
         """Replies to `request` in this process, as `Worker.ask` gives them from another; errors are raised."""
         yield from request.run(self)
+
+    def loaded_since_s(self, cell: Cell, round_index: int) -> float:
+        """When this process began to run a cell in a round, by `clock.wall`."""
+        if self._load is None or self._load[0] != (cell.id, round_index):
+            self._load = (cell.id, round_index), self.clock.wall()
+        return self._load[1]
 
     def idle_power_w(self) -> float | None:
         """Power of the device while nothing runs; measured once per model, while the other workers wait."""
@@ -194,6 +203,8 @@ class Repeat:
                 index=index,
                 is_warmup=is_warmup,
                 round_index=self.round,
+                process_id=state.process_id,
+                loaded_since_s=state.loaded_since_s(self.cell, self.round),
                 meter=state.meter,
                 useful_tokens=generator.useful_tokens,
                 output_bytes=generator.output_bytes,
@@ -211,7 +222,7 @@ class ProfileCell:
     cell: Cell
     batch: PromptBatch
 
-    def run(self, state: WorkerState) -> Iterator[TracedPass | CommitOrder | MemoryPass | EnergyPass]:
+    def run(self, state: WorkerState) -> Iterator[TracedPass | CommitOrder | MemoryPass | EnergyWindow]:
         """One reply per pass."""
         cell, batch, generator = self.cell, self.batch, state.generator(self.cell)
         is_autoregressive = registry.load("samplers", cell.sampler).PARADIGM == "autoregressive"
@@ -223,15 +234,17 @@ class ProfileCell:
 
         # Traced steps differ from untraced ones: the first time they may be compiled and captured.
         traced(lambda forwards: None)
-        yield traced_pass(traced, state.clock, cell_id=cell.id, is_autoregressive=is_autoregressive)
+        yield traced_pass(
+            traced, state.clock, cell_id=cell.id, process_id=state.process_id, is_autoregressive=is_autoregressive
+        )
         first = generations[0]
         if first.trace is not None:
             order = first.trace.committed_at_BG[0], first.trace.confidence_BG[0]
             yield CommitOrder(cell.id, batch.prompts[0].index, first.forwards, *order)
         generator.generator.reset()
-        memory = measure_memory(cell.id, lambda: generator.generate(batch), state.device)
+        memory = measure_memory(cell.id, state.process_id, lambda: generator.generate(batch), state.device)
         yield replace(memory, idle_power_w=state.idle_power_w())
-        energy = measure_energy(cell.id, lambda: generator.generate(batch), state.clock, state.meter)
+        energy = measure_energy(cell.id, state.process_id, lambda: generator.generate(batch), state.clock, state.meter)
         if energy is not None:
             yield energy
 
@@ -283,14 +296,14 @@ def failure(error: Exception) -> Failed:
 _READY = "ready"  # a worker's first message: libraries are imported and its first model is loaded
 
 
-def _serve(connection: Connection, device: str, first: Cell | None) -> None:
+def _serve(connection: Connection, device: str, process_id: int, first: Cell | None) -> None:
     """The worker's main loop; ends when the parent closes the pipe or dies."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     import torch
     from transformers.utils import logging
 
     logging.set_verbosity_error()
-    state = WorkerState(device)
+    state = WorkerState(device, process_id)
     try:
         if first is not None:
             with contextlib.suppress(Exception):  # it fails again, and is recorded, when the cell runs
@@ -317,7 +330,7 @@ class Worker:
         self._process: BaseProcess | None = None
         self._connection: Connection | None = None
         self._is_ready = False
-        self.visited: set[str] = set()  # ids of the cells that this process has run
+        self.process_id = 0  # of the process, new for each one; see `Sample`
 
     def ask(self, request: WorkerRequest[ReplyT]) -> Iterator[ReplyT | Failed]:
         """Replies to `request` as they come; the last may be `Failed`."""
@@ -346,11 +359,12 @@ class Worker:
             # core, a forward of the embedded pair took 950 ms instead of 20. libgomp reads this when torch loads it.
             os.environ.setdefault("GOMP_SPINCOUNT", "2000")
         context = multiprocessing.get_context("spawn")
+        self.process_id = secrets.randbits(48)
         self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, self.device, first), daemon=True)
+        self._process = context.Process(target=_serve, args=(theirs, self.device, self.process_id, first), daemon=True)
         self._process.start()
         theirs.close()
-        self.visited, self._is_ready = set(), False
+        self._is_ready = False
 
     def wait(self) -> None:
         """Wait until the process is ready for requests."""

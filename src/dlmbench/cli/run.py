@@ -72,6 +72,8 @@ def _run(
     from dlmbench.cli.report import conclude
 
     console.left_out(plan.left_out)
-    with console.measuring(experiment.name, experiment.protocol.rounds, plan, output_dir) as progress:
-        session.run(experiment, plan, output_dir, progress, machine or AS_FOUND, try_oom=try_oom)
+    with console.measuring(experiment.name, experiment.protocol, plan, output_dir) as progress:
+        hint = session.run(experiment, plan, output_dir, progress, machine or AS_FOUND, try_oom=try_oom)
+    if hint:
+        console.log(hint)
     conclude(output_dir)

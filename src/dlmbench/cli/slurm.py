@@ -210,8 +210,8 @@ def shard(
     plan = submitted.plan()
     part = submitted.shard_plan(plan, index)
     name = f"{submitted.experiment.name}, shard {index} of {len(submitted.shards)}"
-    rounds = submitted.experiment.protocol.rounds
-    with console.measuring(name, rounds, part, submitted.shard_folder(index)) as progress:
+    protocol = submitted.experiment.protocol
+    with console.measuring(name, protocol, part, submitted.shard_folder(index)) as progress:
         run_shard(submitted, plan, index, progress)
     console.log(f"shard {index} is done")
 
@@ -287,7 +287,7 @@ def _print_merged(merged: Merged) -> None:
     from dlmbench.cli import console
 
     for gap in merged.gaps:
-        console.log(f"missing: {gap.text}")
+        console.log(f"missing: {gap}")
     console.log(f"merged {merged.shards} shards: {merged.cells} cells, {merged.repetitions} timed repetitions")
     print(merged.folder)
 

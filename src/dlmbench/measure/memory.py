@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import gc
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -50,7 +49,7 @@ def _release_spare_host_memory() -> None:
         return
 
 
-def measure_memory(cell_id: str, generate: Callable[[], object], device_type: str) -> MemoryPass:
+def measure_memory(cell_id: str, process_id: int, generate: Callable[[], object], device_type: str) -> MemoryPass:
     """Peak memory of one call of `generate`.
 
     On CUDA: peak bytes allocated and reserved by torch's allocator, and the process's device memory from NVML right
@@ -72,7 +71,7 @@ def measure_memory(cell_id: str, generate: Callable[[], object], device_type: st
         torch.cuda.synchronize()
     return MemoryPass(
         cell_id=cell_id,
-        process_id=os.getpid(),
+        process_id=process_id,
         source="cuda" if on_cuda else "rss",
         peak_allocated_bytes=torch.cuda.max_memory_allocated() if on_cuda else None,
         peak_reserved_bytes=torch.cuda.max_memory_reserved() if on_cuda else None,

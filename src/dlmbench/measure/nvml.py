@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dlmbench.measure.clock import Clock
-from dlmbench.types import EnergyPass
+from dlmbench.types import EnergyWindow
 
 MIN_REGION_S = 0.5
 ENERGY_PASS_S = 1.0
@@ -49,6 +49,16 @@ class GpuReading:
     other_processes: int | None = None
 
 
+def _is_sibling(pid: int) -> bool:
+    """Whether this process, or one with the same parent, has the id `pid`."""
+    import psutil
+
+    try:
+        return pid == os.getpid() or psutil.Process(pid).ppid() == os.getppid()
+    except psutil.NoSuchProcess:
+        return False
+
+
 @dataclass(frozen=True)
 class GpuCondition:
     """Settings and health of one GPU; None where NVML does not report a value.
@@ -72,7 +82,7 @@ class GpuCondition:
 
 
 class GpuMeter:
-    """One GPU, queried through NVML; `GpuMeter()` has no GPU, so that every value is None."""
+    """One GPU, queried through NVML; `GpuMeter()` has no GPU: every value is None."""
 
     def __init__(self, nvml: Any = None, handle: Any = None) -> None:
         self._nvml = nvml
@@ -80,7 +90,7 @@ class GpuMeter:
 
     @classmethod
     def of_device(cls, device_type: str) -> GpuMeter:
-        """The meter of torch's current CUDA device; the null meter without NVML or such a device.
+        """The meter of torch's current CUDA device; `GpuMeter()` without NVML or such a device.
 
         Matched by UUID, then by PCI address: NVML's numbering ignores CUDA_VISIBLE_DEVICES, so equal indices may be
         different boards.
@@ -131,7 +141,7 @@ class GpuMeter:
         return self._thousandth("TotalEnergyConsumption")
 
     def refreshed_j(self) -> float | None:
-        """Joules on the counter right after a refresh, with all earlier work; after 0.25 s also without one."""
+        """Joules on the counter right after a refresh, which includes all earlier work, or after 0.25 s without one."""
         seen_j, until_s = self.counter_j(), time.perf_counter() + _REFRESH_S
         now_j = seen_j
         while now_j is not None and now_j == seen_j and time.perf_counter() < until_s:
@@ -204,7 +214,7 @@ class GpuMeter:
         return (self._processes() or {}).get(os.getpid())
 
     def other_processes(self) -> int | None:
-        """How many other processes use this GPU.
+        """How many processes of others use this GPU; the run's other workers, which wait, are not counted.
 
         None if this process is not in the driver's list: inside a container the listed ids may be the host's, and
         then our own process cannot be told apart from others.
@@ -212,7 +222,7 @@ class GpuMeter:
         processes = self._processes()
         if processes is None or os.getpid() not in processes:
             return None
-        return len(processes) - 1
+        return sum(not _is_sibling(pid) for pid in processes)
 
     def idle_power_w(self, duration_s: float = 1.0, sleep: Callable[[float], None] = time.sleep) -> float | None:
         """Mean power over `duration_s` idle seconds; call it with the model loaded and the device synchronized."""
@@ -226,7 +236,9 @@ class GpuMeter:
         return None if started_j is None or ended_j is None else (ended_j - started_j) / max(region_s, duration_s)
 
 
-def measure_energy(cell_id: str, generate: Callable[[], object], clock: Clock, meter: GpuMeter) -> EnergyPass | None:
+def measure_energy(
+    cell_id: str, process_id: int, generate: Callable[[], object], clock: Clock, meter: GpuMeter
+) -> EnergyWindow | None:
     """Energy of one generation, averaged over as many as fill `ENERGY_PASS_S`; None without an energy counter.
 
     Both readings wait for a refresh of the counter. At the end this adds the idle device's energy until that refresh:
@@ -245,7 +257,7 @@ def measure_energy(cell_id: str, generate: Callable[[], object], clock: Clock, m
     ended_j = meter.refreshed_j()
     if ended_j is None:
         return None
-    return EnergyPass(cell_id, os.getpid(), repetitions, region_s, (ended_j - started_j) / repetitions)
+    return EnergyWindow(cell_id, process_id, repetitions, region_s, ended_j - started_j)
 
 
 def driver_gpu_count() -> int:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
 import statistics
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -22,6 +22,8 @@ from dlmbench.types import Generation, OnStep, ProtocolSettings, Sample, TracedP
 Z_95 = 1.96
 # Large-sample standard error of the median of normal data: sqrt(pi / 2) * sd / sqrt(n).
 MEDIAN_TO_MEAN_ERROR = 1.2533
+# A process with fewer timed repetitions than this says nothing about how processes differ.
+MIN_PER_PROCESS = 3
 
 
 def further_repetitions(pilot_s: Sequence[float], settings: ProtocolSettings) -> int:
@@ -44,8 +46,58 @@ def further_repetitions(pilot_s: Sequence[float], settings: ProtocolSettings) ->
 
 
 @dataclass(frozen=True)
+class ProcessShare:
+    """Timed repetitions of one process: those of the pilot, and all; `total` is None until the pilot is recorded."""
+
+    pilot: int
+    total: int | None
+
+    def after(self, round_index: int, rounds: int) -> int:
+        """How many the process should have after `round_index`, so far.
+
+        Round 0 is the pilot where there is one and several rounds. Cumulative shares: rounding loses nothing.
+        """
+        if self.total is None:
+            return self.pilot
+        if not self.pilot or rounds == 1:
+            return math.ceil(self.total * (round_index + 1) / rounds)
+        return self.pilot + math.ceil((self.total - self.pilot) * round_index / (rounds - 1))
+
+
+def process_share(
+    before: int, complete: int, pilot_s: Sequence[float], settings: ProtocolSettings, processes: int
+) -> ProcessShare:
+    """The share of one process of a cell, after `complete` others have made `before` timed repetitions.
+
+    What is left is dealt evenly over the processes still missing, with at least `MIN_PER_PROCESS` in each: the time
+    limit does not go below that, unless the pilot alone has used it up; such a cell is measured in one process only.
+
+    Args:
+        before: timed repetitions of the earlier processes that count.
+        complete: how many of these processes there are.
+        pilot_s: latencies of the pilot's repetitions recorded so far, in seconds.
+        settings: the experiment's protocol.
+        processes: how many processes measure the cell here: `settings.processes`, or the part of them that a shard has.
+    """
+    is_single = settings.processes == 1
+    least = 0 if is_single else MIN_PER_PROCESS
+    pilot = max(least, settings.pilot - before) if before < settings.pilot else 0
+    if len(pilot_s) < settings.pilot:
+        return ProcessShare(pilot, None)
+    total = settings.pilot + further_repetitions(pilot_s, settings)
+    if is_single:
+        return ProcessShare(pilot, total - before)
+    missing = processes - complete
+    is_too_slow = bool(before) and math.fsum(pilot_s) >= settings.max_time_s
+    if missing <= 0 or is_too_slow:
+        return ProcessShare(pilot, pilot)
+    left = math.ceil(total * processes / settings.processes) - before
+    return ProcessShare(pilot, max(pilot, least, math.ceil(left / missing)))
+
+
+@dataclass(frozen=True)
 class RepetitionPlan:
-    """What to run for one cell in one round: warm-ups, then timed repetitions, each with its first index."""
+    """What to run for one cell in one visit: warm-ups, then timed repetitions, each with its first index."""
 
     warmups: int
     repetitions: int
@@ -58,48 +110,51 @@ class RepetitionPlan:
         return self.warmups == 0 and self.repetitions == 0
 
 
-def _target(timed: Sequence[Sample], settings: ProtocolSettings, round_index: int) -> int:
-    """Timed repetitions that a cell should have after `round_index`, so far."""
-    if len(timed) < settings.pilot:
-        return settings.pilot
-    n = further_repetitions([s.latency_s for s in timed[: settings.pilot]], settings)
-    if settings.rounds == 1:
-        return settings.pilot + n
-    # Round 0 is the pilot. Cumulative shares: an interrupted round is completed and nothing is done twice.
-    return settings.pilot + math.ceil(n * round_index / (settings.rounds - 1))
-
-
 def plan_repetitions(
-    samples: Sequence[Sample], settings: ProtocolSettings, round_index: int, fresh_process: bool
+    samples: Sequence[Sample],
+    settings: ProtocolSettings,
+    round_index: int,
+    process_id: int | None,
+    processes: int | None = None,
 ) -> RepetitionPlan:
-    """What to run for one cell in round `round_index`, given all its recorded samples.
+    """What to run for one cell in round `round_index` of a process, given all recorded samples of the cell.
 
-    Round 0 is the pilot: the first `pilot` timed samples fix the number of further repetitions, which are spread evenly
-    over the later rounds. With a single round, call again once the pilot is recorded. Warm-ups: the full number the
-    first time and in a fresh process, one in a later round of the same process (other cells ran in between), none on a
-    second call within a round.
+    The first `pilot` timed samples fix the number of repetitions, which are dealt evenly over the processes, and within
+    a process over its rounds. With a single round, call again once the pilot is recorded. A process that ended before
+    it had `MIN_PER_PROCESS` timed repetitions stays in the records but does not count, and another one is measured in
+    its place; where one process is wanted there is nothing to tell apart, and everything counts. Warm-ups: the full
+    number in a fresh process, one in a later round (other cells ran in between), none on a second call in a round.
 
     Args:
         samples: of this cell only, in any order.
         settings: the experiment's protocol.
         round_index: 0 to rounds - 1.
-        fresh_process: whether this process has not yet run this cell.
+        process_id: of the process that will run it; None for one that does not exist yet.
+        processes: how many processes measure the cell here; None for `settings.processes`.
     """
     assert 0 <= round_index < settings.rounds, (round_index, settings.rounds)
     assert len({s.cell_id for s in samples}) <= 1, "samples of several cells"
+    processes = settings.processes if processes is None else processes
+    own = [s for s in samples if s.process_id == process_id]
     timed = sorted((s for s in samples if not s.is_warmup), key=lambda s: s.index)
-    first_warmup_index = 1 + max((s.index for s in samples if s.is_warmup), default=-1)
-    first_index = 1 + max((s.index for s in timed), default=-1)
-    repetitions = max(0, _target(timed, settings, round_index) - len(timed))
+    others = Counter(s.process_id for s in timed if s.process_id != process_id)
+    least = 1 if settings.processes == 1 else MIN_PER_PROCESS
+    complete = [i for i, n in others.items() if n >= least]
+    pilot_s = [s.latency_s for s in timed if s.process_id in (process_id, *complete)][: settings.pilot]
+    before = sum(others[i] for i in complete)
+    share = process_share(before, len(complete), pilot_s, settings, processes)
+    done = sum(not s.is_warmup for s in own)
+    repetitions = max(0, share.after(round_index, settings.rounds) - done)
     if repetitions == 0:
         warmups = 0
-    elif fresh_process or not timed:
+    elif not own:
         warmups = settings.warmup
-    elif timed[-1].round == round_index:
+    elif own[-1].round == round_index:
         warmups = 0
     else:
         warmups = min(1, settings.warmup)
-    return RepetitionPlan(warmups, repetitions, first_warmup_index, first_index)
+    first_warmup_index = 1 + max((s.index for s in samples if s.is_warmup), default=-1)
+    return RepetitionPlan(warmups, repetitions, first_warmup_index, 1 + max((s.index for s in timed), default=-1))
 
 
 def timed_repetition(
@@ -110,14 +165,16 @@ def timed_repetition(
     index: int,
     is_warmup: bool,
     round_index: int,
+    process_id: int,
+    loaded_since_s: float,
     meter: GpuMeter,
     useful_tokens: Callable[[Generation], int | None],
     output_bytes: Callable[[Generation], int | None],
 ) -> tuple[Sample, Generation]:
     """Run `generate` once, from the prompt on the device to the last token on the device, without hooks.
 
-    Synchronizes once before and once after; useful tokens and bytes are counted outside the timed region. energy_j is
-    None for regions shorter than `nvml.MIN_REGION_S`.
+    Synchronizes once before and once after; useful tokens and bytes are counted outside the timed region.
+    loaded_since_s: when, by `clock.wall`, the device began to be busy with this cell.
     """
     started_at = datetime.now(UTC).isoformat(timespec="milliseconds")
     clock.synchronize()
@@ -134,7 +191,7 @@ def timed_repetition(
         index=index,
         is_warmup=is_warmup,
         round=round_index,
-        process_id=os.getpid(),
+        process_id=process_id,
         started_at=started_at,
         clock=clock.name,
         latency_s=clock.seconds(start, end),
@@ -146,6 +203,7 @@ def timed_repetition(
         positions=generation.positions,
         attention_pairs=generation.attention_pairs,
         wasted_positions=generation.wasted_positions,
+        load_s=wall_start - loaded_since_s,
         **vars(gpu),
     )
     return sample, generation
@@ -163,6 +221,7 @@ def traced_pass(
     clock: Clock,
     *,
     cell_id: str,
+    process_id: int,
     is_autoregressive: bool,
 ) -> TracedPass:
     """Times within one generation: a mark after each forward, one synchronize at the end.
@@ -194,7 +253,7 @@ def traced_pass(
         first_block_s = next(done, None)
     return TracedPass(
         cell_id=cell_id,
-        process_id=os.getpid(),
+        process_id=process_id,
         first_token_s=prefill_s,
         prefill_s=prefill_s,
         inter_token_s=(total_s - prefill_s) / (new_tokens - 1) if prefill_s is not None and new_tokens > 1 else None,

@@ -1,9 +1,11 @@
 """Reading a run folder: its records, texts and scores. No lock is needed.
 
-All samples of a cell are kept; of every other kind, the latest record of a cell replaces the earlier ones.
+All samples and energy windows of a cell are kept; of every other kind, the latest record of a cell replaces the
+earlier ones.
 
-Folders of schema version 1 (dlmbench 0.1.0) are read as well, but not resumed. Their cell ids, which still depended on
-the key, role and source of the model, are kept as they were recorded; names that changed are in `_VERSION_1`.
+Folders of earlier schema versions are read as well, but not resumed. Cell ids of version 1 (dlmbench 0.1.0), which
+still depended on the key, role and source of the model, are kept as they were recorded. Version 2 had the energy of one
+generation in place of `EnergyWindow`. Names that changed are in `_RENAMED`.
 """
 
 from __future__ import annotations
@@ -17,16 +19,18 @@ from typing import Any, TypeVar
 
 from dlmbench.errors import BenchError
 from dlmbench.results.journal import broken_line, read_lines
+from dlmbench.results.selfcheck import SELFCHECK, read_selfcheck
 from dlmbench.types import (
     SCHEMA_VERSION,
     Cell,
     CellResult,
     CellStatus,
     CommitOrder,
-    EnergyPass,
+    EnergyWindow,
     Environment,
     LeftOut,
     MemoryPass,
+    ProtocolSettings,
     Run,
     Sample,
     Score,
@@ -46,19 +50,21 @@ GENERATIONS = "generations.jsonl"
 TEXT_SCORES = "scores.jsonl"
 QUALITY_METRICS = "quality_metrics.json"
 
-Record = Sample | TracedPass | MemoryPass | EnergyPass | CommitOrder | CellStatus
+Record = Sample | TracedPass | MemoryPass | EnergyWindow | CommitOrder | CellStatus
 
 KIND_OF = {
     Sample: "sample",
     TracedPass: "traced",
     MemoryPass: "memory",
-    EnergyPass: "energy",
+    EnergyWindow: "energy_window",
     CommitOrder: "commit_order",
     CellStatus: "status",
 }
 _TYPE_OF: dict[str, type[Any]] = {kind: record for record, kind in KIND_OF.items()}
-# Kinds of records and fields of quality_metrics.json as schema version 1 called them.
-_VERSION_1 = {"order": "commit_order", "not_scored": "unscored"}
+# The first schema version with the energy of windows, and with other processes without the run's own.
+_FIRST_WITH_WINDOWS = 3
+# Kinds of records and fields of quality_metrics.json as earlier schema versions called them.
+_RENAMED = {"order": "commit_order", "not_scored": "unscored", "energy": "energy_window"}
 
 
 @dataclass
@@ -71,6 +77,7 @@ class RunRecords:
     cells: dict[str, Cell] = field(default_factory=dict)
     left_out: dict[LeftOut, None] = field(default_factory=dict)
     samples: dict[str, dict[tuple[bool, int], Sample]] = field(default_factory=dict)
+    energy: dict[str, list[EnergyWindow]] = field(default_factory=dict)
     latest: dict[tuple[str, type[Any]], Any] = field(default_factory=dict)
 
     def add_cell(self, cell: Cell) -> None:
@@ -79,12 +86,14 @@ class RunRecords:
         self.samples.setdefault(cell.id, {})
 
     def add(self, record: Record) -> None:
-        """Add a sample, or set the latest record of another kind."""
+        """Add a sample or an energy window, or set the latest record of another kind."""
         if isinstance(record, Sample):
             samples = self.samples[record.cell_id]
             key = (record.is_warmup, record.index)
             assert key not in samples, f"sample {key} of cell {record.cell_id} is on record already"
             samples[key] = record
+        elif isinstance(record, EnergyWindow):
+            self.energy.setdefault(record.cell_id, []).append(record)
         else:
             assert record.cell_id in self.cells, record.cell_id
             self.latest[record.cell_id, type(record)] = record
@@ -104,9 +113,23 @@ class RunRecords:
             traced=self.latest.get((cell_id, TracedPass)),
             memory=self.latest.get((cell_id, MemoryPass)),
             environment_id=self.environment.id if self.environment else "",
-            energy=tuple(filter(None, [self.latest.get((cell_id, EnergyPass))])),
+            energy=tuple(self.energy.get(cell_id, ())),
             order=self.latest.get((cell_id, CommitOrder)),
         )
+
+
+def recorded_protocol(values: Mapping[str, Any]) -> ProtocolSettings:
+    """The protocol as experiment.json holds it; before schema version 3 each round could have a process of its own.
+
+    Raises:
+        AttributeError, TypeError, ValueError: a value has the wrong form.
+    """
+    settings = from_mapping(ProtocolSettings, values)
+    if "processes" in values:
+        return settings
+    if values.get("fresh_process_per_round"):
+        return replace(settings, processes=settings.rounds, rounds=1)
+    return replace(settings, processes=1)
 
 
 def cell_record(cell: Cell) -> dict[str, Any]:
@@ -118,7 +141,7 @@ def cell_record(cell: Cell) -> dict[str, Any]:
 
 def _add_line(records: RunRecords, values: Mapping[str, Any]) -> str | None:
     """Add one line to `records`; returns what is wrong with it, if anything."""
-    kind = _VERSION_1.get(values.get("kind", ""), values.get("kind"))
+    kind = _RENAMED.get(values.get("kind", ""), values.get("kind"))
     if kind == "cell":
         cell = from_mapping(Cell, values)
         if records.schema_version == 1:
@@ -131,8 +154,8 @@ def _add_line(records: RunRecords, values: Mapping[str, Any]) -> str | None:
     elif kind == "environment":
         records.environment = from_mapping(Environment, values)
     elif kind == "experiment":
-        if values["schema_version"] not in (1, SCHEMA_VERSION):
-            return f"schema version {values['schema_version']}, but this dlmbench reads 1 and {SCHEMA_VERSION}"
+        if values["schema_version"] not in range(1, SCHEMA_VERSION + 1):
+            return f"schema version {values['schema_version']}, but this dlmbench reads 1 to {SCHEMA_VERSION}"
         records.name, records.schema_version = values["name"], values["schema_version"]
     elif kind in _TYPE_OF:
         record = from_mapping(_TYPE_OF[kind], values)
@@ -140,6 +163,11 @@ def _add_line(records: RunRecords, values: Mapping[str, Any]) -> str | None:
             return f"cell {record.cell_id} is not on record"
         if isinstance(record, Sample) and (record.is_warmup, record.index) in records.samples[record.cell_id]:
             return f"repetition {record.index} of cell {record.cell_id} is on record twice"
+        if isinstance(record, Sample) and records.schema_version < _FIRST_WITH_WINDOWS:
+            # The run's own waiting workers were counted as others.
+            record = replace(record, other_processes=None)
+        if isinstance(record, EnergyWindow) and records.schema_version < _FIRST_WITH_WINDOWS:
+            record = replace(record, energy_j=record.energy_j * record.repetitions)
         records.add(record)
     else:
         return f"unknown kind of record {kind!r}"
@@ -192,7 +220,7 @@ def read_scores(folder: Path) -> tuple[Score, ...]:
     path = folder / QUALITY_METRICS
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))["scores"]
-        return tuple(from_mapping(Score, {_VERSION_1.get(k, k): v for k, v in entry.items()}) for entry in entries)
+        return tuple(from_mapping(Score, {_RENAMED.get(k, k): v for k, v in entry.items()}) for entry in entries)
     except FileNotFoundError:
         return ()
     except (OSError, AttributeError, ValueError, KeyError, TypeError) as error:
@@ -205,7 +233,7 @@ def read_run(folder: Path) -> Run:
     """The whole run folder, read without a lock: also while a run is writing there.
 
     Raises:
-        BenchError: no records there, or a broken line.
+        BenchError: no records there, a broken line, or a damaged self-check.
     """
     records = read_records(folder)
     if not records.name:
@@ -223,4 +251,5 @@ def read_run(folder: Path) -> Run:
         text_scores=tuple(r for r in results if isinstance(r, TextScore)),
         scores=read_scores(folder),
         unscored=tuple(r for r in results if isinstance(r, Unscored)),
+        selfcheck=read_selfcheck(folder / SELFCHECK),
     )

@@ -11,6 +11,7 @@ import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, fields
+from statistics import fmean
 from typing import Any
 
 from dlmbench import registry
@@ -51,7 +52,8 @@ def _cell_columns(result: CellResult) -> dict[str, Any]:
         row |= {k: v for k, v in asdict(record).items() if k in FIXED_COLUMNS} if record else {}
     # The process of a row is that of its sample, not of these passes.
     row.pop("process_id", None)
-    return row | {"energy_pass_j": result.energy.energy_j if result.energy else None}
+    energy = [window.generation_j for window in result.energy]
+    return row | {"energy_pass_j": fmean(energy) if energy else None}
 
 
 def _sample_columns(sample: Sample, batch_size: int) -> dict[str, Any]:

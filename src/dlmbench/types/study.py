@@ -98,7 +98,7 @@ class PromptSettings:
 
 @dataclass(frozen=True)
 class ProtocolSettings:
-    """How often a cell is repeated; see docs/protocol.md."""
+    """How a cell is measured; see docs/protocol.md. processes: fresh ones per cell. rounds: visits in each."""
 
     warmup: int = 3
     pilot: int = 5
@@ -107,7 +107,7 @@ class ProtocolSettings:
     max_time_s: float = 300.0
     half_width: float = 0.01
     rounds: int = 2
-    fresh_process_per_round: bool = False
+    processes: int = 3
 
 
 @dataclass(frozen=True)
@@ -139,13 +139,23 @@ class Cell:
         return self.recorded_id or stable_hash(self._measured())
 
     @cached_property
-    def quality_key(self) -> str:
-        """Equal for cells that differ only in batch size; their texts are taken to be equal and scored once.
-
-        Known so far: in float32 on the CPU a row does not depend on the other rows of its batch. In bfloat16 on a GPU
-        kernels round differently at another batch size, and texts can differ.
-        """
+    def shape_key(self) -> str:
+        """Equal for cells that differ only in batch size."""
         return stable_hash({name: value for name, value in self._measured().items() if name != "batch_size"})
+
+    @property
+    def texts_depend_on_batch(self) -> bool:
+        """Whether the other rows of a batch can change a row's text.
+
+        Not in float32, as measured on the CPU. In the 16-bit types kernels round differently at another batch size, and
+        texts differ (docs/reliability.md).
+        """
+        return self.precision != "float32"
+
+    @cached_property
+    def quality_key(self) -> str:
+        """Equal for cells that generate the same texts, which are generated and scored once."""
+        return self.id if self.texts_depend_on_batch else self.shape_key
 
     def _measured(self) -> dict[str, Any]:
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "recorded_id"}

@@ -1,0 +1,163 @@
+"""The order of a speed pass over fresh processes, whole and resumed, with workers that answer at once."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+
+from dlmbench.bench.forecast import Expectation
+from dlmbench.bench.speed import SpeedPass, visiting_order
+from dlmbench.bench.worker import ProfileCell, Repeat, Repetition
+from dlmbench.errors import StopRequestedError
+from dlmbench.results import Store
+from dlmbench.types import MemoryPass, Plan, Prompt, PromptBatch, ProtocolSettings, TracedPass
+from support.synthetic_run import ENVIRONMENT, baseline_cell, sample, target_cell
+
+CELLS = (baseline_cell(), baseline_cell(batch_size=2), target_cell(8), target_cell(16))
+SETTINGS = ProtocolSettings(warmup=1, pilot=3, min_repeats=6, max_repeats=6, processes=3, rounds=2)
+
+
+class FakeWorker:
+    """A worker whose processes are numbered as they start; `log` gets (process id, request)."""
+
+    numbers = itertools.count(1)
+
+    def __init__(self, log: list) -> None:
+        self.log, self.process_id, self.is_running = log, 0, False
+
+    def start(self, first=None) -> None:
+        if not self.is_running:
+            self.process_id, self.is_running = next(self.numbers), True
+
+    def stop(self) -> None:
+        self.is_running = False
+
+    def ask(self, request):
+        self.start()
+        self.log.append((self.process_id, request))
+        cell = request.cell
+        if isinstance(request, ProfileCell):
+            yield TracedPass(cell.id, self.process_id, None, None, None, None, None, None, None)
+            yield MemoryPass(cell.id, self.process_id, "rss")
+            return
+        assert isinstance(request, Repeat)
+        visit = request.visit
+        for is_warmup, first, count in (
+            (True, visit.first_warmup_index, visit.warmups),
+            (False, visit.first_index, visit.repetitions),
+        ):
+            for index in range(first, first + count):
+                made = sample(cell, index, 0.1, self.process_id, request.round)
+                yield Repetition(replace(made, is_warmup=is_warmup), ())
+
+
+class FakePool:
+    def __init__(self) -> None:
+        self.log: list = []
+        self.workers = {cell.model.key: FakeWorker(self.log) for cell in CELLS}
+
+    def start(self, first) -> None:
+        for key in first:
+            self.workers[key].start()
+
+    def worker(self, key):
+        return self.workers[key]
+
+
+class NoProgress:
+    """Stops at the repetition `at`."""
+
+    def __init__(self, at: int | None = None) -> None:
+        self.left_until_stop = at
+
+    def cell(self, *_) -> None:
+        pass
+
+    failed = left = cell
+
+    def repetition(self, *_) -> None:
+        if self.left_until_stop is not None:
+            self.left_until_stop -= 1
+            if self.left_until_stop == 0:
+                raise StopRequestedError
+
+
+def measure(folder, settings=SETTINGS, together=True, at=None):
+    """The requests of a speed pass into `folder`, and its results; None if it was stopped."""
+    pool = FakePool()
+    with Store.open(folder, ENVIRONMENT, "study", Plan(CELLS)) as store:
+        work = Expectation(lambda cell: 1.0, is_seconds=True)
+        speed = SpeedPass(
+            Plan(CELLS),
+            settings,
+            store,
+            pool,
+            NoProgress(at),
+            work,
+            seed=0,
+            texts_needed=False,  # type: ignore[arg-type]
+        )
+        prompts = {(c.model.key, c.prompt_tokens, c.new_tokens): PromptBatch((Prompt(0, (1,)),), "h") for c in CELLS}
+        try:
+            speed.run(prompts, together=together)
+        except StopRequestedError:
+            return pool.log, None
+        return pool.log, store.results()
+
+
+def counts_of(result):
+    return sorted(Counter(s.process_id for s in result.timed).values())
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_each_cell_is_measured_in_fresh_processes_one_after_the_other(tmp_path, together):
+    log, results = measure(tmp_path, together=together)
+    repeats = [(p, r) for p, r in log if isinstance(r, Repeat)]
+    assert [counts_of(r) for r in results] == [[3, 3, 3]] * 4
+    assert all(r.status == "ok" for r in results)
+    # Which model each process belongs to, in the order of their first repetitions.
+    order = [key for _, key in dict.fromkeys((p, r.cell.model.key) for p, r in repeats)]
+    assert [set(order[i : i + 2]) for i in range(0, 6, 2)] == [{"tiny-llama", "tiny-llada"}] * 3
+    assert len(order) == 6
+    if not together:
+        assert order == ["tiny-llama", "tiny-llada"] * 3
+    for result in results:
+        warm = {s.process_id for s in result.samples if s.is_warmup}
+        assert warm == {s.process_id for s in result.timed}
+    # One inspection of a cell in all, not one in each process.
+    assert Counter(r.cell.id for _, r in log if isinstance(r, ProfileCell)) == {c.id: 1 for c in CELLS}
+
+
+def test_all_cells_of_a_model_share_a_process_and_its_rounds(tmp_path):
+    log, _ = measure(tmp_path, replace(SETTINGS, min_repeats=15, max_repeats=15))
+    visits = Counter((p, r.round) for p, r in log if isinstance(r, Repeat))
+    # Each of the six processes visits its two cells in both rounds.
+    assert len(visits) == 6 * 2
+    assert set(visits.values()) == {2}
+
+
+@pytest.mark.parametrize("at", [1, 7, 16, 23, 40])
+def test_a_stopped_run_is_completed_by_as_many_processes_as_are_missing(tmp_path, at):
+    _, results = measure(tmp_path, at=at)
+    assert results is None
+    _, results = measure(tmp_path)
+    for result in results:
+        assert sum(n >= 3 for n in counts_of(result)) == 3
+        assert sum(counts_of(result)) <= 9 + 2
+    assert measure(tmp_path)[0] == []
+
+
+def test_with_one_process_a_baseline_that_does_not_fit_beside_the_target_comes_back_at_the_end(tmp_path):
+    log, _ = measure(tmp_path, replace(SETTINGS, processes=1), together=False)
+    order = [key for _, key in dict.fromkeys((p, r.cell.model.key) for p, r in log)]
+    assert order == ["tiny-llama", "tiny-llada", "tiny-llama"]
+
+
+def test_cells_of_one_engine_are_visited_together():
+    mixed = [replace(c, engine=e) for e in ("hf", "native") for c in CELLS]
+    for seed in range(5):
+        order = [c.engine for c in visiting_order(mixed, str(seed))]
+        assert len(list(itertools.groupby(order))) == 2
