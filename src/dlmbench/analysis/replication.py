@@ -192,9 +192,11 @@ def estimate(values: Mapping[int, Sequence[float]], spread: Spread | None, floor
         return Estimate(float(logs_P.mean()), variance, spread.df, len(complete), count, floor)
     only = max(values.values(), key=len)
     logs_R = np.log(np.asarray(only, dtype=np.float64))
-    error = median_error(logs_R)
-    widened = widening(logs_R) > 1 or two_modes(logs_R) is not None
-    return Estimate(float(np.median(logs_R)), error**2, max(1, len(only) - 1), 1, len(only), floor, widened)
+    error, wider, n = median_error(logs_R), widening(logs_R), len(only)
+    # Repetitions that depend on each other count as fewer. Fewer than 5 would only estimate their own dependence.
+    df = max(1, min(4, n - 1), n / wider**2 - 1)
+    widened = wider > 1 or two_modes(logs_R) is not None
+    return Estimate(float(np.median(logs_R)), error**2, df, 1, n, floor, widened)
 
 
 def logs_of(values: Mapping[int, Sequence[float]], least: int = LEAST_REPETITIONS) -> dict[int, float]:
