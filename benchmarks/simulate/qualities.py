@@ -326,8 +326,8 @@ _BINARY, _TWO, _ONE = "Parity of right and wrong answers", "Interval of two prop
 _DIFFERENCE, _SCORES = "Difference of two runs' scores", "Verdicts of compare on equal scores"
 _COVERAGE, _FALSE, _FOUND = "coverage", "false verdicts", "found"
 NOTES = {
-    _RANGE: "Whether the range holds the true S_parity on a grid of five step counts. The width is by how many steps of "
-    "the grid the range is wider than by z tests with the true standard error, each step count alone. Before: "
+    _RANGE: "Whether the range holds the true S_parity on a grid of five step counts. The width is by how many "
+    "steps of the grid it is wider than by z tests with the true standard error, each step count alone. Before: "
     "quantiles of S_parity over resamples.",
     _REACHED: "Whether one step count is called as good.",
     _DIFFERENCE: "Paired scores of `compare`; the width as for latencies.",
