@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import tempfile
 import time
 from dataclasses import replace
@@ -90,7 +91,8 @@ def main() -> None:
                     "planted": verdicts(planted),
                 }
             )
-            print(f"pair {number + 1} of {options.pairs}: {rows[-1]}", flush=True)
+            sys.stdout.write(f"pair {number + 1} of {options.pairs}: {rows[-1]}\n")
+            sys.stdout.flush()
     result = {
         "pairs": options.pairs,
         "planted": options.planted,
@@ -99,7 +101,7 @@ def main() -> None:
         "longest run, s": max(s for r in rows for s in r["seconds"]),
         "rows": rows,
     }
-    print(json.dumps({k: v for k, v in result.items() if k != "rows"}, indent=1))
+    sys.stdout.write(json.dumps({k: v for k, v in result.items() if k != "rows"}, indent=1) + "\n")
     if options.output:
         options.output.parent.mkdir(parents=True, exist_ok=True)
         options.output.write_text(json.dumps(result, indent=1) + "\n")
