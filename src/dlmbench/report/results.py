@@ -124,7 +124,11 @@ def counts(source: Source) -> str:
     ended = [c.status_text for c in source.study.cells]
     parts = [f"{ended.count(s)} {_STATUS.get(s, s)}" for s in dict.fromkeys(ended)]
     lost = source.run.left_out
-    out = f" {counted(len(lost), 'combination')} of the grid could not be run (reasons: end of this section)." if lost else ""
+    out = (
+        f" {counted(len(lost), 'combination')} of the grid could not be run (reasons: end of this section)."
+        if lost
+        else ""
+    )
     return f"{counted(len(ended), 'cell')}: {listed(parts)}.{out}" if ended else f"No cell is on record.{out}"
 
 
