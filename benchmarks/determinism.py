@@ -104,7 +104,9 @@ def compare(varied: str, reference: Outcome, other: Outcome) -> dict[str, Any]:
         "tokens_changed": tokens,
     }
     ours, theirs = other.metrics or {}, reference.metrics or {}
-    row |= {f"{name}_change": ours[name] - theirs[name] if name in ours and name in theirs else None for name in METRICS}
+    row |= {
+        f"{name}_change": ours[name] - theirs[name] if name in ours and name in theirs else None for name in METRICS
+    }
     mean_change = largest = error = None
     if other.nats and reference.nats:
         weight = sum(other.weights)
@@ -185,8 +187,10 @@ def outcomes_of(job: Job) -> Iterator[Outcome]:
                         for rows in job.batch_sizes if job.process == 0 else job.batch_sizes[1:]:
                             yield _outcome(job, model, attention, knobs, batch, rows)
             except (BenchError, RuntimeError) as error:
-                case = "LLaMA" if key == "ar" else "LLaDA"
-                yield Outcome(Setting(case, job.engine, job.precision, attention, 1, job.process), failure=str(error).split("\n")[0])
+                setting = Setting(
+                    "LLaMA" if key == "ar" else "LLaDA", job.engine, job.precision, attention, 1, job.process
+                )
+                yield Outcome(setting, failure=str(error).split("\n")[0])
 
 
 def _outcome(job: Job, model: Any, attention: str, chosen: Mapping[str, Any], every: Any, rows: int) -> Outcome:
@@ -282,9 +286,7 @@ def ties(model: Any, batch: Any, generation: Any, knobs: Mapping[str, Any]) -> t
             logits_BGV = model.logits(hidden_BND, first, canvas_BN.shape[1])
             step_1 = torch.tensor([forward - 1], device=model.device)
             temperature = float(knobs["temperature"])
-            chosen_BG = choose_tokens(
-                logits_BGV, temperature, 0, prompt_index_B, step_1, positions_G, never=mask_id
-            )
+            chosen_BG = choose_tokens(logits_BGV, temperature, 0, prompt_index_B, step_1, positions_G, never=mask_id)
             chunk = LogitsChunk(logits_BGV, chosen_BG, 0, step_1, prompt_index_B, positions_G)
             confidence_BG = chosen_probability(chunk, knobs)
             equal_BGG = (confidence_BG[:, :, None] == confidence_BG[:, None, :]) & masked_BG[:, None, :]
@@ -305,7 +307,8 @@ def run_job(job: Job) -> list[Outcome]:
         command = [sys.executable, __file__, "--job", json.dumps(asdict(job)), str(path)]
         started = time.monotonic()
         subprocess.run(command, check=True)
-        print(f"{job.engine} {job.precision} {job.process}: {time.monotonic() - started:.0f} s", file=sys.stderr)
+        seconds = time.monotonic() - started
+        sys.stderr.write(f"{job.engine} {job.precision} process {job.process}: {seconds:.0f} s\n")
         found = []
         for line in path.read_text(encoding="utf-8").splitlines():
             values = json.loads(line)
@@ -372,7 +375,7 @@ def measure(arguments: argparse.Namespace) -> None:
         ],
     }
     path.with_suffix(".json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
-    print(path)
+    sys.stdout.write(f"{path}\n")
 
 
 # ---------------------------------------------------------------- the page
@@ -393,7 +396,9 @@ def page_table(rows: Sequence[Mapping[str, str]]) -> str:
             key = (row["varied"], row["precision"], row["engine"], row["case"])
             groups.setdefault(key, []).append(row)
     lines = []
-    for (varied, precision, engine, case), group in sorted(groups.items(), key=lambda g: list(REFERENCES).index(g[0][0])):
+    for (varied, precision, engine, case), group in sorted(
+        groups.items(), key=lambda g: list(REFERENCES).index(g[0][0])
+    ):
         errors = [float(r["likelihood_stderr"]) for r in group if r["likelihood_stderr"]]
         lines.append(
             [
