@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from dlmbench.analysis.findings import findings
+from dlmbench.analysis.study import analyse
 from dlmbench.types import Cell, CellResult, EnergyWindow, Run, Sample, TextScore
 from support.synthetic_run import ENVIRONMENT, baseline_cell, failed, measured, per_text, sample, target_cell, tiny_run
 
@@ -24,6 +25,11 @@ def codes(run: Run) -> set[str]:
     return {f.code for f in findings(run)}
 
 
+def codes_but_processes(run: Run) -> set[str]:
+    """The findings, of a run whose cells are measured in a single process on purpose."""
+    return codes(run) - {"few_processes"}
+
+
 def changed(of: Cell, **by_index: Any) -> CellResult:
     """A steady cell whose samples' fields are set from lists, one value a repetition."""
     result = measured(of, STEADY)
@@ -34,7 +40,9 @@ def changed(of: Cell, **by_index: Any) -> CellResult:
 
 
 def test_a_steady_run_has_no_findings():
-    assert codes(run_of(measured(baseline_cell(), STEADY), measured(target_cell(8), STEADY))) == set()
+    cells = (baseline_cell(), target_cell(8))
+    assert codes(run_of(*(measured(c, STEADY, processes=3) for c in cells))) == set()
+    assert codes(run_of(*(measured(c, STEADY) for c in cells))) == {"few_processes"}
 
 
 N = len(STEADY)
@@ -46,9 +54,15 @@ N = len(STEADY)
         ("interval_wide", {"latency_s": [1.0, 1.3] * (N // 2)}),
         ("warmup_short", {"latency_s": [1.4, 1.3, *STEADY[2:]]}),
         ("drift", {"round": [0] * 6 + [1] * 6, "latency_s": [*STEADY[:6], *(1.2 * x for x in STEADY[6:])]}),
-        ("spans_processes", {"process_id": [1] * 6 + [2] * 6}),
+        (
+            "processes_differ",
+            {"process_id": [1] * 6 + [2] * 6, "latency_s": [*STEADY[:6], *(1.1 * x for x in STEADY[6:])]},
+        ),
+        ("autocorrelated", {"latency_s": [1 + 0.001 * i for i in range(N)]}),
+        ("two_modes", {"latency_s": [x + 0.2 * (i % 3 == 0) for i, x in enumerate(STEADY)]}),
+        ("disturbed", {"other_processes": [1, 1] + [0] * (N - 2)}),
+        ("disturbed", {"throttle": ["SW thermal slowdown"] * 3 + [""] * (N - 3)}),
         ("tokens_short", {"new_tokens": [64] * (N - 1) + [63]}),
-        ("energy_window", {"energy_j": [1.0] * N, "latency_s": [x / 10 for x in STEADY]}),
         ("temperature_drift", {"temperature_c": [40] * (N - 1) + [55]}),
         ("clock_drift", {"sm_clock_mhz": [1980] * (N - 1) + [1500]}),
         ("outliers", {"latency_s": [*STEADY[:5], 5.0, *STEADY[6:]]}),
@@ -61,16 +75,21 @@ def test_planted_fault_is_found(code, fields):
     assert found[0].hint
 
 
-def test_energy_over_a_long_window_and_steady_sensors_are_silent():
-    quiet = changed(target_cell(8), energy_j=[1.0] * N, temperature_c=[40] * N, sm_clock_mhz=[1980] * N)
-    assert codes(run_of(quiet)) == set()
+def test_energy_in_every_process_and_steady_sensors_are_silent():
+    quiet = changed(target_cell(8), temperature_c=[40] * N, sm_clock_mhz=[1980] * N)
+    windows = tuple(EnergyWindow(target_cell(8).id, p, 4, 4.0, 400.0, 40) for p in (7,))
+    assert codes_but_processes(run_of(replace(quiet, energy=windows))) == set()
+    two = replace(measured(target_cell(8), STEADY, processes=2), energy=windows)
+    assert codes_but_processes(run_of(two)) == {"energy_windows"}
 
 
 def test_energy_that_the_board_cannot_have_taken():
     passed = EnergyWindow(target_cell(8).id, 7, 10, 1.0, 400.0)  # 400 W
-    of = replace(changed(target_cell(8), energy_j=[300.0 * s for s in STEADY]), energy=(passed,))
+    of = replace(measured(target_cell(8), STEADY), energy=(passed,))
     known = {cap: replace(ENVIRONMENT, power_cap_w=cap) for cap in (None, 290.0, 385.0, 375.0)}
-    found = {cap: codes(replace(run_of(of), environment=environment)) for cap, environment in known.items()}
+    found = {
+        cap: codes_but_processes(replace(run_of(of), environment=environment)) for cap, environment in known.items()
+    }
     above = {"energy_above_cap"}
     assert found == {None: set(), 290.0: above, 385.0: set(), 375.0: above}  # 5% more than the cap is allowed
 
@@ -91,28 +110,28 @@ def test_failed_and_unmeasured_cells():
 @pytest.mark.parametrize("field", ["precision", "attention", "engine", "prompts"])
 def test_controls_that_differ(field):
     other = replace(target_cell(8), **{field: "other"})
-    found = findings(run_of(measured(baseline_cell(), STEADY), measured(other, STEADY)))
-    assert [f.code for f in found] == ["controls_differ"]
-    assert "other" in found[0].message
+    run = run_of(measured(baseline_cell(), STEADY), measured(other, STEADY))
+    assert codes_but_processes(run) == {"controls_differ"}
+    assert "other" in findings(run)[0].message
 
 
 def test_repetition_above_the_baselines_is_degenerate():
     base, good, bad = baseline_cell(), target_cell(8), target_cell(4)
     scores = [s for c, v in ((base, 0.05), (good, 0.14), (bad, 0.5)) for s in per_text(c, "repetition", [v] * 40)]
     found = findings(run_of(*(measured(c, STEADY) for c in (base, good, bad)), scores=scores))
-    assert [(f.code, f.cell_id) for f in found] == [("degenerate", bad.id)]
+    assert [(f.code, f.cell_id) for f in found if f.code != "few_processes"] == [("degenerate", bad.id)]
 
 
 def test_better_than_the_truth_is_a_warning():
     cell = target_cell(8)
     scores = per_text(cell, "oracle_log_prob", [0.5] * 40) + per_text(cell, "oracle_truth", [0.85] * 40)
-    assert codes(run_of(measured(cell, STEADY), scores=scores)) == {"better_than_truth"}
+    assert codes_but_processes(run_of(measured(cell, STEADY), scores=scores)) == {"better_than_truth"}
 
 
 def test_few_prompts_and_tokens_that_differ():
     base, target = baseline_cell(), target_cell(8)
     scores = per_text(base, "likelihood", [1.0] * 8, weight=60) + per_text(target, "likelihood", [1.0] * 8, weight=64)
-    found = codes(run_of(measured(base, STEADY), measured(target, STEADY), scores=scores))
+    found = codes_but_processes(run_of(measured(base, STEADY), measured(target, STEADY), scores=scores))
     assert found == {"few_prompts", "tokens_differ"}
 
 
@@ -132,4 +151,22 @@ def test_warm_ups_are_never_looked_at():
     cell = target_cell(8)
     cold = replace(sample(cell, 0, 99.0), is_warmup=True, new_tokens=1)
     result = replace(measured(cell, STEADY), samples=(cold, *measured(cell, STEADY).timed))
-    assert codes(run_of(result)) == set()
+    assert codes_but_processes(run_of(result)) == set()
+
+
+def test_a_step_that_gets_slower_with_their_number_is_found():
+    seconds = {8: 0.08, 16: 0.16, 32: 0.32, 64: 0.67}  # 10 ms a step, then 10.9
+    cells = [measured(baseline_cell(), [0.2] * 9, processes=3)]
+    cells += [measured(target_cell(k), [s] * 9, processes=3) for k, s in seconds.items()]
+    found = [f for f in analyse(run_of(*cells)).findings if f.code == "step_time_rises"]
+    assert len(found) == 1
+    assert "9% longer" in found[0].message
+
+
+def test_a_rested_baseline_beside_sustained_diffusion_is_found():
+    base, target = measured(baseline_cell(), STEADY, processes=3), measured(target_cell(8), STEADY, processes=3)
+    under_load = tuple(replace(s, load_s=1.0) for s in base.samples)
+    for_long = tuple(replace(s, load_s=60.0) for s in target.samples)
+    found = analyse(run_of(replace(base, samples=under_load), replace(target, samples=for_long)))
+    assert [c.state for c in found.cells] == ["rested", "sustained"]
+    assert "states_differ" in {f.code for f in found.findings}

@@ -18,12 +18,12 @@ import pytest
 from PIL import Image
 
 from dlmbench import registry
-from dlmbench.analysis.answer import answer
 from dlmbench.analysis.study import analyse
-from dlmbench.charts.frames import interval_column
+from dlmbench.charts.frames import interval_columns
 from dlmbench.charts.write import caption, csv_of, names_in_order, panel_titles, specification, svg, write_all
 from dlmbench.models.loading import architecture_of
 from dlmbench.report import document
+from dlmbench.report.answer import answer
 from dlmbench.report.figures import page_figures
 from dlmbench.results import read_run
 from dlmbench.roofline.break_even import break_even_surface
@@ -362,20 +362,19 @@ def test_writes_png_of_a_column_at_300_dpi_pdf_and_csv(tmp_path):
     assert frame["latency_s"].tolist() == frame_of("latency_vs_steps")["latency_s"].tolist()
 
 
-def test_one_failing_figure_is_reported_and_stops_no_other(tmp_path, monkeypatch):
+def test_one_failing_figure_is_reported_and_stops_no_other(tmp_path, monkeypatch, caplog):
     def broken(run, study):
         raise ZeroDivisionError("planted")
 
     monkeypatch.setattr(figure("memory_heatmap"), "points", broken)
-    reported = []
-    paths = write_all(RUN, STUDY, tmp_path, lambda name, error: reported.append((name, str(error))))
-    assert reported == [("memory_heatmap", "planted")]
+    paths = write_all(RUN, STUDY, tmp_path)
+    assert caplog.messages == ["figure memory_heatmap could not be drawn: ZeroDivisionError: planted"]
     assert {p.name for p in paths if p.suffix == ".png"} == {f"{n}.png" for n in NAMES}
 
 
 def test_interval_columns_keep_the_unit_last():
-    assert interval_column("latency_s", "low") == "latency_low_s"
-    assert interval_column("tokens_per_s", "high") == "tokens_per_s_high"
+    assert interval_columns("latency_s") == ("latency_s", "latency_low_s", "latency_high_s")
+    assert interval_columns("tokens_per_s") == ("tokens_per_s", "tokens_per_s_low", "tokens_per_s_high")
 
 
 def test_many_panels_are_shown_one_at_a_time():

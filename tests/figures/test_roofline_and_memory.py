@@ -124,7 +124,14 @@ def test_short_generations_take_their_energy_from_the_pass_in_a_row():
 
 def test_without_a_counter_energy_says_so():
     frame = frame_of("energy_per_token", run_of(timed(target_cell(16), 0.1, 100)))
-    assert "no energy counter" in frame["note"].iloc[0]
+    assert frame["note"].tolist() == ["cpu has no energy counter that could be read"]
+
+
+@pytest.mark.parametrize(
+    "name", ["energy_per_token", "measured_vs_roofline", "throughput_vs_batch_size", "time_to_text"]
+)
+def test_where_no_cell_was_timed_that_is_the_reason(name):
+    assert frame_of(name, run_of(failed(target_cell(16))))["note"].tolist() == ["no cell was timed"]
 
 
 # ---------------------------------------------------------------- time to text
@@ -137,6 +144,11 @@ def test_with_one_block_the_first_text_is_the_full_text():
     frame = frame_of("time_to_text", run).set_index("first_text_tokens")
     assert frame["first_text_s"].to_dict() == {1: 0.01, 64: 0.3, 16: 0.05}
     assert frame["latency_s"].to_dict() == {1: 0.2, 64: 0.3, 16: 0.3}
+
+
+def test_timed_cells_without_a_trace_have_no_first_text():
+    run = run_of(replace(timed(target_cell(16), 0.3, 100), traced=None))
+    assert frame_of("time_to_text", run)["note"].tolist() == ["no cell was traced"]
 
 
 def test_each_setting_has_both_of_its_times():
@@ -168,12 +180,24 @@ def test_the_floor_of_an_8b_decode_is_reading_its_weights():
     # Two forwards (the prompt of one token, then one more), weights without the embedding table.
     assert decode["floor_s"] == pytest.approx(2 * 2 * 7.505e9 / 4.8e12, rel=0.01)
     assert decode["ratio"] == pytest.approx(10.0 / decode["floor_s"])
+    caption = figure("measured_vs_roofline").caption(frame.reset_index())
+    assert "the floor is memory-bound: " in caption
+    assert "; compute-bound: " in caption
     assert (decode["regime"], frame.loc["curve"]["regime"]) == ("memory", "compute")
     assert (
         decode["intensity_flop_per_byte"]
         < decode["ridge_flop_per_byte"]
         < frame.loc["curve"]["intensity_flop_per_byte"]
     )
+
+
+def test_a_timed_cell_without_a_plan_of_forwards_has_no_floor(monkeypatch):
+    monkeypatch.setattr(figure("measured_vs_roofline"), "bounds_of", lambda cell: None)
+    run = run_of(timed(replace(baseline_cell(), model=replace(LLAMA, source="8b", weights="random")), 0.2, 100))
+    assert run.environment is not None
+    run = replace(run, environment=replace(run.environment, device="NVIDIA H200"))
+    why = "no timed cell has a sampler that plans its forwards, so no floor is known"
+    assert frame_of("measured_vs_roofline", run)["note"].tolist() == [why]
 
 
 @pytest.mark.parametrize(

@@ -6,16 +6,18 @@ All thresholds are defined here and named in the messages.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
 import numpy as np
 from scipy import stats as _scipy
 
 from dlmbench import registry
+from dlmbench.analysis.break_even import RISING_STEP
 from dlmbench.analysis.parity import LEAST_PROMPTS, PerText, common_prompts
 from dlmbench.analysis.quality import all_cells, metric_for, metrics_of, scores_by_text
 from dlmbench.analysis.replication import LEAST_PROCESSES, MOST_DISTURBED, is_disturbed
+from dlmbench.analysis.results import Curve
 from dlmbench.analysis.stats import autocorrelation, group_by, summarise, two_modes
 from dlmbench.types import Cell, CellResult, Finding, Run
 
@@ -33,10 +35,11 @@ Severity = Literal["info", "warning", "error"]
 Remarks = Iterator[tuple[str, Severity, str, str]]
 
 
-def findings(run: Run) -> tuple[Finding, ...]:
-    """All findings about `run`: errors first, then warnings, then notes, each in the order of the cells."""
+def findings(run: Run, curves: Sequence[Curve] = ()) -> tuple[Finding, ...]:
+    """All findings about `run` and its curves: errors first, then warnings, then notes."""
     remarks = [_cell_finding(r.cell, *remark) for r in run.results for check in _CELL_CHECKS for remark in check(r)]
     remarks += [f for check in _RUN_CHECKS for f in check(run)]
+    remarks += [_cell_finding(c.points[-1].cell, *remark) for c in curves for remark in _curve(c)]
     rank = {"error": 0, "warning": 1, "info": 2}
     return tuple(sorted(remarks, key=lambda f: rank[f.severity]))
 
@@ -93,27 +96,19 @@ def _slow_start(result: CellResult) -> Remarks:
 
 
 def _drift(result: CellResult) -> Remarks:
-    """Rounds of the same cell that differ: the machine changed while it was being measured."""
-    groups = sorted(group_by(result.timed, lambda s: s.round).items())
-    rounds = [[s.latency_s for s in g] for _, g in groups if len(g) >= 4]
-    if len(rounds) < 2:
-        return
-    span = _span_of_medians(rounds)
-    if span > SLOWER_SHARE and _scipy.kruskal(*rounds).pvalue < SIGNIFICANCE:
-        hint = "let the machine settle, fix its clocks, keep other work off it; then run again into a new folder"
-        yield "drift", "warning", f"the median latency differs by {span:.0%} between rounds", hint
+    """Rounds of the same cell in one process that differ: the machine changed while it was being measured."""
+    for samples in group_by(result.timed, lambda s: s.process_id).values():
+        rounds = [[s.latency_s for s in g] for g in group_by(samples, lambda s: s.round).values() if len(g) >= 4]
+        if len(rounds) < 2:
+            continue
+        span = _span_of_medians(rounds)
+        if span > SLOWER_SHARE and _scipy.kruskal(*rounds).pvalue < SIGNIFICANCE:
+            hint = "let the machine settle, fix its clocks, keep other work off it; then run again into a new folder"
+            yield "drift", "warning", f"the median latency differs by {span:.0%} between rounds", hint
 
 
-def _processes(result: CellResult) -> Remarks:
+def _processes_differ(result: CellResult) -> Remarks:
     groups = group_by(result.timed, lambda s: s.process_id).values()
-    if not result.timed:
-        return
-    if len(groups) < LEAST_PROCESSES:
-        message = (
-            f"measured in {len(groups)} process{'es' if len(groups) > 1 else ''}: its interval holds within it only"
-        )
-        hint = f"set processes: {LEAST_PROCESSES} or more in the protocol for a claim about the machine"
-        yield "few_processes", "info", message, hint
     if len(groups) > 1 and (span := _span_of_medians([[s.latency_s for s in g] for g in groups])) > SLOWER_SHARE:
         message = f"the medians of its {len(groups)} processes differ by {span:.1%}"
         yield "processes_differ", "warning", message, "look for other work on the machine; add processes"
@@ -172,6 +167,21 @@ def _device(result: CellResult) -> Remarks:
         yield "clock_drift", "warning", message, "fix the clock, or check power and cooling"
 
 
+def _curve(curve: Curve) -> Remarks:
+    line = curve.break_even
+    if line is not None and line.rise is not None and line.rise > RISING_STEP:
+        message = f"a step takes {line.rise:.0%} longer between the largest step counts than between the smallest"
+        hint = "long generations run at lower clocks under a power cap: compare cells of the same state"
+        yield "step_time_rises", "warning", message, hint
+    states = {p.cell.steps: p.state for p in curve.timed if p.state}
+    base = curve.baseline.state if curve.baseline else None
+    others = [k for k, state in states.items() if base and state != base]
+    if others:
+        message = f"the baseline was measured {base}, K={', '.join(map(str, others))} was not"
+        hint = "a rested device runs at higher clocks than a sustained one: raise warmup, or read both"
+        yield "states_differ", "info", message, hint
+
+
 # ---------------------------------------------------------------- the whole run
 
 
@@ -203,6 +213,17 @@ def _controls(run: Run) -> Iterator[Finding]:
             message = f"{name} differs: baseline {', '.join(sorted(ours))}; target {', '.join(sorted(theirs))}"
             hint = "use the same for both models, or read the difference as part of the result"
             yield Finding("controls_differ", "warning", None, message, hint)
+
+
+def _few_processes(run: Run) -> Iterator[Finding]:
+    counts = [len({s.process_id for s in r.timed}) for r in run.results if r.timed]
+    few = [n for n in counts if n < LEAST_PROCESSES]
+    if few:
+        message = f"{len(few)} of {len(counts)} cells were measured in fewer than {LEAST_PROCESSES} processes"
+        hint = (
+            f"their intervals hold within the process only; set processes: {LEAST_PROCESSES} for a claim on the machine"
+        )
+        yield Finding("few_processes", "info", None, message, hint)
 
 
 def _node_shared(run: Run) -> Iterator[Finding]:
@@ -312,7 +333,7 @@ _CELL_CHECKS: tuple[Callable[[CellResult], Remarks], ...] = (
         _repetitions,
         _slow_start,
         _drift,
-        _processes,
+        _processes_differ,
         _dependence,
         _disturbed,
         _tokens_short,
@@ -321,6 +342,6 @@ _CELL_CHECKS: tuple[Callable[[CellResult], Remarks], ...] = (
     ),
 )
 _RUN_CHECKS: tuple[Callable[[Run], Iterator[Finding]], ...] = (
-    *(_unmeasured, _controls, _node_shared, _energy_above_cap, _random_weights, _too_few_prompts),
+    *(_unmeasured, _controls, _few_processes, _node_shared, _energy_above_cap, _random_weights, _too_few_prompts),
     *(_tokens_differ, _degenerate, _better_than_truth, _self_judged),
 )

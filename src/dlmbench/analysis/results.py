@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 from dlmbench.analysis.break_even import BreakEven
-from dlmbench.analysis.parity import ALPHA, CellCosts, Parity, Speedup
+from dlmbench.analysis.parity import ALPHA, CellCosts, Outcome, Parity, Speedup
 from dlmbench.analysis.quality import MetricInfo, Quality
 from dlmbench.analysis.replication import Ratio
 from dlmbench.analysis.stats import Interval, Summary
 from dlmbench.types import Cell, Finding, Status
 
+VerdictOutcome = Literal["diffusion", "baseline", "undecided"]
 RANDOM_WEIGHTS = "random weights: quality not measured"
 
 
@@ -202,12 +203,48 @@ class Curve:
 
 
 @dataclass(frozen=True)
+class Verdict:
+    """The verdict on one curve: diffusion at one batch size and length, over its step counts.
+
+    reason: why, as a clause. settles: what would settle it, "" where it is settled. alpha: the two-sided level it was
+    tested at. metric, margin: of the parity it rests on, None where quality is not known. low_steps, high_steps: the
+    range of S_parity at that level. speed: the baseline's latency over diffusion's at S_parity, over that range.
+    faster_steps, slower_steps: the step counts shown to be so, whatever the quality. evidence: ids of the cells.
+    """
+
+    label: str
+    baseline: str | None
+    batch_size: int
+    prompt_tokens: int
+    new_tokens: int
+    outcome: VerdictOutcome
+    reason: str
+    settles: str
+    alpha: float
+    metric: str | None
+    margin: float | None
+    parity: Outcome | None
+    parity_steps: int | None
+    low_steps: int | None
+    high_steps: int | None
+    speed: Interval | None
+    faster_steps: tuple[int, ...]
+    slower_steps: tuple[int, ...]
+    break_even: str
+    evidence: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Study:
-    """Everything that figures, tables and the answer are made of. `others`: target cells without a step count."""
+    """Everything that figures, tables and the answer are made of.
+
+    verdicts: one per curve, in their order. others: target cells without a step count.
+    """
 
     metrics: tuple[MetricInfo, ...]
     baselines: tuple[CellSummary, ...]
     curves: tuple[Curve, ...]
+    verdicts: tuple[Verdict, ...]
     others: tuple[CellSummary, ...]
     labels: Mapping[str, str]
     findings: tuple[Finding, ...]

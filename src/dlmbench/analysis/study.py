@@ -27,6 +27,7 @@ from dlmbench.analysis.results import (
     timed_of,
 )
 from dlmbench.analysis.stats import Summary, bootstrap_indices, false_discovery, group_by, summarise
+from dlmbench.analysis.verdict import verdicts_of
 from dlmbench.types import Cell, CellResult, KnobValue, MemoryPass, Run, TracedPass
 
 # Under load for this long, a device has reached the clocks and the temperature at which it stays.
@@ -217,9 +218,10 @@ class _Analysis:
             metrics=self.compared,
             baselines=baselines,
             curves=curves,
+            verdicts=verdicts_of(curves),
             others=others,
             labels=self.labels,
-            findings=findings(self.run),
+            findings=findings(self.run, curves),
             missing=tuple(missing),
         )
 

@@ -12,44 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from dlmbench.analysis.parity import ALPHA, LEAST_PROMPTS, Outcome, plausible_steps
-from dlmbench.analysis.results import RANDOM_WEIGHTS, Curve, MetricParity
-from dlmbench.analysis.stats import Interval
+from dlmbench.analysis.parity import ALPHA, LEAST_PROMPTS, plausible_steps
+from dlmbench.analysis.results import RANDOM_WEIGHTS, Curve, MetricParity, Verdict, VerdictOutcome
 
-VerdictOutcome = Literal["diffusion", "baseline", "undecided"]
 Pace = Literal["faster", "slower", "unclear", "unknown"]
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """The verdict on one curve: diffusion at one batch size and length, over its step counts.
-
-    reason: why, as a clause. settles: what would settle it, "" where it is settled. alpha: the two-sided level it was
-    tested at. metric, margin: of the parity it rests on, None where quality is not known. low_steps, high_steps: the
-    range of S_parity at that level. speed: the baseline's latency over diffusion's at S_parity, over that range.
-    faster_steps, slower_steps: the step counts shown to be so, whatever the quality. evidence: ids of the cells.
-    """
-
-    label: str
-    baseline: str | None
-    batch_size: int
-    prompt_tokens: int
-    new_tokens: int
-    outcome: VerdictOutcome
-    reason: str
-    settles: str
-    alpha: float
-    metric: str | None
-    margin: float | None
-    parity: Outcome | None
-    parity_steps: int | None
-    low_steps: int | None
-    high_steps: int | None
-    speed: Interval | None
-    faster_steps: tuple[int, ...]
-    slower_steps: tuple[int, ...]
-    break_even: str
-    evidence: tuple[str, ...]
 
 
 @dataclass(frozen=True)

@@ -1,81 +1,121 @@
-"""The table behind a figure: rows of one dataclass, so that its columns, with their units, are defined once."""
+"""The table behind a figure: rows with named columns, which the CSV has and the chart draws."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
-from typing import Any, Self
+from typing import Any
 
 import pandas as pd
 
+from dlmbench.analysis.break_even import BreakEven
+from dlmbench.analysis.results import CellSummary, Curve, Study
 from dlmbench.analysis.stats import Summary
-from dlmbench.analysis.study import CellSummary, Study
-from dlmbench.types import Cell
 
+Row = dict[str, Any]
 MISSING = "missing"
-GIB, MIB = 1 << 30, 1 << 20
+# The columns of every figure. kind: what is drawn (curve, baseline, ...); a `missing` row's note says why nothing is.
+SHARED_COLUMNS = ("kind", "series", "batch_size", "prompt_tokens", "new_tokens", "weights", "note")
+LENGTHS = ["prompt_tokens", "new_tokens"]
+
+# ---------------------------------------------------------------- rows of a table
 
 
-@dataclass(frozen=True, kw_only=True)
-class Point:
-    """The columns of every figure. kind: what is drawn (curve, baseline, ...); a `missing` row says why nothing is."""
+def interval_columns(name: str) -> tuple[str, str, str]:
+    """A quantity's column and those of its interval's ends: latency_s, latency_low_s, latency_high_s; the unit last.
 
-    kind: str
-    series: str = ""
-    batch_size: int | None = None
-    prompt_tokens: int | None = None
-    new_tokens: int | None = None
-    weights: str = "pretrained"
-    note: str = ""
-
-    @classmethod
-    def of(cls, cell: Cell, kind: str, series: str, **columns: Any) -> Self:
-        """A point of `cell`: its batch size, lengths and weights, then `columns`."""
-        return cls(
-            kind=kind,
-            series=series,
-            batch_size=cell.batch_size,
-            prompt_tokens=cell.prompt_tokens,
-            new_tokens=cell.new_tokens,
-            weights=cell.model.weights,
-            **columns,
-        )
-
-
-def interval_column(name: str, end: str) -> str:
-    """The column of an interval's `end` (low or high): latency_s -> latency_low_s, tokens_per_s -> tokens_per_s_low."""
+    A rate keeps its name: tokens_per_s, tokens_per_s_low, tokens_per_s_high.
+    """
     is_seconds = name.endswith("_s") and not name.endswith("_per_s")
-    return f"{name[:-2]}_{end}_s" if is_seconds else f"{name}_{end}"
+    stem, unit = (name[:-2], "_s") if is_seconds else (name, "")
+    return name, f"{stem}_low{unit}", f"{stem}_high{unit}"
 
 
-def median_columns(name: str, summary: Summary | None) -> dict[str, float]:
-    """The median under `name` and its interval under the interval columns; nothing where there is no summary."""
-    if summary is None:
-        return {}
-    low, high = interval_column(name, "low"), interval_column(name, "high")
-    return {name: summary.median, low: summary.low, high: summary.high}
+def with_interval(name: str, value: float | None, low: float | None, high: float | None) -> Row:
+    """A value and the ends of its interval in the columns of `name`."""
+    return dict(zip(interval_columns(name), (value, low, high), strict=True))
 
 
-def cells_by_kind(study: Study) -> list[tuple[str, CellSummary]]:
-    """Every cell: the baselines, those on a curve over K, and others, whose samplers choose the number of steps."""
-    curves = [p for curve in study.curves for p in curve.points]
-    groups = (("baseline", study.baselines), ("curve", curves), ("other", study.others))
-    return [(kind, cell) for kind, cells in groups for cell in cells]
+def median_columns(name: str, summary: Summary | None) -> Row:
+    """The median with its interval in the columns of `name`; nothing where there is no summary."""
+    return with_interval(name, summary.median, summary.low, summary.high) if summary else {}
 
 
-def table(point: type[Point], points: Sequence[Point], why_empty: str) -> pd.DataFrame:
-    """`points` as a frame with the fields of `point` as columns; without any, a single row that says why."""
-    data = [asdict(p) for p in points or [Point(kind=MISSING, note=why_empty)]]
-    frame = pd.DataFrame(data, columns=[f.name for f in fields(point)])
+def memory_columns(summary: CellSummary) -> Row:
+    """Peak memory, the counter that it was read from, and why it is not known."""
+    memory = summary.memory
+    # The peak that an allocation failed at is not the memory that the cell needs.
+    peak = memory.bytes if memory and summary.status != "oom" else None
+    return {"peak_bytes": peak, "source": memory.source if memory else "", "note": summary.reason}
+
+
+def cells(study: Study) -> list[tuple[Row, CellSummary]]:
+    """Every cell of the run with its row: shape, steps, repetitions, median latency and throughput.
+
+    kind: baseline, curve (over K) or other, whose sampler chooses the number of steps.
+    """
+    found = []
+    for summary in study.cells:
+        cell = summary.cell
+        target = "other" if cell.steps is None else "curve"
+        row = {
+            "kind": "baseline" if cell.model.role == "baseline" else target,
+            "series": study.label(cell),
+            "batch_size": cell.batch_size,
+            "prompt_tokens": cell.prompt_tokens,
+            "new_tokens": cell.new_tokens,
+            "weights": cell.model.weights,
+            "steps": cell.steps,
+            "repetitions": summary.latency.n if summary.latency else None,
+            **median_columns("latency_s", summary.latency),
+            **median_columns("tokens_per_s", summary.throughput),
+        }
+        found.append((row, summary))
+    return found
+
+
+def curve_row(curve: Curve, kind: str, **columns: Any) -> Row:
+    """A row about a whole curve: its name and shape, then `columns`."""
+    shape = {"batch_size": curve.batch_size, "prompt_tokens": curve.prompt_tokens, "new_tokens": curve.new_tokens}
+    return {"kind": kind, "series": curve.label, **shape, **columns}
+
+
+def break_even_columns(line: BreakEven) -> Row:
+    """The break-even of a curve with its interval; the note says how well the line fits."""
+    note = f"largest distance of a median from the line: {line.largest_residual:.1%}"
+    return {**with_interval("steps", line.steps, line.low, line.high), "note": note}
+
+
+def table(columns: Sequence[str], rows: Sequence[Row], why_empty: str) -> pd.DataFrame:
+    """`rows` as a frame of the shared columns and `columns`; without any row, a single one that says why."""
+    texts = {"series": "", "weights": "pretrained", "note": ""}
+    data = [{**texts, **row} for row in rows or [{"kind": MISSING, "note": why_empty}]]
+    frame = pd.DataFrame(data, columns=[*SHARED_COLUMNS, *columns])
     # pandas keeps None in a column without any number and writes NaN in the others: make it NaN in all.
     unknown = frame.columns[frame.isna().all()]
     return frame.astype(dict.fromkeys(unknown, float))
+
+
+# ---------------------------------------------------------------- why there is nothing
+
+
+def why_untimed(study: Study, otherwise: str = "") -> str:
+    """Why a figure of times is empty: no cell was timed or, where some were, `otherwise`."""
+    return otherwise if any(s.latency for s in study.cells) else "no cell was timed"
+
+
+def why_unscored(study: Study, otherwise: str) -> str:
+    """Why a figure of quality is empty: the weights are random or, where they are not, `otherwise`."""
+    is_random = any(c.weights == "random" for c in study.curves)
+    return "the weights are random, so quality means nothing" if is_random else otherwise
 
 
 def why_missing(frame: pd.DataFrame) -> str | None:
     """Why there is nothing to draw, None where there is something."""
     absent = frame[frame["kind"] == MISSING]
     return str(absent["note"].iloc[0]) if len(absent) == len(frame) and len(frame) else None
+
+
+# ---------------------------------------------------------------- parts of a table
 
 
 def rows(frame: pd.DataFrame, **wanted: Any) -> pd.DataFrame:
@@ -97,33 +137,33 @@ def diffusion(frame: pd.DataFrame) -> pd.DataFrame:
 
 def names(frame: pd.DataFrame, **wanted: Any) -> list[str]:
     """The series of the rows that have the values `wanted`, each once, in the order of the frame."""
-    return list(dict.fromkeys(rows(frame, **wanted)["series"]))
+    return list(rows(frame, **wanted)["series"].unique())
 
 
-def batch_sizes(frame: pd.DataFrame) -> list[int]:
-    """The batch sizes in the frame, ascending."""
-    return sorted(int(b) for b in frame["batch_size"].unique())
+# ---------------------------------------------------------------- texts
 
 
-def step_counts(frame: pd.DataFrame) -> list[float]:
-    """The step counts in the frame, ascending."""
-    return sorted(float(k) for k in frame["steps"].dropna().unique())
+def shape_titles(frame: pd.DataFrame) -> pd.Series[str]:
+    """The lengths of each row as the title of a panel."""
+    prompt, new = (frame[c].astype(int).astype(str) for c in LENGTHS)
+    return prompt + " prompt + " + new + " new tokens"
 
 
-def shapes(frame: pd.DataFrame) -> list[tuple[int, int]]:
-    """The (prompt, new tokens) pairs in the frame, ascending."""
-    pairs = frame[["prompt_tokens", "new_tokens"]].dropna().drop_duplicates().astype(int)
-    return sorted(tuple(p) for p in pairs.itertuples(index=False, name=None))
+def with_shapes(titles: pd.Series[str], frame: pd.DataFrame) -> pd.Series[str]:
+    """The title of each row followed by its lengths, where the frame has several."""
+    return titles + ", " + shape_titles(frame) if len(frame[LENGTHS].drop_duplicates()) > 1 else titles
 
 
-def shape_title(prompt_tokens: float, new_tokens: float) -> str:
-    """A pair of lengths as the title of a panel."""
-    return f"{int(prompt_tokens)} prompt + {int(new_tokens)} new tokens"
+def with_steps(frame: pd.DataFrame) -> pd.Series[str]:
+    """The name of each row's line: its series, and its step count where it has one."""
+    steps = [f", K={k:.0f}" if pd.notna(k) else "" for k in frame["steps"]]
+    return frame["series"] + pd.Series(steps, frame.index, dtype=str)
 
 
 def where(row: Any) -> str:
     """A row's settings and shape for a caption: `block_length=32, B=1, P=64, G=64`."""
-    return f"{short(row.series)}, B={int(row.batch_size)}, P={int(row.prompt_tokens)}, G={int(row.new_tokens)}"
+    batch = "" if pd.isna(row.batch_size) else f"B={int(row.batch_size)}, "
+    return f"{short(row.series)}, {batch}P={int(row.prompt_tokens)}, G={int(row.new_tokens)}"
 
 
 def short(series: str) -> str:
@@ -133,9 +173,9 @@ def short(series: str) -> str:
 
 def memory_unit(largest_bytes: float) -> tuple[int, str]:
     """Bytes in the unit that memory up to `largest_bytes` is shown in, and its name."""
-    return (GIB, "GiB") if largest_bytes >= 2 * GIB else (MIB, "MiB")
+    return (1 << 30, "GiB") if largest_bytes >= 2 << 30 else (1 << 20, "MiB")
 
 
-def with_steps(series: str, steps: float | None) -> str:
-    """The name of a line: its series, and its step count where it has one."""
-    return series if steps is None or pd.isna(steps) else f"{series}, K={steps:.0f}"
+def sources(frame: pd.DataFrame) -> str:
+    """The counters that the rows' memory was read from."""
+    return " and ".join(s for s in frame["source"].dropna().unique() if s)

@@ -16,7 +16,7 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from dlmbench.charts.frames import batch_sizes, diffusion, each, interval_column, names, shape_title, step_counts
+from dlmbench.charts.frames import LENGTHS, diffusion, each, interval_columns, names, shape_titles
 
 INK, PAPER, GRID, MUTED, ALARM, HALF = "#222222", "#ffffff", "#dddddd", "#6b6b6b", "#b00020", "#888888"
 # Okabe & Ito, "Color Universal Design" (2008), without the yellow that vanishes on white.
@@ -52,30 +52,29 @@ def number(value: float) -> str:
 
 def amount(row: Any, column: str, unit: str = "") -> str:
     """`0.154 s (95% interval 0.152 to 0.156)`: a row's value in `column`, with its interval where known."""
-    value = getattr(row, column)
+    value, low, high = (getattr(row, name, math.nan) for name in interval_columns(column))
     if _unknown(value):
         return "not known"
-    low, high = (getattr(row, interval_column(column, end), math.nan) for end in ("low", "high"))
     interval = "" if _unknown(low) or _unknown(high) else f" (95% interval {number(low)} to {number(high)})"
     return f"{number(value)} {unit}".rstrip() + interval
 
 
-def with_tooltip(frame: pd.DataFrame, **amounts: tuple[str, str]) -> pd.DataFrame:
-    """The frame with a text in `tooltip_<name>` for each name with its (column, unit); see `tooltip`."""
+def with_tooltip(frame: pd.DataFrame, *columns: str, **amounts: tuple[str, str]) -> tuple[pd.DataFrame, list[Any]]:
+    """The frame with a text for each name with its (column, unit), and the tooltip of its marks; see `tooltip`."""
     texts = {
         f"tooltip_{name}": [amount(r, column, unit) for r in each(frame)] for name, (column, unit) in amounts.items()
     }
     if "steps" in frame:
         texts["tooltip_K"] = ["–" if _unknown(k) else f"{k:.4g}" for k in frame["steps"]]
-    return frame.assign(**texts)
+    frame = frame.assign(**texts)
+    return frame, tooltip(frame, *columns)
 
 
 def tooltip(frame: pd.DataFrame, *columns: str) -> list[Any]:
     """The tooltip of a mark: series, K and batch size, the texts of `with_tooltip`, and further `columns`."""
     known = [c for c in ("series", "tooltip_K", "batch_size") if c in frame and not frame[c].isna().all()]
     known += [c for c in frame.columns if c.startswith("tooltip_") and c != "tooltip_K"]
-    titled = [(c, c.removeprefix("tooltip_").replace("_", " ")) for c in (*known, *columns)]
-    return [alt.Tooltip(f"{c}:N", title=title) for c, title in titled]
+    return [alt.Tooltip(f"{c}:N", title=c.removeprefix("tooltip_").replace("_", " ")) for c in (*known, *columns)]
 
 
 def _unknown(value: Any) -> bool:
@@ -97,34 +96,27 @@ def _plain(value: Any) -> Any:
 class Looks:
     """Colour, shape and dash for each name in the column `by`, the same in every mark of a chart.
 
-    hues: the colours, default those of series. The first `baselines` names are drawn in ink, as stars, dashed. The
-    legend shows colour and shape, or colour and dash where `has_lines_only`.
+    Baselines are drawn in ink, as stars, dashed; `others` in the colours `hues`. The legend shows colour and shape, or
+    colour and dash where there are `only_lines`.
     """
 
     def __init__(
-        self,
-        by: str,
-        domain: Sequence[str],
-        baselines: int = 0,
-        hues: Sequence[str] = (),
-        *,
-        has_lines_only: bool = False,
+        self, by: str, baselines: Sequence[str], others: Sequence[str], hues: Sequence[str], only_lines: bool = False
     ) -> None:
-        self.domain = list(domain)
-
-        ranges: list[list[Any]] = [
-            [own] * baselines + [values[i % len(values)] for i in range(len(domain) - baselines)]
-            for own, values in ((INK, hues or COLOURS), (STAR, SHAPES), (DASHED, DASHES))
-        ]
-        colours, shapes, dashes = (alt.Scale(domain=self.domain, range=values) for values in ranges)
-        legend = alt.Legend(title=None, symbolOpacity=1, symbolType="stroke" if has_lines_only else "circle")
+        self.domain = [*baselines, *others]
+        colours, shapes, dashes = (
+            [*(own for _ in baselines), *(values[i % len(values)] for i in range(len(others)))]
+            for own, values in ((INK, hues), (STAR, SHAPES), (DASHED, DASHES))
+        )
+        legend = alt.Legend(title=None, symbolOpacity=1, symbolType="stroke" if only_lines else "circle")
         options: dict[str, Any] = {"legend": legend, "sort": None}
-        self.color: Any = alt.Color(f"{by}:N", scale=colours, **options)
-        self.shape: Any = alt.Shape(f"{by}:N", scale=shapes, **options)
-        if not has_lines_only:
+        self.color: Any = alt.Color(f"{by}:N", scale=alt.Scale(domain=self.domain, range=colours), **options)
+        self.shape: Any = alt.Shape(f"{by}:N", scale=alt.Scale(domain=self.domain, range=shapes), **options)
+        dash = alt.Scale(domain=self.domain, range=dashes)
+        if not only_lines:
             # A domain in another order keeps the dashes out of the legend of the symbols.
-            dashes, options["legend"] = alt.Scale(domain=self.domain[::-1], range=ranges[2][::-1]), None
-        self.dash: Any = alt.StrokeDash(f"{by}:N", scale=dashes, **options)
+            dash, options["legend"] = alt.Scale(domain=self.domain[::-1], range=dashes[::-1]), None
+        self.dash: Any = alt.StrokeDash(f"{by}:N", scale=dash, **options)
 
 
 def ordered_colours(n: int) -> list[str]:
@@ -138,22 +130,22 @@ def named(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.assign(series=frame["series"].where(~is_baseline, frame["series"] + " (autoregressive)"))
 
 
-def series_looks(frame: pd.DataFrame, *, has_lines_only: bool = False) -> Looks:
+def series_looks(frame: pd.DataFrame, *, only_lines: bool = False) -> Looks:
     """The looks of all series of a `named` frame, baselines first."""
-    baselines = names(frame, kind="baseline")
-    series = [*baselines, *names(diffusion(frame))]
-    return Looks("series", series, len(baselines), has_lines_only=has_lines_only)
+    return Looks("series", names(frame, kind="baseline"), names(diffusion(frame)), COLOURS, only_lines)
+
+
+def by_shape(frame: pd.DataFrame) -> pd.DataFrame:
+    """The frame in the order of its panels, one for each pair of lengths, with `named` series."""
+    ordered = named(frame).sort_values([*LENGTHS, "batch_size"], kind="stable")
+    return ordered.assign(panel=shape_titles(ordered))
 
 
 def by_shape_and_batch(frame: pd.DataFrame) -> pd.DataFrame:
-    """The frame in the order of its panels, one for each pair of lengths and batch size with diffusion in it."""
-    ordered = frame.sort_values(["prompt_tokens", "new_tokens", "batch_size"], kind="stable")
-    has_batches = len(batch_sizes(frame)) > 1
-    titles = [
-        shape_title(r.prompt_tokens, r.new_tokens) + (f", batch {r.batch_size:.0f}" if has_batches else "")
-        for r in each(ordered)
-    ]
-    ordered = ordered.assign(panel=titles)
+    """The same with a panel for each pair of lengths and batch size with diffusion in it."""
+    ordered = by_shape(frame)
+    if ordered["batch_size"].nunique() > 1:
+        ordered["panel"] += ", batch " + ordered["batch_size"].astype(int).astype(str)
     with_diffusion = ordered["panel"].isin(diffusion(ordered)["panel"])
     return ordered[with_diffusion] if with_diffusion.any() else ordered
 
@@ -161,14 +153,14 @@ def by_shape_and_batch(frame: pd.DataFrame) -> pd.DataFrame:
 # ---------------------------------------------------------------- axes
 
 
-def log2_axis(field: str, title: str, values: Sequence[float], channel: Any = alt.X) -> Any:
-    """A base-2 logarithmic axis with a plain tick at each of `values`, thinned where there are many."""
+def log2_axis(field: str, title: str, values: Sequence[float]) -> Any:
+    """A horizontal base-2 logarithmic axis with a plain tick at each of `values`, thinned where there are many."""
     ticks = sorted({float(v) for v in values if not _unknown(v) and v > 0})
     ticks = ticks[:: -(-len(ticks) // _MOST_TICKS)] if ticks else []
-    axis = alt.Axis(values=ticks, format="~r", title=_logarithmic(title, channel))
+    axis = alt.Axis(values=ticks, format="~r", title=f"{title} (log scale)")
     # A single value needs space on both sides.
     domain = [ticks[0] / 1.5, ticks[-1] * 1.5] if ticks else alt.Undefined
-    return channel(f"{field}:Q", axis=axis, scale=alt.Scale(type="log", base=2, domain=domain, nice=False))
+    return alt.X(f"{field}:Q", axis=axis, scale=alt.Scale(type="log", base=2, domain=domain, nice=False))
 
 
 def steps_axis(frame: pd.DataFrame) -> tuple[pd.DataFrame, Any]:
@@ -176,13 +168,13 @@ def steps_axis(frame: pd.DataFrame) -> tuple[pd.DataFrame, Any]:
 
     Rows without a step count are right of all others.
     """
-    ticks, rows = step_counts(frame), diffusion(frame)
-    has_own = bool(rows["steps"].isna().any())
-    own = 4 * max(ticks, default=1.0)
-    axis = log2_axis("x", "diffusion steps K", [*ticks, *([own] if has_own else [])])
-    if has_own:
+    steps = frame["steps"].astype(float)
+    own = 4 * steps.max() if steps.notna().any() else 4.0
+    placed = frame.assign(x=steps.fillna(own))
+    axis = log2_axis("x", "diffusion steps K", list(diffusion(placed)["x"]))
+    if diffusion(placed)["steps"].isna().any():
         axis["axis"]["labelExpr"] = f"datum.value == {own} ? '{OWN_STEPS}' : datum.label"
-    return frame.assign(x=frame["steps"].astype(float).fillna(own)), axis
+    return placed, axis
 
 
 def axis(field: str, title: str, values: Sequence[float], channel: Any = alt.Y, *, zero: bool = True) -> Any:
@@ -199,39 +191,24 @@ def axis(field: str, title: str, values: Sequence[float], channel: Any = alt.Y, 
     digits = (1,) if high / low > 1000 else (1, 2, 5)
     ticks = [d * 10.0**e for e in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1) for d in digits]
     ticks = [float(f"{t:.3g}") for t in ticks if low <= t <= high]
-    log = alt.Axis(title=_logarithmic(title, channel), values=ticks, format="~g" if low < 1e-4 else ",~r")
+    # Upright titles are short of space.
+    log_title = [title, "(log scale)"] if channel is alt.Y else f"{title} (log scale)"
+    log = alt.Axis(title=log_title, values=ticks, format="~g" if low < 1e-4 else ",~r")
     return channel(f"{field}:Q", axis=log, scale=alt.Scale(type="log", domain=[low, high], nice=False))
-
-
-def _logarithmic(title: str, channel: Any) -> str | list[str]:
-    """The title of a logarithmic axis; upright ones are short of space."""
-    return [title, "(log scale)"] if channel is alt.Y else f"{title} (log scale)"
 
 
 # ---------------------------------------------------------------- marks
 
 
 def where(*kinds: str, also: str = "true") -> Any:
-    """The rows of these kinds for which the expression `also` holds, without a mark yet."""
-    return alt.Chart().transform_filter(f"indexof({list(kinds)}, datum.kind) >= 0 && {also}")
+    """The rows of these kinds (of all without any) for which the expression `also` holds, without a mark yet."""
+    chosen = f"indexof({list(kinds)}, datum.kind) >= 0 && {also}" if kinds else also
+    return alt.Chart() if chosen == "true" else alt.Chart().transform_filter(chosen)
 
 
 def once() -> Any:
     """A single row for each panel, for marks that do not depend on rows."""
     return alt.Chart().transform_aggregate(n="count()", groupby=["panel"])
-
-
-def intervals(rows: Any, x: Any, y: Any, column: str, color: Any, *, across: bool = False) -> Any:
-    """The 95% intervals of `column`, up and down (or across) at (x, y)."""
-    known, low, high = _with_interval(rows, column)
-    ends = {"x": of(x, low), "x2": high, "y": y} if across else {"x": x, "y": of(y, low), "y2": high}
-    return known.mark_rule().encode(color=color, **ends)
-
-
-def _with_interval(rows: Any, column: str) -> tuple[Any, str, str]:
-    """The rows whose interval of `column` is known, and the columns of its ends."""
-    low, high = (interval_column(column, end) for end in ("low", "high"))
-    return rows.transform_filter(f"isValid(datum.{low}) && isValid(datum.{high})"), low, high
 
 
 def of(channel: Any, field: str) -> Any:
@@ -241,46 +218,56 @@ def of(channel: Any, field: str) -> Any:
     return copied
 
 
-def curves(
-    rows: Any,
-    x: Any,
-    y: Any,
-    column: str,
-    looks: Looks,
-    tips: Sequence[Any],
-    *,
-    order: str = "",
-    detail: Sequence[str] = (),
-) -> list[Any]:
-    """Lines through (x, y), along x or `order`, with points and the intervals of `column`."""
-    options: dict[str, Any] = {"order": alt.Order(f"{order}:Q")} if order else {}
-    if detail:
-        options["detail"] = [f"{d}:N" for d in detail]
-    line = rows.mark_line().encode(x=x, y=y, color=looks.color, strokeDash=looks.dash, **options)
-    point = rows.mark_point(filled=True, opacity=1).encode(x=x, y=y, color=looks.color, shape=looks.shape, tooltip=tips)
-    return [line, intervals(rows, x, y, column, looks.color), point]
+class Marks:
+    """The marks of a chart on the axes `x` and `y`, in the looks of its series, with the tooltip `tips`.
+
+    Every method takes the rows to draw, from `where`. Intervals are in the columns that belong to an axis's own.
+    """
+
+    def __init__(self, x: Any, y: Any, looks: Looks, tips: Sequence[Any]) -> None:
+        self.x, self.y, self.looks, self.tips = x, y, looks, list(tips)
+
+    def points(self, rows: Any, **options: Any) -> Any:
+        """A point at (x, y); options: of the mark."""
+        place = {"x": self.x, "y": self.y, "tooltip": self.tips}
+        mark = rows.mark_point(**{"filled": True, "opacity": 1} | options)
+        return mark.encode(color=self.looks.color, shape=self.looks.shape, **place)
+
+    def intervals(self, rows: Any, *, across: bool = False) -> Any:
+        """The 95% intervals of y, up and down at (x, y), or of x, across."""
+        known, low, high = _interval(rows, self.x if across else self.y)
+        ends = {"x": low, "x2": high, "y": self.y} if across else {"x": self.x, "y": low, "y2": high}
+        return known.mark_rule().encode(color=self.looks.color, **ends)
+
+    def curves(self, rows: Any, **encoding: Any) -> list[Any]:
+        """Lines through (x, y) with intervals and points; encoding: further channels of the lines, as their order."""
+        line = rows.mark_line().encode(x=self.x, y=self.y, color=self.looks.color, strokeDash=self.looks.dash)
+        return [line.encode(**encoding), self.intervals(rows), self.points(rows)]
+
+    def bands(self, rows: Any) -> list[Any]:
+        """Horizontal lines at y over the whole width, marked at their left end, and its intervals as bands."""
+        known, low, high = _interval(rows, self.y)
+        color, dash = self.looks.color, self.looks.dash
+        band = known.mark_rect(opacity=0.2).encode(y=low, y2=high, color=color)
+        line = rows.mark_rule(strokeWidth=1.5).encode(y=self.y, color=color, strokeDash=dash, tooltip=self.tips)
+        return [band, line, self.points(rows).encode(x=alt.value(4))]
+
+    def rings(self, rows: Any, tips: Sequence[Any] = ()) -> Any:
+        """Rings around (x, y), with a tooltip of their own."""
+        ring = rows.mark_point(shape="circle", filled=False, style="ring", color=INK, opacity=1)
+        return ring.encode(x=self.x, y=self.y, tooltip=list(tips))
 
 
-def bands(rows: Any, y: Any, column: str, looks: Looks, tips: Sequence[Any]) -> list[Any]:
-    """Horizontal lines at y over the whole width, marked at their left end, and the intervals of `column` as bands."""
-    known, low, high = _with_interval(rows, column)
-    band = known.mark_rect(opacity=0.2).encode(y=of(y, low), y2=high, color=looks.color)
-    line = rows.mark_rule(strokeWidth=1.5).encode(y=y, color=looks.color, strokeDash=looks.dash, tooltip=tips)
-    star = rows.mark_point(filled=True, opacity=1).encode(x=alt.value(4), y=y, color=looks.color, shape=looks.shape)
-    return [band, line, star]
-
-
-def ring(rows: Any, x: Any, y: Any, tips: Sequence[Any] = ()) -> Any:
-    """Rings around (x, y)."""
-    return rows.mark_point(shape="circle", filled=False, style="ring", color=INK, opacity=1).encode(
-        x=x, y=y, tooltip=list(tips)
-    )
+def _interval(rows: Any, channel: Any) -> tuple[Any, Any, str]:
+    """The rows that have the interval of an axis's column, the axis for its low end, and the column of its high end."""
+    _, low, high = interval_columns(channel.shorthand.removesuffix(":Q"))
+    return rows.transform_filter(f"isValid(datum.{low}) && isValid(datum.{high})"), of(channel, low), high
 
 
 # ---------------------------------------------------------------- charts
 
 
-def panels(layers: Sequence[Any], frame: pd.DataFrame, *, columns: int = 2, **independent: Any) -> Any:
+def panels(layers: Sequence[Any], frame: pd.DataFrame, **independent: Any) -> Any:
     """The layers in a panel for each title in the column `panel`, in the order of the rows.
 
     independent: scales that each panel has of its own, as y="independent".
@@ -290,7 +277,7 @@ def panels(layers: Sequence[Any], frame: pd.DataFrame, *, columns: int = 2, **in
     expr = "split(datum.label, '\\n')"
     facet = alt.Facet("panel:N", sort=titles, title=None, header=alt.Header(labelExpr=expr))
     layered = alt.layer(*layers, data=alt.InlineData(values=rows))
-    return layered.facet(facet, columns=columns).resolve_scale(**independent)
+    return layered.facet(facet, columns=2).resolve_scale(**independent)
 
 
 def notice(text: str) -> Any:

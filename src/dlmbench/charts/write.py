@@ -13,7 +13,6 @@ import logging
 import os
 import re
 import textwrap
-from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -29,7 +28,6 @@ from dlmbench.charts.frames import why_missing
 from dlmbench.results import spreadsheet_field
 from dlmbench.types import Run
 
-PICTURES = ("png", "pdf")
 DPI, POINTS_PER_INCH = 300, 72
 WIDTH_PT = 3.4 * POINTS_PER_INCH  # a column of a two-column paper
 FONT_PT, LETTER_PT = 7.0, 3.9
@@ -39,12 +37,10 @@ _LAST = 1_000_000  # the ORDER of a figure without one
 _LOG = logging.getLogger("dlmbench.figures")
 
 
-def write_all(
-    run: Run, study: Study, folder: Path, on_error: Callable[[str, Exception], None] | None = None
-) -> list[Path]:
+def write_all(run: Run, study: Study, folder: Path) -> list[Path]:
     """Draw every figure into `folder` and return the files written: PNG, PDF and CSV.
 
-    A figure that fails is handed to `on_error` with its name (by default: logged as a warning).
+    A figure that fails is logged as a warning.
     """
     folder.mkdir(parents=True, exist_ok=True)
     written: list[Path] = []
@@ -53,25 +49,16 @@ def write_all(
             module = registry.load("figures", name)
             written += write_one(name, module, module.points(run, study), folder)
         except Exception as error:  # the other figures are drawn whatever happens to one
-            if on_error is not None:
-                on_error(name, error)
-            else:
-                _LOG.warning("figure %s could not be drawn: %s: %s", name, type(error).__name__, error)
+            _LOG.warning("figure %s could not be drawn: %s: %s", name, type(error).__name__, error)
             failure = style.notice(f"this figure could not be drawn ({type(error).__name__}: {error})")
             written += _pictures(failure.to_dict(), folder, name)
     return written
 
 
 def names_in_order() -> list[str]:
-    """The figures by their ORDER, then those without one, by name."""
-
-    def order(name: str) -> tuple[int, str]:
-        try:
-            return getattr(registry.load("figures", name), "ORDER", _LAST), name
-        except Exception:  # a figure that cannot be imported is reported where it is drawn
-            return _LAST, name
-
-    return sorted(registry.names("figures"), key=order)
+    """The figures by their ORDER, then those without one (or that cannot be imported), by name."""
+    orders = {name: registry.attribute("figures", name, "ORDER", _LAST) for name in registry.loadable("figures")}
+    return sorted(registry.names("figures"), key=lambda name: (orders.get(name, _LAST), name))
 
 
 def figures_folder(run_folder: Path) -> Path:
@@ -87,11 +74,8 @@ def write_one(name: str, module: ModuleType, frame: pd.DataFrame, folder: Path) 
 
 def csv_of(frame: pd.DataFrame) -> str:
     """The points as CSV, in which no spreadsheet takes a text for a formula."""
-    plain = frame.copy()
-    for column in plain:
-        if not pd.api.types.is_numeric_dtype(plain[column]):
-            plain[column] = plain[column].map(spreadsheet_field)
-    return str(plain.to_csv(index=False, lineterminator="\n"))
+    texts = frame.select_dtypes(exclude=["number", "bool"])
+    return frame.assign(**texts.map(spreadsheet_field)).to_csv(index=False, lineterminator="\n")
 
 
 # ---------------------------------------------------------------- one figure: text and specification
@@ -137,9 +121,9 @@ def svg(spec: Spec) -> str:
     printed["config"] = style.config(FONT_PT, is_print=True)
     inner, columns = printed, 1
     if titles := panel_titles(spec):
-        _keep_panels(printed, titles)
         inner = printed["spec"]
-        columns = printed["columns"] = min(printed.get("columns", 1), len(printed["facet"]["sort"]))
+        columns = printed["columns"] = min(printed.get("columns", 1), len(titles))
+        _keep_panels(printed, titles)
     _fit_legends(printed)
     inner["width"] = (WIDTH_PT - 40) / columns - 10
     inner.setdefault("height", 120 if columns == 1 else 85)
@@ -155,28 +139,25 @@ def _keep_panels(spec: Spec, titles: list[str]) -> None:
     """At most four panels, evenly chosen, their titles wrapped to the width of a panel."""
     n = min(len(titles), MOST_PRINTED_PANELS)
     kept = [titles[round(i * (len(titles) - 1) / max(n - 1, 1))] for i in range(n)]
-    letters = int((WIDTH_PT - 40) / min(spec.get("columns", 1), n) / LETTER_PT) - 2
+    letters = int((WIDTH_PT - 40) / spec["columns"] / LETTER_PT) - 2
     wrapped = {t: "\n".join(textwrap.wrap(t, letters)) for t in kept}
     spec["facet"]["sort"] = list(wrapped.values())
-    header = {"labelLimit": (WIDTH_PT - 45) / min(spec.get("columns", 1), n)}
-    spec["facet"]["header"] = spec["facet"].get("header", {}) | header
+    spec["facet"].setdefault("header", {})["labelLimit"] = (WIDTH_PT - 45) / spec["columns"]
     for name, rows in spec["datasets"].items():
         spec["datasets"][name] = [r | {"panel": wrapped[r["panel"]]} for r in rows if r["panel"] in wrapped]
 
 
 def _fit_legends(part: Any) -> None:
     """Long names are cut, and a legend has as many columns as its names leave space for."""
-    if isinstance(part, list):
-        for each in part:
-            _fit_legends(each)
-    elif isinstance(part, dict):
-        domain = part.get("scale", {}).get("domain") if isinstance(part.get("scale"), dict) else None
-        if isinstance(part.get("legend"), dict) and isinstance(domain, list):
-            longest = max((len(str(d)) for d in domain), default=1)
+    if isinstance(part, dict):
+        if isinstance(part.get("legend"), dict) and (domain := (part.get("scale") or {}).get("domain")):
+            longest = max(len(str(d)) for d in domain)
             across = int((WIDTH_PT - 45) // (LETTER_PT * longest + 20))
             part["legend"] |= {"columns": min(max(across, 1), len(domain)), "labelLimit": WIDTH_PT - 70}
-        for each in part.values():
-            _fit_legends(each)
+        part = list(part.values())
+    if isinstance(part, list):
+        for inner in part:
+            _fit_legends(inner)
 
 
 # ---------------------------------------------------------------- files

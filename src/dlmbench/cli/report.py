@@ -101,21 +101,17 @@ def score(
 def conclude(output_dir: Path, price: float | None = None, quality: str | None = None) -> None:
     """Print the results of a finished run, and write its figures and reports."""
     from dlmbench import report
-    from dlmbench.analysis.answer import answer
     from dlmbench.cli import console
+    from dlmbench.report.answer import answer_of
 
     with console.stages(str(output_dir)) as show_stage:
         outcome = report.conclude(output_dir, price, quality, show_stage)
     console.findings(outcome.study.findings)
     out = console.stdout()
     out.print(console.summary(outcome.study, "Summary"))
-    out.print(f"\n{answer(outcome.study)}\n", soft_wrap=True)
+    console.answer(answer_of(outcome.study))
     if price is not None:
         out.print(console.costs(outcome.costs, price))
         for line in console.cheapest(outcome.cheapest):
             out.print(line, soft_wrap=True)
-    tables = (output_dir / "raw_metrics.csv", output_dir / "quality_metrics.json")
-    for path in (*tables, *outcome.figures, *outcome.reports):
-        print(path)
-    if not outcome.reports:
-        console.log("no report.html: pip install 'dlmbench[report]', then `dlmbench report` on the folder")
+    print(f"open {outcome.files[-1]}")

@@ -8,21 +8,23 @@ device's data sheet and the models' shapes, not the measurements of this run.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import altair as alt
 import pandas as pd
 
-from dlmbench.analysis.study import Curve, Study
-from dlmbench.analysis.winners import winner_of
+from dlmbench.analysis.stats import group_by
+from dlmbench.analysis.study import Study
 from dlmbench.charts import frames, style
-from dlmbench.models.loading import architecture_of
+from dlmbench.models.loading import architectures
 from dlmbench.roofline.break_even import break_even_surface
 from dlmbench.roofline.hardware import of_device
-from dlmbench.types import Architecture, Cell, Run
+from dlmbench.types import Run
 
 ORDER = 40
+# kind: measured, extrapolated (measured, but outside the step counts timed), predicted (without interval), or parity:
+# S_parity at the leading margin and the step counts between which it may lie, with the verdict as its note.
+COLUMNS = (*frames.interval_columns("steps"), "device")
 _NOTHING = "no break-even is known: it needs a baseline and two step counts, or a known device"
 # A line ends here where not even one step breaks even, also where the model predicts less than none.
 _LOWEST = 0.5
@@ -32,71 +34,43 @@ MARKS = {"measured": "circle", "extrapolated": "square", "parity": "diamond"}
 _BATCHES = (1, 2, 4, 8, 16, 32, 64)
 
 
-@dataclass(frozen=True, kw_only=True)
-class BreakEvenMark(frames.Point):
-    """kind: measured, extrapolated (measured, but outside the step counts timed), predicted (without interval), or
-    parity: S_parity at margin 0 and the step counts between which it may lie, with the verdict as its note.
-    """
-
-    steps: float | None = None
-    steps_low: float | None = None
-    steps_high: float | None = None
-    device: str = ""
-
-
 def points(run: Run, study: Study) -> pd.DataFrame:
     """The measured break-even and S_parity of every curve, and the break-evens predicted for the run's device."""
-    rows = [*_measured(study), *_predicted(run, study), *_parities(study)]
-    return frames.table(BreakEvenMark, rows, _NOTHING)
+    measured = [
+        frames.curve_row(curve, "extrapolated" if line.is_extrapolated else "measured")
+        | frames.break_even_columns(line)
+        | {"weights": curve.weights}
+        for curve in study.curves
+        if (line := curve.break_even) is not None and line.steps is not None and line.steps > 0
+    ]
+    rows = [*measured, *_predicted(run, study), *_parities(study)]
+    return frames.table(COLUMNS, [{"device": "", **row} for row in rows], _NOTHING)
 
 
-def _point(curve: Curve, kind: str, steps: float | None, **columns: Any) -> BreakEvenMark:
-    """A point of `curve`, at its batch size unless another is given."""
-    shape = {"batch_size": curve.batch_size, "prompt_tokens": curve.prompt_tokens, "new_tokens": curve.new_tokens}
-    return BreakEvenMark(kind=kind, series=curve.label, weights=curve.weights, steps=steps, **(shape | columns))
+def _parities(study: Study) -> Iterator[frames.Row]:
+    for curve, verdict in zip(study.curves, study.verdicts, strict=True):
+        if verdict.parity is not None:
+            steps, low, high = verdict.parity_steps, verdict.low_steps, verdict.high_steps
+            columns = frames.with_interval("steps", steps, *((low, high) if steps else (None, None)))
+            note = f"{verdict.outcome}: {verdict.reason}"
+            yield frames.curve_row(curve, "parity", weights=curve.weights, note=note) | columns
 
 
-def _measured(study: Study) -> Iterator[BreakEvenMark]:
-    for curve in study.curves:
-        line = curve.break_even
-        if line is not None and line.steps is not None and line.steps > 0:
-            kind = "extrapolated" if line.is_extrapolated else "measured"
-            note = f"largest distance of a median from the line: {line.largest_residual:.1%}"
-            yield _point(curve, kind, line.steps, steps_low=line.low, steps_high=line.high, note=note)
-
-
-def _parities(study: Study) -> Iterator[BreakEvenMark]:
-    for curve in study.curves:
-        won = winner_of(curve)
-        if won.parity is not None:
-            parity = won.parity.parity
-            low, high = (parity.low_steps, parity.high_steps) if parity.steps else (None, None)
-            note = f"{won.verdict}: {won.reason}"
-            yield _point(curve, "parity", parity.steps, steps_low=low, steps_high=high, note=note)
-
-
-def _predicted(run: Run, study: Study) -> Iterator[BreakEvenMark]:
+def _predicted(run: Run, study: Study) -> Iterator[frames.Row]:
     device = of_device(run.environment.device) if run.environment else None
     if device is None or not study.curves or not study.baselines:
         return
     own = {c.batch_size for c in study.curves}
     batches = sorted(own | {b for b in _BATCHES if min(own) <= b})
-    seen: set[tuple[str, int, int]] = set()
-    for curve in study.curves:
-        shape = (curve.label, curve.prompt_tokens, curve.new_tokens)
-        baseline = _with_shape((curve.baseline or study.baselines[0]).cell)
-        target = _with_shape(curve.points[0].cell)
-        if shape in seen or baseline is None or target is None:
+    known, _ = architectures(dict.fromkeys(s.cell.model for s in study.cells))
+    for curve, *_ in group_by(study.curves, lambda c: (c.label, c.lengths)).values():
+        baseline, target = (curve.baseline or study.baselines[0]).cell, curve.points[0].cell
+        if baseline.model.key not in known or target.model.key not in known:
             continue
-        seen.add(shape)
-        wanted = [(curve.prompt_tokens, curve.new_tokens, b) for b in batches]
-        for p in break_even_surface(baseline, target, device, wanted):
-            yield _point(curve, "predicted", p.steps, batch_size=p.batch_size, device=device.name)
-
-
-def _with_shape(cell: Cell) -> tuple[Cell, Architecture] | None:
-    found = architecture_of(cell.model)
-    return None if isinstance(found, str) else (cell, found)
+        models = [(cell, known[cell.model.key]) for cell in (baseline, target)]
+        for p in break_even_surface(models[0], models[1], device, [(*curve.lengths, b) for b in batches]):
+            columns = {"batch_size": p.batch_size, "steps": p.steps, "device": device.name}
+            yield frames.curve_row(curve, "predicted", weights=curve.weights) | columns
 
 
 def caption(frame: pd.DataFrame) -> str:
@@ -105,7 +79,7 @@ def caption(frame: pd.DataFrame) -> str:
         "Break-even k*, the number of diffusion steps that takes as long as the autoregressive baseline, against batch "
         "size: below it diffusion is faster, above it the baseline. "
     )
-    if devices := [d for d in dict.fromkeys(frame["device"]) if d]:
+    if devices := [d for d in frame["device"].unique() if d]:
         text += (
             f"Lines: predicted for the {devices[0]} by the corrected roofline with its default efficiencies, "
             "which come from studies on H200s. "
@@ -132,29 +106,21 @@ def chart(frame: pd.DataFrame) -> Any:
     known = frame.dropna(subset=["steps"])
     if known.empty:
         return style.notice(f"not measured: {_NOTHING}")
-    shown = known.assign(
-        steps=known["steps"].clip(lower=_LOWEST), panel=[frames.shape_title(p, n) for p, n in _shapes(known)]
-    ).sort_values(["prompt_tokens", "new_tokens"], kind="stable")
-    shown = style.with_tooltip(shown, break_even=("steps", "steps"))
-    tips, looks = style.tooltip(shown, "kind", "note"), style.series_looks(shown, has_lines_only=True)
+    shown = style.by_shape(known.assign(steps=known["steps"].clip(lower=_LOWEST)))
+    shown, tips = style.with_tooltip(shown, "kind", "note", break_even=("steps", "steps"))
     x = style.log2_axis("batch_size", "batch size", list(shown["batch_size"]))
     y = style.axis("steps", "break-even steps k*", [1.0, *shown["steps"], *shown["steps_high"]])
-    measured = style.where(*MARKS)
+    marks = style.Marks(x, y, style.series_looks(shown, only_lines=True), tips)
     kinds = [kind for kind in MARKS if kind in set(shown["kind"])]
     shapes = alt.Scale(domain=kinds, range=[MARKS[kind] for kind in kinds])
     shape: Any = alt.Shape("kind:N", scale=shapes, sort=None, legend=alt.Legend(title=None))
-    line = style.where("predicted").mark_line().encode(x=x, y=y, color=looks.color, strokeDash=looks.dash)
     one = style.once().mark_rule(color=style.HALF).encode(y=alt.datum(1))
-    filled = style.where("measured").mark_point(filled=True, opacity=1)
+    measured, color = style.where(*MARKS), marks.looks.color
     layers = [
         one,
-        line,
-        style.intervals(measured, x, y, "steps", looks.color),
-        measured.mark_point(opacity=1).encode(x=x, y=y, color=looks.color, shape=shape, tooltip=tips),
-        filled.encode(x=x, y=y, color=looks.color, shape=shape, tooltip=tips),
+        style.where("predicted").mark_line().encode(x=x, y=y, color=color, strokeDash=marks.looks.dash),
+        marks.intervals(measured),
+        measured.mark_point(opacity=1).encode(x=x, y=y, color=color, shape=shape, tooltip=tips),
+        marks.points(style.where("measured")).encode(shape=shape),
     ]
     return style.panels(layers, shown)
-
-
-def _shapes(frame: pd.DataFrame) -> Iterator[tuple[int, int]]:
-    yield from zip(frame["prompt_tokens"], frame["new_tokens"], strict=True)

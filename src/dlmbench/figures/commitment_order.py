@@ -6,7 +6,6 @@ generation for each cell: an example, not a statistic.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import altair as alt
@@ -14,43 +13,26 @@ import pandas as pd
 
 from dlmbench.analysis.study import Study
 from dlmbench.charts import frames, style
-from dlmbench.types import Run
+from dlmbench.types import CommitOrder, Run
 
-
-@dataclass(frozen=True, kw_only=True)
-class CommitPoint(frames.Point):
-    """One position of one text: the forward that made it final, and the confidence it had."""
-
-    steps: int | None = None
-    position: int | None = None
-    forward: int | None = None
-    forwards: int | None = None
-    confidence: float | None = None
+# A row is one position of one text: the forward that made it final, and the confidence it had.
+COLUMNS = ("steps", "position", "forward", "forwards", "confidence")
 
 
 def points(run: Run, study: Study) -> pd.DataFrame:
     """Every position of the traced text of each diffusion cell, of the smallest batch of each setting."""
-    rows: list[CommitPoint] = []
-    seen: set[str] = set()
+    cells = {summary.cell.id: row for row, summary in frames.cells(study)}
+    traced: dict[str, tuple[frames.Row, CommitOrder]] = {}
     for result in sorted(run.results, key=lambda r: r.cell.batch_size):
-        cell, order = result.cell, result.order
-        if order is None or cell.quality_key in seen:
-            continue
-        seen.add(cell.quality_key)
-        rows += [
-            CommitPoint.of(
-                cell,
-                "commit",
-                study.label(cell),
-                steps=cell.steps,
-                position=position,
-                forward=forward,
-                forwards=order.forwards,
-                confidence=confidence,
-            )
-            for position, (forward, confidence) in enumerate(zip(order.committed_at, order.confidence, strict=True))
-        ]
-    return frames.table(CommitPoint, rows, "no diffusion cell was traced")
+        if result.order is not None:
+            row = cells[result.cell.id] | {"kind": "commit", "forwards": result.order.forwards}
+            traced.setdefault(result.cell.quality_key, (row, result.order))
+    rows = [
+        row | {"position": position, "forward": forward, "confidence": confidence}
+        for row, order in traced.values()
+        for position, (forward, confidence) in enumerate(zip(order.committed_at, order.confidence, strict=True))
+    ]
+    return frames.table(COLUMNS, rows, "no diffusion cell was traced")
 
 
 def caption(frame: pd.DataFrame) -> str:
@@ -63,16 +45,15 @@ def caption(frame: pd.DataFrame) -> str:
 
 def chart(frame: pd.DataFrame) -> Any:
     """A panel for each setting and step count: a map of positions (across) and forwards (down)."""
-    has_shapes = len(frames.shapes(frame)) > 1
-    titles = [
-        frames.with_steps(k.series, k.steps)
-        + (f", {frames.shape_title(k.prompt_tokens, k.new_tokens)}" if has_shapes else "")
-        for k in frames.each(frame)
-    ]
-    shown = frame.assign(panel=titles, left=frame["position"] - 0.5, right=frame["position"] + 0.5)
-    shown = shown.assign(above=shown["forward"] - 0.5, below=shown["forward"] + 0.5)
-    shown = style.with_tooltip(shown, probability_when_committed=("confidence", ""))
-    tips = style.tooltip(shown, "position", "forward", "forwards")
+    shown = frame.assign(
+        panel=frames.with_shapes(frames.with_steps(frame), frame),
+        left=frame["position"] - 0.5,
+        right=frame["position"] + 0.5,
+        above=frame["forward"] - 0.5,
+        below=frame["forward"] + 0.5,
+    )
+    probability = ("confidence", "")
+    shown, tips = style.with_tooltip(shown, "position", "forward", "forwards", probability_when_committed=probability)
     x: Any = alt.X("left:Q", title="position in the new text", scale=alt.Scale(nice=False))
     y: Any = alt.Y("above:Q", title="forward", scale=alt.Scale(reverse=True, zero=False, nice=False))
     y.axis, x.axis = alt.Axis(tickMinStep=1, format="d", tickCount=5), alt.Axis(format="d", tickCount=4)

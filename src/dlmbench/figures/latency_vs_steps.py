@@ -5,7 +5,6 @@ The first half of the main question: up to how many steps is diffusion faster?
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
@@ -15,52 +14,23 @@ from dlmbench.charts import frames, style
 from dlmbench.types import Run
 
 ORDER = 20
-
-
-@dataclass(frozen=True, kw_only=True)
-class LatencyPoint(frames.Point):
-    """kind: curve, baseline, or break_even, whose steps have an interval instead of its latency."""
-
-    steps: float | None = None
-    steps_low: float | None = None
-    steps_high: float | None = None
-    latency_s: float | None = None
-    latency_low_s: float | None = None
-    latency_high_s: float | None = None
-    repetitions: int | None = None
+# kind: curve, baseline, or break_even, whose steps have an interval instead of its latency.
+COLUMNS = (*frames.interval_columns("steps"), *frames.interval_columns("latency_s"), "repetitions")
 
 
 def points(run: Run, study: Study) -> pd.DataFrame:
     """Median latency of every cell on a curve, of each baseline, and the break-evens inside the range measured."""
-    rows: list[LatencyPoint] = []
+    timed = {summary.cell.id: row for row, summary in frames.cells(study) if summary.latency}
+    rows: list[frames.Row] = []
     for curve in study.curves:
-        for p in curve.points:
-            if p.latency:
-                latency = frames.median_columns("latency_s", p.latency)
-                own = {"steps": p.cell.steps, "repetitions": p.latency.n}
-                rows.append(LatencyPoint.of(p.cell, "curve", curve.label, **own, **latency))
+        rows += [timed[p.cell.id] for p in curve.timed]
         line, base = curve.break_even, curve.baseline
         if line and line.steps is not None and not line.is_extrapolated and base and base.latency:
-            rows.append(
-                LatencyPoint(
-                    kind="break_even",
-                    series=curve.label,
-                    batch_size=curve.batch_size,
-                    prompt_tokens=curve.prompt_tokens,
-                    new_tokens=curve.new_tokens,
-                    steps=line.steps,
-                    steps_low=line.low,
-                    steps_high=line.high,
-                    latency_s=base.latency.median,
-                    note=f"largest distance of a median from the line: {line.largest_residual:.1%}",
-                )
-            )
-    for base in study.baselines if rows else ():
-        if base.latency:
-            latency = frames.median_columns("latency_s", base.latency)
-            label = study.label(base.cell)
-            rows.append(LatencyPoint.of(base.cell, "baseline", label, repetitions=base.latency.n, **latency))
-    return frames.table(LatencyPoint, rows, "no diffusion cell with a step count was timed")
+            columns = frames.break_even_columns(line)
+            rows.append(frames.curve_row(curve, "break_even", **columns, latency_s=base.latency.median))
+    if rows:
+        rows += [timed[b.cell.id] for b in study.baselines if b.latency]
+    return frames.table(COLUMNS, rows, "no diffusion cell with a step count was timed")
 
 
 def caption(frame: pd.DataFrame) -> str:
@@ -79,17 +49,17 @@ def caption(frame: pd.DataFrame) -> str:
 
 def chart(frame: pd.DataFrame) -> Any:
     """A panel for each pair of lengths and batch size; break-even where the fitted line meets the baseline."""
-    curves, is_curve = frames.rows(frame, kind="curve"), frame["kind"] == "curve"
-    shown = frame[is_curve | frame["batch_size"].isin(curves["batch_size"])]
-    shown = style.with_tooltip(style.by_shape_and_batch(style.named(shown)), latency=("latency_s", "s"))
-    tips, looks = style.tooltip(shown), style.series_looks(shown)
+    curves = frames.rows(frame, kind="curve")
+    shown = frame[(frame["kind"] == "curve") | frame["batch_size"].isin(curves["batch_size"])]
+    shown = style.by_shape_and_batch(shown)
+    shown, tips = style.with_tooltip(shown, latency=("latency_s", "s"))
     x = style.log2_axis("steps", "diffusion steps K", list(curves["steps"]))
     y = style.axis("latency_s", "latency [s]", [*shown["latency_s"], *shown["latency_high_s"]])
-    met = style.where("break_even")
+    marks, met = style.Marks(x, y, style.series_looks(shown), tips), style.where("break_even")
     cross = met.mark_point(shape="cross", angle=45, filled=True, color=style.INK, opacity=1, size=60)
     layers = [
-        *style.bands(style.where("baseline"), y, "latency_s", looks, tips),
-        *style.curves(style.where("curve"), x, y, "latency_s", looks, tips),
+        *marks.bands(style.where("baseline")),
+        *marks.curves(style.where("curve")),
         cross.encode(x=x, y=y, tooltip=tips),
     ]
     return style.panels(layers, shown)

@@ -5,76 +5,50 @@ Up and to the left is better: a point with another one above it and to its left 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from typing import Any
 
 import altair as alt
-import numpy as np
 import pandas as pd
 
-from dlmbench.analysis.quality import MetricInfo
+from dlmbench.analysis.quality import MetricInfo, Quality
 from dlmbench.analysis.stats import on_front
-from dlmbench.analysis.study import CellSummary, Study
+from dlmbench.analysis.study import Study
 from dlmbench.charts import frames, style
 from dlmbench.types import Run
 
 ORDER = 10
-
-
-@dataclass(frozen=True, kw_only=True)
-class ParetoPoint(frames.Point):
-    """kind: curve, baseline, or other (a sampler that chooses its own number of steps).
-
-    quality is oriented (higher is better): a metric of which less is better is negated, and its unit says so
-    (`log-likelihood, nats/token` of a negative log-likelihood).
-
-    is_on_front: among all points of the same batch size, prompt and new tokens.
-    """
-
-    metric: str = ""
-    unit: str = ""
-    steps: float | None = None
-    latency_s: float | None = None
-    latency_low_s: float | None = None
-    latency_high_s: float | None = None
-    quality: float | None = None
-    quality_low: float | None = None
-    quality_high: float | None = None
-    is_on_front: bool | None = None
+# kind: curve, baseline, or other (a sampler that chooses its own number of steps). quality is oriented (higher is
+# better): a metric of which less is better is negated, and its unit says so (`log-likelihood, nats/token` of a negative
+# log-likelihood). is_on_front: among all points of the same batch size, prompt and new tokens.
+COLUMNS = (
+    *("metric", "unit", "steps"),
+    *frames.interval_columns("latency_s"),
+    *frames.interval_columns("quality"),
+    "is_on_front",
+)
 
 
 def points(run: Run, study: Study) -> pd.DataFrame:
     """Every cell with a latency and a score: the likelihood where it was scored, else the first metric that was."""
-    cells = sorted(frames.cells_by_kind(study), key=lambda c: c[0] != "curve")
+    timed = [(row, s) for row, s in frames.cells(study) if s.latency is not None]
+    timed.sort(key=lambda cell: cell[0]["kind"] != "curve")
     for metric in study.metrics:
-        rows = [r for kind, cell in cells if (r := _point(kind, study.label(cell.cell), cell, metric)) is not None]
-        if any(r.kind != "baseline" for r in rows):
-            return frames.table(ParetoPoint, _with_front(rows), "")
-    random = any(c.weights == "random" for c in study.curves)
-    why = "the weights are random, so quality means nothing" if random else "no diffusion cell has latency and quality"
-    return frames.table(ParetoPoint, [], why)
+        scored = [(row, quality) for row, s in timed if (quality := s.quality_in(metric.name)) is not None]
+        if any(row["kind"] != "baseline" for row, _ in scored):
+            frame = frames.table(COLUMNS, [row | _oriented(metric, quality) for row, quality in scored], "")
+            groups = [own for _, own in frame.groupby(["batch_size", *frames.LENGTHS], sort=False)]
+            fronts = [on_front(own["latency_s"].to_numpy(float), own["quality"].to_numpy(float)) for own in groups]
+            return pd.concat(own.assign(is_on_front=front) for own, front in zip(groups, fronts, strict=True))
+    why = frames.why_unscored(study, "no diffusion cell has latency and quality")
+    return frames.table(COLUMNS, [], why)
 
 
-def _point(kind: str, series: str, summary: CellSummary, metric: MetricInfo) -> ParetoPoint | None:
-    latency, quality = summary.latency, summary.quality_in(metric.name)
-    if latency is None or quality is None:
-        return None
-    low, high = quality.low, quality.high
+def _oriented(metric: MetricInfo, quality: Quality) -> frames.Row:
+    low, high, unit = quality.low, quality.high, metric.unit
     if not metric.higher_is_better:
         low, high = (None if end is None else -end for end in (high, low))
-    return ParetoPoint.of(
-        summary.cell,
-        kind,
-        series,
-        metric=metric.name,
-        unit=metric.unit if metric.higher_is_better else f"{_negated(metric)}, {metric.unit}",
-        steps=summary.cell.steps,
-        quality=quality.oriented,
-        quality_low=low,
-        quality_high=high,
-        **frames.median_columns("latency_s", latency),
-    )
+        unit = f"{_negated(metric)}, {unit}"
+    return {"metric": metric.name, "unit": unit, **frames.with_interval("quality", quality.oriented, low, high)}
 
 
 def _negated(metric: MetricInfo) -> str:
@@ -85,23 +59,10 @@ def _negated(metric: MetricInfo) -> str:
 
 def _quality(frame: pd.DataFrame) -> tuple[str, str]:
     """What is drawn, and its unit: a metric, or a negated one, whose unit begins with its name."""
-    unit = str(frame["unit"].iloc[0])
-    metric = MetricInfo(str(frame["metric"].iloc[0]), unit, True)
+    metric = MetricInfo(str(frame["metric"].iloc[0]), str(frame["unit"].iloc[0]), True)
     negated = _negated(metric)
-    if unit.startswith(f"{negated}, "):
-        return negated, unit.removeprefix(f"{negated}, ")
-    return metric.display_name, unit
-
-
-def _with_front(rows: Sequence[ParetoPoint]) -> list[ParetoPoint]:
-    marked: list[ParetoPoint] = []
-    keys = dict.fromkeys((r.batch_size, r.prompt_tokens, r.new_tokens) for r in rows)
-    for key in keys:
-        group = [r for r in rows if (r.batch_size, r.prompt_tokens, r.new_tokens) == key]
-        latency, quality = (np.array([getattr(r, n) for r in group], dtype=float) for n in ("latency_s", "quality"))
-        front = on_front(latency, quality)
-        marked += [replace(r, is_on_front=bool(f)) for r, f in zip(group, front, strict=True)]
-    return marked
+    _, is_negated, unit = metric.unit.rpartition(f"{negated}, ")
+    return (negated if is_negated else metric.display_name), unit
 
 
 def caption(frame: pd.DataFrame) -> str:
@@ -115,21 +76,20 @@ def caption(frame: pd.DataFrame) -> str:
 
 def chart(frame: pd.DataFrame) -> Any:
     """A panel for each pair of lengths and batch size."""
-    shown = style.by_shape_and_batch(style.named(frame))
-    metric, unit = _quality(frame)
-    shown = style.with_tooltip(shown, quality=("quality", unit), latency=("latency_s", "s"))
-    tips, looks = style.tooltip(shown), style.series_looks(shown)
+    shown, (metric, unit) = style.by_shape_and_batch(frame), _quality(frame)
+    shown, tips = style.with_tooltip(shown, quality=("quality", unit), latency=("latency_s", "s"))
     x = style.axis("latency_s", "latency [s]", [*shown["latency_s"], *shown["latency_high_s"]], alt.X)
     y = style.axis("quality", f"{metric} [{unit}]", list(shown["quality"]), zero=False)
-    curve, points = style.where("curve"), alt.Chart()
+    marks, others = style.Marks(x, y, style.series_looks(shown), tips), style.where("baseline", "other")
     # K is readable on one curve only.
-    first = curve.transform_filter(alt.datum.series == (frames.names(shown, kind="curve") or [""])[0])
+    first = style.where("curve").transform_filter(alt.datum.series == (frames.names(shown, kind="curve") or [""])[0])
     label = first.mark_text(align="right", baseline="bottom", dx=-3, dy=-2).transform_calculate(k="'K=' + datum.steps")
     layers = [
-        style.ring(points.transform_filter("datum.is_on_front"), x, y),
-        style.intervals(points, x, y, "latency_s", looks.color, across=True),
-        *style.curves(curve, x, y, "quality", looks, tips, order="steps"),
-        *style.curves(style.where("baseline", "other"), x, y, "quality", looks, tips)[1:],
-        label.encode(x=x, y=y, text="k:N", color=looks.color),
+        marks.rings(style.where(also="datum.is_on_front")),
+        marks.intervals(alt.Chart(), across=True),
+        *marks.curves(style.where("curve"), order="steps:Q"),
+        marks.intervals(others),
+        marks.points(others),
+        label.encode(x=x, y=y, text="k:N", color=marks.looks.color),
     ]
     return style.panels(layers, shown)

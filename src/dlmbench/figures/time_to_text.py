@@ -6,7 +6,6 @@ nothing until the first block is final, and with a single block that is the whol
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
@@ -15,51 +14,35 @@ from dlmbench.analysis.study import CellSummary, Study
 from dlmbench.charts import frames, style
 from dlmbench.types import Run
 
-
-@dataclass(frozen=True, kw_only=True)
-class TextPoint(frames.Point):
-    """kind: baseline, curve or other. first_text_s: to the first token (baseline) or first final block (diffusion).
-
-    first_text_tokens: how much text that is. inter_token_s: of the baseline only, from then on.
-    """
-
-    steps: float | None = None
-    first_text_s: float | None = None
-    first_text_tokens: int | None = None
-    inter_token_s: float | None = None
-    latency_s: float | None = None
-    latency_low_s: float | None = None
-    latency_high_s: float | None = None
-    repetitions: int | None = None
+# first_text_s: to the first token (baseline) or first final block (diffusion), a text of first_text_tokens.
+# inter_token_s: between tokens from then on, of the baseline only.
+COLUMNS = (
+    *("steps", "first_text_s", "first_text_tokens", "inter_token_s"),
+    *frames.interval_columns("latency_s"),
+    "repetitions",
+)
 
 
 def points(run: Run, study: Study) -> pd.DataFrame:
-    """Every cell with both times."""
-    rows = [row for kind, cell in frames.cells_by_kind(study) if (row := _point(kind, study, cell)) is not None]
-    why = "no cell was timed" if any(s.latency for s in study.cells) else "no cell was traced"
-    return frames.table(TextPoint, rows, why)
+    """Every cell with both times. kind: baseline, curve or other."""
+    rows = [
+        row | _first_text(summary, latency.median)
+        for row, summary in frames.cells(study)
+        if (latency := summary.latency) is not None and summary.first_text_s is not None
+    ]
+    return frames.table(COLUMNS, rows, frames.why_untimed(study, "no cell was traced"))
 
 
-def _point(kind: str, study: Study, summary: CellSummary) -> TextPoint | None:
-    cell, latency = summary.cell, summary.latency
-    if latency is None or summary.first_text_s is None:
-        return None
-    block = cell.knob("block_length")
-    tokens = 1 if kind == "baseline" else min(block, cell.new_tokens) if isinstance(block, int) else cell.new_tokens
+def _first_text(summary: CellSummary, latency_s: float) -> frames.Row:
+    tokens = min(summary.block_length or 1, summary.cell.new_tokens)
     # With one block both are the same moment, and many timed generations measure it better than one traced.
-    at_once = kind != "baseline" and tokens == cell.new_tokens
-    return TextPoint.of(
-        cell,
-        kind,
-        study.label(cell),
-        steps=cell.steps,
-        note="one block: the first text is the full text" if at_once else "",
-        first_text_s=latency.median if at_once else summary.first_text_s,
-        first_text_tokens=tokens,
-        inter_token_s=summary.inter_token_s,
-        repetitions=latency.n,
-        **frames.median_columns("latency_s", latency),
-    )
+    at_once = summary.block_length is not None and tokens == summary.cell.new_tokens
+    return {
+        "note": "one block: the first text is the full text" if at_once else "",
+        "first_text_s": latency_s if at_once else summary.first_text_s,
+        "first_text_tokens": tokens,
+        "inter_token_s": summary.inter_token_s,
+    }
 
 
 def caption(frame: pd.DataFrame) -> str:
@@ -76,24 +59,21 @@ def caption(frame: pd.DataFrame) -> str:
 
 def chart(frame: pd.DataFrame) -> Any:
     """A panel for each pair of lengths and batch size."""
-    shown = style.by_shape_and_batch(style.named(frame))
-    shown = style.with_tooltip(
-        shown, first_text=("first_text_s", "s"), full_text=("latency_s", "s"), between_tokens=("inter_token_s", "s")
-    )
-    shown, x = style.steps_axis(shown)
-    tips, looks = style.tooltip(shown, "first_text_tokens"), style.series_looks(shown)
+    shown, x = style.steps_axis(style.by_shape_and_batch(frame))
+    seconds = {"first_text": "first_text_s", "full_text": "latency_s", "between_tokens": "inter_token_s"}
+    shown, tips = style.with_tooltip(shown, "first_text_tokens", **{n: (c, "s") for n, c in seconds.items()})
     values = [*frame["first_text_s"], *frame["latency_low_s"], *frame["latency_high_s"]]
     y = style.axis("latency_s", "time since the request [s]", values)
-    first_y = style.of(y, "first_text_s")
-    baseline, diffusion = style.where("baseline"), style.where("curve", "other")
+    marks, first_y = style.Marks(x, y, style.series_looks(shown), tips), style.of(y, "first_text_s")
+    baseline, diffusion, color = style.where("baseline"), style.where("curve", "other"), marks.looks.color
     first = baseline.mark_rule(strokeDash=style.DOTTED, strokeWidth=1.5)
-    waiting = diffusion.mark_rule(opacity=0.6).encode(x=x, y=first_y, y2="latency_s", color=looks.color)
-    opened = diffusion.mark_point(filled=False, style="open", opacity=1)
+    waiting = diffusion.mark_rule(opacity=0.6)
     layers = [
-        *style.bands(baseline, y, "latency_s", looks, tips),
-        first.encode(y=first_y, color=looks.color, tooltip=tips),
-        waiting,
-        opened.encode(x=x, y=first_y, color=looks.color, shape=looks.shape, tooltip=tips),
-        *style.curves(diffusion, x, y, "latency_s", looks, tips)[1:],
+        *marks.bands(baseline),
+        first.encode(y=first_y, color=color, tooltip=tips),
+        waiting.encode(x=x, y=first_y, y2="latency_s", color=color),
+        marks.points(diffusion, filled=False, style="open").encode(y=first_y),
+        marks.intervals(diffusion),
+        marks.points(diffusion),
     ]
     return style.panels(layers, shown)

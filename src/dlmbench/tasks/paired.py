@@ -1,17 +1,19 @@
-"""Bootstrap intervals of task metrics, and of differences to the baseline over the same documents.
+"""Intervals of task metrics, and of differences to the baseline over the same documents.
 
 A metric is recomputed from its documents by the aggregation that lm-eval names (a mean, or a function of a ratio of
-sums), so that it can be resampled. Where this does not reproduce lm-eval's value there is no interval.
+sums). Where this does not reproduce lm-eval's value there is no interval. Answers that are right or wrong have score
+intervals (Wilson; Tango for differences), everything else a bootstrap over documents.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 
+from dlmbench.analysis.proportions import is_binary, paired_difference, proportion
 from dlmbench.analysis.stats import FloatArray, bootstrap_indices, bootstrap_interval, effective_n, ratio_of_sums
 from dlmbench.tasks.records import TaskDifference, TaskSample, TaskScore, Value
 
@@ -28,10 +30,14 @@ _OF_RATIO: dict[str, Callable[[FloatArray], FloatArray]] = {
 
 
 def with_interval(score: TaskScore, samples: Sequence[TaskSample]) -> TaskScore:
-    """The score with its bootstrap interval over documents, where the metric can be recomputed."""
+    """The score with its interval over documents, where the metric can be recomputed."""
     values = _values(score, samples)
     if not _is_reproduced(score, values):
         return score
+    totals, weights = _columns(values.values())
+    if _is_proportion(score, totals, weights):
+        ends = proportion(int(totals.sum()), totals.size)
+        return replace(score, low=ends.low, high=ends.high)
     _, draws, n = _resample(score, list(values.values()))
     low, high = bootstrap_interval(draws, n)
     return replace(score, low=low, high=high) if math.isfinite(low) else score
@@ -60,12 +66,17 @@ def _difference(
     # Checked on all documents of each, because lm-eval's value is made of all of them.
     if not common or not _is_reproduced(score, own) or not _is_reproduced(base, other):
         return None
+    where = score.run_id, base.run_id, score.task, score.metric, score.filter
+    (totals, weights), (base_totals, base_weights) = (_columns(v[key] for key in common) for v in (own, other))
+    if _is_proportion(score, totals, weights) and _is_proportion(base, base_totals, base_weights):
+        only_own, only_base = int((totals > base_totals).sum()), int((totals < base_totals).sum())
+        change = paired_difference(only_own, only_base, len(common))
+        return TaskDifference(*where, change.value, change.low, change.high, len(common))
     value, draws, n = _resample(score, [own[key] for key in common])
     base_value, base_draws, base_n = _resample(base, [other[key] for key in common])
     low, high = bootstrap_interval(draws - base_draws, min(n, base_n))
     if not math.isfinite(value - base_value) or not math.isfinite(low):
         return None
-    where = score.run_id, base.run_id, score.task, score.metric, score.filter
     return TaskDifference(*where, value - base_value, low, high, len(common))
 
 
@@ -73,6 +84,16 @@ def _values(score: TaskScore, samples: Sequence[TaskSample]) -> dict[tuple[int, 
     """The metric's value for each document, by its number and its hash, in order."""
     own = [s for s in samples if (s.task, s.filter) == (score.task, score.filter) and score.metric in s.values]
     return {(s.doc_id, s.doc_hash): s.values[score.metric] for s in sorted(own, key=lambda s: s.doc_id)}
+
+
+def _columns(values: Iterable[Value]) -> tuple[FloatArray, FloatArray]:
+    """totals_N and weights_N of documents; a plain number has the weight 1."""
+    pairs = np.array([v if isinstance(v, tuple) else (v, 1.0) for v in values], dtype=np.float64)
+    return pairs[:, 0], pairs[:, 1]
+
+
+def _is_proportion(score: TaskScore, totals_N: FloatArray, weights_N: FloatArray) -> bool:
+    return score.aggregation == "mean" and is_binary(totals_N, weights_N)
 
 
 def _is_reproduced(score: TaskScore, values: Mapping[tuple[int, str], Value]) -> bool:
@@ -87,6 +108,6 @@ def _resample(score: TaskScore, values: Sequence[Value]) -> tuple[float, FloatAr
     """The metric's value, its bootstrap draws, and the number of documents that carry weight."""
     assert score.aggregation is not None
     aggregate = _OF_RATIO[score.aggregation]
-    totals, weights = np.array([v if isinstance(v, tuple) else (v, 1.0) for v in values], dtype=np.float64).T
+    totals, weights = _columns(values)
     draws = aggregate(ratio_of_sums(totals, weights, bootstrap_indices(len(values), BOOTSTRAP_DRAWS, _SEED)))
     return float(aggregate(np.asarray(totals.sum() / weights.sum()))), draws, effective_n(weights)

@@ -1,0 +1,236 @@
+"""The answer of a run: a headline and one row per workload. Console, page and document print these and say no more.
+
+Everything here is read from the verdicts and curves; nothing is decided here. A workload is a batch size with its
+lengths. It is judged over all diffusion settings that were measured for it: the row shows the best of them and says how
+the others ended, so that none is hidden. Every text has an id, the same wherever it is printed.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dlmbench.analysis.results import Curve, Study, Verdict
+from dlmbench.analysis.stats import Interval, group_by
+from dlmbench.report.text import counted, listed, percent, rounded, spread
+
+COLUMNS = {
+    "workload": "batch, prompt + new tokens",
+    "as_good_from": "as good from K",
+    "speed_there": "speed there (x the baseline's)",
+    "faster_up_to": "faster only up to k*",
+    "verdict": "verdict",
+    "settles": "what would settle it",
+}
+# Beyond so many different claims the headline counts them; the rows have them all.
+MOST_CLAIMS = 3
+NOT_MEASURED = {"as_good_from": "not measured", "speed_there": "not known", "settles": ""}
+_WINNERS = {"diffusion": "diffusion wins", "baseline": "the baseline wins", "undecided": "undecided"}
+
+
+@dataclass(frozen=True)
+class AnswerRow:
+    """One workload as text. id: of the workload; the id of a value is this and the name of its column."""
+
+    id: str
+    workload: str
+    as_good_from: str
+    speed_there: str
+    faster_up_to: str
+    verdict: str
+    settles: str
+    outcome: str
+    batch_size: int
+    prompt_tokens: int
+    new_tokens: int
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The headline, the rows in order of lengths and batch size, and notes that concern all of them."""
+
+    headline: str
+    rows: tuple[AnswerRow, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """Name -> title of every column in which some row has a value."""
+        return {n: t for n, t in COLUMNS.items() if any(getattr(r, n) != NOT_MEASURED.get(n) for r in self.rows)}
+
+    def cells(self, row: AnswerRow) -> list[tuple[str, str]]:
+        """(value id, text) of a row in each column."""
+        return [(f"{row.id}.{name}", getattr(row, name)) for name in self.columns]
+
+    def values(self) -> dict[str, str]:
+        """Value id -> text of everything that is printed."""
+        notes = {f"note-{i}": text for i, text in enumerate(self.notes, 1)}
+        return {"headline": self.headline, **dict(c for r in self.rows for c in self.cells(r)), **notes}
+
+    def brief(self) -> list[tuple[str, str]]:
+        """(value id, sentence) for each workload: where, and its verdict."""
+        return [(f"{r.id}.verdict", f"Batch {r.workload}: {r.verdict}") for r in self.rows]
+
+    def text(self) -> str:
+        """All of it as plain text, a paragraph for each part and a line for each value of a row."""
+        names = [n for n in self.columns if n not in ("workload", "verdict")]
+        rows = [
+            "\n".join([sentence, *(f"{COLUMNS[n]}: {getattr(row, n)}." for n in names if getattr(row, n))])
+            for row, (_, sentence) in zip(self.rows, self.brief(), strict=True)
+        ]
+        return "\n\n".join([self.headline, *rows, *self.notes])
+
+
+def answer_of(study: Study) -> Answer:
+    """The answer of `study`; without a comparison the headline says what is missing."""
+    if not study.curves:
+        missing = "; ".join(study.missing) or "no cell has a step count"
+        return Answer(f"There is nothing to compare yet: {missing}.")
+    if not study.baselines:
+        models = listed(c.model for c in study.curves)
+        return Answer(f"{models} was measured alone: a comparison needs an autoregressive baseline.")
+    pairs = list(zip(study.curves, study.verdicts, strict=True))
+    workloads = group_by(pairs, lambda pair: (*pair[0].lengths, pair[0].batch_size))
+    found = [(at, _best(group), [v for _, v in group]) for at, group in sorted(workloads.items())]
+    one_length = len({at[:2] for at, _, _ in found}) == 1
+    places = [f"batch {at[2]}" if one_length else f"batch {at[2]} with {at[0]}+{at[1]} tokens" for at, _, _ in found]
+    return Answer(
+        headline(places, [best for _, best, _ in found]),
+        tuple(_row(at, *best, verdicts) for at, best, verdicts in found),
+        tuple(_notes(study)),
+    )
+
+
+def _best(pairs: Sequence[tuple[Curve, Verdict]]) -> tuple[Curve, Verdict]:
+    """The setting most favourable to diffusion: by verdict, then by speed at parity, then by break-even."""
+    order = ("baseline", "undecided", "diffusion")
+
+    def merit(pair: tuple[Curve, Verdict]) -> tuple[int, float, float]:
+        curve, verdict = pair
+        speed = verdict.speed.value if verdict.speed else 0.0
+        return order.index(verdict.outcome), speed, (curve.break_even and curve.break_even.steps) or 0.0
+
+    return max(pairs, key=merit)
+
+
+def times_faster(speed: Interval) -> str:
+    """A speed relative to the baseline as "2.5x faster" or "3.1x slower"."""
+    if speed.value >= 1:
+        return f"{rounded(speed)}x faster"
+    return f"{rounded(Interval(1 / speed.value, 1 / speed.high, 1 / speed.low))}x slower"
+
+
+# ---------------------------------------------------------------- the headline
+
+
+def headline(places: Sequence[str], best: Sequence[tuple[Curve, Verdict]]) -> str:
+    """What a person would say first, from the best setting of each workload; workloads that ended alike together."""
+    speed_only = all(verdict.metric is None for _, verdict in best)
+    claim = _speed_alone if speed_only else _at_equal_quality
+    ranked = list(zip(best, places, strict=True))
+    if speed_only:
+        ranked.sort(key=lambda item: _share_faster(item[0][0]), reverse=True)
+    groups = group_by([(claim(*pair), place) for pair, place in ranked], lambda item: item[0])
+    claims = [f"{text} {_at([place for _, place in group], len(places))}." for text, group in groups.items()]
+    if len(claims) > MOST_CLAIMS and speed_only:
+        claims = [f"At best {claims[0]}", f"At worst {claims[-1]}"]
+    elif len(claims) > MOST_CLAIMS:
+        ends = Counter(_WINNERS[verdict.outcome] for _, verdict in best)
+        claims = [f"Of {len(places)} workloads: {', '.join(f'{text} in {n}' for text, n in ends.items())}."]
+    return " ".join([*(["Speed only, quality was not measured."] if speed_only else []), *map(_capital, claims)])
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _share_faster(curve: Curve) -> float:
+    """The share of the steps up to which diffusion is faster."""
+    line = curve.break_even
+    return (line.steps or 0.0) / curve.new_tokens if line else 0.0
+
+
+def _at_equal_quality(curve: Curve, verdict: Verdict) -> str:
+    if verdict.outcome == "undecided":
+        return "It is undecided"
+    if verdict.speed is not None:
+        return f"At near-equal quality {curve.model} is {times_faster(verdict.speed)}"
+    if verdict.parity == "not_reached":
+        return f"{curve.model} does not reach near-equal quality"
+    return f"{curve.model} is slower wherever its quality could be near-equal"
+
+
+def _speed_alone(curve: Curve, verdict: Verdict) -> str:
+    line = curve.break_even
+    if line is not None and line.steps is not None and curve.timed:
+        if line.steps < (curve.timed[0].cell.steps or 0):
+            return f"{curve.model} is slower at every step count measured"
+        if line.steps >= curve.new_tokens:
+            return f"{curve.model} is {'about as fast or ' if line.is_rough else ''}faster with any number of steps"
+        return f"{curve.model} is faster up to {line.text().partition(' (')[0]} of {curve.new_tokens} steps"
+    known = listed(f"K={k}" for k in verdict.faster_steps)
+    return f"{curve.model} is {f'faster with {known}' if verdict.faster_steps else 'not shown to be faster'}"
+
+
+def _at(places: Sequence[str], n: int) -> str:
+    """ "at batch 1, 4 and 8": what the places begin with alike is said once; many of them are counted."""
+    if len(places) > MOST_CLAIMS:
+        return f"in {'all' if len(places) == n else f'{len(places)} of'} {n} workloads"
+    return f"at {listed([places[0], *(p.removeprefix('batch ') for p in places[1:])])}"
+
+
+# ---------------------------------------------------------------- the rows
+
+
+def _row(at: tuple[int, int, int], curve: Curve, verdict: Verdict, settings: Sequence[Verdict]) -> AnswerRow:
+    prompt, new, batch = at
+    sure = f"{_capital(_WINNERS[verdict.outcome])}: {verdict.reason.replace(': ', ', ')}."
+    if len(settings) > 1:
+        counts = Counter(_WINNERS[v.outcome] for v in settings)
+        split = ", ".join(f"{text} in {n}" for text, n in counts.items())
+        sure += f" {len(settings)} settings were measured, {'all alike' if len(counts) == 1 else split}."
+    return AnswerRow(
+        id=f"b{batch}-p{prompt}-g{new}",
+        workload=f"{batch}, {prompt}+{new}",
+        as_good_from=_parity(verdict, curve),
+        speed_there="not known" if verdict.speed is None else spread(verdict.speed),
+        faster_up_to=verdict.break_even,
+        verdict=sure,
+        settles=verdict.settles,
+        outcome=verdict.outcome,
+        batch_size=batch,
+        prompt_tokens=prompt,
+        new_tokens=new,
+    )
+
+
+def _parity(verdict: Verdict, curve: Curve) -> str:
+    if verdict.parity is None:
+        return "not measured"
+    largest = curve.points[-1].cell.steps
+    if verdict.parity == "not_reached":
+        return f"not up to {largest}"
+    low, high = verdict.low_steps, verdict.high_steps
+    if verdict.parity_steps is not None:
+        at = f"{verdict.parity_steps}" + (" or fewer" if verdict.parity == "reached_at_smallest" else "")
+        return at if low == verdict.parity_steps else f"{at} (perhaps {low})"
+    if low is None:
+        return f"beyond {largest}, or nowhere"
+    return f"undecided: {low} to {high or f'beyond {largest}'}"
+
+
+def _notes(study: Study) -> list[str]:
+    notes = []
+    lead = next((p.metric for c in study.curves if (p := c.headline())), None)
+    if lead is not None:
+        margin = "a perplexity up to {:.0%} higher" if lead.log_scale else "up to {:g} worse"
+        notes.append(f"As good: by {lead.phrase}, {margin.format(lead.margin)}, on the same prompts.")
+    ratios = [p.ratio for c in study.curves for p in c.points if p.ratio is not None]
+    if floor := max((r.floor for r in ratios), default=0.0):
+        few = "Some times come from fewer than three processes."
+        notes.append(f"{few} There, differences under {percent(floor)} decide nothing.")
+    if study.others:
+        chosen = counted(len(study.others), "setting")
+        notes.append(f"{chosen} without a fixed number of steps: see the table of cells.")
+    return notes
