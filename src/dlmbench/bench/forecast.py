@@ -219,6 +219,7 @@ def remaining(
     expectation: Expectation,
     texts: Mapping[str, int],
     rows: int,
+    processes: Mapping[str, int] | None = None,
 ) -> Remaining:
     """Remaining time of the speed pass.
 
@@ -229,8 +230,9 @@ def remaining(
         expectation: of cells that were not timed yet.
         texts: by cell id, how many prompts still lack the text that scoring needs; repetitions also provide texts.
         rows: the smallest batch size in which the remaining texts are generated after the repetitions.
+        processes: by cell id, in how many processes a cell is measured; `settings.processes` for missing ones.
     """
-    estimate = _Estimate(results, settings, expectation)
+    estimate = _Estimate(results, settings, expectation, processes or {})
     seconds = [estimate.seconds_left(r, texts.get(r.cell.id, 0), rows) for r in results if r.cell.id not in ended]
     known = [s for s in seconds if s is not None]
     return Remaining(math.fsum(known), len(seconds) - len(known))
@@ -243,6 +245,7 @@ class _Estimate:
     results: Sequence[CellResult]
     settings: ProtocolSettings
     expectation: Expectation
+    processes: Mapping[str, int]
 
     @cached_property
     def measured(self) -> dict[str, float]:
@@ -267,7 +270,7 @@ class _Estimate:
         if latency is None:
             return None
         settings = self.settings if len(result.timed) >= self.settings.pilot else self.typical
-        repetitions = repetitions_left(result.samples, latency, settings)
+        repetitions = repetitions_left(result.samples, latency, settings, self.processes.get(cell.id))
         passes = OWN_PASSES - (result.traced is not None) - (result.memory is not None)
         rows = max(rows, cell.batch_size)
         batches = max(0, texts - repetitions * cell.batch_size) / rows
