@@ -252,22 +252,6 @@ def llada(
     Raises:
         BenchError: a value below its least, or blocks that do not divide the generation or share the steps equally.
     """
-    count = check_schedule(prompt, generation, block_length, steps, batch)
-    blocks = []
-    for i in range(1, count + 1):
-        length = prompt + i * block_length
-        step = _cost(_forward(arch, length, batch, has_head=False, is_masked=False), rates)
-        flops, moved = sum(step.flops.values()), sum(step.bytes.values())
-        blocks.append(Block(length, steps // count, step.total_s, flops, moved))
-    return LladaAnalysis(prompt, generation, block_length, steps, tuple(blocks))
-
-
-def check_schedule(prompt: int, generation: int, block_length: int, steps: int, batch: int) -> int:
-    """The number of blocks.
-
-    Raises:
-        BenchError: see `llada`.
-    """
     _require_at_least(0, input_prompt_length=prompt)
     _require_at_least(1, sequence_length=generation, block_length=block_length, steps=steps, batch_size=batch)
     if generation % block_length:
@@ -281,7 +265,13 @@ def check_schedule(prompt: int, generation: int, block_length: int, steps: int, 
             f"steps ({steps}) is not a multiple of the number of blocks ({count})",
             f"Take a multiple of {count} (sequence_length / block_length)",
         )
-    return count
+    blocks = []
+    for i in range(1, count + 1):
+        length = prompt + i * block_length
+        step = _cost(_forward(arch, length, batch, has_head=False, is_masked=False), rates)
+        flops, moved = sum(step.flops.values()), sum(step.bytes.values())
+        blocks.append(Block(length, steps // count, step.total_s, flops, moved))
+    return LladaAnalysis(prompt, generation, block_length, steps, tuple(blocks))
 
 
 def _require_at_least(least: int, **options: int) -> None:
