@@ -15,10 +15,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dlmbench.bench.forecast import Machine, RunCost, forecast_run, generations_of, run_cost
+from dlmbench.bench.forecast import Machine, RunCost, forecast_run, generations_of, load_seconds, run_cost
 from dlmbench.errors import BenchError
 from dlmbench.experiment import load
 from dlmbench.experiment import plan as grid
+from dlmbench.measure.nvml import WINDOW_S
 from dlmbench.measure.protocol import plan_repetitions
 from dlmbench.results import read_run
 from dlmbench.roofline import corrected, memory
@@ -141,11 +142,15 @@ def test_the_bill_by_hand(tmp_path):
     made = predict(planned(GOOD, tmp_path), H200)
     one = sum(p.latency_s for p in made.plan.predictions)
     total = run_cost(made, steady)
-    assert total.low_s == pytest.approx(21 * one)
-    assert total.high_s == pytest.approx(111 * one)
-    assert total.money(36.0) == pytest.approx((0.21 * one, 1.11 * one))
+    loads = sum(load_seconds(made.plan.cells, made.known).values())
+    fixed = 3 * WINDOW_S + loads
+    thrice = run_cost(made, replace(steady, processes=3))
+    assert thrice.low_s == pytest.approx(28 * one + 3 * fixed), "each process loads, warms up and has its windows"
+    assert total.low_s == pytest.approx(21 * one + fixed)
+    assert total.high_s == pytest.approx(111 * one + fixed)
+    assert total.money(36.0) == pytest.approx((0.01 * total.low_s, 0.01 * total.high_s))
     small = replace(made, hardware=replace(H200, memory_bytes=1.0))
-    assert run_cost(small, steady) == RunCost(0.0, 0.0, 3, 0)
+    assert run_cost(small, steady) == RunCost(loads, loads, 3, 0)
 
 
 @pytest.mark.parametrize("latency_s", [0.01, 30.0, 45.0, 200.0])

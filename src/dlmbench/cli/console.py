@@ -294,11 +294,11 @@ def _predicted(cell: Cell, forecast: Forecast, price: float | None) -> tuple[str
 
 def total_cost(cost: RunCost, price: float | None) -> str:
     """The predicted time and price of a run, as a sentence."""
-    text = f"predicted time of all generations, with warm-ups and repetitions: {_between(cost.low_s, cost.high_s)}"
+    text = f"predicted time of loading and of all generations, warm-ups included: {_between(cost.low_s, cost.high_s)}"
     if price is not None:
         low, high = (f"{m:.2f}" for m in cost.money(price))
         text += f"; {low if low == high else f'{low} to {high}'} at {price:g} per GPU hour"
-    text += ". Not included: loading models and scoring"
+    text += ". Not included: scoring"
     if cost.too_large:
         text += f", {cost.too_large} cells that will probably not fit and that `run` skips without --try-oom"
     if cost.without_time:

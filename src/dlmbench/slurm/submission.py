@@ -15,16 +15,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from dlmbench.bench.forecast import generations_of
+from dlmbench.bench.forecast import load_seconds, process_s
 from dlmbench.errors import BenchError
 from dlmbench.experiment import plan as grid
-from dlmbench.experiment.shards import Shard, balance, setting_of
+from dlmbench.experiment.shards import Shard, balance
 from dlmbench.models.identity import with_known_content
 from dlmbench.models.loading import architectures
 from dlmbench.results import RECORDS
 from dlmbench.results.journal import replace_file
 from dlmbench.roofline.hardware import Hardware
-from dlmbench.roofline.operators import ELEMENT_BYTES
 from dlmbench.roofline.predict import predict
 from dlmbench.slurm import scheduler
 from dlmbench.types import Experiment, ModelSpec, Plan, from_mapping
@@ -35,8 +34,6 @@ MODELS = "models.json"  # in SHARDS: the content of the models, written by the f
 JOB_SCRIPT = "jobs/benchmark_array.sbatch"
 _SCHEMA = 3
 _CHECKOUT = Path(__file__).parents[3]
-# Reading weights from a shared file system. Affects only the split into shards, and only between large models.
-_LOAD_BYTES_PER_S = 1e9
 
 
 @dataclass(frozen=True)
@@ -161,15 +158,9 @@ def create(
     for cell in plan.cells:
         latency = forecast.of(cell).latency_s
         if latency is not None:
-            total_s = latency * generations_of(latency, experiment.protocol)
-            seconds[cell.id] = total_s / experiment.protocol.processes
+            seconds[cell.id] = process_s(latency, experiment.protocol)
     known, _ = architectures(dict.fromkeys(c.model for c in plan.cells))
-    load_s = {
-        setting_of(c): known[c.model.key].parameters * ELEMENT_BYTES[c.precision] / _LOAD_BYTES_PER_S
-        for c in plan.cells
-        if c.model.key in known
-    }
-    shards = balance(plan, count, seconds, load_s, experiment.protocol.processes)
+    shards = balance(plan, count, seconds, load_seconds(plan.cells, known), experiment.protocol.processes)
     return Submission(folder.absolute(), experiment, shards, seconds, device.name, resources, allow_cpu)
 
 
