@@ -138,7 +138,7 @@ def inspections(experiment: Experiment) -> Iterator[dict[str, Any]]:
 
     cells = plan.expand(experiment).cells
     state = WorkerState(default_device())
-    for cell in cells[:: len(cells) // INSPECTED]:
+    for cell in cells[:: max(1, len(cells) // INSPECTED)]:
         tokenizer = models.find(cell.model).tokenizer
         own = prompts.Tokenizer(tokenizer.encode, tokenizer.decode, tokenizer.chat) if tokenizer else prompts.BYTES
         taken = prompts.take(experiment.prompts, own, cell.prompt_tokens, cell.new_tokens, (), references=False)
