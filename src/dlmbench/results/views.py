@@ -23,7 +23,8 @@ _COLUMNS = """
     sequence_length precision attention seed prompts status reason clock latency_s wall_s throughput_tokens_per_s
     useful_tokens_per_s output_bytes_per_s tokens_per_forward forwards token_positions attention_pairs
     wasted_positions first_token_s prefill_s inter_token_s inter_token_p50_s inter_token_p95_s first_block_s step_p50_s
-    peak_allocated_bytes peak_reserved_bytes device_bytes peak_process_bytes energy_j energy_pass_j power_w
+    peak_allocated_bytes peak_reserved_bytes device_bytes peak_process_bytes energy_j energy_pass_j
+    energy_per_token_j net_energy_per_token_j energy_per_useful_token_j net_energy_per_useful_token_j power_w
     idle_power_w sm_clock_mhz temperature_c throttle other_processes process_id started_at environment_id"""
 FIXED_COLUMNS = tuple(_COLUMNS.split())
 # What a formula starts with, full-width forms included; spreadsheets skip a leading tab or line break.
@@ -52,8 +53,27 @@ def _cell_columns(result: CellResult) -> dict[str, Any]:
         row |= {k: v for k, v in asdict(record).items() if k in FIXED_COLUMNS} if record else {}
     # The process of a row is that of its sample, not of these passes.
     row.pop("process_id", None)
-    energy = [window.generation_j for window in result.energy]
-    return row | {"energy_pass_j": fmean(energy) if energy else None}
+    return row | _energy_columns(result)
+
+
+def _energy_columns(result: CellResult) -> dict[str, float | None]:
+    """Joules of a generation and of its tokens, on average over the windows; net: without the device's idle power.
+
+    Useful tokens are those up to and with the first end of text; unknown where texts are not real.
+    """
+    if not result.energy:
+        return {}
+    generation_j = fmean(window.generation_j for window in result.energy)
+    idle_w = result.memory.idle_power_w if result.memory else None
+    idle_j = None if idle_w is None else idle_w * fmean(w.region_s / w.repetitions for w in result.energy)
+    net_j = None if idle_j is None else generation_j - idle_j
+    useful = [s.useful_tokens for s in result.timed]
+    tokens = {"token": [s.new_tokens for s in result.timed], "useful_token": [n for n in useful if n is not None]}
+    columns: dict[str, float | None] = {"energy_pass_j": generation_j}
+    for name, counts in tokens.items():
+        each = fmean(counts) if counts and len(counts) == len(result.timed) else 0.0
+        columns |= {f"energy_per_{name}_j": _per(generation_j, each), f"net_energy_per_{name}_j": _per(net_j, each)}
+    return columns
 
 
 def _sample_columns(sample: Sample, batch_size: int) -> dict[str, Any]:
