@@ -463,6 +463,17 @@ def test_a_row_of_the_csv_to_the_digit(tmp_path):
     assert lost["reason"] == "'-1 byte free"
 
 
+def test_the_time_between_tokens_is_of_the_latency_beside_it(tmp_path):
+    """Not of the traced generation, whose total may be another: 0.9 s here, where the timed one took 0.5."""
+    cell = a_cell()
+    with an_open_store(tmp_path, cell) as store:
+        store.append(a_sample(cell, 0))
+        store.append(TracedPass(cell.id, 1, 0.2, 0.2, 0.233, 0.1, 0.1, None, None, 0.9))
+        store.write_views()
+    (row,) = rows_of(tmp_path)
+    assert float(row["inter_token_s"]) == pytest.approx((0.5 - 0.2) / 3)
+
+
 def test_energy_of_a_token_is_gross_and_net_and_of_useful_ones_where_texts_are_real(tmp_path):
     real, random = a_cell(), a_cell(key="other")
     with an_open_store(tmp_path, real) as store:

@@ -20,7 +20,7 @@ from dlmbench.types import SCHEMA_VERSION, Cell, CellResult, Environment, Sample
 # The knob columns come after these, so that a new plug-in appends columns and moves none.
 _COLUMNS = """
     cell_id index is_warmup round model role family weights engine sampler batch_size prompt_tokens new_tokens
-    sequence_length precision attention seed prompts status reason clock latency_s wall_s throughput_tokens_per_s
+    sequence_length precision attention seed prompts status reason clock latency_s wall_s load_s throughput_tokens_per_s
     useful_tokens_per_s output_bytes_per_s tokens_per_forward forwards token_positions attention_pairs
     wasted_positions first_token_s prefill_s inter_token_s inter_token_p50_s inter_token_p95_s first_block_s step_p50_s
     peak_allocated_bytes peak_reserved_bytes device_bytes peak_process_bytes energy_j energy_pass_j
@@ -76,14 +76,18 @@ def _energy_columns(result: CellResult) -> dict[str, float | None]:
     return columns
 
 
-def _sample_columns(sample: Sample, batch_size: int) -> dict[str, Any]:
+def _sample_columns(sample: Sample, result: CellResult) -> dict[str, Any]:
     own = {k: v for k, v in vars(sample).items() if k in FIXED_COLUMNS and k != "new_tokens"}
+    cell, prefill_s = result.cell, result.traced.prefill_s if result.traced else None
+    decoding_s = None if prefill_s is None else sample.latency_s - prefill_s
     return own | {
+        # Of this row's latency, so that the columns of a row agree.
+        "inter_token_s": _per(decoding_s, cell.new_tokens - 1),
         "throughput_tokens_per_s": _per(sample.new_tokens, sample.latency_s),
         "useful_tokens_per_s": _per(sample.useful_tokens, sample.latency_s),
         "output_bytes_per_s": _per(sample.output_bytes, sample.latency_s),
         # Per row of the batch: 1 for autoregressive decoding at any batch size.
-        "tokens_per_forward": _per(sample.new_tokens / batch_size, sample.forwards),
+        "tokens_per_forward": _per(sample.new_tokens / cell.batch_size, sample.forwards),
         "token_positions": sample.positions,
     }
 
@@ -105,7 +109,7 @@ def raw_metrics(results: Sequence[CellResult]) -> str:
     rows = []
     for result in results:
         common = _cell_columns(result)
-        rows += [common | _sample_columns(s, result.cell.batch_size) for s in result.samples]
+        rows += [common | _sample_columns(s, result) for s in result.samples]
         if not result.samples and result.status is not None:
             rows.append(common)
     return csv_text(FIXED_COLUMNS + _knob_columns(r.cell for r in results), rows)
