@@ -4,7 +4,7 @@ Both count the generations that the protocol still makes of each cell, times the
 cell uses its own median. Any other is estimated from the timed cells of its kind (model, engine and sampler): its
 `Expectation.weight`, times the sum of their medians over the sum of their weights. Until a cell of the kind is timed,
 weights that are predicted seconds are used as they are; with weights that are only amounts of work the time is unknown,
-and such cells are counted instead. Before a run, loading and energy windows are included; scoring never is.
+and such cells are counted instead. Energy windows are included, before a run also loading; scoring never is.
 """
 
 from __future__ import annotations
@@ -266,6 +266,11 @@ class _Estimate:
     processes: Mapping[str, int]
 
     @cached_property
+    def counts_energy(self) -> bool:
+        """Whether the device has an energy counter, as far as is known."""
+        return any(r.energy for r in self.results)
+
+    @cached_property
     def measured(self) -> dict[str, float]:
         """The median latency of each timed cell, by id."""
         return {r.cell.id: statistics.median(s.latency_s for s in r.timed) for r in self.results if r.timed}
@@ -282,7 +287,7 @@ class _Estimate:
         return {kind: seconds[kind] / weight for kind, weight in weights.items() if weight > 0}
 
     def seconds_left(self, result: CellResult, texts: int, rows: int) -> float | None:
-        """Of one cell: repetitions, profiling passes, texts; None where no cell of its kind was timed."""
+        """Of one cell: repetitions, energy windows, inspection, texts; None where no cell of its kind was timed."""
         cell = result.cell
         latency = self.latency_s(cell)
         if latency is None:
@@ -292,7 +297,9 @@ class _Estimate:
         passes = OWN_PASSES - (result.traced is not None) - (result.memory is not None)
         rows = max(rows, cell.batch_size)
         batches = max(0, texts - repetitions * cell.batch_size) / rows
-        return latency * (repetitions + passes + batches * self.batch_factor(cell, rows))
+        windows = max(0, self.processes.get(cell.id, self.settings.processes) - len(result.energy))
+        window_s = max(WINDOW_S, latency) if self.counts_energy else 0.0
+        return latency * (repetitions + passes + batches * self.batch_factor(cell, rows)) + windows * window_s
 
     def latency_s(self, cell: Cell) -> float | None:
         """Seconds of one generation; None where unknown."""
