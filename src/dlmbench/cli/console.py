@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -25,7 +26,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from dlmbench.types import Cell, Finding, LeftOut, Plan, Progress, ProtocolSettings, Run, Selfcheck
+from dlmbench.types import Cell, DeviceTime, Finding, LeftOut, Plan, Progress, ProtocolSettings, Run, Selfcheck
 
 if TYPE_CHECKING:
     # Types only: these import numpy and scipy, and `plan` should start fast.
@@ -293,11 +294,11 @@ def _predicted(cell: Cell, forecast: Forecast, price: float | None) -> tuple[str
 
 def total_cost(cost: RunCost, price: float | None) -> str:
     """The predicted time and price of a run, as a sentence."""
-    text = f"predicted time of all generations, with warm-ups and repetitions: {_between(cost.low_s, cost.high_s)}"
+    text = f"predicted time of loading and of all generations, warm-ups included: {_between(cost.low_s, cost.high_s)}"
     if price is not None:
         low, high = (f"{m:.2f}" for m in cost.money(price))
         text += f"; {low if low == high else f'{low} to {high}'} at {price:g} per GPU hour"
-    text += ". Not included: loading models and scoring"
+    text += ". Not included: scoring"
     if cost.too_large:
         text += f", {cost.too_large} cells that will probably not fit and that `run` skips without --try-oom"
     if cost.without_time:
@@ -308,6 +309,21 @@ def total_cost(cost: RunCost, price: float | None) -> str:
 def _between(low_s: float, high_s: float) -> str:
     low, high = duration(low_s), duration(high_s)
     return low if low == high else f"{low} (steady latencies) to {high} (noisy ones)"
+
+
+def device_time(spent: Sequence[DeviceTime]) -> str:
+    """What the speed pass of a run spent its time on, over all starts; "" where that is not on record."""
+    total = math.fsum(s.seconds for s in spent)
+    if not total:
+        return ""
+    shares = {
+        "timed repetitions and energy windows": math.fsum(s.measuring_s for s in spent),
+        "loading": math.fsum(s.loading_s for s in spent),
+        "warm-ups": math.fsum(s.warmup_s for s in spent),
+        "step times, memory and texts": math.fsum(s.inspection_s for s in spent),
+    }
+    parts = ", ".join(f"{seconds / total:.0%} {what}" for what, seconds in shares.items())
+    return f"Of {duration(total)} on the device: {parts}"
 
 
 def duration(seconds: float) -> str:

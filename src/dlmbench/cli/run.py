@@ -70,10 +70,13 @@ def _run(
     from dlmbench.bench.forecast import AS_FOUND
     from dlmbench.cli import console
     from dlmbench.cli.report import conclude
+    from dlmbench.results import read_run
 
     console.left_out(plan.left_out)
     with console.measuring(experiment.name, experiment.protocol, plan, output_dir) as progress:
         hint = session.run(experiment, plan, output_dir, progress, machine or AS_FOUND, try_oom=try_oom)
     if hint:
         console.log(hint)
+    if spent := console.device_time(read_run(output_dir).device_time):
+        console.log(spent)
     conclude(output_dir)

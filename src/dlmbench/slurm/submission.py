@@ -15,16 +15,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from dlmbench.bench.forecast import generations_of
+from dlmbench.bench.forecast import load_seconds, process_s
 from dlmbench.errors import BenchError
 from dlmbench.experiment import plan as grid
-from dlmbench.experiment.shards import Shard, balance, setting_of
+from dlmbench.experiment.shards import Shard, balance
 from dlmbench.models.identity import with_known_content
 from dlmbench.models.loading import architectures
 from dlmbench.results import RECORDS
 from dlmbench.results.journal import replace_file
 from dlmbench.roofline.hardware import Hardware
-from dlmbench.roofline.operators import ELEMENT_BYTES
 from dlmbench.roofline.predict import predict
 from dlmbench.slurm import scheduler
 from dlmbench.types import Experiment, ModelSpec, Plan, from_mapping
@@ -33,10 +32,8 @@ SUBMISSION = "submission.json"
 SHARDS = "shards"
 MODELS = "models.json"  # in SHARDS: the content of the models, written by the first array task that finds them
 JOB_SCRIPT = "jobs/benchmark_array.sbatch"
-_SCHEMA = 2
+_SCHEMA = 3
 _CHECKOUT = Path(__file__).parents[3]
-# Reading weights from a shared file system. Affects only the split into shards, and only between large models.
-_LOAD_BYTES_PER_S = 1e9
 
 
 @dataclass(frozen=True)
@@ -68,7 +65,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Submission:
-    """A submitted run. predicted: seconds by cell id on `device`."""
+    """A submitted run. predicted: seconds of one process of a cell on `device`, by cell id."""
 
     folder: Path
     experiment: Experiment
@@ -111,6 +108,11 @@ class Submission:
         ids = set(self.shards[index].cell_ids)
         cells = tuple(cell for cell in plan.cells if cell.id in ids)
         return replace(plan, cells=cells, left_out=plan.left_out if index == 0 else (), predictions=())
+
+    def shard_processes(self, index: int) -> dict[str, tuple[int, ...]]:
+        """Which processes of each of its cells a shard measures, by cell id."""
+        shard = self.shards[index]
+        return dict(zip(shard.cell_ids, shard.processes, strict=True))
 
     def tasks_by_shard(self, tasks: Sequence[scheduler.Task]) -> dict[int, scheduler.Task]:
         """The array task of each shard among `tasks`; if several jobs had the shard, that of the latest."""
@@ -156,14 +158,9 @@ def create(
     for cell in plan.cells:
         latency = forecast.of(cell).latency_s
         if latency is not None:
-            seconds[cell.id] = latency * generations_of(latency, experiment.protocol)
+            seconds[cell.id] = process_s(latency, experiment.protocol)
     known, _ = architectures(dict.fromkeys(c.model for c in plan.cells))
-    load_s = {
-        setting_of(c): known[c.model.key].parameters * ELEMENT_BYTES[c.precision] / _LOAD_BYTES_PER_S
-        for c in plan.cells
-        if c.model.key in known
-    }
-    shards = balance(plan, count, seconds, load_s)
+    shards = balance(plan, count, seconds, load_seconds(plan.cells, known), experiment.protocol.processes)
     return Submission(folder.absolute(), experiment, shards, seconds, device.name, resources, allow_cpu)
 
 
