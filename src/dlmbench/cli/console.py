@@ -242,14 +242,12 @@ def summary(study: Study, title: str) -> Table:
 
 def answer(found: Answer) -> None:
     """Print the answer of a run: headline, a row for each workload, notes."""
-    from dlmbench.report.answer import COLUMNS
-
     out = stdout()
     out.print(Text(f"\n{found.headline}", style="bold"), soft_wrap=True)
     if found.rows:
-        table = new_table(None, *COLUMNS.values())
+        table = new_table(None, *found.columns.values())
         for row in found.rows:
-            table.add_row(*(text for _, text in row.cells()))
+            table.add_row(*(text for _, text in found.cells(row)))
         out.print(table)
     for note in found.notes:
         out.print(note, soft_wrap=True)

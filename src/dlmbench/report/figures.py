@@ -23,14 +23,9 @@ from dlmbench.types import Run
 MOST_PANELS = 8
 
 
-def document_figures(run: Run, study: Study, folder: Path, number: int | None = None) -> tuple[DocumentFigure, ...]:
-    """Every figure for a document in `folder`; pictures that do not exist yet are drawn.
-
-    number: of the run among several in one document, whose figures then have a folder each.
-    """
+def document_figures(run: Run, study: Study, folder: Path) -> tuple[DocumentFigure, ...]:
+    """Every figure for a document in `folder`; pictures that do not exist yet are drawn."""
     own = folder / "figures"
-    if number is not None:
-        own /= f"{number}-{re.sub(r'[^A-Za-z0-9]+', '-', run.name).strip('-')[:40]}"
     places = [own]
     # A run in raw_data has its figures beside it; any other folder gets its own, so that it can be moved.
     if folder.resolve() == Path(run.folder).resolve() and folder.resolve().name == "raw_data":
@@ -41,6 +36,9 @@ def document_figures(run: Run, study: Study, folder: Path, number: int | None = 
         try:
             module = registry.load("figures", name)
             frame = module.points(run, study)
+            if why := why_missing(frame):
+                found.append(DocumentFigure(title, f"{why}.", ""))
+                continue
             picture = next((p / f"{name}.png" for p in places if (p / f"{name}.png").is_file()), None)
             if picture is None:
                 own.mkdir(parents=True, exist_ok=True)
@@ -48,7 +46,7 @@ def document_figures(run: Run, study: Study, folder: Path, number: int | None = 
             relative = quote(Path(os.path.relpath(picture, folder)).as_posix())
             found.append(DocumentFigure(title, caption(module, frame, specification(module, frame)), relative))
         except Exception as error:  # a figure that fails is named; the document is written without it
-            found.append(DocumentFigure(title, f"Not drawn: {type(error).__name__}: {error}.", ""))
+            found.append(DocumentFigure(title, f"{type(error).__name__}: {error}.", ""))
     return tuple(found)
 
 

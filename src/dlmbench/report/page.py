@@ -19,12 +19,13 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from dlmbench.analysis.results import CellSummary, Study
+from dlmbench.analysis.parity import ALPHA, ParityPoint
+from dlmbench.analysis.quality import MetricInfo
+from dlmbench.analysis.results import CellSummary, MetricParity, Study
 from dlmbench.charts import style as charts_style
-from dlmbench.report.answer import answer
 from dlmbench.report.figures import packed, page_figures
 from dlmbench.report.source import NotMeasured, Source, load_settings
-from dlmbench.report.use_cases import use_case_answers
+from dlmbench.report.tables import FALSE_DISCOVERIES
 from dlmbench.results.journal import replace_file
 from dlmbench.types import Run
 
@@ -35,28 +36,25 @@ MOST_TEXTS = 6
 
 @dataclass(frozen=True)
 class Column:
-    """A column of the table of cells. digits: decimals shown, None for text.
-
-    path: the attribute of a `CellSummary` that is shown, times `factor`; "" for columns that are not one attribute.
-    """
+    """A column of the table of cells. digits: decimals shown, None for text. read: its value for a cell."""
 
     key: str
     title: str
     unit: str
     digits: int | None
     help: str
-    path: str = ""
-    factor: float = 1
+    read: Callable[[CellSummary], Any]
 
 
 @dataclass(frozen=True)
 class CellTable:
-    """The table of cells: `data` holds columns and values, packed."""
+    """The table of cells: `data` holds columns and values, packed. constant: title and value of columns left out."""
 
     columns: tuple[Column, ...]
     rows: int
     data: str
     unmeasured: tuple[str, ...]
+    constant: tuple[tuple[str, str], ...]
 
 
 def write(run: Run, study: Study, folder: Path, progress: Callable[[str], None] = lambda stage: None) -> Path:
@@ -79,14 +77,15 @@ def gather(run: Run, study: Study, progress: Callable[[str], None] = lambda stag
     table = cell_table(study)
     prompt, texts = source.sample_texts(MOST_TEXTS)
     ended = Counter(c.status_text for c in study.cells)
+    constant = [f"{title} {value}" for title, value in table.constant]
     return {
         "source": source,
-        "baselines": list(dict.fromkeys(c.cell.model.key for c in study.baselines)),
-        "targets": list(dict.fromkeys(c.cell.model.key for c in source.targets)),
-        "answer": answer(study),
-        "use_cases": use_case_answers(study),
+        "answer": source.answer,
+        "models": list(dict.fromkeys(m.key for m in source.models)),
         "drawn": [f for f in figures if f.plot],
         "table": table,
+        "constant": ", ".join(constant),
+        "false_discoveries": FALSE_DISCOVERIES,
         "statuses": ", ".join(f"{n:,} {status}" for status, n in ended.most_common()),
         # Pairs of writer and text, after the prompt of that index.
         "texts_prompt": prompt,
@@ -96,7 +95,6 @@ def gather(run: Run, study: Study, progress: Callable[[str], None] = lambda stag
             *(NotMeasured("Table column", f"{title}: no cell has a value") for title in table.unmeasured),
             *(NotMeasured("Figure", f"{f.title}: {f.missing}") for f in figures if f.missing),
         ],
-        "environment": source.environment,
         "most_listed": MOST_LISTED,
         "random_weights": charts_style.RANDOM_WEIGHTS,
     }
@@ -145,67 +143,108 @@ def script_hash(script: str) -> str:
 
 
 def cell_table(study: Study) -> CellTable:
-    """A row for each cell; a column without any value is left out and named in `unmeasured`."""
+    """A row for each cell; columns without a value, or with one value everywhere, are left out and named."""
     largest = max((c.memory.bytes for c in study.cells if c.memory), default=0)
     scale, unit, decimals = (1 << 30, "GiB", 2) if largest >= 2 << 30 else (1 << 20, "MiB", 0)
+    parities = {
+        (p.cell.id, point.steps): _parity_text(point, lead)
+        for curve in study.curves
+        if (lead := curve.headline()) is not None
+        for p in curve.points
+        for point in lead.parity.points
+        if point.steps == p.cell.steps
+    }
+    metrics = [_metric_column(m) for m in study.metrics]
+    end = "end of its 95% interval"
+
+    def of(*names: str, factor: float = 1) -> Callable[[CellSummary], Any]:
+        """An attribute of an attribute; of something that was not measured it is not measured either."""
+
+        def read(cell: CellSummary) -> Any:
+            value: Any = cell
+            for name in names:
+                value = getattr(value, name, None)
+            return value if value is None or factor == 1 else value * factor
+
+        return read
+
     columns = (
-        Column("model", "model and settings", "", None, "the model, and the settings that distinguish it from others"),
-        Column("status", "status", "", None, "ok, or why there is no value"),
-        Column("steps", "K", "steps", 0, "diffusion steps", "cell.steps"),
-        Column("block", "block", "tokens", 0, "positions in a block", "block_length"),
-        Column("batch", "B", "texts", 0, "batch size", "cell.batch_size"),
-        Column("prompt", "P", "tokens", 0, "prompt tokens", "cell.prompt_tokens"),
-        Column("new", "G", "tokens", 0, "new tokens", "cell.new_tokens"),
-        Column("latency", "latency", "ms", 1, "median of a whole generation", "latency.median", 1e3),
-        Column("low", "low", "ms", 1, "lower end of the 95% interval of the median", "latency.interval.low", 1e3),
-        Column("high", "high", "ms", 1, "upper end of the 95% interval of the median", "latency.interval.high", 1e3),
-        Column("rate", "throughput", "tokens/s", 1, "new tokens a second, whole batch", "throughput.median"),
+        Column("model", "model", "", None, "the model, and the settings that differ", lambda c: study.label(c.cell)),
+        Column("steps", "K", "steps", 0, "diffusion steps", of("cell", "steps")),
+        Column("batch", "B", "texts", 0, "batch size", of("cell", "batch_size")),
+        Column("prompt", "P", "tokens", 0, "prompt tokens", of("cell", "prompt_tokens")),
+        Column("new", "G", "tokens", 0, "new tokens", of("cell", "new_tokens")),
+        Column("latency", "latency", "ms", 1, "median of a whole generation", of("latency", "median", factor=1e3)),
+        Column("speedup", "speedup", "x", 2, "the baseline's latency over this one's", of("speedup", "value")),
+        Column("shown", "shown", "", None, FALSE_DISCOVERIES, lambda c: None if c.pace == "unknown" else c.pace),
+        *metrics[:1],
+        Column(
+            *("parity", "parity", "", None, "against the baseline, at the leading margin of the leading metric"),
+            lambda c: parities.get((c.cell.id, c.cell.steps or 0)),
+        ),
+        Column("low", "latency from", "ms", 1, f"lower {end}", of("latency", "interval", "low", factor=1e3)),
+        Column("high", "latency to", "ms", 1, f"upper {end}", of("latency", "interval", "high", factor=1e3)),
+        Column("speedup_low", "speedup from", "x", 2, f"lower {end}", of("speedup", "low")),
+        Column("speedup_high", "speedup to", "x", 2, f"upper {end}", of("speedup", "high")),
+        Column("rate", "throughput", "tokens/s", 1, "new tokens a second, whole batch", of("throughput", "median")),
+        Column(
+            *("useful", "useful throughput", "tokens/s", 1, "tokens up to and with the first end of text, a second"),
+            of("useful_throughput", "median"),
+        ),
         Column(
             *("first", "first text", "ms", 1, "time to the first token (autoregressive) or first final block"),
-            *("first_text_s", 1e3),
+            of("first_text_s", factor=1e3),
         ),
         Column(
             *("memory", "peak memory", unit, decimals, "of one generation, weights included"),
-            *("memory.bytes", 1 / scale),
+            of("memory", "bytes", factor=1 / scale),
         ),
-        Column("energy", "energy", "J", 1, "of one generated batch", "energy.median"),
-        Column("speedup", "speedup", "x", 2, "the baseline's latency over this one's", "speedup.value"),
-        Column("speedup_low", "low", "x", 2, "lower end of the speedup's 95% interval", "speedup.low"),
-        Column("speedup_high", "high", "x", 2, "upper end of the speedup's 95% interval", "speedup.high"),
-        *(
-            Column(m.name, m.display_name, m.unit, 3, "higher is better" if m.higher_is_better else "lower is better")
-            for m in study.metrics
-        ),
-        Column("n", "n", "", 0, "timed repetitions", "latency.n"),
+        Column("energy", "energy", "J", 1, "of one generated batch", of("energy", "value")),
+        *metrics[1:],
+        Column("block", "block", "tokens", 0, "positions in a block", of("block_length")),
+        Column("n", "n", "", 0, "timed repetitions", of("latency", "n")),
+        Column("status", "status", "", None, "ok, or why there is no value", _status),
     )
-    rows = [_row(study, s, columns) for s in study.cells]
-    kept = tuple(c for c in columns if any(r.get(c.key) is not None for r in rows))
+    values = {c.key: [_rounded(c.read(s)) for s in study.cells] for c in columns}
+    known = [c for c in columns if any(v is not None for v in values[c.key])]
+    same = {c.key for c in known if c.key != "model" and len(study.cells) > 1 and len(set(values[c.key])) == 1}
+    kept = tuple(c for c in known if c.key not in same)
     heads = [{name: getattr(c, name) for name in ("key", "title", "unit", "digits", "help")} for c in kept]
-    values = [_coded([r.get(c.key) for r in rows]) for c in kept]
-    data = _packed_json({"columns": heads, "values": values, "rows": len(rows)})
-    unmeasured = tuple(c.title for c in columns if c not in kept and c.digits is not None)
-    return CellTable(kept, len(rows), data, unmeasured)
+    # The terms that find every row, for a link that names all of a workload.
+    found = [f"{name}={values[c.key][0]}".lower() for c in known if c.key in same for name in (c.key, c.title)]
+    coded = [_coded(values[c.key]) for c in kept]
+    data = _packed_json({"columns": heads, "values": coded, "rows": len(study.cells), "constant": found})
+    unmeasured = tuple(c.title for c in columns if c not in known and c.digits is not None)
+    constant = tuple((c.title, str(values[c.key][0])) for c in known if c.key in same)
+    return CellTable(kept, len(study.cells), data, unmeasured, constant)
 
 
-def _row(study: Study, summary: CellSummary, columns: Sequence[Column]) -> dict[str, Any]:
-    status = summary.status_text
-    row: dict[str, Any] = {
-        "model": study.label(summary.cell),
-        "status": f"{status}: {summary.reason}" if summary.reason and status != "ok" else status,
-    }
-    for column in columns:
-        if column.path:
-            # An attribute of something that was not measured is not measured either.
-            value: Any = summary
-            for name in column.path.split("."):
-                value = getattr(value, name, None)
-            row[column.key] = None if value is None else _rounded(value * column.factor)
-    return row | {q.metric.name: _rounded(q.value) for q in summary.quality}
+def _metric_column(metric: MetricInfo) -> Column:
+    direction = "higher is better" if metric.higher_is_better else "lower is better"
+
+    def read(cell: CellSummary) -> float | None:
+        quality = cell.quality_in(metric.name)
+        return quality.value if quality else None
+
+    return Column(metric.name, metric.display_name, metric.unit, 3, direction, read)
 
 
-def _rounded(value: float) -> float | None:
-    """Five digits, more than is shown or known; a count unchanged. None for an unknown value."""
-    if isinstance(value, int):
+def _parity_text(point: ParityPoint, lead: MetricParity) -> str:
+    if not lead.parity.decides:
+        return "too few prompts"
+    if point.p_good <= ALPHA / 2:
+        return "as good"
+    return "worse" if point.p_worse_jointly <= ALPHA / 2 else "undecided"
+
+
+def _status(cell: CellSummary) -> str:
+    status = cell.status_text
+    return f"{status}: {cell.reason}" if cell.reason and status != "ok" else status
+
+
+def _rounded(value: Any) -> Any:
+    """Five digits, more than is shown or known; a count or text unchanged. None for an unknown value."""
+    if not isinstance(value, float):
         return value
     return float(f"{value:.5g}") if math.isfinite(value) else None
 

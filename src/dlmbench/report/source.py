@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+import shlex
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from dlmbench import registry
+from dlmbench.analysis.contrasts import setting
+from dlmbench.analysis.replication import LEAST_PROCESSES, UNMEASURED_FLOOR, floor_of, usable
 from dlmbench.analysis.results import CellSummary, Curve, Study
 from dlmbench.analysis.stats import group_by
 from dlmbench.errors import BenchError
-from dlmbench.report.text import counted, gib
+from dlmbench.report.answer import Answer, answer_of
+from dlmbench.report.text import counted, gib, percent
 from dlmbench.results import GENERATIONS, read_generations, recorded_protocol
 from dlmbench.tasks.records import TaskResults
 from dlmbench.tasks.records import read as read_tasks
-from dlmbench.types import Cell, CellResult, Finding, ModelSpec, PromptSettings, ProtocolSettings, Run, from_mapping
+from dlmbench.types import Cell, Finding, ModelSpec, PromptSettings, ProtocolSettings, Run, from_mapping
 
 EXPERIMENT = "experiment.json"
 ABSENT = "not on record"
@@ -35,7 +39,10 @@ class ExperimentSettings:
 
 @dataclass(frozen=True)
 class DocumentFigure:
-    """A figure of the document: its title, its caption, and the path of its picture, relative to the document."""
+    """A figure of the document: its title, its caption, and the path of its picture, relative to the document.
+
+    path: "" where nothing was drawn; the caption then says why.
+    """
 
     title: str
     caption: str
@@ -61,9 +68,31 @@ class Source:
     figures: tuple[DocumentFigure, ...] = ()
 
     @cached_property
-    def results(self) -> Mapping[str, CellResult]:
-        """Results by cell id."""
-        return {r.cell.id: r for r in self.run.results}
+    def answer(self) -> Answer:
+        """The answer of the run."""
+        return answer_of(self.study)
+
+    @property
+    def noise_floor(self) -> str:
+        """What differences cannot be shown on this machine, as a sentence; "" where no cell was timed."""
+        timed = [r for r in self.run.results if usable(r)]
+        if not timed:
+            return ""
+        if self.run.selfcheck is not None:
+            floor = max(floor_of(r, self.run.selfcheck) for r in timed)
+            return f"Differences under {percent(floor)} cannot be shown here (self-check of this machine)."
+        if min(len({s.process_id for s in r.timed}) for r in timed) < LEAST_PROCESSES:
+            return f"Noise floor not measured: {percent(UNMEASURED_FLOOR)} assumed."
+        return "Noise floor not measured; no verdict needs it, for every cell ran in three processes."
+
+    @property
+    def commands(self) -> list[str]:
+        """The commands that make this run again and write its report, from the files in its folder."""
+        folder = shlex.quote(self.run.folder)
+        made = f"dlmbench run --config {shlex.quote(config_of(self.run.name))} --output_dir {folder}"
+        if (Path(self.run.folder) / "submission.json").is_file():
+            made = f"dlmbench submit --config {shlex.quote(config_of(self.run.name))} --output_dir {folder}"
+        return [made, f"dlmbench report {folder}"]
 
     @cached_property
     def models(self) -> tuple[ModelSpec, ...]:
@@ -170,11 +199,6 @@ class Source:
         return prompt, tuple((n, texts[c.quality_key][prompt]) for n, c in zip(names, writers, strict=True))
 
 
-def setting(cell: Cell, name: str) -> Any:
-    """An attribute of a cell, or the knob of that name."""
-    return getattr(cell, name) if hasattr(cell, name) else cell.knob(name)
-
-
 def shape(cell: Cell | Curve, batch: bool = True) -> str:
     """B, P and G of a cell or curve."""
     size = f"B={cell.batch_size}, " if batch else ""
@@ -201,6 +225,14 @@ def first_of(labels: Iterable[str], most: int = 3) -> str:
     known = list(labels)
     more = f" and {len(known) - most} more" if len(known) > most else ""
     return f"{'; '.join(known[:most])}{more}"
+
+
+def config_of(name: str) -> str:
+    """The experiment file of that name among those of this checkout, or what to look for."""
+    for path in sorted((Path(__file__).parents[3] / "config").glob("*.yaml")):
+        if f"\nname: {name}\n" in path.read_text(encoding="utf-8"):
+            return f"config/{path.name}"
+    return f"{name}.yaml"
 
 
 def load_settings(run: Run) -> ExperimentSettings:

@@ -112,7 +112,8 @@ class PageFigure {
 
   // Panels side by side where they fit, otherwise below each other; of very many, the chosen one; no hidden marks.
   fit(spec) {
-    this.width = printing ? PAPER.width : this.place.clientWidth;
+    // A figure in a closed part of the page has no width of its own yet: it is drawn as wide as it will be.
+    this.width = printing ? PAPER.width : this.place.clientWidth || byId("figures").clientWidth - 40;
     const inner = spec.facet ? spec.spec : spec;
     const chosen = this.select && spec.facet.sort[Number(this.select.value)];
     if (chosen) spec.facet.sort = [chosen];
@@ -146,23 +147,11 @@ const drawOne = (figure) =>
   figure.draw().catch((error) => {
     figure.place.textContent = `This figure could not be drawn here (${error}). Its points are in the CSV.`;
   });
-const drawSoon = async () => {
-  // Visible figures first, then the others while the reader reads.
-  const seen = new IntersectionObserver(
-    (entries) =>
-      entries
-        .filter((e) => e.isIntersecting)
-        .forEach((e) => {
-          const figure = figures.find((f) => f.place === e.target);
-          seen.unobserve(e.target);
-          if (!figure.drawn) drawOne(figure);
-        }),
-    { rootMargin: "300px" },
-  );
-  figures.forEach((figure) => seen.observe(figure.place));
+const drawAll = async () => {
+  // In the order of the page, one after the other, so that the reader can scroll meanwhile.
   for (const figure of figures) {
-    await new Promise((done) => idle(done, { timeout: 4000 }));
-    if (!figure.drawn) await drawOne(figure);
+    await drawOne(figure);
+    await new Promise((done) => idle(done, { timeout: 100 }));
   }
   root.dataset.drawn = "all";
   performance.mark("figures drawn");
@@ -174,7 +163,7 @@ let resizing;
 addEventListener("resize", () => {
   clearTimeout(resizing);
   resizing = setTimeout(
-    () => figures.forEach((f) => f.drawn && f.place.clientWidth !== f.width && !printing && f.draw()),
+    () => figures.forEach((f) => f.drawn && f.place.clientWidth && f.place.clientWidth !== f.width && !printing && f.draw()),
     150,
   );
 });
@@ -187,7 +176,8 @@ const PRINTED_ROWS = 400;
 const MOST_CHOICES = 40;
 
 class Cells {
-  constructor({ columns, values, rows }) {
+  constructor({ columns, values, rows, constant }) {
+    this.constant = new Set(constant);
     this.columns = columns.map((column, i) => {
       const { words, values: raw } = values[i];
       const format = new Intl.NumberFormat("en", {
@@ -217,7 +207,7 @@ class Cells {
     let total = 0;
     for (const column of this.columns) {
       let longest = 0;
-      if (column.isText) for (const w of column.words) longest = Math.max(longest, w.length * 0.93);
+      if (column.isText) for (const w of column.words) longest = Math.max(longest, (w ?? "").length * 0.93);
       else for (const v of column.raw) longest = Math.max(longest, v === null ? 1 : column.show(v).length);
       const width = Math.min(Math.max(longest, column.title.length * 0.98 + 2, column.unit.length + 1), 46) + 2.6;
       total += width;
@@ -242,7 +232,7 @@ class Cells {
     this.selects = [];
     const before = byId("find").parentElement.nextElementSibling;
     for (const column of this.columns) {
-      if (!["model", "status", "steps", "block", "batch", "prompt", "new"].includes(column.key)) continue;
+      if (!["model", "status", "shown", "parity", "steps", "block", "batch", "prompt", "new"].includes(column.key)) continue;
       const distinct = [...new Set(Array.from({ length: this.rows }, (_, r) => column.at(r)))];
       if (distinct.length < 2 || distinct.length > MOST_CHOICES) continue;
       distinct.sort((a, b) => (a === null) - (b === null) || (column.isText ? a.localeCompare(b) : a - b));
@@ -262,7 +252,19 @@ class Cells {
 
   update() {
     // A search term matches the beginning of a word: 7 finds block 7 and not block 17.
-    const words = byId("find").value.toLowerCase().split(/\s+/).filter(Boolean).map((w) => {
+    const terms = byId("find").value.toLowerCase().split(/\s+/).filter(Boolean);
+    // steps=16 or K=16: the value of a column, by its key or title; a text need only contain the value.
+    const columnOf = (term) => {
+      const [name, value] = term.split("=", 2);
+      const column = value && this.columns.find((c) => [c.key, c.title.toLowerCase()].includes(name));
+      return column && ((r) => {
+        const shown = column.show(column.at(r)).toLowerCase();
+        return column.isText ? shown.includes(value) : shown.replaceAll(",", "") === value || column.at(r) === Number(value);
+      });
+    };
+    const isConstant = (term) => /^[a-z]+=/.test(term) && this.constant.has(term);
+    const tests = terms.map(columnOf);
+    const words = terms.filter((w, i) => !tests[i] && !isConstant(w)).map((w) => {
       const literal = w.replace(/[.*+?^${}()|[\]\\]/g, "\\$&");
       return new RegExp(/^[\p{L}\p{N}]/u.test(w) ? `(?<![\\p{L}\\p{N}])${literal}` : literal, "u");
     });
@@ -273,6 +275,7 @@ class Cells {
     this.order = [];
     for (let r = 0; r < this.rows; r++) {
       if (!chosen.every((c) => c.column.at(r) === c.value)) continue;
+      if (!tests.every((t) => !t || t(r))) continue;
       if (words.length) {
         const text = texts.map((c) => c.at(r)).join(" ").toLowerCase();
         if (!words.every((w) => w.test(text))) continue;
@@ -364,6 +367,25 @@ class Cells {
 // ---------------------------------------------------------------- print, and the start
 
 let cells;
+const open = (id) => {
+  const part = id ? byId(id) : null;
+  if (part instanceof HTMLDetailsElement) part.open = true;
+  figures.forEach((f) => part?.contains(f.place) && f.drawn && f.place.clientWidth !== f.width && f.draw());
+};
+document.addEventListener("click", (event) => {
+  const link = event.target.closest?.("a[href^='#']");
+  if (!link) return;
+  open(link.hash.slice(1));
+  if (link.dataset.find === undefined) return;
+  byId("filters").reset();
+  byId("find").value = link.dataset.find;
+  cells?.update();
+});
+document.querySelectorAll("main > details").forEach((part) => part.addEventListener("toggle", () => {
+  if (part.open && part.id === "cells") cells?.window(true);
+  if (part.open) open(part.id);
+}));
+open(location.hash.slice(1));
 const closed = [];
 const print = async (starts) => {
   printing = starts;
@@ -391,5 +413,5 @@ unpack("cells-data").then((text) => {
   cells = new Cells(JSON.parse(text));
   root.dataset.cells = "ready";
   performance.mark("cells ready");
-  drawSoon();
+  drawAll();
 });
