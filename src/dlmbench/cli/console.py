@@ -478,7 +478,7 @@ def selfcheck_remarks(found: Selfcheck) -> list[str]:
         f"Harness: {found.overhead_s * 1e3:.2f} ms a repetition, outside the timed region.",
     ]
     lines += [f"Not measured: {reason}." for reason in found.not_measured]
-    one, three, five = (_percent(max(f.floor(n) for f in found.floors)) for n in (1, 3, 5))
+    one, three, five = (_percent(min(1.0, max(f.floor(n) for f in found.floors))) for n in (1, 3, 5))
     lines.append(
         f"Differences under {one} cannot be shown here by a run with 1 process, under {three} by one with 3, "
         f"under {five} by one with 5, whatever the engine and kind of cell."
