@@ -97,7 +97,7 @@ class PageFigure {
     const drawn = this.place.querySelector("svg");
     if ( spec.facet) {
       const width = inner.width + (this.width - drawn.width.baseVal.value - 1) / columns;
-      await this.made.view.signal("child_width", Math.max(width, 60)).runAsync();
+      await this.made.view.signal("child_width", Math.max(width, 60)).resize().runAsync();
     }
     // One image with a name, not a thousand graphics without one.
     for (const part of drawn.querySelectorAll("[role], [aria-roledescription]")) {
@@ -408,10 +408,19 @@ byId("theme").addEventListener("click", () => {
 });
 system.addEventListener("change", applyTheme);
 
+// The load event waits for an open document in a frame: whoever prints at once gets every figure.
+const waiting = element("iframe", { hidden: true });
+document.body.append(waiting);
+waiting.contentDocument.open();
+const loaded = () => {
+  waiting.contentDocument.close();
+  waiting.remove();
+};
+
 applyTheme();
 unpack("cells-data").then((text) => {
   cells = new Cells(JSON.parse(text));
   root.dataset.cells = "ready";
   performance.mark("cells ready");
-  drawAll();
+  drawAll().finally(loaded);
 });
