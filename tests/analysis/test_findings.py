@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from dlmbench.analysis.findings import findings
+from dlmbench.analysis.study import analyse
 from dlmbench.types import Cell, CellResult, EnergyWindow, Run, Sample, TextScore
 from support.synthetic_run import ENVIRONMENT, baseline_cell, failed, measured, per_text, sample, target_cell, tiny_run
 
@@ -151,3 +152,21 @@ def test_warm_ups_are_never_looked_at():
     cold = replace(sample(cell, 0, 99.0), is_warmup=True, new_tokens=1)
     result = replace(measured(cell, STEADY), samples=(cold, *measured(cell, STEADY).timed))
     assert codes_but_processes(run_of(result)) == set()
+
+
+def test_a_step_that_gets_slower_with_their_number_is_found():
+    seconds = {8: 0.08, 16: 0.16, 32: 0.32, 64: 0.67}  # 10 ms a step, then 10.9
+    cells = [measured(baseline_cell(), [0.2] * 9, processes=3)]
+    cells += [measured(target_cell(k), [s] * 9, processes=3) for k, s in seconds.items()]
+    found = [f for f in analyse(run_of(*cells)).findings if f.code == "step_time_rises"]
+    assert len(found) == 1
+    assert "9% longer" in found[0].message
+
+
+def test_a_rested_baseline_beside_sustained_diffusion_is_found():
+    base, target = measured(baseline_cell(), STEADY, processes=3), measured(target_cell(8), STEADY, processes=3)
+    under_load = tuple(replace(s, load_s=1.0) for s in base.samples)
+    for_long = tuple(replace(s, load_s=60.0) for s in target.samples)
+    found = analyse(run_of(replace(base, samples=under_load), replace(target, samples=for_long)))
+    assert [c.state for c in found.cells] == ["rested", "sustained"]
+    assert "states_differ" in {f.code for f in found.findings}

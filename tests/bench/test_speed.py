@@ -10,10 +10,10 @@ import pytest
 
 from dlmbench.bench.forecast import Expectation
 from dlmbench.bench.speed import SpeedPass, visiting_order
-from dlmbench.bench.worker import ProfileCell, Repeat, Repetition
+from dlmbench.bench.worker import MeterEnergy, ProfileCell, Repeat, Repetition
 from dlmbench.errors import StopRequestedError
-from dlmbench.results import Store
-from dlmbench.types import MemoryPass, Plan, Prompt, PromptBatch, ProtocolSettings, TracedPass
+from dlmbench.results import Store, read_run
+from dlmbench.types import EnergyWindow, MemoryPass, Plan, Prompt, PromptBatch, ProtocolSettings, TracedPass
 from support.synthetic_run import ENVIRONMENT, baseline_cell, sample, target_cell
 
 CELLS = (baseline_cell(), baseline_cell(batch_size=2), target_cell(8), target_cell(16))
@@ -42,6 +42,9 @@ class FakeWorker:
         if isinstance(request, ProfileCell):
             yield TracedPass(cell.id, self.process_id, None, None, None, None, None, None, None)
             yield MemoryPass(cell.id, self.process_id, "rss")
+            return
+        if isinstance(request, MeterEnergy):
+            yield EnergyWindow(cell.id, self.process_id, 4, 3.25, 40.0, 32)
             return
         assert isinstance(request, Repeat)
         visit = request.visit
@@ -127,7 +130,15 @@ def test_each_cell_is_measured_in_fresh_processes_one_after_the_other(tmp_path, 
     for result in results:
         warm = {s.process_id for s in result.samples if s.is_warmup}
         assert warm == {s.process_id for s in result.timed}
-    # One inspection of a cell in all, not one in each process.
+        assert {w.process_id for w in result.energy} == warm
+        assert len(result.energy) == 3
+    (spent,) = read_run(tmp_path).device_time
+    assert spent.timed_s == pytest.approx(4 * 9 * 0.1)
+    assert spent.windows_s == pytest.approx(4 * 3 * 3.25)
+    assert spent.warmup_s == pytest.approx(0.1 * sum(s.is_warmup for r in results for s in r.samples))
+    # One inspection of a cell in all, not one in each process, in the process that has just measured it.
+    inspected = {r.cell.id: p for p, r in log if isinstance(r, ProfileCell)}
+    assert inspected == {r.cell.id: r.timed[-1].process_id for r in results}
     assert Counter(r.cell.id for _, r in log if isinstance(r, ProfileCell)) == {c.id: 1 for c in CELLS}
 
 

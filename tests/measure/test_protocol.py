@@ -231,7 +231,7 @@ class TestTracedPass:
 
         traced = traced_pass(generate, clock, cell_id="c", process_id=8, is_autoregressive=True)
         assert clock.calls == ["synchronize", *["mark"] * 6, "synchronize"]
-        assert (traced.first_token_s, traced.prefill_s) == (0.5, 0.5)
+        assert (traced.first_token_s, traced.prefill_s, traced.traced_s) == (0.5, 0.5, 1.2)
         assert traced.inter_token_s == pytest.approx(0.7 / 3, rel=1e-12)
         assert traced.inter_token_p50_s == pytest.approx(0.2, rel=1e-12)
         assert traced.inter_token_p95_s == pytest.approx(0.29, rel=1e-12)

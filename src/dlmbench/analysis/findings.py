@@ -6,16 +6,18 @@ All thresholds are defined here and named in the messages.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
 import numpy as np
 from scipy import stats as _scipy
 
 from dlmbench import registry
+from dlmbench.analysis.break_even import RISING_STEP
 from dlmbench.analysis.parity import LEAST_PROMPTS, PerText, common_prompts
 from dlmbench.analysis.quality import all_cells, metric_for, metrics_of, scores_by_text
 from dlmbench.analysis.replication import LEAST_PROCESSES, MOST_DISTURBED, is_disturbed
+from dlmbench.analysis.results import Curve
 from dlmbench.analysis.stats import autocorrelation, group_by, summarise, two_modes
 from dlmbench.types import Cell, CellResult, Finding, Run
 
@@ -33,10 +35,11 @@ Severity = Literal["info", "warning", "error"]
 Remarks = Iterator[tuple[str, Severity, str, str]]
 
 
-def findings(run: Run) -> tuple[Finding, ...]:
-    """All findings about `run`: errors first, then warnings, then notes, each in the order of the cells."""
+def findings(run: Run, curves: Sequence[Curve] = ()) -> tuple[Finding, ...]:
+    """All findings about `run` and its curves: errors first, then warnings, then notes."""
     remarks = [_cell_finding(r.cell, *remark) for r in run.results for check in _CELL_CHECKS for remark in check(r)]
     remarks += [f for check in _RUN_CHECKS for f in check(run)]
+    remarks += [_cell_finding(c.points[-1].cell, *remark) for c in curves for remark in _curve(c)]
     rank = {"error": 0, "warning": 1, "info": 2}
     return tuple(sorted(remarks, key=lambda f: rank[f.severity]))
 
@@ -162,6 +165,21 @@ def _device(result: CellResult) -> Remarks:
     if clocks and (max(clocks) - min(clocks)) / max(clocks) > CLOCK_SPAN:
         message = f"the device's clock ran between {min(clocks)} and {max(clocks)} MHz"
         yield "clock_drift", "warning", message, "fix the clock, or check power and cooling"
+
+
+def _curve(curve: Curve) -> Remarks:
+    line = curve.break_even
+    if line is not None and line.rise is not None and line.rise > RISING_STEP:
+        message = f"a step takes {line.rise:.0%} longer between the largest step counts than between the smallest"
+        hint = "long generations run at lower clocks under a power cap: compare cells of the same state"
+        yield "step_time_rises", "warning", message, hint
+    states = {p.cell.steps: p.state for p in curve.timed if p.state}
+    base = curve.baseline.state if curve.baseline else None
+    others = [k for k, state in states.items() if base and state != base]
+    if others:
+        message = f"the baseline was measured {base}, K={', '.join(map(str, others))} was not"
+        hint = "a rested device runs at higher clocks than a sustained one: raise warmup, or read both"
+        yield "states_differ", "info", message, hint
 
 
 # ---------------------------------------------------------------- the whole run

@@ -221,7 +221,7 @@ class _Analysis:
             verdicts=verdicts_of(curves),
             others=others,
             labels=self.labels,
-            findings=findings(self.run),
+            findings=findings(self.run, curves),
             missing=tuple(missing),
         )
 

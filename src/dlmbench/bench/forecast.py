@@ -23,7 +23,7 @@ from dlmbench.roofline.hardware import Hardware
 from dlmbench.roofline.predict import Forecast
 from dlmbench.types import Architecture, Cell, CellResult, Environment, ProtocolSettings, Sample
 
-# After the timed repetitions: one traced generation and one for memory. The energy pass adds only a few, on a GPU.
+# After the timed repetitions: one generation from a clean start, and a second one where its times cannot be used.
 OWN_PASSES = 2
 _UNLIMITED_S = 1e15
 

@@ -24,7 +24,8 @@ from dlmbench.measure.environment import fingerprint
 from dlmbench.models import FoundModel, identity
 from dlmbench.results import Store, read_run
 from dlmbench.results.journal import replace_file
-from dlmbench.roofline.operators import element_bytes
+from dlmbench.results.selfcheck import copy_selfcheck
+from dlmbench.roofline.operators import ELEMENT_BYTES
 from dlmbench.scoring.settings import MetricSettings, settle
 from dlmbench.types import (
     Cell,
@@ -51,8 +52,8 @@ def run(
     *,
     try_oom: bool = False,
     whole: Plan | None = None,
-) -> None:
-    """Speed pass, then quality pass; recorded work is skipped.
+) -> str:
+    """Speed pass, then quality pass; recorded work is skipped. Returns a hint where the machine's noise is unknown.
 
     Args:
         experiment: of the run.
@@ -65,7 +66,7 @@ def run(
 
     Raises:
         BenchError: a model that cannot be used, a folder that cannot be written or holds results of other models,
-            another device than `machine` says.
+            another device than `machine` says, or a damaged self-check.
     """
     # What a metric lacks must be reported now, not after hours of measuring.
     requests = settle(experiment.metrics, experiment.metric_settings)
@@ -79,6 +80,7 @@ def run(
     with ExitStack() as stack:
         store = stack.enter_context(Store.open(output, environment, experiment.name, plan))
         replace_file(output / EXPERIMENT, json.dumps(asdict(experiment), indent=2) + "\n")
+        hint = copy_selfcheck(output, environment)
         pool = stack.enter_context(Pool(found, device))
         prompts = _Prompts(experiment.prompts, found, cells)
         # Texts are kept even for metrics that need none: others may be added when the models are gone.
@@ -92,6 +94,7 @@ def run(
             used = {cell.model.key for cell in plan.cells}
             speed.run(prompts.speed, together=_fit_together(found, used, cells, device))
         score_run(plan, requests, store, pool, lambda: prompts.quality, progress)
+    return hint
 
 
 def score(output: Path, metrics: Sequence[str], settings: MetricSettings, progress: Progress) -> None:
@@ -127,7 +130,7 @@ def _fit_together(found: dict[str, FoundModel], keys: Set[str], cells: Sequence[
 
     on_gpu = device == "cuda"
     memory = torch.cuda.get_device_properties(0).total_memory if on_gpu else psutil.virtual_memory().available
-    width = max(element_bytes(cell.precision) for cell in cells)
+    width = max(ELEMENT_BYTES[cell.precision] for cell in cells)
     return sum(found[key].architecture.parameters for key in keys) * width <= memory / 2
 
 

@@ -16,12 +16,12 @@ COLUMNS = ("steps", *frames.interval_columns("tokens_per_s"), "repetitions")
 
 def points(run: Run, study: Study) -> pd.DataFrame:
     """Median throughput of every timed cell. kind: curve (one for each step count) or baseline."""
-    timed = [with_step_choice(row) for row, summary in frames.cells(study) if summary.throughput is not None]
+    timed = [as_line(row) for row, summary in frames.cells(study) if summary.throughput is not None]
     return frames.table(COLUMNS, timed, frames.why_untimed(study))
 
 
-def with_step_choice(row: frames.Row) -> frames.Row:
-    """The row with a sampler that chooses its number of steps as a curve too: one without a step count."""
+def as_line(row: frames.Row) -> frames.Row:
+    """The row of a line: samplers that choose their number of steps have one too, a curve without a step count."""
     return row | {"kind": "baseline" if row["kind"] == "baseline" else "curve"}
 
 
@@ -46,7 +46,7 @@ def line_looks(frame: pd.DataFrame) -> style.Looks:
     return style.Looks("line", frames.names(frame, kind="baseline"), lines, hues)
 
 
-def panels(frame: pd.DataFrame, x: Any) -> tuple[pd.DataFrame, style.Marks]:
+def by_series(frame: pd.DataFrame, x: Any) -> tuple[pd.DataFrame, style.Marks]:
     """What is drawn in a panel for each series and shape, and its marks on the axis `x`; each has the baselines.
 
     The baseline has a panel of its own only where there is nothing else.

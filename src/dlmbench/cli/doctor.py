@@ -54,6 +54,7 @@ def run_checks(experiment: Experiment | None = None) -> Iterator[Check]:
     yield from _packages()
     yield from _device()
     yield from _machine()
+    yield _selfcheck()
     yield from _disk()
     yield from _caches()
     yield from _cluster()
@@ -195,6 +196,23 @@ def _machine() -> Iterator[Check]:
     text = f"{allowed} cores for this process, torch uses {torch.get_num_threads()}; load {busy:.1f}"
     hint = "Other work is running here: wait for it to end before measuring"
     yield _check(busy > allowed / 2, "cores", text, hint, text)
+
+
+def _selfcheck() -> Check:
+    from dlmbench.bench.generate import default_device
+    from dlmbench.measure.environment import fingerprint
+    from dlmbench.results.selfcheck import selfcheck_of
+
+    try:
+        found, hint = selfcheck_of(fingerprint(default_device()))
+    except BenchError as error:
+        return Check("error", "selfcheck", error.message, error.hint)
+    if found is None:
+        return Check("ok", "selfcheck", f"none for this environment. {hint}")
+    floor = max(f.ratio for f in found.floors)
+    return Check(
+        "ok", "selfcheck", f"of {found.at}: one process against another differs by up to {floor:.1%} by chance"
+    )
 
 
 def _disk() -> Iterator[Check]:

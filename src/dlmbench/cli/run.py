@@ -73,5 +73,7 @@ def _run(
 
     console.left_out(plan.left_out)
     with console.measuring(experiment.name, experiment.protocol, plan, output_dir) as progress:
-        session.run(experiment, plan, output_dir, progress, machine or AS_FOUND, try_oom=try_oom)
+        hint = session.run(experiment, plan, output_dir, progress, machine or AS_FOUND, try_oom=try_oom)
+    if hint:
+        console.log(hint)
     conclude(output_dir)

@@ -36,7 +36,7 @@ def points(run: Run, study: Study) -> pd.DataFrame:
         if summary.status == "oom":
             rows.append(row | shared | {"kind": "oom", "source": ""})
         elif summary.throughput is not None and summary.memory is not None:
-            rows.append(throughput.with_step_choice(row) | shared)
+            rows.append(throughput.as_line(row) | shared)
     if all(row["kind"] == "oom" for row in rows):
         return frames.table(COLUMNS, [], "no cell has both its throughput and its peak memory")
     device = float(run.environment.memory_bytes) if run.environment else None

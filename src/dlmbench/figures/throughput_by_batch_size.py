@@ -21,7 +21,7 @@ caption = partial(throughput.caption, "side by side")
 def chart(frame: pd.DataFrame) -> Any:
     """A panel for each (sampler's settings, prompt, new tokens): bars from zero, or dots on a logarithmic axis."""
     x: Any = alt.X("batch_size:O", title="batch size", axis=alt.Axis(labelAngle=0))
-    shown, marks = throughput.panels(frame, x)
+    shown, marks = throughput.by_series(frame, x)
     bars = alt.Chart().mark_bar().encode(x=x, y=marks.y, color=marks.looks.color, tooltip=marks.tips)
     values = marks.points(alt.Chart()) if marks.y["scale"]["type"] == "log" else bars
     ends = marks.intervals(alt.Chart()).encode(color=alt.value(style.ALARM))

@@ -21,5 +21,5 @@ caption = partial(throughput.caption, "a line for each step count K")
 
 def chart(frame: pd.DataFrame) -> Any:
     """A panel for each (sampler's settings, prompt, new tokens); colour and shape are K, the baseline is dashed."""
-    shown, marks = throughput.panels(frame, style.log2_axis("batch_size", "batch size", list(frame["batch_size"])))
+    shown, marks = throughput.by_series(frame, style.log2_axis("batch_size", "batch size", list(frame["batch_size"])))
     return style.panels(marks.curves(alt.Chart()), shown)

@@ -178,14 +178,13 @@ def timed_repetition(
     """
     started_at = datetime.now(UTC).isoformat(timespec="milliseconds")
     clock.synchronize()
-    started_j = meter.counter_j()
     wall_start = clock.wall()
     start = clock.mark()
     generation = generate()
     end = clock.mark()
     clock.synchronize()
     wall_s = clock.wall() - wall_start
-    gpu = meter.stop(started_j, wall_s)
+    gpu = meter.read()
     sample = Sample(
         cell_id=cell_id,
         index=index,
@@ -261,4 +260,5 @@ def traced_pass(
         inter_token_p95_s=_quantile(gaps_s, 0.95) if is_autoregressive else None,
         first_block_s=first_block_s,
         step_p50_s=None if is_autoregressive else _quantile(gaps_s, 0.5),
+        traced_s=total_s,
     )

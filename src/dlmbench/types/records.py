@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -143,7 +144,10 @@ class Sample:
 
 @dataclass(frozen=True)
 class TracedPass:
-    """Times inside one generation, from a separate pass: token times if autoregressive, block and step times if not."""
+    """Times inside one generation, from a separate pass: token times if autoregressive, block and step times if not.
+
+    traced_s: of the whole generation.
+    """
 
     cell_id: str
     process_id: int
@@ -154,6 +158,7 @@ class TracedPass:
     inter_token_p95_s: float | None
     first_block_s: float | None
     step_p50_s: float | None
+    traced_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -204,6 +209,27 @@ class EnergyWindow:
     def generation_j(self) -> float:
         """Joules of one generation."""
         return self.energy_j / self.repetitions
+
+
+@dataclass(frozen=True)
+class DeviceTime:
+    """What the seconds of one speed pass went into, on the host's clock; the rest is whatever else kept the device.
+
+    loading_s: from starting processes until their models are loaded. windows_s: of energy. inspection_s: generations
+    for step times, memory and texts that scoring lacks.
+    """
+
+    seconds: float
+    loading_s: float
+    warmup_s: float
+    timed_s: float
+    windows_s: float
+    inspection_s: float
+
+    @property
+    def measuring_s(self) -> float:
+        """Timed repetitions and energy windows."""
+        return self.timed_s + self.windows_s
 
 
 @dataclass(frozen=True)
@@ -268,6 +294,117 @@ class Environment:
     def id(self) -> str:
         """Equal for environments whose measurements can be compared."""
         return stable_hash({name: getattr(self, name) for name in self.COMPARABLE})
+
+
+# ---------------------------------------------------------------- the self-check of a machine
+
+LAUNCH_BOUND, BUSY = "launch-bound", "busy"  # the kinds of cells whose noise is measured apart
+
+
+@dataclass(frozen=True)
+class ClockBias:
+    """What the clock shows for work of known length: `ratio` is the median of measured over known.
+
+    workload: sleep | spin (the host busy) | kernel (the GPU busy). length_s: about how long each repetition was.
+    """
+
+    workload: str
+    length_s: float
+    ratio: float
+    repetitions: int
+
+
+@dataclass(frozen=True)
+class NoiseFloor:
+    """How far the medians of equal processes differ on one machine, for cells of one kind in one engine.
+
+    kind: launch-bound | busy. ratio: upper 95% bound of |ratio - 1| for one process on each side. processes: how many
+    were compared, in `pairs` pairs. sd_log_upper: upper 95% bound of the standard deviation of log process medians.
+    medians_s: the median latency of each process.
+    """
+
+    kind: str
+    engine: str
+    ratio: float
+    processes: int
+    pairs: int
+    sd_log_upper: float
+    medians_s: tuple[float, ...] = ()
+
+    def floor(self, processes: int) -> float:
+        """Upper 95% bound of |ratio - 1| for a comparison of `processes` processes on each side.
+
+        exp(1.96 sd_log_upper sqrt(2 / processes)) - 1: the means of two times n log medians differ by a standard
+        error of sd sqrt(2 / n).
+        """
+        return math.expm1(1.96 * self.sd_log_upper * math.sqrt(2 / processes))
+
+
+@dataclass(frozen=True)
+class PlantedSlowdown:
+    """A cell that was made slower on purpose, by the share `planted` of its latency.
+
+    measured: the share found within the same processes. is_found: whether processes with it are told apart from other
+    processes without it, at the noise floor.
+    """
+
+    kind: str
+    engine: str
+    planted: float
+    measured: float
+    is_found: bool
+
+
+@dataclass(frozen=True)
+class Selfcheck:
+    """What `dlmbench selfcheck` measured of the instrument on one machine.
+
+    at: when it started, UTC. overhead_s: of the harness per repetition, outside the timed region.
+    clock_resolution_s: the smallest positive difference of two readings. load_average: of the host before the check.
+    other_cores: cores that other programs kept busy during it. other_processes: on the same GPU, None if unknown.
+    not_measured: cells that failed, with the reason.
+    """
+
+    device: str
+    host: str
+    environment_id: str
+    at: str
+    duration_s: float
+    floors: tuple[NoiseFloor, ...]
+    detected: tuple[PlantedSlowdown, ...]
+    bias: tuple[ClockBias, ...]
+    overhead_s: float
+    clock_resolution_s: float
+    cores: int
+    load_average: float
+    other_cores: float
+    other_processes: int | None = None
+    not_measured: tuple[str, ...] = ()
+
+    MAX_BUSY_SHARE = 0.25  # of the cores, by other programs
+
+    def floor(self, engine: str, processes: int, kind: str | None = None) -> float | None:
+        """The noise floor of an engine for `processes` processes on each side; of the noisier kind with kind None.
+
+        None where cells of this engine and kind were not measured.
+        """
+        found = [f.floor(processes) for f in self.floors if f.engine == engine and kind in (None, f.kind)]
+        return max(found, default=None)
+
+    def smallest_found(self, engine: str, kind: str) -> float | None:
+        """The smallest planted slowdown from which all larger ones were found; None if not even the largest was."""
+        smallest = None
+        own = (d for d in self.detected if (d.engine, d.kind) == (engine, kind))
+        for slowdown in sorted(own, key=lambda d: -d.planted):
+            if not slowdown.is_found:
+                break
+            smallest = slowdown.planted
+        return smallest
+
+    @property
+    def is_disturbed(self) -> bool:
+        """Whether other programs kept the GPU, or over a quarter of the cores, busy: the floors are theirs as well."""
+        return bool(self.other_processes) or max(self.load_average, self.other_cores) > self.MAX_BUSY_SHARE * self.cores
 
 
 # ---------------------------------------------------------------- scores
@@ -375,16 +512,8 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Selfcheck:
-    """stub"""
-
-    def floor(self, engine: str, launch_bound: bool) -> float | None:
-        return None
-
-
-@dataclass(frozen=True)
 class Run:
-    """A run folder, read back from its files."""
+    """A run folder, read back from its files. selfcheck: of the machine, None where it had none."""
 
     folder: str
     name: str
@@ -396,3 +525,4 @@ class Run:
     scores: tuple[Score, ...] = ()
     unscored: tuple[Unscored, ...] = ()
     selfcheck: Selfcheck | None = None
+    device_time: tuple[DeviceTime, ...] = ()

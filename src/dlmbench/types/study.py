@@ -98,7 +98,7 @@ class PromptSettings:
 
 @dataclass(frozen=True)
 class ProtocolSettings:
-    """How often a cell is repeated; see docs/protocol.md. processes: fresh ones per cell. rounds: visits in each."""
+    """How a cell is measured; see docs/protocol.md. processes: fresh ones per cell. rounds: visits in each."""
 
     warmup: int = 3
     pilot: int = 5
