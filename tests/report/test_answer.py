@@ -15,9 +15,10 @@ from dlmbench.analysis.study import analyse
 from dlmbench.cli import console
 from dlmbench.report import document, page
 from dlmbench.report.answer import SHARED, answer_of
-from dlmbench.report.source import Source, load_settings
+from dlmbench.report.source import Source
 from dlmbench.report.text import escape
 from dlmbench.results import read_run
+from dlmbench.results.settings import load_settings
 from dlmbench.types import Run
 from support.synthetic_run import tiny_run
 

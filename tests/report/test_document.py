@@ -23,9 +23,10 @@ from dlmbench.errors import BenchError
 from dlmbench.report import document
 from dlmbench.report import figures as report_figures
 from dlmbench.report.questions import QUESTIONS, answers
-from dlmbench.report.source import Source, load_settings
+from dlmbench.report.source import Source
 from dlmbench.report.text import Markdown, escape, rounded, seconds, sig, spread, table
 from dlmbench.results import read_run
+from dlmbench.results.settings import load_settings
 from dlmbench.tasks.records import TaskOutcome, TaskRun, TaskScore, TaskStore
 from dlmbench.types import EnergyWindow, LeftOut, Run
 from support.synthetic_run import ENVIRONMENT, LLADA, LLAMA, baseline_cell, failed, measured, target_cell, tiny_run
@@ -369,7 +370,7 @@ def test_a_figure_that_fails_is_named_and_the_document_written(tmp_path, monkeyp
         monkeypatch.setattr(registry.load("figures", name), "points", broken)
     run = cases()["nothing"]
     text = document.write(run, analyse(run, 50), tmp_path).read_text()
-    assert "ZeroDivisionError: planted &lt;b&gt;." in text.partition("Not drawn: ")[2]
+    assert "(ZeroDivisionError: planted &lt;b&gt;)" in text.partition("Not drawn: ")[2]
 
 
 def test_the_recorded_study(tmp_path):

@@ -15,8 +15,9 @@ from dlmbench.analysis.study import analyse
 from dlmbench.charts.write import caption, specification, svg
 from dlmbench.report import document, page
 from dlmbench.report.answer import answer_of
-from dlmbench.report.source import Source, load_settings
+from dlmbench.report.source import Source
 from dlmbench.report.text import spread
+from dlmbench.results.settings import load_settings
 from dlmbench.types import Run, Score
 from support.synthetic_run import target_cell, tiny_run
 

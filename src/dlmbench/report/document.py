@@ -14,10 +14,11 @@ import jinja2
 from dlmbench.analysis.results import Study
 from dlmbench.errors import BenchError
 from dlmbench.report.figures import document_figures
-from dlmbench.report.source import Source, family_title, is_published, load_settings
+from dlmbench.report.source import Source, family_title, is_published
 from dlmbench.report.tables import Tables
 from dlmbench.report.text import Markdown, counted, escape, finalize, gib, listed, percent, valued
 from dlmbench.results.journal import replace_file
+from dlmbench.results.settings import load_settings
 from dlmbench.types import Run
 
 NAME = "report.md"

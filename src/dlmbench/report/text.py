@@ -50,7 +50,7 @@ def decimals(interval: Interval) -> int:
     if not width > 0:  # also where an end is unknown
         return 2 - size
     first = math.floor(math.log10(width))
-    return min(-first + (width / 10**first <= 3.5), 3 - size)
+    return min(1 - first if width <= 3.5 * 10.0**first else -first, 3 - size)
 
 
 def rounded(interval: Interval) -> str:

@@ -174,15 +174,13 @@ class Cells {
   constructor({ columns, values, rows, constant }) {
     this.constant = new Set(constant);
     this.columns = columns.map((column, i) => {
-      const { words, values: raw } = values[i];
+      const isText = column.digits === null;
       const format = new Intl.NumberFormat("en", {
         minimumFractionDigits: column.digits ?? 0,
         maximumFractionDigits: column.digits ?? 0,
       });
-      const isText = Boolean(words);
-      const at = isText ? (r) => words[raw[r]] : (r) => raw[r];
-      const show = (v) => (v === null || v === undefined ? "–" : isText ? v : format.format(v));
-      return { ...column, isText, at, show, words, raw };
+      const show = (v) => (v === null ? "–" : isText ? v : format.format(v));
+      return { ...column, isText, at: (r) => values[i][r], show };
     });
     this.rows = rows;
     this.made = [];
@@ -196,17 +194,6 @@ class Cells {
 
   head() {
     const table = byId("table");
-    let total = 0;
-    for (const column of this.columns) {
-      let longest = 0;
-      if (column.isText) for (const w of column.words) longest = Math.max(longest, (w ?? "").length * 0.93);
-      else for (const v of column.raw) longest = Math.max(longest, v === null ? 1 : column.show(v).length);
-      const width = Math.min(Math.max(longest, column.title.length * 0.98 + 2, column.unit.length + 1), 46) + 2.6;
-      total += width;
-      table.querySelector("colgroup").append(element("col", { style: `width:${width.toFixed(1)}ch` }));
-    }
-    table.style.width = `${total.toFixed(1)}ch`;
-    table.style.minWidth = "100%";
     const row = element("tr");
     this.columns.forEach((column, i) => {
       const button = element("button", { type: "button", title: column.help }, element("span", { textContent: column.title }));
