@@ -25,6 +25,7 @@ from dlmbench.models import FoundModel, identity
 from dlmbench.results import Store, read_run
 from dlmbench.results.journal import replace_file
 from dlmbench.results.selfcheck import copy_selfcheck
+from dlmbench.results.settings import EXPERIMENT
 from dlmbench.roofline.operators import ELEMENT_BYTES
 from dlmbench.scoring.settings import MetricSettings, settle
 from dlmbench.types import (
@@ -39,8 +40,6 @@ from dlmbench.types import (
     PromptSettings,
     from_mapping,
 )
-
-EXPERIMENT = "experiment.json"
 
 
 def run(

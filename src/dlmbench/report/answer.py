@@ -20,12 +20,15 @@ COLUMNS = {
     "as_good_from": "as good from K",
     "speed_there": "speed there (x the baseline's)",
     "faster_up_to": "faster only up to k*",
+    "speeds": "speed with the fewest and the most steps",
     "verdict": "verdict",
     "settles": "what would settle it",
 }
 # Beyond so many different claims the headline counts them; the rows have them all.
 MOST_CLAIMS = 3
-NOT_MEASURED = {"as_good_from": "not measured", "speed_there": "not known", "settles": ""}
+NOT_MEASURED = {"as_good_from": "not measured", "speed_there": "not known", "speeds": "", "settles": ""}
+# Columns that become a note where all rows are alike.
+SHARED = ("verdict", "settles")
 _WINNERS = {"diffusion": "diffusion wins", "baseline": "the baseline wins", "undecided": "undecided"}
 
 
@@ -38,6 +41,7 @@ class AnswerRow:
     as_good_from: str
     speed_there: str
     faster_up_to: str
+    speeds: str
     verdict: str
     settles: str
     outcome: str
@@ -56,8 +60,10 @@ class Answer:
 
     @property
     def columns(self) -> dict[str, str]:
-        """Name -> title of every column in which some row has a value."""
-        return {n: t for n, t in COLUMNS.items() if any(getattr(r, n) != NOT_MEASURED.get(n) for r in self.rows)}
+        """Name -> title of every column in which some row has a value; what all rows share is in the notes."""
+        texts = {name: [getattr(r, name) for r in self.rows] for name in COLUMNS}
+        kept = {n: t for n, t in texts.items() if any(v != NOT_MEASURED.get(n) for v in t)}
+        return {n: COLUMNS[n] for n, t in kept.items() if n not in SHARED or len(t) == 1 or len(set(t)) > 1}
 
     def cells(self, row: AnswerRow) -> list[tuple[str, str]]:
         """(value id, text) of a row in each column."""
@@ -68,37 +74,36 @@ class Answer:
         notes = {f"note-{i}": text for i, text in enumerate(self.notes, 1)}
         return {"headline": self.headline, **dict(c for r in self.rows for c in self.cells(r)), **notes}
 
-    def brief(self) -> list[tuple[str, str]]:
-        """(value id, sentence) for each workload: where, and its verdict."""
-        return [(f"{r.id}.verdict", f"Batch {r.workload}: {r.verdict}") for r in self.rows]
+    def brief(self) -> list[tuple[str, str, str]]:
+        """(value id, where, text) for each workload: its verdict, or what is known where that is the same for all."""
+        name = next((n for n in ("verdict", "faster_up_to") if n in self.columns), "workload")
+        title = "" if name == "verdict" else f"{COLUMNS[name]} "
+        return [(f"{r.id}.{name}", f"Batch {r.workload}: {title}", getattr(r, name)) for r in self.rows]
 
     def text(self) -> str:
         """All of it as plain text, a paragraph for each part and a line for each value of a row."""
-        names = [n for n in self.columns if n not in ("workload", "verdict")]
-        rows = [
-            "\n".join([sentence, *(f"{COLUMNS[n]}: {getattr(row, n)}." for n in names if getattr(row, n))])
-            for row, (_, sentence) in zip(self.rows, self.brief(), strict=True)
-        ]
+        rows = ["\n".join(f"{COLUMNS[i.rpartition('.')[2]]}: {t}." for i, t in self.cells(r) if t) for r in self.rows]
         return "\n\n".join([self.headline, *rows, *self.notes])
 
 
 def answer_of(study: Study) -> Answer:
     """The answer of `study`; without a comparison the headline says what is missing."""
     if not study.curves:
-        missing = "; ".join(study.missing) or "no cell has a step count"
-        return Answer(f"There is nothing to compare yet: {missing}.")
+        missing = study.missing or ("no cell has a step count",)
+        return Answer(" ".join(["There is nothing to compare yet.", *(f"{_capital(m)}." for m in missing)]))
     if not study.baselines:
         models = listed(c.model for c in study.curves)
         return Answer(f"{models} was measured alone: a comparison needs an autoregressive baseline.")
     pairs = list(zip(study.curves, study.verdicts, strict=True))
     workloads = group_by(pairs, lambda pair: (*pair[0].lengths, pair[0].batch_size))
     found = [(at, _best(group), [v for _, v in group]) for at, group in sorted(workloads.items())]
+    rows = tuple(_row(at, *best, verdicts) for at, best, verdicts in found)
     one_length = len({at[:2] for at, _, _ in found}) == 1
     places = [f"batch {at[2]}" if one_length else f"batch {at[2]} with {at[0]}+{at[1]} tokens" for at, _, _ in found]
     return Answer(
         headline(places, [best for _, best, _ in found]),
-        tuple(_row(at, *best, verdicts) for at, best, verdicts in found),
-        tuple(_notes(study)),
+        rows,
+        tuple(_notes(study, rows)),
     )
 
 
@@ -138,7 +143,7 @@ def headline(places: Sequence[str], best: Sequence[tuple[Curve, Verdict]]) -> st
     elif len(claims) > MOST_CLAIMS:
         ends = Counter(_WINNERS[verdict.outcome] for _, verdict in best)
         claims = [f"Of {len(places)} workloads: {', '.join(f'{text} in {n}' for text, n in ends.items())}."]
-    return " ".join([*(["Speed only, quality was not measured."] if speed_only else []), *map(_capital, claims)])
+    return " ".join([*(["Speed only, quality was not measured."] if speed_only else []), *claims])
 
 
 def _capital(text: str) -> str:
@@ -185,17 +190,19 @@ def _at(places: Sequence[str], n: int) -> str:
 
 def _row(at: tuple[int, int, int], curve: Curve, verdict: Verdict, settings: Sequence[Verdict]) -> AnswerRow:
     prompt, new, batch = at
-    sure = f"{_capital(_WINNERS[verdict.outcome])}: {verdict.reason.replace(': ', ', ')}."
-    if len(settings) > 1:
-        counts = Counter(_WINNERS[v.outcome] for v in settings)
-        split = ", ".join(f"{text} in {n}" for text, n in counts.items())
-        sure += f" {len(settings)} settings were measured, {'all alike' if len(counts) == 1 else split}."
+    sure = f"{_capital(_WINNERS[verdict.outcome])}: {verdict.reason.replace(': ', ', ')}"
+    counts = Counter(_WINNERS[v.outcome] for v in settings)
+    if len(counts) > 1:
+        sure += f". Of {len(settings)} settings: {', '.join(f'{text} in {n}' for text, n in counts.items())}"
+    speeds = [(p.cell.steps, p.speedup) for p in curve.timed if p.speedup]
+    ends = dict.fromkeys((speeds[0], speeds[-1])) if speeds and verdict.speed is None else ()
     return AnswerRow(
         id=f"b{batch}-p{prompt}-g{new}",
         workload=f"{batch}, {prompt}+{new}",
         as_good_from=_parity(verdict, curve),
         speed_there="not known" if verdict.speed is None else spread(verdict.speed),
         faster_up_to=verdict.break_even,
+        speeds=", ".join(f"{rounded(speed)}x at K={k}" for k, speed in ends),
         verdict=sure,
         settles=verdict.settles,
         outcome=verdict.outcome,
@@ -220,8 +227,12 @@ def _parity(verdict: Verdict, curve: Curve) -> str:
     return f"undecided: {low} to {high or f'beyond {largest}'}"
 
 
-def _notes(study: Study) -> list[str]:
+def _notes(study: Study, rows: Sequence[AnswerRow]) -> list[str]:
     notes = []
+    for name in SHARED:
+        same = {getattr(r, name) for r in rows}
+        if len(rows) > 1 and len(same) == 1 and (text := same.pop()):
+            notes.append(f"All workloads: {text}." if name == "verdict" else f"What would settle it: {text}.")
     lead = next((p.metric for c in study.curves if (p := c.headline())), None)
     if lead is not None:
         margin = "a perplexity up to {:.0%} higher" if lead.log_scale else "up to {:g} worse"

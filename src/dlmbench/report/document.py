@@ -14,10 +14,11 @@ import jinja2
 from dlmbench.analysis.results import Study
 from dlmbench.errors import BenchError
 from dlmbench.report.figures import document_figures
-from dlmbench.report.source import Source, family_title, is_published, load_settings
+from dlmbench.report.source import Source, family_title, is_published
 from dlmbench.report.tables import Tables
-from dlmbench.report.text import Markdown, counted, finalize, gib, listed, percent, valued
+from dlmbench.report.text import Markdown, counted, escape, finalize, gib, listed, percent, valued
 from dlmbench.results.journal import replace_file
+from dlmbench.results.settings import load_settings
 from dlmbench.types import Run
 
 NAME = "report.md"
@@ -80,10 +81,10 @@ def abstract(source: Source) -> Markdown:
     """The headline and the rows in brief, as many as MOST_ABSTRACT words allow."""
     parts = [valued("headline", source.answer.headline)]
     brief = source.answer.brief()
-    for i, (value_id, sentence) in enumerate(brief):
+    for i, (value_id, where, text) in enumerate(brief):
         more = f"{counted(len(brief) - i, 'workload')}: see section 5.1."
-        if words(" ".join([*parts, sentence, more])) > MOST_ABSTRACT:
+        if words(" ".join([*parts, where, text, more])) > MOST_ABSTRACT:
             parts.append(Markdown(more))
             break
-        parts.append(valued(value_id, sentence))
+        parts.append(Markdown(f"{escape(where)} {valued(value_id, text)}."))
     return Markdown(" ".join(parts))

@@ -13,7 +13,7 @@ import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -24,9 +24,10 @@ from dlmbench.analysis.quality import MetricInfo
 from dlmbench.analysis.results import CellSummary, MetricParity, Study
 from dlmbench.charts import style as charts_style
 from dlmbench.report.figures import packed, page_figures
-from dlmbench.report.source import NotMeasured, Source, load_settings
+from dlmbench.report.source import NotMeasured, Source
 from dlmbench.report.tables import FALSE_DISCOVERIES
 from dlmbench.results.journal import replace_file
+from dlmbench.results.settings import load_settings
 from dlmbench.types import Run
 
 PAGE = "report.html"
@@ -36,14 +37,31 @@ MOST_TEXTS = 6
 
 @dataclass(frozen=True)
 class Column:
-    """A column of the table of cells. digits: decimals shown, None for text. read: its value for a cell."""
+    """A column of the table of cells. digits: decimals shown, None for text.
+
+    read: the value for a cell, or the path of the attribute of a `CellSummary` that is it, times `factor`.
+    """
 
     key: str
     title: str
     unit: str
     digits: int | None
     help: str
-    read: Callable[[CellSummary], Any]
+    read: str | Callable[[CellSummary], Any]
+    factor: float = 1
+
+    def value(self, cell: CellSummary) -> Any:
+        """The value for a cell, a number to five digits, more than is shown or known; None for an unknown one."""
+        found: Any = cell
+        if isinstance(self.read, str):
+            for name in self.read.split("."):
+                # An attribute of something that was not measured is not measured either.
+                found = getattr(found, name, None)
+        else:
+            found = self.read(cell)
+        if found is None or isinstance(found, str) or (isinstance(found, int) and self.factor == 1):
+            return found
+        return float(f"{found * self.factor:.5g}") if math.isfinite(found) else None
 
 
 @dataclass(frozen=True)
@@ -147,7 +165,7 @@ def cell_table(study: Study) -> CellTable:
     largest = max((c.memory.bytes for c in study.cells if c.memory), default=0)
     scale, unit, decimals = (1 << 30, "GiB", 2) if largest >= 2 << 30 else (1 << 20, "MiB", 0)
     parities = {
-        (p.cell.id, point.steps): _parity_text(point, lead)
+        p.cell.id: _parity_text(point, lead)
         for curve in study.curves
         if (lead := curve.headline()) is not None
         for p in curve.points
@@ -157,63 +175,41 @@ def cell_table(study: Study) -> CellTable:
     metrics = [_metric_column(m) for m in study.metrics]
     end = "end of its 95% interval"
 
-    def of(*names: str, factor: float = 1) -> Callable[[CellSummary], Any]:
-        """An attribute of an attribute; of something that was not measured it is not measured either."""
-
-        def read(cell: CellSummary) -> Any:
-            value: Any = cell
-            for name in names:
-                value = getattr(value, name, None)
-            return value if value is None or factor == 1 else value * factor
-
-        return read
-
+    first = "time to the first token (autoregressive) or first final block"
     columns = (
         Column("model", "model", "", None, "the model, and the settings that differ", lambda c: study.label(c.cell)),
-        Column("steps", "K", "steps", 0, "diffusion steps", of("cell", "steps")),
-        Column("batch", "B", "texts", 0, "batch size", of("cell", "batch_size")),
-        Column("prompt", "P", "tokens", 0, "prompt tokens", of("cell", "prompt_tokens")),
-        Column("new", "G", "tokens", 0, "new tokens", of("cell", "new_tokens")),
-        Column("latency", "latency", "ms", 1, "median of a whole generation", of("latency", "median", factor=1e3)),
-        Column("speedup", "speedup", "x", 2, "the baseline's latency over this one's", of("speedup", "value")),
+        Column("steps", "K", "steps", 0, "diffusion steps", "cell.steps"),
+        Column("batch", "B", "texts", 0, "batch size", "cell.batch_size"),
+        Column("prompt", "P", "tokens", 0, "prompt tokens", "cell.prompt_tokens"),
+        Column("new", "G", "tokens", 0, "new tokens", "cell.new_tokens"),
+        Column("latency", "latency", "ms", 1, "median of a whole generation", "latency.median", 1e3),
+        Column("speedup", "speedup", "x", 2, "the baseline's latency over this one's", "speedup.value"),
         Column("shown", "shown", "", None, FALSE_DISCOVERIES, lambda c: None if c.pace == "unknown" else c.pace),
         *metrics[:1],
-        Column(
-            *("parity", "parity", "", None, "against the baseline, at the leading margin of the leading metric"),
-            lambda c: parities.get((c.cell.id, c.cell.steps or 0)),
-        ),
-        Column("low", "latency from", "ms", 1, f"lower {end}", of("latency", "interval", "low", factor=1e3)),
-        Column("high", "latency to", "ms", 1, f"upper {end}", of("latency", "interval", "high", factor=1e3)),
-        Column("speedup_low", "speedup from", "x", 2, f"lower {end}", of("speedup", "low")),
-        Column("speedup_high", "speedup to", "x", 2, f"upper {end}", of("speedup", "high")),
-        Column("rate", "throughput", "tokens/s", 1, "new tokens a second, whole batch", of("throughput", "median")),
-        Column(
-            *("useful", "useful throughput", "tokens/s", 1, "tokens up to and with the first end of text, a second"),
-            of("useful_throughput", "median"),
-        ),
-        Column(
-            *("first", "first text", "ms", 1, "time to the first token (autoregressive) or first final block"),
-            of("first_text_s", factor=1e3),
-        ),
-        Column(
-            *("memory", "peak memory", unit, decimals, "of one generation, weights included"),
-            of("memory", "bytes", factor=1 / scale),
-        ),
-        Column("energy", "energy", "J", 1, "of one generated batch", of("energy", "value")),
+        Column("parity", "parity", "", None, "by the leading metric", lambda c: parities.get(c.cell.id)),
+        Column("low", "latency from", "ms", 1, f"lower {end}", "latency.interval.low", 1e3),
+        Column("high", "latency to", "ms", 1, f"upper {end}", "latency.interval.high", 1e3),
+        Column("speedup_low", "speedup from", "x", 2, f"lower {end}", "speedup.low"),
+        Column("speedup_high", "speedup to", "x", 2, f"upper {end}", "speedup.high"),
+        Column("rate", "throughput", "tokens/s", 1, "new tokens a second, whole batch", "throughput.median"),
+        Column("useful", "useful throughput", "tokens/s", 1, "up to the first end of text", "useful_throughput.median"),
+        Column("first", "first text", "ms", 1, first, "first_text_s", 1e3),
+        Column("memory", "peak memory", unit, decimals, "of a generation, with weights", "memory.bytes", 1 / scale),
+        Column("energy", "energy", "J", 1, "of one generated batch", "energy.value"),
         *metrics[1:],
-        Column("block", "block", "tokens", 0, "positions in a block", of("block_length")),
-        Column("n", "n", "", 0, "timed repetitions", of("latency", "n")),
+        Column("block", "block", "tokens", 0, "positions in a block", "block_length"),
+        Column("n", "n", "", 0, "timed repetitions", "latency.n"),
         Column("status", "status", "", None, "ok, or why there is no value", _status),
     )
-    values = {c.key: [_rounded(c.read(s)) for s in study.cells] for c in columns}
+    values = {c.key: [c.value(s) for s in study.cells] for c in columns}
     known = [c for c in columns if any(v is not None for v in values[c.key])]
     same = {c.key for c in known if c.key != "model" and len(study.cells) > 1 and len(set(values[c.key])) == 1}
     kept = tuple(c for c in known if c.key not in same)
     heads = [{name: getattr(c, name) for name in ("key", "title", "unit", "digits", "help")} for c in kept]
     # The terms that find every row, for a link that names all of a workload.
     found = [f"{name}={values[c.key][0]}".lower() for c in known if c.key in same for name in (c.key, c.title)]
-    coded = [_coded(values[c.key]) for c in kept]
-    data = _packed_json({"columns": heads, "values": coded, "rows": len(study.cells), "constant": found})
+    shown = [values[c.key] for c in kept]
+    data = _packed_json({"columns": heads, "values": shown, "rows": len(study.cells), "constant": found})
     unmeasured = tuple(c.title for c in columns if c not in known and c.digits is not None)
     constant = tuple((c.title, str(values[c.key][0])) for c in known if c.key in same)
     return CellTable(kept, len(study.cells), data, unmeasured, constant)
@@ -240,21 +236,6 @@ def _parity_text(point: ParityPoint, lead: MetricParity) -> str:
 def _status(cell: CellSummary) -> str:
     status = cell.status_text
     return f"{status}: {cell.reason}" if cell.reason and status != "ok" else status
-
-
-def _rounded(value: Any) -> Any:
-    """Five digits, more than is shown or known; a count or text unchanged. None for an unknown value."""
-    if not isinstance(value, float):
-        return value
-    return float(f"{value:.5g}") if math.isfinite(value) else None
-
-
-def _coded(values: Sequence[Any]) -> dict[str, Any]:
-    """A column of text as its distinct words and an index for each row; any other column unchanged."""
-    if not any(isinstance(v, str) for v in values):
-        return {"values": list(values)}
-    words = {v: i for i, v in enumerate(dict.fromkeys(values))}
-    return {"words": list(words), "values": [words[v] for v in values]}
 
 
 def _packed_json(value: object) -> str:

@@ -49,8 +49,8 @@ def _some(items: Iterable[str]) -> str:
 
 def _contrast(source: Source, name: str, dependent: Sequence[str] = ()) -> str:
     return _some(
-        f"{plain(c.new)} runs at {from_to(c.speeds)} times the speed of {plain(c.old)}: a difference is shown in "
-        f"{c.shown} of {counted(len(c.speeds), 'pair')}"
+        f"{name.replace('_', ' ')} {plain(c.new)} has {from_to(c.speeds)} times the speed of {plain(c.old)}; "
+        f"a difference is shown in {c.shown} of {counted(len(c.speeds), 'pair')}"
         for c in contrasts(source.study.cells, name, *dependent)
     )
 
@@ -149,7 +149,7 @@ def _throughput_at_high_batch(source: Source) -> str:
         steps = max(set.intersection(*map(set, speedups)), default=0)
         if len(family) > 1 and steps and family[-1].batch_size >= HIGH_BATCH:
             ends = (
-                f"{spread(s[steps])}x at B={c.batch_size}"
+                f"{spread(s[steps], 'x')} at B={c.batch_size}"
                 for s, c in ((speedups[0], family[0]), (speedups[-1], family[-1]))
             )
             items.append(f"P={family[0].prompt_tokens}, K={steps}: {', '.join(ends)}")
@@ -163,7 +163,7 @@ def _baseline_batch_scaling(source: Source) -> str:
     if len(sizes) < 2:
         return ""
     lost = sum(c.status == "oom" for c in cells)
-    return f"{lost or 'no'} baseline cell{'' if lost == 1 else 's'} ran out of memory up to B={max(sizes)}"
+    return f"{counted(lost, 'baseline cell') if lost else 'no baseline cell'} ran out of memory up to B={max(sizes)}"
 
 
 @asked("At 16 steps LLaDA is already slower.")
@@ -271,7 +271,7 @@ def _which_needs_more(source: Source) -> str:
 def _out_of_memory(source: Source) -> str:
     lost = [source.name_of(c) for c in source.study.cells if c.status == "oom"]
     done = [c.cell.sequence_length for c in timed_of(source.study.cells)]
-    return _some(lost) or (f"none of those measured, up to N={max(done)}" if done else "")
+    return _some(lost) or (f"all that were measured fit, up to N={max(done)}" if done else "")
 
 
 # ---------------------------------------------------------------- use

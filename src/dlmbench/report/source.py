@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
@@ -15,38 +14,34 @@ from dlmbench.analysis.contrasts import setting
 from dlmbench.analysis.replication import LEAST_PROCESSES, UNMEASURED_FLOOR, floor_of, usable
 from dlmbench.analysis.results import CellSummary, Curve, Study
 from dlmbench.analysis.stats import group_by
-from dlmbench.errors import BenchError
 from dlmbench.report.answer import Answer, answer_of
 from dlmbench.report.text import counted, gib, percent
-from dlmbench.results import GENERATIONS, read_generations, recorded_protocol
+from dlmbench.results import GENERATIONS, read_generations
+from dlmbench.results.settings import ExperimentSettings
 from dlmbench.tasks.records import TaskResults
 from dlmbench.tasks.records import read as read_tasks
-from dlmbench.types import Cell, Finding, ModelSpec, PromptSettings, ProtocolSettings, Run, from_mapping
+from dlmbench.types import Cell, Finding, ModelSpec, Run
 
-EXPERIMENT = "experiment.json"
 ABSENT = "not on record"
 
 
 @dataclass(frozen=True)
-class ExperimentSettings:
-    """Settings of the experiment file beyond the cells; None and empty where the folder has no such file."""
+class ReportFigure:
+    """A figure of document or page. `missing`: why it could not be drawn.
 
-    description: str = ""
-    protocol: ProtocolSettings | None = None
-    prompts: PromptSettings | None = None
-    metrics: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class DocumentFigure:
-    """A figure of the document: its title, its caption, and the path of its picture, relative to the document.
-
-    path: "" where nothing was drawn; the caption then says why.
+    picture: its path relative to the document. plot, csv: the figure and its points packed, for the page. views: its
+    panels where the page shows one at a time.
     """
 
+    name: str
     title: str
-    caption: str
-    path: str
+    caption: str = ""
+    missing: str = ""
+    picture: str = ""
+    plot: str = ""
+    csv: str = ""
+    height_px: int = 0
+    views: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -65,7 +60,7 @@ class Source:
     run: Run
     study: Study
     settings: ExperimentSettings
-    figures: tuple[DocumentFigure, ...] = ()
+    figures: tuple[ReportFigure, ...] = ()
 
     @cached_property
     def answer(self) -> Answer:
@@ -109,11 +104,6 @@ class Source:
     def tasks(self) -> TaskResults:
         """What `dlmbench tasks` wrote into the run's folder; empty where it was not run there."""
         return read_tasks(Path(self.run.folder))
-
-    @property
-    def targets(self) -> tuple[CellSummary, ...]:
-        """Every diffusion cell."""
-        return self.of_role("target")
 
     @cached_property
     def scored_curves(self) -> tuple[Curve, ...]:
@@ -233,26 +223,3 @@ def config_of(name: str) -> str:
         if f"\nname: {name}\n" in path.read_text(encoding="utf-8"):
             return f"config/{path.name}"
     return f"{name}.yaml"
-
-
-def load_settings(run: Run) -> ExperimentSettings:
-    """The settings in experiment.json of the run's folder; empty where there is none.
-
-    Raises:
-        BenchError: the file exists and is not what dlmbench wrote.
-    """
-    path = Path(run.folder) / EXPERIMENT
-    if not path.is_file():
-        return ExperimentSettings()
-    try:
-        saved = json.loads(path.read_text(encoding="utf-8"))
-        return ExperimentSettings(
-            description=str(saved.get("description", "")),
-            protocol=recorded_protocol(saved["protocol"]),
-            prompts=from_mapping(PromptSettings, saved["prompts"]),
-            metrics=tuple(map(str, saved.get("metrics", ()))),
-        )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BenchError(
-            f"{path} is not the file dlmbench wrote ({error})", "Take it from a backup, or delete it"
-        ) from error

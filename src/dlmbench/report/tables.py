@@ -141,10 +141,12 @@ class Tables:
 
     def figures(self) -> Markdown:
         """Every figure with its caption; those without data in one line."""
-        drawn = [f for f in self.source.figures if f.path]
-        parts = [f"![{escape(f.title)}]({f.path})\n\n*Figure {i}.* {escape(f.caption)}" for i, f in enumerate(drawn, 1)]
-        lost = [f"{f.title}: {f.caption}" for f in self.source.figures if not f.path]
-        parts += [escape(f"Not drawn: {' '.join(lost)}")] if lost else []
+        drawn = [f for f in self.source.figures if f.picture]
+        parts = [
+            f"![{escape(f.title)}]({f.picture})\n\n*Figure {i}.* {escape(f.caption)}" for i, f in enumerate(drawn, 1)
+        ]
+        lost = [f"{f.title}: {f.missing}" for f in self.source.figures if f.missing]
+        parts += [escape(f"Not drawn: {'; '.join(lost)}.")] if lost else []
         return Markdown("\n\n".join(parts) or "There are no figures.")
 
     def texts(self) -> Markdown:

@@ -14,12 +14,12 @@ from typing import Any
 
 from dlmbench.bench import run
 from dlmbench.bench.quality import aggregate
-from dlmbench.bench.run import EXPERIMENT
 from dlmbench.errors import BenchError
 from dlmbench.results import GENERATIONS, RECORDS, TEXT_SCORES, Store, read_run, read_text_results
 from dlmbench.results.journal import LockedFolder, read_lines, replace_file
 from dlmbench.results.records import RunRecords, cell_record, read_records
 from dlmbench.results.selfcheck import merge_selfchecks
+from dlmbench.results.settings import EXPERIMENT
 from dlmbench.slurm import submission as submissions
 from dlmbench.slurm.shards import ENDED
 from dlmbench.types import Cell, Environment, Plan, Progress
