@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence, Set
 from contextlib import ExitStack
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -22,7 +22,8 @@ from dlmbench.errors import BenchError
 from dlmbench.experiment import plan as grid
 from dlmbench.measure.environment import fingerprint
 from dlmbench.models import FoundModel, identity
-from dlmbench.results import Store, read_run
+from dlmbench.results import Store, read_run, recorded_protocol
+from dlmbench.results.folder import differences
 from dlmbench.results.journal import replace_file
 from dlmbench.results.selfcheck import copy_selfcheck
 from dlmbench.roofline.operators import ELEMENT_BYTES
@@ -95,6 +96,30 @@ def run(
             speed.run(prompts.speed, together=_fit_together(found, used, cells, device))
         score_run(plan, requests, store, pool, lambda: prompts.quality, progress)
     return hint
+
+
+def refuse_other_settings(output: Path, experiment: Experiment) -> None:
+    """Check that `experiment` extends the run in `output` along axes only; fewer or more prompts are such an axis.
+
+    Raises:
+        BenchError: it has another prompt source, seed or protocol, which are named.
+    """
+    path = output / EXPERIMENT
+    if not path.is_file():
+        return
+    saved = json.loads(path.read_text(encoding="utf-8"))
+    recorded, prompts = recorded_protocol(saved["protocol"]), from_mapping(PromptSettings, saved["prompts"])
+    found = [
+        *(f"prompts.{text}" for text in differences(prompts, experiment.prompts, ("source", "path", "seed", "chat"))),
+        *(f"protocol.{t}" for t in differences(recorded, experiment.protocol, [f.name for f in fields(recorded)])),
+    ]
+    if saved["seed"] != experiment.seed:
+        found.append(f"seed: {saved['seed']} on record, {experiment.seed} now")
+    if found:
+        raise BenchError(
+            f"{output} was measured with other settings ({'; '.join(found)})",
+            "Choose a new --output-dir, or add to this one all the same with --extend",
+        )
 
 
 def score(output: Path, metrics: Sequence[str], settings: MetricSettings, progress: Progress) -> None:
