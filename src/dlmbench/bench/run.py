@@ -21,6 +21,7 @@ from dlmbench.bench.worker import Pool
 from dlmbench.errors import BenchError
 from dlmbench.experiment import plan as grid
 from dlmbench.measure.environment import fingerprint
+from dlmbench.measure.memory import host_memory
 from dlmbench.models import FoundModel, identity
 from dlmbench.results import Store, read_run, recorded_protocol
 from dlmbench.results.folder import differences
@@ -150,11 +151,10 @@ def _find_models(specs: Iterable[ModelSpec], cells: Sequence[Cell]) -> dict[str,
 
 def _fit_together(found: dict[str, FoundModel], keys: Set[str], cells: Sequence[Cell], device: str) -> bool:
     """Whether the weights of these models fit at once, with half of the memory left for activations and caches."""
-    import psutil
     import torch
 
     on_gpu = device == "cuda"
-    memory = torch.cuda.get_device_properties(0).total_memory if on_gpu else psutil.virtual_memory().available
+    memory = torch.cuda.get_device_properties(0).total_memory if on_gpu else host_memory().available
     width = max(ELEMENT_BYTES[cell.precision] for cell in cells)
     return sum(found[key].architecture.parameters for key in keys) * width <= memory / 2
 

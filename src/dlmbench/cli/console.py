@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from rich import progress as rich_progress
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
+from rich.console import Console, Group
 from rich.markup import escape
 from rich.progress import (
     BarColumn,
@@ -341,10 +341,10 @@ def number(value: float | None, factor: float = 1, digits: int = 0) -> str:
     return "-" if value is None else f"{value * factor:.{digits}f}"
 
 
-def cells(planned: Sequence[Cell], forecast: Forecast | None = None, price: float | None = None) -> Table:
+def cells(planned: Sequence[Cell], forecast: Forecast | None = None, price: float | None = None) -> Group:
     """The plan as a table, with a forecast also the predictions for each cell.
 
-    What all cells have in common, or all cells of a sampler, is in the caption.
+    What all cells have in common, or all cells of a sampler, is in a line below it.
     """
     title = f"{len(planned)} cells" + (f" on {forecast.hardware.name}, predicted" if forecast else "")
     columns = {} if forecast else {"id": [cell.id for cell in planned]}
@@ -381,9 +381,7 @@ def cells(planned: Sequence[Cell], forecast: Forecast | None = None, price: floa
     table.box, table.show_edge, table.collapse_padding = SIMPLE_HEAD, False, True
     for row in zip(*columns.values(), strict=True):
         table.add_row(*row)
-    table.caption_justify = "left"
-    table.caption = f"all cells: {', '.join(f'{name} {value}' for name, value in common.items())}"
-    return table
+    return Group(table, f"all cells: {', '.join(f'{name} {value}' for name, value in common.items())}")
 
 
 def _shown_knobs(cell: Cell) -> dict[str, str]:

@@ -143,7 +143,9 @@ def _record(folder: Path, outcome: Conclusion) -> dict[str, Any]:
     study = outcome.study
     answer = answer_of(study)
     costs = {cost.cell.id: {k: v for k, v in vars(cost).items() if k != "cell"} for cost in outcome.costs}
-    cheapest = [{**vars(c), "cost": c.cost and {**costs[c.cost.cell.id], "id": c.cost.cell.id}} for c in outcome.cheapest]
+    cheapest = [
+        {**vars(c), "cost": c.cost and c.cost.per_million, "id": c.cost and c.cost.cell.id} for c in outcome.cheapest
+    ]
     return {
         "folder": folder,
         "headline": answer.headline,
