@@ -76,6 +76,12 @@ def test_quiet_prints_only_the_answer_and_errors(capsys, config):
     assert not console.STDERR.quiet
 
 
+def test_a_comparison_with_one_side_is_remarked_on(capsys, config):
+    for key, role in (("a", "baseline"), ("d", "target")):
+        assert f"only a {role} is measured" in run(capsys, "plan", "--config", config, "--models", key)[2]
+    assert run(capsys, "plan", "--config", config)[2] == ""
+
+
 def test_verbose_shows_what_libraries_log(capsys, config, monkeypatch):
     for library in ("TRANSFORMERS", "HF_HUB", "DATASETS"):
         monkeypatch.delenv(f"{library}_VERBOSITY", raising=False)

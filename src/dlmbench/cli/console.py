@@ -33,7 +33,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from dlmbench.types import Cell, Finding, LeftOut, Plan, Progress, ProtocolSettings, Run, Selfcheck
+from dlmbench.types import Cell, Finding, Plan, Progress, ProtocolSettings, Run, Selfcheck
 
 if TYPE_CHECKING:
     # Types only: these import numpy and scipy, and `plan` should start fast.
@@ -607,10 +607,13 @@ def _percent(share: float) -> str:
     return f"{share:.1%}" if share >= 0.00995 else f"{share:.2%}"
 
 
-def left_out(combinations: Sequence[LeftOut]) -> None:
-    """Report which combinations of the grid are not run, and why."""
-    for out in combinations:
+def left_out(plan: Plan) -> None:
+    """Report which combinations of the grid are not run, and why, and a comparison that lacks one side."""
+    for out in plan.left_out:
         STDERR.print(f"left out: {out.label}: {out.reason}", style="dim")
+    roles = {cell.model.role for cell in plan.cells}
+    if len(roles) == 1:
+        STDERR.print(f"only a {roles.pop()} is measured: a comparison needs a baseline and a target", style="yellow")
 
 
 def findings(found: Sequence[Finding]) -> None:

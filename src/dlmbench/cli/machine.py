@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -93,7 +94,8 @@ def doctor(
     from dlmbench.cli import console, doctor
 
     experiment = ExperimentOptions(config).load()[0] if config is not None else None
-    console.load_libraries("torch")
+    with suppress(ImportError):  # the check of the packages reports it
+        console.load_libraries("torch")
     checks, errors = [], 0
     for check in doctor.run_checks(experiment):
         checks.append(check)

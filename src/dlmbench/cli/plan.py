@@ -52,7 +52,8 @@ def plan(
     from dlmbench.cli import console
 
     experiment, planned = options.load()
-    forecast = _forecast(planned, hardware, hardware_file, price, calibration, break_even)
+    with console.waiting("predicting ..."):
+        forecast = _forecast(planned, hardware, hardware_file, price, calibration, break_even)
     cost = None
     if forecast is not None and not break_even:
         from dlmbench.bench.forecast import run_cost
@@ -71,7 +72,7 @@ def plan(
         out.print(console.total_cost(cost, price))
     for note in forecast.notes if forecast else ():
         console.log(note)
-    console.left_out(planned.left_out)
+    console.left_out(planned)
 
 
 def _record(

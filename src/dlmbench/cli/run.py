@@ -80,7 +80,7 @@ def _run(
 ) -> None:
     from dlmbench.cli import console
 
-    console.left_out(plan.left_out)
+    console.left_out(plan)
     console.load_libraries("torch", "dlmbench.bench.run")
     from dlmbench.bench import run as session
     from dlmbench.bench.forecast import AS_FOUND

@@ -91,7 +91,7 @@ def submit(
             before = submission.load(output_dir.absolute())
             submission.check_same_run(before, made)
             made = replace(before, resources=resources, allow_cpu=allow_cpu)
-        console.left_out(plan.left_out)
+        console.left_out(plan)
     if not dry_run:
         submission.check_resources(made.resources)
     request = submission.request_for(made, [s.index for s in shard_progress(made) if not s.is_complete])

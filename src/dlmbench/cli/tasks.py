@@ -56,6 +56,8 @@ def tasks(
     Example: dlmbench tasks -t gsm8k,hellaswag -c config/experiments.yaml --steps 32,128 --limit 200
     """
     from dlmbench.cli import console
+
+    console.load_libraries("torch")
     from dlmbench.tasks import require, sweep
     from dlmbench.tasks.records import SAMPLES, TABLE, TASKS
     from dlmbench.tasks.requests import LIKELIHOODS
