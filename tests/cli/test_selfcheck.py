@@ -53,11 +53,11 @@ def test_a_machine_too_noisy_to_compare_has_no_absurd_figures():
 
 def test_the_doctor_says_whether_there_is_one(capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    _, _, err = run(capsys, "doctor")
-    assert "ok       selfcheck: none for this environment" in err
-    assert "dlmbench selfcheck" in err
+    _, out, _ = run(capsys, "doctor")
+    assert "ok       selfcheck: none for this environment" in out
+    assert "dlmbench selfcheck" in out
     path = tmp_path / "mine.json"
     monkeypatch.setenv("DLMBENCH_SELFCHECK", str(path))
     path.write_text("{")
-    _, _, err = run(capsys, "doctor")
-    assert f"error    selfcheck: {path}" in err
+    _, out, _ = run(capsys, "doctor")
+    assert f"error    selfcheck: {path}" in out

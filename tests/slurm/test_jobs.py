@@ -331,17 +331,14 @@ def test_whether_the_node_is_shared_comes_from_the_job_script(monkeypatch, value
     assert fingerprint("cpu").node_shared is known
 
 
-def test_finish_merges_and_ends_with_the_report(submitted, capsys, monkeypatch):
-    from dlmbench import cli
-
+def test_finish_merges_and_ends_with_the_report(submitted, capsys):
     for index in range(4):
         fill(submitted, index)
-    called: list[list[str]] = []
-    monkeypatch.setattr(cli, "main", called.append)
-    code, _, err = run(capsys, "finish", submitted.folder)
+    code, out, err = run(capsys, "finish", submitted.folder)
     assert code == 0, err
     assert "merged 4 shards: 8 cells" in err
-    assert called == [["report", str(submitted.folder)]]
+    assert "8 of 8 cells done" in err
+    assert out.splitlines()[-1] == f"open {submitted.folder / 'report.html'}"
 
 
 # ---------------------------------------------------------------- tasks
@@ -517,7 +514,8 @@ def test_status_needs_no_slurm(submitted, capsys):
 def test_a_dry_run_shows_everything_and_leaves_nothing(submitted, capsys):
     code, out, err = run(
         capsys, "submit", "--config", "small.yaml", "--output_dir", "new", "--shards", 3, "--partition", "gpu",
-        "--gres", "gpu:a100:1", "--time", "2:00:00", "--account", "lab", "--sbatch=--mem=64G", "--dry-run",
+        "--gres", "gpu:a100:1", "--hardware", "a100 80gb sxm", "--time", "2:00:00", "--account", "lab",
+        "--sbatch=--mem=64G", "--dry-run",
     )  # fmt: skip
     assert code == 0, err
     array, last = out.splitlines()

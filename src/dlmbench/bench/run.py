@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence, Set
 from contextlib import ExitStack
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -21,8 +21,10 @@ from dlmbench.bench.worker import Pool
 from dlmbench.errors import BenchError
 from dlmbench.experiment import plan as grid
 from dlmbench.measure.environment import fingerprint
+from dlmbench.measure.memory import host_memory
 from dlmbench.models import FoundModel, identity
-from dlmbench.results import Store, read_run
+from dlmbench.results import Store, read_run, recorded_protocol
+from dlmbench.results.folder import differences
 from dlmbench.results.journal import replace_file
 from dlmbench.results.selfcheck import copy_selfcheck
 from dlmbench.results.settings import EXPERIMENT
@@ -108,6 +110,30 @@ def run(
     return hint
 
 
+def refuse_other_settings(output: Path, experiment: Experiment) -> None:
+    """Check that `experiment` extends the run in `output` along axes only; fewer or more prompts are such an axis.
+
+    Raises:
+        BenchError: it has another prompt source, seed or protocol, which are named.
+    """
+    path = output / EXPERIMENT
+    if not path.is_file():
+        return
+    saved = json.loads(path.read_text(encoding="utf-8"))
+    recorded, prompts = recorded_protocol(saved["protocol"]), from_mapping(PromptSettings, saved["prompts"])
+    found = [
+        *(f"prompts.{text}" for text in differences(prompts, experiment.prompts, ("source", "path", "seed", "chat"))),
+        *(f"protocol.{t}" for t in differences(recorded, experiment.protocol, [f.name for f in fields(recorded)])),
+    ]
+    if saved["seed"] != experiment.seed:
+        found.append(f"seed: {saved['seed']} on record, {experiment.seed} now")
+    if found:
+        raise BenchError(
+            f"{output} was measured with other settings ({'; '.join(found)})",
+            "Choose a new --output-dir, or add to this one all the same with --extend",
+        )
+
+
 def score(output: Path, metrics: Sequence[str], settings: MetricSettings, progress: Progress) -> None:
     """Add `metrics` to a finished run, from its texts and references; `settings` override the experiment's.
 
@@ -136,11 +162,10 @@ def _find_models(specs: Iterable[ModelSpec], cells: Sequence[Cell]) -> dict[str,
 
 def _fit_together(found: dict[str, FoundModel], keys: Set[str], cells: Sequence[Cell], device: str) -> bool:
     """Whether the weights of these models fit at once, with half of the memory left for activations and caches."""
-    import psutil
     import torch
 
     on_gpu = device == "cuda"
-    memory = torch.cuda.get_device_properties(0).total_memory if on_gpu else psutil.virtual_memory().available
+    memory = torch.cuda.get_device_properties(0).total_memory if on_gpu else host_memory().available
     width = max(ELEMENT_BYTES[cell.precision] for cell in cells)
     return sum(found[key].architecture.parameters for key in keys) * width <= memory / 2
 
