@@ -18,10 +18,10 @@ from dlmbench.analysis.break_even import BreakEven
 from dlmbench.analysis.contrasts import growth_shape
 from dlmbench.analysis.stats import Interval
 from dlmbench.analysis.study import analyse
+from dlmbench.charts import embed as report_figures
 from dlmbench.charts.frames import why_missing
 from dlmbench.errors import BenchError
 from dlmbench.report import document
-from dlmbench.report import figures as report_figures
 from dlmbench.report.questions import QUESTIONS, answers
 from dlmbench.report.source import Source
 from dlmbench.report.text import Markdown, escape, rounded, seconds, sig, spread, table
