@@ -160,7 +160,7 @@ def test_one_setting_alone_answers_a_claim_about_it():
     fast = replace(slow, precision="bfloat16")
     both = Run("r", "r", ENVIRONMENT, (slow, fast), (), (measured(slow, [2.0] * 9), measured(fast, [1.0] * 9)))
     answered = answer(both, "float32 is too slow")
-    assert answered == "Precision bfloat16 has 2.00 times the speed of float32; a difference is shown in 1 of 1 pair."
+    assert answered == "Precision bfloat16 has 2.00 times the speed of float32, a difference shown in 1 of 1 pair."
     near = replace(both, results=(both.results[0], measured(fast, [1.95] * 9)))
     assert "shown in 0 of 1 pair" in answer(near, "float32 is too slow"), "one process shows nothing within 10%"
     # Where something else differs too, nothing follows.
@@ -190,7 +190,7 @@ def test_the_energy_of_a_token_is_compared_with_the_baselines():
 
 def test_streaming_is_answered_by_the_first_text():
     assert answer(tiny_run(batches=(1,)), "all at once").startswith(
-        "N=128: after 50.0 ms, the baseline's after 10.0 ms"
+        "Tiny-llada, one block, N=128: first text after 50.0 ms, the baseline's after 10.0 ms"
     )
 
 
