@@ -288,14 +288,23 @@ def test_a_document_is_short_whatever_the_run():
         assert len(source(run, 50).answer.headline.split()) <= document.words(abstract)
 
 
+def test_sentences_of_the_prose_are_short():
+    for name in ("whole", "random", "failed", "nothing"):
+        prose = re.sub(r"<!--.*?-->|\$[^$]*\$", "", document.compose(source(cases()[name], 50)).partition("## 8.")[0])
+        paragraphs = (p for p in prose.split("\n\n") if not p.startswith(("|", "#", "!", "- ", "*Figure")))
+        for sentence in (s for p in paragraphs for s in re.split(r"(?<=[.!?;:])\s", p)):
+            assert len(sentence.split()) < 25, sentence
+        assert not re.findall(r"(?i)\b(neither|told|strays)\b", prose)
+
+
 def test_the_methods_are_those_of_the_run(tmp_path):
     whole = replace(tiny_run(batches=(1,), blocks=(None,), processes=1), folder=str(tmp_path), name="h200_native")
     shutil.copy(STUDY.with_name("h200-native") / "experiment.json", tmp_path)
     text = " ".join(document.compose(source(whole, 50)).split())
-    assert "Each cell is measured in one process, in each of them in 1 round" in text
-    assert "A visit starts with 1 warm-up, on record and never counted. A pilot of 3 repetitions" in text
+    assert "Each cell is measured in one process, with 1 round of shuffled order in each. A round starts with 1 warm-up" in text
+    assert "on record and never counted. A pilot of 3 repetitions" in text
     assert "4 to 8, aimed at 1% of the median, within 2 s a cell" in text
-    assert "On record: 20 timed repetitions a cell, from 1 processes." in text
+    assert "On record: 20 timed repetitions a cell; processes: 1." in text
     assert "Noise floor not measured: 10% assumed." in text
     assert "tested together (Holm)" in text
     assert "(Benjamini and Hochberg)" in text

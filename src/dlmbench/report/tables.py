@@ -247,7 +247,7 @@ class Tables:
             return "No cell was timed."
         per_cell, processes = sorted(map(len, timed)), sorted(len({s.process_id for s in t}) for t in timed)
         ends = (f"{v[0]}" if v[0] == v[-1] else f"{v[0]} to {v[-1]}" for v in (per_cell, processes))
-        return "On record: {} timed repetitions a cell, from {} processes.".format(*ends)
+        return "On record: {} timed repetitions a cell; processes: {}.".format(*ends)
 
     def counts(self) -> str:
         """How many cells there are and how they ended."""
