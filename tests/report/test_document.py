@@ -21,7 +21,7 @@ from dlmbench.analysis.study import analyse
 from dlmbench.charts import embed as report_figures
 from dlmbench.charts.frames import why_missing
 from dlmbench.errors import BenchError
-from dlmbench.report import document
+from dlmbench.report import document, page
 from dlmbench.report.questions import QUESTIONS, answers
 from dlmbench.report.source import Source
 from dlmbench.report.text import Markdown, escape, rounded, seconds, sig, spread, table
@@ -29,6 +29,7 @@ from dlmbench.results import read_run
 from dlmbench.results.settings import load_settings
 from dlmbench.tasks.records import TaskOutcome, TaskRun, TaskScore, TaskStore
 from dlmbench.types import EnergyWindow, LeftOut, Run
+from support.selfchecks import a_selfcheck
 from support.synthetic_run import ENVIRONMENT, LLADA, LLAMA, baseline_cell, failed, measured, target_cell, tiny_run
 
 STUDY = Path(__file__).parents[2] / "docs/study/h200-random"
@@ -301,7 +302,10 @@ def test_the_methods_are_those_of_the_run(tmp_path):
     whole = replace(tiny_run(batches=(1,), blocks=(None,), processes=1), folder=str(tmp_path), name="h200_native")
     shutil.copy(STUDY.with_name("h200-native") / "experiment.json", tmp_path)
     text = " ".join(document.compose(source(whole, 50)).split())
-    assert "Each cell is measured in one process, with 1 round of shuffled order in each. A round starts with 1 warm-up" in text
+    assert (
+        "Each cell is measured in one process, with 1 round of shuffled order in each. A round starts with 1 warm-up"
+        in text
+    )
     assert "on record and never counted. A pilot of 3 repetitions" in text
     assert "4 to 8, aimed at 1% of the median, within 2 s a cell" in text
     assert "On record: 20 timed repetitions a cell; processes: 1." in text
@@ -316,6 +320,19 @@ def test_the_methods_are_those_of_the_run(tmp_path):
     three = document.compose(source(tiny_run(batches=(1,), blocks=(None,)), 50))
     assert "10% assumed" not in three
     assert "dlmbench run --config config/experiments_tiny.yaml --output_dir run\n" in three
+
+
+def test_a_selfcheck_says_what_cannot_be_shown_on_this_machine():
+    run = tiny_run(batches=(1,), blocks=(None,), processes=1)
+    found = a_selfcheck(sd_log_upper=0.01)
+    for engine, sentence in (
+        ("native", "Differences under 3% cannot be shown here (self-check of this machine)."),
+        ("hf", "Noise floor not measured: 10% assumed."),  # of another engine than the one that ran
+    ):
+        checked = replace(found, floors=tuple(replace(f, engine=engine) for f in found.floors))
+        one = replace(run, selfcheck=checked)
+        for text in (document.compose(source(one, 50)), page.render(page.gather(one, analyse(one, 50)))):
+            assert sentence in text
 
 
 def test_a_commit_with_uncommitted_changes_is_a_finding():

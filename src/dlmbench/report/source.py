@@ -55,8 +55,9 @@ class Source:
         timed = [r for r in self.run.results if usable(r)]
         if not timed:
             return ""
-        if self.run.selfcheck is not None:
-            floor = max(floor_of(r, self.run.selfcheck) for r in timed)
+        check = self.run.selfcheck
+        if check is not None and all(check.floor(r.cell.engine, 1) is not None for r in timed):
+            floor = max(floor_of(r, check) for r in timed)
             return f"Differences under {percent(floor)} cannot be shown here (self-check of this machine)."
         if min(len({s.process_id for s in r.timed}) for r in timed) < LEAST_PROCESSES:
             return f"Noise floor not measured: {percent(UNMEASURED_FLOOR)} assumed."
