@@ -533,6 +533,7 @@ def test_numbers_have_no_absurd_precision():
     ]
     assert shown == ["1.87", "0.540", "424", "12,300"]
     assert rounded(Interval(27.20034, 27.2, 27.2004)) == "27.20"
+    assert spread(Interval(0.15, 0.012, 1.5), "x") == "0.15x (0.01 to 1.50)"
 
 
 def test_the_same_files_give_the_same_document():

@@ -73,7 +73,7 @@ def _ends_of_the_curve(source: Source) -> Iterator[str]:
     for curve in source.scored_curves:
         headline = curve.headline()
         base = headline and curve.quality_baseline and curve.quality_baseline.quality_in(headline.metric.name)
-        if headline and base:
+        if headline and base and len(headline.parity.points) > 1:
             first, last = headline.parity.points[0], headline.parity.points[-1]
             ends = f"{sig(first.value)} at K={first.steps}, {sig(last.value)} at K={last.steps}"
             yield f"{curve.label}, {headline.metric.display_name}: {ends}, baseline {sig(base.value)}"
