@@ -3,7 +3,7 @@
     python benchmarks/determinism.py             # measure on this device; 2 minutes on a CPU, 3 on a GPU
     python benchmarks/determinism.py --page      # the tables of docs/reliability.md, from the recorded CSVs alone
 
-The embedded trained pair generates the same prompts in every setting, each engine and precision in two fresh
+The embedded trained pair generates the same prompts in every setting, each engine, precision and kernel in two fresh
 processes. Processes run side by side: no time is measured. Each row of the CSV compares one setting with the one that
 differs from it in a single respect.
 """
@@ -14,6 +14,7 @@ import argparse
 import csv
 import json
 import math
+import os
 import re
 import statistics
 import subprocess
@@ -147,13 +148,13 @@ def comparisons(outcomes: Sequence[Outcome]) -> Iterator[dict[str, Any]]:
 
 @dataclass(frozen=True)
 class Job:
-    """What one fresh process runs: one engine in one precision."""
+    """What one fresh process runs: one engine in one precision with one attention kernel."""
 
     engine: str
     precision: str
+    attention: str
     process: int
     device: str
-    attentions: tuple[str, ...]
     batch_sizes: tuple[int, ...]
     steps: tuple[int, ...]
     temperatures: tuple[float, ...]
@@ -170,30 +171,30 @@ def outcomes_of(job: Job) -> Iterator[Outcome]:
     from dlmbench.prompts import take
     from dlmbench.types import ModelSpec, PromptSettings
 
-    if job.device == "cpu":
-        torch.set_num_threads(1)
+    torch.set_num_threads(1)  # several jobs run at a time
     for key in ("ar", "llada"):
         spec = ModelSpec(key, "", f"embedded:{key}", "target")
-        for attention in job.attentions:
-            try:
-                model = models.load(
-                    spec, engine=job.engine, precision=job.precision, attention=attention, device=job.device
-                )
-                assert model.tokenizer is not None
-                batch = take(PromptSettings("tiny", job.prompts), model.tokenizer, job.length, job.length)
-                for temperature in job.temperatures:
-                    for chosen in [{"steps": k} for k in job.steps] if key == "llada" else [{}]:
-                        knobs = {"temperature": temperature, **chosen}
-                        for rows in job.batch_sizes if job.process == 0 else job.batch_sizes[1:]:
-                            yield _outcome(job, model, attention, knobs, batch, rows)
-            except (BenchError, RuntimeError) as error:
-                setting = Setting(
-                    "LLaMA" if key == "ar" else "LLaDA", job.engine, job.precision, attention, 1, job.process
-                )
-                yield Outcome(setting, failure=str(error).split("\n")[0])
+        try:
+            model = models.load(
+                spec, engine=job.engine, precision=job.precision, attention=job.attention, device=job.device
+            )
+            assert model.tokenizer is not None
+            batch = take(PromptSettings("tiny", job.prompts), model.tokenizer, job.length, job.length)
+            for temperature in job.temperatures:
+                for chosen in [{"steps": k} for k in job.steps] if key == "llada" else [{}]:
+                    knobs = {"temperature": temperature, **chosen}
+                    for rows in job.batch_sizes if job.process == 0 else job.batch_sizes[1:]:
+                        yield _outcome(job, model, knobs, batch, rows)
+        except (BenchError, RuntimeError) as error:
+            yield failed(job, "LLaMA" if key == "ar" else "LLaDA", str(error).split("\n")[0])
 
 
-def _outcome(job: Job, model: Any, attention: str, chosen: Mapping[str, Any], every: Any, rows: int) -> Outcome:
+def failed(job: Job, case: str, reason: str) -> Outcome:
+    """The outcome of what could not run."""
+    return Outcome(Setting(case, job.engine, job.precision, job.attention, 1, job.process), failure=reason)
+
+
+def _outcome(job: Job, model: Any, chosen: Mapping[str, Any], every: Any, rows: int) -> Outcome:
     from dlmbench import registry
     from dlmbench.bench.generate import resolve_knobs, sampler_for
     from dlmbench.sampling.generator import generator_for
@@ -211,7 +212,7 @@ def _outcome(job: Job, model: Any, attention: str, chosen: Mapping[str, Any], ev
         prompt_tokens=job.length,
         new_tokens=job.length,
         precision=job.precision,
-        attention=attention,
+        attention=job.attention,
         seed=0,
         prompts="tiny",
     )
@@ -231,7 +232,7 @@ def _outcome(job: Job, model: Any, attention: str, chosen: Mapping[str, Any], ev
     if knobs["temperature"]:
         case += f" T={knobs['temperature']}"
     outcome = Outcome(
-        Setting(case, job.engine, job.precision, attention, rows, job.process),
+        Setting(case, job.engine, job.precision, job.attention, rows, job.process),
         tokens=tuple(tokens),
         ties=tied / masked if masked else None,
         ties_at_limit=at_limit / forwards if forwards else None,
@@ -244,8 +245,9 @@ def _outcome(job: Job, model: Any, attention: str, chosen: Mapping[str, Any], ev
     )
     texts = Texts(cell, every.prompts, stored, rows=rows, device=job.device)
     metrics = {name: _value(registry.load("metrics", name).score(texts)) for name in METRICS}
+    # A likelihood does not depend on the temperature, and one K is enough for it.
     scored: list[Any] = []
-    if not knobs["temperature"]:  # a likelihood does not depend on it
+    if not knobs["temperature"] and knobs.get("steps") in (None, job.steps[0]):
         request = MetricRequest("likelihood", (("orders", 2),))
         module = registry.load("metrics", "likelihood")
         scored = list(module.score(replace(texts, model=model.language_model, request=request)))
@@ -306,15 +308,15 @@ def run_job(job: Job) -> list[Outcome]:
         path = Path(folder) / "outcomes.jsonl"
         command = [sys.executable, __file__, "--job", json.dumps(asdict(job)), str(path)]
         started = time.monotonic()
-        subprocess.run(command, check=True)
-        seconds = time.monotonic() - started
-        sys.stderr.write(f"{job.engine} {job.precision} process {job.process}: {seconds:.0f} s\n")
+        code = subprocess.run(command, check=False, env=os.environ | {"TORCHINDUCTOR_COMPILE_THREADS": "1"}).returncode
+        what = f"{job.engine} {job.precision} {job.attention} process {job.process}"
+        sys.stderr.write(f"{what}: {time.monotonic() - started:.0f} s, exit code {code}\n")
         found = []
-        for line in path.read_text(encoding="utf-8").splitlines():
+        for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
             values = json.loads(line)
             values["tokens"] = tuple(map(tuple, values["tokens"]))
             found.append(Outcome(**values | {"setting": Setting(**values["setting"])}))
-        return found
+        return found + ([failed(job, "", f"the process ended with exit code {code}")] if code else [])
 
 
 def run_in_this_process(text: str, path: Path) -> None:
@@ -342,7 +344,7 @@ def measure(arguments: argparse.Namespace) -> None:
             precision=precision,
             process=process,
             device=device,
-            attentions=tuple(arguments.attention),
+            attention=attention,
             batch_sizes=tuple(sorted(arguments.batch_size)),
             steps=tuple(arguments.steps or ((length // 2, length) if on_gpu else (length // 2,))),
             temperatures=tuple(arguments.temperature),
@@ -352,9 +354,10 @@ def measure(arguments: argparse.Namespace) -> None:
         for process in (0, 1)
         for precision in arguments.precision or (("float32", "bfloat16") if on_gpu else ("float32",))
         for engine in arguments.engine
+        for attention in arguments.attention
     ]
     started = time.monotonic()
-    with ThreadPoolExecutor(arguments.workers or (len(jobs) if on_gpu else 2)) as pool:
+    with ThreadPoolExecutor(arguments.workers or (12 if on_gpu else 2)) as pool:
         outcomes = [outcome for found in pool.map(run_job, jobs) for outcome in found]
     rows = list(comparisons(outcomes))
     slug = re.sub(r"[^a-z0-9]+", "-", name.lower().removeprefix("nvidia "))
@@ -452,7 +455,7 @@ def main() -> None:
     parser.add_argument("--temperature", nargs="+", type=float, default=[0.0], help="the demo's is 0")
     parser.add_argument("--prompts", type=int, help="default: 64 on a GPU, 32 on a CPU")
     parser.add_argument("--length", type=int, help="prompt tokens, and new tokens (default: 64 on a GPU, 32 on a CPU)")
-    parser.add_argument("--workers", type=int, help="processes at a time (default: all on a GPU, 2 on a CPU)")
+    parser.add_argument("--workers", type=int, help="processes at a time (default: 12 on a GPU, 2 on a CPU)")
     parser.add_argument("--output", type=Path, default=FOLDER)
     parser.add_argument("--job", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -214,6 +215,7 @@ def measure_under_load(config: Path, output: Path, host: str, idle_s: float, bus
 
     A warm-up precedes the rest, so that nothing is compiled afterwards. `cells`: places in the plan; all if empty.
     """
+    os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # as in a worker process: on a CPU a spinning thread takes a core
     import torch
 
     from dlmbench import models

@@ -1,7 +1,7 @@
 """Exceptions, and suggestions for misspelt names.
 
 `BenchError` is for what a user can fix: the command line prints it as one line, without a traceback, and exits with
-code 2. `assert` is for what only a bug in this program can break.
+code 2 (1 for `CellsFailedError`). `assert` is for what only a bug in this program can break.
 """
 
 from __future__ import annotations
@@ -29,6 +29,10 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     if near:
         return f"Did you mean '{near[0]}'? Known: {', '.join(names)}"
     return f"Known: {', '.join(names)}"
+
+
+class CellsFailedError(BenchError):
+    """The command went through and everything is recorded, but something that it ran failed: exit code 1."""
 
 
 class InvalidLogitsError(RuntimeError):

@@ -7,9 +7,12 @@ import math
 import numpy as np
 import pytest
 
+from dlmbench.analysis.compare import compare
 from dlmbench.analysis.parity import LEAST_PROMPTS, LEAST_UNANIMOUS, PerText, difference, steps_to_parity
 from dlmbench.analysis.proportions import mcnemar, paired_difference, paired_score, proportion
 from dlmbench.analysis.quality import MetricInfo
+from dlmbench.types import Run
+from support.synthetic_run import ENVIRONMENT, per_text, target_cell
 
 GRID = (16, 32, 64, 128, 256)
 
@@ -147,6 +150,20 @@ def test_a_difference_of_answers_is_mcnemars():
     wrong[:5] = 0
     found, p_value = difference(texts(wrong, 1.0), texts(right, 1.0))
     assert (found.value, p_value) == (-0.125, pytest.approx(2 / 32))
+
+
+@pytest.mark.parametrize(("cells", "verdict"), [(1, "worse"), (16, "no difference shown")])
+def test_one_small_p_value_among_many_scores_is_no_verdict(cells, verdict):
+    of = [target_cell(k) for k in range(1, cells + 1)]
+    noise = np.where(np.arange(40) % 2 == 0, 1.0, -1.0)
+    runs = []
+    for shift in (0.0, 0.38):  # p = 0.02 for the first cell, 1 for the others
+        scores = [per_text(c, "likelihood", (noise + (shift if c is of[0] else 0)) * bool(shift), 1.0) for c in of]
+        runs.append(Run("run", "run", ENVIRONMENT, tuple(of), (), (), tuple(t for ts in scores for t in ts)))
+    (first,) = compare(*runs).pairs[0].quality
+    assert first.p_value is not None
+    assert 0.01 < first.p_value < 0.05
+    assert first.verdict == verdict
 
 
 @pytest.mark.parametrize("name", ["distinct_1", "distinct_2", "distinct_3", "repetition", "unigram_entropy"])

@@ -88,7 +88,7 @@ class NoProgress:
                 raise StopRequestedError
 
 
-def measure(folder, settings=SETTINGS, together=True, at=None):
+def measure(folder, settings=SETTINGS, together=True, at=None, processes=None):
     """The requests of a speed pass into `folder`, and its results; None if it was stopped."""
     pool = FakePool()
     with Store.open(folder, ENVIRONMENT, "study", Plan(CELLS)) as store:
@@ -101,7 +101,8 @@ def measure(folder, settings=SETTINGS, together=True, at=None):
             NoProgress(at),
             work,
             seed=0,
-            texts_needed=False,  # type: ignore[arg-type]
+            texts_needed=False,
+            processes=processes or {},
         )
         prompts = {(c.model.key, c.prompt_tokens, c.new_tokens): PromptBatch((Prompt(0, (1,)),), "h") for c in CELLS}
         try:
@@ -159,6 +160,15 @@ def test_a_stopped_run_is_completed_by_as_many_processes_as_are_missing(tmp_path
         assert sum(n >= 3 for n in counts_of(result)) == 3
         assert sum(counts_of(result)) <= 9 + 2
     assert measure(tmp_path)[0] == []
+
+
+def test_a_shard_measures_its_part_of_the_processes_and_inspects_where_process_0_runs(tmp_path):
+    """Three processes of nine repetitions in all: two here and one elsewhere."""
+    here = {CELLS[0].id: (0, 2), CELLS[1].id: (1,), CELLS[2].id: (1, 2), CELLS[3].id: (0,)}
+    log, results = measure(tmp_path, processes=here)
+    assert [counts_of(r) for r in results] == [[3] * len(here[r.cell.id]) for r in results]
+    assert {r.cell.id for _, r in log if isinstance(r, ProfileCell)} == {CELLS[0].id, CELLS[3].id}
+    assert all(r.status == "ok" for r in results)
 
 
 def test_with_one_process_a_baseline_that_does_not_fit_beside_the_target_comes_back_at_the_end(tmp_path):

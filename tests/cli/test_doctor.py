@@ -64,20 +64,20 @@ def test_this_machine(capsys, monkeypatch, tmp_path):
     monkeypatch.setenv("SLURM_CONF", str(tmp_path / "none"))
     code, out, err = run(capsys, "doctor", "--config", ROOT / "config" / "experiments_tiny.yaml")
     assert code == 0, err
-    assert out == ""
-    subjects = {line[9:].partition(":")[0] for line in err.splitlines()}
+    assert err == ""
+    subjects = {line[9:].partition(":")[0] for line in out.splitlines()}
     assert {"python", "packages", "device", "memory", "cores", "disk", "caches", "SLURM", "model embedded"} <= subjects
-    assert {line[:8].strip() for line in err.splitlines()} <= {"ok", "warning"}
-    for line in err.splitlines():
+    assert {line[:8].strip() for line in out.splitlines()} <= {"ok", "warning"}
+    for line in out.splitlines():
         if line.startswith("warning"):
             assert line.count(". ") >= 1 or "(" in line, f"a warning without a hint: {line}"
 
 
 def test_an_error_decides_the_exit_code(capsys, monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    code, _, err = run(capsys, "doctor", "--config", ROOT / "config" / "experiments.yaml")
+    code, out, err = run(capsys, "doctor", "--config", ROOT / "config" / "experiments.yaml")
     assert code == 2
-    assert "error    model GSAI-ML/LLaDA-8B-Base: it is not in the cache" in err
+    assert "error    model GSAI-ML/LLaDA-8B-Base: it is not in the cache" in out
     assert "3 checks failed: this machine is not ready to measure" in err
 
 

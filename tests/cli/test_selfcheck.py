@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from dlmbench.bench import selfcheck as check
+from dlmbench.cli import console
 from dlmbench.measure.environment import fingerprint
 from dlmbench.results.selfcheck import read_selfcheck, selfcheck_path
 from support.program import run
@@ -44,13 +45,19 @@ def test_the_table_ends_with_what_cannot_be_shown(capsys, monkeypatch):
     assert asked[-1][2:] == (check.ENGINES, check.BUDGET_S["cpu"])
 
 
+def test_a_machine_too_noisy_to_compare_has_no_absurd_figures():
+    noisy = a_selfcheck(sd_log_upper=10.0)
+    assert any(line.startswith("Differences under 100.0% cannot be shown") for line in console.selfcheck_remarks(noisy))
+    assert list(console.selfcheck(noisy).columns[2].cells) == ["over 100%", "over 100%"]
+
+
 def test_the_doctor_says_whether_there_is_one(capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    _, _, err = run(capsys, "doctor")
-    assert "ok       selfcheck: none for this environment" in err
-    assert "dlmbench selfcheck" in err
+    _, out, _ = run(capsys, "doctor")
+    assert "ok       selfcheck: none for this environment" in out
+    assert "dlmbench selfcheck" in out
     path = tmp_path / "mine.json"
     monkeypatch.setenv("DLMBENCH_SELFCHECK", str(path))
     path.write_text("{")
-    _, _, err = run(capsys, "doctor")
-    assert f"error    selfcheck: {path}" in err
+    _, out, _ = run(capsys, "doctor")
+    assert f"error    selfcheck: {path}" in out

@@ -77,6 +77,15 @@ def test_a_run_leaves_everything_and_a_second_one_adds_nothing(command):
     assert again.returncode == 0, again.stderr
     assert measured_lines(output) == before
     assert again.stdout == first.stdout
+    assert "6 of 6 cells done" in again.stderr
+
+    edited = arguments[2].with_name("edited.yaml")
+    edited.write_text(CONFIG + "seed: 3\n")
+    refused = start("run", "--config", edited, "--output_dir", output, timeout=100)
+    assert refused.returncode == 2
+    assert "seed: 0 on record, 3 now" in refused.stderr
+    assert "--extend" in refused.stderr
+    assert measured_lines(output) == before
 
 
 def test_kill_9_in_the_middle_and_the_same_command_again(command):
@@ -137,11 +146,11 @@ def test_a_worker_that_dies_costs_its_cell_and_no_other(command):
     workers = [p for p in psutil.Process(process.pid).children(recursive=True) if "spawn_main" in " ".join(p.cmdline())]
     workers[0].kill()
     _, talk = process.communicate(timeout=400)
-    assert process.returncode == 0, talk
     statuses = {r.cell.id: (r.status, r.reason) for r in read_run(output).results}
     assert len(statuses) == 6
     failed = [reason for status, reason in statuses.values() if status != "ok"]
     assert len(failed) <= 1
+    assert process.returncode == len(failed), talk
     assert all("died" in reason for reason in failed)
 
 

@@ -313,7 +313,7 @@ def steps_to_parity(
     points = points_of(steps, scores, baseline, margin)
     # One test for each neighbouring pair (Bonferroni): otherwise long plateaus look broken by chance.
     falls = [
-        points_of([k], [after], before, 0.0)[0].p_worse <= ALPHA / (len(scores) - 1)
+        points_of([k], [after], before, 0.0)[0].p_worse <= ALPHA / 2 / (len(scores) - 1)
         for k, (before, after) in zip(steps[1:], itertools.pairwise(scores), strict=True)
     ]
     n = min(baseline.n, *(c.n for c in scores))

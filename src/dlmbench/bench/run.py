@@ -6,9 +6,9 @@ Tables, figures and the report are made from that folder alone, without the mode
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from contextlib import ExitStack
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -21,8 +21,10 @@ from dlmbench.bench.worker import Pool
 from dlmbench.errors import BenchError
 from dlmbench.experiment import plan as grid
 from dlmbench.measure.environment import fingerprint
+from dlmbench.measure.memory import host_memory
 from dlmbench.models import FoundModel, identity
-from dlmbench.results import Store, read_run
+from dlmbench.results import Store, read_run, recorded_protocol
+from dlmbench.results.folder import differences
 from dlmbench.results.journal import replace_file
 from dlmbench.results.selfcheck import copy_selfcheck
 from dlmbench.results.settings import EXPERIMENT
@@ -51,6 +53,7 @@ def run(
     *,
     try_oom: bool = False,
     whole: Plan | None = None,
+    processes: Mapping[str, tuple[int, ...]] | None = None,
 ) -> str:
     """Speed pass, then quality pass; recorded work is skipped. Returns a hint where the machine's noise is unknown.
 
@@ -62,6 +65,8 @@ def run(
         machine: the device, where it is not the one found.
         try_oom: also try the cells that are predicted not to fit into memory.
         whole: the plan that `plan` is a part of; prompts suit every model of it, so that all parts use the same ones.
+        processes: by cell id, which of a cell's processes to run here; None for all. A cell is inspected and scored
+            where its process 0 runs.
 
     Raises:
         BenchError: a model that cannot be used, a folder that cannot be written or holds results of other models,
@@ -85,15 +90,48 @@ def run(
         # Texts are kept even for metrics that need none: others may be added when the models are gone.
         needs_texts = bool(experiment.metrics)
         speed = SpeedPass(
-            plan, experiment.protocol, store, pool, progress, outlook.expectation, experiment.seed, needs_texts
+            plan,
+            experiment.protocol,
+            store,
+            pool,
+            progress,
+            outlook.expectation,
+            experiment.seed,
+            needs_texts,
+            processes or {},
         )
         if not try_oom:
             speed.skip(outlook.too_large)
         if not speed.is_done:
             used = {cell.model.key for cell in plan.cells}
             speed.run(prompts.speed, together=_fit_together(found, used, cells, device))
-        score_run(plan, requests, store, pool, lambda: prompts.quality, progress)
+        scored = replace(plan, cells=tuple(c for c in plan.cells if speed.is_inspected(c)))
+        score_run(scored, requests, store, pool, lambda: prompts.quality, progress)
     return hint
+
+
+def refuse_other_settings(output: Path, experiment: Experiment) -> None:
+    """Check that `experiment` extends the run in `output` along axes only; fewer or more prompts are such an axis.
+
+    Raises:
+        BenchError: it has another prompt source, seed or protocol, which are named.
+    """
+    path = output / EXPERIMENT
+    if not path.is_file():
+        return
+    saved = json.loads(path.read_text(encoding="utf-8"))
+    recorded, prompts = recorded_protocol(saved["protocol"]), from_mapping(PromptSettings, saved["prompts"])
+    found = [
+        *(f"prompts.{text}" for text in differences(prompts, experiment.prompts, ("source", "path", "seed", "chat"))),
+        *(f"protocol.{t}" for t in differences(recorded, experiment.protocol, [f.name for f in fields(recorded)])),
+    ]
+    if saved["seed"] != experiment.seed:
+        found.append(f"seed: {saved['seed']} on record, {experiment.seed} now")
+    if found:
+        raise BenchError(
+            f"{output} was measured with other settings ({'; '.join(found)})",
+            "Choose a new --output-dir, or add to this one all the same with --extend",
+        )
 
 
 def score(output: Path, metrics: Sequence[str], settings: MetricSettings, progress: Progress) -> None:
@@ -124,11 +162,10 @@ def _find_models(specs: Iterable[ModelSpec], cells: Sequence[Cell]) -> dict[str,
 
 def _fit_together(found: dict[str, FoundModel], keys: Set[str], cells: Sequence[Cell], device: str) -> bool:
     """Whether the weights of these models fit at once, with half of the memory left for activations and caches."""
-    import psutil
     import torch
 
     on_gpu = device == "cuda"
-    memory = torch.cuda.get_device_properties(0).total_memory if on_gpu else psutil.virtual_memory().available
+    memory = torch.cuda.get_device_properties(0).total_memory if on_gpu else host_memory().available
     width = max(ELEMENT_BYTES[cell.precision] for cell in cells)
     return sum(found[key].architecture.parameters for key in keys) * width <= memory / 2
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import median
 
 from dlmbench.bench.forecast import Expectation, remaining
@@ -48,7 +48,10 @@ def visiting_order(cells: Sequence[Cell], seed: str) -> list[Cell]:
 
 @dataclass
 class SpeedPass:
-    """The speed pass of one plan, recorded in a store."""
+    """The speed pass of one plan, recorded in a store.
+
+    processes: by cell id, which of a cell's processes run here; all of those that it lacks.
+    """
 
     plan: Plan
     settings: ProtocolSettings
@@ -58,15 +61,24 @@ class SpeedPass:
     expectation: Expectation
     seed: int
     texts_needed: bool = True
+    processes: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.prompts: PromptSets = {}
         self.spent = dict.fromkeys(("loading_s", "warmup_s", "timed_s", "windows_s", "inspection_s"), 0.0)
-        is_scored = {cell.id: self.texts_needed and cell.model.weights != "random" for cell in self.plan.scored_cells}
-        self.scored = {cell_id for cell_id, scored in is_scored.items() if scored}
+        real = [c for c in self.plan.scored_cells if self.texts_needed and c.model.weights != "random"]
+        self.scored = {cell.id for cell in real if self.is_inspected(cell)}
         # A later run may try what was skipped because of a prediction.
         self.ended = {r.cell.id: r.status for r in self.store.results() if r.status not in (None, "skipped")}
         self.generated = {(g.cell_id, g.prompt_index) for g in self.store.generations()}
+
+    def process_count(self, cell: Cell) -> int:
+        """In how many processes a cell is measured here."""
+        return len(self.processes.get(cell.id, range(self.settings.processes)))
+
+    def is_inspected(self, cell: Cell) -> bool:
+        """Whether memory, step times and texts of a cell are taken here: in one place, wherever its processes run."""
+        return 0 in self.processes.get(cell.id, (0,))
 
     @property
     def is_done(self) -> bool:
@@ -106,7 +118,7 @@ class SpeedPass:
         if not together and self.settings.processes == 1:
             turns = [(baseline, rounds[:-1]), (target, rounds), (baseline, rounds[-1:])]
         # Every process completes its part of each cell, so a resumed run needs no more processes than a fresh one.
-        for process in range(self.settings.processes):
+        for process in range(max(map(self.process_count, self.plan.cells), default=0)):
             for cells, numbers in turns:
                 self._run_process([c for c in cells if self._is_left(c)], process, numbers)
                 if not together:
@@ -145,7 +157,7 @@ class SpeedPass:
             visit = self._visit_plan(cell, number, worker.process_id)
             if visit.is_empty or self._too_large(cell):
                 return
-            of = f"process {process + 1} of {self.settings.processes}, round {number + 1} of {self.settings.rounds}"
+            of = f"process {process + 1} of {self.process_count(cell)}, round {number + 1} of {self.settings.rounds}"
             self._show(cell, of)
             batches = in_batches(self._prompts(cell), cell.batch_size)
             self._record(worker, Repeat(cell, visit, number, batches))
@@ -158,12 +170,13 @@ class SpeedPass:
                 self._finish(cell)
 
     def _visit_plan(self, cell: Cell, number: int, process_id: int | None) -> RepetitionPlan:
-        return plan_repetitions(self.store.samples(cell.id), self.settings, number, process_id)
+        samples = self.store.samples(cell.id)
+        return plan_repetitions(samples, self.settings, number, process_id, self.process_count(cell))
 
     def _too_large(self, cell: Cell) -> bool:
         """Whether a smaller batch of the same shape ran out of memory; if so, this cell is recorded as oom, untried."""
         for other in self.plan.cells:
-            smaller = other.quality_key == cell.quality_key and other.batch_size < cell.batch_size
+            smaller = other.shape_key == cell.shape_key and other.batch_size < cell.batch_size
             if smaller and self.ended.get(other.id) == "oom":
                 self._end(cell, Failed("oom", f"not tried: batch {other.batch_size} of this shape ran out of memory"))
                 return True
@@ -180,7 +193,7 @@ class SpeedPass:
         worker = self.pool.worker(cell.model.key)
         result = self.store.result(cell.id)
         prompts = self._prompts(cell)
-        if result.traced is None or result.memory is None:
+        if self.is_inspected(cell) and (result.traced is None or result.memory is None):
             self._show(cell, "step times and memory")
             latency_s = median(s.latency_s for s in result.timed) if result.timed else None
             self._record(worker, ProfileCell(cell, in_batches(prompts, cell.batch_size)[0], latency_s))
@@ -233,7 +246,8 @@ class SpeedPass:
         """Report the current activity, and the estimated remaining time."""
         results = [self.store.result(c.id) for c in self.plan.cells]
         texts = {c.id: len(self._missing(c)) for c in self.plan.cells if c.id not in self.ended}
-        left = remaining(results, self.ended, self.settings, self.expectation, texts, MISSING_BATCH_SIZE)
+        processes = {c.id: self.process_count(c) for c in self.plan.cells}
+        left = remaining(results, self.ended, self.settings, self.expectation, texts, MISSING_BATCH_SIZE, processes)
         self.progress.left(left.seconds, left.unknown)
         self.progress.cell(cell, doing)
 

@@ -336,7 +336,8 @@ def _serve(connection: Connection, device: str, process_id: int, first: Cell | N
     import torch
     from transformers.utils import logging
 
-    logging.set_verbosity_error()
+    if "TRANSFORMERS_VERBOSITY" not in os.environ:
+        logging.set_verbosity_error()
     state = WorkerState(device, process_id)
     try:
         if first is not None:

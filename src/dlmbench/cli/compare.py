@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Option
 
-from dlmbench.cli.options import command
+from dlmbench.cli.options import AsJson, command
 from dlmbench.errors import BenchError
 
 if TYPE_CHECKING:
@@ -28,7 +27,7 @@ def compare(
     anyway: Annotated[
         bool, Option("--anyway", help="compare runs that are not comparable; every row is marked")
     ] = False,
-    as_json: Annotated[bool, Option("--json", help="print all numbers as JSON instead of tables")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Compare two runs cell by cell: is the second faster, and do memory and quality differ?
 
@@ -40,9 +39,11 @@ def compare(
     """
     from dlmbench.analysis.compare import as_record
     from dlmbench.analysis.compare import compare as side_by_side
+    from dlmbench.cli import console
     from dlmbench.results import read_run
 
-    found = side_by_side(read_run(first), read_run(second))
+    with console.waiting("reading and comparing the runs ..."):
+        found = side_by_side(read_run(first), read_run(second))
     if not found.pairs:
         counts = f"{len(found.only_first)} and {len(found.only_second)} cells"
         raise BenchError(
@@ -56,7 +57,7 @@ def compare(
             "Measure again with the same settings, or compare them anyway with --anyway",
         )
     if as_json:
-        print(json.dumps(as_record(found), indent=1, allow_nan=False, ensure_ascii=False))
+        console.print_json(as_record(found))
     else:
         _print(found)
 

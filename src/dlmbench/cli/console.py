@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import importlib
+import json
+import logging
+import math
+import os
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from rich import progress as rich_progress
-from rich.console import Console
+from rich.box import SIMPLE_HEAD
+from rich.console import Console, Group
 from rich.markup import escape
 from rich.progress import (
     BarColumn,
@@ -25,7 +33,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from dlmbench.types import Cell, Finding, LeftOut, Plan, Progress, ProtocolSettings, Run, Selfcheck
+from dlmbench.types import Cell, DeviceTime, Finding, Plan, Progress, ProtocolSettings, Run, Selfcheck
 
 if TYPE_CHECKING:
     # Types only: these import numpy and scipy, and `plan` should start fast.
@@ -43,6 +51,19 @@ if TYPE_CHECKING:
 STDERR = Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
 
 
+# Seconds after which a step that shows no progress is named, where no spinner can show it.
+_PATIENCE_S = 1.0
+
+
+def configure(*, quiet: bool, verbose: bool) -> None:
+    """Show no progress and no remarks, or also what the libraries log. Errors are printed in any case."""
+    STDERR.quiet = quiet
+    if verbose:
+        logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s", stream=sys.stderr, force=True)
+        for library in ("TRANSFORMERS", "HF_HUB", "DATASETS"):  # read by the worker processes as well
+            os.environ.setdefault(f"{library}_VERBOSITY", "info")
+
+
 def stdout(width: int = 160) -> Console:
     """The console for data: as wide as the terminal, `width` columns where stdout is a file or a pipe."""
     return Console(width=None if sys.stdout.isatty() else width, highlight=False, markup=False, emoji=False)
@@ -51,6 +72,52 @@ def stdout(width: int = 160) -> Console:
 def log(text: str) -> None:
     """Write a message to stderr."""
     STDERR.print(text)
+
+
+@contextmanager
+def waiting(text: str) -> Iterator[None]:
+    """Shows `text` during a step without progress; logged where stderr is not a terminal and the step takes long."""
+    late = threading.Timer(_PATIENCE_S, log, [text])
+    late.daemon = True
+    with STDERR.status(escape(text)):
+        if not STDERR.is_terminal:
+            late.start()
+        try:
+            yield
+        finally:
+            late.cancel()
+
+
+def load_libraries(*names: str) -> None:
+    """Import libraries that take seconds, showing which."""
+    for name in names:
+        if name not in sys.modules:
+            with waiting(f"loading {name} ..."):
+                importlib.import_module(name)
+
+
+def print_json(value: Any) -> None:
+    """Print a record, or a mapping of records, as JSON. A number that is not finite is unknown: null."""
+    print(json.dumps(_plain(value), indent=1, allow_nan=False, ensure_ascii=False))
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        value = {f.name: getattr(value, f.name) for f in fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, bool | int | str) else str(value)
+
+
+def cell_json(cell: Cell) -> dict[str, Any]:
+    """A cell as all commands print it with --json."""
+    names = ("sampler", "engine", "batch_size", "prompt_tokens", "new_tokens", "precision", "attention")
+    values = {name: getattr(cell, name) for name in names}
+    return {"id": cell.id, "model": cell.model.key, **values, "knobs": dict(cell.knobs)}
 
 
 def new_table(title: str | Text | None, *columns: str) -> Table:
@@ -107,15 +174,29 @@ class ProgressBar:
 class LiveProgress(ProgressBar):
     """Progress over cells."""
 
+    FIRST = "reading the checkpoints and starting the models"  # what happens before the first cell
+
     def __init__(self, title: str, total: int) -> None:
-        super().__init__(title, total, RenderableColumn(self))
+        super().__init__(self.FIRST, total, RenderableColumn(self))
         self._title = title
+        self._first = threading.Timer(_PATIENCE_S, self.log, [f"{self.FIRST} ..."])
+        self._first.daemon = True
         self._ends: float | None = None
         self._unknown_cells = 0
+
+    def __enter__(self) -> Self:
+        if not self.is_shown:
+            self._first.start()
+        return super().__enter__()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._first.cancel()
+        super().__exit__(kind, error, at)
 
     def cell(self, cell: Cell, doing: str) -> None:
         """Show the current cell. The title is printed before the first one, so not at all if nothing is to be done."""
         if self._title:
+            self._first.cancel()
             log(self._title)
             self._title = ""
         self.describe(f"{doing}: {cell.label}")
@@ -258,21 +339,65 @@ def number(value: float | None, factor: float = 1, digits: int = 0) -> str:
     return "-" if value is None else f"{value * factor:.{digits}f}"
 
 
-def cells(planned: Sequence[Cell], forecast: Forecast | None = None, price: float | None = None) -> Table:
-    """The plan as a table, with a forecast also the predictions for each cell."""
+def cells(planned: Sequence[Cell], forecast: Forecast | None = None, price: float | None = None) -> Group:
+    """The plan as a table, with a forecast also the predictions for each cell.
+
+    What all cells have in common, or all cells of a sampler, is in a line below it.
+    """
     title = f"{len(planned)} cells" + (f" on {forecast.hardware.name}, predicted" if forecast else "")
-    columns = ["id", "model", "sampler", "B", "P", "G", "precision", "attention", "knobs"]
+    columns = {} if forecast else {"id": [cell.id for cell in planned]}
+    columns |= {
+        "model": [cell.model.key for cell in planned],
+        "sampler": [cell.sampler for cell in planned],
+        "engine": [cell.engine for cell in planned],
+        ">B": [str(cell.batch_size) for cell in planned],
+        ">P": [str(cell.prompt_tokens) for cell in planned],
+        ">G": [str(cell.new_tokens) for cell in planned],
+        "precision": [cell.precision for cell in planned],
+        "attention": [cell.attention for cell in planned],
+    }
+    common = {name.removeprefix(">"): values[0] for name, values in columns.items() if len(set(values)) == 1}
+    models = dict.fromkeys((cell.model.key, cell.sampler) for cell in planned)
+    if "sampler" not in common and len(models) == len({key for key, _ in models}):
+        common["sampler"] = ", ".join(f"{sampler} ({key})" for key, sampler in models)
+    columns = {name: values for name, values in columns.items() if name.removeprefix(">") not in common}
+    knobs = [_shown_knobs(cell) for cell in planned]
+    constant = _constant_knobs(planned, knobs)
+    common |= constant
+    varied = [{name: value for name, value in own.items() if name not in constant} for own in knobs]
+    for name, header in (("steps", ">K"), ("block_length", ">block")):
+        if any(name in own for own in varied):
+            columns[header] = [own.pop(name, "-") for own in varied]
+    if any(varied):
+        columns["knobs"] = [" ".join(f"{name}={value}" for name, value in own.items()) for own in varied]
     if forecast:
         latency = ">latency ms [95%]" if forecast.estimates else ">latency ms"
-        columns += [latency, ">tokens/s", ">memory GB", ">fits"]
-        columns += [">per M tokens"] if price is not None else []
+        names = [latency, ">tokens/s", ">memory GB", ">fits", *([">per M tokens"] if price is not None else [])]
+        predicted = [_predicted(cell, forecast, price) for cell in planned]
+        columns |= {name: [row[i] for row in predicted] for i, name in enumerate(names)}
     table = new_table(title, *columns)
-    for cell in planned:
-        knobs = cell.label.partition(f"G={cell.new_tokens}")[2].strip()
-        sizes = (str(cell.batch_size), str(cell.prompt_tokens), str(cell.new_tokens))
-        predicted = _predicted(cell, forecast, price) if forecast else ()
-        table.add_row(cell.id, cell.model.key, cell.sampler, *sizes, cell.precision, cell.attention, knobs, *predicted)
-    return table
+    table.box, table.show_edge, table.collapse_padding = SIMPLE_HEAD, False, True
+    for row in zip(*columns.values(), strict=True):
+        table.add_row(*row)
+    return Group(table, f"all cells: {', '.join(f'{name} {value}' for name, value in common.items())}")
+
+
+def _shown_knobs(cell: Cell) -> dict[str, str]:
+    """The knobs in a cell's label, by name."""
+    text = cell.label.partition(f"G={cell.new_tokens}")[2].split()
+    return dict(part.split("=", 1) for part in text)
+
+
+def _constant_knobs(planned: Sequence[Cell], knobs: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    """The knobs that have one value in all cells of every sampler that has them."""
+    found: dict[str, str] = {}
+    for name in dict.fromkeys(name for own in knobs for name in own):
+        samplers = {cell.sampler for cell, own in zip(planned, knobs, strict=True) if name in own}
+        pairs = zip(planned, knobs, strict=True)
+        values = {own.get(name) for cell, own in pairs if cell.sampler in samplers}
+        if len(values) == 1 and (value := values.pop()) is not None:
+            found[name] = value
+    return found
 
 
 def _predicted(cell: Cell, forecast: Forecast, price: float | None) -> tuple[str, ...]:
@@ -293,11 +418,11 @@ def _predicted(cell: Cell, forecast: Forecast, price: float | None) -> tuple[str
 
 def total_cost(cost: RunCost, price: float | None) -> str:
     """The predicted time and price of a run, as a sentence."""
-    text = f"predicted time of all generations, with warm-ups and repetitions: {_between(cost.low_s, cost.high_s)}"
+    text = f"predicted time of loading and of all generations, warm-ups included: {_between(cost.low_s, cost.high_s)}"
     if price is not None:
         low, high = (f"{m:.2f}" for m in cost.money(price))
         text += f"; {low if low == high else f'{low} to {high}'} at {price:g} per GPU hour"
-    text += ". Not included: loading models and scoring"
+    text += ". Not included: scoring"
     if cost.too_large:
         text += f", {cost.too_large} cells that will probably not fit and that `run` skips without --try-oom"
     if cost.without_time:
@@ -308,6 +433,21 @@ def total_cost(cost: RunCost, price: float | None) -> str:
 def _between(low_s: float, high_s: float) -> str:
     low, high = duration(low_s), duration(high_s)
     return low if low == high else f"{low} (steady latencies) to {high} (noisy ones)"
+
+
+def device_time(spent: Sequence[DeviceTime]) -> str:
+    """What the speed pass of a run spent its time on, over all starts; "" where that is not on record."""
+    total = math.fsum(s.seconds for s in spent)
+    if not total:
+        return ""
+    shares = {
+        "timed repetitions and energy windows": math.fsum(s.measuring_s for s in spent),
+        "loading": math.fsum(s.loading_s for s in spent),
+        "warm-ups": math.fsum(s.warmup_s for s in spent),
+        "step times, memory and texts": math.fsum(s.inspection_s for s in spent),
+    }
+    parts = ", ".join(f"{seconds / total:.0%} {what}" for what, seconds in shares.items())
+    return f"Of {duration(total)} on the device: {parts}"
 
 
 def duration(seconds: float) -> str:
@@ -462,7 +602,7 @@ def selfcheck_remarks(found: Selfcheck) -> list[str]:
         f"Harness: {found.overhead_s * 1e3:.2f} ms a repetition, outside the timed region.",
     ]
     lines += [f"Not measured: {reason}." for reason in found.not_measured]
-    one, three, five = (_percent(max(f.floor(n) for f in found.floors)) for n in (1, 3, 5))
+    one, three, five = (_percent(min(1.0, max(f.floor(n) for f in found.floors))) for n in (1, 3, 5))
     lines.append(
         f"Differences under {one} cannot be shown here by a run with 1 process, under {three} by one with 3, "
         f"under {five} by one with 5, whatever the engine and kind of cell."
@@ -480,10 +620,13 @@ def _percent(share: float) -> str:
     return f"{share:.1%}" if share >= 0.00995 else f"{share:.2%}"
 
 
-def left_out(combinations: Sequence[LeftOut]) -> None:
-    """Report which combinations of the grid are not run, and why."""
-    for out in combinations:
+def left_out(plan: Plan) -> None:
+    """Report which combinations of the grid are not run, and why, and a comparison that lacks one side."""
+    for out in plan.left_out:
         STDERR.print(f"left out: {out.label}: {out.reason}", style="dim")
+    roles = {cell.model.role for cell in plan.cells}
+    if len(roles) == 1:
+        STDERR.print(f"only a {roles.pop()} is measured: a comparison needs a baseline and a target", style="yellow")
 
 
 def findings(found: Sequence[Finding]) -> None:

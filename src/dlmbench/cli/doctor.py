@@ -187,10 +187,11 @@ def gpu_checks(found: GpuCondition) -> Iterator[Check]:
 
 
 def _machine() -> Iterator[Check]:
-    import psutil
     import torch
 
-    memory = psutil.virtual_memory()
+    from dlmbench.measure.memory import host_memory
+
+    memory = host_memory()
     yield Check("ok", "memory", f"{memory.available / _GIB:.1f} GiB of {memory.total / _GIB:.1f} GiB available")
     allowed, busy = len(os.sched_getaffinity(0)), os.getloadavg()[0]
     text = f"{allowed} cores for this process, torch uses {torch.get_num_threads()}; load {busy:.1f}"

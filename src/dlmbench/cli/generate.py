@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -70,7 +71,7 @@ class GenerateOptions(CheckpointOptions):
     temperature: Annotated[float | None, Option(metavar="T", help="default 0: the most probable token")] = None
     batch_size: Annotated[int, Option(min=1, metavar="B", help="prompts per batch, padded on the left")] = 1
     chat: Annotated[bool, Option("--chat", help="apply the chat template to each prompt")] = False
-    trace: Annotated[bool, Option("--trace", help="with --json: also print when each position was committed")] = False
+    trace: Annotated[bool, Option("--trace", help="show in which forward each token was committed")] = False
 
 
 @command()
@@ -81,10 +82,15 @@ def generate(
 ) -> None:
     """Generate from a prompt file, for example to compare a sampler with its authors' code.
 
+    With --trace also a picture of the order in which the tokens were committed; with --json as numbers.
+
     \b
     Example: dlmbench generate --model embedded:llada --prompt-file prompts.txt --steps 16 --json
     """
     from dlmbench import registry
+    from dlmbench.cli import console
+
+    console.load_libraries("torch")
     from dlmbench.bench import generate as generation
 
     if options.sampler is not None:
@@ -97,6 +103,25 @@ def generate(
             )
         else:
             print(output.text if output.text is not None else " ".join(map(str, output.output_ids)), flush=True)
+            if output.committed_at is not None:
+                print(commitment(output.committed_at), flush=True)
+
+
+def commitment(committed_at: Sequence[int], width: int = 80, rows: int = 32) -> str:
+    """A picture of the forwards (rows) in which the tokens (columns) were committed; long ones are drawn in parts."""
+    last = max(committed_at)
+    per_row = -(-last // rows)
+    lines = [f"committed in forward 1 to {last}: # now, - before, . still masked"]
+    for start in range(0, len(committed_at), width):
+        part = committed_at[start : start + width]
+        if len(committed_at) > width:
+            lines.append(f"tokens {start + 1} to {start + len(part)}")
+        for first in range(1, last + 1, per_row):
+            end = min(first + per_row - 1, last)
+            marks = "".join("." if at > end else "#" if at >= first else "-" for at in part)
+            label = str(first) if first == end else f"{first}-{end}"
+            lines.append(f"{label:>9} |{marks}|")
+    return "\n".join(lines)
 
 
 @dataclass(frozen=True)
@@ -121,6 +146,9 @@ def likelihood(
     \b
     Example: dlmbench likelihood --model GSAI-ML/LLaDA-8B-Base --prompt-file pairs.jsonl --metric elbo
     """
+    from dlmbench.cli import console
+
+    console.load_libraries("torch")
     from dlmbench.bench import generate as generation
 
     if metric not in METRICS:

@@ -3,40 +3,77 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from typer import Argument, Option
 
 from dlmbench import registry
-from dlmbench.cli.options import Config, ExperimentOptions, command, split_names
+from dlmbench.cli.options import AsJson, Config, ExperimentOptions, command, split_names
 from dlmbench.errors import BenchError, did_you_mean
+
+_HARDWARE = "hardware"
+_KINDS = (*registry.KINDS, _HARDWARE)
 
 
 @command(name="list")
 def list_(
     what: Annotated[
-        str | None, Argument(metavar="KIND", help=f"one of: {', '.join(registry.KINDS)}; default: all")
+        str | None,
+        Argument(
+            metavar="KIND", help=f"one of: {', '.join(_KINDS)}; default: all", autocompletion=lambda: list(_KINDS)
+        ),
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
-    """List the available plug-ins: model families, samplers and their knobs, engines, metrics and so on.
+    """List plug-ins (model families, samplers and their knobs, engines, metrics and so on) and known devices.
 
     \b
     Example: dlmbench list samplers
     """
-    if what is not None and what not in registry.KINDS:
-        raise BenchError(f"unknown kind '{what}'", did_you_mean(what, registry.KINDS))
-    for kind in [what] if what else registry.KINDS:
-        names = registry.names(kind)
-        width = max(map(len, names), default=0) + 2
+    from dlmbench.cli import console
+
+    if what is not None and what not in _KINDS:
+        raise BenchError(f"unknown kind '{what}'", did_you_mean(what, _KINDS))
+    found = {kind: _devices() if kind == _HARDWARE else _plugins(kind) for kind in ([what] if what else _KINDS)}
+    if as_json:
+        console.print_json(found)
+        return
+    for kind, entries in found.items():
+        width = max((len(e["name"]) for e in entries), default=0) + 2
         print(f"{kind}:")
-        for name in names:
-            print(f"  {name:<{width}}{registry.summary(kind, name)}")
-        for name in names if kind == "samplers" else ():
-            for knob in registry.all_knobs(name).values():
+        for entry in entries:
+            print(f"  {entry['name']:<{width}}{entry['summary']}")
+        for entry in entries:
+            for knob in entry.get("knobs", ()):
                 # As an experiment file and --knob accept it: null, true, false.
-                default = knob.default if isinstance(knob.default, str) else json.dumps(knob.default)
-                print(f"    {name}: --knob {knob.name}={default}: {knob.help}")
+                default = knob["default"] if isinstance(knob["default"], str) else json.dumps(knob["default"])
+                print(f"    {entry['name']}: --knob {knob['name']}={default}: {knob['help']}")
+
+
+def _plugins(kind: str) -> list[dict[str, Any]]:
+    entries: list[dict[str, Any]] = [{"name": n, "summary": registry.summary(kind, n)} for n in registry.names(kind)]
+    for entry in entries if kind == "samplers" else ():
+        knobs = registry.all_knobs(entry["name"]).values()
+        entry["knobs"] = [{"name": k.name, "default": k.default, "help": k.help} for k in knobs]
+    return entries
+
+
+def _devices() -> list[dict[str, Any]]:
+    """The devices that --hardware knows, with their data-sheet rates."""
+    from dlmbench.roofline import hardware
+
+    return [
+        {
+            "name": row.name,
+            "summary": f"{row.memory_bytes / 1e9:.0f} GB, {row.bandwidth / 1e9:.0f} GB/s, "
+            f"{row.bf16_flops / 1e12:.0f} bfloat16 TFLOP/s",
+            **asdict(row),
+        }
+        for row in hardware.ROWS
+    ]
 
 
 @command()
@@ -45,6 +82,7 @@ def doctor(
         Path | None,
         Option("--config", "-c", metavar="FILE", help="also check the models and data of this experiment file"),
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Check whether this machine is ready to measure: GPU, driver, packages, disk, caches, SLURM.
 
@@ -56,10 +94,16 @@ def doctor(
     from dlmbench.cli import console, doctor
 
     experiment = ExperimentOptions(config).load()[0] if config is not None else None
-    errors = 0
+    with suppress(ImportError):  # the check of the packages reports it
+        console.load_libraries("torch")
+    checks, errors = [], 0
     for check in doctor.run_checks(experiment):
-        console.log(check.line)
+        checks.append(check)
         errors += check.state == "error"
+        if not as_json:
+            print(check.line, flush=True)
+    if as_json:
+        console.print_json({"ready": not errors, "checks": checks})
     if errors:
         count = "1 check" if errors == 1 else f"{errors} checks"
         raise BenchError(f"{count} failed: this machine is not ready to measure", "Fix what is marked error above")

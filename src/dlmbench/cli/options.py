@@ -13,21 +13,12 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 from typer import Argument, Option
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
+
+import dlmbench
 
 if TYPE_CHECKING:
     from dlmbench.types import Experiment, Plan
-
-app = typer.Typer(
-    name="dlmbench",
-    help="Compare masked-diffusion and autoregressive language models: speed, memory, energy and quality.",
-    epilog="Start with `dlmbench demo`; `dlmbench COMMAND --help` shows options and an example.",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
-)
 
 
 def respelled(argument: str, old: str, new: str) -> str:
@@ -36,8 +27,53 @@ def respelled(argument: str, old: str, new: str) -> str:
     return f"--{name[2:].replace(old, new)}{sign}{value}" if name.startswith("--") else argument
 
 
+class _Group(TyperGroup):
+    """The program. Options may be written with `_` for `-`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the command line, that of the command included."""
+        return super().parse_args(ctx, [respelled(argument, "_", "-") for argument in args])
+
+
+app = typer.Typer(
+    name="dlmbench",
+    help="Compare masked-diffusion and autoregressive language models: speed, memory, energy and quality.",
+    epilog="Start with `dlmbench demo`; `dlmbench COMMAND --help` shows options and an example.",
+    no_args_is_help=True,
+    cls=_Group,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"dlmbench {dlmbench.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _program(
+    version: Annotated[
+        bool, Option("--version", callback=_print_version, is_eager=True, help="show the version and exit")
+    ] = False,
+) -> None:
+    pass
+
+
 class _Command(TyperCommand):
-    """A command whose help shows an argument as RUN, where typer would show {RUN} and its Python type."""
+    """A command whose options the shell completes with `_` as well as with `-`.
+
+    Its help shows an argument as RUN, where typer would show {RUN} and its Python type.
+    """
+
+    def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:
+        """Completions of a word, spelled as it is."""
+        found = super().shell_complete(ctx, respelled(incomplete, "_", "-"))
+        for item in found if "_" in incomplete else ():
+            item.value = respelled(item.value, "-", "_")
+        return found
 
     def get_help(self, ctx: Any) -> str:
         """The text of --help."""
@@ -45,7 +81,31 @@ class _Command(TyperCommand):
         return re.sub(r"\{(\w+)\}", r"\1", text)
 
 
-command = functools.partial(app.command, cls=_Command)
+def command(**settings: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Add a function to the program as a command, with --quiet and --verbose."""
+
+    def add(function: Callable[..., None]) -> Callable[..., None]:
+        parameters = _parameters(function)
+
+        @functools.wraps(function)
+        def configured(quiet: bool = False, verbose: bool = False, **values: Any) -> None:
+            from dlmbench.cli import console
+
+            console.configure(quiet=quiet, verbose=verbose)
+            function(**values)
+
+        _set_parameters(configured, [*parameters.values(), *_parameters(_verbosity).values()])
+        return app.command(cls=_Command, **settings)(configured)
+
+    return add
+
+
+def _verbosity(
+    quiet: Annotated[bool, Option("--quiet", "-q", help="print only the answer and errors")] = False,
+    verbose: Annotated[bool, Option("--verbose", "-v", help="also print what the libraries log")] = False,
+) -> None:
+    """The options of every command."""
+
 
 Config = Annotated[Path, Option("--config", "-c", metavar="FILE", help="experiment file; annotated ones in config/")]
 OutputDir = Annotated[Path, Option("--output-dir", "-o", metavar="DIR", help="run folder; an existing one is resumed")]
@@ -60,7 +120,11 @@ HardwareName = Annotated[
 HardwareFile = Annotated[
     Path | None, Option("--hardware-file", metavar="FILE", help="YAML file that describes further devices")
 ]
+Extend = Annotated[
+    bool, Option("--extend", help="add to a run folder that was measured with other prompts, seed or protocol")
+]
 RunFolder = Annotated[Path, Argument(metavar="RUN", help="folder of a finished run")]
+AsJson = Annotated[bool, Option("--json", help="print JSON instead of tables; fields in docs/commands.md")]
 Price = Annotated[float | None, Option(metavar="PRICE", help="price of one GPU hour, in any currency")]
 
 
@@ -129,9 +193,14 @@ def expand_options(command: Callable[..., None]) -> Callable[..., None]:
         options = options_class(**{name: values.pop(name) for name in fields})
         command(options=options, **values)
 
-    expanded.__signature__ = inspect.Signature(expanded_parameters)  # type: ignore[attr-defined]
-    expanded.__annotations__ = {p.name: p.annotation for p in expanded_parameters}
+    _set_parameters(expanded, expanded_parameters)
     return expanded
+
+
+def _set_parameters(function: Callable[..., None], parameters: list[inspect.Parameter]) -> None:
+    """Make typer see these parameters."""
+    function.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    function.__annotations__ = {p.name: p.annotation for p in parameters}
 
 
 def _parameters(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:

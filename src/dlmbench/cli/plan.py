@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Option
 
-from dlmbench.cli.options import HardwareFile, HardwareName, PlanOptions, Price, RunFolder, command, expand_options
+from dlmbench.cli.options import (
+    AsJson,
+    HardwareFile,
+    HardwareName,
+    PlanOptions,
+    Price,
+    RunFolder,
+    command,
+    expand_options,
+)
 from dlmbench.errors import BenchError
 
 if TYPE_CHECKING:
+    from dlmbench.bench.forecast import RunCost
     from dlmbench.roofline.predict import Forecast
-    from dlmbench.types import Plan
+    from dlmbench.types import Cell, Plan
 
 
 @command()
@@ -29,6 +39,7 @@ def plan(
     break_even: Annotated[
         bool, Option("--break-even", help="instead of cells, show how many steps take as long as the baseline")
     ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show the cells of an experiment and the combinations left out, without running anything.
 
@@ -41,21 +52,65 @@ def plan(
     from dlmbench.cli import console
 
     experiment, planned = options.load()
-    forecast = _forecast(planned, hardware, hardware_file, price, calibration, break_even)
-    out = console.stdout(200)
+    with console.waiting("predicting ..."):
+        forecast = _forecast(planned, hardware, hardware_file, price, calibration, break_even)
+    cost = None
+    if forecast is not None and not break_even:
+        from dlmbench.bench.forecast import run_cost
+
+        cost = run_cost(forecast, experiment.protocol)
+    if as_json:
+        console.print_json({"experiment": experiment.name, **_record(planned, forecast, price, cost, break_even)})
+        return
+    out = console.stdout(100)
     if break_even and forecast is not None:
         for part in console.surfaces(forecast.surfaces(), forecast.hardware.name):
             out.print(part, soft_wrap=isinstance(part, str))
     else:
         out.print(console.cells(planned.cells, forecast, price))
-    if forecast is not None:
-        if not break_even:
-            from dlmbench.bench.forecast import run_cost
+    if cost is not None:
+        out.print(console.total_cost(cost, price))
+    for note in forecast.notes if forecast else ():
+        console.log(note)
+    console.left_out(planned)
 
-            print(console.total_cost(run_cost(forecast, experiment.protocol), price))
-        for note in forecast.notes:
-            console.log(note)
-    console.left_out(planned.left_out)
+
+def _record(
+    planned: Plan, forecast: Forecast | None, price: float | None, cost: RunCost | None, break_even: bool
+) -> dict[str, Any]:
+    """The plan for --json."""
+    from dlmbench.cli import console
+
+    record: dict[str, Any] = {"cells": [console.cell_json(cell) for cell in planned.cells]}
+    record |= {"left_out": planned.left_out, "hardware": None, "cost": None, "notes": ()}
+    if forecast is None:
+        return record
+    for entry, cell in zip(record["cells"], planned.cells, strict=True):
+        entry["predicted"] = _prediction(cell, forecast, price)
+    record |= {"hardware": forecast.hardware.name, "notes": forecast.notes}
+    if cost is not None:
+        money = None if price is None else dict(zip(("low", "high"), cost.money(price), strict=True))
+        record["cost"] = {**vars(cost), "price": money}
+    if break_even:
+        record["break_even"] = forecast.surfaces()
+    return record
+
+
+def _prediction(cell: Cell, forecast: Forecast, price: float | None) -> dict[str, Any]:
+    from dlmbench.roofline.predict import per_million_tokens
+
+    expected, tokens = forecast.of(cell), cell.batch_size * cell.new_tokens
+    latency_s, between = expected.latency_s, forecast.estimates.get(cell.id)
+    return {
+        "latency_s": latency_s,
+        "low_s": between and between.low_s,
+        "high_s": between and between.high_s,
+        "floor_s": expected.floor_s,
+        "tokens_per_s": tokens / latency_s if latency_s else None,
+        "peak_bytes": expected.peak_bytes,
+        "fits": forecast.fits(cell),
+        "per_million_tokens": per_million_tokens(latency_s, tokens, price) if latency_s and price is not None else None,
+    }
 
 
 def _forecast(
@@ -96,6 +151,7 @@ def calibrate(
     output: Annotated[
         Path | None, Option("--output", metavar="FILE", help="default: calibration.json in the run folder")
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Fit the cost model to a finished run, for `dlmbench plan --calibration`.
 
@@ -110,11 +166,21 @@ def calibrate(
     from dlmbench.roofline.calibrate import calibrate_run
     from dlmbench.roofline.hardware import load_rows
 
-    calibrated = calibrate_run(read_run(run_folder), hardware, load_rows(hardware_file))
+    with console.waiting(f"fitting the cost model to {run_folder} ..."):
+        calibrated = calibrate_run(read_run(run_folder), hardware, load_rows(hardware_file))
     path = run_folder / "calibration.json" if output is None else output
     if path.is_dir() or not path.parent.is_dir():
         raise BenchError(f"{path} cannot be written as a file", "Choose a file in an existing folder with --output")
     replace_file(path, calibrated.to_json())
+    if as_json:
+        cells = [
+            {"id": b.cell.id, "latency_s": b.latency_s, "floor_s": b.floor_s, "mfu": b.mfu, "mbu": b.mbu}
+            for b in calibrated.bounds
+        ]
+        names = ("calibrations", "notes", "findings")
+        record = {name: getattr(calibrated, name) for name in names}
+        console.print_json({"file": path, "hardware": calibrated.hardware.name, "cells": cells, **record})
+        return
     out = console.stdout()
     out.print(console.calibrations(calibrated.calibrations, calibrated.hardware.name))
     out.print(console.bounds(calibrated.bounds))

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, Option
 
-from dlmbench.cli.options import Price, RunFolder, command, split_names
+from dlmbench.cli.options import AsJson, Price, RunFolder, command, split_names
 from dlmbench.errors import BenchError
+
+if TYPE_CHECKING:
+    from dlmbench.analysis.results import CellSummary, Study
+    from dlmbench.report import Conclusion
 
 
 @command()
@@ -23,9 +27,11 @@ def report(
     \b
     Example: dlmbench report results/raw_data
     """
+    from dlmbench.cli import console
+
+    console.load_libraries("dlmbench.report")
     from dlmbench import report
     from dlmbench.analysis.study import analyse
-    from dlmbench.cli import console
     from dlmbench.results import read_run
 
     for folder in runs:
@@ -48,6 +54,7 @@ def analyze(
             help="with --price: quality that the cheapest cell must reach; without a VALUE, parity with the baseline",
         ),
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Print the summary and the answer of a finished run, and write its figures and reports again.
 
@@ -58,7 +65,7 @@ def analyze(
     """
     if quality is not None and price is None:
         raise BenchError("--quality needs a price", "Add one, as in --price 2.5")
-    conclude(run_folder, price, quality)
+    conclude(run_folder, price, quality, as_json=as_json)
 
 
 @command()
@@ -81,8 +88,10 @@ def score(
     \b
     Example: dlmbench score results/raw_data -m judge_likelihood,unigram_entropy --judge org/name
     """
-    from dlmbench.bench import run as session
     from dlmbench.cli import console
+
+    console.load_libraries("torch", "dlmbench.bench.run")
+    from dlmbench.bench import run as session
     from dlmbench.results import read_run
     from dlmbench.scoring.settings import parse_settings
 
@@ -98,20 +107,72 @@ def score(
         out.print(line, soft_wrap=True)
 
 
-def conclude(output_dir: Path, price: float | None = None, quality: str | None = None) -> None:
+def conclude(
+    output_dir: Path, price: float | None = None, quality: str | None = None, *, as_json: bool = False
+) -> Study:
     """Print the results of a finished run, and write its figures and reports."""
-    from dlmbench import report
     from dlmbench.cli import console
+
+    console.load_libraries("dlmbench.report")
+    from dlmbench import report
     from dlmbench.report.answer import answer_of
 
     with console.stages(str(output_dir)) as show_stage:
         outcome = report.conclude(output_dir, price, quality, show_stage)
+    if as_json:
+        console.print_json(_record(output_dir, outcome))
+        return outcome.study
     console.findings(outcome.study.findings)
     out = console.stdout()
-    out.print(console.summary(outcome.study, "Summary"))
+    if not console.STDERR.quiet:
+        out.print(console.summary(outcome.study, "Summary"))
     console.answer(answer_of(outcome.study))
     if price is not None:
         out.print(console.costs(outcome.costs, price))
         for line in console.cheapest(outcome.cheapest):
             out.print(line, soft_wrap=True)
-    print(f"open {outcome.files[-1]}")
+    if not console.STDERR.quiet:
+        print(f"open {outcome.files[-1]}")
+    return outcome.study
+
+
+def _record(folder: Path, outcome: Conclusion) -> dict[str, Any]:
+    """The results for --json."""
+    from dlmbench.report.answer import answer_of
+
+    study = outcome.study
+    answer = answer_of(study)
+    costs = {cost.cell.id: {k: v for k, v in vars(cost).items() if k != "cell"} for cost in outcome.costs}
+    cheapest = [
+        {**vars(c), "cost": c.cost and c.cost.per_million, "id": c.cost and c.cost.cell.id} for c in outcome.cheapest
+    ]
+    return {
+        "folder": folder,
+        "headline": answer.headline,
+        "workloads": answer.rows,
+        "notes": answer.notes,
+        "verdicts": study.verdicts,
+        "cells": [{**_cell(row), "cost": costs.get(row.cell.id)} for row in study.cells],
+        "cheapest": cheapest,
+        "findings": study.findings,
+        "missing": study.missing,
+        "files": outcome.files,
+    }
+
+
+def _cell(row: CellSummary) -> dict[str, Any]:
+    from dlmbench.cli import console
+
+    quality = {q.metric.name: {"value": q.value, "low": q.low, "high": q.high, "n": q.n} for q in row.quality}
+    return {
+        **console.cell_json(row.cell),
+        "status": row.status,
+        "reason": row.reason,
+        "latency_s": row.latency,
+        "tokens_per_s": row.throughput and row.throughput.median,
+        "memory_bytes": row.memory and row.memory.bytes,
+        "joules_per_token": row.joules_per_token,
+        "speedup": row.speedup,
+        "adjusted_p": row.adjusted_p if row.speedup else None,
+        "quality": quality,
+    }

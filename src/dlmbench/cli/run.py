@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from typer import Option
 
 from dlmbench.cli.options import (
+    Extend,
     HardwareFile,
     HardwareName,
     MaxPrompts,
@@ -17,10 +19,12 @@ from dlmbench.cli.options import (
     command,
     expand_options,
 )
+from dlmbench.errors import CellsFailedError
 
 if TYPE_CHECKING:
+    from dlmbench.analysis.results import Study
     from dlmbench.bench.forecast import Machine
-    from dlmbench.types import Experiment, Plan
+    from dlmbench.types import Cell, Experiment, Plan
 
 
 @command()
@@ -33,11 +37,13 @@ def run(
     try_oom: Annotated[
         bool, Option("--try-oom", help="also run cells that are predicted not to fit into memory")
     ] = False,
+    extend: Extend = False,
 ) -> None:
     """Measure speed and quality of every cell, then write tables, figures and a report.
 
-    The same command resumes an interrupted run. Predictions use the detected GPU; --hardware names one that is not
-    recognised, --hardware-file describes one that is unknown.
+    The same command resumes an interrupted run; other steps, batch sizes, lengths or models extend it. Predictions use
+    the detected GPU; --hardware names one that is not recognised, --hardware-file describes one that is unknown. Exits
+    with code 1 if cells failed; running out of memory is a result.
 
     \b
     Example: dlmbench run -c config/experiments.yaml -o results/raw_data --steps 16,64 --batch-size 1,8
@@ -46,7 +52,7 @@ def run(
     from dlmbench.roofline.hardware import load_rows
 
     experiment, plan = options.load()
-    _run(experiment, plan, output_dir, Machine(hardware, load_rows(hardware_file)), try_oom=try_oom)
+    _run(experiment, plan, output_dir, Machine(hardware, load_rows(hardware_file)), try_oom=try_oom, extend=extend)
 
 
 @command()
@@ -64,16 +70,55 @@ def demo(
 
 
 def _run(
-    experiment: Experiment, plan: Plan, output_dir: Path, machine: Machine | None = None, *, try_oom: bool = False
+    experiment: Experiment,
+    plan: Plan,
+    output_dir: Path,
+    machine: Machine | None = None,
+    *,
+    try_oom: bool = False,
+    extend: bool = False,
 ) -> None:
+    from dlmbench.cli import console
+
+    console.left_out(plan)
+    console.load_libraries("torch", "dlmbench.bench.run")
     from dlmbench.bench import run as session
     from dlmbench.bench.forecast import AS_FOUND
-    from dlmbench.cli import console
     from dlmbench.cli.report import conclude
+    from dlmbench.results import read_run
 
-    console.left_out(plan.left_out)
+    if not extend:
+        session.refuse_other_settings(output_dir, experiment)
     with console.measuring(experiment.name, experiment.protocol, plan, output_dir) as progress:
         hint = session.run(experiment, plan, output_dir, progress, machine or AS_FOUND, try_oom=try_oom)
     if hint:
         console.log(hint)
-    conclude(output_dir)
+    if spent := console.device_time(read_run(output_dir).device_time):
+        console.log(spent)
+    study = conclude(output_dir)
+    check_cells(plan, study, output_dir)
+
+
+def check_cells(plan: Plan, study: Study, folder: Path) -> None:
+    """Report how many cells of `plan` are done.
+
+    Raises:
+        CellsFailedError: some could not be measured; out of memory, or skipped because it would be, is a result.
+    """
+    from dlmbench.cli import console
+
+    wanted = {_without_content(cell) for cell in plan.cells}
+    ended = [row for row in study.cells if row.status is not None and _without_content(row.cell) in wanted]
+    console.log(f"{len(ended)} of {len(wanted)} cells done")
+    failed = [row for row in ended if row.status in ("error", "invalid")]
+    if failed:
+        first = failed[0]
+        raise CellsFailedError(
+            f"{len(failed)} of {len(wanted)} cells failed, the first: {first.cell.label}: {first.reason}",
+            f"All results are in {folder}; to try these cells again, choose a new --output-dir",
+        )
+
+
+def _without_content(cell: Cell) -> str:
+    """The id that a cell has before its checkpoint is read."""
+    return replace(cell, model=replace(cell.model, content=None)).id

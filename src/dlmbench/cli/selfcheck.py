@@ -32,9 +32,11 @@ def selfcheck(
     \b
     Example: dlmbench selfcheck
     """
+    from dlmbench.cli import console
+
+    console.load_libraries("torch")
     from dlmbench.bench import selfcheck as check
     from dlmbench.bench.generate import default_device
-    from dlmbench.cli import console
     from dlmbench.measure.environment import fingerprint
     from dlmbench.results.selfcheck import selfcheck_path, write_selfcheck
 

@@ -9,16 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from typer import Argument, Option
 
-from dlmbench.cli.options import OutputDir, RunOptions, command, expand_options
+from dlmbench.cli.options import AsJson, OutputDir, RunOptions, command, expand_options
 from dlmbench.errors import BenchError
 
 if TYPE_CHECKING:
-    from dlmbench.roofline.hardware import Hardware
     from dlmbench.slurm.merge import Merged
     from dlmbench.slurm.scheduler import Task
     from dlmbench.slurm.shards import ShardProgress
     from dlmbench.slurm.submission import QueueRequest, Submission
-    from dlmbench.types import Experiment
 
 SubmittedRun = Annotated[Path, Argument(metavar="RUN", help="run folder, as given to `dlmbench submit`")]
 
@@ -48,7 +46,7 @@ def submit(
         list[str] | None, Option(metavar="OPTION", help="pass an option to sbatch, as in --sbatch=--mem=64G")
     ] = None,
     hardware: Annotated[
-        str | None, Option(metavar="NAME", help="device to predict times for; default: the GPU type in --gres")
+        str | None, Option(metavar="NAME", help="device to predict times for; default: the GPU that --gres names")
     ] = None,
     allow_cpu: Annotated[bool, Option("--allow-cpu", help="measure on the CPU if there is no GPU")] = False,
     dry_run: Annotated[bool, Option("--dry-run", help="show shards and commands, queue nothing")] = False,
@@ -58,15 +56,19 @@ def submit(
 ) -> None:
     """Run an experiment as a SLURM job array, followed by a job that merges, scores and reports.
 
-    Shards are cut to take about equal time. Repeating the command, or `dlmbench submit --resume RUN`, queues what is
+    Shards are cut to take about equal time on the GPU that --gres names; a name that fits several devices needs
+    --hardware as well. Repeating the command, or `dlmbench submit --resume RUN`, queues what is
     left, whatever happened to the jobs.
 
     \b
-    Example: dlmbench submit -c config/experiments.yaml --shards 8 --gres gpu:a100:1 --time 4:00:00
+    Example: dlmbench submit -c config/experiments.yaml --shards 8 --gres gpu:h200:1 --time 4:00:00
     """
     from dataclasses import replace
 
     from dlmbench.cli import console
+
+    console.load_libraries("torch")
+    from dlmbench.roofline.hardware import find
     from dlmbench.slurm import submission
     from dlmbench.slurm.shards import shard_progress
 
@@ -82,14 +84,14 @@ def submit(
         resources = submission.Resources(
             partition, gpu, time, account, cpus_per_task, not shared, warn or 180, tuple(sbatch or ())
         )
-        device = _device(hardware, gpu, experiment)
+        device = find(hardware) if hardware is not None else submission.requested_device(gpu)
         made = submission.create(experiment, plan, output_dir, shards, device, resources, allow_cpu)
         submission.check_not_serial_run(output_dir)
         if submission.exists(output_dir):
             before = submission.load(output_dir.absolute())
             submission.check_same_run(before, made)
             made = replace(before, resources=resources, allow_cpu=allow_cpu)
-        console.left_out(plan.left_out)
+        console.left_out(plan)
     if not dry_run:
         submission.check_resources(made.resources)
     request = submission.request_for(made, [s.index for s in shard_progress(made) if not s.is_complete])
@@ -108,7 +110,7 @@ def submit(
 
 
 @command()
-def status(run_folder: SubmittedRun) -> None:
+def status(run_folder: SubmittedRun, as_json: AsJson = False) -> None:
     """Show the progress of a submitted run: cells done and failed, time left, place in the queue.
 
     \b
@@ -127,24 +129,31 @@ def status(run_folder: SubmittedRun) -> None:
     except BenchError as error:
         note = f"the queue could not be read ({error.message}); the numbers of cells come from the records"
     latest = submitted.tasks_by_shard(tasks)
-    _show_progress(submitted, shards, latest)
-    if note:
-        console.log(note)
-    ended, total = sum(s.ended for s in shards), sum(s.cells for s in shards)
-    print(f"{ended} of {total} cells have ended, {sum(s.failed for s in shards)} of them failed.")
     unfinished = [s for s in shards if not s.is_complete]
     active = [s for s in unfinished if s.index in latest and not latest[s.index].is_over]
     idle = [s for s in unfinished if s not in active]
+    ended, total, failed = (sum(getattr(s, name) for s in shards) for name in ("ended", "cells", "failed"))
+    left = [s.left_s for s in active]
+    is_guess = submitted.device == submission.UNKNOWN and not any(s.measured_s for s in shards)
+    left_s = None if not active or is_guess or None in left else max(s for s in left if s is not None)
+    is_merged = (submitted.folder / "records.jsonl").is_file()
+    if as_json:
+        names = {"folder": submitted.folder, "experiment": submitted.experiment.name, "device": submitted.device}
+        counts = {"cells": total, "ended": ended, "failed": failed, "left_s": left_s, "merged": is_merged}
+        rows = [{**vars(s), "queue": latest[s.index].state if s.index in latest else None} for s in shards]
+        console.print_json({**names, **counts, "note": note, "shards": rows})
+        return
+    _show_progress(submitted, shards, latest)
+    if note:
+        console.log(note)
+    print(f"{ended} of {total} cells have ended, {failed} of them failed.")
     if active:
-        left = [s.left_s for s in active]
-        known = [x for x in left if x is not None]
-        eta = console.duration(max(known)) if len(known) == len(left) else "unknown"
+        eta = "unknown" if left_s is None else console.duration(left_s)
         print(f"Time left once all queued shards are running: {eta} (without loading and scoring).")
     if idle and not note:
         command = submission.resume_command(submitted.folder)
         print(f"Shards {_ranges([s.index for s in idle])} are not in the queue: `{command}`")
     if not unfinished:
-        is_merged = (submitted.folder / "records.jsonl").is_file()
         print("All shards are done" + (", and merged." if is_merged else f": `dlmbench finish {submitted.folder}`"))
 
 
@@ -178,18 +187,23 @@ def finish(
 ) -> None:
     """Finish a submitted run: merge its shards, score what is left, write the report.
 
-    The last job of `dlmbench submit` runs this.
+    The last job of `dlmbench submit` runs this. Exits with code 1 if cells failed.
 
     \b
     Example: dlmbench finish results/raw_data --partial
     """
-    from dlmbench.cli import console, main
-    from dlmbench.slurm import merge
+    from dlmbench.cli import console
+
+    console.load_libraries("torch")
+    from dlmbench.cli.report import conclude
+    from dlmbench.cli.run import check_cells
+    from dlmbench.slurm import merge, submission
 
     _print_merged(merge.merge_submitted(run_folder.absolute(), partial))
     with console.LiveProgress("scoring", 1) as progress:
         merge.score_rest(run_folder, progress)
-    main(["report", str(run_folder)])
+    study = conclude(run_folder)
+    check_cells(submission.load(run_folder.absolute()).plan(), study, run_folder)
 
 
 @command()
@@ -224,7 +238,7 @@ def _check_resume_options(context: typer.Context) -> None:
     others = [
         p.opts[0]
         for p in context.command.params
-        if p.name not in ("resume", "time", "warn", "dry_run")
+        if p.name not in ("resume", "time", "warn", "dry_run", "quiet", "verbose")
         and (source := context.get_parameter_source(p.name or "")) is not None
         and source.name == "COMMANDLINE"
     ]
@@ -235,36 +249,36 @@ def _check_resume_options(context: typer.Context) -> None:
         )
 
 
-def _device(name: str | None, gres: str, experiment: Experiment) -> Hardware:
-    """The device of --hardware, of the gres type or of the experiment file.
-
-    Only the ratio of predicted times matters for cutting shards, so the fallback may be any device.
-    """
-    from dlmbench.roofline import hardware
-
-    if name is not None:
-        return hardware.find(name)
-    parts = gres.split(":")
-    guesses = (parts[1] if len(parts) == 3 else "", str(experiment.hardware.get("gpu", "")))
-    for guess in guesses:
-        for row in hardware.ROWS:
-            if guess and guess.lower().removeprefix("nvidia ") in row.name.lower():
-                return row
-    return hardware.find("h200")
-
-
 def _show_shards(request: QueueRequest) -> None:
     from dlmbench.cli import console
+    from dlmbench.slurm.submission import UNKNOWN
 
     made = request.submission
     cells = sum(len(s.cell_ids) for s in made.shards)
+    is_unknown = made.device == UNKNOWN
     console.log(f"{made.experiment.name}: {cells} cells in {len(made.shards)} shards, predicted for {made.device}")
+    ranges = _ranges_s(made) if is_unknown and made.resources.wants_gpu else {}
     table = console.new_table(None, ">shard", ">cells", ">time", "state")
     for s in made.shards:
         state = "to be queued" if s.index in request.todo else "in the queue" if s.index in request.queued else "done"
-        time = "-" if s.predicted_s is None else console.duration(s.predicted_s)
+        time = "unknown" if is_unknown else "-" if s.predicted_s is None else console.duration(s.predicted_s)
+        if s.index in ranges:
+            time += " ({} to {})".format(*map(console.duration, ranges[s.index]))
         table.add_row(str(s.index), str(len(s.cell_ids)), time, state)
     console.STDERR.print(table)
+    if ranges:
+        console.log("--gres names no GPU type that is known here; ranges: from the fastest to the slowest known device")
+
+
+def _ranges_s(made: Submission) -> dict[int, tuple[float, float]]:
+    """The shortest and longest predicted seconds of each shard over all known devices."""
+    from dlmbench.roofline.hardware import ROWS
+    from dlmbench.slurm.submission import predicted_s
+
+    plan = made.plan()
+    everywhere = [predicted_s(plan, made.experiment, row) for row in ROWS]
+    times = {s.index: [sum(one.get(i, 0.0) for i in s.cell_ids) for one in everywhere] for s in made.shards}
+    return {index: (min(seconds), max(seconds)) for index, seconds in times.items() if any(seconds)}
 
 
 def _show_progress(submission: Submission, shards: tuple[ShardProgress, ...], tasks: dict[int, Task]) -> None:

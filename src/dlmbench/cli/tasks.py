@@ -12,7 +12,7 @@ from typer import Option
 
 from dlmbench import registry
 from dlmbench.cli.options import ExperimentOptions, OutputDir, command, expand_options, respelled, split_names
-from dlmbench.errors import BenchError, did_you_mean
+from dlmbench.errors import BenchError, CellsFailedError, did_you_mean
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -50,12 +50,14 @@ def tasks(
     """Run lm-eval tasks for the models and steps of an experiment.
 
     Shows accuracy with lm-eval's standard error, and the paired 95% interval of the difference to the baseline over the
-    same documents. The same command resumes; recorded results are not computed again.
+    same documents. The same command resumes; recorded results are not computed again. Exits with code 1 if runs failed.
 
     \b
     Example: dlmbench tasks -t gsm8k,hellaswag -c config/experiments.yaml --steps 32,128 --limit 200
     """
     from dlmbench.cli import console
+
+    console.load_libraries("torch")
     from dlmbench.tasks import require, sweep
     from dlmbench.tasks.records import SAMPLES, TABLE, TASKS
     from dlmbench.tasks.requests import LIKELIHOODS
@@ -90,7 +92,7 @@ def tasks(
     ended = [outcome.results.outcomes[run.id] for run in outcome.runs]
     failed = [e for e in ended if e.status != "ok"]
     if failed:
-        raise BenchError(
+        raise CellsFailedError(
             f"{len(failed)} of {len(ended)} runs failed, the first: {failed[0].run.label}: {failed[0].reason}",
             "Repeat the command to try them again",
         )

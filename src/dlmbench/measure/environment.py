@@ -13,6 +13,7 @@ from pathlib import Path
 
 import dlmbench
 from dlmbench.errors import BenchError
+from dlmbench.measure.memory import host_memory
 from dlmbench.measure.nvml import GpuMeter
 from dlmbench.types import Environment, stable_hash
 
@@ -64,13 +65,13 @@ def _node_shared() -> bool | None:
 def fingerprint(device_type: str) -> Environment:
     """The environment of this process on torch's current device of `device_type` (cuda or cpu).
 
-    memory_bytes is the measured device's: the GPU's, or the host's on a CPU. On a CPU, `device` contains the
-    processor's name, because runs are compared by it. The host name is hashed: enough to tell two apart.
+    memory_bytes is the measured device's: the GPU's, or on a CPU what this process may use of the host's. On a CPU,
+    `device` contains the processor's name, because runs are compared by it. The host name is hashed: enough to tell two
+    apart.
 
     Raises:
         BenchError: torch sees no such device.
     """
-    import psutil
     import torch
 
     cpu = _cpu_name()
@@ -84,7 +85,7 @@ def fingerprint(device_type: str) -> Environment:
         cuda = torch.version.cuda or (f"rocm {torch.version.hip}" if torch.version.hip else None)
     else:
         device, device_count, cuda = f"CPU {cpu}", 1, None
-        memory_bytes = int(psutil.virtual_memory().total)
+        memory_bytes = host_memory().total
     return Environment(
         device=device,
         device_count=device_count,

@@ -1,21 +1,83 @@
-"""Peak memory of one generation, in a separate pass.
+"""Peak memory of one generation, apart from the timed ones, and the memory of the host.
 
-A separate pass, because allocators keep the memory of earlier, larger cells: all cached memory is released first, the
-peak is reset, and one generation runs.
+Not of a timed one, because allocators keep the memory of earlier, larger cells: all cached memory is released first,
+the peak is reset, and one generation runs.
 """
 
 from __future__ import annotations
 
 import ctypes
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from dlmbench.measure.nvml import GpuMeter
 from dlmbench.types import MemoryPass
 
+_CGROUPS = Path("/sys/fs/cgroup")
+_OWN_CGROUP = Path("/proc/self/cgroup")
 _CLEAR_REFS = Path("/proc/self/clear_refs")
 _STATUS = Path("/proc/self/status")
+
+
+@dataclass(frozen=True)
+class HostMemory:
+    """The host's memory in bytes, as far as this process may use it: a container or a job may get less than all."""
+
+    total: int
+    available: int
+
+
+def host_memory() -> HostMemory:
+    """The machine's memory, or less where a cgroup (version 1 or 2) limits it."""
+    import psutil
+
+    machine = psutil.virtual_memory()
+    limits = list(_cgroup_limits())
+    return HostMemory(
+        total=min([int(machine.total), *(limit for limit, _ in limits)]),
+        available=max(0, min([int(machine.available), *(limit - used for limit, used in limits)])),
+    )
+
+
+def _cgroup_limits() -> Iterator[tuple[int, int]]:
+    """(limit, bytes in use that cannot be reclaimed) of this process's cgroup and of those around it."""
+    try:
+        lines = _OWN_CGROUP.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":  # version 2
+            root, names = _CGROUPS, ("memory.max", "memory.current", "inactive_file")
+        elif "memory" in controllers.split(","):
+            root, names = _CGROUPS / "memory", ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+        else:
+            continue
+        own = root / path.strip("/")
+        # In a container the path may be the host's; its own limit is then at the root.
+        for folder in dict.fromkeys((own, *(p for p in own.parents if p.is_relative_to(root)))):
+            limit, used = (_number(folder / name) for name in names[:2])
+            if limit is not None and used is not None:
+                yield limit, used - _cache_bytes(folder / "memory.stat", names[2])
+
+
+def _number(path: Path) -> int | None:
+    """The number in a file of a cgroup; None where there is none, as for "max"."""
+    try:
+        return int(path.read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return None
+
+
+def _cache_bytes(path: Path, name: str) -> int:
+    """The entry `name` of a memory.stat: file cache that the kernel drops on demand."""
+    try:
+        entries = dict(line.split() for line in path.read_text(encoding="ascii").splitlines())
+    except (OSError, ValueError):
+        return 0
+    return int(entries.get(name, 0))
 
 
 def reset_peak_resident() -> bool:

@@ -55,13 +55,15 @@ class ProcessShare:
     def after(self, round_index: int, rounds: int) -> int:
         """How many the process should have after `round_index`, so far.
 
-        Round 0 is the pilot where there is one and several rounds. Cumulative shares: rounding loses nothing.
+        Round 0 is the pilot where there is one and several rounds. A visit with fewer than `MIN_PER_PROCESS` is not
+        worth its warm-up: the last rounds are left out. Cumulative shares: rounding loses nothing.
         """
         if self.total is None:
             return self.pilot
-        if not self.pilot or rounds == 1:
-            return math.ceil(self.total * (round_index + 1) / rounds)
-        return self.pilot + math.ceil((self.total - self.pilot) * round_index / (rounds - 1))
+        first = self.pilot if rounds > 1 else 0
+        number, rounds = (round_index, rounds - 1) if first else (round_index + 1, rounds)
+        visits = max(1, min(rounds, (self.total - first) // MIN_PER_PROCESS))
+        return first + math.ceil((self.total - first) * min(number, visits) / visits)
 
 
 def process_share(

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +23,7 @@ HOME = "https://huggingface.co"
 MODEL_FILES = ("*.safetensors", "*.json", "tokenizer*", "*.model", "*.jinja", "LICENSE*")
 REFUSED_FILES = ("original/*", "*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack", "*.py")
 DOWNLOAD = "dlmbench download --config FILE"
+_PATIENCE_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,32 @@ def is_offline() -> bool:
     from huggingface_hub import constants
 
     return bool(constants.HF_HUB_OFFLINE)
+
+
+@contextmanager
+def offline_if_unreachable() -> Iterator[bool]:
+    """Lets the libraries use only their caches where the hub does not answer; gives whether it is so.
+
+    They would try again for a minute otherwise, for every file.
+    """
+    from huggingface_hub import constants, get_session
+
+    was_offline = is_offline()
+    # `datasets` keeps a copy of the setting.
+    configs = [module for name in ("datasets.config",) if (module := sys.modules.get(name)) is not None]
+    is_off = was_offline
+    if not was_offline:
+        try:
+            get_session().head(constants.ENDPOINT, timeout=_PATIENCE_S)
+        except Exception:  # whatever the HTTP client raises
+            is_off = True
+    for module in (constants, *configs):
+        module.HF_HUB_OFFLINE = is_off  # type: ignore[attr-defined]
+    try:
+        yield is_off
+    finally:
+        for module in (constants, *configs):
+            module.HF_HUB_OFFLINE = was_offline  # type: ignore[attr-defined]
 
 
 def cached(wanted: Repository, cache_dir: Path | None = None) -> Path | None:

@@ -45,7 +45,13 @@ _MAKERS = r"\b(nvidia|amd|geforce|radeon|instinct)\b"
 
 
 def _plain(name: str) -> str:
-    return re.sub(r"[^a-z0-9]", "", re.sub(_MAKERS, "", name.lower()))
+    # SLURM writes names with underscores: nvidia_a100-sxm4-80gb, rtx_a6000.
+    return re.sub(r"[^a-z0-9]", "", re.sub(_MAKERS, "", name.lower().replace("_", " ")))
+
+
+def variants(name: str, rows: Iterable[Hardware] = ()) -> tuple[str, ...]:
+    """The names that contain `name`: an A100 may be one of several."""
+    return tuple(r.name for r in (*ROWS, *rows) if _plain(name) and _plain(name) in _plain(r.name))
 
 
 def of_device(name: str, rows: Iterable[Hardware] = ()) -> Hardware | None:
@@ -65,9 +71,8 @@ def find(name: str, rows: Iterable[Hardware] = ()) -> Hardware:
     if row is not None:
         return row
     known = [r.name for r in (*ROWS, *rows)]
-    variants = [k for k in known if _plain(name) and _plain(name) in _plain(k)]
-    if variants:
-        raise BenchError(f"unknown hardware '{name}'", f"Which one: {', '.join(variants)}?")
+    if several := variants(name, rows):
+        raise BenchError(f"unknown hardware '{name}'", f"Which one: {', '.join(several)}?")
     by_plain = {_plain(k): k for k in known}
     near = [f"Did you mean '{by_plain[k]}'? " for k in get_close_matches(_plain(name), sorted(by_plain), n=1)]
     raise BenchError(f"unknown hardware '{name}'", f"{''.join(near)}Known: {', '.join(known)}")

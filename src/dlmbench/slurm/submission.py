@@ -14,17 +14,18 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from statistics import geometric_mean
 
-from dlmbench.bench.forecast import generations_of
+from dlmbench.bench.forecast import load_seconds, process_s
 from dlmbench.errors import BenchError
 from dlmbench.experiment import plan as grid
-from dlmbench.experiment.shards import Shard, balance, setting_of
+from dlmbench.experiment.shards import Shard, balance
 from dlmbench.models.identity import with_known_content
 from dlmbench.models.loading import architectures
 from dlmbench.results import RECORDS
 from dlmbench.results.journal import replace_file
+from dlmbench.roofline import hardware
 from dlmbench.roofline.hardware import Hardware
-from dlmbench.roofline.operators import ELEMENT_BYTES
 from dlmbench.roofline.predict import predict
 from dlmbench.slurm import scheduler
 from dlmbench.types import Experiment, ModelSpec, Plan, from_mapping
@@ -33,10 +34,9 @@ SUBMISSION = "submission.json"
 SHARDS = "shards"
 MODELS = "models.json"  # in SHARDS: the content of the models, written by the first array task that finds them
 JOB_SCRIPT = "jobs/benchmark_array.sbatch"
-_SCHEMA = 2
+UNKNOWN = "unknown device"
+_SCHEMA = 3
 _CHECKOUT = Path(__file__).parents[3]
-# Reading weights from a shared file system. Affects only the split into shards, and only between large models.
-_LOAD_BYTES_PER_S = 1e9
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,10 @@ class Job:
 
 @dataclass(frozen=True)
 class Submission:
-    """A submitted run. predicted: seconds by cell id on `device`."""
+    """A submitted run. predicted: seconds of one process of a cell, by id, on `device`, or between the known ones.
+
+    device: UNKNOWN where the GPU asked for is not known.
+    """
 
     folder: Path
     experiment: Experiment
@@ -112,6 +115,11 @@ class Submission:
         cells = tuple(cell for cell in plan.cells if cell.id in ids)
         return replace(plan, cells=cells, left_out=plan.left_out if index == 0 else (), predictions=())
 
+    def shard_processes(self, index: int) -> dict[str, tuple[int, ...]]:
+        """Which processes of each of its cells a shard measures, by cell id."""
+        shard = self.shards[index]
+        return dict(zip(shard.cell_ids, shard.processes, strict=True))
+
     def tasks_by_shard(self, tasks: Sequence[scheduler.Task]) -> dict[int, scheduler.Task]:
         """The array task of each shard among `tasks`; if several jobs had the shard, that of the latest."""
         found: dict[int, scheduler.Task] = {}
@@ -144,27 +152,53 @@ def create(
     plan: Plan,
     folder: Path,
     count: int,
-    device: Hardware,
+    device: Hardware | None,
     resources: Resources,
     allow_cpu: bool = False,
 ) -> Submission:
-    """A submission with nothing queued yet: `count` shards, balanced by each cell's predicted time on `device`."""
+    """A submission with nothing queued yet: `count` shards, balanced by each cell's predicted time on `device`.
+
+    None for a device that is not known: the times are geometric means over the known devices.
+    """
     experiment = replace(experiment, models=with_known_content(experiment.models))
     plan = grid.with_models(plan, experiment.models)
-    forecast = predict(plan, device)
-    seconds = {}
-    for cell in plan.cells:
-        latency = forecast.of(cell).latency_s
-        if latency is not None:
-            seconds[cell.id] = latency * generations_of(latency, experiment.protocol)
+    if device is not None:
+        seconds = predicted_s(plan, experiment, device)
+    else:
+        everywhere = [predicted_s(plan, experiment, row) for row in hardware.ROWS]
+        seconds = {i: geometric_mean(one[i] for one in everywhere) for i in everywhere[0]}
     known, _ = architectures(dict.fromkeys(c.model for c in plan.cells))
-    load_s = {
-        setting_of(c): known[c.model.key].parameters * ELEMENT_BYTES[c.precision] / _LOAD_BYTES_PER_S
-        for c in plan.cells
-        if c.model.key in known
-    }
-    shards = balance(plan, count, seconds, load_s)
-    return Submission(folder.absolute(), experiment, shards, seconds, device.name, resources, allow_cpu)
+    shards = balance(plan, count, seconds, load_seconds(plan.cells, known), experiment.protocol.processes)
+    name = UNKNOWN if device is None else device.name
+    return Submission(folder.absolute(), experiment, shards, seconds, name, resources, allow_cpu)
+
+
+def predicted_s(plan: Plan, experiment: Experiment, device: Hardware) -> dict[str, float]:
+    """Predicted seconds of one process of each cell on `device`, by id; cells without a prediction are left out."""
+    forecast = predict(plan, device)
+    latencies = {cell.id: forecast.of(cell).latency_s for cell in plan.cells}
+    return {i: process_s(s, experiment.protocol) for i, s in latencies.items() if s is not None}
+
+
+def requested_device(gres: str) -> Hardware | None:
+    """The GPU that a gres such as gpu:rtx_a6000:1 names; None where it names none, or one that is not known.
+
+    Raises:
+        BenchError: several known devices have that name.
+    """
+    gpu = next((item.partition("(")[0] for item in gres.split(",") if item.startswith("gpu:")), "")
+    kind = gpu.split(":")[1] if gpu else ""
+    if not kind or kind.isdigit():
+        return None
+    device, several = hardware.of_device(kind), hardware.variants(kind)
+    if device is None and len(several) == 1:
+        return hardware.find(several[0])
+    if device is None and several:
+        raise BenchError(
+            f"--gres {gres} may be any of several devices ({', '.join(several)})",
+            f"Name the one that the cluster has with --hardware, as in --hardware '{several[-1]}'",
+        )
+    return device
 
 
 def check_same_run(old: Submission, new: Submission) -> None:

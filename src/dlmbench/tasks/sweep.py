@@ -24,7 +24,7 @@ from dlmbench.bench.worker import Pool, Worker, failure
 from dlmbench.errors import BenchError
 from dlmbench.experiment import knobs as axes
 from dlmbench.experiment import plan
-from dlmbench.models import FoundModel, identity
+from dlmbench.models import FoundModel, hub, identity
 from dlmbench.tasks import require
 from dlmbench.tasks.paired import differences, with_interval
 from dlmbench.tasks.records import (
@@ -330,17 +330,28 @@ def _load(args: TaskListArgs) -> dict[str, _Task]:
         )
     manager = _manager(args)
     tasks = {}
-    for name in dict.fromkeys(args.tasks):
-        if name not in manager.task_index:
-            raise unknown_task(name, manager.all_tasks)
-        try:
-            loaded = manager.load([name])
-        except Exception as error:  # whatever data sets and YAML raise
-            reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-            hint = "Check its YAML file; a path in data_files is taken from the folder the command is started in"
-            raise BenchError(f"task '{name}' cannot be loaded: {reason}", hint) from None
-        tasks[name] = _task(name, loaded, manager.task_index[name].yaml_path)
+    with hub.offline_if_unreachable() as is_offline:
+        for name in dict.fromkeys(args.tasks):
+            if name not in manager.task_index:
+                raise unknown_task(name, manager.all_tasks)
+            try:
+                loaded = manager.load([name])
+            except Exception as error:  # whatever data sets and YAML raise
+                raise _not_loaded(name, error, is_offline) from None
+            tasks[name] = _task(name, loaded, manager.task_index[name].yaml_path)
     return tasks
+
+
+def _not_loaded(name: str, error: Exception, is_offline: bool) -> BenchError:
+    if is_offline and isinstance(error, ConnectionError):
+        return BenchError(
+            f"the data of task '{name}' are not in the cache, and {hub.HOME} is not used or cannot be reached",
+            f"On a machine with network access run `dlmbench tasks -t {name} --limit 1`, then point HF_HOME to the "
+            "cache it filled",
+        )
+    reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+    hint = "Check its YAML file; a path in data_files is taken from the folder the command is started in"
+    return BenchError(f"task '{name}' cannot be loaded: {reason}", hint)
 
 
 def _manager(args: TaskListArgs) -> Any:
@@ -389,9 +400,12 @@ def _task(name: str, loaded: Any, path: Path | None) -> _Task:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Reduce lm-eval and datasets to errors: `TaskProgress` shows the progress."""
+    """Reduce lm-eval and datasets to errors, unless logging is on: `TaskProgress` shows the progress."""
     import datasets
 
+    if logging.getLogger().isEnabledFor(logging.INFO):
+        yield
+        return
     log = logging.getLogger("lm_eval")
     level, had_bars = log.level, not datasets.utils.are_progress_bars_disabled()
     log.setLevel(logging.ERROR)

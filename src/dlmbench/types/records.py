@@ -144,7 +144,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class TracedPass:
-    """Times inside one generation, from a separate pass: token times if autoregressive, block and step times if not.
+    """Times inside one untimed generation: token times if autoregressive, block and step times if not.
 
     traced_s: of the whole generation.
     """
@@ -174,7 +174,7 @@ class CommitOrder:
 
 @dataclass(frozen=True)
 class MemoryPass:
-    """Peak memory of one generation, from a separate pass; `source`: cuda or rss.
+    """Peak memory of one untimed generation; `source`: cuda or rss.
 
     peak_allocated_bytes and peak_reserved_bytes come from torch's CUDA allocator, device_bytes (of this process) from
     NVML. peak_process_bytes is the peak resident memory of the process, the only counter on a CPU.
