@@ -173,6 +173,8 @@ def test_one_setting_alone_answers_a_claim_about_it():
 def test_the_six_digit_perplexity_is_answered_by_a_likelihood():
     answered = answer(tiny_run(batches=(1,), blocks=(None,)), "9,900 times")
     assert re.search(r"1\.5\d*x \(", answered), answered  # exp(1.36 - 0.923)
+    noise = tiny_run(batches=(1,), blocks=(None,), nats={None: dict.fromkeys((4, 8, 16, 32, 64), 900.0)})
+    assert answer(noise, "9,900 times") == "Tiny-llada: over a million times."
 
 
 def test_the_energy_of_a_token_is_compared_with_the_baselines():
@@ -533,6 +535,7 @@ def test_numbers_have_no_absurd_precision():
     ]
     assert shown == ["1.87", "0.540", "424", "12,300"]
     assert rounded(Interval(27.20034, 27.2, 27.2004)) == "27.20"
+    assert rounded(Interval(float("inf"), 1.0, 2.0)) == "not finite"
     assert spread(Interval(0.15, 0.012, 1.5), "x") == "0.15x (0.01 to 1.50)"
 
 

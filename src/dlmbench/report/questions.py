@@ -21,6 +21,8 @@ Ask = Callable[[Source], Iterable[str]]
 QUESTIONS: list[tuple[str, Ask]] = []
 MOST = 2
 HIGH_BATCH = 8
+# A perplexity over a million times as high is no longer printed as a number.
+MOST_NATS = math.log(1e6)
 
 
 def asked(question: str) -> Callable[[Ask], Ask]:
@@ -82,11 +84,13 @@ def _ends_of_the_curve(source: Source) -> Iterator[str]:
 @asked("At 16 steps its perplexity is 9,900 times the baseline's.")
 def _gap_at_few_steps(source: Source) -> Iterator[str]:
     for curve in source.scored_curves:
-        shown = curve.parity(metric_for("likelihood"))
-        for point in shown.parity.points if shown else ():
+        found = curve.parity(metric_for("likelihood"))
+        for point in found.parity.points if found else ():
             if point.steps == 16:
-                worse, low, high = (math.exp(-v) for v in (point.gap.value, point.gap.high, point.gap.low))
-                yield f"{curve.label}: {spread(Interval(worse, low, high), 'x')}"
+                ends = (point.gap.value, point.gap.high, point.gap.low)
+                worse = Interval(*(math.exp(min(-v, MOST_NATS)) for v in ends))
+                shown = spread(worse, "x") if -point.gap.value < MOST_NATS else "over a million times"
+                yield f"{curve.label}: {shown}"
 
 
 @asked("Do other metrics agree?")
