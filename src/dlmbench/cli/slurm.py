@@ -196,14 +196,16 @@ def finish(
 
     console.load_libraries("torch")
     from dlmbench.cli.report import conclude
-    from dlmbench.cli.run import check_cells
+    from dlmbench.cli.run import failed_cells
     from dlmbench.slurm import merge, submission
 
     _print_merged(merge.merge_submitted(run_folder.absolute(), partial))
     with console.LiveProgress("scoring", 1) as progress:
         merge.score_rest(run_folder, progress)
-    study = conclude(run_folder)
-    check_cells(submission.load(run_folder.absolute()).plan(), study, run_folder)
+    failure = failed_cells(submission.load(run_folder.absolute()).plan(), run_folder)
+    conclude(run_folder)
+    if failure is not None:
+        raise failure
 
 
 @command()
