@@ -9,7 +9,7 @@ RUN ?= $(DEMO_OUT)
 # uv does not read pip's configuration, so a folder of wheels configured there is passed on if it exists.
 FIND_LINKS = $(shell d="$${PIP_FIND_LINKS:-$$($(PYTHON) -m pip config get global.find-links 2>/dev/null)}"; [ -d "$$d" ] && echo --find-links "$$d")
 
-.PHONY: help setup demo report test check e2e slurm-test image-test schema requirements clean
+.PHONY: help setup demo report test simulate check e2e slurm-test image-test schema requirements clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -33,6 +33,9 @@ report: $(STAMP) ## write the report of a finished run again: make report RUN=re
 
 test: $(STAMP) ## unit tests, without a GPU
 	@$(BIN)/python -m pytest tests -m "not e2e and not browser and not gpu and not slurm" -n auto
+
+simulate: $(STAMP) ## try every rule behind a verdict on data of known truth; writes the tables of docs/reliability.md (CHECK=1: only checks)
+	@$(BIN)/python -m benchmarks.simulate $(if $(CHECK),--check)
 
 e2e: $(STAMP) ## slow tests: whole runs, killing and resuming them, the report in a browser
 	@$(BIN)/python -m pytest tests -m "(e2e or browser) and not gpu and not slurm"

@@ -9,7 +9,7 @@ import pytest
 
 from dlmbench.bench.forecast import Expectation, remaining, repetitions_left
 from dlmbench.measure.protocol import plan_repetitions
-from dlmbench.types import Cell, CellResult, MemoryPass, ProtocolSettings, Sample
+from dlmbench.types import Cell, CellResult, EnergyWindow, MemoryPass, ProtocolSettings, Sample
 from support.synthetic_run import baseline_cell, sample, target_cell
 
 SETTINGS = ProtocolSettings(warmup=3, pilot=5, min_repeats=10, max_repeats=100, max_time_s=300, rounds=2, processes=1)
@@ -89,6 +89,15 @@ def test_a_cell_under_way_is_judged_by_itself_and_its_passes_count():
     left = remaining([begun], set(), SETTINGS, SECONDS, {}, 16)
     # The pilot is steady: 10 more and a warm-up before them; of the passes, memory is on record.
     assert left.seconds == pytest.approx(0.5 * (10 + 1 + 1))
+
+
+def test_energy_windows_count_once_one_is_on_record():
+    settings = replace(SETTINGS, processes=3)
+    begun, other = result(target_cell(16), [0.5] * 5), result(target_cell(32), [])
+    plain = remaining([begun, other], set(), settings, SECONDS, {}, 16).seconds
+    windows = (EnergyWindow(begun.cell.id, 7, 6, 3.1, 900.0, 31),)
+    metered = remaining([replace(begun, energy=windows), other], set(), settings, SECONDS, {}, 16).seconds
+    assert metered - plain == pytest.approx((2 + 3) * 3.0)
 
 
 def test_noisy_pilots_ask_for_more_of_cells_to_come():

@@ -15,10 +15,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dlmbench.bench.forecast import Machine, RunCost, forecast_run, generations_of, run_cost
+from dlmbench.bench.forecast import Machine, RunCost, forecast_run, generations_of, load_seconds, run_cost
 from dlmbench.errors import BenchError
 from dlmbench.experiment import load
 from dlmbench.experiment import plan as grid
+from dlmbench.measure.nvml import WINDOW_S
 from dlmbench.measure.protocol import plan_repetitions
 from dlmbench.results import read_run
 from dlmbench.roofline import corrected, memory
@@ -133,19 +134,25 @@ def test_the_bill_by_hand(tmp_path):
     """3 warm-ups, 5 pilots, 10 more over one later round with one warm-up, two passes: 21 generations; noisy 111."""
     steady = ProtocolSettings(warmup=3, pilot=5, min_repeats=10, max_repeats=100, max_time_s=300, rounds=2, processes=1)
     assert generations_of(0.1, steady) == 3 + 5 + 10 + 1 + 2
-    # Three processes of five, all with full warm-ups; the first is the pilot, the others visit the cell twice.
-    assert generations_of(0.1, replace(steady, processes=3)) == 3 + 5 + 2 * (3 + 5 + 1) + 2
+    # Three processes of five, all with full warm-ups; five are too few for two visits.
+    assert generations_of(0.1, replace(steady, processes=3)) == 3 * (3 + 5) + 2
+    # Three of ten: 5 and 5, with a warm-up before the second visit.
+    assert generations_of(0.1, replace(steady, processes=3, min_repeats=25)) == 3 * (3 + 5 + 1 + 5) + 2
     # 5 pilots of 50 s leave 50 s of 300: one more. Of 100 s they leave none, and no second round.
     assert generations_of(50.0, steady) == 3 + 5 + 1 + 1 + 2
     assert generations_of(100.0, steady) == 3 + 5 + 2
     made = predict(planned(GOOD, tmp_path), H200)
     one = sum(p.latency_s for p in made.plan.predictions)
     total = run_cost(made, steady)
-    assert total.low_s == pytest.approx(21 * one)
-    assert total.high_s == pytest.approx(111 * one)
-    assert total.money(36.0) == pytest.approx((0.21 * one, 1.11 * one))
+    loads = sum(load_seconds(made.plan.cells, made.known).values())
+    fixed = 3 * WINDOW_S + loads
+    thrice = run_cost(made, replace(steady, processes=3))
+    assert thrice.low_s == pytest.approx(26 * one + 3 * fixed), "each process loads, warms up and has its windows"
+    assert total.low_s == pytest.approx(21 * one + fixed)
+    assert total.high_s == pytest.approx(111 * one + fixed)
+    assert total.money(36.0) == pytest.approx((0.01 * total.low_s, 0.01 * total.high_s))
     small = replace(made, hardware=replace(H200, memory_bytes=1.0))
-    assert run_cost(small, steady) == RunCost(0.0, 0.0, 3, 0)
+    assert run_cost(small, steady) == RunCost(loads, loads, 3, 0)
 
 
 @pytest.mark.parametrize("latency_s", [0.01, 30.0, 45.0, 200.0])

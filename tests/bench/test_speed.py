@@ -10,10 +10,10 @@ import pytest
 
 from dlmbench.bench.forecast import Expectation
 from dlmbench.bench.speed import SpeedPass, visiting_order
-from dlmbench.bench.worker import ProfileCell, Repeat, Repetition
+from dlmbench.bench.worker import MeterEnergy, ProfileCell, Repeat, Repetition
 from dlmbench.errors import StopRequestedError
-from dlmbench.results import Store
-from dlmbench.types import MemoryPass, Plan, Prompt, PromptBatch, ProtocolSettings, TracedPass
+from dlmbench.results import Store, read_run
+from dlmbench.types import EnergyWindow, MemoryPass, Plan, Prompt, PromptBatch, ProtocolSettings, TracedPass
 from support.synthetic_run import ENVIRONMENT, baseline_cell, sample, target_cell
 
 CELLS = (baseline_cell(), baseline_cell(batch_size=2), target_cell(8), target_cell(16))
@@ -42,6 +42,9 @@ class FakeWorker:
         if isinstance(request, ProfileCell):
             yield TracedPass(cell.id, self.process_id, None, None, None, None, None, None, None)
             yield MemoryPass(cell.id, self.process_id, "rss")
+            return
+        if isinstance(request, MeterEnergy):
+            yield EnergyWindow(cell.id, self.process_id, 4, 3.25, 40.0, 32)
             return
         assert isinstance(request, Repeat)
         visit = request.visit
@@ -85,7 +88,7 @@ class NoProgress:
                 raise StopRequestedError
 
 
-def measure(folder, settings=SETTINGS, together=True, at=None):
+def measure(folder, settings=SETTINGS, together=True, at=None, processes=None):
     """The requests of a speed pass into `folder`, and its results; None if it was stopped."""
     pool = FakePool()
     with Store.open(folder, ENVIRONMENT, "study", Plan(CELLS)) as store:
@@ -98,7 +101,8 @@ def measure(folder, settings=SETTINGS, together=True, at=None):
             NoProgress(at),
             work,
             seed=0,
-            texts_needed=False,  # type: ignore[arg-type]
+            texts_needed=False,
+            processes=processes or {},
         )
         prompts = {(c.model.key, c.prompt_tokens, c.new_tokens): PromptBatch((Prompt(0, (1,)),), "h") for c in CELLS}
         try:
@@ -127,7 +131,15 @@ def test_each_cell_is_measured_in_fresh_processes_one_after_the_other(tmp_path, 
     for result in results:
         warm = {s.process_id for s in result.samples if s.is_warmup}
         assert warm == {s.process_id for s in result.timed}
-    # One inspection of a cell in all, not one in each process.
+        assert {w.process_id for w in result.energy} == warm
+        assert len(result.energy) == 3
+    (spent,) = read_run(tmp_path).device_time
+    assert spent.timed_s == pytest.approx(4 * 9 * 0.1)
+    assert spent.windows_s == pytest.approx(4 * 3 * 3.25)
+    assert spent.warmup_s == pytest.approx(0.1 * sum(s.is_warmup for r in results for s in r.samples))
+    # One inspection of a cell in all, not one in each process, in the process that has just measured it.
+    inspected = {r.cell.id: p for p, r in log if isinstance(r, ProfileCell)}
+    assert inspected == {r.cell.id: r.timed[-1].process_id for r in results}
     assert Counter(r.cell.id for _, r in log if isinstance(r, ProfileCell)) == {c.id: 1 for c in CELLS}
 
 
@@ -148,6 +160,15 @@ def test_a_stopped_run_is_completed_by_as_many_processes_as_are_missing(tmp_path
         assert sum(n >= 3 for n in counts_of(result)) == 3
         assert sum(counts_of(result)) <= 9 + 2
     assert measure(tmp_path)[0] == []
+
+
+def test_a_shard_measures_its_part_of_the_processes_and_inspects_where_process_0_runs(tmp_path):
+    """Three processes of nine repetitions in all: two here and one elsewhere."""
+    here = {CELLS[0].id: (0, 2), CELLS[1].id: (1,), CELLS[2].id: (1, 2), CELLS[3].id: (0,)}
+    log, results = measure(tmp_path, processes=here)
+    assert [counts_of(r) for r in results] == [[3] * len(here[r.cell.id]) for r in results]
+    assert {r.cell.id for _, r in log if isinstance(r, ProfileCell)} == {CELLS[0].id, CELLS[3].id}
+    assert all(r.status == "ok" for r in results)
 
 
 def test_with_one_process_a_baseline_that_does_not_fit_beside_the_target_comes_back_at_the_end(tmp_path):

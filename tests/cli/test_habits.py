@@ -21,10 +21,10 @@ from dlmbench.cli.generate import commitment
 from dlmbench.cli.run import failed_cells
 from dlmbench.errors import CellsFailedError, StopRequestedError
 from dlmbench.experiment import load, plan
-from dlmbench.results import Store
+from dlmbench.results import Store, read_run
 from dlmbench.roofline import hardware
 from dlmbench.roofline.predict import predict
-from dlmbench.types import CellStatus
+from dlmbench.types import CellStatus, Run
 from support.experiments import GOOD, H200_RUN
 from support.program import command_line, fails, run
 from support.synthetic_run import ENVIRONMENT
@@ -208,13 +208,13 @@ def test_exit_codes_are_those_of_the_docs(capsys, config, monkeypatch, error, co
 def test_failed_cells_fail_the_run_and_out_of_memory_does_not(capsys, config, tmp_path):
     planned = plan.expand(load.load(config))
 
-    def ended(name: str, *statuses: str | None) -> Path:
+    def ended(name: str, *statuses: str | None) -> Run:
         folder = tmp_path / name
         with Store.open(folder, ENVIRONMENT, "t", planned) as store:
             for cell, status in zip(planned.cells, statuses, strict=True):
                 if status is not None:
                     store.append(CellStatus(cell.id, status, "why"))
-        return folder
+        return read_run(folder)
 
     assert failed_cells(planned, ended("complete", "ok", "oom", "skipped")) is None
     assert capsys.readouterr().err == "3 of 3 cells done\n"
@@ -225,7 +225,7 @@ def test_failed_cells_fail_the_run_and_out_of_memory_does_not(capsys, config, tm
         assert re.match("1 of 3 cells failed, the first: d B=1 .*: why", failure.message)
         assert isinstance(failure, CellsFailedError)
     # Cells of earlier commands in the same folder do not count.
-    assert failed_cells(replace(planned, cells=planned.cells[:1]), tmp_path / "error") is None
+    assert failed_cells(replace(planned, cells=planned.cells[:1]), read_run(tmp_path / "error")) is None
 
 
 # ---------------------------------------------------------------- plan

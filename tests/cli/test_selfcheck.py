@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from dlmbench.bench import selfcheck as check
+from dlmbench.cli import console
 from dlmbench.measure.environment import fingerprint
 from dlmbench.results.selfcheck import read_selfcheck, selfcheck_path
 from support.program import run
@@ -42,6 +43,12 @@ def test_the_table_ends_with_what_cannot_be_shown(capsys, monkeypatch):
     assert read_selfcheck(path) is not None
     run(capsys, "selfcheck")
     assert asked[-1][2:] == (check.ENGINES, check.BUDGET_S["cpu"])
+
+
+def test_a_machine_too_noisy_to_compare_has_no_absurd_figures():
+    noisy = a_selfcheck(sd_log_upper=10.0)
+    assert any(line.startswith("Differences under 100.0% cannot be shown") for line in console.selfcheck_remarks(noisy))
+    assert list(console.selfcheck(noisy).columns[2].cells) == ["over 100%", "over 100%"]
 
 
 def test_the_doctor_says_whether_there_is_one(capsys, monkeypatch, tmp_path):

@@ -23,7 +23,7 @@ from dlmbench.charts.frames import interval_columns
 from dlmbench.charts.write import caption, csv_of, names_in_order, panel_titles, specification, svg, write_all
 from dlmbench.models.loading import architecture_of
 from dlmbench.report import document
-from dlmbench.report.answer import answer
+from dlmbench.report.answer import answer_of
 from dlmbench.report.figures import page_figures
 from dlmbench.results import read_run
 from dlmbench.roofline.break_even import break_even_surface
@@ -190,7 +190,7 @@ def test_a_sampler_that_chooses_its_steps_has_a_place():
         rows = rows_of(specification(figure(name), figure(name).points(run, study)))
         assert any(r["kind"] != "baseline" and r.get("steps") is None for r in rows)
         assert svg(specification(figure(name), figure(name).points(run, study))).startswith("<svg")
-    assert "chooses its own number of steps" in answer(study)
+    assert "1 setting without a fixed number of steps" in answer_of(study).text()
 
 
 def test_throughput_points_are_equal_in_both_figures():

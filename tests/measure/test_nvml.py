@@ -48,17 +48,11 @@ class FakeNvml:
         raise self.NVMLError
 
 
-def test_a_region_too_short_for_the_counter_claims_no_energy():
-    meter = GpuMeter(FakeNvml([1000, 9000, 9000, 21_000]), object())
-    assert meter.stop(meter.counter_j(), 0.499).energy_j is None
-    assert meter.stop(meter.counter_j(), 0.5).energy_j == 12.0
-
-
 def test_a_reading_keeps_what_the_board_supports_and_leaves_the_rest_unknown():
     meter = GpuMeter(FakeNvml([0], pids=[os.getpid(), 1], reasons=0x1 | 0x4 | 0x40), object())
-    reading = meter.stop(None, 9.0)
+    reading = meter.read()
     assert (reading.power_w, reading.sm_clock_mhz, reading.temperature_c) == (350.5, 1980, None)
-    assert (reading.throttle, reading.other_processes, reading.energy_j) == ("power_cap+hw_thermal", 1, None)
+    assert (reading.throttle, reading.other_processes) == ("power_cap+hw_thermal", 1)
     assert meter.process_bytes() == 7
 
 
@@ -72,26 +66,81 @@ def test_other_processes_are_unknown_if_our_own_is_not_in_the_list():
     assert GpuMeter(FakeNvml(pids=[123456789]), object()).other_processes() is None
 
 
-def test_short_generations_are_repeated_until_the_region_is_long_enough():
-    # Readings of the wall: start, then after each of three generations. The counter is read until it is refreshed.
-    clock, ran = FakeClock([0.0, 0.4, 0.8, 1.2]), []
-    counter = FakeNvml([400, 400, 1000, 9000, 9000, 9000, 10_000])
-    energy = measure_energy("c", 1, lambda: ran.append(1), clock, GpuMeter(counter, object()))
-    assert (energy.repetitions, energy.region_s, energy.energy_j) == (3, 1.2, 9.0)
-    assert len(ran) == 3
+class Board(FakeNvml):
+    """A board of `watts` whose counter is refreshed every `refresh_s` of a clock that only work and sleep move."""
+
+    def __init__(self, watts, refresh_s):
+        super().__init__()
+        self.watts, self.refresh_s, self.now_s = watts, refresh_s, 0.0
+
+    def sleep(self, seconds):
+        self.now_s += seconds
+
+    def nvmlDeviceGetTotalEnergyConsumption(self, _):
+        refreshed_s = int(self.now_s / self.refresh_s + 1e-9) * self.refresh_s
+        return round(1000 * self.watts * refreshed_s)
+
+
+class BoardClock(FakeClock):
+    def __init__(self, board):
+        super().__init__([])
+        self.board = board
+
+    def wall(self):
+        return self.board.now_s
+
+
+@pytest.fixture
+def board(monkeypatch):
+    made = Board(watts=400.0, refresh_s=0.1)
+    monkeypatch.setattr("time.sleep", made.sleep)
+    monkeypatch.setattr("time.perf_counter", lambda: made.now_s)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("refresh_s", "generation_s", "repetitions"),
+    # 3 s; 30 refreshes of 0.2 s; one generation that is longer than both.
+    [(0.1, 0.04, 75), (0.2, 0.04, 150), (0.1, 7.0, 1)],
+)
+def test_a_window_has_three_seconds_and_thirty_refreshes_and_waits_for_its_last_one(
+    board, refresh_s, generation_s, repetitions
+):
+    board.refresh_s = refresh_s
+    board.sleep(0.0123)  # somewhere between two refreshes
+    window = measure_energy("c", 1, lambda: board.sleep(generation_s), BoardClock(board), GpuMeter(board, object()))
+    assert abs(window.repetitions - repetitions) <= 1
+    assert window.region_s >= max(3.0, 30 * refresh_s, generation_s)
+    assert abs(window.refreshes - window.region_s / refresh_s) <= 1
+    assert window.refreshes >= 30
+    # Whole refreshes: joules and seconds are of the same stretch, so their quotient is the board's power.
+    assert window.energy_j / window.region_s == pytest.approx(400.0, rel=0.001 / refresh_s / 10)
+
+
+def test_a_single_region_would_have_missed_by_a_whole_refresh(board):
+    """What the windows replace: the counter's difference over half a second, whatever the refreshes did."""
+    board.sleep(0.099)
+    meter = GpuMeter(board, object())
+    began, before = board.now_s, meter.counter_j()
+    board.sleep(0.502)
+    assert abs((meter.counter_j() - before) / (board.now_s - began) / 400.0 - 1) > 0.15
+
+
+def test_without_a_counter_there_is_no_window_and_nothing_runs():
+    ran = []
     assert measure_energy("c", 1, lambda: ran.append(1), FakeClock([]), GpuMeter()) is None
-    assert len(ran) == 3
+    assert ran == []
 
 
-def test_idle_power_is_the_counter_over_the_sleep():
-    meter = GpuMeter(FakeNvml([0, 0, 80_000]), object())
-    assert meter.idle_power_w(1.0, sleep=lambda _: None) == 80.0
+def test_idle_power_is_the_counter_over_whole_refreshes(board):
+    assert GpuMeter(board, object()).idle_power_w(sleep=board.sleep) == pytest.approx(400.0, rel=0.002)
+    assert board.now_s < 1.5
     assert GpuMeter().idle_power_w(1.0) is None
 
 
 def test_the_null_meter_answers_none_to_everything():
     meter = GpuMeter.of_device("cpu")
-    assert set(vars(meter.stop(meter.counter_j(), 10.0)).values()) == {None}
+    assert set(vars(meter.read()).values()) == {None}
     assert not meter.counts_energy
     assert (meter.driver(), meter.power_cap_w(), meter.process_bytes()) == (None, None, None)
 
@@ -106,6 +155,7 @@ def test_the_meter_finds_torchs_own_board_and_counts_its_energy():
     idle_w = meter.idle_power_w()
     x = torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16)
     energy = measure_energy("c", 1, lambda: x @ x, clock_for("cuda"), meter)
-    assert energy.region_s >= 0.5
+    assert energy.region_s >= 3
+    assert energy.refreshes >= 30
     assert energy.energy_j / energy.region_s > 1.2 * idle_w > 0
     assert environment.fingerprint("cuda").power_cap_w > idle_w

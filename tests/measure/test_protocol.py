@@ -111,6 +111,14 @@ class TestProcesses:
         by_round = [[timed_of(record, p, r) for r in range(2)] for p in range(3)]
         assert by_round == [[5, 5], [5, 5], [5, 5]]
 
+    @pytest.mark.parametrize(("min_repeats", "visits"), [(10, [5]), (13, [3, 3]), (25, [4, 3, 3])])
+    def test_a_visit_of_less_than_three_is_not_worth_its_warm_up(self, min_repeats, visits):
+        s, record = ProtocolSettings(rounds=4, min_repeats=min_repeats), []
+        run(record, s, [1.0])
+        of = [x for x in record if x.process_id == 1]
+        assert [sum(x.round == r and not x.is_warmup for x in of) for r in range(len(visits))] == visits
+        assert sum(x.is_warmup for x in of) == 3 + len(visits) - 1
+
     def test_a_process_that_ended_early_stays_on_record_and_another_one_is_measured(self):
         s, record = ProtocolSettings(rounds=1), []
         run(record, s, [1.0], stop_after=3 + 5 + 3 + 2)
@@ -231,7 +239,7 @@ class TestTracedPass:
 
         traced = traced_pass(generate, clock, cell_id="c", process_id=8, is_autoregressive=True)
         assert clock.calls == ["synchronize", *["mark"] * 6, "synchronize"]
-        assert (traced.first_token_s, traced.prefill_s) == (0.5, 0.5)
+        assert (traced.first_token_s, traced.prefill_s, traced.traced_s) == (0.5, 0.5, 1.2)
         assert traced.inter_token_s == pytest.approx(0.7 / 3, rel=1e-12)
         assert traced.inter_token_p50_s == pytest.approx(0.2, rel=1e-12)
         assert traced.inter_token_p95_s == pytest.approx(0.29, rel=1e-12)

@@ -197,3 +197,11 @@ def test_a_damaged_file_is_an_error_without_a_traceback(tmp_path):
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(BenchError, match="safetensors"):
         load(folder, "llama")
+
+
+def test_a_kernel_that_cannot_run_here_is_an_error(tmp_path):
+    """PyTorch words the same failure differently on a CPU and on CUDA."""
+    config = LLAMA
+    model = load(write_checkpoint(tmp_path / "one", config), config["model_type"], attention="efficient")
+    with pytest.raises(BenchError, match="'efficient' cannot run here"):
+        model.forward(TOKENS)

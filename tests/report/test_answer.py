@@ -1,85 +1,171 @@
-"""Two measures that name different step counts: the answer says which question each has answered."""
+"""The answer: what a person would say first, a row for each workload, one text for each value wherever it stands."""
 
 from __future__ import annotations
 
+import html
+import io
+import re
 from dataclasses import replace
+from pathlib import Path
 
-import numpy as np
 import pytest
+from rich.console import Console
 
 from dlmbench.analysis.study import analyse
-from dlmbench.report.answer import answer, why_parities_differ
+from dlmbench.cli import console
+from dlmbench.report import document, page
+from dlmbench.report.answer import SHARED, answer_of
+from dlmbench.report.source import Source
+from dlmbench.report.text import escape
+from dlmbench.results import read_run
+from dlmbench.results.settings import load_settings
 from dlmbench.types import Run
-from support.synthetic_run import baseline_cell, measured, per_text, target_cell
+from support.synthetic_run import tiny_run
 
-N = 80
-STEPS = (8, 16, 32)
-
-
-def curve_of(nats: tuple[float, ...], valid: tuple[float, ...], repeated: float = 0.05, rule: str = "low_confidence"):
-    rng = np.random.default_rng(0)
-    hardness = rng.normal(0, 0.1, N)
-    base = baseline_cell()
-    rows = [(base, 1.0, 0.9, 0.05)]
-    for k, nat, share in zip(STEPS, nats, valid, strict=True):
-        cell = target_cell(k)
-        knobs = tuple((name, rule if name == "commit" else value) for name, value in cell.knobs)
-        rows.append((replace(cell, knobs=knobs), nat, share, repeated))
-    scores = []
-    for cell, nat, share, repetition in rows:
-        scores += per_text(cell, "likelihood", list(nat + hardness + rng.normal(0, 0.02, N)))
-        scores += per_text(cell, "oracle_validity", list(share + rng.normal(0, 0.02, N)), 5.0)
-        scores += per_text(cell, "repetition", list(repetition + rng.normal(0, 0.01, N)), 61.0)
-    results = tuple(measured(c, [0.1] * 15) for c, *_ in rows)
-    run = Run("f", "n", None, tuple(c for c, *_ in rows), (), results, tuple(scores))
-    return analyse(run, draws=300)
+STUDY = Path(__file__).parents[2] / "docs/study"
+REACHED = {None: {4: 2.0, 8: 0.9, 16: 0.85, 32: 0.85, 64: 0.85}}
+STATES = re.compile(r"(?i)\b(diffusion|baseline) wins?\b|\bundecided:")
+LENGTHS = ((64, 64), (448, 64), (64, 128))
 
 
-def explained(*args, **kwargs) -> str | None:
-    study = curve_of(*args, **kwargs)
-    text = why_parities_differ(study.curves[0])
-    assert (text or "They ask different things") in answer(study) or text is None
-    return text
+def timed_alone() -> Run:
+    return tiny_run(batches=(1, 8), blocks=(None,), lengths=LENGTHS, weights="random", repetitions=6)
 
 
-def test_agreement_needs_no_words():
-    assert explained((1.5, 0.9, 0.9), (0.5, 0.95, 0.95)) is None
-    assert explained((1.5, 1.4, 1.3), (0.5, 0.6, 0.7)) is None
+RUNS = {
+    "h200-native": lambda: read_run(STUDY / "h200-native"),
+    "h200-random": lambda: read_run(STUDY / "h200-random"),
+    "both win": lambda: tiny_run(batches=(1, 8), blocks=(None,), nats=REACHED),
+    "two settings": lambda: tiny_run(batches=(1, 4), blocks=(None, 16)),
+    "few prompts": lambda: tiny_run(batches=(1,), blocks=(None,), prompts=8),
+    "one process": lambda: tiny_run(batches=(1, 8), blocks=(None,), processes=1, nats=REACHED),
+    "speed alone": timed_alone,
+    "no baseline": lambda: tiny_run(roles=("target",), batches=(1,), steps=(4, 8)),
+    "nothing": lambda: Run("f", "n", None, (), (), ()),
+}
 
 
-def test_valid_text_of_a_poorer_scorer():
-    text = explained((1.5, 1.3, 1.1), (0.5, 0.95, 0.95))
-    assert text.startswith("By likelihood parity is not reached up to K=32, by validity reached at K=16.")
-    assert "rates the model as a scorer" in text
-    assert "judges what the model wrote" in text
-    assert "keeping to what it is sure of" in text
-    assert "Committing the surest words first" in text
-    assert "It does not do so by repeating itself: 5% of its 4-grams are repeated at K=16, the baseline's 5%" in text
+@pytest.fixture(scope="module", params=RUNS)
+def source(request) -> Source:
+    run = RUNS[request.param]()
+    return Source(run, analyse(run, 100), load_settings(run))
 
 
-def test_valid_by_repeating_itself_is_pointed_out():
-    text = explained((1.5, 1.3, 0.9), (0.95, 0.95, 0.95), repeated=0.55)
-    assert "By likelihood parity is reached at K=32, by validity reached at K=8, the smallest step count scored" in text
-    assert "It also repeats itself, which no rule forbids: 55% of its 4-grams are repeated at K=8" in text
+def on_page(text: str) -> list[tuple[str, str]]:
+    """(value id, text) of every value on a page."""
+    return [(i, html.unescape(t)) for i, t in re.findall(r'data-value="([^"]+)">([^<]*)<', text)]
 
 
-def test_other_orders_are_not_blamed_on_confidence():
-    assert "surest" not in explained((1.5, 1.3, 1.1), (0.5, 0.95, 0.95), rule="random")
+def in_document(text: str) -> list[tuple[str, str]]:
+    """(value id, whatever stands before it in its cell or paragraph) of every value in a document."""
+    return [(m[2], m[1]) for m in re.finditer(r"([^|\n]*?)<!-- (\S+) -->", text)]
 
 
-def test_a_good_scorer_that_writes_badly():
-    text = explained((1.5, 0.9, 0.9), (0.5, 0.6, 0.95))
-    assert "By likelihood parity is reached at K=16, by validity reached at K=32" in text
-    assert "do not see each other" in text
-    assert "keeping to what it is sure of" not in text
+def test_a_value_has_one_text_on_page_in_document_and_on_the_console(source):
+    values = source.answer.values()
+    shown = on_page(page.render(page.gather(source.run, source.study)))
+    assert dict(shown) == values
+    assert len(shown) == len(values)
+    written = in_document(document.compose(source))
+    assert {i for i, _ in written} == {i for i, _ in values.items() if values[i]}
+    for value_id, text in written:
+        assert text.rstrip().endswith(escape(values[value_id])), value_id
+    printed = Console(width=400, record=True, file=io.StringIO())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(console, "stdout", lambda: printed)
+        console.answer(source.answer)
+    text = " ".join(printed.export_text().split())
+    for value in values.values():
+        assert " ".join(value.split()) in text
 
 
-def test_doubt_is_not_a_contradiction():
-    text = explained((1.5, 1.3, 1.1), (0.5, 0.6, 0.9))
-    assert "by validity undecided up to K=32: 80 prompts are too few to call this a contradiction" in text
+def test_nothing_but_the_answer_states_who_wins(source):
+    """Wherever a report names a winner, it prints the text of a verdict."""
+    values = [text for text in source.answer.values().values() if len(text) > 12]
+    values += [f"{v.outcome}: {v.reason}" for v in source.study.verdicts]  # in the captions of figures
+    written = re.sub(r"<!--.*?-->", "", document.compose(source))
+    for text in map(escape, sorted(values, key=len, reverse=True)):
+        written = written.replace(text, "")
+    assert not STATES.findall(written)
+    shown = re.sub(r"(?s)<(script|style)\b.*?</\1>", "", page.render(page.gather(source.run, source.study)))
+    for text in sorted(values, key=len, reverse=True):
+        shown = shown.replace(html.escape(text, quote=True).replace("&#x27;", "&#39;"), "")
+    assert not STATES.findall(re.sub(r"<[^>]*>|below k\*, diffusion wins at equal quality", " ", shown))
 
 
-@pytest.mark.parametrize("delta", [0.1, 0.2])
-def test_margins_are_compared_with_the_same_margin(delta):
-    study = curve_of((1.5, 1.3, 1.05), (0.5, 0.95, 0.95))
-    assert why_parities_differ(study.curves[0], delta) is not None
+def test_every_row_prints_the_verdict_of_its_best_setting(source):
+    for row in source.answer.rows:
+        own = [
+            v
+            for v in source.study.verdicts
+            if (v.batch_size, v.prompt_tokens, v.new_tokens) == (row.batch_size, row.prompt_tokens, row.new_tokens)
+        ]
+        assert row.outcome in {v.outcome for v in own}
+        assert any(row.faster_up_to == v.break_even for v in own)
+    pairs = {(c.batch_size, c.lengths) for c in source.study.curves}
+    assert len(source.answer.rows) == (len(pairs) if source.study.baselines else 0)
+
+
+def test_sentences_are_short_and_plain(source):
+    answer = source.answer
+    texts = [answer.headline, *answer.notes, *(t for r in answer.rows for _, t in answer.cells(r))]
+    for sentence in (s for text in texts for s in re.split(r"(?<=[.!?])\s", text)):
+        assert len(sentence.split()) < 25, sentence
+    for word in ("neither", "told", "strays", "nan", "None"):
+        assert word not in re.findall(r"\w+", answer.text()), word
+
+
+def test_the_headline_is_what_a_person_would_say():
+    both = answer_of(analyse(RUNS["both win"](), 100))
+    assert re.fullmatch(
+        r"At near-equal quality tiny-llada is 1\.8\dx faster at batch 1\. "
+        r"At near-equal quality tiny-llada is 1\.8\dx slower at batch 8\.",
+        both.headline,
+    )
+    assert [r.outcome for r in both.rows] == ["diffusion", "baseline"]
+    assert [r.as_good_from for r in both.rows] == ["8", "8"]
+    assert re.fullmatch(r"1\.8\d \(1\.8\d to 1\.8\d\)", both.rows[0].speed_there)
+    assert both.rows[0].verdict == "Diffusion wins: as good and faster at K=8"
+
+
+def test_a_run_of_random_weights_speaks_of_speed_alone_and_hides_no_workload():
+    answer = answer_of(analyse(read_run(STUDY / "h200-native"), 100))
+    assert answer.headline == (
+        "Speed only, quality was not measured. At best llada is faster up to about 54 of 64 steps at batch 1 with "
+        "64+64 tokens. At worst llada is faster up to 2.3 of 64 steps at batch 8 with 960+64 tokens."
+    )
+    assert len(answer.rows) == 8
+    assert "as_good_from" not in answer.columns
+    assert "All workloads: Undecided: random weights, quality not measured." in answer.notes
+
+
+def test_the_best_setting_leads_and_the_others_are_counted():
+    nats = {None: {4: 2.0, 8: 0.9, 16: 0.85, 32: 0.85, 64: 0.85}, 16: {4: 3.0, 8: 2.0, 16: 1.9, 32: 1.8, 64: 1.7}}
+    (row,) = answer_of(analyse(tiny_run(batches=(1,), nats=nats), 100)).rows
+    assert row.outcome == "diffusion"
+    assert row.verdict.endswith("Of 2 settings: diffusion wins in 1, the baseline wins in 1")
+
+
+def test_what_all_rows_share_is_a_note_and_not_a_column():
+    answer = answer_of(analyse(timed_alone(), 50))
+    assert not set(SHARED) & set(answer.columns)
+    assert next(iter(answer.columns)) == "workload"
+    single = answer_of(analyse(tiny_run(batches=(1,), blocks=(None,), weights="random"), 50))
+    assert set(SHARED) <= set(single.columns)
+
+
+def test_times_of_one_process_name_the_noise_floor():
+    answer = answer_of(analyse(RUNS["one process"](), 100))
+    assert any("differences under 10% decide nothing" in note for note in answer.notes)
+    assert not any("decide nothing" in note for note in answer_of(analyse(RUNS["both win"](), 100)).notes)
+
+
+def test_without_a_comparison_the_headline_says_what_is_missing():
+    assert answer_of(analyse(RUNS["no baseline"](), 50)).headline == (
+        "tiny-llada was measured alone: a comparison needs an autoregressive baseline."
+    )
+    assert answer_of(analyse(RUNS["nothing"](), 50)).headline.startswith("There is nothing to compare yet")
+    lone = tiny_run(batches=(1,), blocks=(None,), steps=(16,))
+    (row,) = answer_of(analyse(replace(lone, text_scores=()), 50)).rows
+    assert row.faster_up_to == "not known"
+    assert row.speeds.endswith("x at K=16")

@@ -20,7 +20,6 @@ from dlmbench.charts import style
 from dlmbench.charts.write import csv_of
 from dlmbench.report import page
 from dlmbench.report.figures import page_figures
-from dlmbench.report.use_cases import use_case_answers
 from dlmbench.results.views import raw_metrics
 from dlmbench.types import LeftOut
 from support.hostile_run import ATTACKS, hostile_run
@@ -70,57 +69,25 @@ def read() -> Reader:
     return Reader(page.render(page.gather(RUN, STUDY)))
 
 
-# ---------------------------------------------------------------- the answer by use case
+# ---------------------------------------------------------------- the first screen
 
 
-def test_use_cases_are_three_whatever_was_measured():
-    found = {c.use.key: c for c in use_case_answers(STUDY)}
-    assert list(found) == ["interactive", "server", "long"]
-    # The invented pair: parity is not reached at 64 steps, and 64 steps are slower than the baseline.
-    assert found["interactive"].badge == "The baseline wins"
-    assert "batch 1" in found["interactive"].workloads[0].where
-    assert "batch 8" in found["server"].workloads[0].where
-    assert not found["server"].note
-    assert found["long"].badge == "Not measured"
-    assert found["long"].missing == "no diffusion setting has N>=1024 (there are B=1 and B=8; N=128)"
+def test_the_first_screen_is_headline_rows_and_one_figure(read):
+    order = [a.get("id") or a.get("data-value") for _, a in read.elements if a.get("id") or a.get("data-value")]
+    assert order.index("headline") < order.index("b1-p64-g64.workload") < order.index("figure-pareto_frontier")
+    assert (
+        order.index("figure-pareto_frontier") < order.index("figures") < order.index("cells") < order.index("findings")
+    )
+    parts = [a for tag, a in read.elements if tag == "details" and a.get("id")]
+    assert [a["id"] for a in parts] == ["figures", "cells", "findings", "missing", "how"]
+    assert not any("open" in a for a in parts), "evidence is one click away"
+    links = [a["data-find"] for _, a in read.elements if "data-find" in a]
+    assert links == ["B=1 P=64 G=64", "B=8 P=64 G=64"]
 
 
-def test_a_smaller_batch_stands_for_a_server_only_with_a_word_about_it():
-    run = tiny_run(batches=(1, 4), blocks=(None,), steps=(4, 16), repetitions=6)
-    server = use_case_answers(analyse(run, draws=50))[1]
-    assert "batch 4" in server.workloads[0].where
-    assert "largest batch measured is 4" in server.note
-    alone = use_case_answers(analyse(tiny_run(batches=(1,), blocks=(None,), steps=(4, 16), repetitions=6), draws=50))[1]
-    assert alone.workloads == ()
-    assert alone.missing == "no diffusion setting has B>=8 (there are B=1; N=128)"
-
-
-def test_who_wins_follows_quality_and_speed():
-    good = {None: {4: 0.80, 16: 0.80, 64: 0.80}}
-    run = tiny_run(batches=(1,), blocks=(None,), steps=(4, 16, 64), repetitions=12, nats=good)
-    work = use_case_answers(analyse(run, draws=100))[0].workloads[0]
-    assert work.verdict == "diffusion"
-    assert work.strip is not None
-    assert work.strip.good_from == 0
-    assert 40 < work.strip.faster_to < 50  # k* = 15, a little below the middle of 4 to 64
-    late = {None: {4: 2.0, 16: 2.0, 64: 0.80}}
-    slow = use_case_answers(analyse(tiny_run(batches=(1,), blocks=(None,), steps=(4, 16, 64), nats=late), draws=100))[0]
-    assert slow.workloads[0].verdict == "baseline"
-    assert "takes longer" in slow.workloads[0].why
-    random = use_case_answers(analyse(tiny_run(batches=(1,), weights="random", steps=(4, 16)), draws=50))[0].workloads[
-        0
-    ]
-    assert random.verdict == "speed only"
-    assert "random" in random.why
-
-
-def test_several_settings_are_answered_by_the_best_one_which_is_named():
-    nats = {None: {4: 2.0, 16: 2.0}, 16: {4: 0.8, 16: 0.8}}
-    run = tiny_run(batches=(1,), blocks=(None, 16), steps=(4, 16), nats=nats, repetitions=12)
-    work = use_case_answers(analyse(run, draws=100))[0].workloads[0]
-    assert work.verdict == "diffusion"
-    assert "block 16" in work.chosen
-    assert "2 settings measured, those that favour diffusion most" in work.chosen
+def test_s_parity_and_break_even_are_explained_where_they_stand(read):
+    tips = [a["title"] for tag, a in read.elements if tag == "abbr"]
+    assert [t.partition(":")[0] for t in tips] == ["S_parity", "k*"]
 
 
 @pytest.mark.parametrize(
@@ -202,7 +169,14 @@ def test_cells_are_all_in_the_table(read):
     assert table["rows"] == len(STUDY.cells)
     columns = {c["key"]: v for c, v in zip(table["columns"], table["values"], strict=True)}
     expected = [None if not c.latency else float(f"{c.latency.median * 1e3:.5g}") for c in STUDY.cells]
-    assert columns["latency"]["values"] == expected
+    assert columns["latency"] == expected
+    lead = [c["key"] for c in table["columns"]][:6]
+    assert lead == ["model", "steps", "batch", "latency", "speedup", "shown"]
+    assert not {"prompt", "new", "status"} & set(columns)  # the same in every cell, hence named above the table
+    assert any("The same in all rows: P 64, G 64" in text for text in read.shown)
+    assert set(table["constant"]) >= {"p=64", "prompt=64", "g=64", "status=ok"}
+    assert set(columns["parity"]) == {None, "worse"}
+    assert set(columns["shown"]) == {None, "faster", "slower"}
     assert "energy" not in columns  # measured nowhere, hence named among what is missing
     assert any("energy: no cell has a value" in text for text in read.shown)
 
@@ -225,7 +199,21 @@ def test_hostile_text_is_shown_and_never_markup(tmp_path):
     allowed = {"html", "head", "meta", "title", "style", "body", "a", "header", "main", "footer", "nav", "section"}
     allowed |= {"article", "h1", "h2", "h3", "p", "span", "b", "i", "em", "sub", "div", "dl", "dt", "dd", "ul", "li"}
     allowed |= {"details", "summary", "figure", "figcaption", "button", "script", "noscript", "code", "label", "input"}
-    allowed |= {"select", "option", "form", "output", "table", "caption", "colgroup", "thead", "tbody"}
+    allowed |= {
+        "select",
+        "option",
+        "form",
+        "output",
+        "table",
+        "caption",
+        "colgroup",
+        "thead",
+        "tbody",
+        "tr",
+        "th",
+        "td",
+    }
+    allowed |= {"abbr"}
     assert {tag for tag, _ in reader.elements} <= allowed
     for _, attributes in reader.elements:
         assert not [n for n in attributes if n.startswith("on")]

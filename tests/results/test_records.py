@@ -463,6 +463,36 @@ def test_a_row_of_the_csv_to_the_digit(tmp_path):
     assert lost["reason"] == "'-1 byte free"
 
 
+def test_the_time_between_tokens_is_of_the_latency_beside_it(tmp_path):
+    """Not of the traced generation, whose total may be another: 0.9 s here, where the timed one took 0.5."""
+    cell = a_cell()
+    with an_open_store(tmp_path, cell) as store:
+        store.append(a_sample(cell, 0))
+        store.append(TracedPass(cell.id, 1, 0.2, 0.2, 0.233, 0.1, 0.1, None, None, 0.9))
+        store.write_views()
+    (row,) = rows_of(tmp_path)
+    assert float(row["inter_token_s"]) == pytest.approx((0.5 - 0.2) / 3)
+
+
+def test_energy_of_a_token_is_gross_and_net_and_of_useful_ones_where_texts_are_real(tmp_path):
+    real, random = a_cell(), a_cell(key="other")
+    with an_open_store(tmp_path, real) as store:
+        store.add_plan(Plan((random,)))
+        for cell, useful in ((real, 4), (random, None)):
+            store.append(a_sample(cell, 0, useful_tokens=useful))
+            store.append(MemoryPass(cell.id, 1, "cuda", idle_power_w=50.0))
+            # 80 and 120 J of a generation that takes 0.5 s, of which 25 J would have been drawn without it.
+            store.append(EnergyWindow(cell.id, 1, 8, 4.0, 640.0, 40))
+            store.append(EnergyWindow(cell.id, 2, 8, 4.0, 960.0, 40))
+        store.write_views()
+    first, second = rows_of(tmp_path)
+    names = ("energy_pass_j", "energy_per_token_j", "net_energy_per_token_j")
+    assert [first[n] for n in names] == [second[n] for n in names] == ["100.0", "12.5", "9.375"]
+    names = ("energy_per_useful_token_j", "net_energy_per_useful_token_j")
+    assert [first[n] for n in names] == ["25.0", "18.75"]
+    assert [second[n] for n in names] == ["", ""]
+
+
 def test_quality_metrics_are_strict_json_with_the_cell_spelt_out(tmp_path):
     cell = a_cell()
     score = Score(cell.id, "judge_nll", 2.5, 2.25, math.inf, math.nan, 3, "nats/token", False, judge="j")

@@ -22,7 +22,7 @@ from dlmbench.results import Store, read_run
 from dlmbench.roofline import hardware
 from dlmbench.slurm import merge, scheduler, shards, submission
 from dlmbench.slurm.submission import Resources
-from dlmbench.types import CellStatus, Plan, Sample, StoredGeneration, TextScore
+from dlmbench.types import CellStatus, DeviceTime, EnergyWindow, Plan, Sample, StoredGeneration, TextScore
 from support.experiments import embedded_pair
 from support.program import fails, run
 from support.synthetic_run import ENVIRONMENT, sample, target_cell
@@ -118,6 +118,23 @@ def test_no_shard_loads_one_model_in_two_ways_while_that_can_be_avoided():
             assert len({c.precision for c in cells if c.id in s.cell_ids}) == 1
 
 
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 100])
+def test_processes_are_dealt_out_so_that_few_shards_load_twice(count):
+    plan = Plan(tuple(target_cell(steps, batch_size=b) for steps in range(1, 5) for b in (1, 4)))
+    seconds = {cell.id: 1.0 for cell in plan.cells}
+    cut = balance(plan, count, seconds, {setting_of(c): 5.0 for c in plan.cells}, processes=3)
+    assert len(cut) == min(count, 4 * 3)
+    dealt = [(i, p) for s in cut for i, of in zip(s.cell_ids, s.processes, strict=True) for p in of]
+    assert sorted(dealt) == sorted((c.id, p) for c in plan.cells for p in range(3))
+    for s in cut:
+        loads = max(map(len, s.processes))
+        assert s.predicted_s == sum(map(len, s.processes)) + 5.0 * loads
+        # As few loads as there can be: each process of a shard measures as many cells as possible.
+        assert loads == {1: 3, 2: 2}.get(count, 1)
+    if count == 3:
+        assert all(len(s.cell_ids) == len(plan.cells) for s in cut), "one process of every cell each"
+
+
 def test_a_submission_is_read_back_as_it_was(submitted):
     read = submission.load(submitted.folder)
     assert read == submitted
@@ -144,8 +161,8 @@ def test_an_experiment_that_has_changed_since_is_refused(submitted):
     [
         lambda whole: [],
         lambda whole: None,
-        lambda whole: {"schema_version": 2},
-        lambda whole: {"schema_version": 2, "experiment": {}},
+        lambda whole: {"schema_version": 3},
+        lambda whole: {"schema_version": 3, "experiment": {}},
         lambda whole: {**whole, "experiment": None},
         lambda whole: {**whole, "experiment": {**whole["experiment"], "models": ["ar"]}},
         lambda whole: {**whole, "experiment": {**whole["experiment"], "grids": [{"samplers": [{}]}]}},
@@ -182,6 +199,43 @@ def test_a_merge_has_every_cell_once_and_is_idempotent(submitted):
     before = files(submitted.folder)
     merge.merge_submitted(submitted.folder)
     assert files(submitted.folder) == before
+
+
+def test_processes_of_one_cell_in_several_shards_are_put_together(submitted):
+    """Two shards hold processes of the same cell, whose repetitions they both number from 0."""
+    cell = submitted.plan().cells[0]
+
+    def measure(index, process_id, count, status="ok"):
+        with Store.open(submitted.shard_folder(index), ENVIRONMENT, "small") as store:
+            store.add_plan(Plan((cell,)))
+            known = len(store.samples(cell.id))
+            for number in range(known, known + count):
+                store.append(sample(cell, number, 0.1 + number, process_id))
+            store.append(EnergyWindow(cell.id, process_id, 4, 3.5, 40.0, 35))
+            store.append(CellStatus(cell.id, status))
+            store.append(DeviceTime(10.0, 1.0, 1.0, 5.0, 2.0, 1.0))
+
+    def merged():
+        folders = [submitted.shard_folder(i) for i in range(2)]
+        merge.merge(submitted.folder, submitted.plan(), folders, (), are_dealt=True)
+        return next(r for r in read_run(submitted.folder).results if r.cell.id == cell.id)
+
+    measure(0, 11, 3)
+    measure(1, 22, 4)
+    result = merged()
+    assert [(s.index, s.process_id) for s in result.timed] == [(i, 11 if i < 3 else 22) for i in range(7)]
+    assert [w.process_id for w in result.energy] == [11, 22]
+    assert result.status == "ok"
+    assert len(read_run(submitted.folder).device_time) == 1, "equal lines are copies"
+    before = files(submitted.folder)
+    assert merged() == result
+    assert files(submitted.folder) == before
+    # The first shard goes on: numbers move, nothing is lost. A failure anywhere is the cell's.
+    measure(0, 33, 3, status="oom")
+    result = merged()
+    assert [s.process_id for s in result.timed] == [11] * 3 + [33] * 3 + [22] * 4
+    assert [s.index for s in result.timed] == list(range(10))
+    assert result.status == "oom"
 
 
 def test_metrics_added_to_the_merged_run_survive_another_merge(submitted):

@@ -53,7 +53,8 @@ class QualityChange:
     """A metric in both runs, in its unit. change: second minus first over the prompts both scored (paired bootstrap),
     None where there is no interval, as for a single prompt.
 
-    verdict: of the second run; None where there can be no interval (scores of whole sets, or other prompts).
+    verdict: of the second run, false discoveries controlled over all scores of the comparison; None where there can be
+    no interval (scores of whole sets, or other prompts). p_value: that nothing changed, not adjusted.
     """
 
     metric: MetricInfo
@@ -62,6 +63,7 @@ class QualityChange:
     change: Interval | None
     verdict: QualityVerdict | None
     n: int | None
+    p_value: float | None = None
 
 
 @dataclass(frozen=True)
@@ -284,8 +286,9 @@ def _pair(
 
 
 def _judged(pairs: Sequence[CellPair]) -> tuple[CellPair, ...]:
-    """The pairs with their verdicts, false discoveries controlled over all of them."""
+    """The pairs with their verdicts, false discoveries controlled over all times and over all scores."""
     adjusted = iter(false_discovery([p.ratio.p_value for p in pairs if p.ratio]))
+    scores = _judged_scores(pairs)
     found = []
     for pair in pairs:
         verdict: SpeedVerdict = pair.verdict
@@ -299,8 +302,28 @@ def _judged(pairs: Sequence[CellPair]) -> tuple[CellPair, ...]:
                 verdict = "faster" if pair.ratio.log > 0 else "slower"
             elif pair.ratio.floor:
                 reason = f"within one process; differences under {pair.ratio.floor:.1%} cannot be shown"
-        found.append(replace(pair, verdict=verdict, reason=reason))
+        quality = tuple(scores.get((*_texts_of(pair), c.metric.name), c) for c in pair.quality)
+        found.append(replace(pair, verdict=verdict, reason=reason, quality=quality))
     return tuple(found)
+
+
+def _texts_of(pair: CellPair) -> tuple[str, str]:
+    return pair.first.quality_key, pair.second.quality_key
+
+
+def _judged_scores(pairs: Sequence[CellPair]) -> dict[tuple[str, str, str], QualityChange]:
+    """Every tested change once, by both quality keys and the metric: cells that share texts share it."""
+    changes = {
+        (*_texts_of(p), c.metric.name): c for p in pairs for c in p.quality if c.p_value is not None and c.n is not None
+    }
+    adjusted = false_discovery([c.p_value for c in changes.values() if c.p_value is not None])
+    found = {}
+    for (key, c), p_value in zip(changes.items(), adjusted, strict=True):
+        verdict = c.verdict
+        if verdict != "equal" and (c.n or 0) >= LEAST_PROMPTS and p_value <= ALPHA:
+            verdict = "better" if (c.second > c.first) == c.metric.higher_is_better else "worse"
+        found[key] = replace(c, verdict=verdict)
+    return found
 
 
 def _memory(a: MemoryPass | None, b: MemoryPass | None) -> MemoryChange | None:
@@ -345,9 +368,7 @@ class _Quality:
         verdict: QualityVerdict = "no difference shown"
         if np.array_equal(one.totals, other.totals) and np.array_equal(one.weights, other.weights):
             verdict = "equal"
-        elif n >= LEAST_PROMPTS and p_value <= ALPHA:
-            verdict = "better" if (change.value > 0) == metric.higher_is_better else "worse"
-        return QualityChange(metric, one.value, other.value, change if change.is_known else None, verdict, n)
+        return QualityChange(metric, one.value, other.value, change if change.is_known else None, verdict, n, p_value)
 
 
 def _unpaired(metric: MetricInfo, first: float | None, second: float | None) -> QualityChange | None:

@@ -232,6 +232,13 @@ def _node_shared(run: Run) -> Iterator[Finding]:
         yield Finding("node_shared", "warning", None, message, "submit without --shared for times of an idle node")
 
 
+def _uncommitted(run: Run) -> Iterator[Finding]:
+    commit = run.environment.git_commit if run.environment else None
+    if commit and commit.endswith("-dirty"):
+        message = f"measured by commit {commit[:12]} with uncommitted changes: nobody can check out what was measured"
+        yield Finding("uncommitted", "warning", None, message, "commit first, then run again into a new folder")
+
+
 def _energy_above_cap(run: Run) -> Iterator[Finding]:
     cap_w = run.environment.power_cap_w if run.environment else None
     if not cap_w:
@@ -342,6 +349,15 @@ _CELL_CHECKS: tuple[Callable[[CellResult], Remarks], ...] = (
     ),
 )
 _RUN_CHECKS: tuple[Callable[[Run], Iterator[Finding]], ...] = (
-    *(_unmeasured, _controls, _few_processes, _node_shared, _energy_above_cap, _random_weights, _too_few_prompts),
+    *(
+        _unmeasured,
+        _controls,
+        _few_processes,
+        _node_shared,
+        _uncommitted,
+        _energy_above_cap,
+        _random_weights,
+        _too_few_prompts,
+    ),
     *(_tokens_differ, _degenerate, _better_than_truth, _self_judged),
 )

@@ -302,15 +302,20 @@ def steps_to_parity(
     for score in scores:
         assert score.prompt_indices == baseline.prompt_indices, "parity needs the same prompts in the same order"
     margin, sign = margin_of(delta, log_scale), 1.0 if higher_is_better else -1.0
-    counts_DN = bootstrap_counts(len(baseline.prompt_indices), DRAWS, seed)
-    gaps = gaps_of(scores, baseline, sign, counts_DN)
-    if binary := all(is_binary(s.totals, s.weights) for s in (*scores, baseline)):
-        points = _binary_points(steps, scores, baseline, margin, right=float(higher_is_better))
-    else:
-        points = _studentised_points(steps, scores, gaps, margin)
+    binary = all(is_binary(s.totals, s.weights) for s in (*scores, baseline))
+
+    def points_of(at: Sequence[int], scores_K: Sequence[PerText], other: PerText, allowed: float) -> list[ParityPoint]:
+        if binary:
+            return _binary_points(at, scores_K, other, allowed, right=float(higher_is_better))
+        counts_DN = bootstrap_counts(len(other.prompt_indices), DRAWS, seed)
+        return _studentised_points(at, scores_K, gaps_of(scores_K, other, sign, counts_DN), allowed)
+
+    points = points_of(steps, scores, baseline, margin)
     # One test for each neighbouring pair (Bonferroni): otherwise long plateaus look broken by chance.
-    neighbours = [gaps_of([after], before, sign, counts_DN) for before, after in itertools.pairwise(scores)]
-    falls = [_studentised_points([0], [baseline], g, 0.0)[0].p_worse <= ALPHA / len(neighbours) for g in neighbours]
+    falls = [
+        points_of([k], [after], before, 0.0)[0].p_worse <= ALPHA / 2 / (len(scores) - 1)
+        for k, (before, after) in zip(steps[1:], itertools.pairwise(scores), strict=True)
+    ]
     n = min(baseline.n, *(c.n for c in scores))
     return Parity(
         delta=delta,
@@ -318,7 +323,7 @@ def steps_to_parity(
         points=tuple(points),
         is_monotone=n < LEAST_PROMPTS or not any(falls),
         n=n,
-        is_unanimous=not binary and bool((gaps.error_K == 0).any()),
+        is_unanimous=not binary and any(p.gap.low == p.gap.high for p in points),
     )
 
 

@@ -4,7 +4,7 @@ Both count the generations that the protocol still makes of each cell, times the
 cell uses its own median. Any other is estimated from the timed cells of its kind (model, engine and sampler): its
 `Expectation.weight`, times the sum of their medians over the sum of their weights. Until a cell of the kind is timed,
 weights that are predicted seconds are used as they are; with weights that are only amounts of work the time is unknown,
-and such cells are counted instead. Loading, energy and scoring are not included.
+and such cells are counted instead. Energy windows are included, before a run also loading; scoring never is.
 """
 
 from __future__ import annotations
@@ -17,14 +17,18 @@ from dataclasses import dataclass, replace
 from functools import cache, cached_property
 
 from dlmbench.errors import BenchError
+from dlmbench.experiment.shards import LoadKey, setting_of
+from dlmbench.measure.nvml import WINDOW_S
 from dlmbench.measure.protocol import MIN_PER_PROCESS, further_repetitions, process_share
 from dlmbench.roofline import corrected, hardware, memory, operators
 from dlmbench.roofline.hardware import Hardware
 from dlmbench.roofline.predict import Forecast
 from dlmbench.types import Architecture, Cell, CellResult, Environment, ProtocolSettings, Sample
 
-# After the timed repetitions: one traced generation and one for memory. The energy pass adds only a few, on a GPU.
+# After the timed repetitions: one generation from a clean start, and a second one where its times cannot be used.
 OWN_PASSES = 2
+# Reading weights from a disk or a shared file system.
+LOAD_BYTES_PER_S = 1e9
 _UNLIMITED_S = 1e15
 
 Kind = tuple[str, str, str]
@@ -72,7 +76,7 @@ def repetitions_left(
 
 @dataclass(frozen=True)
 class RunCost:
-    """Predicted seconds of all generations of a run: at min_repeats, and at max_repeats where cells are noisy.
+    """Predicted seconds of a speed pass: at min_repeats, and at max_repeats where cells are noisy.
 
     too_large: cells that should not fit, without_time: cells without a predicted time; neither is in the sums.
     """
@@ -92,9 +96,23 @@ def generations_of(latency_s: float, protocol: ProtocolSettings) -> int:
     return repetitions_left((), latency_s, protocol) + OWN_PASSES
 
 
+def process_s(latency_s: float, protocol: ProtocolSettings) -> float:
+    """Seconds that a cell of steady `latency_s` takes in each of its processes, on average, energy window included."""
+    return latency_s * generations_of(latency_s, protocol) / protocol.processes + max(WINDOW_S, latency_s)
+
+
+def load_seconds(cells: Sequence[Cell], known: Mapping[str, Architecture]) -> dict[LoadKey, float]:
+    """Predicted seconds of loading each model once, by `setting_of`; without models whose architecture is unknown."""
+    return {
+        setting_of(c): known[c.model.key].parameters * operators.ELEMENT_BYTES[c.precision] / LOAD_BYTES_PER_S
+        for c in cells
+        if c.model.key in known
+    }
+
+
 def run_cost(forecast: Forecast, protocol: ProtocolSettings) -> RunCost:
-    """What the speed pass of a plan takes; loading models and scoring texts are not included."""
-    low = high = 0.0
+    """What the speed pass of a plan takes, loading in every process included; scoring texts is not."""
+    low = high = protocol.processes * math.fsum(load_seconds(forecast.plan.cells, forecast.known).values())
     too_large = without_time = 0
     noisy = replace(protocol, min_repeats=max(protocol.min_repeats, protocol.max_repeats))
     for cell in forecast.plan.cells:
@@ -104,8 +122,8 @@ def run_cost(forecast: Forecast, protocol: ProtocolSettings) -> RunCost:
         elif latency is None:
             without_time += 1
         else:
-            low += latency * generations_of(latency, protocol)
-            high += latency * generations_of(latency, noisy)
+            low += protocol.processes * process_s(latency, protocol)
+            high += protocol.processes * process_s(latency, noisy)
     return RunCost(low, high, too_large, without_time)
 
 
@@ -219,6 +237,7 @@ def remaining(
     expectation: Expectation,
     texts: Mapping[str, int],
     rows: int,
+    processes: Mapping[str, int] | None = None,
 ) -> Remaining:
     """Remaining time of the speed pass.
 
@@ -229,8 +248,9 @@ def remaining(
         expectation: of cells that were not timed yet.
         texts: by cell id, how many prompts still lack the text that scoring needs; repetitions also provide texts.
         rows: the smallest batch size in which the remaining texts are generated after the repetitions.
+        processes: by cell id, in how many processes a cell is measured; `settings.processes` for missing ones.
     """
-    estimate = _Estimate(results, settings, expectation)
+    estimate = _Estimate(results, settings, expectation, processes or {})
     seconds = [estimate.seconds_left(r, texts.get(r.cell.id, 0), rows) for r in results if r.cell.id not in ended]
     known = [s for s in seconds if s is not None]
     return Remaining(math.fsum(known), len(seconds) - len(known))
@@ -243,6 +263,12 @@ class _Estimate:
     results: Sequence[CellResult]
     settings: ProtocolSettings
     expectation: Expectation
+    processes: Mapping[str, int]
+
+    @cached_property
+    def counts_energy(self) -> bool:
+        """Whether the device has an energy counter, as far as is known."""
+        return any(r.energy for r in self.results)
 
     @cached_property
     def measured(self) -> dict[str, float]:
@@ -261,17 +287,19 @@ class _Estimate:
         return {kind: seconds[kind] / weight for kind, weight in weights.items() if weight > 0}
 
     def seconds_left(self, result: CellResult, texts: int, rows: int) -> float | None:
-        """Of one cell: repetitions, profiling passes, texts; None where no cell of its kind was timed."""
+        """Of one cell: repetitions, energy windows, inspection, texts; None where no cell of its kind was timed."""
         cell = result.cell
         latency = self.latency_s(cell)
         if latency is None:
             return None
         settings = self.settings if len(result.timed) >= self.settings.pilot else self.typical
-        repetitions = repetitions_left(result.samples, latency, settings)
+        repetitions = repetitions_left(result.samples, latency, settings, self.processes.get(cell.id))
         passes = OWN_PASSES - (result.traced is not None) - (result.memory is not None)
         rows = max(rows, cell.batch_size)
         batches = max(0, texts - repetitions * cell.batch_size) / rows
-        return latency * (repetitions + passes + batches * self.batch_factor(cell, rows))
+        windows = max(0, self.processes.get(cell.id, self.settings.processes) - len(result.energy))
+        window_s = max(WINDOW_S, latency) if self.counts_energy else 0.0
+        return latency * (repetitions + passes + batches * self.batch_factor(cell, rows)) + windows * window_s
 
     def latency_s(self, cell: Cell) -> float | None:
         """Seconds of one generation; None where unknown."""

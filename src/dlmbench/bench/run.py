@@ -6,7 +6,7 @@ Tables, figures and the report are made from that folder alone, without the mode
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from contextlib import ExitStack
 from dataclasses import asdict, fields, replace
 from functools import cached_property
@@ -27,6 +27,7 @@ from dlmbench.results import Store, read_run, recorded_protocol
 from dlmbench.results.folder import differences
 from dlmbench.results.journal import replace_file
 from dlmbench.results.selfcheck import copy_selfcheck
+from dlmbench.results.settings import EXPERIMENT
 from dlmbench.roofline.operators import ELEMENT_BYTES
 from dlmbench.scoring.settings import MetricSettings, settle
 from dlmbench.types import (
@@ -42,8 +43,6 @@ from dlmbench.types import (
     from_mapping,
 )
 
-EXPERIMENT = "experiment.json"
-
 
 def run(
     experiment: Experiment,
@@ -54,6 +53,7 @@ def run(
     *,
     try_oom: bool = False,
     whole: Plan | None = None,
+    processes: Mapping[str, tuple[int, ...]] | None = None,
 ) -> str:
     """Speed pass, then quality pass; recorded work is skipped. Returns a hint where the machine's noise is unknown.
 
@@ -65,6 +65,8 @@ def run(
         machine: the device, where it is not the one found.
         try_oom: also try the cells that are predicted not to fit into memory.
         whole: the plan that `plan` is a part of; prompts suit every model of it, so that all parts use the same ones.
+        processes: by cell id, which of a cell's processes to run here; None for all. A cell is inspected and scored
+            where its process 0 runs.
 
     Raises:
         BenchError: a model that cannot be used, a folder that cannot be written or holds results of other models,
@@ -88,14 +90,23 @@ def run(
         # Texts are kept even for metrics that need none: others may be added when the models are gone.
         needs_texts = bool(experiment.metrics)
         speed = SpeedPass(
-            plan, experiment.protocol, store, pool, progress, outlook.expectation, experiment.seed, needs_texts
+            plan,
+            experiment.protocol,
+            store,
+            pool,
+            progress,
+            outlook.expectation,
+            experiment.seed,
+            needs_texts,
+            processes or {},
         )
         if not try_oom:
             speed.skip(outlook.too_large)
         if not speed.is_done:
             used = {cell.model.key for cell in plan.cells}
             speed.run(prompts.speed, together=_fit_together(found, used, cells, device))
-        score_run(plan, requests, store, pool, lambda: prompts.quality, progress)
+        scored = replace(plan, cells=tuple(c for c in plan.cells if speed.is_inspected(c)))
+        score_run(scored, requests, store, pool, lambda: prompts.quality, progress)
     return hint
 
 

@@ -10,17 +10,21 @@ drift. What is left to do follows from the records alone, so a resumed run is th
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from statistics import median
 
 from dlmbench.bench.forecast import Expectation, remaining
-from dlmbench.bench.worker import Failed, GenerateMissing, Pool, ProfileCell, Repeat, Repetition, Worker
+from dlmbench.bench.worker import Failed, GenerateMissing, MeterEnergy, Pool, ProfileCell, Repeat, Repetition, Worker
 from dlmbench.measure.protocol import RepetitionPlan, plan_repetitions
 from dlmbench.prompts import in_batches
 from dlmbench.results import Store
 from dlmbench.types import (
     Cell,
     CellStatus,
+    DeviceTime,
+    EnergyWindow,
     Plan,
     Progress,
     Prompt,
@@ -44,7 +48,10 @@ def visiting_order(cells: Sequence[Cell], seed: str) -> list[Cell]:
 
 @dataclass
 class SpeedPass:
-    """The speed pass of one plan, recorded in a store."""
+    """The speed pass of one plan, recorded in a store.
+
+    processes: by cell id, which of a cell's processes run here; all of those that it lacks.
+    """
 
     plan: Plan
     settings: ProtocolSettings
@@ -54,14 +61,24 @@ class SpeedPass:
     expectation: Expectation
     seed: int
     texts_needed: bool = True
+    processes: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.prompts: PromptSets = {}
-        is_scored = {cell.id: self.texts_needed and cell.model.weights != "random" for cell in self.plan.scored_cells}
-        self.scored = {cell_id for cell_id, scored in is_scored.items() if scored}
+        self.spent = dict.fromkeys(("loading_s", "warmup_s", "timed_s", "windows_s", "inspection_s"), 0.0)
+        real = [c for c in self.plan.scored_cells if self.texts_needed and c.model.weights != "random"]
+        self.scored = {cell.id for cell in real if self.is_inspected(cell)}
         # A later run may try what was skipped because of a prediction.
         self.ended = {r.cell.id: r.status for r in self.store.results() if r.status not in (None, "skipped")}
         self.generated = {(g.cell_id, g.prompt_index) for g in self.store.generations()}
+
+    def process_count(self, cell: Cell) -> int:
+        """In how many processes a cell is measured here."""
+        return len(self.processes.get(cell.id, range(self.settings.processes)))
+
+    def is_inspected(self, cell: Cell) -> bool:
+        """Whether memory, step times and texts of a cell are taken here: in one place, wherever its processes run."""
+        return 0 in self.processes.get(cell.id, (0,))
 
     @property
     def is_done(self) -> bool:
@@ -86,6 +103,14 @@ class SpeedPass:
     def run(self, prompts: PromptSets, *, together: bool) -> None:
         """Run everything that is left. `together`: all models fit in memory at once."""
         self.prompts = prompts
+        began = time.perf_counter()
+        try:
+            self._run_processes(together)
+        finally:
+            self.store.append(DeviceTime(time.perf_counter() - began, **self.spent))
+        self.progress.left(None, 0)
+
+    def _run_processes(self, together: bool) -> None:
         baseline = [c for c in self.plan.cells if c.model.role == "baseline"]
         target = [c for c in self.plan.cells if c.model.role != "baseline"]
         rounds = range(self.settings.rounds)
@@ -93,7 +118,7 @@ class SpeedPass:
         if not together and self.settings.processes == 1:
             turns = [(baseline, rounds[:-1]), (target, rounds), (baseline, rounds[-1:])]
         # Every process completes its part of each cell, so a resumed run needs no more processes than a fresh one.
-        for process in range(self.settings.processes):
+        for process in range(max(map(self.process_count, self.plan.cells), default=0)):
             for cells, numbers in turns:
                 self._run_process([c for c in cells if self._is_left(c)], process, numbers)
                 if not together:
@@ -101,7 +126,6 @@ class SpeedPass:
                     self._stop(cells)
         self._finish_complete(self.plan.cells)
         assert self.is_done
-        self.progress.left(None, 0)
 
     def _is_left(self, cell: Cell) -> bool:
         """Whether a cell lacks repetitions."""
@@ -113,7 +137,9 @@ class SpeedPass:
         if not rounds:
             return
         self._stop(cells)
+        began = time.perf_counter()
         self.pool.start({c.model.key: c for c in cells})
+        self.spent["loading_s"] += time.perf_counter() - began
         for number in rounds:
             for cell in visiting_order(cells, f"{self.seed}:{process}:{number}"):
                 if cell.id not in self.ended:
@@ -131,17 +157,26 @@ class SpeedPass:
             visit = self._visit_plan(cell, number, worker.process_id)
             if visit.is_empty or self._too_large(cell):
                 return
-            of = f"process {process + 1} of {self.settings.processes}, round {number + 1} of {self.settings.rounds}"
+            of = f"process {process + 1} of {self.process_count(cell)}, round {number + 1} of {self.settings.rounds}"
             self._show(cell, of)
-            self._record(worker, Repeat(cell, visit, number, in_batches(self._prompts(cell), cell.batch_size)))
+            batches = in_batches(self._prompts(cell), cell.batch_size)
+            self._record(worker, Repeat(cell, visit, number, batches))
+            last = self._visit_plan(cell, self.settings.rounds - 1, worker.process_id)
+            if cell.id in self.ended or not last.is_empty:
+                continue
+            # The process is done with the cell: what it has captured and compiled still serves.
+            self._record(worker, MeterEnergy(cell, batches[0]))
+            if cell.id not in self.ended and not self._is_left(cell):
+                self._finish(cell)
 
     def _visit_plan(self, cell: Cell, number: int, process_id: int | None) -> RepetitionPlan:
-        return plan_repetitions(self.store.samples(cell.id), self.settings, number, process_id)
+        samples = self.store.samples(cell.id)
+        return plan_repetitions(samples, self.settings, number, process_id, self.process_count(cell))
 
     def _too_large(self, cell: Cell) -> bool:
         """Whether a smaller batch of the same shape ran out of memory; if so, this cell is recorded as oom, untried."""
         for other in self.plan.cells:
-            smaller = other.quality_key == cell.quality_key and other.batch_size < cell.batch_size
+            smaller = other.shape_key == cell.shape_key and other.batch_size < cell.batch_size
             if smaller and self.ended.get(other.id) == "oom":
                 self._end(cell, Failed("oom", f"not tried: batch {other.batch_size} of this shape ran out of memory"))
                 return True
@@ -158,9 +193,10 @@ class SpeedPass:
         worker = self.pool.worker(cell.model.key)
         result = self.store.result(cell.id)
         prompts = self._prompts(cell)
-        if result.traced is None or result.memory is None:
+        if self.is_inspected(cell) and (result.traced is None or result.memory is None):
             self._show(cell, "step times and memory")
-            self._record(worker, ProfileCell(cell, in_batches(prompts, cell.batch_size)[0]))
+            latency_s = median(s.latency_s for s in result.timed) if result.timed else None
+            self._record(worker, ProfileCell(cell, in_batches(prompts, cell.batch_size)[0], latency_s))
         missing = self._missing(cell)
         if missing and cell.id not in self.ended:
             self._show(cell, "texts for scoring")
@@ -171,20 +207,24 @@ class SpeedPass:
         if cell.id not in self.ended:
             self._end(cell, None)
 
-    def _record(self, worker: Worker, request: Repeat | ProfileCell | GenerateMissing) -> None:
+    def _record(self, worker: Worker, request: Repeat | MeterEnergy | ProfileCell | GenerateMissing) -> None:
         """Send a request and record each reply as it comes."""
-        cell = request.cell
+        cell, began = request.cell, time.perf_counter()
         for reply in worker.ask(request):
             if isinstance(reply, Failed):
                 self._end(cell, reply)
             elif isinstance(reply, Repetition):
                 self.store.append(reply.sample)
                 self._keep(cell, reply.generations)
+                self.spent["warmup_s" if reply.sample.is_warmup else "timed_s"] += reply.sample.wall_s
                 self.progress.repetition(cell, reply.sample.latency_s)
             elif isinstance(reply, StoredGeneration):
                 self._keep(cell, (reply,))
             else:
                 self.store.append(reply)
+                self.spent["windows_s"] += reply.region_s if isinstance(reply, EnergyWindow) else 0.0
+        if isinstance(request, ProfileCell | GenerateMissing):
+            self.spent["inspection_s"] += time.perf_counter() - began
 
     def _keep(self, cell: Cell, generations: Sequence[StoredGeneration]) -> None:
         new = [g for g in generations if cell.id in self.scored and (cell.id, g.prompt_index) not in self.generated]
@@ -206,7 +246,8 @@ class SpeedPass:
         """Report the current activity, and the estimated remaining time."""
         results = [self.store.result(c.id) for c in self.plan.cells]
         texts = {c.id: len(self._missing(c)) for c in self.plan.cells if c.id not in self.ended}
-        left = remaining(results, self.ended, self.settings, self.expectation, texts, MISSING_BATCH_SIZE)
+        processes = {c.id: self.process_count(c) for c in self.plan.cells}
+        left = remaining(results, self.ended, self.settings, self.expectation, texts, MISSING_BATCH_SIZE, processes)
         self.progress.left(left.seconds, left.unknown)
         self.progress.cell(cell, doing)
 

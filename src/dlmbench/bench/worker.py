@@ -13,6 +13,7 @@ import secrets
 import signal
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Protocol, TypeVar
@@ -43,6 +44,9 @@ from dlmbench.types import (
     Texts,
     TracedPass,
 )
+
+# A traced generation that takes longer than the timed ones by this share has no times to keep.
+SLOWER_WHEN_TRACED = 0.05
 
 ReplyT = TypeVar("ReplyT")
 ReplyT_co = TypeVar("ReplyT_co", covariant=True)
@@ -105,7 +109,7 @@ class WorkerState:
         self.meter = GpuMeter.of_device(device)
         self._loaded: tuple[object, LoadedModel] | None = None  # by spec, engine, precision and attention
         self._last_cell: str | None = None  # the id of the cell that the captured graphs belong to
-        self._idle_power_w: dict[object, float | None] = {}
+        self._idle_power_w: tuple[float | None] | None = None  # once it was measured
         self._load: tuple[object, float] | None = None  # the visit under way, and when it began
 
     def load(self, cell: Cell) -> LoadedModel:
@@ -147,11 +151,10 @@ class WorkerState:
         return self._load[1]
 
     def idle_power_w(self) -> float | None:
-        """Power of the device while nothing runs; measured once per model, while the other workers wait."""
-        key = self._loaded and self._loaded[0]
-        if key not in self._idle_power_w:
-            self._idle_power_w[key] = self.meter.idle_power_w()
-        return self._idle_power_w[key]
+        """Power of the device while nothing runs; measured once per process, while the other workers wait."""
+        if self._idle_power_w is None:
+            self._idle_power_w = (self.meter.idle_power_w(),)
+        return self._idle_power_w[0]
 
 
 # ---------------------------------------------------------------- requests and replies
@@ -213,40 +216,71 @@ class Repeat:
 
 
 @dataclass(frozen=True)
-class ProfileCell:
-    """Everything that is measured outside the timed repetitions.
-
-    Times of single steps, the commit order, peak memory, and energy where one repetition is too short for a reading.
-    """
+class MeterEnergy:
+    """Energy of a cell in this process, right after its timed repetitions; no reply without an energy counter."""
 
     cell: Cell
     batch: PromptBatch
 
-    def run(self, state: WorkerState) -> Iterator[TracedPass | CommitOrder | MemoryPass | EnergyWindow]:
-        """One reply per pass."""
+    def run(self, state: WorkerState) -> Iterator[EnergyWindow]:
+        """At most one reply."""
+        generator = state.generator(self.cell)
+        generate = partial(generator.generate, self.batch)
+        window = measure_energy(self.cell.id, state.process_id, generate, state.clock, state.meter)
+        if window is not None:
+            yield window
+
+
+@dataclass(frozen=True)
+class ProfileCell:
+    """Everything else that is measured outside the timed repetitions: peak memory, times of steps, the commit order.
+
+    One generation from a clean start yields all of it where its steps are as fast as those of the timed repetitions,
+    whose median is latency_s. Elsewhere (graphs are captured in it, memory is requested anew) the times come from a
+    second one; so do those of an autoregressive cell, where the first token's time would show a clean start.
+    """
+
+    cell: Cell
+    batch: PromptBatch
+    latency_s: float | None
+
+    def run(self, state: WorkerState) -> Iterator[TracedPass | CommitOrder | MemoryPass]:
+        """One reply per record."""
         cell, batch, generator = self.cell, self.batch, state.generator(self.cell)
         is_autoregressive = registry.load("samplers", cell.sampler).PARADIGM == "autoregressive"
         generations: list[Generation] = []
+        passes: list[TracedPass] = []
 
-        def traced(on_step: OnStep) -> Generation:
+        def generate(on_step: OnStep) -> Generation:
             generations.append(generator.generate(batch, on_step, trace=True))
             return generations[-1]
 
-        # Traced steps differ from untraced ones: the first time they may be compiled and captured.
-        traced(lambda forwards: None)
-        yield traced_pass(
-            traced, state.clock, cell_id=cell.id, process_id=state.process_id, is_autoregressive=is_autoregressive
-        )
+        def inspect() -> None:
+            passes.append(
+                traced_pass(
+                    generate,
+                    state.clock,
+                    cell_id=cell.id,
+                    process_id=state.process_id,
+                    is_autoregressive=is_autoregressive,
+                )
+            )
+
+        generator.generator.reset()
+        memory = measure_memory(cell.id, state.process_id, inspect, state.device)
+        if is_autoregressive or not self.is_as_fast(passes[0]):
+            inspect()
+        yield passes[-1]
         first = generations[0]
         if first.trace is not None:
             order = first.trace.committed_at_BG[0], first.trace.confidence_BG[0]
             yield CommitOrder(cell.id, batch.prompts[0].index, first.forwards, *order)
-        generator.generator.reset()
-        memory = measure_memory(cell.id, state.process_id, lambda: generator.generate(batch), state.device)
         yield replace(memory, idle_power_w=state.idle_power_w())
-        energy = measure_energy(cell.id, state.process_id, lambda: generator.generate(batch), state.clock, state.meter)
-        if energy is not None:
-            yield energy
+
+    def is_as_fast(self, traced: TracedPass) -> bool:
+        """Whether a traced generation took no longer than the timed ones, within `SLOWER_WHEN_TRACED`."""
+        assert traced.traced_s is not None
+        return self.latency_s is not None and traced.traced_s <= (1 + SLOWER_WHEN_TRACED) * self.latency_s
 
 
 @dataclass(frozen=True)

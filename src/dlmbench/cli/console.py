@@ -33,7 +33,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from dlmbench.types import Cell, Finding, Plan, Progress, ProtocolSettings, Run, Selfcheck
+from dlmbench.types import Cell, DeviceTime, Finding, Plan, Progress, ProtocolSettings, Run, Selfcheck
 
 if TYPE_CHECKING:
     # Types only: these import numpy and scipy, and `plan` should start fast.
@@ -323,14 +323,12 @@ def summary(study: Study, title: str) -> Table:
 
 def answer(found: Answer) -> None:
     """Print the answer of a run: headline, a row for each workload, notes."""
-    from dlmbench.report.answer import COLUMNS
-
     out = stdout()
     out.print(Text(f"\n{found.headline}", style="bold"), soft_wrap=True)
     if found.rows:
-        table = new_table(None, *COLUMNS.values())
+        table = new_table(None, *found.columns.values())
         for row in found.rows:
-            table.add_row(*(text for _, text in row.cells()))
+            table.add_row(*(text for _, text in found.cells(row)))
         out.print(table)
     for note in found.notes:
         out.print(note, soft_wrap=True)
@@ -420,11 +418,11 @@ def _predicted(cell: Cell, forecast: Forecast, price: float | None) -> tuple[str
 
 def total_cost(cost: RunCost, price: float | None) -> str:
     """The predicted time and price of a run, as a sentence."""
-    text = f"predicted time of all generations, with warm-ups and repetitions: {_between(cost.low_s, cost.high_s)}"
+    text = f"predicted time of loading and of all generations, warm-ups included: {_between(cost.low_s, cost.high_s)}"
     if price is not None:
         low, high = (f"{m:.2f}" for m in cost.money(price))
         text += f"; {low if low == high else f'{low} to {high}'} at {price:g} per GPU hour"
-    text += ". Not included: loading models and scoring"
+    text += ". Not included: scoring"
     if cost.too_large:
         text += f", {cost.too_large} cells that will probably not fit and that `run` skips without --try-oom"
     if cost.without_time:
@@ -435,6 +433,21 @@ def total_cost(cost: RunCost, price: float | None) -> str:
 def _between(low_s: float, high_s: float) -> str:
     low, high = duration(low_s), duration(high_s)
     return low if low == high else f"{low} (steady latencies) to {high} (noisy ones)"
+
+
+def device_time(spent: Sequence[DeviceTime]) -> str:
+    """What the speed pass of a run spent its time on, over all starts; "" where that is not on record."""
+    total = math.fsum(s.seconds for s in spent)
+    if not total:
+        return ""
+    shares = {
+        "timed repetitions and energy windows": math.fsum(s.measuring_s for s in spent),
+        "loading": math.fsum(s.loading_s for s in spent),
+        "warm-ups": math.fsum(s.warmup_s for s in spent),
+        "step times, memory and texts": math.fsum(s.inspection_s for s in spent),
+    }
+    parts = ", ".join(f"{seconds / total:.0%} {what}" for what, seconds in shares.items())
+    return f"Of {duration(total)} on the device: {parts}"
 
 
 def duration(seconds: float) -> str:
@@ -589,7 +602,7 @@ def selfcheck_remarks(found: Selfcheck) -> list[str]:
         f"Harness: {found.overhead_s * 1e3:.2f} ms a repetition, outside the timed region.",
     ]
     lines += [f"Not measured: {reason}." for reason in found.not_measured]
-    one, three, five = (_percent(max(f.floor(n) for f in found.floors)) for n in (1, 3, 5))
+    one, three, five = (_percent(min(1.0, max(f.floor(n) for f in found.floors))) for n in (1, 3, 5))
     lines.append(
         f"Differences under {one} cannot be shown here by a run with 1 process, under {three} by one with 3, "
         f"under {five} by one with 5, whatever the engine and kind of cell."

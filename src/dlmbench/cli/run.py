@@ -23,7 +23,7 @@ from dlmbench.errors import CellsFailedError
 
 if TYPE_CHECKING:
     from dlmbench.bench.forecast import Machine
-    from dlmbench.types import Cell, Experiment, Plan
+    from dlmbench.types import Cell, Experiment, Plan, Run
 
 
 @command()
@@ -84,6 +84,7 @@ def _run(
     from dlmbench.bench import run as session
     from dlmbench.bench.forecast import AS_FOUND
     from dlmbench.cli.report import conclude
+    from dlmbench.results import read_run
 
     if not extend:
         session.refuse_other_settings(output_dir, experiment)
@@ -91,29 +92,31 @@ def _run(
         hint = session.run(experiment, plan, output_dir, progress, machine or AS_FOUND, try_oom=try_oom)
     if hint:
         console.log(hint)
-    failure = failed_cells(plan, output_dir)
+    measured = read_run(output_dir)
+    if spent := console.device_time(measured.device_time):
+        console.log(spent)
+    failure = failed_cells(plan, measured)
     conclude(output_dir)
     if failure is not None:
         raise failure
 
 
-def failed_cells(plan: Plan, folder: Path) -> CellsFailedError | None:
+def failed_cells(plan: Plan, run: Run) -> CellsFailedError | None:
     """Log how many cells of `plan` are done; the error that ends the command if some of them failed.
 
     Out of memory, or skipped because it would be, is a result.
     """
     from dlmbench.cli import console
-    from dlmbench.results.records import read_records
 
     wanted = {_without_content(cell) for cell in plan.cells}
-    results = [r for r in read_records(folder).results() if _without_content(r.cell) in wanted]
+    results = [r for r in run.results if _without_content(r.cell) in wanted]
     console.log(f"{sum(r.status is not None for r in results)} of {len(wanted)} cells done")
     failed = [r for r in results if r.status in ("error", "invalid")]
     if not failed:
         return None
     return CellsFailedError(
         f"{len(failed)} of {len(wanted)} cells failed, the first: {failed[0].cell.label}: {failed[0].reason}",
-        f"All results are in {folder}; to try these cells again, choose a new --output-dir",
+        f"All results are in {run.folder}; to try these cells again, choose a new --output-dir",
     )
 
 

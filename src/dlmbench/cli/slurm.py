@@ -197,12 +197,13 @@ def finish(
     console.load_libraries("torch")
     from dlmbench.cli.report import conclude
     from dlmbench.cli.run import failed_cells
+    from dlmbench.results import read_run
     from dlmbench.slurm import merge, submission
 
     _print_merged(merge.merge_submitted(run_folder.absolute(), partial))
     with console.LiveProgress("scoring", 1) as progress:
         merge.score_rest(run_folder, progress)
-    failure = failed_cells(submission.load(run_folder.absolute()).plan(), run_folder)
+    failure = failed_cells(submission.load(run_folder.absolute()).plan(), read_run(run_folder))
     conclude(run_folder)
     if failure is not None:
         raise failure

@@ -1,13 +1,15 @@
 """Splitting a plan into shards of about equal predicted time, the longest first.
 
-Cells that differ only in batch size stay in one shard: their texts are scored once, and if one of them runs out of
-memory the larger ones are not tried.
+What is dealt out is one process of some cells: a cell's processes may run in different shards, on different hosts.
+Cells that differ only in batch size stay together: where they have the same texts these are scored once, and if one of
+them runs out of memory the larger ones are not tried.
 """
 
 from __future__ import annotations
 
 import math
 import statistics
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -17,36 +19,48 @@ from dlmbench.types import Cell, Plan
 
 @dataclass(frozen=True)
 class Shard:
-    """One array task: its number, the ids of its cells in the order of the plan, and its predicted seconds."""
+    """One array task: its number, the ids of its cells in the order of the plan, and its predicted seconds.
+
+    processes: for each cell, which of its processes run here. The shard of process 0 also inspects and scores the cell.
+    """
 
     index: int
     cell_ids: tuple[str, ...]
     predicted_s: float | None
+    processes: tuple[tuple[int, ...], ...]
 
 
 LoadKey = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Unit:
+    """One process of the cells of one shape, which stay together."""
+
+    cells: tuple[Cell, ...]
+    process: int
+    load_key: LoadKey
+    seconds: float
 
 
 @dataclass
 class _OpenShard:
     """A shard while it is being filled. seconds: including loading."""
 
-    cells: list[Cell]
-    load_keys: set[LoadKey]
+    units: list[_Unit]
     seconds: float = 0.0
 
     def reloads(self, load_key: LoadKey) -> bool:
         """Whether the shard has to load the same model in a second way."""
-        return any(key[0] == load_key[0] and key != load_key for key in self.load_keys)
+        return any(u.load_key[0] == load_key[0] and u.load_key != load_key for u in self.units)
 
-
-@dataclass(frozen=True)
-class _Group:
-    """Cells that stay together."""
-
-    cells: tuple[Cell, ...]
-    load_key: LoadKey
-    seconds: float
+    def loads_with(self, *more: _Unit) -> int:
+        """How often the shard loads models: each as often as the cell with most processes needs it."""
+        counts = Counter((u.load_key, u.cells[0].id) for u in (*self.units, *more))
+        most: dict[LoadKey, int] = {}
+        for (load_key, _), count in counts.items():
+            most[load_key] = max(count, most.get(load_key, 0))
+        return sum(most.values())
 
 
 def setting_of(cell: Cell) -> LoadKey:
@@ -55,19 +69,24 @@ def setting_of(cell: Cell) -> LoadKey:
 
 
 def balance(
-    plan: Plan, count: int, seconds: Mapping[str, float], load_s: Mapping[LoadKey, float] | None = None
+    plan: Plan,
+    count: int,
+    seconds: Mapping[str, float],
+    load_s: Mapping[LoadKey, float] | None = None,
+    processes: int = 1,
 ) -> tuple[Shard, ...]:
-    """`count` shards, or fewer if there are fewer groups of cells; the longest is number 0.
+    """`count` shards, or fewer if there is less to deal out; the longest is number 0.
 
-    List scheduling, longest first (Graham 1969): each group goes to the shard that would finish it earliest, loading
+    List scheduling, longest first (Graham 1969): each process goes to the shard that would finish it earliest, loading
     included. This is done twice, over all shards and over shards reserved for one model each, and the assignment that
     ends earlier is taken. No shard loads the same model in two ways while there are enough shards to avoid it.
 
     Args:
         plan: all cells.
         count: how many shards are wanted.
-        seconds: predicted time of a cell with all its repetitions, by cell id; the mean is used for missing cells.
+        seconds: predicted time of a cell in one process, by cell id; the mean is used for missing cells.
         load_s: predicted time to load a model, by `setting_of`; 0 for missing ones.
+        processes: in how many processes each cell is measured.
 
     Raises:
         BenchError: fewer than one shard.
@@ -75,56 +94,58 @@ def balance(
     if count < 1:
         raise BenchError(f"--shards {count}: a run has at least one shard", "Write, for example, --shards 4")
     mean = statistics.fmean(seconds.values()) if seconds else 1.0
-    by_text: dict[str, list[Cell]] = {}
+    shapes: dict[str, list[Cell]] = {}
     for cell in plan.cells:
-        by_text.setdefault(cell.quality_key, []).append(cell)
-    groups = [
-        _Group(tuple(cells), setting_of(cells[0]), math.fsum(seconds.get(c.id, mean) for c in cells))
-        for cells in by_text.values()
+        shapes.setdefault(cell.shape_key, []).append(cell)
+    # The processes of a shape follow each other, so that they are dealt out to different shards.
+    units = [
+        _Unit(tuple(cells), process, setting_of(cells[0]), math.fsum(seconds.get(c.id, mean) for c in cells))
+        for cells in shapes.values()
+        for process in range(processes)
     ]
-    loads = {g.load_key: (load_s or {}).get(g.load_key, 0.0) for g in groups}
-    count = min(count, len(groups))
-    mixed = _assign(groups, count, loads)
+    loads = {u.load_key: (load_s or {}).get(u.load_key, 0.0) for u in units}
+    count = min(count, len(units))
+    mixed = _assign(units, count, loads)
     reserved = [
         shard
-        for load_key, n in _reserve(groups, count, loads).items()
-        for shard in _assign([g for g in groups if g.load_key == load_key], n, loads)
+        for load_key, n in _reserve(units, count, loads).items()
+        for shard in _assign([u for u in units if u.load_key == load_key], n, loads)
     ]
     # If both end equally early, the mixed one: its shards measure both models on the same node.
     chosen = min((c for c in (mixed, reserved) if c), key=lambda c: max(s.seconds for s in c))
-    position = {cell.id: number for number, cell in enumerate(plan.cells)}
-    filled = sorted((s for s in chosen if s.cells), key=lambda s: -s.seconds)
-    return tuple(
-        Shard(
-            index,
-            tuple(sorted((c.id for c in shard.cells), key=position.__getitem__)),
-            shard.seconds if seconds else None,
-        )
-        for index, shard in enumerate(filled)
-    )
+    filled = sorted((s for s in chosen if s.units), key=lambda s: -s.seconds)
+    return tuple(_closed(index, shard, plan, bool(seconds)) for index, shard in enumerate(filled))
 
 
-def _assign(groups: Sequence[_Group], count: int, loads: Mapping[LoadKey, float]) -> list[_OpenShard]:
+def _closed(index: int, shard: _OpenShard, plan: Plan, is_predicted: bool) -> Shard:
+    processes: dict[str, list[int]] = {}
+    for unit in shard.units:
+        for cell in unit.cells:
+            processes.setdefault(cell.id, []).append(unit.process)
+    ids = tuple(cell.id for cell in plan.cells if cell.id in processes)
+    return Shard(index, ids, shard.seconds if is_predicted else None, tuple(tuple(sorted(processes[i])) for i in ids))
+
+
+def _assign(units: Sequence[_Unit], count: int, loads: Mapping[LoadKey, float]) -> list[_OpenShard]:
     """Longest first; ties keep the order of the plan, so that every machine gets the same shards."""
-    shards = [_OpenShard([], set()) for _ in range(count)]
-    for group in sorted(groups, key=lambda g: -g.seconds):
+    shards = [_OpenShard([]) for _ in range(count)]
+    for unit in sorted(units, key=lambda u: -u.seconds):
 
-        def cost(shard: _OpenShard, group: _Group = group) -> float:
-            return group.seconds + (0.0 if group.load_key in shard.load_keys else loads[group.load_key])
+        def cost(shard: _OpenShard, unit: _Unit = unit) -> float:
+            return unit.seconds + loads[unit.load_key] * (shard.loads_with(unit) - shard.loads_with())
 
-        best = min(shards, key=lambda s: (s.reloads(group.load_key), s.seconds + cost(s), len(s.cells)))
+        best = min(shards, key=lambda s: (s.reloads(unit.load_key), s.seconds + cost(s), len(s.units)))
         best.seconds += cost(best)
-        best.load_keys.add(group.load_key)
-        best.cells += group.cells
+        best.units.append(unit)
     return shards
 
 
-def _reserve(groups: Sequence[_Group], count: int, loads: Mapping[LoadKey, float]) -> dict[LoadKey, int]:
+def _reserve(units: Sequence[_Unit], count: int, loads: Mapping[LoadKey, float]) -> dict[LoadKey, int]:
     """How many shards to reserve for each loaded model; none if there are fewer shards than models."""
     if len(loads) > count:
         return {}
-    total = {key: math.fsum(g.seconds for g in groups if g.load_key == key) for key in loads}
-    most = {key: sum(g.load_key == key for g in groups) for key in loads}
+    total = {key: math.fsum(u.seconds for u in units if u.load_key == key) for key in loads}
+    most = {key: sum(u.load_key == key for u in units) for key in loads}
     shards = dict.fromkeys(loads, 1)
     for _ in range(count - len(loads)):
         candidates = [key for key in shards if shards[key] < most[key]]

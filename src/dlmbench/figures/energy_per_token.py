@@ -30,9 +30,7 @@ _TOKENS = {
 def points(run: Run, study: Study) -> pd.DataFrame:
     """Every cell whose energy was measured. kind: curve, baseline or other."""
     results = {r.cell.id: r for r in run.results}
-    rows = [
-        row | _energy(results[summary.cell.id], summary) for row, summary in frames.cells(study) if summary.energy
-    ]
+    rows = [row | _energy(results[summary.cell.id], summary) for row, summary in frames.cells(study) if summary.energy]
     device = run.environment.device if run.environment else "the device"
     why = frames.why_untimed(study, f"{device} has no energy counter that could be read")
     return frames.table(COLUMNS, rows, why)

@@ -1,7 +1,7 @@
-"""Peak memory of one generation, in a separate pass, and the memory of the host.
+"""Peak memory of one generation, apart from the timed ones, and the memory of the host.
 
-A separate pass, because allocators keep the memory of earlier, larger cells: all cached memory is released first, the
-peak is reset, and one generation runs.
+Not of a timed one, because allocators keep the memory of earlier, larger cells: all cached memory is released first,
+the peak is reset, and one generation runs.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """One GPU as NVML sees it: energy, power, clocks, other processes, and its settings.
 
 The board's energy counter is refreshed only every few tens of milliseconds, so over a short region its difference
-depends mostly on when the refreshes happened. `GpuMeter.stop` therefore reports no energy for regions shorter than
-`MIN_REGION_S`, and `measure_energy` repeats a generation until the region is long enough, from one refresh to another.
+depends mostly on when the refreshes happened. `measure_energy` therefore repeats a generation for at least
+`WINDOW_S` and `WINDOW_REFRESHES`, from one refresh to another: an error of one refresh is then 3% at most.
 Without NVML every value is None and `counts_energy` is False, so callers need no special case.
 """
 
@@ -17,9 +17,10 @@ from typing import Any
 from dlmbench.measure.clock import Clock
 from dlmbench.types import EnergyWindow
 
-MIN_REGION_S = 0.5
-ENERGY_PASS_S = 1.0
+WINDOW_S = 3.0
+WINDOW_REFRESHES = 30
 _REFRESH_S = 0.25  # longer than the refresh interval of any known counter
+_REFRESHES_TIMED = 8
 _SETTLE_S = 0.5  # until the counter includes all earlier work and the board's power has dropped to idle
 
 # Bits of NVML's clocks-event reasons that hold the clock below the requested one. Not listed because they are normal:
@@ -39,9 +40,8 @@ _COMPUTE_MODES = ("default", "exclusive_thread", "prohibited", "exclusive_proces
 
 @dataclass(frozen=True)
 class GpuReading:
-    """The GPU over one region; energy_j is None if the region was too short or the GPU has no energy counter."""
+    """The GPU at one moment. power_w: the board's latest average."""
 
-    energy_j: float | None = None
     power_w: float | None = None
     sm_clock_mhz: int | None = None
     temperature_c: int | None = None
@@ -87,6 +87,7 @@ class GpuMeter:
     def __init__(self, nvml: Any = None, handle: Any = None) -> None:
         self._nvml = nvml
         self._handle = handle
+        self._refresh_s: float | None = None
 
     @classmethod
     def of_device(cls, device_type: str) -> GpuMeter:
@@ -137,7 +138,7 @@ class GpuMeter:
         return None if value is None else int(value) / 1000.0
 
     def counter_j(self) -> float | None:
-        """Joules on the energy counter; pass those at the start of a region to `stop`."""
+        """Joules on the energy counter."""
         return self._thousandth("TotalEnergyConsumption")
 
     def refreshed_j(self) -> float | None:
@@ -154,14 +155,18 @@ class GpuMeter:
         """Whether this GPU has an energy counter (NVIDIA since Volta)."""
         return self.counter_j() is not None
 
-    def stop(self, started_j: float | None, region_s: float) -> GpuReading:
-        """The GPU over the region of `region_s` seconds that has just ended. power_w is the board's latest average."""
-        ended_j = self.counter_j()
-        energy_j = None
-        if started_j is not None and ended_j is not None and region_s >= MIN_REGION_S:
-            energy_j = ended_j - started_j
+    def refresh_s(self) -> float | None:
+        """Seconds between two refreshes of the counter, measured once over eight of them; None without a counter."""
+        if self._refresh_s is None and self.refreshed_j() is not None:
+            began = time.perf_counter()
+            for _ in range(_REFRESHES_TIMED):
+                self.refreshed_j()
+            self._refresh_s = (time.perf_counter() - began) / _REFRESHES_TIMED
+        return self._refresh_s
+
+    def read(self) -> GpuReading:
+        """The GPU now."""
         return GpuReading(
-            energy_j=energy_j,
             power_w=self._thousandth("PowerUsage"),
             sm_clock_mhz=self._get("ClockInfo", _CLOCK_SM),
             temperature_c=self._get("Temperature", _TEMPERATURE_GPU),
@@ -224,40 +229,45 @@ class GpuMeter:
             return None
         return sum(not _is_sibling(pid) for pid in processes)
 
-    def idle_power_w(self, duration_s: float = 1.0, sleep: Callable[[float], None] = time.sleep) -> float | None:
-        """Mean power over `duration_s` idle seconds; call it with the model loaded and the device synchronized."""
-        assert duration_s >= MIN_REGION_S
+    def idle_power_w(self, duration_s: float = 0.5, sleep: Callable[[float], None] = time.sleep) -> float | None:
+        """Mean power over `duration_s` idle seconds, from one refresh of the counter to another.
+
+        Call it with the model loaded and the device synchronized.
+        """
         if not self.counts_energy:
             return None
         sleep(_SETTLE_S)
-        started_j, started_s = self.counter_j(), time.perf_counter()
+        started_j, started_s = self.refreshed_j(), time.perf_counter()
         sleep(duration_s)
-        ended_j, region_s = self.counter_j(), time.perf_counter() - started_s
+        ended_j, region_s = self.refreshed_j(), time.perf_counter() - started_s
         return None if started_j is None or ended_j is None else (ended_j - started_j) / max(region_s, duration_s)
 
 
 def measure_energy(
     cell_id: str, process_id: int, generate: Callable[[], object], clock: Clock, meter: GpuMeter
 ) -> EnergyWindow | None:
-    """Energy of one generation, averaged over as many as fill `ENERGY_PASS_S`; None without an energy counter.
+    """Energy of as many generations in a row as fill a window; None without an energy counter.
 
-    Both readings wait for a refresh of the counter. At the end this adds the idle device's energy until that refresh:
-    at most 0.25 s of idle power.
+    The window lasts from one refresh of the counter to another, at least `WINDOW_S` and `WINDOW_REFRESHES`; a longer
+    generation is a window by itself. The wait for the last refresh, at most 0.25 s of idle power, is part of it.
     """
+    refresh_s = meter.refresh_s()
     clock.synchronize()
     started_j = meter.refreshed_j()
-    if started_j is None:
+    if refresh_s is None or started_j is None:
         return None
     started_s, region_s, repetitions = clock.wall(), 0.0, 0
-    while region_s < ENERGY_PASS_S:
+    while region_s < max(WINDOW_S, WINDOW_REFRESHES * refresh_s):
         generate()
         clock.synchronize()
         repetitions += 1
         region_s = clock.wall() - started_s
     ended_j = meter.refreshed_j()
+    region_s = clock.wall() - started_s
     if ended_j is None:
         return None
-    return EnergyWindow(cell_id, process_id, repetitions, region_s, ended_j - started_j)
+    refreshes = round(region_s / refresh_s)
+    return EnergyWindow(cell_id, process_id, repetitions, region_s, ended_j - started_j, refreshes)
 
 
 def driver_gpu_count() -> int:

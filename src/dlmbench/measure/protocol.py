@@ -55,13 +55,15 @@ class ProcessShare:
     def after(self, round_index: int, rounds: int) -> int:
         """How many the process should have after `round_index`, so far.
 
-        Round 0 is the pilot where there is one and several rounds. Cumulative shares: rounding loses nothing.
+        Round 0 is the pilot where there is one and several rounds. A visit with fewer than `MIN_PER_PROCESS` is not
+        worth its warm-up: the last rounds are left out. Cumulative shares: rounding loses nothing.
         """
         if self.total is None:
             return self.pilot
-        if not self.pilot or rounds == 1:
-            return math.ceil(self.total * (round_index + 1) / rounds)
-        return self.pilot + math.ceil((self.total - self.pilot) * round_index / (rounds - 1))
+        first = self.pilot if rounds > 1 else 0
+        number, rounds = (round_index, rounds - 1) if first else (round_index + 1, rounds)
+        visits = max(1, min(rounds, (self.total - first) // MIN_PER_PROCESS))
+        return first + math.ceil((self.total - first) * min(number, visits) / visits)
 
 
 def process_share(
@@ -178,14 +180,13 @@ def timed_repetition(
     """
     started_at = datetime.now(UTC).isoformat(timespec="milliseconds")
     clock.synchronize()
-    started_j = meter.counter_j()
     wall_start = clock.wall()
     start = clock.mark()
     generation = generate()
     end = clock.mark()
     clock.synchronize()
     wall_s = clock.wall() - wall_start
-    gpu = meter.stop(started_j, wall_s)
+    gpu = meter.read()
     sample = Sample(
         cell_id=cell_id,
         index=index,
@@ -261,4 +262,5 @@ def traced_pass(
         inter_token_p95_s=_quantile(gaps_s, 0.95) if is_autoregressive else None,
         first_block_s=first_block_s,
         step_p50_s=None if is_autoregressive else _quantile(gaps_s, 0.5),
+        traced_s=total_s,
     )

@@ -31,7 +31,7 @@ def enforced(attention: str) -> Iterator[None]:
         with sdpa_kernel(getattr(SDPBackend, KERNELS[attention])):
             yield
     except RuntimeError as error:
-        if "No available kernel" in str(error):
+        if "No available kernel" in str(error) or "No viable backend" in str(error):  # on CUDA, on a CPU
             raise BenchError(
                 f"attention '{attention}' cannot run here (this device, precision or padding)",
                 "Set attention: math, which always can, or auto",

@@ -2,30 +2,33 @@
 
 Everything here is read from the verdicts and curves; nothing is decided here. A workload is a batch size with its
 lengths. It is judged over all diffusion settings that were measured for it: the row shows the best of them and says how
-the others ended, so that none is hidden.
+the others ended, so that none is hidden. Every text has an id, the same wherever it is printed.
 """
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dlmbench.analysis.results import Curve, Study
+from dlmbench.analysis.results import Curve, Study, Verdict
 from dlmbench.analysis.stats import Interval, group_by
-from dlmbench.analysis.verdict import Verdict
+from dlmbench.report.text import counted, listed, percent, rounded, spread
 
 COLUMNS = {
-    "workload": "batch and lengths",
+    "workload": "batch, prompt + new tokens",
     "as_good_from": "as good from K",
-    "speed_there": "speed there",
+    "speed_there": "speed there (x the baseline's)",
     "faster_up_to": "faster only up to k*",
-    "verdict": "how sure",
+    "speeds": "speed with the fewest and the most steps",
+    "verdict": "verdict",
     "settles": "what would settle it",
 }
-# Beyond so many different claims the headline names the best and the worst; the rows have them all.
+# Beyond so many different claims the headline counts them; the rows have them all.
 MOST_CLAIMS = 3
+NOT_MEASURED = {"as_good_from": "not measured", "speed_there": "not known", "speeds": "", "settles": ""}
+# Columns that become a note where all rows are alike.
+SHARED = ("verdict", "settles")
 _WINNERS = {"diffusion": "diffusion wins", "baseline": "the baseline wins", "undecided": "undecided"}
 
 
@@ -38,12 +41,13 @@ class AnswerRow:
     as_good_from: str
     speed_there: str
     faster_up_to: str
+    speeds: str
     verdict: str
     settles: str
-
-    def cells(self) -> list[tuple[str, str]]:
-        """(value id, text) of each column in the order of `COLUMNS`."""
-        return [(f"{self.id}.{name}", getattr(self, name)) for name in COLUMNS]
+    outcome: str
+    batch_size: int
+    prompt_tokens: int
+    new_tokens: int
 
 
 @dataclass(frozen=True)
@@ -54,33 +58,52 @@ class Answer:
     rows: tuple[AnswerRow, ...] = ()
     notes: tuple[str, ...] = ()
 
+    @property
+    def columns(self) -> dict[str, str]:
+        """Name -> title of every column in which some row has a value; what all rows share is in the notes."""
+        texts = {name: [getattr(r, name) for r in self.rows] for name in COLUMNS}
+        kept = {n: t for n, t in texts.items() if any(v != NOT_MEASURED.get(n) for v in t)}
+        return {n: COLUMNS[n] for n, t in kept.items() if n not in SHARED or len(t) == 1 or len(set(t)) > 1}
+
+    def cells(self, row: AnswerRow) -> list[tuple[str, str]]:
+        """(value id, text) of a row in each column."""
+        return [(f"{row.id}.{name}", getattr(row, name)) for name in self.columns]
+
+    def values(self) -> dict[str, str]:
+        """Value id -> text of everything that is printed."""
+        notes = {f"note-{i}": text for i, text in enumerate(self.notes, 1)}
+        return {"headline": self.headline, **dict(c for r in self.rows for c in self.cells(r)), **notes}
+
+    def brief(self) -> list[tuple[str, str, str]]:
+        """(value id, where, text) for each workload: its verdict, or what is known where that is the same for all."""
+        name = next((n for n in ("verdict", "faster_up_to") if n in self.columns), "workload")
+        title = "" if name == "verdict" else f"{COLUMNS[name]} "
+        return [(f"{r.id}.{name}", f"Batch {r.workload}: {title}", getattr(r, name)) for r in self.rows]
+
     def text(self) -> str:
-        """All of it as plain text, a paragraph for each part."""
-        rows = (f"{r.workload}: {'; '.join(f'{COLUMNS[n]} {t}' for n, t in _named(r) if t)}." for r in self.rows)
+        """All of it as plain text, a paragraph for each part and a line for each value of a row."""
+        rows = ["\n".join(f"{COLUMNS[i.rpartition('.')[2]]}: {t}." for i, t in self.cells(r) if t) for r in self.rows]
         return "\n\n".join([self.headline, *rows, *self.notes])
-
-
-def _named(row: AnswerRow) -> list[tuple[str, str]]:
-    return [(name, getattr(row, name)) for name in COLUMNS if name != "workload"]
 
 
 def answer_of(study: Study) -> Answer:
     """The answer of `study`; without a comparison the headline says what is missing."""
     if not study.curves:
-        missing = "; ".join(study.missing) or "no cell has a step count"
-        return Answer(f"There is nothing to compare yet: {missing}.")
+        missing = study.missing or ("no cell has a step count",)
+        return Answer(" ".join(["There is nothing to compare yet.", *(f"{_capital(m)}." for m in missing)]))
     if not study.baselines:
-        models = " and ".join(dict.fromkeys(c.model for c in study.curves))
+        models = listed(c.model for c in study.curves)
         return Answer(f"{models} was measured alone: a comparison needs an autoregressive baseline.")
     pairs = list(zip(study.curves, study.verdicts, strict=True))
     workloads = group_by(pairs, lambda pair: (*pair[0].lengths, pair[0].batch_size))
     found = [(at, _best(group), [v for _, v in group]) for at, group in sorted(workloads.items())]
+    rows = tuple(_row(at, *best, verdicts) for at, best, verdicts in found)
     one_length = len({at[:2] for at, _, _ in found}) == 1
     places = [f"batch {at[2]}" if one_length else f"batch {at[2]} with {at[0]}+{at[1]} tokens" for at, _, _ in found]
     return Answer(
         headline(places, [best for _, best, _ in found]),
-        tuple(_row(at, *best, verdicts) for at, best, verdicts in found),
-        tuple(_notes(study)),
+        rows,
+        tuple(_notes(study, rows)),
     )
 
 
@@ -96,18 +119,6 @@ def _best(pairs: Sequence[tuple[Curve, Verdict]]) -> tuple[Curve, Verdict]:
     return max(pairs, key=merit)
 
 
-# ---------------------------------------------------------------- numbers
-
-
-def rounded(interval: Interval) -> str:
-    """A value with as many digits as its interval allows, two of the interval's width; three digits without one."""
-    width = interval.high - interval.low
-    if not width > 0:  # also where an end is unknown
-        return f"{interval.value:.3g}"
-    digits = 1 - math.floor(math.log10(width))
-    return f"{round(interval.value, digits):,.{max(0, digits)}f}"
-
-
 def times_faster(speed: Interval) -> str:
     """A speed relative to the baseline as "2.5x faster" or "3.1x slower"."""
     if speed.value >= 1:
@@ -120,15 +131,23 @@ def times_faster(speed: Interval) -> str:
 
 def headline(places: Sequence[str], best: Sequence[tuple[Curve, Verdict]]) -> str:
     """What a person would say first, from the best setting of each workload; workloads that ended alike together."""
-    if all(verdict.metric is None for _, verdict in best):
-        ranked = sorted(zip(best, places, strict=True), key=lambda item: _share_faster(item[0][0]), reverse=True)
-        groups = group_by([(_speed_alone(*pair), place) for pair, place in ranked], lambda item: item[0])
-        claims = [f"{claim} at {_listed([place for _, place in group])}" for claim, group in groups.items()]
-        if len(claims) > MOST_CLAIMS:
-            claims = [f"at best {claims[0]}", f"at worst {claims[-1]}"]
-        return f"Speed only: {'; '.join(claims)}."
-    groups = group_by(zip((_at_equal_quality(*pair) for pair in best), places, strict=True), lambda pair: pair[0])
-    return " ".join(f"{claim} at {_listed([place for _, place in group])}." for claim, group in groups.items())
+    speed_only = all(verdict.metric is None for _, verdict in best)
+    claim = _speed_alone if speed_only else _at_equal_quality
+    ranked = list(zip(best, places, strict=True))
+    if speed_only:
+        ranked.sort(key=lambda item: _share_faster(item[0][0]), reverse=True)
+    groups = group_by([(claim(*pair), place) for pair, place in ranked], lambda item: item[0])
+    claims = [f"{text} {_at([place for _, place in group], len(places))}." for text, group in groups.items()]
+    if len(claims) > MOST_CLAIMS and speed_only:
+        claims = [f"At best {claims[0]}", f"At worst {claims[-1]}"]
+    elif len(claims) > MOST_CLAIMS:
+        ends = Counter(_WINNERS[verdict.outcome] for _, verdict in best)
+        claims = [f"Of {len(places)} workloads: {', '.join(f'{text} in {n}' for text, n in ends.items())}."]
+    return " ".join([*(["Speed only, quality was not measured."] if speed_only else []), *claims])
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _share_faster(curve: Curve) -> float:
@@ -139,7 +158,7 @@ def _share_faster(curve: Curve) -> float:
 
 def _at_equal_quality(curve: Curve, verdict: Verdict) -> str:
     if verdict.outcome == "undecided":
-        return "Not decided"
+        return "It is undecided"
     if verdict.speed is not None:
         return f"At near-equal quality {curve.model} is {times_faster(verdict.speed)}"
     if verdict.parity == "not_reached":
@@ -151,19 +170,19 @@ def _speed_alone(curve: Curve, verdict: Verdict) -> str:
     line = curve.break_even
     if line is not None and line.steps is not None and curve.timed:
         if line.steps < (curve.timed[0].cell.steps or 0):
-            return "slower at every step count measured"
-        about = "about " if line.is_rough else ""
-        return f"faster up to {about}{min(line.steps, curve.new_tokens):.0f} of {curve.new_tokens} steps"
-    known = ", ".join(f"K={k}" for k in verdict.faster_steps)
-    return f"faster with {known}" if known else "not shown to be faster"
+            return f"{curve.model} is slower at every step count measured"
+        if line.steps >= curve.new_tokens:
+            return f"{curve.model} is {'about as fast or ' if line.is_rough else ''}faster with any number of steps"
+        return f"{curve.model} is faster up to {line.text().partition(' (')[0]} of {curve.new_tokens} steps"
+    known = listed(f"K={k}" for k in verdict.faster_steps)
+    return f"{curve.model} is {f'faster with {known}' if verdict.faster_steps else 'not shown to be faster'}"
 
 
-def _listed(parts: Sequence[str]) -> str:
-    """ "batch 1, 4 and 8": what the parts begin with alike is said once."""
-    words = parts[0].split()[0] if all(" " in p and p.split()[0] == parts[0].split()[0] for p in parts) else ""
-    rest = [p.removeprefix(words).strip() for p in parts]
-    joined = rest[0] if len(rest) == 1 else f"{', '.join(rest[:-1])} and {rest[-1]}"
-    return f"{words} {joined}".strip()
+def _at(places: Sequence[str], n: int) -> str:
+    """ "at batch 1, 4 and 8": what the places begin with alike is said once; many of them are counted."""
+    if len(places) > MOST_CLAIMS:
+        return f"in {'all' if len(places) == n else f'{len(places)} of'} {n} workloads"
+    return f"at {listed([places[0], *(p.removeprefix('batch ') for p in places[1:])])}"
 
 
 # ---------------------------------------------------------------- the rows
@@ -171,21 +190,25 @@ def _listed(parts: Sequence[str]) -> str:
 
 def _row(at: tuple[int, int, int], curve: Curve, verdict: Verdict, settings: Sequence[Verdict]) -> AnswerRow:
     prompt, new, batch = at
-    processes = min((p.latency.processes for p in (*curve.timed, curve.baseline) if p and p.latency), default=0)
-    sure = f"{_WINNERS[verdict.outcome]}: {verdict.reason}"
-    if processes == 1:
-        sure += " (within one process)"
-    if len(settings) > 1:
-        counts = Counter(_WINNERS[v.outcome] for v in settings)
-        sure += f"; of {len(settings)} settings: " + ", ".join(f"{text} in {n}" for text, n in counts.items())
+    sure = f"{_capital(_WINNERS[verdict.outcome])}: {verdict.reason.replace(': ', ', ')}"
+    counts = Counter(_WINNERS[v.outcome] for v in settings)
+    if len(counts) > 1:
+        sure += f". Of {len(settings)} settings: {', '.join(f'{text} in {n}' for text, n in counts.items())}"
+    speeds = [(p.cell.steps, p.speedup) for p in curve.timed if p.speedup]
+    ends = dict.fromkeys((speeds[0], speeds[-1])) if speeds and verdict.speed is None else ()
     return AnswerRow(
         id=f"b{batch}-p{prompt}-g{new}",
-        workload=f"{batch}, {prompt}+{new} tokens",
+        workload=f"{batch}, {prompt}+{new}",
         as_good_from=_parity(verdict, curve),
-        speed_there=_speed(verdict.speed),
+        speed_there="not known" if verdict.speed is None else spread(verdict.speed),
         faster_up_to=verdict.break_even,
+        speeds=", ".join(f"{rounded(speed)}x at K={k}" for k, speed in ends),
         verdict=sure,
         settles=verdict.settles,
+        outcome=verdict.outcome,
+        batch_size=batch,
+        prompt_tokens=prompt,
+        new_tokens=new,
     )
 
 
@@ -204,22 +227,21 @@ def _parity(verdict: Verdict, curve: Curve) -> str:
     return f"undecided: {low} to {high or f'beyond {largest}'}"
 
 
-def _speed(speed: Interval | None) -> str:
-    if speed is None:
-        return "not known"
-    text = f"{rounded(speed)}x the baseline's"
-    if not speed.is_known:
-        return text
-    ends = (rounded(Interval(end, speed.low, speed.high)) for end in (speed.low, speed.high))
-    return f"{text} ({' to '.join(ends)})"
-
-
-def _notes(study: Study) -> list[str]:
+def _notes(study: Study, rows: Sequence[AnswerRow]) -> list[str]:
     notes = []
+    for name in SHARED:
+        same = {getattr(r, name) for r in rows}
+        if len(rows) > 1 and len(same) == 1 and (text := same.pop()):
+            notes.append(f"All workloads: {text}." if name == "verdict" else f"What would settle it: {text}.")
     lead = next((p.metric for c in study.curves if (p := c.headline())), None)
     if lead is not None:
         margin = "a perplexity up to {:.0%} higher" if lead.log_scale else "up to {:g} worse"
         notes.append(f"As good: by {lead.phrase}, {margin.format(lead.margin)}, on the same prompts.")
+    ratios = [p.ratio for c in study.curves for p in c.points if p.ratio is not None]
+    if floor := max((r.floor for r in ratios), default=0.0):
+        few = "Some times come from fewer than three processes."
+        notes.append(f"{few} There, differences under {percent(floor)} decide nothing.")
     if study.others:
-        notes.append(f"{len(study.others)} settings choose their own number of steps: see the table of cells.")
+        chosen = counted(len(study.others), "setting")
+        notes.append(f"{chosen} without a fixed number of steps: see the table of cells.")
     return notes

@@ -13,19 +13,21 @@ import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from dlmbench.analysis.results import CellSummary, Study
+from dlmbench.analysis.parity import ALPHA, ParityPoint
+from dlmbench.analysis.quality import MetricInfo
+from dlmbench.analysis.results import CellSummary, MetricParity, Study
 from dlmbench.charts import style as charts_style
-from dlmbench.report.answer import answer
 from dlmbench.report.figures import packed, page_figures
-from dlmbench.report.source import NotMeasured, Source, load_settings
-from dlmbench.report.use_cases import use_case_answers
+from dlmbench.report.source import NotMeasured, Source
+from dlmbench.report.tables import FALSE_DISCOVERIES
 from dlmbench.results.journal import replace_file
+from dlmbench.results.settings import load_settings
 from dlmbench.types import Run
 
 PAGE = "report.html"
@@ -37,7 +39,7 @@ MOST_TEXTS = 6
 class Column:
     """A column of the table of cells. digits: decimals shown, None for text.
 
-    path: the attribute of a `CellSummary` that is shown, times `factor`; "" for columns that are not one attribute.
+    read: the value for a cell, or the path of the attribute of a `CellSummary` that is it, times `factor`.
     """
 
     key: str
@@ -45,18 +47,32 @@ class Column:
     unit: str
     digits: int | None
     help: str
-    path: str = ""
+    read: str | Callable[[CellSummary], Any]
     factor: float = 1
+
+    def value(self, cell: CellSummary) -> Any:
+        """The value for a cell, a number to five digits, more than is shown or known; None for an unknown one."""
+        found: Any = cell
+        if isinstance(self.read, str):
+            for name in self.read.split("."):
+                # An attribute of something that was not measured is not measured either.
+                found = getattr(found, name, None)
+        else:
+            found = self.read(cell)
+        if found is None or isinstance(found, str) or (isinstance(found, int) and self.factor == 1):
+            return found
+        return float(f"{found * self.factor:.5g}") if math.isfinite(found) else None
 
 
 @dataclass(frozen=True)
 class CellTable:
-    """The table of cells: `data` holds columns and values, packed."""
+    """The table of cells: `data` holds columns and values, packed. constant: title and value of columns left out."""
 
     columns: tuple[Column, ...]
     rows: int
     data: str
     unmeasured: tuple[str, ...]
+    constant: tuple[tuple[str, str], ...]
 
 
 def write(run: Run, study: Study, folder: Path, progress: Callable[[str], None] = lambda stage: None) -> Path:
@@ -79,14 +95,15 @@ def gather(run: Run, study: Study, progress: Callable[[str], None] = lambda stag
     table = cell_table(study)
     prompt, texts = source.sample_texts(MOST_TEXTS)
     ended = Counter(c.status_text for c in study.cells)
+    constant = [f"{title} {value}" for title, value in table.constant]
     return {
         "source": source,
-        "baselines": list(dict.fromkeys(c.cell.model.key for c in study.baselines)),
-        "targets": list(dict.fromkeys(c.cell.model.key for c in source.targets)),
-        "answer": answer(study),
-        "use_cases": use_case_answers(study),
+        "answer": source.answer,
+        "models": list(dict.fromkeys(m.key for m in source.models)),
         "drawn": [f for f in figures if f.plot],
         "table": table,
+        "constant": ", ".join(constant),
+        "false_discoveries": FALSE_DISCOVERIES,
         "statuses": ", ".join(f"{n:,} {status}" for status, n in ended.most_common()),
         # Pairs of writer and text, after the prompt of that index.
         "texts_prompt": prompt,
@@ -96,7 +113,6 @@ def gather(run: Run, study: Study, progress: Callable[[str], None] = lambda stag
             *(NotMeasured("Table column", f"{title}: no cell has a value") for title in table.unmeasured),
             *(NotMeasured("Figure", f"{f.title}: {f.missing}") for f in figures if f.missing),
         ],
-        "environment": source.environment,
         "most_listed": MOST_LISTED,
         "random_weights": charts_style.RANDOM_WEIGHTS,
     }
@@ -145,77 +161,81 @@ def script_hash(script: str) -> str:
 
 
 def cell_table(study: Study) -> CellTable:
-    """A row for each cell; a column without any value is left out and named in `unmeasured`."""
+    """A row for each cell; columns without a value, or with one value everywhere, are left out and named."""
     largest = max((c.memory.bytes for c in study.cells if c.memory), default=0)
     scale, unit, decimals = (1 << 30, "GiB", 2) if largest >= 2 << 30 else (1 << 20, "MiB", 0)
+    parities = {
+        p.cell.id: _parity_text(point, lead)
+        for curve in study.curves
+        if (lead := curve.headline()) is not None
+        for p in curve.points
+        for point in lead.parity.points
+        if point.steps == p.cell.steps
+    }
+    metrics = [_metric_column(m) for m in study.metrics]
+    end = "end of its 95% interval"
+
+    first = "time to the first token (autoregressive) or first final block"
     columns = (
-        Column("model", "model and settings", "", None, "the model, and the settings that distinguish it from others"),
-        Column("status", "status", "", None, "ok, or why there is no value"),
+        Column("model", "model", "", None, "the model, and the settings that differ", lambda c: study.label(c.cell)),
         Column("steps", "K", "steps", 0, "diffusion steps", "cell.steps"),
-        Column("block", "block", "tokens", 0, "positions in a block", "block_length"),
         Column("batch", "B", "texts", 0, "batch size", "cell.batch_size"),
         Column("prompt", "P", "tokens", 0, "prompt tokens", "cell.prompt_tokens"),
         Column("new", "G", "tokens", 0, "new tokens", "cell.new_tokens"),
         Column("latency", "latency", "ms", 1, "median of a whole generation", "latency.median", 1e3),
-        Column("low", "low", "ms", 1, "lower end of the 95% interval of the median", "latency.interval.low", 1e3),
-        Column("high", "high", "ms", 1, "upper end of the 95% interval of the median", "latency.interval.high", 1e3),
-        Column("rate", "throughput", "tokens/s", 1, "new tokens a second, whole batch", "throughput.median"),
-        Column(
-            *("first", "first text", "ms", 1, "time to the first token (autoregressive) or first final block"),
-            *("first_text_s", 1e3),
-        ),
-        Column(
-            *("memory", "peak memory", unit, decimals, "of one generation, weights included"),
-            *("memory.bytes", 1 / scale),
-        ),
-        Column("energy", "energy", "J", 1, "of one generated batch", "energy.median"),
         Column("speedup", "speedup", "x", 2, "the baseline's latency over this one's", "speedup.value"),
-        Column("speedup_low", "low", "x", 2, "lower end of the speedup's 95% interval", "speedup.low"),
-        Column("speedup_high", "high", "x", 2, "upper end of the speedup's 95% interval", "speedup.high"),
-        *(
-            Column(m.name, m.display_name, m.unit, 3, "higher is better" if m.higher_is_better else "lower is better")
-            for m in study.metrics
-        ),
+        Column("shown", "shown", "", None, FALSE_DISCOVERIES, lambda c: None if c.pace == "unknown" else c.pace),
+        *metrics[:1],
+        Column("parity", "parity", "", None, "by the leading metric", lambda c: parities.get(c.cell.id)),
+        Column("low", "latency from", "ms", 1, f"lower {end}", "latency.interval.low", 1e3),
+        Column("high", "latency to", "ms", 1, f"upper {end}", "latency.interval.high", 1e3),
+        Column("speedup_low", "speedup from", "x", 2, f"lower {end}", "speedup.low"),
+        Column("speedup_high", "speedup to", "x", 2, f"upper {end}", "speedup.high"),
+        Column("rate", "throughput", "tokens/s", 1, "new tokens a second, whole batch", "throughput.median"),
+        Column("useful", "useful throughput", "tokens/s", 1, "up to the first end of text", "useful_throughput.median"),
+        Column("first", "first text", "ms", 1, first, "first_text_s", 1e3),
+        Column("memory", "peak memory", unit, decimals, "of a generation, with weights", "memory.bytes", 1 / scale),
+        Column("energy", "energy", "J", 1, "of one generated batch", "energy.value"),
+        *metrics[1:],
+        Column("block", "block", "tokens", 0, "positions in a block", "block_length"),
         Column("n", "n", "", 0, "timed repetitions", "latency.n"),
+        Column("status", "status", "", None, "ok, or why there is no value", _status),
     )
-    rows = [_row(study, s, columns) for s in study.cells]
-    kept = tuple(c for c in columns if any(r.get(c.key) is not None for r in rows))
+    values = {c.key: [c.value(s) for s in study.cells] for c in columns}
+    known = [c for c in columns if any(v is not None for v in values[c.key])]
+    same = {c.key for c in known if c.key != "model" and len(study.cells) > 1 and len(set(values[c.key])) == 1}
+    kept = tuple(c for c in known if c.key not in same)
     heads = [{name: getattr(c, name) for name in ("key", "title", "unit", "digits", "help")} for c in kept]
-    values = [_coded([r.get(c.key) for r in rows]) for c in kept]
-    data = _packed_json({"columns": heads, "values": values, "rows": len(rows)})
-    unmeasured = tuple(c.title for c in columns if c not in kept and c.digits is not None)
-    return CellTable(kept, len(rows), data, unmeasured)
+    # The terms that find every row, for a link that names all of a workload.
+    found = [f"{name}={values[c.key][0]}".lower() for c in known if c.key in same for name in (c.key, c.title)]
+    shown = [values[c.key] for c in kept]
+    data = _packed_json({"columns": heads, "values": shown, "rows": len(study.cells), "constant": found})
+    unmeasured = tuple(c.title for c in columns if c not in known and c.digits is not None)
+    constant = tuple((c.title, str(values[c.key][0])) for c in known if c.key in same)
+    return CellTable(kept, len(study.cells), data, unmeasured, constant)
 
 
-def _row(study: Study, summary: CellSummary, columns: Sequence[Column]) -> dict[str, Any]:
-    status = summary.status_text
-    row: dict[str, Any] = {
-        "model": study.label(summary.cell),
-        "status": f"{status}: {summary.reason}" if summary.reason and status != "ok" else status,
-    }
-    for column in columns:
-        if column.path:
-            # An attribute of something that was not measured is not measured either.
-            value: Any = summary
-            for name in column.path.split("."):
-                value = getattr(value, name, None)
-            row[column.key] = None if value is None else _rounded(value * column.factor)
-    return row | {q.metric.name: _rounded(q.value) for q in summary.quality}
+def _metric_column(metric: MetricInfo) -> Column:
+    direction = "higher is better" if metric.higher_is_better else "lower is better"
+
+    def read(cell: CellSummary) -> float | None:
+        quality = cell.quality_in(metric.name)
+        return quality.value if quality else None
+
+    return Column(metric.name, metric.display_name, metric.unit, 3, direction, read)
 
 
-def _rounded(value: float) -> float | None:
-    """Five digits, more than is shown or known; a count unchanged. None for an unknown value."""
-    if isinstance(value, int):
-        return value
-    return float(f"{value:.5g}") if math.isfinite(value) else None
+def _parity_text(point: ParityPoint, lead: MetricParity) -> str:
+    if not lead.parity.decides:
+        return "too few prompts"
+    if point.p_good <= ALPHA / 2:
+        return "as good"
+    return "worse" if point.p_worse_jointly <= ALPHA / 2 else "undecided"
 
 
-def _coded(values: Sequence[Any]) -> dict[str, Any]:
-    """A column of text as its distinct words and an index for each row; any other column unchanged."""
-    if not any(isinstance(v, str) for v in values):
-        return {"values": list(values)}
-    words = {v: i for i, v in enumerate(dict.fromkeys(values))}
-    return {"words": list(words), "values": [words[v] for v in values]}
+def _status(cell: CellSummary) -> str:
+    status = cell.status_text
+    return f"{status}: {cell.reason}" if cell.reason and status != "ok" else status
 
 
 def _packed_json(value: object) -> str:

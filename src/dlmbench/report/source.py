@@ -2,44 +2,46 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator, Mapping
+import shlex
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from dlmbench import registry
+from dlmbench.analysis.contrasts import setting
+from dlmbench.analysis.replication import LEAST_PROCESSES, UNMEASURED_FLOOR, floor_of, usable
 from dlmbench.analysis.results import CellSummary, Curve, Study
 from dlmbench.analysis.stats import group_by
-from dlmbench.errors import BenchError
-from dlmbench.report.text import counted, gib
-from dlmbench.results import GENERATIONS, read_generations, recorded_protocol
+from dlmbench.report.answer import Answer, answer_of
+from dlmbench.report.text import counted, gib, percent
+from dlmbench.results import GENERATIONS, read_generations
+from dlmbench.results.settings import ExperimentSettings
 from dlmbench.tasks.records import TaskResults
 from dlmbench.tasks.records import read as read_tasks
-from dlmbench.types import Cell, CellResult, Finding, ModelSpec, PromptSettings, ProtocolSettings, Run, from_mapping
+from dlmbench.types import Cell, Finding, ModelSpec, Run
 
-EXPERIMENT = "experiment.json"
 ABSENT = "not on record"
 
 
 @dataclass(frozen=True)
-class ExperimentSettings:
-    """Settings of the experiment file beyond the cells; None and empty where the folder has no such file."""
+class ReportFigure:
+    """A figure of document or page. `missing`: why it could not be drawn.
 
-    description: str = ""
-    protocol: ProtocolSettings | None = None
-    prompts: PromptSettings | None = None
-    metrics: tuple[str, ...] = ()
+    picture: its path relative to the document. plot, csv: the figure and its points packed, for the page. views: its
+    panels where the page shows one at a time.
+    """
 
-
-@dataclass(frozen=True)
-class DocumentFigure:
-    """A figure of the document: its title, its caption, and the path of its picture, relative to the document."""
-
+    name: str
     title: str
-    caption: str
-    path: str
+    caption: str = ""
+    missing: str = ""
+    picture: str = ""
+    plot: str = ""
+    csv: str = ""
+    height_px: int = 0
+    views: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -58,12 +60,34 @@ class Source:
     run: Run
     study: Study
     settings: ExperimentSettings
-    figures: tuple[DocumentFigure, ...] = ()
+    figures: tuple[ReportFigure, ...] = ()
 
     @cached_property
-    def results(self) -> Mapping[str, CellResult]:
-        """Results by cell id."""
-        return {r.cell.id: r for r in self.run.results}
+    def answer(self) -> Answer:
+        """The answer of the run."""
+        return answer_of(self.study)
+
+    @property
+    def noise_floor(self) -> str:
+        """What differences cannot be shown on this machine, as a sentence; "" where no cell was timed."""
+        timed = [r for r in self.run.results if usable(r)]
+        if not timed:
+            return ""
+        if self.run.selfcheck is not None:
+            floor = max(floor_of(r, self.run.selfcheck) for r in timed)
+            return f"Differences under {percent(floor)} cannot be shown here (self-check of this machine)."
+        if min(len({s.process_id for s in r.timed}) for r in timed) < LEAST_PROCESSES:
+            return f"Noise floor not measured: {percent(UNMEASURED_FLOOR)} assumed."
+        return "Noise floor not measured; no verdict needs it, for every cell ran in three processes."
+
+    @property
+    def commands(self) -> list[str]:
+        """The commands that make this run again and write its report, from the files in its folder."""
+        folder = shlex.quote(self.run.folder)
+        made = f"dlmbench run --config {shlex.quote(config_of(self.run.name))} --output_dir {folder}"
+        if (Path(self.run.folder) / "submission.json").is_file():
+            made = f"dlmbench submit --config {shlex.quote(config_of(self.run.name))} --output_dir {folder}"
+        return [made, f"dlmbench report {folder}"]
 
     @cached_property
     def models(self) -> tuple[ModelSpec, ...]:
@@ -80,11 +104,6 @@ class Source:
     def tasks(self) -> TaskResults:
         """What `dlmbench tasks` wrote into the run's folder; empty where it was not run there."""
         return read_tasks(Path(self.run.folder))
-
-    @property
-    def targets(self) -> tuple[CellSummary, ...]:
-        """Every diffusion cell."""
-        return self.of_role("target")
 
     @cached_property
     def scored_curves(self) -> tuple[Curve, ...]:
@@ -170,11 +189,6 @@ class Source:
         return prompt, tuple((n, texts[c.quality_key][prompt]) for n, c in zip(names, writers, strict=True))
 
 
-def setting(cell: Cell, name: str) -> Any:
-    """An attribute of a cell, or the knob of that name."""
-    return getattr(cell, name) if hasattr(cell, name) else cell.knob(name)
-
-
 def shape(cell: Cell | Curve, batch: bool = True) -> str:
     """B, P and G of a cell or curve."""
     size = f"B={cell.batch_size}, " if batch else ""
@@ -203,24 +217,9 @@ def first_of(labels: Iterable[str], most: int = 3) -> str:
     return f"{'; '.join(known[:most])}{more}"
 
 
-def load_settings(run: Run) -> ExperimentSettings:
-    """The settings in experiment.json of the run's folder; empty where there is none.
-
-    Raises:
-        BenchError: the file exists and is not what dlmbench wrote.
-    """
-    path = Path(run.folder) / EXPERIMENT
-    if not path.is_file():
-        return ExperimentSettings()
-    try:
-        saved = json.loads(path.read_text(encoding="utf-8"))
-        return ExperimentSettings(
-            description=str(saved.get("description", "")),
-            protocol=recorded_protocol(saved["protocol"]),
-            prompts=from_mapping(PromptSettings, saved["prompts"]),
-            metrics=tuple(map(str, saved.get("metrics", ()))),
-        )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BenchError(
-            f"{path} is not the file dlmbench wrote ({error})", "Take it from a backup, or delete it"
-        ) from error
+def config_of(name: str) -> str:
+    """The experiment file of that name among those of this checkout, or what to look for."""
+    for path in sorted((Path(__file__).parents[3] / "config").glob("*.yaml")):
+        if f"\nname: {name}\n" in path.read_text(encoding="utf-8"):
+            return f"config/{path.name}"
+    return f"{name}.yaml"

@@ -35,28 +35,38 @@ def gib(size: float) -> str:
     return f"{sig(size / 2**30)} GiB" if abs(size) >= 2**30 else f"{sig(size / 2**20)} MiB"
 
 
-def times(value: float) -> str:
-    """A ratio, as a factor."""
-    return f"{value:g}x" if value == round(value) else f"{sig(value)}x"
-
-
 def percent(share: float) -> str:
     """A share; below one percent with a digit more."""
     return f"{share:.0%}" if abs(share) >= 0.0095 or share == 0 else f"{share:.1%}"
 
 
-def spread(interval: Interval | Summary, unit: str = "") -> str:
-    """A value and its 95% interval in brackets; two digits where the interval is wider than a tenth of the value.
+def decimals(interval: Interval) -> int:
+    """Decimals for one digit of the interval's width, two where those are at most 35 (Particle Data Group's rule).
 
-    A single repetition or prompt has no interval, which is stated.
+    At most four digits of the value; three where there is no interval.
     """
+    size = math.floor(math.log10(abs(interval.value))) if interval.value else 0
+    width = interval.high - interval.low
+    if not width > 0:  # also where an end is unknown
+        return 2 - size
+    first = math.floor(math.log10(width))
+    return min(1 - first if width <= 3.5 * 10.0**first else -first, 3 - size)
+
+
+def rounded(interval: Interval) -> str:
+    """The value of an interval, as precise as it is known: every number of a report that has an interval."""
+    digits = decimals(interval)
+    return f"{round(interval.value, digits):,.{max(0, digits)}f}"
+
+
+def spread(interval: Interval | Summary, unit: str = "") -> str:
+    """A value and its 95% interval in brackets, all as precise as the interval allows; "no interval" without one."""
     interval = interval.interval if isinstance(interval, Summary) else interval
-    value = interval.value
     if not interval.is_known:
-        return f"{sig(value)}{unit} (no interval)"
-    wide = interval.high - interval.low > 0.1 * abs(value)
-    low, middle, high = (sig(v, 2 if wide else 3) for v in (interval.low, value, interval.high))
-    return f"{middle}{unit} ({low} to {high})"
+        return f"{rounded(interval)}{unit} (no interval)"
+    digits = decimals(interval)
+    low, high = (f"{round(end, digits):,.{max(0, digits)}f}" for end in (interval.low, interval.high))
+    return f"{rounded(interval)}{unit} ({low} to {high})"
 
 
 def from_to(values: Sequence[float], text: Callable[[float], str] = sig) -> str:
@@ -126,6 +136,11 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]], numbers_from
     lines: list[Sequence[str]] = [[escape(c) for c in columns], marks]
     lines += [[finalize("–" if value is None else value) for value in row] for row in rows]
     return Markdown("\n".join(f"| {' | '.join(line)} |" for line in lines))
+
+
+def valued(value_id: str, text: str) -> Markdown:
+    """`text` followed by the id of the value it prints, as a comment that no renderer shows."""
+    return Markdown(f"{escape(text)}<!-- {re.sub('[^a-z0-9_.-]', '', value_id)} -->")
 
 
 def bullets(items: Sequence[str]) -> Markdown:

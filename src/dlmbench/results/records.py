@@ -26,6 +26,7 @@ from dlmbench.types import (
     CellResult,
     CellStatus,
     CommitOrder,
+    DeviceTime,
     EnergyWindow,
     Environment,
     LeftOut,
@@ -50,7 +51,7 @@ GENERATIONS = "generations.jsonl"
 TEXT_SCORES = "scores.jsonl"
 QUALITY_METRICS = "quality_metrics.json"
 
-Record = Sample | TracedPass | MemoryPass | EnergyWindow | CommitOrder | CellStatus
+Record = Sample | TracedPass | MemoryPass | EnergyWindow | CommitOrder | CellStatus | DeviceTime
 
 KIND_OF = {
     Sample: "sample",
@@ -59,6 +60,7 @@ KIND_OF = {
     EnergyWindow: "energy_window",
     CommitOrder: "commit_order",
     CellStatus: "status",
+    DeviceTime: "device_time",
 }
 _TYPE_OF: dict[str, type[Any]] = {kind: record for record, kind in KIND_OF.items()}
 # The first schema version with the energy of windows, and with other processes without the run's own.
@@ -79,6 +81,7 @@ class RunRecords:
     samples: dict[str, dict[tuple[bool, int], Sample]] = field(default_factory=dict)
     energy: dict[str, list[EnergyWindow]] = field(default_factory=dict)
     latest: dict[tuple[str, type[Any]], Any] = field(default_factory=dict)
+    device_time: list[DeviceTime] = field(default_factory=list)
 
     def add_cell(self, cell: Cell) -> None:
         """Add a cell, or replace the one of the same id, whose model was renamed or moved."""
@@ -86,7 +89,7 @@ class RunRecords:
         self.samples.setdefault(cell.id, {})
 
     def add(self, record: Record) -> None:
-        """Add a sample or an energy window, or set the latest record of another kind."""
+        """Add a sample, an energy window or a device time, or set the latest record of another kind."""
         if isinstance(record, Sample):
             samples = self.samples[record.cell_id]
             key = (record.is_warmup, record.index)
@@ -94,6 +97,8 @@ class RunRecords:
             samples[key] = record
         elif isinstance(record, EnergyWindow):
             self.energy.setdefault(record.cell_id, []).append(record)
+        elif isinstance(record, DeviceTime):
+            self.device_time.append(record)
         else:
             assert record.cell_id in self.cells, record.cell_id
             self.latest[record.cell_id, type(record)] = record
@@ -159,7 +164,7 @@ def _add_line(records: RunRecords, values: Mapping[str, Any]) -> str | None:
         records.name, records.schema_version = values["name"], values["schema_version"]
     elif kind in _TYPE_OF:
         record = from_mapping(_TYPE_OF[kind], values)
-        if record.cell_id not in records.cells:
+        if not isinstance(record, DeviceTime) and record.cell_id not in records.cells:
             return f"cell {record.cell_id} is not on record"
         if isinstance(record, Sample) and (record.is_warmup, record.index) in records.samples[record.cell_id]:
             return f"repetition {record.index} of cell {record.cell_id} is on record twice"
@@ -252,4 +257,5 @@ def read_run(folder: Path) -> Run:
         scores=read_scores(folder),
         unscored=tuple(r for r in results if isinstance(r, Unscored)),
         selfcheck=read_selfcheck(folder / SELFCHECK),
+        device_time=tuple(records.device_time),
     )

@@ -20,10 +20,11 @@ from dlmbench.types import SCHEMA_VERSION, Cell, CellResult, Environment, Sample
 # The knob columns come after these, so that a new plug-in appends columns and moves none.
 _COLUMNS = """
     cell_id index is_warmup round model role family weights engine sampler batch_size prompt_tokens new_tokens
-    sequence_length precision attention seed prompts status reason clock latency_s wall_s throughput_tokens_per_s
+    sequence_length precision attention seed prompts status reason clock latency_s wall_s load_s throughput_tokens_per_s
     useful_tokens_per_s output_bytes_per_s tokens_per_forward forwards token_positions attention_pairs
     wasted_positions first_token_s prefill_s inter_token_s inter_token_p50_s inter_token_p95_s first_block_s step_p50_s
-    peak_allocated_bytes peak_reserved_bytes device_bytes peak_process_bytes energy_j energy_pass_j power_w
+    peak_allocated_bytes peak_reserved_bytes device_bytes peak_process_bytes energy_j energy_pass_j
+    energy_per_token_j net_energy_per_token_j energy_per_useful_token_j net_energy_per_useful_token_j power_w
     idle_power_w sm_clock_mhz temperature_c throttle other_processes process_id started_at environment_id"""
 FIXED_COLUMNS = tuple(_COLUMNS.split())
 # What a formula starts with, full-width forms included; spreadsheets skip a leading tab or line break.
@@ -52,18 +53,41 @@ def _cell_columns(result: CellResult) -> dict[str, Any]:
         row |= {k: v for k, v in asdict(record).items() if k in FIXED_COLUMNS} if record else {}
     # The process of a row is that of its sample, not of these passes.
     row.pop("process_id", None)
-    energy = [window.generation_j for window in result.energy]
-    return row | {"energy_pass_j": fmean(energy) if energy else None}
+    return row | _energy_columns(result)
 
 
-def _sample_columns(sample: Sample, batch_size: int) -> dict[str, Any]:
+def _energy_columns(result: CellResult) -> dict[str, float | None]:
+    """Joules of a generation and of its tokens, on average over the windows; net: without the device's idle power.
+
+    Useful tokens are those up to and with the first end of text; unknown where texts are not real.
+    """
+    if not result.energy:
+        return {}
+    generation_j = fmean(window.generation_j for window in result.energy)
+    idle_w = result.memory.idle_power_w if result.memory else None
+    idle_j = None if idle_w is None else idle_w * fmean(w.region_s / w.repetitions for w in result.energy)
+    net_j = None if idle_j is None else generation_j - idle_j
+    useful = [s.useful_tokens for s in result.timed]
+    tokens = {"token": [s.new_tokens for s in result.timed], "useful_token": [n for n in useful if n is not None]}
+    columns: dict[str, float | None] = {"energy_pass_j": generation_j}
+    for name, counts in tokens.items():
+        each = fmean(counts) if counts and len(counts) == len(result.timed) else 0.0
+        columns |= {f"energy_per_{name}_j": _per(generation_j, each), f"net_energy_per_{name}_j": _per(net_j, each)}
+    return columns
+
+
+def _sample_columns(sample: Sample, result: CellResult) -> dict[str, Any]:
     own = {k: v for k, v in vars(sample).items() if k in FIXED_COLUMNS and k != "new_tokens"}
+    cell, prefill_s = result.cell, result.traced.prefill_s if result.traced else None
+    decoding_s = None if prefill_s is None else sample.latency_s - prefill_s
     return own | {
+        # Of this row's latency, so that the columns of a row agree.
+        "inter_token_s": _per(decoding_s, cell.new_tokens - 1),
         "throughput_tokens_per_s": _per(sample.new_tokens, sample.latency_s),
         "useful_tokens_per_s": _per(sample.useful_tokens, sample.latency_s),
         "output_bytes_per_s": _per(sample.output_bytes, sample.latency_s),
         # Per row of the batch: 1 for autoregressive decoding at any batch size.
-        "tokens_per_forward": _per(sample.new_tokens / batch_size, sample.forwards),
+        "tokens_per_forward": _per(sample.new_tokens / cell.batch_size, sample.forwards),
         "token_positions": sample.positions,
     }
 
@@ -85,7 +109,7 @@ def raw_metrics(results: Sequence[CellResult]) -> str:
     rows = []
     for result in results:
         common = _cell_columns(result)
-        rows += [common | _sample_columns(s, result.cell.batch_size) for s in result.samples]
+        rows += [common | _sample_columns(s, result) for s in result.samples]
         if not result.samples and result.status is not None:
             rows.append(common)
     return csv_text(FIXED_COLUMNS + _knob_columns(r.cell for r in results), rows)

@@ -14,12 +14,12 @@ from typing import Any
 
 from dlmbench.bench import run
 from dlmbench.bench.quality import aggregate
-from dlmbench.bench.run import EXPERIMENT
 from dlmbench.errors import BenchError
 from dlmbench.results import GENERATIONS, RECORDS, TEXT_SCORES, Store, read_run, read_text_results
 from dlmbench.results.journal import LockedFolder, read_lines, replace_file
 from dlmbench.results.records import RunRecords, cell_record, read_records
 from dlmbench.results.selfcheck import merge_selfchecks
+from dlmbench.results.settings import EXPERIMENT
 from dlmbench.slurm import submission as submissions
 from dlmbench.slurm.shards import ENDED
 from dlmbench.types import Cell, Environment, Plan, Progress
@@ -44,11 +44,12 @@ class Merged:
 
 @dataclass(frozen=True)
 class _Source:
-    """A shard with records. lines: as they are in the file, by cell id."""
+    """A shard with records. lines: as they are in the file, by cell id, and those that belong to no cell."""
 
     folder: Path
     contents: RunRecords
     lines: Mapping[str, list[dict[str, Any]]]
+    device_time: list[dict[str, Any]]
 
 
 def merge_submitted(folder: Path, partial: bool = False) -> Merged:
@@ -69,7 +70,7 @@ def merge_submitted(folder: Path, partial: bool = False) -> Merged:
             gaps.append(_gap(f"shard {shard.index}", missing))
     hint = f"`{submissions.resume_command(folder)}` completes it; `--partial` merges what has been measured"
     shards = [submission.shard_folder(s.index) for s in submission.shards]
-    return merge(folder, plan, shards, gaps, "" if partial else hint)
+    return merge(folder, plan, shards, gaps, "" if partial else hint, are_dealt=True)
 
 
 def merge_folders(output: Path, folders: list[Path], partial: bool = False) -> Merged:
@@ -100,7 +101,9 @@ def score_rest(folder: Path, progress: Progress) -> None:
         run.score(folder, metrics, {}, progress)
 
 
-def merge(output: Path, plan: Plan, shards: Sequence[Path], gaps: Sequence[str], hint: str = "") -> Merged:
+def merge(
+    output: Path, plan: Plan, shards: Sequence[Path], gaps: Sequence[str], hint: str = "", *, are_dealt: bool = False
+) -> Merged:
     """Merge the records of `shards` into `output`.
 
     Args:
@@ -109,6 +112,7 @@ def merge(output: Path, plan: Plan, shards: Sequence[Path], gaps: Sequence[str],
         shards: their folders; those without records are skipped.
         gaps: what is known to be missing.
         hint: how to complete the run, for the error about gaps; "" allows gaps.
+        are_dealt: whether the processes of one cell may be in several shards.
 
     Raises:
         BenchError: no records; shards of different experiments or environments (which fields differ); a cell measured
@@ -120,7 +124,7 @@ def merge(output: Path, plan: Plan, shards: Sequence[Path], gaps: Sequence[str],
     _check_environments(sources)
     experiment = _common_experiment(sources)
     cells = {cell.id: cell for cell in plan.cells}
-    _check_cells(sources, set(cells))
+    _check_cells(sources, set(cells), are_dealt)
     if gaps and hint:
         raise BenchError(f"the run is incomplete: {'; '.join(gaps)}", hint)
 
@@ -131,8 +135,8 @@ def merge(output: Path, plan: Plan, shards: Sequence[Path], gaps: Sequence[str],
         {"kind": "experiment", "name": sources[0].contents.name, "schema_version": sources[0].contents.schema_version},
         *(cell_record(cell) for cell in cells.values()),
         *({"kind": "left_out", **asdict(out)} for out in left_out),
-        # From the first shard that has the cell: a copy of a shard adds nothing.
-        *(line for i in cells for line in next((s.lines[i] for s in sources if i in s.lines), ())),
+        *(line for i in cells for line in _cell_lines(i, sources)),
+        *dict(_device_times(sources)).values(),
     ]
     _write(output, lines, sources, set(cells), experiment)
     merge_selfchecks(output, (source.folder for source in sources))
@@ -159,10 +163,44 @@ def _source(folder: Path) -> _Source | None:
     if not contents.name:
         return None
     lines: dict[str, list[dict[str, Any]]] = {}
+    device_time = []
     for _, values in read_lines(folder / RECORDS):
         if "cell_id" in values:
             lines.setdefault(values["cell_id"], []).append(values)
-    return _Source(folder, contents, lines)
+        elif values["kind"] == "device_time":
+            device_time.append(values)
+    return _Source(folder, contents, lines, device_time)
+
+
+def _cell_lines(cell_id: str, sources: Sequence[_Source]) -> Iterator[dict[str, Any]]:
+    """The lines of a cell from all shards. Repetitions of later ones get the next free numbers.
+
+    A copy of a shard adds nothing: processes have ids of their own. A cell that failed anywhere has failed.
+    """
+    processes, statuses = set[int](), list[dict[str, Any]]()
+    next_index = {True: 0, False: 0}
+    for source in sources:
+        lines = source.lines.get(cell_id, [])
+        statuses += [line for line in lines if line["kind"] == "status"]
+        own = {line["process_id"] for line in lines if "process_id" in line} - processes
+        first = dict(next_index)
+        for line in lines:
+            if not own or line["kind"] == "status" or line.get("process_id", min(own)) not in own:
+                continue
+            if line["kind"] != "sample":
+                yield line
+                continue
+            is_warmup, index = line["is_warmup"], line["index"] + first[line["is_warmup"]]
+            next_index[is_warmup] = max(next_index[is_warmup], index + 1)
+            yield {**line, "index": index}
+        processes |= own
+    yield from sorted({json.dumps(s): s for s in statuses}.values(), key=lambda s: s["status"] != "ok")
+
+
+def _device_times(sources: Sequence[_Source]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """What the shards' time went into, by its text, which tells copies."""
+    for source in sources:
+        yield from ((json.dumps(values), values) for values in source.device_time)
 
 
 # ---------------------------------------------------------------- checks
@@ -198,13 +236,15 @@ def _common_experiment(sources: Sequence[_Source]) -> str | None:
     return first
 
 
-def _check_cells(sources: Sequence[_Source], planned: set[str]) -> None:
+def _check_cells(sources: Sequence[_Source], planned: set[str], are_dealt: bool) -> None:
     for source in sources:
         if unknown := [c.label for c in source.contents.cells.values() if c.id not in planned]:
             raise BenchError(
                 f"{source.folder} contains a cell that is not in the plan: {unknown[0]}",
                 "Merge only folders of this experiment",
             )
+    if are_dealt:
+        return
     owners: dict[str, list[_Source]] = {}
     for source in sources:
         for cell_id, samples in source.contents.samples.items():
@@ -238,9 +278,10 @@ def _write(
     experiment: str | None,
 ) -> None:
     with LockedFolder(output):
-        known = {json.dumps(r) for r in records}
+        # Without numbers: a shard that has grown since an earlier merge moves those of later ones.
+        known = {json.dumps({**r, "index": 0}) for r in records}
         for number, values in read_lines(output / RECORDS):
-            if values.get("kind") == "sample" and json.dumps(values) not in known:
+            if values.get("kind") == "sample" and json.dumps({**values, "index": 0}) not in known:
                 raise BenchError(
                     f"{output / RECORDS}, line {number}: a repetition that is in no shard",
                     "This folder contains a run that was measured here: merge into another folder",

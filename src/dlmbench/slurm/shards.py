@@ -24,7 +24,7 @@ from dlmbench.results.folder import differences
 from dlmbench.results.journal import replace_file, write_error
 from dlmbench.results.records import RunRecords, read_records
 from dlmbench.slurm.submission import MODELS, SHARDS, Submission
-from dlmbench.types import Environment, Plan, Progress, from_mapping
+from dlmbench.types import Environment, Plan, Progress, ProtocolSettings, from_mapping
 
 ENVIRONMENT = "environment.json"
 # Written once everything in a shard is measured and scored; complete cells alone do not show that scoring is done.
@@ -51,7 +51,10 @@ def run_shard(submission: Submission, plan: Plan, index: int, progress: Progress
     submission = claim_models(submission, plan)
     plan = submission.plan()
     folder = submission.shard_folder(index)
-    run.run(submission.experiment, submission.shard_plan(plan, index), folder, progress, whole=plan)
+    processes = submission.shard_processes(index)
+    run.run(
+        submission.experiment, submission.shard_plan(plan, index), folder, progress, whole=plan, processes=processes
+    )
     mark_ended(folder)
 
 
@@ -141,11 +144,13 @@ class ShardProgress:
 def shard_progress(submission: Submission) -> tuple[ShardProgress, ...]:
     """The progress of every shard, from its records; a shard that never started has no cells ended."""
     contents = [read_records(submission.shard_folder(s.index)) for s in submission.shards]
-    ratio = _measured_to_predicted(contents, submission.predicted)
+    ratio = _measured_to_predicted(contents, submission.predicted, submission.experiment.protocol)
     found = []
     for shard, recorded in zip(submission.shards, contents, strict=True):
         results = {r.cell.id: r for r in recorded.results()}
         ended = [i for i in shard.cell_ids if i in results and results[i].status is not None]
+        processes = submission.shard_processes(shard.index)
+        predicted = {i: len(processes[i]) * s for i, s in submission.predicted.items() if i in processes}
         is_complete = len(ended) == len(shard.cell_ids) and (submission.shard_folder(shard.index) / ENDED).is_file()
         found.append(
             ShardProgress(
@@ -155,7 +160,7 @@ def shard_progress(submission: Submission) -> tuple[ShardProgress, ...]:
                 sum(results[i].status != "ok" for i in ended),
                 is_complete,
                 math.fsum(_measured_s(recorded, i) for i in shard.cell_ids),
-                _left_s(set(shard.cell_ids) - set(ended), recorded, submission.predicted, ratio),
+                _left_s(set(shard.cell_ids) - set(ended), recorded, predicted, ratio),
             )
         )
     return tuple(found)
@@ -165,14 +170,17 @@ def _measured_s(contents: RunRecords, cell_id: str) -> float:
     return math.fsum(s.wall_s for s in contents.samples.get(cell_id, {}).values())
 
 
-def _measured_to_predicted(contents: Iterable[RunRecords], predicted: Mapping[str, float]) -> float:
+def _measured_to_predicted(
+    contents: Iterable[RunRecords], predicted: Mapping[str, float], protocol: ProtocolSettings
+) -> float:
     """Ratio of measured to predicted time over the ended cells; 1 before there is one."""
     measured = expected = 0.0
     for recorded in contents:
         for result in recorded.results():
             if result.status == "ok" and result.cell.id in predicted:
+                processes = min(protocol.processes, len({s.process_id for s in result.samples}))
                 measured += _measured_s(recorded, result.cell.id)
-                expected += predicted[result.cell.id]
+                expected += predicted[result.cell.id] * processes
     return measured / expected if measured and expected else 1.0
 
 

@@ -16,17 +16,16 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import geometric_mean
 
-from dlmbench.bench.forecast import generations_of
+from dlmbench.bench.forecast import load_seconds, process_s
 from dlmbench.errors import BenchError
 from dlmbench.experiment import plan as grid
-from dlmbench.experiment.shards import Shard, balance, setting_of
+from dlmbench.experiment.shards import Shard, balance
 from dlmbench.models.identity import with_known_content
 from dlmbench.models.loading import architectures
 from dlmbench.results import RECORDS
 from dlmbench.results.journal import replace_file
 from dlmbench.roofline import hardware
 from dlmbench.roofline.hardware import Hardware
-from dlmbench.roofline.operators import ELEMENT_BYTES
 from dlmbench.roofline.predict import predict
 from dlmbench.slurm import scheduler
 from dlmbench.types import Experiment, ModelSpec, Plan, from_mapping
@@ -36,10 +35,8 @@ SHARDS = "shards"
 MODELS = "models.json"  # in SHARDS: the content of the models, written by the first array task that finds them
 JOB_SCRIPT = "jobs/benchmark_array.sbatch"
 UNKNOWN = "unknown device"
-_SCHEMA = 2
+_SCHEMA = 3
 _CHECKOUT = Path(__file__).parents[3]
-# Reading weights from a shared file system. Affects only the split into shards, and only between large models.
-_LOAD_BYTES_PER_S = 1e9
 
 
 @dataclass(frozen=True)
@@ -71,7 +68,10 @@ class Job:
 
 @dataclass(frozen=True)
 class Submission:
-    """A submitted run. predicted: seconds by cell id on `device`; on a device of `UNKNOWN`, between the known ones."""
+    """A submitted run. predicted: seconds of one process of a cell, by id, on `device`, or between the known ones.
+
+    device: UNKNOWN where the GPU asked for is not known.
+    """
 
     folder: Path
     experiment: Experiment
@@ -114,6 +114,11 @@ class Submission:
         ids = set(self.shards[index].cell_ids)
         cells = tuple(cell for cell in plan.cells if cell.id in ids)
         return replace(plan, cells=cells, left_out=plan.left_out if index == 0 else (), predictions=())
+
+    def shard_processes(self, index: int) -> dict[str, tuple[int, ...]]:
+        """Which processes of each of its cells a shard measures, by cell id."""
+        shard = self.shards[index]
+        return dict(zip(shard.cell_ids, shard.processes, strict=True))
 
     def tasks_by_shard(self, tasks: Sequence[scheduler.Task]) -> dict[int, scheduler.Task]:
         """The array task of each shard among `tasks`; if several jobs had the shard, that of the latest."""
@@ -163,21 +168,16 @@ def create(
         everywhere = [predicted_s(plan, experiment, row) for row in hardware.ROWS]
         seconds = {i: geometric_mean(one[i] for one in everywhere) for i in everywhere[0]}
     known, _ = architectures(dict.fromkeys(c.model for c in plan.cells))
-    load_s = {
-        setting_of(c): known[c.model.key].parameters * ELEMENT_BYTES[c.precision] / _LOAD_BYTES_PER_S
-        for c in plan.cells
-        if c.model.key in known
-    }
-    shards = balance(plan, count, seconds, load_s)
+    shards = balance(plan, count, seconds, load_seconds(plan.cells, known), experiment.protocol.processes)
     name = UNKNOWN if device is None else device.name
     return Submission(folder.absolute(), experiment, shards, seconds, name, resources, allow_cpu)
 
 
 def predicted_s(plan: Plan, experiment: Experiment, device: Hardware) -> dict[str, float]:
-    """Predicted seconds of all generations of each cell on `device`, by id; cells without a prediction are left out."""
+    """Predicted seconds of one process of each cell on `device`, by id; cells without a prediction are left out."""
     forecast = predict(plan, device)
     latencies = {cell.id: forecast.of(cell).latency_s for cell in plan.cells}
-    return {i: s * generations_of(s, experiment.protocol) for i, s in latencies.items() if s is not None}
+    return {i: process_s(s, experiment.protocol) for i, s in latencies.items() if s is not None}
 
 
 def requested_device(gres: str) -> Hardware | None:

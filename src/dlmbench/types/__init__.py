@@ -28,6 +28,7 @@ from dlmbench.types.records import (
     ClockBias,
     CommitOrder,
     ConvertedScore,
+    DeviceTime,
     EnergyWindow,
     Environment,
     Finding,

@@ -144,7 +144,10 @@ class Sample:
 
 @dataclass(frozen=True)
 class TracedPass:
-    """Times inside one generation, from a separate pass: token times if autoregressive, block and step times if not."""
+    """Times inside one untimed generation: token times if autoregressive, block and step times if not.
+
+    traced_s: of the whole generation.
+    """
 
     cell_id: str
     process_id: int
@@ -155,6 +158,7 @@ class TracedPass:
     inter_token_p95_s: float | None
     first_block_s: float | None
     step_p50_s: float | None
+    traced_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -170,7 +174,7 @@ class CommitOrder:
 
 @dataclass(frozen=True)
 class MemoryPass:
-    """Peak memory of one generation, from a separate pass; `source`: cuda or rss.
+    """Peak memory of one untimed generation; `source`: cuda or rss.
 
     peak_allocated_bytes and peak_reserved_bytes come from torch's CUDA allocator, device_bytes (of this process) from
     NVML. peak_process_bytes is the peak resident memory of the process, the only counter on a CPU.
@@ -205,6 +209,27 @@ class EnergyWindow:
     def generation_j(self) -> float:
         """Joules of one generation."""
         return self.energy_j / self.repetitions
+
+
+@dataclass(frozen=True)
+class DeviceTime:
+    """What the seconds of one speed pass went into, on the host's clock; the rest is whatever else kept the device.
+
+    loading_s: from starting processes until their models are loaded. windows_s: of energy. inspection_s: generations
+    for step times, memory and texts that scoring lacks.
+    """
+
+    seconds: float
+    loading_s: float
+    warmup_s: float
+    timed_s: float
+    windows_s: float
+    inspection_s: float
+
+    @property
+    def measuring_s(self) -> float:
+        """Timed repetitions and energy windows."""
+        return self.timed_s + self.windows_s
 
 
 @dataclass(frozen=True)
@@ -500,3 +525,4 @@ class Run:
     scores: tuple[Score, ...] = ()
     unscored: tuple[Unscored, ...] = ()
     selfcheck: Selfcheck | None = None
+    device_time: tuple[DeviceTime, ...] = ()

@@ -97,7 +97,7 @@ class PageFigure {
     const drawn = this.place.querySelector("svg");
     if ( spec.facet) {
       const width = inner.width + (this.width - drawn.width.baseVal.value - 1) / columns;
-      await this.made.view.signal("child_width", Math.max(width, 60)).runAsync();
+      await this.made.view.signal("child_width", Math.max(width, 60)).resize().runAsync();
     }
     // One image with a name, not a thousand graphics without one.
     for (const part of drawn.querySelectorAll("[role], [aria-roledescription]")) {
@@ -112,7 +112,8 @@ class PageFigure {
 
   // Panels side by side where they fit, otherwise below each other; of very many, the chosen one; no hidden marks.
   fit(spec) {
-    this.width = printing ? PAPER.width : this.place.clientWidth;
+    // A figure in a closed part of the page has no width of its own yet: it is drawn as wide as it will be.
+    this.width = printing ? PAPER.width : this.place.clientWidth || byId("figures").clientWidth - 40;
     const inner = spec.facet ? spec.spec : spec;
     const chosen = this.select && spec.facet.sort[Number(this.select.value)];
     if (chosen) spec.facet.sort = [chosen];
@@ -146,23 +147,11 @@ const drawOne = (figure) =>
   figure.draw().catch((error) => {
     figure.place.textContent = `This figure could not be drawn here (${error}). Its points are in the CSV.`;
   });
-const drawSoon = async () => {
-  // Visible figures first, then the others while the reader reads.
-  const seen = new IntersectionObserver(
-    (entries) =>
-      entries
-        .filter((e) => e.isIntersecting)
-        .forEach((e) => {
-          const figure = figures.find((f) => f.place === e.target);
-          seen.unobserve(e.target);
-          if (!figure.drawn) drawOne(figure);
-        }),
-    { rootMargin: "300px" },
-  );
-  figures.forEach((figure) => seen.observe(figure.place));
+const drawAll = async () => {
+  // In the order of the page, one after the other, so that the reader can scroll meanwhile.
   for (const figure of figures) {
-    await new Promise((done) => idle(done, { timeout: 4000 }));
-    if (!figure.drawn) await drawOne(figure);
+    await drawOne(figure);
+    await new Promise((done) => idle(done, { timeout: 100 }));
   }
   root.dataset.drawn = "all";
   performance.mark("figures drawn");
@@ -174,59 +163,38 @@ let resizing;
 addEventListener("resize", () => {
   clearTimeout(resizing);
   resizing = setTimeout(
-    () => figures.forEach((f) => f.drawn && f.place.clientWidth !== f.width && !printing && f.draw()),
+    () => figures.forEach((f) => f.drawn && f.place.clientWidth && f.place.clientWidth !== f.width && !printing && f.draw()),
     150,
   );
 });
 
 // ---------------------------------------------------------------- cells
 
-const ROW_PX = 33;
-const ALL_ROWS = 150; // up to so many rows all are in the page; beyond, those in sight
-const PRINTED_ROWS = 400;
-const MOST_CHOICES = 40;
-
 class Cells {
-  constructor({ columns, values, rows }) {
+  constructor({ columns, values, rows, constant }) {
+    this.constant = new Set(constant);
     this.columns = columns.map((column, i) => {
-      const { words, values: raw } = values[i];
+      const isText = column.digits === null;
       const format = new Intl.NumberFormat("en", {
         minimumFractionDigits: column.digits ?? 0,
         maximumFractionDigits: column.digits ?? 0,
       });
-      const isText = Boolean(words);
-      const at = isText ? (r) => words[raw[r]] : (r) => raw[r];
-      const show = (v) => (v === null || v === undefined ? "–" : isText ? v : format.format(v));
-      return { ...column, isText, at, show, words, raw };
+      const show = (v) => (v === null ? "–" : isText ? v : format.format(v));
+      return { ...column, isText, at: (r) => values[i][r], show };
     });
     this.rows = rows;
-    this.order = Array.from({ length: rows }, (_, r) => r);
+    this.made = [];
     this.sorted = null;
     this.scroller = byId("scroller");
     this.body = document.querySelector("#table tbody");
     this.head();
     this.filters();
     this.update();
-    this.scroller.addEventListener("scroll", () => requestAnimationFrame(() => this.window()), { passive: true });
-    addEventListener("resize", () => this.window(true));
   }
 
   head() {
     const table = byId("table");
-    table.setAttribute("aria-rowcount", this.rows + 1);
-    let total = 0;
-    for (const column of this.columns) {
-      let longest = 0;
-      if (column.isText) for (const w of column.words) longest = Math.max(longest, w.length * 0.93);
-      else for (const v of column.raw) longest = Math.max(longest, v === null ? 1 : column.show(v).length);
-      const width = Math.min(Math.max(longest, column.title.length * 0.98 + 2, column.unit.length + 1), 46) + 2.6;
-      total += width;
-      table.querySelector("colgroup").append(element("col", { style: `width:${width.toFixed(1)}ch` }));
-    }
-    table.style.width = `${total.toFixed(1)}ch`;
-    table.style.minWidth = "100%";
     const row = element("tr");
-    row.setAttribute("aria-rowindex", 1);
     this.columns.forEach((column, i) => {
       const button = element("button", { type: "button", title: column.help }, element("span", { textContent: column.title }));
       if (column.unit) button.append(element("small", { textContent: column.unit }));
@@ -239,20 +207,6 @@ class Cells {
   }
 
   filters() {
-    this.selects = [];
-    const before = byId("find").parentElement.nextElementSibling;
-    for (const column of this.columns) {
-      if (!["model", "status", "steps", "block", "batch", "prompt", "new"].includes(column.key)) continue;
-      const distinct = [...new Set(Array.from({ length: this.rows }, (_, r) => column.at(r)))];
-      if (distinct.length < 2 || distinct.length > MOST_CHOICES) continue;
-      distinct.sort((a, b) => (a === null) - (b === null) || (column.isText ? a.localeCompare(b) : a - b));
-      const select = element("select", {}, element("option", { value: "", textContent: "all" }));
-      distinct.forEach((v, i) => select.append(element("option", { value: String(i), textContent: column.show(v) })));
-      select.id = `filter-${column.key}`;
-      const label = element("label", {}, column.title, select);
-      before.before(label);
-      this.selects.push({ select, column, distinct });
-    }
     const form = byId("filters");
     form.addEventListener("input", () => this.update());
     form.addEventListener("submit", (event) => event.preventDefault());
@@ -260,29 +214,26 @@ class Cells {
     byId("cells-csv").addEventListener("click", () => save(this.csv(), "cells.csv"));
   }
 
-  update() {
-    // A search term matches the beginning of a word: 7 finds block 7 and not block 17.
-    const words = byId("find").value.toLowerCase().split(/\s+/).filter(Boolean).map((w) => {
-      const literal = w.replace(/[.*+?^${}()|[\]\\]/g, "\\$&");
-      return new RegExp(/^[\p{L}\p{N}]/u.test(w) ? `(?<![\\p{L}\\p{N}])${literal}` : literal, "u");
-    });
+  // Whether a row fits a term of the search. steps=16 or K=16 is the value of a column, by its key or title; any other
+  // term begins a word of the row's texts: 7 finds block 7 and not block 17.
+  test(term) {
+    const [name, value] = term.split("=", 2);
+    const column = value && this.columns.find((c) => [c.key, c.title.toLowerCase()].includes(name));
+    if (column?.isText) return (r) => (column.at(r) ?? "").toLowerCase().includes(value);
+    if (column) return (r) => column.at(r) === Number(value) || column.show(column.at(r)).replaceAll(",", "") === value;
+    if (this.constant.has(term)) return () => true;
+    const literal = term.replace(/[.*+?^${}()|[\]\\]/g, "\\$&");
+    const begins = new RegExp(/^[\p{L}\p{N}]/u.test(term) ? `(?<![\\p{L}\\p{N}])${literal}` : literal, "u");
     const texts = this.columns.filter((c) => c.isText);
-    const chosen = this.selects
-      .filter((s) => s.select.value !== "")
-      .map((s) => ({ column: s.column, value: s.distinct[Number(s.select.value)] }));
-    this.order = [];
-    for (let r = 0; r < this.rows; r++) {
-      if (!chosen.every((c) => c.column.at(r) === c.value)) continue;
-      if (words.length) {
-        const text = texts.map((c) => c.at(r)).join(" ").toLowerCase();
-        if (!words.every((w) => w.test(text))) continue;
-      }
-      this.order.push(r);
-    }
-    this.sort();
+    return (r) => begins.test(texts.map((c) => c.at(r)).join(" ").toLowerCase());
+  }
+
+  update() {
+    const tests = byId("find").value.toLowerCase().split(/\s+/).filter(Boolean).map((term) => this.test(term));
+    this.order = Array.from({ length: this.rows }, (_, r) => r).filter((r) => tests.every((fits) => fits(r)));
     byId("count").textContent = `${this.order.length.toLocaleString("en")} of ${this.rows.toLocaleString("en")} cells`;
     this.scroller.scrollTop = 0;
-    this.window(true);
+    this.show();
   }
 
   sortBy(i) {
@@ -291,8 +242,7 @@ class Cells {
     document.querySelectorAll("#table thead th").forEach((th, j) => {
       th.setAttribute("aria-sort", j !== i ? "none" : wasAscending ? "descending" : "ascending");
     });
-    this.sort();
-    this.window(true);
+    this.show();
   }
 
   // Unknown values go last in both directions; equal rows keep the order of the plan.
@@ -308,35 +258,14 @@ class Cells {
     });
   }
 
-  // The visible rows, between two spacers as tall as the rest.
-  window(anew = false) {
-    const n = this.order.length;
-    const all = n <= ALL_ROWS || printing;
-    const height = this.scroller.clientHeight || 600;
-    const first = all ? 0 : Math.max(0, Math.floor(this.scroller.scrollTop / ROW_PX) - 12);
-    const last = all ? Math.min(n, printing ? PRINTED_ROWS : n) : Math.min(n, first + Math.ceil(height / ROW_PX) + 24);
-    if (!anew && first === this.first && last === this.last) return;
-    [this.first, this.last] = [first, last];
-    const rows = [];
-    for (let i = first; i < last; i++) rows.push(this.row(this.order[i], i));
-    if (!n) rows.push(element("tr", {}, element("td", { colSpan: this.columns.length, textContent: "no cell fits", className: "text" })));
-    this.body.replaceChildren(...this.spacer(first), ...rows, ...this.spacer(printing ? 0 : n - last));
-    byId("cut").hidden = !(printing && n > last);
-    byId("cut").textContent = `The first ${last} of ${n.toLocaleString("en")} rows; all of them are in raw_metrics.csv.`;
+  show() {
+    this.sort();
+    const none = element("tr", {}, element("td", { colSpan: this.columns.length, textContent: "no cell fits", className: "text" }));
+    this.body.replaceChildren(...(this.order.length ? this.order.map((r) => (this.made[r] ??= this.row(r))) : [none]));
   }
 
-  spacer(rows) {
-    if (!rows) return [];
-    const cell = element("td", { colSpan: this.columns.length });
-    cell.style.height = `${rows * ROW_PX}px`;
-    const row = element("tr", { className: "spacer" }, cell);
-    row.setAttribute("aria-hidden", "true");
-    return [row];
-  }
-
-  row(r, position) {
+  row(r) {
     const row = element("tr");
-    row.setAttribute("aria-rowindex", position + 2);
     this.columns.forEach((column, i) => {
       const text = column.show(column.at(r));
       const cell = element(i ? "td" : "th", { textContent: text });
@@ -364,13 +293,28 @@ class Cells {
 // ---------------------------------------------------------------- print, and the start
 
 let cells;
+const open = (id) => {
+  const part = id ? byId(id) : null;
+  if (part instanceof HTMLDetailsElement) part.open = true;
+  figures.forEach((f) => part?.contains(f.place) && f.drawn && f.place.clientWidth !== f.width && f.draw());
+};
+document.addEventListener("click", (event) => {
+  const link = event.target.closest?.("a[href^='#']");
+  if (!link) return;
+  open(link.hash.slice(1));
+  if (link.dataset.find === undefined) return;
+  byId("filters").reset();
+  byId("find").value = link.dataset.find;
+  cells?.update();
+});
+document.querySelectorAll("main > details").forEach((part) => part.addEventListener("toggle", () => part.open && open(part.id)));
+open(location.hash.slice(1));
 const closed = [];
 const print = async (starts) => {
   printing = starts;
   if (starts) closed.push(...document.querySelectorAll("details:not([open])"));
   closed.forEach((d) => (d.open = starts));
   if (!starts) closed.length = 0;
-  cells?.window(true);
   showTheme();
   await Promise.all(figures.map((f) => f.draw()));
 };
@@ -386,10 +330,19 @@ byId("theme").addEventListener("click", () => {
 });
 system.addEventListener("change", applyTheme);
 
+// The load event waits for an open document in a frame: whoever prints at once gets every figure.
+const waiting = element("iframe", { hidden: true });
+document.body.append(waiting);
+waiting.contentDocument.open();
+const loaded = () => {
+  waiting.contentDocument.close();
+  waiting.remove();
+};
+
 applyTheme();
 unpack("cells-data").then((text) => {
   cells = new Cells(JSON.parse(text));
   root.dataset.cells = "ready";
   performance.mark("cells ready");
-  drawSoon();
+  drawAll().finally(loaded);
 });
