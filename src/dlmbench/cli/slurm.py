@@ -57,8 +57,8 @@ def submit(
     """Run an experiment as a SLURM job array, followed by a job that merges, scores and reports.
 
     Shards are cut to take about equal time on the GPU that --gres names; a name that fits several devices needs
-    --hardware as well. Repeating the command, or `dlmbench submit --resume RUN`, queues what is
-    left, whatever happened to the jobs.
+    --hardware as well. Repeating the command, or `dlmbench submit --resume RUN`, queues what is left, whatever happened
+    to the jobs.
 
     \b
     Example: dlmbench submit -c config/experiments.yaml --shards 8 --gres gpu:h200:1 --time 4:00:00
