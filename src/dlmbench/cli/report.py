@@ -32,15 +32,17 @@ def report(
     console.load_libraries("dlmbench.report")
     from dlmbench import report
     from dlmbench.analysis.study import analyse
+    from dlmbench.report.answer import answer_of
     from dlmbench.results import read_run
 
     for folder in runs:
         run = read_run(folder)
         with console.stages(str(folder)) as show_stage:
             show_stage("analysing")
-            paths = report.write(run, analyse(run), folder, show_stage)
-        for path in paths:
-            print(path)
+            study = analyse(run)
+            paths = report.write(run, study, folder, show_stage)
+        console.answer(answer_of(study))
+        print(f"open {paths[-1]}")
 
 
 @command()
