@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,13 +18,16 @@ import dlmbench
 from dlmbench import registry
 from dlmbench.cli import console
 from dlmbench.cli.generate import commitment
-from dlmbench.cli.run import check_cells
+from dlmbench.cli.run import failed_cells
 from dlmbench.errors import CellsFailedError, StopRequestedError
 from dlmbench.experiment import load, plan
+from dlmbench.results import Store, read_run
 from dlmbench.roofline import hardware
 from dlmbench.roofline.predict import predict
+from dlmbench.types import CellStatus, Run
 from support.experiments import GOOD, H200_RUN
 from support.program import command_line, fails, run
+from support.synthetic_run import ENVIRONMENT
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = (ROOT / "docs/commands.md").read_text()
@@ -204,17 +208,24 @@ def test_exit_codes_are_those_of_the_docs(capsys, config, monkeypatch, error, co
 def test_failed_cells_fail_the_run_and_out_of_memory_does_not(capsys, config, tmp_path):
     planned = plan.expand(load.load(config))
 
-    def study(*statuses: str | None) -> SimpleNamespace:
-        rows = zip(planned.cells, statuses, strict=True)
-        return SimpleNamespace(cells=[SimpleNamespace(cell=c, status=s, reason="why") for c, s in rows])
+    def ended(name: str, *statuses: str | None) -> Run:
+        folder = tmp_path / name
+        with Store.open(folder, ENVIRONMENT, "t", planned) as store:
+            for cell, status in zip(planned.cells, statuses, strict=True):
+                if status is not None:
+                    store.append(CellStatus(cell.id, status, "why"))
+        return read_run(folder)
 
-    check_cells(planned, study("ok", "oom", "skipped"), tmp_path)
+    assert failed_cells(planned, ended("complete", "ok", "oom", "skipped")) is None
     assert capsys.readouterr().err == "3 of 3 cells done\n"
-    check_cells(planned, study("ok", "ok", None), tmp_path)
+    assert failed_cells(planned, ended("partly", "ok", "ok", None)) is None
     assert capsys.readouterr().err == "2 of 3 cells done\n"
     for status in ("error", "invalid"):
-        with pytest.raises(CellsFailedError, match=r"1 of 3 cells failed, the first: d B=1 .*: why"):
-            check_cells(planned, study("ok", status, "ok"), tmp_path)
+        failure = failed_cells(planned, ended(status, "ok", status, "ok"))
+        assert re.match("1 of 3 cells failed, the first: d B=1 .*: why", failure.message)
+        assert isinstance(failure, CellsFailedError)
+    # Cells of earlier commands in the same folder do not count.
+    assert failed_cells(replace(planned, cells=planned.cells[:1]), read_run(tmp_path / "error")) is None
 
 
 # ---------------------------------------------------------------- plan

@@ -120,3 +120,13 @@ def test_an_impossible_value_is_blamed_and_not_a_bystander():
     found = axes.impossible_value(one_grid(), swept)
     assert found == ("block_length", 48, "block_length 48 does not divide the 64 new tokens")
     assert axes.impossible_value(one_grid(), SamplerAxes("masked_diffusion", (("steps", (3, 500)),))) is None
+
+
+def test_texts_belong_to_their_batch_in_16_bits_and_are_shared_in_float32():
+    """In bfloat16 the batch size changes texts, so each batch's own texts are generated and scored."""
+    for precision, sets in (("float32", 1), ("bfloat16", 2)):
+        plan = grid.expand(experiment(replace(one_grid(steps=(32,)), precision=precision), models=(LLADA,)))
+        cells = plan.cells
+        assert len({c.quality_key for c in cells}) == sets
+        assert len({c.shape_key for c in cells}) == 1
+        assert len(plan.scored_cells) == sets

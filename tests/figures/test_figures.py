@@ -19,12 +19,12 @@ from PIL import Image
 
 from dlmbench import registry
 from dlmbench.analysis.study import analyse
+from dlmbench.charts.embed import page_figures
 from dlmbench.charts.frames import interval_columns
 from dlmbench.charts.write import caption, csv_of, names_in_order, panel_titles, specification, svg, write_all
 from dlmbench.models.loading import architecture_of
 from dlmbench.report import document
 from dlmbench.report.answer import answer_of
-from dlmbench.report.figures import page_figures
 from dlmbench.results import read_run
 from dlmbench.roofline.break_even import break_even_surface
 from dlmbench.roofline.hardware import find
@@ -123,18 +123,20 @@ def test_quality_points_appear_once_for_all_batch_sizes():
     assert likelihood[likelihood["kind"] == "parity"]["note"].tolist() == ["not reached"]
 
 
-def test_parity_has_an_interval_over_resamples_of_the_prompts():
+def test_parity_has_a_range_down_to_the_smallest_step_count_that_is_not_excluded():
+    # The margin is ln 1.1 = 0.095 above the baseline's 0.923 nats: 1.018.
     clear = tiny_run(batches=(1,), blocks=(None,), steps=(4, 16, 64), nats={None: {4: 2.0, 16: 0.8, 64: 0.8}})
-    close = tiny_run(batches=(1,), blocks=(None,), steps=(4, 16, 64), nats={None: {4: 2.0, 16: 0.915, 64: 0.8}})
+    close = tiny_run(batches=(1,), blocks=(None,), steps=(4, 16, 64), nats={None: {4: 2.0, 16: 1.018, 64: 0.8}})
     rows = []
     for run in (clear, close):
-        frame = figure("quality_vs_steps").points(run, analyse(run, draws=500))
+        frame = figure("quality_vs_steps").points(run, analyse(run))
         rows.append(frame[(frame["kind"] == "parity") & (frame["metric"] == "likelihood")].iloc[0])
     sure, unsure = rows
-    assert (sure["steps"], sure["steps_low"], sure["steps_high"], sure["share_reached"]) == (16, 16, 16, 1)
-    assert sure["note"] == "K = 16 (16 to 16)"
-    # At 16 steps the gap is about a standard error: 64 is what can be shown, 16 is what may be true.
+    assert (sure["steps"], sure["steps_low"], sure["steps_high"]) == (16, 16, 16)
+    assert sure["note"] == "K = 16"
+    # 64 is what can be shown, 16 is what may be true.
     assert (unsure["steps"], unsure["steps_low"], unsure["steps_high"]) == (64, 16, 64)
+    assert unsure["note"] == "K = 64 (perhaps 16)"
 
 
 def test_pareto_points_are_oriented_and_the_front_is_right():

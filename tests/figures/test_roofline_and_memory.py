@@ -99,27 +99,31 @@ def test_a_line_that_was_not_tried_at_a_larger_batch_has_no_largest():
 
 
 def with_energy(result: CellResult, joules: float, useful: int | None, idle_w: float | None) -> CellResult:
-    samples = tuple(replace(s, energy_j=joules, useful_tokens=useful) for s in result.samples)
-    assert result.memory is not None
-    return replace(result, samples=samples, memory=replace(result.memory, idle_power_w=idle_w))
+    """Two windows of four generations, in one process."""
+    samples = tuple(replace(s, useful_tokens=useful) for s in result.samples)
+    memory = replace(result.memory, idle_power_w=idle_w) if result.memory else None
+    windows = tuple(EnergyWindow(result.cell.id, 7, 4, 8.0, 4 * joules, 80) for _ in range(2))
+    return replace(result, samples=samples, memory=memory, energy=windows)
 
 
 def test_energy_is_per_useful_token_gross_and_net():
     run = run_of(with_energy(timed(target_cell(16), 2.0, 100), 320.0, 32, 50.0))
     row = frame_of("energy_per_token", run).iloc[0]
-    assert row["j_per_token"] == pytest.approx(10.0)
-    assert row["net_j_per_token"] == pytest.approx((320.0 - 50.0 * 2.0) / 32)
-    assert (row["tokens"], row["source"]) == ("useful", "timed repetitions")
+    # 320 J for 32 useful tokens; 50 W for 2 s are 100 J of them.
+    assert (row["tokens"], row["j_per_token"], row["net_j_per_token"]) == (
+        "useful",
+        pytest.approx(10),
+        pytest.approx(6.875),
+    )
+    assert row["windows"] == 2
+    assert pd.isna(row["j_per_token_low"])  # one process has no interval
 
 
-def test_short_generations_take_their_energy_from_the_pass_in_a_row():
-    result = timed(target_cell(16), 0.1, 100)
-    run = run_of(replace(result, energy=(EnergyWindow(result.cell.id, 7, 6, 0.6, 192.0),)))
+def test_energy_is_per_new_token_where_no_token_is_known_to_be_useful():
+    run = run_of(with_energy(timed(target_cell(16), 0.1, 100), 32.0, None, None))
     row = frame_of("energy_per_token", run).iloc[0]
-    assert (row["j_per_token"], row["repetitions"]) == (0.5, 6)
-    assert pd.isna(row["j_per_token_low"])
-    assert pd.isna(row["net_j_per_token"])  # idle power is not known, and not taken to be 0
-    assert (row["tokens"], row["source"]) == ("new", "repeated pass")
+    assert (row["tokens"], row["j_per_token"]) == ("new", pytest.approx(0.5))
+    assert pd.isna(row["net_j_per_token"])
 
 
 def test_without_a_counter_energy_says_so():

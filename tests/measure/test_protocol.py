@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dlmbench.measure.host import HostLoad
 from dlmbench.measure.nvml import GpuMeter
 from dlmbench.measure.protocol import (
     MIN_PER_PROCESS,
@@ -215,6 +216,7 @@ class TestTimedRepetition:
         sample, out = timed_repetition(
             generate, clock, cell_id="c", index=4, is_warmup=False, round_index=1, process_id=8, loaded_since_s=8.0,
             meter=GpuMeter(),
+            host=HostLoad(),
             useful_tokens=lambda g: g.new_tokens - 1, output_bytes=lambda g: None,
         )  # fmt: skip
         assert out is generation

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import html
 import io
 import re
@@ -33,8 +34,10 @@ def timed_alone() -> Run:
 
 
 RUNS = {
-    "h200-native": lambda: read_run(STUDY / "h200-native"),
-    "h200-random": lambda: read_run(STUDY / "h200-random"),
+    **{
+        str(records.parent.relative_to(STUDY)): functools.partial(read_run, records.parent)
+        for records in sorted(STUDY.rglob("records.jsonl"))
+    },
     "both win": lambda: tiny_run(batches=(1, 8), blocks=(None,), nats=REACHED),
     "two settings": lambda: tiny_run(batches=(1, 4), blocks=(None, 16)),
     "few prompts": lambda: tiny_run(batches=(1,), blocks=(None,), prompts=8),

@@ -18,10 +18,10 @@ from dlmbench.analysis.break_even import BreakEven
 from dlmbench.analysis.contrasts import growth_shape
 from dlmbench.analysis.stats import Interval
 from dlmbench.analysis.study import analyse
+from dlmbench.charts import embed as report_figures
 from dlmbench.charts.frames import why_missing
 from dlmbench.errors import BenchError
-from dlmbench.report import document
-from dlmbench.report import figures as report_figures
+from dlmbench.report import document, page
 from dlmbench.report.questions import QUESTIONS, answers
 from dlmbench.report.source import Source
 from dlmbench.report.text import Markdown, escape, rounded, seconds, sig, spread, table
@@ -29,6 +29,7 @@ from dlmbench.results import read_run
 from dlmbench.results.settings import load_settings
 from dlmbench.tasks.records import TaskOutcome, TaskRun, TaskScore, TaskStore
 from dlmbench.types import EnergyWindow, LeftOut, Run
+from support.selfchecks import a_selfcheck
 from support.synthetic_run import ENVIRONMENT, LLADA, LLAMA, baseline_cell, failed, measured, target_cell, tiny_run
 
 STUDY = Path(__file__).parents[2] / "docs/study/h200-random"
@@ -160,7 +161,7 @@ def test_one_setting_alone_answers_a_claim_about_it():
     fast = replace(slow, precision="bfloat16")
     both = Run("r", "r", ENVIRONMENT, (slow, fast), (), (measured(slow, [2.0] * 9), measured(fast, [1.0] * 9)))
     answered = answer(both, "float32 is too slow")
-    assert answered == "Precision bfloat16 has 2.00 times the speed of float32; a difference is shown in 1 of 1 pair."
+    assert answered == "Precision bfloat16 has 2.00 times the speed of float32, a difference shown in 1 of 1 pair."
     near = replace(both, results=(both.results[0], measured(fast, [1.95] * 9)))
     assert "shown in 0 of 1 pair" in answer(near, "float32 is too slow"), "one process shows nothing within 10%"
     # Where something else differs too, nothing follows.
@@ -172,6 +173,8 @@ def test_one_setting_alone_answers_a_claim_about_it():
 def test_the_six_digit_perplexity_is_answered_by_a_likelihood():
     answered = answer(tiny_run(batches=(1,), blocks=(None,)), "9,900 times")
     assert re.search(r"1\.5\d*x \(", answered), answered  # exp(1.36 - 0.923)
+    noise = tiny_run(batches=(1,), blocks=(None,), nats={None: dict.fromkeys((4, 8, 16, 32, 64), 900.0)})
+    assert answer(noise, "9,900 times") == "Tiny-llada: over a million times."
 
 
 def test_the_energy_of_a_token_is_compared_with_the_baselines():
@@ -190,7 +193,7 @@ def test_the_energy_of_a_token_is_compared_with_the_baselines():
 
 def test_streaming_is_answered_by_the_first_text():
     assert answer(tiny_run(batches=(1,)), "all at once").startswith(
-        "N=128: after 50.0 ms, the baseline's after 10.0 ms"
+        "Tiny-llada, one block, N=128: first text after 50.0 ms, the baseline's after 10.0 ms"
     )
 
 
@@ -288,14 +291,26 @@ def test_a_document_is_short_whatever_the_run():
         assert len(source(run, 50).answer.headline.split()) <= document.words(abstract)
 
 
+def test_sentences_of_the_prose_are_short():
+    for name in ("whole", "random", "failed", "nothing"):
+        prose = re.sub(r"<!--.*?-->|\$[^$]*\$", "", document.compose(source(cases()[name], 50)).partition("## 8.")[0])
+        paragraphs = (p for p in prose.split("\n\n") if not p.startswith(("|", "#", "!", "- ", "*Figure")))
+        for sentence in (s for p in paragraphs for s in re.split(r"(?<=[.!?;:])\s", p)):
+            assert len(sentence.split()) < 25, sentence
+        assert not re.findall(r"(?i)\b(neither|told|strays)\b", prose)
+
+
 def test_the_methods_are_those_of_the_run(tmp_path):
     whole = replace(tiny_run(batches=(1,), blocks=(None,), processes=1), folder=str(tmp_path), name="h200_native")
     shutil.copy(STUDY.with_name("h200-native") / "experiment.json", tmp_path)
     text = " ".join(document.compose(source(whole, 50)).split())
-    assert "Each cell is measured in one process, in each of them in 1 round" in text
-    assert "A visit starts with 1 warm-up, on record and never counted. A pilot of 3 repetitions" in text
+    assert (
+        "Each cell is measured in one process, with 1 round of shuffled order in each. A round starts with 1 warm-up"
+        in text
+    )
+    assert "on record and never counted. A pilot of 3 repetitions" in text
     assert "4 to 8, aimed at 1% of the median, within 2 s a cell" in text
-    assert "On record: 20 timed repetitions a cell, from 1 processes." in text
+    assert "On record: 20 timed repetitions a cell; processes: 1." in text
     assert "Noise floor not measured: 10% assumed." in text
     assert "tested together (Holm)" in text
     assert "(Benjamini and Hochberg)" in text
@@ -307,6 +322,19 @@ def test_the_methods_are_those_of_the_run(tmp_path):
     three = document.compose(source(tiny_run(batches=(1,), blocks=(None,)), 50))
     assert "10% assumed" not in three
     assert "dlmbench run --config config/experiments_tiny.yaml --output_dir run\n" in three
+
+
+def test_a_selfcheck_says_what_cannot_be_shown_on_this_machine():
+    run = tiny_run(batches=(1,), blocks=(None,), processes=1)
+    found = a_selfcheck(sd_log_upper=0.01)
+    for engine, sentence in (
+        ("native", "Differences under 3% cannot be shown here (self-check of this machine)."),
+        ("hf", "Noise floor not measured: 10% assumed."),  # of another engine than the one that ran
+    ):
+        checked = replace(found, floors=tuple(replace(f, engine=engine) for f in found.floors))
+        one = replace(run, selfcheck=checked)
+        for text in (document.compose(source(one, 50)), page.render(page.gather(one, analyse(one, 50)))):
+            assert sentence in text
 
 
 def test_a_commit_with_uncommitted_changes_is_a_finding():
@@ -507,6 +535,8 @@ def test_numbers_have_no_absurd_precision():
     ]
     assert shown == ["1.87", "0.540", "424", "12,300"]
     assert rounded(Interval(27.20034, 27.2, 27.2004)) == "27.20"
+    assert rounded(Interval(float("inf"), 1.0, 2.0)) == "not finite"
+    assert spread(Interval(0.15, 0.012, 1.5), "x") == "0.15x (0.01 to 1.50)"
 
 
 def test_the_same_files_give_the_same_document():

@@ -17,9 +17,9 @@ import pytest
 from dlmbench import registry
 from dlmbench.analysis.study import analyse
 from dlmbench.charts import style
+from dlmbench.charts.embed import page_figures
 from dlmbench.charts.write import csv_of
 from dlmbench.report import page
-from dlmbench.report.figures import page_figures
 from dlmbench.results.views import raw_metrics
 from dlmbench.types import LeftOut
 from support.hostile_run import ATTACKS, hostile_run

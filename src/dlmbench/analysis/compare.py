@@ -383,8 +383,5 @@ def as_record(comparison: Comparison) -> Mapping[str, object]:
     for pair, entry in zip(comparison.pairs, record["pairs"], strict=True):
         entry["comparable"] = pair.comparable
         del entry["ratio"]
-        entry["speedup"] = None
-        if (speedup := pair.speedup) is not None:
-            low, high = (speedup.low, speedup.high) if speedup.is_known else (None, None)
-            entry["speedup"] = {"value": speedup.value, "low": low, "high": high}
+        entry["speedup"] = pair.speedup and pair.speedup.as_dict()
     return {"comparable": comparison.comparable, "speedup": "first over second; above 1 the second is faster", **record}

@@ -144,7 +144,9 @@ def _tokens_short(result: CellResult) -> Remarks:
 
 def _disturbed(result: CellResult) -> Remarks:
     if result.timed and is_disturbed(result):
-        message = f"over {MOST_DISTURBED:.0%} of its repetitions met other work on the device, or a device too hot"
+        message = (
+            f"over {MOST_DISTURBED:.0%} of its repetitions met other work on the device or host, or a device too hot"
+        )
         yield "disturbed", "warning", f"{message}: no verdict on speed rests on it", "measure again on an idle device"
 
 

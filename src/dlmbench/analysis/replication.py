@@ -27,8 +27,10 @@ LEAST_REPETITIONS = 3
 LEAST_ALONE = 6
 # What two processes of the same code may differ by, where no self-check has measured it on this machine.
 UNMEASURED_FLOOR = 0.10
-# No verdict rests on a cell of which more repetitions than this share met other work on the device or a hot device.
+# No verdict rests on a cell of which more repetitions than this share met other work on the device or a hot device; on
+# a CPU, where other programs keep more than this share of the cores busy.
 MOST_DISTURBED = 0.1
+MOST_BUSY = 0.25
 # A forward over fewer positions than this is bound by launches, not by arithmetic or memory traffic.
 LAUNCH_BOUND_POSITIONS = 64
 
@@ -227,9 +229,13 @@ def floor_of(result: CellResult, selfcheck: Selfcheck | None) -> float:
 
 
 def is_disturbed(result: CellResult) -> bool:
-    """Whether too many repetitions ran beside other processes on the device, or on a device that was too hot."""
-    met = [bool(s.other_processes) or "thermal" in (s.throttle or "").lower() for s in result.timed]
-    return sum(met) > MOST_DISTURBED * len(met)
+    """Whether too many repetitions met other work on the device, a device too hot or, on a CPU, a busy host."""
+
+    def meets(sample: Sample) -> bool:
+        is_busy = sample.clock == "wall" and (sample.host_busy or 0.0) > MOST_BUSY
+        return bool(sample.other_processes) or is_busy or "thermal" in (sample.throttle or "")
+
+    return sum(map(meets, result.timed)) > MOST_DISTURBED * len(result.timed)
 
 
 def usable(result: CellResult | None) -> bool:

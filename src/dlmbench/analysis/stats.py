@@ -55,6 +55,11 @@ class Interval:
         """Whether there is an interval: a single repetition or prompt has none."""
         return math.isfinite(self.low) and math.isfinite(self.high)
 
+    def as_dict(self) -> dict[str, float | None]:
+        """For JSON, which has no NaN: unknown ends are None."""
+        low, high = (self.low, self.high) if self.is_known else (None, None)
+        return {"value": self.value, "low": low, "high": high}
+
     def times(self, factor: float) -> Interval:
         """The same in another unit, for a positive factor."""
         return Interval(self.value * factor, self.low * factor, self.high * factor)

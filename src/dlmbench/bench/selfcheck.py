@@ -20,6 +20,7 @@ from dlmbench import registry
 from dlmbench.bench.generate import default_precision, resolve_knobs
 from dlmbench.bench.worker import Failed, Repeat, Worker, WorkerRequest, WorkerState
 from dlmbench.errors import BenchError
+from dlmbench.measure.host import others_cpu_s
 from dlmbench.measure.protocol import RepetitionPlan
 from dlmbench.measure.selfcheck import (
     KNOWN_LENGTHS_S,
@@ -199,7 +200,7 @@ def run_selfcheck(
     Raises:
         BenchError: an unknown engine, or no cell could be measured.
     """
-    at, started_s, before_s = datetime.now(UTC).isoformat(timespec="seconds"), time.monotonic(), _cpu_seconds()
+    at, started_s, before_s = datetime.now(UTC).isoformat(timespec="seconds"), time.monotonic(), others_cpu_s()
     load_average = os.getloadavg()[0]
     check = _Check(device, checked_cells(environment, device, engines), on_progress)
     duration_s: dict[bool, float] = {}  # of the latest process without, and with, planted slowdowns
@@ -228,18 +229,10 @@ def run_selfcheck(
         clock_resolution_s=check.clock.resolution_s,
         cores=len(os.sched_getaffinity(0)),
         load_average=load_average,
-        other_cores=max(0.0, _cpu_seconds() - before_s) / whole_s,
+        other_cores=max(0.0, others_cpu_s() - before_s) / whole_s,
         other_processes=max(check.other_processes, default=None),
         not_measured=tuple(check.failed),
     )
-
-
-def _cpu_seconds() -> float:
-    """Seconds that all cores together have worked for other programs than this one and its ended workers."""
-    import psutil
-
-    host, own = psutil.cpu_times(), os.times()
-    return float(host.user + host.system) - (own.user + own.system + own.children_user + own.children_system)
 
 
 @dataclass

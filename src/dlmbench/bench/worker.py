@@ -21,6 +21,7 @@ from typing import Protocol, TypeVar
 from dlmbench import models, registry
 from dlmbench.errors import BenchError, InvalidLogitsError
 from dlmbench.measure.clock import Clock, clock_for
+from dlmbench.measure.host import HostLoad
 from dlmbench.measure.memory import measure_memory
 from dlmbench.measure.nvml import GpuMeter, measure_energy
 from dlmbench.measure.protocol import RepetitionPlan, timed_repetition, traced_pass
@@ -194,7 +195,7 @@ class Repeat:
 
     def run(self, state: WorkerState) -> Iterator[Repetition]:
         """One reply per repetition."""
-        generator, visit = state.generator(self.cell), self.visit
+        generator, visit, host = state.generator(self.cell), self.visit, HostLoad()
         todo = [(True, visit.first_warmup_index + i) for i in range(visit.warmups)]
         todo += [(False, visit.first_index + i) for i in range(visit.repetitions)]
         for is_warmup, index in todo:
@@ -209,6 +210,7 @@ class Repeat:
                 process_id=state.process_id,
                 loaded_since_s=state.loaded_since_s(self.cell, self.round),
                 meter=state.meter,
+                host=host,
                 useful_tokens=generator.useful_tokens,
                 output_bytes=generator.output_bytes,
             )

@@ -11,7 +11,7 @@ from dlmbench.cli.options import AsJson, Price, RunFolder, command, split_names
 from dlmbench.errors import BenchError
 
 if TYPE_CHECKING:
-    from dlmbench.analysis.results import CellSummary, Study
+    from dlmbench.analysis.results import CellSummary
     from dlmbench.report import Conclusion
 
 
@@ -32,15 +32,17 @@ def report(
     console.load_libraries("dlmbench.report")
     from dlmbench import report
     from dlmbench.analysis.study import analyse
+    from dlmbench.report.answer import answer_of
     from dlmbench.results import read_run
 
     for folder in runs:
         run = read_run(folder)
         with console.stages(str(folder)) as show_stage:
             show_stage("analysing")
-            paths = report.write(run, analyse(run), folder, show_stage)
-        for path in paths:
-            print(path)
+            study = analyse(run)
+            paths = report.write(run, study, folder, show_stage)
+        console.answer(answer_of(study))
+        print(f"open {paths[-1]}")
 
 
 @command()
@@ -109,7 +111,7 @@ def score(
 
 def conclude(
     output_dir: Path, price: float | None = None, quality: str | None = None, *, as_json: bool = False
-) -> Study:
+) -> None:
     """Print the results of a finished run, and write its figures and reports."""
     from dlmbench.cli import console
 
@@ -121,7 +123,7 @@ def conclude(
         outcome = report.conclude(output_dir, price, quality, show_stage)
     if as_json:
         console.print_json(_record(output_dir, outcome))
-        return outcome.study
+        return
     console.findings(outcome.study.findings)
     out = console.stdout()
     if not console.STDERR.quiet:
@@ -133,7 +135,6 @@ def conclude(
             out.print(line, soft_wrap=True)
     if not console.STDERR.quiet:
         print(f"open {outcome.files[-1]}")
-    return outcome.study
 
 
 def _record(folder: Path, outcome: Conclusion) -> dict[str, Any]:

@@ -22,9 +22,8 @@ from dlmbench.cli.options import (
 from dlmbench.errors import CellsFailedError
 
 if TYPE_CHECKING:
-    from dlmbench.analysis.results import Study
     from dlmbench.bench.forecast import Machine
-    from dlmbench.types import Cell, Experiment, Plan
+    from dlmbench.types import Cell, Experiment, Plan, Run
 
 
 @command()
@@ -93,30 +92,32 @@ def _run(
         hint = session.run(experiment, plan, output_dir, progress, machine or AS_FOUND, try_oom=try_oom)
     if hint:
         console.log(hint)
-    if spent := console.device_time(read_run(output_dir).device_time):
+    measured = read_run(output_dir)
+    if spent := console.device_time(measured.device_time):
         console.log(spent)
-    study = conclude(output_dir)
-    check_cells(plan, study, output_dir)
+    failure = failed_cells(plan, measured)
+    conclude(output_dir)
+    if failure is not None:
+        raise failure
 
 
-def check_cells(plan: Plan, study: Study, folder: Path) -> None:
-    """Report how many cells of `plan` are done.
+def failed_cells(plan: Plan, run: Run) -> CellsFailedError | None:
+    """Log how many cells of `plan` are done; the error that ends the command if some of them failed.
 
-    Raises:
-        CellsFailedError: some could not be measured; out of memory, or skipped because it would be, is a result.
+    Out of memory, or skipped because it would be, is a result.
     """
     from dlmbench.cli import console
 
     wanted = {_without_content(cell) for cell in plan.cells}
-    ended = [row for row in study.cells if row.status is not None and _without_content(row.cell) in wanted]
-    console.log(f"{len(ended)} of {len(wanted)} cells done")
-    failed = [row for row in ended if row.status in ("error", "invalid")]
-    if failed:
-        first = failed[0]
-        raise CellsFailedError(
-            f"{len(failed)} of {len(wanted)} cells failed, the first: {first.cell.label}: {first.reason}",
-            f"All results are in {folder}; to try these cells again, choose a new --output-dir",
-        )
+    results = [r for r in run.results if _without_content(r.cell) in wanted]
+    console.log(f"{sum(r.status is not None for r in results)} of {len(wanted)} cells done")
+    failed = [r for r in results if r.status in ("error", "invalid")]
+    if not failed:
+        return None
+    return CellsFailedError(
+        f"{len(failed)} of {len(wanted)} cells failed, the first: {failed[0].cell.label}: {failed[0].reason}",
+        f"All results are in {run.folder}; to try these cells again, choose a new --output-dir",
+    )
 
 
 def _without_content(cell: Cell) -> str:

@@ -57,8 +57,8 @@ def submit(
     """Run an experiment as a SLURM job array, followed by a job that merges, scores and reports.
 
     Shards are cut to take about equal time on the GPU that --gres names; a name that fits several devices needs
-    --hardware as well. Repeating the command, or `dlmbench submit --resume RUN`, queues what is
-    left, whatever happened to the jobs.
+    --hardware as well. Repeating the command, or `dlmbench submit --resume RUN`, queues what is left, whatever happened
+    to the jobs.
 
     \b
     Example: dlmbench submit -c config/experiments.yaml --shards 8 --gres gpu:h200:1 --time 4:00:00
@@ -196,14 +196,17 @@ def finish(
 
     console.load_libraries("torch")
     from dlmbench.cli.report import conclude
-    from dlmbench.cli.run import check_cells
+    from dlmbench.cli.run import failed_cells
+    from dlmbench.results import read_run
     from dlmbench.slurm import merge, submission
 
     _print_merged(merge.merge_submitted(run_folder.absolute(), partial))
     with console.LiveProgress("scoring", 1) as progress:
         merge.score_rest(run_folder, progress)
-    study = conclude(run_folder)
-    check_cells(submission.load(run_folder.absolute()).plan(), study, run_folder)
+    failure = failed_cells(submission.load(run_folder.absolute()).plan(), read_run(run_folder))
+    conclude(run_folder)
+    if failure is not None:
+        raise failure
 
 
 @command()

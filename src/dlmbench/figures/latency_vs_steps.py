@@ -54,7 +54,8 @@ def chart(frame: pd.DataFrame) -> Any:
     shown = style.by_shape_and_batch(shown)
     shown, tips = style.with_tooltip(shown, latency=("latency_s", "s"))
     x = style.log2_axis("steps", "diffusion steps K", list(curves["steps"]))
-    y = style.axis("latency_s", "latency [s]", [*shown["latency_s"], *shown["latency_high_s"]])
+    ends = [*shown["latency_s"], *shown["latency_low_s"], *shown["latency_high_s"]]
+    y = style.axis("latency_s", "latency [s]", ends)
     marks, met = style.Marks(x, y, style.series_looks(shown), tips), style.where("break_even")
     cross = met.mark_point(shape="cross", angle=45, filled=True, color=style.INK, opacity=1, size=60)
     layers = [

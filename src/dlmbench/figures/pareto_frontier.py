@@ -78,7 +78,8 @@ def chart(frame: pd.DataFrame) -> Any:
     """A panel for each pair of lengths and batch size."""
     shown, (metric, unit) = style.by_shape_and_batch(frame), _quality(frame)
     shown, tips = style.with_tooltip(shown, quality=("quality", unit), latency=("latency_s", "s"))
-    x = style.axis("latency_s", "latency [s]", [*shown["latency_s"], *shown["latency_high_s"]], alt.X)
+    ends = [*shown["latency_s"], *shown["latency_low_s"], *shown["latency_high_s"]]
+    x = style.axis("latency_s", "latency [s]", ends, alt.X)
     y = style.axis("quality", f"{metric} [{unit}]", list(shown["quality"]), zero=False)
     marks, others = style.Marks(x, y, style.series_looks(shown), tips), style.where("baseline", "other")
     # K is readable on one curve only.

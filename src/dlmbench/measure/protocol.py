@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from dlmbench.measure.clock import Clock
+from dlmbench.measure.host import HostLoad
 from dlmbench.measure.nvml import GpuMeter
 from dlmbench.types import Generation, OnStep, ProtocolSettings, Sample, TracedPass
 
@@ -170,6 +171,7 @@ def timed_repetition(
     process_id: int,
     loaded_since_s: float,
     meter: GpuMeter,
+    host: HostLoad,
     useful_tokens: Callable[[Generation], int | None],
     output_bytes: Callable[[Generation], int | None],
 ) -> tuple[Sample, Generation]:
@@ -205,6 +207,7 @@ def timed_repetition(
         attention_pairs=generation.attention_pairs,
         wasted_positions=generation.wasted_positions,
         load_s=wall_start - loaded_since_s,
+        host_busy=host.busy_share(),
         **vars(gpu),
     )
     return sample, generation

@@ -16,6 +16,7 @@ from typing import Any
 
 from dlmbench.errors import BenchError
 from dlmbench.measure.clock import Clock
+from dlmbench.measure.host import HostLoad
 from dlmbench.measure.nvml import GpuMeter
 from dlmbench.measure.protocol import Z_95, timed_repetition
 from dlmbench.types import ClockBias, Generation, NoiseFloor, PlantedSlowdown, Sample
@@ -115,6 +116,7 @@ def repetition(generate: Callable[[], Generation], clock: Clock, index: int, met
         process_id=0,
         loaded_since_s=clock.wall(),
         meter=meter or GpuMeter(),
+        host=HostLoad(),
         useful_tokens=lambda generation: None,
         output_bytes=lambda generation: None,
     )

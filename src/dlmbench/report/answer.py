@@ -158,7 +158,7 @@ def _share_faster(curve: Curve) -> float:
 
 def _at_equal_quality(curve: Curve, verdict: Verdict) -> str:
     if verdict.outcome == "undecided":
-        return "It is undecided"
+        return "Which model wins is undecided"
     if verdict.speed is not None:
         return f"At near-equal quality {curve.model} is {times_faster(verdict.speed)}"
     if verdict.parity == "not_reached":

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from dlmbench.analysis.cost import CellCost, CheapestCell, cheapest, costs, goal_of
@@ -12,19 +13,24 @@ from dlmbench.analysis.study import analyse
 from dlmbench.charts.write import figures_folder, write_all
 from dlmbench.report import document, page
 from dlmbench.results import read_run
+from dlmbench.results.journal import replace_file
 from dlmbench.types import Run
+
+VERDICTS = "verdicts.json"
 
 
 def write(run: Run, study: Study, folder: Path, progress: Callable[[str], None]) -> list[Path]:
-    """Figures, then report.md, then report.html, for the run in `folder`; the paths written, the page last.
+    """The verdicts, figures, report.md and report.html of the run in `folder`; the paths written, the page last.
 
     Raises:
         BenchError: the folder cannot be written.
     """
+    records = [{**asdict(v), "speed": v.speed and v.speed.as_dict()} for v in study.verdicts]
+    replace_file(folder / VERDICTS, json.dumps({"verdicts": records}, indent=1, allow_nan=False) + "\n")
     progress("drawing the figures as PNG and PDF")
     figures = write_all(run, study, figures_folder(folder))
     progress("writing the document")
-    return [*figures, document.write(run, study, folder), page.write(run, study, folder, progress)]
+    return [folder / VERDICTS, *figures, document.write(run, study, folder), page.write(run, study, folder, progress)]
 
 
 @dataclass(frozen=True)

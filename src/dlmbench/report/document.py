@@ -12,8 +12,8 @@ from pathlib import Path
 import jinja2
 
 from dlmbench.analysis.results import Study
+from dlmbench.charts.embed import document_figures
 from dlmbench.errors import BenchError
-from dlmbench.report.figures import document_figures
 from dlmbench.report.source import Source, family_title, is_published
 from dlmbench.report.tables import Tables
 from dlmbench.report.text import Markdown, counted, escape, finalize, gib, listed, percent, valued

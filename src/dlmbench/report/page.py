@@ -23,7 +23,7 @@ from dlmbench.analysis.parity import ALPHA, ParityPoint
 from dlmbench.analysis.quality import MetricInfo
 from dlmbench.analysis.results import CellSummary, MetricParity, Study
 from dlmbench.charts import style as charts_style
-from dlmbench.report.figures import packed, page_figures
+from dlmbench.charts.embed import drawing_script, packed, page_figures
 from dlmbench.report.source import NotMeasured, Source
 from dlmbench.report.tables import FALSE_DISCOVERIES
 from dlmbench.results.journal import replace_file
@@ -125,6 +125,7 @@ def render(page: dict[str, Any]) -> str:
 
     files = resources.files("dlmbench.report") / "templates"
     style, script = ((files / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
+    script = drawing_script() + script
     vega = charting_script()
     environment = Environment(
         loader=PackageLoader("dlmbench.report", "templates"),

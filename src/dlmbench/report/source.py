@@ -14,6 +14,7 @@ from dlmbench.analysis.contrasts import setting
 from dlmbench.analysis.replication import LEAST_PROCESSES, UNMEASURED_FLOOR, floor_of, usable
 from dlmbench.analysis.results import CellSummary, Curve, Study
 from dlmbench.analysis.stats import group_by
+from dlmbench.charts.embed import ReportFigure
 from dlmbench.report.answer import Answer, answer_of
 from dlmbench.report.text import counted, gib, percent
 from dlmbench.results import GENERATIONS, read_generations
@@ -23,25 +24,6 @@ from dlmbench.tasks.records import read as read_tasks
 from dlmbench.types import Cell, Finding, ModelSpec, Run
 
 ABSENT = "not on record"
-
-
-@dataclass(frozen=True)
-class ReportFigure:
-    """A figure of document or page. `missing`: why it could not be drawn.
-
-    picture: its path relative to the document. plot, csv: the figure and its points packed, for the page. views: its
-    panels where the page shows one at a time.
-    """
-
-    name: str
-    title: str
-    caption: str = ""
-    missing: str = ""
-    picture: str = ""
-    plot: str = ""
-    csv: str = ""
-    height_px: int = 0
-    views: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -73,8 +55,9 @@ class Source:
         timed = [r for r in self.run.results if usable(r)]
         if not timed:
             return ""
-        if self.run.selfcheck is not None:
-            floor = max(floor_of(r, self.run.selfcheck) for r in timed)
+        check = self.run.selfcheck
+        if check is not None and all(check.floor(r.cell.engine, 1) is not None for r in timed):
+            floor = max(floor_of(r, check) for r in timed)
             return f"Differences under {percent(floor)} cannot be shown here (self-check of this machine)."
         if min(len({s.process_id for s in r.timed}) for r in timed) < LEAST_PROCESSES:
             return f"Noise floor not measured: {percent(UNMEASURED_FLOOR)} assumed."

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
+from dlmbench import registry
 from dlmbench.analysis.quality import MetricInfo, Quality
 from dlmbench.analysis.stats import Interval, group_by
-from dlmbench.report.questions import answers, expected_metrics
+from dlmbench.report.questions import answers
 from dlmbench.report.source import Source, first_of, is_published, name_of, shape
 from dlmbench.report.text import (
     Markdown,
@@ -170,7 +171,11 @@ class Tables:
         for lacking in self.source.not_measured():
             examples = f" ({first_of(lacking.examples, 2)})" if lacking.examples else ""
             items.append(f"{lacking.what}: {lacking.why}{examples}.")
-        if absent := expected_metrics(self.source):
+        measured = {m.name for m in self.study.metrics}
+        wanted = {
+            n for n in registry.loadable("metrics") if registry.attribute("metrics", n, "REPORT_IF_MISSING", False)
+        }
+        if absent := [registry.attribute("metrics", name, "TITLE", name) for name in sorted(wanted - measured)]:
             items.append(f"Not scored: {listed(absent)}.")
         optional = {"energy": "energy", "first_text_s": "times inside a generation", "memory": "peak memory"}
         absent = [text for name, text in optional.items() if all(getattr(s, name) is None for s in self.study.cells)]
@@ -242,7 +247,7 @@ class Tables:
             return "No cell was timed."
         per_cell, processes = sorted(map(len, timed)), sorted(len({s.process_id for s in t}) for t in timed)
         ends = (f"{v[0]}" if v[0] == v[-1] else f"{v[0]} to {v[-1]}" for v in (per_cell, processes))
-        return "On record: {} timed repetitions a cell, from {} processes.".format(*ends)
+        return "On record: {} timed repetitions a cell; processes: {}.".format(*ends)
 
     def counts(self) -> str:
         """How many cells there are and how they ended."""

@@ -43,20 +43,22 @@ def percent(share: float) -> str:
 def decimals(interval: Interval) -> int:
     """Decimals for one digit of the interval's width, two where those are at most 35 (Particle Data Group's rule).
 
-    At most four digits of the value; three where there is no interval.
+    Two to four digits of the value; three where there is no interval.
     """
+    if not math.isfinite(interval.value):
+        return 0
     size = math.floor(math.log10(abs(interval.value))) if interval.value else 0
     width = interval.high - interval.low
-    if not width > 0:  # also where an end is unknown
+    if not 0 < width < math.inf:  # also where an end is unknown
         return 2 - size
     first = math.floor(math.log10(width))
-    return min(1 - first if width <= 3.5 * 10.0**first else -first, 3 - size)
+    return max(1 - size, min(1 - first if width <= 3.5 * 10.0**first else -first, 3 - size))
 
 
 def rounded(interval: Interval) -> str:
     """The value of an interval, as precise as it is known: every number of a report that has an interval."""
     digits = decimals(interval)
-    return f"{round(interval.value, digits):,.{max(0, digits)}f}"
+    return f"{round(interval.value, digits):,.{max(0, digits)}f}" if math.isfinite(interval.value) else "not finite"
 
 
 def spread(interval: Interval | Summary, unit: str = "") -> str:

@@ -8,7 +8,7 @@ import json
 import os
 import re
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from urllib.parse import quote
@@ -28,11 +28,29 @@ from dlmbench.charts.write import (
     specification,
     write_one,
 )
-from dlmbench.report.source import ReportFigure
 from dlmbench.types import Run
 
 # With more panels than this the page shows one at a time and a menu to choose it.
 MOST_PANELS = 8
+
+
+@dataclass(frozen=True)
+class ReportFigure:
+    """A figure of document or page. `missing`: why it could not be drawn.
+
+    picture: its path relative to the document. plot, csv: the figure and its points packed, for the page. views: its
+    panels where the page shows one at a time.
+    """
+
+    name: str
+    title: str
+    caption: str = ""
+    missing: str = ""
+    picture: str = ""
+    plot: str = ""
+    csv: str = ""
+    height_px: int = 0
+    views: tuple[str, ...] = ()
 
 
 def document_figures(run: Run, study: Study, folder: Path) -> tuple[ReportFigure, ...]:
@@ -85,6 +103,11 @@ def _with_plot(figure: ReportFigure, module: ModuleType, frame: pd.DataFrame) ->
         height_px=260 * rows + 120,
         views=tuple(panels if len(panels) > MOST_PANELS else ()),
     )
+
+
+def drawing_script() -> str:
+    """The script that draws the figures of a page."""
+    return (Path(__file__).parent / "figures.js").read_text(encoding="utf-8")
 
 
 def packed(text: str) -> str:

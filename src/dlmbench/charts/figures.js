@@ -1,0 +1,129 @@
+"use strict";
+// Figures of a page: fitted to its width and theme, drawn by Vega, as write.py fits and draws them for print.
+// The page brings byId, element, unpack, save, idle, root, isDark and printing.
+const NARROW_PX = 560;
+// The area inside the margins of both Letter and A4, in pixels, less a title and some space.
+const PAPER = { width: 680, height: 860 };
+let vegaReady;
+let darkColours;
+const vegaEmbed = () =>
+  (vegaReady ??= unpack("vega").then((source) => {
+    document.head.append(element("script", { textContent: source }));
+    return window.vegaEmbed;
+  }));
+// A legend has as many columns as its names leave space for; names that do not fit are cut.
+const fitLegends = (part, width) => {
+  if (!part || typeof part !== "object") return;
+  const names = part.scale?.domain;
+  if (part.legend && Array.isArray(names)) {
+    const longest = Math.max(...names.map((n) => String(n).length));
+    const across = Math.max(1, Math.floor(width / (6.6 * longest + 34)));
+    Object.assign(part.legend, { columns: Math.min(across, names.length), labelLimit: width - 40 });
+  }
+  Object.entries(part).forEach(([key, value]) => key !== "datasets" && fitLegends(value, width));
+};
+
+class PageFigure {
+  constructor(place) {
+    this.place = place;
+    this.drawn = false;
+    this.hidden = new Set();
+    // A click on a name in the legend hides its marks, or shows them again.
+    place.addEventListener("click", (event) => {
+      const label = event.target.closest?.(".role-legend-label text")?.textContent.replace(/…$/, "");
+      if (!label) return;
+      if (!this.hidden.delete(label)) this.hidden.add(label);
+      this.draw();
+    });
+    this.select = place.parentElement.querySelector("[data-view]");
+    this.select?.addEventListener("change", () => this.draw());
+  }
+
+  async draw() {
+    const [embed, text, colours] = await Promise.all([
+      vegaEmbed(),
+      (this.text ??= unpack(this.place.dataset.plot)),
+      (darkColours ??= unpack("colours").then(JSON.parse)),
+    ]);
+    const shown = isDark() ? text.replace(/"(#[0-9a-f]{6})"/gi, (all, c) => `"${colours[c.toLowerCase()] ?? c}"`) : text;
+    const spec = JSON.parse(shown);
+    const { inner, columns } = this.fit(spec);
+    // The policy of the page forbids code made from text: expressions are interpreted. Only errors are logged.
+    const options = { ast: true, renderer: "svg", actions: false, logLevel: 1, tooltip: { theme: isDark() ? "dark" : "light" } };
+    this.made?.finalize();
+    this.made = await embed(this.place, spec, options);
+    // Labels need space that only drawing tells: what is too wide or too narrow is given to the panels.
+    const drawn = this.place.querySelector("svg");
+    if ( spec.facet) {
+      const width = inner.width + (this.width - drawn.width.baseVal.value - 1) / columns;
+      await this.made.view.signal("child_width", Math.max(width, 60)).resize().runAsync();
+    }
+    // One image with a name, not a thousand graphics without one.
+    for (const part of drawn.querySelectorAll("[role], [aria-roledescription]")) {
+      part.removeAttribute("role");
+      part.removeAttribute("aria-roledescription");
+    }
+    drawn.setAttribute("role", "img");
+    drawn.setAttribute("aria-label", spec.description);
+    this.place.style.minHeight = "";
+    this.drawn = true;
+  }
+
+  // Panels side by side where they fit, otherwise below each other; of very many, the chosen one; no hidden marks.
+  fit(spec) {
+    // A figure in a closed part of the page has no width of its own yet: it is drawn as wide as it will be.
+    this.width = printing ? PAPER.width : this.place.clientWidth || byId("figures").clientWidth - 40;
+    const inner = spec.facet ? spec.spec : spec;
+    const chosen = this.select && spec.facet.sort[Number(this.select.value)];
+    if (chosen) spec.facet.sort = [chosen];
+    const isHidden = (name) => name && [...this.hidden].some((label) => name.startsWith(label));
+    for (const [name, rows] of Object.entries(spec.datasets)) {
+      spec.datasets[name] = rows.filter(
+        (r) => (!chosen || r.panel === chosen) && !isHidden(r.line ?? r.series),
+      );
+    }
+    const panels = spec.facet?.sort?.length ?? 1;
+    let columns = Math.min(this.width < NARROW_PX ? 1 : spec.columns ?? 1, panels);
+    inner.height ??= panels === 1 ? 300 : 190;
+    if (printing && panels > 2) {
+      // A figure and its caption fit on one page.
+      columns = Math.min(panels, 3);
+      inner.height = Math.min(inner.height, 460 / Math.ceil(panels / columns) - 60);
+    }
+    if (spec.facet) {
+      spec.columns = columns;
+      spec.facet.header = { ...spec.facet.header, labelLimit: (this.width - 40) / columns };
+    }
+    inner.width = (this.width - 80) / columns - 24;
+    if (spec.title && this.width < NARROW_PX) spec.title = spec.title.split(/(?<=:) /);
+    fitLegends(spec, this.width);
+    return { inner, columns };
+  }
+}
+
+const figures = [...document.querySelectorAll("[data-plot]")].map((place) => new PageFigure(place));
+const drawOne = (figure) =>
+  figure.draw().catch((error) => {
+    figure.place.textContent = `This figure could not be drawn here (${error}). Its points are in the CSV.`;
+  });
+const drawAll = async () => {
+  // In the order of the page, one after the other, so that the reader can scroll meanwhile.
+  for (const figure of figures) {
+    await drawOne(figure);
+    await new Promise((done) => idle(done, { timeout: 100 }));
+  }
+  root.dataset.drawn = "all";
+  performance.mark("figures drawn");
+};
+document.querySelectorAll("[data-csv]").forEach((button) =>
+  button.addEventListener("click", async () => save(await unpack(button.dataset.csv), button.dataset.file)),
+);
+let resizing;
+addEventListener("resize", () => {
+  clearTimeout(resizing);
+  resizing = setTimeout(
+    () => figures.forEach((f) => f.drawn && f.place.clientWidth && f.place.clientWidth !== f.width && !printing && f.draw()),
+    150,
+  );
+});
+
