@@ -197,7 +197,7 @@ def cell_table(study: Study) -> CellTable:
         Column("first", "first text", "ms", 1, first, "first_text_s", 1e3),
         Column("memory", "peak memory", unit, decimals, "of a generation, with weights", "memory.bytes", 1 / scale),
         Column("energy", "energy", "J", 1, "of one generated batch", "energy.value"),
-        Column("useful_j", "energy / useful token", "J", 3, "gross, up to the first end", "joules_per_useful_token.value"),
+        Column("useful_j", "energy, useful token", "J", 3, "gross, idle included", "joules_per_useful_token.value"),
         *metrics[1:],
         Column("block", "block", "tokens", 0, "positions in a block", "block_length"),
         Column("state", "state", "", None, "of the device: rested, or sustained under 20 s of load or more", "state"),
