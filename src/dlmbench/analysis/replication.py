@@ -93,7 +93,7 @@ class Ratio:
 
     floor: the share by which equal code in two processes may differ, 0 where the variance is that between processes. It
     bounds 95% of such ratios, so it enters the test as a variance: a single ratio must exceed it, one of many must
-    exceed it by more. In simulation a fixed threshold gave a false verdict in 19% of reports of 12 cells.
+    exceed it by more. Among many cells a fixed threshold is passed by chance too often.
     """
 
     log: float
@@ -182,8 +182,8 @@ def spread_of(logs: Sequence[Mapping[int, float]]) -> Spread | None:
 def estimate(values: Mapping[int, Sequence[float]], spread: Spread | None, floor: float = UNMEASURED_FLOOR) -> Estimate:
     """A cell's estimate from its positive values by process, in the order they were taken, and its kind's `Spread`.
 
-    With several complete processes the variance is the larger of the cell's own and the pooled one: in simulation the
-    pooled one alone covers 93% where the cells of a kind are unequally noisy, the larger one at least 95%.
+    With several complete processes the variance is the larger of the cell's own and the pooled one, which alone would
+    be too small for a cell that is noisier than its kind.
     """
     complete = logs_of(values)
     count = sum(len(v) for v in values.values())

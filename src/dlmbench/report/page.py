@@ -197,8 +197,11 @@ def cell_table(study: Study) -> CellTable:
         Column("first", "first text", "ms", 1, first, "first_text_s", 1e3),
         Column("memory", "peak memory", unit, decimals, "of a generation, with weights", "memory.bytes", 1 / scale),
         Column("energy", "energy", "J", 1, "of one generated batch", "energy.value"),
+        Column("useful_j", "energy, useful token", "J", 3, "gross, idle included", "joules_per_useful_token.value"),
         *metrics[1:],
         Column("block", "block", "tokens", 0, "positions in a block", "block_length"),
+        Column("state", "state", "", None, "of the device: rested, or sustained under 20 s of load or more", "state"),
+        Column("processes", "processes", "", 0, "that the interval of the latency rests on", "latency.processes"),
         Column("n", "n", "", 0, "timed repetitions", "latency.n"),
         Column("status", "status", "", None, "ok, or why there is no value", _status),
     )

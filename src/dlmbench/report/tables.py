@@ -72,13 +72,14 @@ class Tables:
                 spread(s.latency.interval.times(1e3)) if s.latency else s.status_text,
                 s.speedup and spread(s.speedup),
                 None if s.pace in ("unknown", "unclear") else s.pace,
+                s.state,
                 None if s.first_text_s is None else sig(1e3 * s.first_text_s),
                 s.memory and gib(s.memory.bytes),
                 s.joules_per_token and sig(s.joules_per_token.value),
             )
             for s in self.study.cells
         ]
-        columns = ("cell", "K", "B", "P+G", "latency [ms]", "speed, x baseline's", "shown", "first text [ms]")
+        columns = ("cell", "K", "B", "P+G", "latency [ms]", "speed, x baseline's", "shown", "state", "first text [ms]")
         return self._table((*columns, "memory", "J/token"), rows, "No cell is on record.", FALSE_DISCOVERIES)
 
     def quality(self) -> Markdown:
