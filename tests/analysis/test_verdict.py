@@ -180,3 +180,12 @@ def test_energy_and_throughput_at_equal_quality():
     joules = alone.at(8).joules_per_token
     assert joules.value == pytest.approx(watts * 0.08 / 64)
     assert not joules.is_known
+
+
+def test_too_few_repetitions_are_the_reason_and_not_a_difference_that_is_not_shown():
+    run = study({8: 0.9, 64: 0.9}, {8: 0.08, 64: 0.64})
+    few = tuple(replace(r, samples=tuple(s for s in r.samples if s.index < 5)) for r in run.results)
+    (verdict,) = verdicts_of(analyse(replace(run, results=few)).curves)
+    assert verdict.outcome == "undecided"
+    assert "too little was timed" in verdict.reason
+    assert verdict.settles == "3 undisturbed processes, or 6 repetitions in one"

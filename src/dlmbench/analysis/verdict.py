@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from dlmbench.analysis.parity import ALPHA, LEAST_PROMPTS, plausible_steps
+from dlmbench.analysis.replication import LEAST_ALONE, LEAST_PROCESSES
 from dlmbench.analysis.results import RANDOM_WEIGHTS, Curve, MetricParity, Verdict, VerdictOutcome
 
 Pace = Literal["faster", "slower", "unclear", "unknown"]
@@ -91,6 +92,7 @@ def worse_but_faster(curve: Curve, alpha: float = ALPHA) -> tuple[int, ...]:
     return tuple(k for k in worse if pace(curve, k, alpha) == "faster")
 
 
+_LEAST = f"{LEAST_PROCESSES} undisturbed processes, or {LEAST_ALONE} repetitions in one"
 _MORE_PROMPTS = "more prompts"
 _MORE_PROCESSES = "more processes, or a larger difference in time"
 
@@ -120,6 +122,8 @@ def _decide(curve: Curve, shown: MetricParity | None, alpha: float) -> Decision:
             return Decision("baseline", f"as good only from {span} on, and slower there")
         if paces >= {"faster", "slower"}:
             return Decision("undecided", f"parity lies at {span}, where the faster model changes", _MORE_PROMPTS)
+        if not all(p.ratio and p.ratio.suffices for p in curve.points if p.cell.steps in steps):
+            return Decision("undecided", f"as good at {span}, where too little was timed for a verdict", _LEAST)
         return Decision("undecided", f"as good at {span}, where the times are not shown to differ", _MORE_PROCESSES)
     if found.outcome == "not_reached" and out_of_reach:
         if all_steps_tried:

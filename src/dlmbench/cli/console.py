@@ -125,7 +125,12 @@ def new_table(title: str | Text | None, *columns: str) -> Table:
     table = Table(title=title, title_justify="left", pad_edge=False)
     for name in columns:
         is_right = name.startswith(">")
-        table.add_column(name.removeprefix(">"), justify="right" if is_right else "left", no_wrap=is_right)
+        title = name.removeprefix(">")
+        # Texts wrap, but never to nothing where numbers fill a narrow terminal.
+        if is_right:
+            table.add_column(title, justify="right", no_wrap=True)
+        else:
+            table.add_column(title, min_width=min(12, len(title)))
     return table
 
 
