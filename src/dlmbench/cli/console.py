@@ -125,12 +125,7 @@ def new_table(title: str | Text | None, *columns: str) -> Table:
     table = Table(title=title, title_justify="left", pad_edge=False)
     for name in columns:
         is_right = name.startswith(">")
-        title = name.removeprefix(">")
-        # Texts wrap, but never to nothing where numbers fill a narrow terminal.
-        if is_right:
-            table.add_column(title, justify="right", no_wrap=True)
-        else:
-            table.add_column(title, min_width=min(12, len(title)))
+        table.add_column(name.removeprefix(">"), justify="right" if is_right else "left", no_wrap=is_right)
     return table
 
 
@@ -301,14 +296,14 @@ def summary(study: Study, title: str) -> Table:
 
     sizes = (">K", ">block", ">B", ">P", ">G")
     columns = (">latency ms [95%]", ">tokens/s", ">memory MiB", ">nats/token", ">valid", ">speedup", ">n")
-    table = new_table(title, "model", *sizes, *columns)
+    rows = []
     for row in study.cells:
         cell, status, timed = row.cell, row.status_text, row.latency
         latency = number(timed.median if timed else None, 1e3, 1)
         if timed is not None and timed.interval.is_known:
             latency += f" [{timed.low * 1e3:.1f}, {timed.high * 1e3:.1f}]"
         likelihood, validity = (row.quality_in(metric_for(m)) for m in ("likelihood", "validity"))
-        table.add_row(
+        texts = (
             study.label(cell) + ("" if status == "ok" else f" ({status})"),
             number(cell.steps),
             number(row.block_length),
@@ -323,6 +318,12 @@ def summary(study: Study, title: str) -> Table:
             f"{row.speedup.value:.2f}x" if row.speedup is not None else "-",
             str(timed.n if timed else 0),
         )
+        rows.append(texts)
+    # Columns without any value would take the room of the model's name.
+    kept = [i for i in range(len(sizes) + len(columns) + 1) if any(texts[i] != "-" for texts in rows)]
+    table = new_table(title, *(("model", *sizes, *columns)[i] for i in kept))
+    for texts in rows:
+        table.add_row(*(texts[i] for i in kept))
     return table
 
 
