@@ -170,7 +170,7 @@ def test_a_disturbed_cell_has_no_verdict(change):
     of = baseline_cell()
     first = result(of, {p: repeated(1.0, 6, p) for p in (1, 2, 3)})
     second = result(of, {p: repeated(1.3, 6, p) for p in (4, 5, 6)}, **change)
-    assert verdicts([first], [second]) == ["too few repetitions"]
+    assert verdicts([first], [second]) == ["disturbed"]
 
 
 def test_kinds_of_work_do_not_share_their_noise():

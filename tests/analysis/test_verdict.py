@@ -60,7 +60,12 @@ STEPS = {k: 0.01 * k for k in (4, 8, 16, 32, 64)}
         ({4: 2.0, 8: 0.9, 16: 0.9, 32: 0.9, 64: 0.9}, "diffusion", "as good and faster at K=8", ""),
         ({4: 2.0, 8: 1.5, 16: 1.3, 32: 0.9, 64: 0.9}, "baseline", "as good only from K=32 on, and slower there", ""),
         ({4: 2.0, 8: 1.5, 16: 0.9, 32: 0.9, 64: 0.9}, "undecided", "times are not shown to differ", "more processes"),
-        ({4: 2.0, 8: 1.5, 16: 1.3, 32: 1.2, 64: 1.1}, "baseline", "worse at every K up to 64, a step for every", ""),
+        (
+            {4: 2.0, 8: 1.5, 16: 1.3, 32: 1.2, 64: 1.1},
+            "baseline",
+            "worse at every K measured up to 64, a step for every",
+            "",
+        ),
         (
             {4: 2.0, 8: 1.5, 16: 1.3, 32: 1.2, 64: 1.0},
             "baseline",
@@ -109,7 +114,8 @@ def test_a_step_count_that_was_not_timed_lies_between_those_that_were():
         return analyse(replace(run, results=results), draws=400).curves[0]
 
     assert pace(without(64), 64) == "slower"  # as 32 is
-    assert pace(without(8), 8) == "unknown"  # a line through the others decides nothing
+    assert pace(without(8), 8) == "unknown"  # a line beyond the others decides nothing
+    assert [pace(without(4), k) for k in (12, 20)] == ["faster", "slower"]  # between 8 and 32, k* is 16
     (verdict,) = verdicts_of([without(8)])
     assert (verdict.outcome, verdict.speed) == ("undecided", None)
 
@@ -189,3 +195,38 @@ def test_too_few_repetitions_are_the_reason_and_not_a_difference_that_is_not_sho
     assert verdict.outcome == "undecided"
     assert "too little was timed" in verdict.reason
     assert verdict.settles == "3 undisturbed processes, or 6 repetitions in one"
+
+
+def test_a_faster_step_count_that_is_as_good_keeps_the_baseline_from_winning():
+    """Quality that falls again with more steps: S_parity is beyond, yet a small K is as good and faster."""
+    run = study({4: 1.0, 8: 1.0, 64: 1.5}, {4: 0.04, 8: 0.08, 64: 0.64}, base_s=2.0)
+    _, found = only(run, 0.1)
+    assert found.outcome == "undecided"
+    assert "a faster K may be as good" in found.reason
+
+
+def test_what_lies_between_two_measured_step_counts_keeps_the_baseline_from_winning():
+    """K = 8 is worse and K = 64 as good and slower: k* is 15, so 9 to 14 steps may be as good and faster."""
+    _, found = only(study({8: 1.5, 64: 0.9}, {8: 0.08, 64: 0.64}, base_s=0.15))
+    assert (found.outcome, found.settles) == ("undecided", "step counts between")
+    _, slow = only(study({8: 1.5, 64: 0.9}, {8: 0.08, 64: 0.64}, base_s=0.06))
+    assert slow.outcome == "baseline"
+
+
+def test_a_disturbed_machine_is_the_reason_where_it_is():
+    run = study({8: 0.9, 64: 0.9}, {8: 0.08, 64: 0.64})
+    busy = tuple(replace(r, samples=tuple(replace(s, host_busy=0.6) for s in r.samples)) for r in run.results)
+    (verdict,) = verdicts_of(analyse(replace(run, results=busy)).curves)
+    assert (verdict.outcome, verdict.settles) == ("undecided", "a quiet machine")
+
+
+def test_a_failed_baseline_is_not_replaced_by_that_of_another_engine():
+    run = study({8: 0.9, 64: 0.9}, {8: 0.08, 64: 0.64})
+    base = run.results[0]
+    other = measured(replace(base.cell, engine="hf"), [5.0] * 15, processes=3)
+    lost = replace(base, status="oom", reason="needs 90 GiB", samples=())
+    cells = (lost.cell, other.cell, *run.cells[1:])
+    (curve,) = analyse(replace(run, cells=cells, results=(lost, other, *run.results[1:]))).curves
+    assert all(p.ratio is None for p in curve.points)
+    assert any("needs 90 GiB" in m for m in curve.missing)
+    assert verdicts_of([curve])[0].outcome == "undecided"

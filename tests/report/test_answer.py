@@ -134,8 +134,8 @@ def test_the_headline_is_what_a_person_would_say():
 def test_a_run_of_random_weights_speaks_of_speed_alone_and_hides_no_workload():
     answer = answer_of(analyse(read_run(STUDY / "h200-native"), 100))
     assert answer.headline == (
-        "Speed only, quality was not measured. At best llada is faster up to about 54 of 64 steps at batch 1 with "
-        "64+64 tokens. At worst llada is faster up to 2.3 of 64 steps at batch 8 with 960+64 tokens."
+        "Speed only, quality was not measured. At best llada is faster with K=4 and K=8 of 64 steps at batch 1 with "
+        "64+64 tokens. At worst llada breaks even at about 2.3 of 64 steps at batch 8 with 960+64 tokens."
     )
     assert len(answer.rows) == 8
     assert "as_good_from" not in answer.columns

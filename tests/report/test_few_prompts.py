@@ -104,7 +104,9 @@ def test_a_comparison_needs_as_many_prompts_as_parity_does(prompts):
     one = few(prompts)
     better = {target_cell(16, None, b).id for b in (1, 8)}
     scores = tuple(
-        replace(s, total=s.total - s.weight) if s.metric == "likelihood" and s.cell_id in better else s
+        replace(s, total=s.total - s.weight * (1 + s.prompt_index / 100))
+        if s.metric == "likelihood" and s.cell_id in better
+        else s
         for s in one.text_scores
     )
     found = compare(one, replace(one, text_scores=scores))

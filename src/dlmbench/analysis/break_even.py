@@ -29,9 +29,10 @@ class BreakEven:
     """latency(k) = intercept_s + slope_s * k, and where it meets the baseline's latency.
 
     largest_residual: the largest distance of a latency from the line, as a share of the latency. steps: k*, None where
-    there is none, for `reason`. low, high: its 95% interval, None for a rough value. is_rough: neither bracketed by two
-    measured step counts nor on a line that was checked. points: step counts measured; through two, a line always fits.
-    rise: how much longer a step takes between the last two step counts than between the first two, as a share; None
+    there is none, for `reason`. low, high: its 95% interval, None for a rough value. is_rough: not bracketed by two
+    measured step counts nor on a line that was checked, or from too few repetitions for a verdict. points: step counts
+    measured; through two, a line always fits. rise: how much longer a step takes between the last two step counts than
+    between the first two, as a share; None
     below three.
     """
 
@@ -74,7 +75,7 @@ def fit_line(steps_K: FloatArray, latency_KD: FloatArray) -> tuple[FloatArray, F
 
 def _draws(estimate: Estimate, draws: int, seed: tuple[int, int]) -> FloatArray:
     """Draws of the quantity from its t distribution on the log scale; NaN where its error is unknown."""
-    t_D = np.random.default_rng(seed).standard_t(estimate.df, draws)
+    t_D = np.random.default_rng(seed).standard_t(min(estimate.df, 1e6), draws)
     return np.asarray(np.exp(estimate.log + math.sqrt(estimate.variance) * t_D))
 
 
@@ -113,7 +114,10 @@ def break_even(
     bracket = brackets[0] if np.count_nonzero(above[1:] != above[:-1]) == 1 and brackets else None
     crossing = float(_crossing(steps, latency_K[:, None], np.array([baseline.value]), bracket)[0])
     outside = not steps[0] <= crossing <= steps[-1]
-    is_rough = bracket is None and (outside or len(steps) < 3 or residual > LARGEST_RESIDUAL)
+    used = steps if bracket is None else steps[bracket : bracket + 2]
+    suffices = baseline.suffices and all(latencies[k].suffices for k in used)
+    is_line = not outside and len(steps) > 2 and residual <= LARGEST_RESIDUAL
+    is_rough = not suffices or (bracket is None and not is_line)
     ends: tuple[float | None, float | None] = (None, None)
     if not is_rough:
         latency_KD = np.stack([_draws(latencies[k], draws, (seed, k)) for k in steps])

@@ -17,12 +17,20 @@ import numpy as np
 
 from dlmbench.analysis.parity import ALPHA, LEAST_PROMPTS, PerText, common_prompts, difference
 from dlmbench.analysis.quality import MetricInfo, all_cells, metrics_of, scores_by_text, whole_scores
-from dlmbench.analysis.replication import LEAST_ALONE, LEAST_PROCESSES, LEAST_REPETITIONS, Estimate, Ratio, latencies
+from dlmbench.analysis.replication import (
+    DISTURBED,
+    LEAST_ALONE,
+    LEAST_PROCESSES,
+    LEAST_REPETITIONS,
+    Estimate,
+    Ratio,
+    latencies,
+)
 from dlmbench.analysis.stats import Interval, Summary, false_discovery, group_by
 from dlmbench.analysis.study import peak_of, timing_of
 from dlmbench.types import Cell, CellResult, Environment, MemoryPass, Run
 
-SpeedVerdict = Literal["faster", "slower", "no difference shown", "too few repetitions", "not timed"]
+SpeedVerdict = Literal["faster", "slower", "no difference shown", "too few repetitions", "disturbed", "not timed"]
 QualityVerdict = Literal["better", "worse", "no difference shown", "equal"]
 # Environments may differ in these and still be compared; the differences are listed.
 _CIRCUMSTANCES = ("device_count", "cuda", "python", "cpu", "power_cap_w", "host", "platform", "dlmbench", "git_commit")
@@ -296,7 +304,9 @@ def _judged(pairs: Sequence[CellPair]) -> tuple[CellPair, ...]:
         if pair.ratio is not None:
             p_value = next(adjusted)
             verdict = "no difference shown"
-            if not pair.ratio.suffices:
+            if pair.ratio.is_disturbed:
+                verdict, reason = "disturbed", DISTURBED
+            elif not pair.ratio.suffices:
                 verdict, reason = "too few repetitions", _LEAST
             elif p_value <= ALPHA:
                 verdict = "faster" if pair.ratio.log > 0 else "slower"

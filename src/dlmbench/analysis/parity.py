@@ -37,8 +37,9 @@ Outcome = Literal["reached", "reached_at_smallest", "not_reached", "undecided"]
 ALPHA = 1 - CONFIDENCE
 # Below this many prompts nothing is called as good or worse: a rare large loss is too easily missed.
 LEAST_PROMPTS = 32
-# Where all differences are equal they have no spread to test with, and this many prompts are needed.
+# Where all differences are equal, but for a few, they have no spread to test with, and more prompts are needed.
 LEAST_UNANIMOUS = 100
+LEAST_DISSENT = 5
 # Sums in another order differ by this much at most: equal texts are at parity.
 ROUNDING = 1e-9
 DRAWS = 10_000
@@ -199,11 +200,13 @@ class Gaps:
     """f(k) - Q at every step count, oriented, with the bootstrap of its studentised error.
 
     gap_K, error_K (standard error, 0 where all differences are equal), t_KD: draws of (gap - true gap) / error.
+    is_unanimous: at some step count all differences are equal but for fewer than `LEAST_DISSENT`.
     """
 
     gap_K: FloatArray
     error_K: FloatArray
     t_KD: FloatArray
+    is_unanimous: bool
 
 
 def _influence(score: PerText) -> FloatArray:
@@ -229,7 +232,9 @@ def gaps_of(scores_K: Sequence[PerText], baseline: PerText, sign: float, counts_
     mean_KD = influence_KN @ counts_DN.T / n
     variance_KD = np.maximum((influence_KN**2) @ counts_DN.T / n - mean_KD**2, 0.0) / max(1, n - 1)
     t_KD = np.divide(mean_KD, np.sqrt(variance_KD), out=np.zeros_like(mean_KD), where=variance_KD > 0)
-    return Gaps(gap_K, np.where(error_K < ROUNDING, 0.0, error_K), t_KD)
+    dissent_K = (np.abs(influence_KN - np.median(influence_KN, axis=1, keepdims=True)) > ROUNDING).sum(axis=1)
+    unanimous = bool((dissent_K < LEAST_DISSENT).any())
+    return Gaps(gap_K, np.where(error_K < ROUNDING, 0.0, error_K), t_KD, unanimous)
 
 
 def _p_value(extreme_D: NDArray[np.bool_]) -> float:
@@ -330,7 +335,7 @@ def steps_to_parity(
 def difference(score: PerText, reference: PerText) -> tuple[Interval, float]:
     """score - reference over the same prompts, in the metric's unit, and the two-sided p-value that it is 0.
 
-    By the same tests as parity, McNemar's where a text is right or wrong.
+    By the same tests as parity, McNemar's where a text is right or wrong. 1 where there are too few prompts.
     """
     n = score.totals.size
     if is_binary(score.totals, score.weights) and is_binary(reference.totals, reference.weights):
@@ -339,8 +344,11 @@ def difference(score: PerText, reference: PerText) -> tuple[Interval, float]:
             int((score.totals < reference.totals).sum()),
         )
         return paired_difference(only_own, only_other, n), mcnemar(only_own, only_other)
-    point = _studentised_points([0], [score], gaps_of([score], reference, 1.0, bootstrap_counts(n)), 0.0)[0]
-    return point.gap, min(1.0, 2 * min(point.p_good, point.p_worse))
+    gaps = gaps_of([score], reference, 1.0, bootstrap_counts(n))
+    point = _studentised_points([0], [score], gaps, 0.0)[0]
+    is_equal = abs(gaps.gap_K[0]) <= ROUNDING and gaps.error_K[0] == 0
+    enough = min(score.n, reference.n) >= (LEAST_UNANIMOUS if gaps.is_unanimous else LEAST_PROMPTS)
+    return point.gap, min(1.0, 2 * min(point.p_good, point.p_worse)) if enough and not is_equal else 1.0
 
 
 # ---------------------------------------------------------------- the speedup at parity
@@ -379,16 +387,18 @@ def plausible_steps(parity: Parity, alpha: float = ALPHA) -> tuple[tuple[int, ..
     return tuple(k for k in grid if found.low_steps <= k <= last), found.high_steps is None
 
 
-def speedup_at_parity(parity: Parity, costs: Mapping[int, CellCosts], baseline: CellCosts) -> Speedup | None:
-    """Speedup at S_parity over `costs` (by steps); None where parity is not reached."""
-    if parity.steps is None:
+def speedup_at_parity(
+    parity: Parity, costs: Mapping[int, CellCosts], baseline: CellCosts, alpha: float = ALPHA
+) -> Speedup | None:
+    """Speedup at S_parity over `costs` (by steps), both at the level `alpha`; None where parity is not reached."""
+    at = parity.at(alpha).steps
+    if at is None:
         return None
-    at = parity.steps
-    steps, beyond = plausible_steps(parity)
+    steps, beyond = plausible_steps(parity, alpha)
     timed = [k for k in steps if k in costs]
 
     def over(above: Estimate | None, below: Mapping[int, Estimate | None]) -> Interval | None:
-        known = {k: above.over(e).interval() for k, e in below.items() if above is not None and e is not None}
+        known = {k: above.over(e).interval(1 - alpha) for k, e in below.items() if above is not None and e is not None}
         if at not in known:
             return None
         ratios = [known[k] for k in timed if k in known]

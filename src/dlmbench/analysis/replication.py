@@ -17,8 +17,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import special
+from scipy import stats as _scipy
 
-from dlmbench.analysis.stats import CONFIDENCE, Interval, group_by, median_error, two_modes, widening
+from dlmbench.analysis.stats import CONFIDENCE, FloatArray, Interval, group_by, median_error, two_modes, widening
 from dlmbench.types import CellResult, Sample, Selfcheck
 
 # The least on which a verdict may rest: three processes of three repetitions, or one of six beyond the noise floor.
@@ -31,6 +32,9 @@ UNMEASURED_FLOOR = 0.10
 # a CPU, where other programs keep more than this share of the cores busy.
 MOST_DISTURBED = 0.1
 MOST_BUSY = 0.25
+DISTURBED = "other programs, or heat, slowed too many repetitions"
+# The level of the F test that a cell is noisier than its kind.
+NOISIER = 0.05
 # A forward over fewer positions than this is bound by launches, not by arithmetic or memory traffic.
 LAUNCH_BOUND_POSITIONS = 64
 
@@ -84,12 +88,13 @@ class Estimate:
             df=variance**2 / parts if parts > 0 else math.inf,
             floor=0.0 if self.is_replicated and other.is_replicated else max(self.floor, other.floor),
             suffices=self.suffices and other.suffices,
+            is_disturbed=self.is_disturbed or other.is_disturbed,
         )
 
 
 @dataclass(frozen=True)
 class Ratio:
-    """One estimate over another. suffices: False where too little was measured for any verdict.
+    """One estimate over another. suffices: False where too little was measured for any verdict, or is_disturbed.
 
     floor: the share by which equal code in two processes may differ, 0 where the variance is that between processes. It
     bounds 95% of such ratios, so it enters the test as a variance: a single ratio must exceed it, one of many must
@@ -101,6 +106,7 @@ class Ratio:
     df: float
     floor: float
     suffices: bool
+    is_disturbed: bool = False
 
     @property
     def value(self) -> float:
@@ -182,16 +188,15 @@ def spread_of(logs: Sequence[Mapping[int, float]]) -> Spread | None:
 def estimate(values: Mapping[int, Sequence[float]], spread: Spread | None, floor: float = UNMEASURED_FLOOR) -> Estimate:
     """A cell's estimate from its positive values by process, in the order they were taken, and its kind's `Spread`.
 
-    With several complete processes the variance is the larger of the cell's own and the pooled one, which alone would
-    be too small for a cell that is noisier than its kind.
+    See `_error` for several complete processes. With one, the error is that of the median of its repetitions.
     """
     complete = logs_of(values)
     count = sum(len(v) for v in values.values())
     if len(complete) > 1:
         logs_P = np.array(list(complete.values()))
         assert spread is not None, "several processes have a spread"
-        variance = max(float(logs_P.var(ddof=1)), spread.variance) / len(complete)
-        return Estimate(float(logs_P.mean()), variance, spread.df, len(complete), count, floor)
+        between = _error(logs_P, spread)
+        return Estimate(float(logs_P.mean()), between.variance, between.df, len(complete), count, floor)
     only = max(values.values(), key=len)
     logs_R = np.log(np.asarray(only, dtype=np.float64))
     error, wider, n = median_error(logs_R), widening(logs_R), len(only)
@@ -199,6 +204,17 @@ def estimate(values: Mapping[int, Sequence[float]], spread: Spread | None, floor
     df = max(1, min(4, n - 1), n / wider**2 - 1)
     widened = wider > 1 or two_modes(logs_R) is not None
     return Estimate(float(np.median(logs_R)), error**2, df, 1, n, floor, widened)
+
+
+def _error(logs_P: FloatArray, spread: Spread) -> Spread:
+    """Variance of the mean of log process medians, and its degrees of freedom.
+
+    The larger of the cell's own variance and the pooled one, with the pooled degrees of freedom; a cell that an F test
+    shows to be noisier than its kind has its own degrees of freedom too.
+    """
+    own, n = float(logs_P.var(ddof=1)), len(logs_P)
+    is_noisier = own > spread.variance * float(_scipy.f.isf(NOISIER, n - 1, min(spread.df, 1e6)))
+    return Spread(max(own, spread.variance) / n, n - 1 if is_noisier else spread.df)
 
 
 def logs_of(values: Mapping[int, Sequence[float]], least: int = LEAST_REPETITIONS) -> dict[int, float]:
@@ -282,8 +298,7 @@ def energies(results: Sequence[CellResult], selfcheck: Selfcheck | None = None) 
         for result in cells:
             logs_P = np.array(list(logs[result.cell.id].values()))
             n = len(logs_P)
-            variance, df = math.nan, 1.0
-            if n > 1 and spread is not None:
-                variance, df = max(float(logs_P.var(ddof=1)), spread.variance) / n, spread.df
-            found[result.cell.id] = Estimate(float(logs_P.mean()), variance, df, n, n, floor_of(result, selfcheck))
+            error = _error(logs_P, spread) if n > 1 and spread is not None else Spread(math.nan, 1.0)
+            floor = floor_of(result, selfcheck)
+            found[result.cell.id] = Estimate(float(logs_P.mean()), error.variance, error.df, n, n, floor)
     return found

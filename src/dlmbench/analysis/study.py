@@ -278,8 +278,11 @@ class _Analysis:
         """One curve over K from the cells of one group."""
         cells = sorted(group, key=lambda c: c.steps or 0)
         first = cells[0]
-        timed = _nearest(first, timed_of(baselines), same_batch=True)
-        scored = _nearest(first, [b for b in baselines if b.quality], same_batch=False)
+        # The baseline under the same controls, even if it failed: another engine's would not be the same comparison.
+        matching = _nearest(first, baselines, same_batch=True)
+        timed = matching if matching and matching.latency else None
+        depends = first.texts_depend_on_batch
+        scored = _nearest(first, [b for b in baselines if b.quality], same_batch=depends)
         points = tuple(self.summary(c, timed) for c in cells)
         missing = [f"K={p.cell.steps} {p.status or 'not measured'}: {p.reason}" for p in points if p.latency is None]
         random = "random" in (first.model.weights, *(b.cell.model.weights for b in baselines))
@@ -287,11 +290,13 @@ class _Analysis:
         if random:
             missing.append(RANDOM_WEIGHTS)
         elif scored is None:
-            missing.append("no quality of a baseline with the same prompt and new tokens: parity unknown")
+            same = "prompt, new tokens and batch size" if depends else "prompt and new tokens"
+            missing.append(f"no quality of a baseline with the same {same}: parity unknown")
         else:
             parities = tuple(self.metric_parities(cells, scored.cell, timed, missing))
         if timed is None:
-            missing.append("no latency of a baseline with the same B, P and G: speedup and break-even unknown")
+            why = f" ({matching.status_text}: {matching.reason})" if matching else ""
+            missing.append(f"no latency of a baseline with the same B, P and G{why}: speedup and break-even unknown")
         crossing = None
         if timed is not None:
             by_steps = {k: c.latency_s for k, c in self.costs_by_steps(cells).items()}
@@ -306,7 +311,7 @@ class _Analysis:
             prompt_tokens=first.prompt_tokens,
             new_tokens=first.new_tokens,
             points=points,
-            baseline=timed or _nearest(first, baselines, same_batch=True),
+            baseline=matching,
             quality_baseline=scored if not random else None,
             parities=parities,
             break_even=crossing,

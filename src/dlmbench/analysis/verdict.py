@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from dlmbench.analysis.parity import ALPHA, LEAST_PROMPTS, plausible_steps
-from dlmbench.analysis.replication import LEAST_ALONE, LEAST_PROCESSES
+from dlmbench.analysis.parity import ALPHA, LEAST_PROMPTS, ParityRange, plausible_steps, speedup_at_parity
+from dlmbench.analysis.replication import DISTURBED, LEAST_ALONE, LEAST_PROCESSES
 from dlmbench.analysis.results import RANDOM_WEIGHTS, Curve, MetricParity, Verdict, VerdictOutcome
 
 Pace = Literal["faster", "slower", "unclear", "unknown"]
@@ -45,6 +45,10 @@ def verdict_of(curve: Curve, shown: MetricParity | None, alpha: float = ALPHA) -
     at = shown.parity.at(alpha) if shown else None
     line, base = curve.break_even, curve.baseline
     measured = [p for p in curve.points if p.cell.steps is not None]
+    speedup = None
+    if shown is not None and base is not None and base.costs is not None:
+        costs = {p.cell.steps: p.costs for p in curve.points if p.cell.steps is not None and p.costs is not None}
+        speedup = speedup_at_parity(shown.parity, costs, base.costs, alpha)
     return Verdict(
         label=curve.label,
         baseline=base.cell.model.key if base else None,
@@ -61,7 +65,7 @@ def verdict_of(curve: Curve, shown: MetricParity | None, alpha: float = ALPHA) -
         parity_steps=at.steps if at else None,
         low_steps=at.low_steps if at else None,
         high_steps=at.high_steps if at else None,
-        speed=shown.latency_ratio if shown else None,
+        speed=speedup.latency if speedup else None,
         faster_steps=tuple(p.cell.steps for p in measured if p.cell.steps and p.pace == "faster"),
         slower_steps=tuple(p.cell.steps for p in measured if p.cell.steps and p.pace == "slower"),
         break_even=line.text() if line else "not known",
@@ -73,14 +77,20 @@ def pace(curve: Curve, steps: int, alpha: float = ALPHA) -> Pace:
     """Whether diffusion with `steps` steps is shown to be faster or slower than the baseline.
 
     A step count that was not timed is slower if a smaller one is, and faster if a larger one is: steps take time.
+    Between those, k* decides, where it is not a rough value.
     """
     point = curve.at(steps)
     if point is not None and point.ratio is not None:
         return "faster" if point.ratio.is_above(alpha) else "slower" if point.ratio.is_below(alpha) else "unclear"
     timed = [(p.cell.steps or 0, p.ratio) for p in curve.points if p.ratio is not None]
+    line = curve.break_even
     if any(k < steps and ratio.is_below(alpha) for k, ratio in timed):
         return "slower"
-    return "faster" if any(k > steps and ratio.is_above(alpha) for k, ratio in timed) else "unknown"
+    if any(k > steps and ratio.is_above(alpha) for k, ratio in timed):
+        return "faster"
+    if line is None or line.low is None or line.high is None:
+        return "unknown"
+    return "slower" if steps > line.high else "faster" if steps < line.low else "unclear"
 
 
 def worse_but_faster(curve: Curve, alpha: float = ALPHA) -> tuple[int, ...]:
@@ -101,38 +111,63 @@ def _decide(curve: Curve, shown: MetricParity | None, alpha: float) -> Decision:
     if shown is None:
         if curve.weights == "random":
             return Decision("undecided", RANDOM_WEIGHTS, "trained weights")
+        if curve.quality_baseline is not None and any(p.quality for p in curve.points):
+            return Decision(
+                "undecided", "no quality metric was scored on the same prompts for both models", "such scores"
+            )
         return Decision("undecided", "quality was not measured for both models", "scores of both models")
     parity, found = shown.parity, shown.parity.at(alpha)
     if not parity.decides:
         few = f"{parity.n} prompts are too few for a verdict on quality"
         return Decision("undecided", few, f"{LEAST_PROMPTS} prompts or more")
-    steps, beyond = plausible_steps(parity, alpha)
-    paces = {pace(curve, k, alpha) for k in steps}
-    if "unknown" in paces or not curve.timed:
+    steps, _ = plausible_steps(parity, alpha)
+    if any(p.ratio and p.ratio.is_disturbed for p in curve.points):
+        return Decision("undecided", DISTURBED, "a quiet machine")
+    if not curve.timed or any(pace(curve, k, alpha) == "unknown" for k in steps):
         return Decision("undecided", "the two were not both timed where quality may be equal", "times at those steps")
+    span = (f"K={steps[0]}" if len(steps) == 1 else f"K={steps[0]} to {steps[-1]}") if steps else ""
+    paces = {pace(curve, k, alpha) for k in steps}
+    if found.steps is not None and paces == {"faster"}:
+        return Decision("diffusion", f"as good and faster at {span}")
     largest = parity.points[-1].steps
     # There are never more steps than new tokens, and every further step takes longer.
     all_steps_tried = largest >= curve.new_tokens
     out_of_reach = all_steps_tried or pace(curve, largest, alpha) == "slower"
-    span = (f"K={steps[0]}" if len(steps) == 1 else f"K={steps[0]} to {steps[-1]}") if steps else ""
+    open_steps = [p.steps for p in parity.points if p.p_worse_jointly > alpha / 2]
+    if paces <= {"slower"} and (found.steps is not None or out_of_reach):
+        return _baseline(curve, found, open_steps, alpha)
     if found.steps is not None:
-        if paces == {"faster"}:
-            return Decision("diffusion", f"as good and faster at {span}")
-        if paces == {"slower"}:
-            return Decision("baseline", f"as good only from {span} on, and slower there")
         if paces >= {"faster", "slower"}:
             return Decision("undecided", f"parity lies at {span}, where the faster model changes", _MORE_PROMPTS)
         if not all(p.ratio and p.ratio.suffices for p in curve.points if p.cell.steps in steps):
             return Decision("undecided", f"as good at {span}, where too little was timed for a verdict", _LEAST)
         return Decision("undecided", f"as good at {span}, where the times are not shown to differ", _MORE_PROCESSES)
-    if found.outcome == "not_reached" and out_of_reach:
-        if all_steps_tried:
-            return Decision("baseline", f"diffusion is worse at every K up to {largest}, a step for every token")
-        return Decision("baseline", f"diffusion is worse up to K={largest}, and slower from there on")
-    if paces <= {"slower"} and (not beyond or out_of_reach):
-        if not steps:
-            return Decision("baseline", f"diffusion is as good beyond K={largest} at best, and slower from there on")
-        return Decision("baseline", f"diffusion may be as good from K={steps[0]} on, but is slower there")
     if found.outcome == "not_reached":
         return Decision("undecided", f"diffusion is worse up to K={largest}, still not slower there", "larger K")
     return Decision("undecided", "whether diffusion is as good where it is faster is not known", _MORE_PROMPTS)
+
+
+def _baseline(curve: Curve, found: ParityRange, open_steps: Sequence[int], alpha: float) -> Decision:
+    """That the baseline wins, unless diffusion may be as good and faster at a step count off the range.
+
+    open_steps: those not shown to be worse by themselves. The range leaves out what lies below a K that is worse, and
+    what lies between two measured K.
+    """
+    grid = [p.cell.steps for p in curve.points if p.cell.steps]
+    if any(pace(curve, k, alpha) != "slower" for k in open_steps):
+        return Decision("undecided", "quality does not rise with K, and a faster K may be as good", _MORE_PROMPTS)
+    below = max((k for k in grid if k not in open_steps and (not open_steps or k < min(open_steps))), default=None)
+    first = next((k for k in grid if below is None or k > below), None)
+    if below is not None and first is not None and first > below + 1 and pace(curve, below + 1, alpha) != "slower":
+        return Decision(
+            "undecided", f"worse at K={below}, slower at K={first}, and between them not measured", "step counts between"
+        )
+    if found.steps is not None:
+        return Decision("baseline", f"as good only from K={found.steps} on, and slower there")
+    if found.outcome == "not_reached":
+        tried = ", a step for every token" if grid[-1] >= curve.new_tokens else ", and slower from there on"
+        return Decision("baseline", f"diffusion is worse at every K measured up to {grid[-1]}{tried}")
+    start = found.low_steps
+    if start is None:
+        return Decision("baseline", f"diffusion is as good beyond K={grid[-1]} at best, and slower there")
+    return Decision("baseline", f"diffusion may be as good from K={start} on, but is slower there")

@@ -108,6 +108,7 @@ class WorkerState:
         self.process_id = process_id
         self.clock: Clock = clock_for(device)
         self.meter = GpuMeter.of_device(device)
+        self.host = HostLoad()
         self._loaded: tuple[object, LoadedModel] | None = None  # by spec, engine, precision and attention
         self._last_cell: str | None = None  # the id of the cell that the captured graphs belong to
         self._idle_power_w: tuple[float | None] | None = None  # once it was measured
@@ -195,7 +196,7 @@ class Repeat:
 
     def run(self, state: WorkerState) -> Iterator[Repetition]:
         """One reply per repetition."""
-        generator, visit, host = state.generator(self.cell), self.visit, HostLoad()
+        generator, visit = state.generator(self.cell), self.visit
         todo = [(True, visit.first_warmup_index + i) for i in range(visit.warmups)]
         todo += [(False, visit.first_index + i) for i in range(visit.repetitions)]
         for is_warmup, index in todo:
@@ -210,7 +211,7 @@ class Repeat:
                 process_id=state.process_id,
                 loaded_since_s=state.loaded_since_s(self.cell, self.round),
                 meter=state.meter,
-                host=host,
+                host=state.host,
                 useful_tokens=generator.useful_tokens,
                 output_bytes=generator.output_bytes,
             )

@@ -31,8 +31,8 @@ def compare(
 ) -> None:
     """Compare two runs cell by cell: is the second faster, and do memory and quality differ?
 
-    Ratios of median latency have 95% intervals; where 1 is inside, no difference is shown. Runs are refused if they
-    differ in machine, precision, kernel or prompts, unless --anyway is given.
+    A difference is shown from three processes on, or beyond the noise floor of the machine; false discoveries among all
+    cells are held at 5%. Runs that differ in machine, precision, kernel or prompts are refused without --anyway.
 
     \b
     Example: dlmbench compare results/before results/after
@@ -159,6 +159,6 @@ def _remarks(found: Comparison) -> Iterator[str]:
     for d in found.circumstances:
         yield f"also differs, {d.name}: {d.first} | {d.second}"
     yield (
-        "All intervals are 95% intervals: about 1 in 20 cells without any difference is still called faster or slower. "
-        "They do not cover differences between processes or hosts; repeat a whole run to see those."
+        "Intervals are 95% intervals, each by itself. Verdicts hold false discoveries among all cells at 5%. "
+        "Differences between hosts are in neither."
     )

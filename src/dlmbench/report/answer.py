@@ -139,10 +139,11 @@ def headline(places: Sequence[str], best: Sequence[tuple[Curve, Verdict]]) -> st
     groups = group_by([(claim(*pair), place) for pair, place in ranked], lambda item: item[0])
     claims = [f"{text} {_at([place for _, place in group], len(places))}." for text, group in groups.items()]
     if len(claims) > MOST_CLAIMS and speed_only:
-        claims = [f"At best {claims[0]}", f"At worst {claims[-1]}"]
+        ends = [("At best", *ranked[0]), ("At worst", *ranked[-1])]
+        claims = [f"{end} {claim(*pair)} {_at([place], len(places))}." for end, pair, place in ends]
     elif len(claims) > MOST_CLAIMS:
-        ends = Counter(_WINNERS[verdict.outcome] for _, verdict in best)
-        claims = [f"Of {len(places)} workloads: {', '.join(f'{text} in {n}' for text, n in ends.items())}."]
+        outcomes = Counter(_WINNERS[verdict.outcome] for _, verdict in best)
+        claims = [f"Of {len(places)} workloads: {', '.join(f'{text} in {n}' for text, n in outcomes.items())}."]
     return " ".join([*(["Speed only, quality was not measured."] if speed_only else []), *claims])
 
 
@@ -167,15 +168,18 @@ def _at_equal_quality(curve: Curve, verdict: Verdict) -> str:
 
 
 def _speed_alone(curve: Curve, verdict: Verdict) -> str:
-    line = curve.break_even
-    if line is not None and line.steps is not None and curve.timed:
-        if line.steps < (curve.timed[0].cell.steps or 0):
-            return f"{curve.model} is slower at every step count measured"
-        if line.steps >= curve.new_tokens:
-            return f"{curve.model} is {'about as fast or ' if line.is_rough else ''}faster with any number of steps"
+    """Only what is shown is called faster; a rough k* is named as where both take about equally long."""
+    line, measured = curve.break_even, [p.cell.steps for p in curve.timed]
+    if line is not None and line.low is not None:
         return f"{curve.model} is faster up to {line.text().partition(' (')[0]} of {curve.new_tokens} steps"
-    known = listed(f"K={k}" for k in verdict.faster_steps)
-    return f"{curve.model} is {f'faster with {known}' if verdict.faster_steps else 'not shown to be faster'}"
+    if verdict.slower_steps and list(verdict.slower_steps) == measured:
+        return f"{curve.model} is slower at every step count measured"
+    if line is not None and line.steps is not None and not line.is_extrapolated:
+        return f"{curve.model} breaks even at {line.text()} of {curve.new_tokens} steps"
+    if verdict.faster_steps:
+        known = listed(f"K={k}" for k in verdict.faster_steps)
+        return f"{curve.model} is faster with {known} of {curve.new_tokens} steps"
+    return f"{curve.model} is not shown to be faster or slower"
 
 
 def _at(places: Sequence[str], n: int) -> str:

@@ -19,6 +19,9 @@ from dlmbench.types import Environment, Selfcheck, from_mapping
 SELFCHECK = "selfcheck.json"  # in a run folder
 VARIABLE = "DLMBENCH_SELFCHECK"
 
+# Standard deviations of log medians beyond this are no measurement: a factor of 20,000.
+MOST_SD = 10.0
+
 
 def selfcheck_path(environment_id: str) -> Path:
     """Where the self-check of an environment is kept: $DLMBENCH_SELFCHECK, else a file in the user's state folder."""
@@ -48,7 +51,10 @@ def read_selfcheck(path: Path) -> Selfcheck | None:
         BenchError: the file cannot be read, or is not one that dlmbench wrote.
     """
     try:
-        return from_mapping(Selfcheck, json.loads(path.read_text(encoding="utf-8")))
+        found = from_mapping(Selfcheck, json.loads(path.read_text(encoding="utf-8")))
+        if wrong := [f.sd_log_upper for f in found.floors if not 0 < f.sd_log_upper < MOST_SD]:
+            raise ValueError(f"a noise floor has the deviation {wrong[0]}")
+        return found
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -92,4 +98,6 @@ def merge_selfchecks(output: Path, shards: Iterable[Path]) -> None:
     """Put the shards' self-check into `output`: where there are several, the one of the noisiest host."""
     found = [check for folder in shards if (check := read_selfcheck(folder / SELFCHECK)) is not None]
     if found:
-        write_selfcheck(output / SELFCHECK, max(found, key=lambda check: max(f.ratio for f in check.floors)))
+        write_selfcheck(
+            output / SELFCHECK, max(found, key=lambda check: max((f.ratio for f in check.floors), default=0.0))
+        )

@@ -113,9 +113,9 @@ class Sample:
 
     round: of the process. process_id: a random number of each worker process, because the system's ids are used again
     and differ from host to host only by chance. throttle: why the GPU's clock was lowered, "" when it was not.
-    other_processes: of others on the same GPU. host_busy: share of the cores that other programs kept busy, averaged
-    since the visit began; None where that was too short. load_s: for how long the process had kept the device busy with
-    this cell when the repetition began, warm-ups included. energy_j: only in folders before schema version 3; see
+    other_processes: of others on the same GPU. host_busy: share of the cores that other programs kept busy, over the
+    repetition or the last half second; None where unknown. load_s: for how long the process had kept the device busy
+    with this cell when the repetition began, warm-ups included. energy_j: only in folders before schema version 3; see
     `EnergyWindow`.
     """
 
