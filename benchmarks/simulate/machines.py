@@ -32,7 +32,8 @@ class Machine:
     """How the latencies of a cell vary; all sizes are on the log scale, so 0.01 is 1%.
 
     process_sd: between processes; in each process one effect is common to the cells of a model, or each cell has one.
-    unequal: cells differ in noise by up to a factor of 8. repetition_sd: within a process, correlated from one
+    unequal: cells differ in noise by up to a factor of 8; is_one_loud: one cell of each model by a factor of 20.
+    repetition_sd: within a process, correlated from one
     repetition to the next by `correlation`. modes: a process is in one of two modes that are this far apart.
     drift: how much slower the last repetition of a process is than the first. throttled: the share of processes that
     lose a tenth of their clock from some repetition on; is_recorded: whether the counter shows it.
@@ -41,6 +42,7 @@ class Machine:
     process_sd: float = 0.005
     effects: Literal["of the model", "of each cell"] = "of the model"
     unequal: bool = False
+    is_one_loud: bool = False
     repetition_sd: float = 0.003
     is_skewed: bool = False
     correlation: float = 0.0
@@ -61,6 +63,8 @@ class Machine:
                 rng.random(processes) < self.throttled, rng.integers(0, repetitions, processes), repetitions
             )
             factors = itertools.cycle(_UNEQUAL if self.unequal else (1.0,))
+            if self.is_one_loud:
+                factors = itertools.chain([20.0], factors)
             for cell in (c for c in truth_s if c.model.key == model):
                 factor = next(factors)
                 own_P = common_P if self.effects == "of the model" else self._process(processes, rng)

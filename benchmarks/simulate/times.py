@@ -61,6 +61,13 @@ def latency_interval(machine: Machine, processes: int, rng: np.random.Generator)
     return _intervals([found[c.id].interval() for c in CELLS], list(CELLS.values()))
 
 
+def loud_interval(machine: Machine, processes: int, rng: np.random.Generator) -> Trial:
+    """Intervals of the cells that are noisier than their kind, the first of each model."""
+    found = latencies(machine.measure(CELLS, processes, 6, rng))
+    loud = [next(c for c in CELLS if c.model.key == key) for key in sorted({c.model.key for c in CELLS})]
+    return _intervals([found[c.id].interval() for c in loud], [CELLS[c] for c in loud])
+
+
 def latency_before(machine: Machine, rng: np.random.Generator) -> float:
     """The share of intervals of the median of 15 repetitions of one process that hold the truth about the machine."""
     results = machine.measure(CELLS, 1, 15, rng)
@@ -259,6 +266,17 @@ SCENARIOS = (
         )
         for name, machine in MACHINES.items()
         for p in ((3, 5) if machine in MODES.values() or name == "process sd 0.5%" else (3,))
+    ),
+    *(
+        Scenario(
+            _INTERVAL,
+            f"the one cell of its kind that is 20 times noisier; {p} processes",
+            _COVERAGE,
+            partial(loud_interval, Machine(0.002, effects="of each cell", is_one_loud=True, repetition_sd=0.0005), p),
+            least=0.93,
+            most_width=_widest("", p),
+        )
+        for p in (3, 5)
     ),
     *(
         Scenario(

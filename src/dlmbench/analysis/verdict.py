@@ -159,9 +159,8 @@ def _baseline(curve: Curve, found: ParityRange, open_steps: Sequence[int], alpha
     below = max((k for k in grid if k not in open_steps and (not open_steps or k < min(open_steps))), default=None)
     first = next((k for k in grid if below is None or k > below), None)
     if below is not None and first is not None and first > below + 1 and pace(curve, below + 1, alpha) != "slower":
-        return Decision(
-            "undecided", f"worse at K={below}, slower at K={first}, and between them not measured", "step counts between"
-        )
+        between = f"worse at K={below}, slower at K={first}, and not measured between them"
+        return Decision("undecided", between, "step counts between")
     if found.steps is not None:
         return Decision("baseline", f"as good only from K={found.steps} on, and slower there")
     if found.outcome == "not_reached":
