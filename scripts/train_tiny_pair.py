@@ -29,7 +29,7 @@ from tiny_pair.model import Shape, Transformer
 from tiny_pair.training import Run, load_weights, train
 
 from dlmbench.tiny.oracle import score_story
-from dlmbench.tiny.story import heldout_windows, story_of
+from dlmbench.tiny.story import heldout_stories, story_of
 from dlmbench.tiny.vocabulary import encode
 
 PROMPT, CONTINUATION = 64, 64
@@ -131,9 +131,9 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     shape, paradigm = Shape(**record["run"]["shape"]), record["run"]["paradigm"]
     weights = load_exported(paradigm, shape, arguments.folder, device)
     model = Transformer(shape, weights, paradigm == "ar", torch.float32)
-    windows = heldout_windows(arguments.windows, PROMPT, CONTINUATION)
-    tokens = torch.tensor([encode(window.words) for window in windows], device=device)
-    scores = [score_story(window.words, start=PROMPT) for window in windows]
+    windows = heldout_stories(arguments.windows, PROMPT + CONTINUATION)
+    tokens = torch.tensor([encode(words) for words in windows], device=device)
+    scores = [score_story(words, start=PROMPT) for words in windows]
     record["evaluation"] = {
         "windows": arguments.windows,
         "prompt_words": PROMPT,

@@ -21,11 +21,11 @@ from dlmbench.experiment import plan as grid
 from dlmbench.measure.protocol import plan_repetitions
 from dlmbench.results import read_run
 from dlmbench.roofline import corrected, memory
-from dlmbench.roofline.calibrate import TRANSFER_SD, Calibration, calibrate_run, load_calibration
+from dlmbench.roofline.calibrate import TRANSFER_SD, calibrate_run, load_calibration
 from dlmbench.roofline.hardware import find
 from dlmbench.roofline.models_8b import LLADA_8B, LLAMA_8B
 from dlmbench.roofline.predict import predict
-from dlmbench.types import Plan, ProtocolSettings, Sample
+from dlmbench.types import Efficiencies, Plan, ProtocolSettings, Sample
 from support.experiments import GOOD, H200_RUN
 from support.program import fails, run
 
@@ -283,7 +283,7 @@ def test_what_calibrate_writes_plan_reads(capsys, tmp_path):
     path = tmp_path / "h200.json"
     code, out, err = run(capsys, "calibrate", H200_RUN, "--output", path)
     assert code == 0, err
-    assert "left out, median" in out
+    assert "held-out median error" in out
     assert "30 measured cells" in out
     assert not err
     document = json.loads(path.read_text())
@@ -292,7 +292,7 @@ def test_what_calibrate_writes_plan_reads(capsys, tmp_path):
     assert len(document["cells"]) == 30
     saved = load_calibration(path)
     assert (saved.hardware, saved.run) == ("H200", document["run"])
-    fitted = {c["label"]: Calibration.from_dict(c).efficiencies for c in document["calibrations"]}
+    fitted = {c["label"]: Efficiencies(**c["efficiencies"]) for c in document["calibrations"]}
     assert saved.efficiencies == fitted
     grid_file = ROOT / "config/experiments_h200_random.yaml"
     for device, carried in (("h200", False), ("h100 sxm", True)):

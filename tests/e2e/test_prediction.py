@@ -10,27 +10,13 @@ from pathlib import Path
 import pytest
 
 from dlmbench.results import read_run
+from support.experiments import embedded_pair
 from support.program import measured_lines, start
 
 # Several runs of several processes each, on whatever machine there is.
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
-CONFIG = """
-name: small
-models:
-  ar: {family: llama, source: "embedded:ar"}
-  llada: {family: llada, source: "embedded:llada"}
-grid:
-  lengths: {prompt_tokens: 24, new_tokens: 16}
-  batch_size: [1, 64]
-  precision: float32
-  attention: auto
-  samplers:
-    autoregressive: {}
-    masked_diffusion: {steps: [4]}
-prompts: {source: tiny, count: 2}
-protocol: {warmup: 1, pilot: 2, min_repeats: 1, max_repeats: 1, max_time_s: 60}
-metrics: [distinct_1]
-"""
+PROTOCOL = "{warmup: 1, pilot: 2, min_repeats: 1, max_repeats: 1, max_time_s: 60}"
+CONFIG = embedded_pair(steps="[4]", batch_size="[1, 64]", count=2, protocol=PROTOCOL, metrics="[distinct_1]")
 # Room for the embedded pair at batch size 1 (about 57 MB by the model), and not at 64 (over 80 MB).
 DEVICE = """
 - {name: Small box, bf16_flops: 5e10, fp32_flops: 5e10, bandwidth: 1e10, memory_bytes: 70e6, source: me, date: 2026}

@@ -17,27 +17,14 @@ import pytest
 
 import dlmbench
 from dlmbench.results import read_run
+from support.experiments import embedded_pair
 from support.program import command_line, measured_lines, start
 
 pytestmark = pytest.mark.e2e
 CHECKPOINTS = Path(dlmbench.__file__).parent / "tiny" / "checkpoints"
-CONFIG = """
-name: small
-models:
-  ar: {family: llama, source: "embedded:ar"}
-  llada: {family: llada, source: "embedded:llada"}
-grid:
-  lengths: {prompt_tokens: 24, new_tokens: 16}
-  batch_size: [1, 2]
-  precision: float32
-  attention: auto
-  samplers:
-    autoregressive: {}
-    masked_diffusion: {steps: [4, 16]}
-prompts: {source: tiny, count: 6}
-protocol: {warmup: 1, pilot: 5, max_repeats: 10, max_time_s: 20}
-metrics: [likelihood, oracle_log_prob, oracle_validity, oracle_truth, distinct_1, repetition]
-"""
+PROTOCOL = "{warmup: 1, pilot: 5, max_repeats: 10, max_time_s: 20}"
+METRICS = "[likelihood, oracle_log_prob, oracle_validity, oracle_truth, distinct_1, repetition]"
+CONFIG = embedded_pair(batch_size="[1, 2]", protocol=PROTOCOL, metrics=METRICS)
 
 
 @pytest.fixture
@@ -198,11 +185,12 @@ def test_a_moved_checkpoint_resumes_and_a_replaced_one_is_refused(tmp_path):
     import torch
     from safetensors.torch import load_file, save_file
 
-    document = CONFIG.replace("embedded:", f"{tmp_path}/").replace("[1, 2]", "1").replace("[4, 16]", "4")
+    protocol = PROTOCOL.replace("max_repeats: 10", "max_repeats: 10, min_repeats: 0")
+    document = embedded_pair(steps="4", protocol=protocol, metrics=METRICS).replace("embedded:", f"{tmp_path}/")
     config, output = tmp_path / "small.yaml", tmp_path / "run" / "raw_data"
     for name in ("ar", "llada"):
         shutil.copytree(CHECKPOINTS / name, tmp_path / name)
-    config.write_text(document.replace("max_repeats: 10", "max_repeats: 10, min_repeats: 0"))
+    config.write_text(document)
     arguments = ("run", "--config", config, "--output_dir", output)
     first = start(*arguments, timeout=400)
     assert first.returncode == 0, first.stderr

@@ -11,25 +11,12 @@ from pathlib import Path
 import pytest
 
 from support import program
+from support.experiments import embedded_pair
 
 pytest.importorskip("lm_eval")
 pytestmark = pytest.mark.e2e
 ROOT = Path(__file__).parents[2]
-CONFIG = """
-name: small
-models:
-  ar: {family: llama, source: "embedded:ar"}
-  llada: {family: llada, source: "embedded:llada"}
-grid:
-  lengths: {prompt_tokens: 24, new_tokens: 16}
-  batch_size: 1
-  precision: float32
-  attention: auto
-  samplers:
-    autoregressive: {}
-    masked_diffusion: {steps: [1, 8]}
-prompts: {source: tiny, count: 6}
-"""
+CONFIG = embedded_pair(steps="[1, 8]")
 
 
 @pytest.fixture

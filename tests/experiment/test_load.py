@@ -128,6 +128,9 @@ def test_primary_experiment_is_the_published_design():
 def test_schema_knows_every_knob_and_is_stable():
     schema = load.json_schema()
     knobs = schema["$defs"]["masked_diffusion_knobs"]["properties"]
+    assert "default" not in schema["$defs"]["Lengths"]["properties"]["prompt_ratio"], (
+        "it has none: total alone is refused"
+    )
     assert {"steps", "block_length", "threshold", "factor", "published_loop"} <= set(knobs)
     assert json.dumps(schema) == json.dumps(load.json_schema())
 
@@ -161,6 +164,8 @@ def test_schema_knows_every_knob_and_is_stable():
         ({"grid__lengths": {"total": 128, "new_tokens": 128}}, "128 is too short for a prompt and 128 new"),
         ({"grid__lengths": {"total": 64, "prompt_tokens": 64}}, "64 is too short for new tokens and a prompt of"),
         ({"grid__lengths": {"total": 64}}, "grid.lengths: total given, which does not determine the lengths"),
+        ({"grid__lengths": {"total": 64, "prompt_ratio": None}}, "grid.lengths: total given, which does not determine"),
+        ({"grid__lengths": {"total": None, "new_tokens": 8}}, "grid.lengths: new_tokens given, which does not"),
         ({"grid__lengths": {"total": 64, "prompt_ratio": 1.0}}, "prompt_ratio: is 1.0, but must be less than 1"),
         ({"protocol": {"max_repeats": 5}}, "protocol: min_repeats 10 is more than max_repeats 5"),
         ({"protocol": {"warmup": -1}}, "protocol.warmup: is -1, but must be at least 0"),

@@ -9,25 +9,12 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from dlmbench.cli import main  # noqa: E402
+from support.experiments import embedded_pair  # noqa: E402
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
-CONFIG = """
-name: small
-models:
-  ar: {family: llama, source: "embedded:ar"}
-  llada: {family: llada, source: "embedded:llada"}
-grid:
-  lengths: {prompt_tokens: 24, new_tokens: 16}
-  precision: float32
-  attention: auto
-  engine: [hf, native]
-  samplers:
-    autoregressive: {}
-    masked_diffusion: {steps: [4, 16]}
-prompts: {source: tiny, count: 6}
-protocol: {warmup: 1, pilot: 5, max_repeats: 10, max_time_s: 5, rounds: 1}
-metrics: [likelihood, oracle_log_prob, repetition]
-"""
+PROTOCOL = "{warmup: 1, pilot: 5, max_repeats: 10, max_time_s: 5, rounds: 1}"
+METRICS = "[likelihood, oracle_log_prob, repetition]"
+CONFIG = embedded_pair(engine="[hf, native]", protocol=PROTOCOL, metrics=METRICS)
 
 
 def test_both_engines_write_the_same_texts_and_the_record_holds_energy(tmp_path):

@@ -50,7 +50,7 @@ def test_long_decodes_are_added_up_exactly():
     """The closed form over contexts against one pass after another, across the ridge where batches make one."""
     for batch in (1, 64):
         fast = published.llama(LLAMA_8B, RATES, 10, 700, batch).decode
-        slow = published.Cost.zero()
+        slow = published.Cost()
         for i in range(1, 701):
             one = published.llama(LLAMA_8B, RATES, 9 + i, 1, batch).decode
             slow = slow + one

@@ -39,6 +39,6 @@ def causal(request, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def plain(diffusion_folder):
-    found = checkpoint.inspect(diffusion_folder)
-    weights = dict(checkpoint.tensors(found, torch.device("cpu"), torch.float32))
+    architecture = checkpoint.inspect(diffusion_folder)
+    weights = dict(checkpoint.tensors(diffusion_folder, architecture, torch.device("cpu"), torch.float32))
     return PlainModel(weights, heads=4, kv_heads=4, layers=2, theta=500000.0)

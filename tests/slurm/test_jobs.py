@@ -23,25 +23,11 @@ from dlmbench.roofline import hardware
 from dlmbench.slurm import merge, scheduler, shards, submission
 from dlmbench.slurm.submission import Resources
 from dlmbench.types import CellStatus, Plan, Sample, StoredGeneration, TextScore
+from support.experiments import embedded_pair
 from support.program import fails, run
 from support.synthetic_run import ENVIRONMENT, sample, target_cell
 
-CONFIG = """
-name: small
-models:
-  ar: {family: llama, source: "embedded:ar"}
-  llada: {family: llada, source: "embedded:llada"}
-grid:
-  lengths: {prompt_tokens: 24, new_tokens: 16}
-  batch_size: [1, 2]
-  precision: float32
-  attention: auto
-  samplers:
-    autoregressive: {}
-    masked_diffusion: {steps: [2, 4, 8]}
-prompts: {source: tiny, count: 4}
-metrics: [distinct_1]
-"""
+CONFIG = embedded_pair(steps="[2, 4, 8]", batch_size="[1, 2]", count=4, metrics="[distinct_1]")
 
 
 @pytest.fixture
@@ -337,6 +323,14 @@ def test_the_first_task_records_the_content_of_models_that_the_login_node_did_no
     assert shards.claim_models(made, made.plan()) == submitted
     submission.load(made.folder).save()
     assert submission.load(made.folder) == submitted
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"content": [], "cell_ids": {}}'])
+def test_damaged_model_contents_are_reported_under_the_name_of_their_file(submitted, capsys, text):
+    path = submitted.folder / "shards" / "models.json"
+    path.parent.mkdir()
+    path.write_text(text)
+    fails(capsys, "status", submitted.folder, says=f"{path} cannot be read ... Restore it from a copy")
 
 
 def test_a_task_that_finds_another_checkpoint_measures_nothing(submitted):

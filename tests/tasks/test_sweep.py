@@ -172,7 +172,7 @@ def other(lm, **changes):
 
     fields = {"pretrained": lm.args.model.source, "likelihood": "sampler"} | changes
     args = replace(read_model_args(fields, lm.args.rows), model=lm.args.model)
-    return DlmbenchLM.over(args, models.find(args.model), lm.worker, lm.bar)
+    return DlmbenchLM.from_worker(args, models.find(args.model), lm.worker, lm.bar)
 
 
 def test_the_elbo_agrees_with_the_sum_over_all_masks(llada):
@@ -302,13 +302,32 @@ def test_a_request_that_cannot_be_answered_is_an_error_with_the_reason(llada):
         llada.generate_until([asked(context, drawn)])
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("num_beams", 4), ("repetition_penalty", 1.2), ("no_repeat_ngram_size", 3), ("min_new_tokens", 2), ("foo", "bar")],
+)
+def test_an_argument_that_changes_greedy_text_is_refused(llada, name, value):
+    with pytest.raises(BenchError, match=f"requests {name} = {value}, which no sampler supports.*--gen_kwargs {name}="):
+        llada.generate_until([asked("a", {"until": [], "max_gen_toks": 4, "do_sample": False, name: value})])
+
+
+def test_arguments_without_effect_on_greedy_text_are_ignored(llada):
+    context = " ".join(STORIES[0][:20])
+    plain = {"until": [], "max_gen_toks": 4}
+    neutral = {"do_sample": False, "num_beams": 1, "repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "top_k": None}
+    drawing = {"top_p": 0.9, "top_k": 50}
+    expected = llada.generate_until([asked(context, plain)])
+    assert llada.generate_until([asked(context, plain | neutral)]) == expected
+    assert llada.generate_until([asked(context, plain | drawing)]) == expected
+
+
 def test_a_long_context_is_cut_on_the_left_with_a_warning(ar, caplog):
     short = adapter("embedded:ar", max_length=24)
     answer = short.loglikelihood([asked(" ".join(STORIES[0][:40]), " " + " ".join(STORIES[0][40:44]))])
     assert answer[0][0] == pytest.approx(
         chain_rule(ar, encode(STORIES[0][20:40]), encode(STORIES[0][40:44]))[0], abs=1e-3
     )
-    assert "1 of 1 contexts are cut" in caplog.text
+    assert "1 of 1 contexts were truncated on the left" in caplog.text
 
 
 def test_without_lm_eval_the_error_gives_the_command_to_install_it(monkeypatch, capsys):

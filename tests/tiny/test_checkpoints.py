@@ -7,7 +7,7 @@ import math
 
 import pytest
 
-from dlmbench.tiny import checkpoint_folder, heldout_windows, story_of
+from dlmbench.tiny import checkpoint_folder, heldout_stories, story_of
 from dlmbench.tiny.vocabulary import EMBEDDING_SIZE, END_OF_TEXT_ID, MASK_TOKEN_ID, TOKENS, encode
 
 LLAMA_OF_LLADA = {
@@ -86,7 +86,7 @@ def test_the_tokenizer_loads_and_round_trips(paradigm: str) -> None:
 def windows():
     import torch
 
-    return torch.tensor([encode(window.words) for window in heldout_windows(16, 64, 64)])
+    return torch.tensor([encode(words) for words in heldout_stories(16, 128)])
 
 
 def test_the_ar_model_loads_in_transformers_and_knows_the_corpus(windows) -> None:

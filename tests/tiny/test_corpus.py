@@ -9,7 +9,7 @@ from itertools import pairwise
 
 import pytest
 
-from dlmbench.tiny import heldout_windows, next_word, sample_story, story_of
+from dlmbench.tiny import heldout_stories, next_word, sample_story, story_of
 from dlmbench.tiny.vocabulary import (
     CLASS_OF_WORD,
     EMBEDDING_SIZE,
@@ -37,12 +37,12 @@ def test_a_story_depends_on_purpose_and_index_alone() -> None:
     assert sample_story(50, random.Random(1)) == sample_story(80, random.Random(1))[:50]
 
 
-def test_windows_are_nested_and_cut_where_asked() -> None:
-    short, long = heldout_windows(3, 16, 32), heldout_windows(3, 64, 64)
+def test_held_out_stories_are_nested_and_cut_where_asked() -> None:
+    short, long = heldout_stories(3, 48), heldout_stories(3, 128)
     for narrow, wide in zip(short, long, strict=True):
-        assert (len(narrow.prompt), len(narrow.continuation)) == (16, 32)
-        assert narrow.words == wide.words[:48]
-    assert heldout_windows(1, 16, 32, first=2) == short[2:]
+        assert (len(narrow), len(wide)) == (48, 128)
+        assert narrow == wide[:48]
+    assert heldout_stories(1, 48, first=2) == short[2:]
 
 
 def test_articles_agree_with_the_next_word() -> None:

@@ -24,7 +24,7 @@ from dlmbench.measure.environment import fingerprint
 from dlmbench.models import FoundModel, identity
 from dlmbench.results import Store, read_run
 from dlmbench.results.journal import replace_file
-from dlmbench.roofline.operators import element_bytes
+from dlmbench.roofline.operators import ELEMENT_BYTES
 from dlmbench.scoring.settings import MetricSettings, settle
 from dlmbench.types import (
     Cell,
@@ -127,7 +127,7 @@ def _fit_together(found: dict[str, FoundModel], keys: Set[str], cells: Sequence[
 
     on_gpu = device == "cuda"
     memory = torch.cuda.get_device_properties(0).total_memory if on_gpu else psutil.virtual_memory().available
-    width = max(element_bytes(cell.precision) for cell in cells)
+    width = max(ELEMENT_BYTES[cell.precision] for cell in cells)
     return sum(found[key].architecture.parameters for key in keys) * width <= memory / 2
 
 

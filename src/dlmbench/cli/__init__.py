@@ -16,7 +16,7 @@ import typer
 from dlmbench.cli import run, report, compare, plan, generate, tasks, slurm, machine  # noqa: F401
 
 # isort: on
-from dlmbench.cli.options import app
+from dlmbench.cli.options import app, respelled
 from dlmbench.errors import BenchError, StopRequestedError
 
 # EX_TEMPFAIL of sysexits.h: unfinished, try again. The job scripts requeue a job on this code only.
@@ -25,17 +25,9 @@ _RETRY = 75
 _USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[2]
 
 
-def _dashed(argument: str) -> str:
-    """`--batch_size=4` as `--batch-size=4`: both spellings are accepted."""
-    if not argument.startswith("--"):
-        return argument
-    name, sign, value = argument.partition("=")
-    return name.replace("_", "-") + sign + value
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command. Exit code 0; 2 after an error line; 130 after Ctrl-C; 75 after USR1, to be run again."""
-    dashed = [_dashed(a) for a in (sys.argv[1:] if arguments is None else arguments)]
+    dashed = [respelled(a, "_", "-") for a in (sys.argv[1:] if arguments is None else arguments)]
     try:
         app(dashed, prog_name="dlmbench", standalone_mode=False)
     except BenchError as error:

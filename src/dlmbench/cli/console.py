@@ -17,8 +17,8 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     ProgressColumn,
+    RenderableColumn,
     SpinnerColumn,
-    Task,
     TextColumn,
     TimeElapsedColumn,
 )
@@ -101,7 +101,7 @@ class LiveProgress(ProgressBar):
     """Progress over cells."""
 
     def __init__(self, title: str, total: int) -> None:
-        super().__init__(title, total, _TimeLeft(self))
+        super().__init__(title, total, RenderableColumn(self))
         self._title = title
         self._ends: float | None = None
         self._unknown_cells = 0
@@ -121,9 +121,12 @@ class LiveProgress(ProgressBar):
         self.describe(f"{cell.label}: {latency_s * 1e3:.1f} ms")
 
     def left(self, seconds: float | None, unknown_cells: int) -> None:
-        """Set the forecast of the remaining speed pass; the display counts down from it."""
+        """Set the forecast of the remaining timed cells; the display counts down from it."""
         self._ends = None if seconds is None else time.monotonic() + seconds
         self._unknown_cells = unknown_cells
+
+    def __rich__(self) -> str:
+        return self.time_left
 
     @property
     def time_left(self) -> str:
@@ -132,7 +135,7 @@ class LiveProgress(ProgressBar):
             return ""
         seconds = max(0.0, self._ends - time.monotonic())
         if self._unknown_cells:
-            return f"over {duration(seconds)} left" if seconds else ""
+            return f"more than {duration(seconds)} left" if seconds else ""
         return f"about {duration(seconds)} left"
 
     def failed(self, cell: Cell, reason: str) -> None:
@@ -180,18 +183,6 @@ class LiveTaskProgress(ProgressBar):
         values = ", ".join(f"{s.metric} {number(s.value, 1, 4)}" for s in scores if s.task == outcome.run.task)
         result = (values or "done") if outcome.status == "ok" else f"not run: {outcome.reason}"
         self.log(f"{self._title}: {result}")
-
-
-class _TimeLeft(ProgressColumn):
-    """The remaining time, counting down."""
-
-    def __init__(self, progress: LiveProgress) -> None:
-        super().__init__()
-        self._progress = progress
-
-    def render(self, task: Task) -> Text:
-        """The column's text."""
-        return Text(self._progress.time_left)
 
 
 @contextmanager
@@ -265,29 +256,32 @@ def cells(planned: Sequence[Cell], forecast: Forecast | None = None, price: floa
 
 
 def _predicted(cell: Cell, forecast: Forecast, price: float | None) -> tuple[str, ...]:
-    from dlmbench.roofline.predict import million_tokens
+    from dlmbench.roofline.predict import per_million_tokens
 
     expected = forecast.of(cell)
-    rate = cell.batch_size * cell.new_tokens / expected.latency_s if expected.latency_s else None
+    latency_s, tokens = expected.latency_s, cell.batch_size * cell.new_tokens
+    rate = tokens / latency_s if latency_s else None
     fits = {True: "yes", False: "no", None: "-"}[forecast.fits(cell)]
-    money = () if price is None else (number(million_tokens(cell, expected, price), 1, 3),)
-    latency = number(expected.latency_s, 1e3, 1)
+    money: tuple[str, ...] = ()
+    if price is not None:
+        money = (number(latency_s and per_million_tokens(latency_s, tokens, price), 1, 3),)
+    latency = number(latency_s, 1e3, 1)
     if (between := forecast.estimates.get(cell.id)) is not None:
         latency += f" [{_short(between.low_s * 1e3)}, {_short(between.high_s * 1e3)}]"
     return (latency, number(rate, 1, 1), number(expected.peak_bytes, 1e-9, 2), fits, *money)
 
 
-def total(bill: RunCost, price: float | None) -> str:
+def total_cost(cost: RunCost, price: float | None) -> str:
     """The predicted time and price of a run, as a sentence."""
-    text = f"predicted time of all generations, with warm-ups and repetitions: {_between(bill.low_s, bill.high_s)}"
+    text = f"predicted time of all generations, with warm-ups and repetitions: {_between(cost.low_s, cost.high_s)}"
     if price is not None:
-        low, high = (f"{m:.2f}" for m in bill.money(price))
+        low, high = (f"{m:.2f}" for m in cost.money(price))
         text += f"; {low if low == high else f'{low} to {high}'} at {price:g} per GPU hour"
     text += ". Not included: loading models and scoring"
-    if bill.too_large:
-        text += f", {bill.too_large} cells that will probably not fit and that `run` skips without --try-oom"
-    if bill.without_time:
-        text += f", {bill.without_time} cells without a predicted time"
+    if cost.too_large:
+        text += f", {cost.too_large} cells that will probably not fit and that `run` skips without --try-oom"
+    if cost.without_time:
+        text += f", {cost.without_time} cells without a predicted time"
     return f"{text}."
 
 
@@ -305,10 +299,10 @@ def duration(seconds: float) -> str:
 
 def calibrations(fitted: Sequence[Calibration], device: str) -> Table:
     """Efficiencies of each engine and sampler, with their errors on the held-out groups."""
-    efficiencies = (">matrix", ">bandwidth", ">attention", ">host ms")
-    errors = (">fitted", ">left out, median", ">left out, 90%")
+    efficiencies = (">GEMM eff.", ">bandwidth eff.", ">attention eff.", ">host overhead ms")
+    errors = (">in-sample error", ">held-out median error", ">held-out p90 error")
     table = new_table(
-        f"Efficiencies on {device}", "engine/sampler", ">cells", ">groups left out", *efficiencies, *errors
+        f"Efficiencies on {device}", "engine/sampler", ">cells", ">groups held out", *efficiencies, *errors
     )
     for c in fitted:
         e = c.efficiencies

@@ -30,6 +30,12 @@ app = typer.Typer(
 )
 
 
+def respelled(argument: str, old: str, new: str) -> str:
+    """An option with `old` replaced by `new` in its name, as `--batch_size=4` by `--batch-size=4`."""
+    name, sign, value = argument.partition("=")
+    return f"--{name[2:].replace(old, new)}{sign}{value}" if name.startswith("--") else argument
+
+
 class _Command(TyperCommand):
     """A command whose help shows an argument as RUN, where typer would show {RUN} and its Python type."""
 

@@ -52,7 +52,7 @@ def plan(
         if not break_even:
             from dlmbench.bench.forecast import run_cost
 
-            print(console.total(run_cost(forecast, experiment.protocol), price))
+            print(console.total_cost(run_cost(forecast, experiment.protocol), price))
         for note in forecast.notes:
             console.log(note)
     console.left_out(planned.left_out)

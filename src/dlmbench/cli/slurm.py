@@ -287,7 +287,7 @@ def _print_merged(merged: Merged) -> None:
     from dlmbench.cli import console
 
     for gap in merged.gaps:
-        console.log(f"missing: {gap.text}")
+        console.log(f"missing: {gap}")
     console.log(f"merged {merged.shards} shards: {merged.cells} cells, {merged.repetitions} timed repetitions")
     print(merged.folder)
 

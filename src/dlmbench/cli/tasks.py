@@ -11,7 +11,7 @@ import typer
 from typer import Option
 
 from dlmbench import registry
-from dlmbench.cli.options import ExperimentOptions, OutputDir, command, expand_options, split_names
+from dlmbench.cli.options import ExperimentOptions, OutputDir, command, expand_options, respelled, split_names
 from dlmbench.errors import BenchError, did_you_mean
 
 if TYPE_CHECKING:
@@ -120,14 +120,7 @@ def lm_eval(context: typer.Context) -> None:
     from dlmbench.tasks.lm_eval_cli import run_lm_eval
 
     # lm-eval accepts underscores only; we accept both spellings.
-    run_lm_eval([_underscored(argument) for argument in context.args])
-
-
-def _underscored(argument: str) -> str:
-    if not argument.startswith("--"):
-        return argument
-    name, sign, value = argument[2:].partition("=")
-    return f"--{name.replace('-', '_')}{sign}{value}"
+    run_lm_eval([respelled(argument, "-", "_") for argument in context.args])
 
 
 def _tables(outcome: TaskListResult) -> Iterator[Table]:

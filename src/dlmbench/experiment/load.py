@@ -75,48 +75,35 @@ def _parse_names(option: str, text: str | None) -> tuple[str, ...] | None:
     return found
 
 
-def parse_overrides(
-    *,
-    steps: str | None = None,
-    batch_size: str | None = None,
-    seq_len: str | None = None,
-    max_prompts: str | None = None,
-    prompt_file: str | None = None,
-    compute_bertscore: bool = False,
-    models: str | None = None,
-    knobs: Sequence[str] = (),
-) -> Overrides:
+def parse_overrides(*, knobs: Sequence[str] = (), **options: Any) -> Overrides:
     """Parse the options of the command line; lists are separated by commas.
 
     Args:
         knobs: `name=value` or `name=value,value`, for any knob of any sampler.
+        options: the other fields of `Overrides`, as text.
 
     Raises:
         BenchError: an invalid number, knob name or knob value.
     """
-    limit = _parse_counts("--max-prompts", max_prompts)
-    if limit is not None and len(limit) > 1:
-        raise BenchError(
-            f"--max-prompts: '{max_prompts}' is more than one number", "Write, for example, --max-prompts 16"
-        )
     settings: dict[str, tuple[KnobValue, ...]] = {}
     for item in knobs:
         name, sign, values = item.partition("=")
         if not sign or not name.strip() or not values.strip():
             raise BenchError(f"--knob: '{item}' is not name=value", "Write, for example, --knob block_length=16,32")
         settings[name.strip()] = axes.from_text(name.strip(), [value.strip() for value in values.split(",")])
-    if steps is not None and "steps" in settings:
+    if options.get("steps") is not None and "steps" in settings:
         raise BenchError("steps are set both by --steps and by --knob", "Keep one of them")
-    return Overrides(
-        steps=_parse_counts("--steps", steps),
-        batch_size=_parse_counts("--batch-size", batch_size),
-        seq_len=_parse_counts("--seq-len", seq_len),
-        max_prompts=None if limit is None else limit[0],
-        prompt_file=prompt_file,
-        compute_bertscore=compute_bertscore,
-        models=_parse_names("--models", models),
-        knobs=tuple(settings.items()),
-    )
+    counts = {
+        name: _parse_counts(f"--{name.replace('_', '-')}", options.get(name))
+        for name in ("steps", "batch_size", "seq_len", "max_prompts")
+    }
+    limit = counts.pop("max_prompts") or (None,)
+    if len(limit) > 1:
+        text = f"--max-prompts: '{options['max_prompts']}' is more than one number"
+        raise BenchError(text, "Write, for example, --max-prompts 16")
+    options |= counts
+    options |= {"max_prompts": limit[0], "models": _parse_names("--models", options.get("models"))}
+    return Overrides(**options, knobs=tuple(settings.items()))
 
 
 # ---------------------------------------------------------------- reading the file

@@ -19,8 +19,8 @@ from pydantic import (
     JsonValue,
     WithJsonSchema,
     create_model,
+    model_validator,
 )
-from pydantic import model_validator as validator
 from pydantic_core import PydanticCustomError
 
 from dlmbench import registry
@@ -37,11 +37,11 @@ def user_error(what: str, hint: str = "") -> PydanticCustomError:
 
 
 class Strict(BaseModel):
-    """Unknown keys are errors, values are not coerced (strict mode), instances are immutable."""
+    """Unknown keys are errors, strict mode, so no value of one type is taken for another, instances are immutable."""
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
 
-    @validator(mode="before")
+    @model_validator(mode="before")
     @classmethod
     def _known_keys(cls, value: Any) -> Any:
         if isinstance(value, Mapping):
@@ -94,15 +94,11 @@ def _knobs_model(sampler: str) -> type[BaseModel]:
     return create_model(f"{sampler}_knobs", __base__=Strict, **fields)
 
 
-def _none_as_defaults(value: Any) -> Any:
-    return {} if value is None else value
-
-
 def _samplers_model() -> type[BaseModel]:
     fields: dict[str, Any] = {}
     for name in registry.loadable("samplers"):
         model = _knobs_model(name)
-        or_none = BeforeValidator(_none_as_defaults, json_schema_input_type=model | None)
+        or_none = BeforeValidator(lambda v: {} if v is None else v, json_schema_input_type=model | None)
         kind = Annotated[model, or_none]  # type: ignore[valid-type]
         fields[name] = (kind, Field(default=None, description=registry.summary("samplers", name)))
     return create_model("samplers", __base__=Strict, **fields)
@@ -132,11 +128,11 @@ class ModelEntry(Strict):
     source: str = Field(min_length=1, description="hub id, local folder, embedded:ar or embedded:llada")
     revision: str | None = Field(default=None, description="branch, tag or commit of a hub id")
     weights: Literal["pretrained", "random"] = Field(
-        default="pretrained", description="random: speed only; source may then be an architecture's name, as 8b"
+        default="pretrained", description="random: speed only; source may then be an architecture name such as 8b"
     )
     role: Literal["baseline", "target"] | None = Field(default=None, description="default: the family's")
 
-    @validator(mode="after")
+    @model_validator(mode="after")
     def _source_exists(self) -> ModelEntry:
         if self.source.startswith("embedded:") and self.source not in EMBEDDED_MODELS:
             raise user_error(f"unknown source '{self.source}'", did_you_mean(self.source, EMBEDDED_MODELS))
@@ -152,24 +148,20 @@ _LENGTH_FORMS = (
 Ratio = Annotated[float, Field(gt=0, lt=1)]
 
 
-def _length_forms(schema: dict[str, Any]) -> None:
-    schema["oneOf"] = [{"required": sorted(form)} for form in _LENGTH_FORMS]
-
-
 class Lengths(Strict):
     """Lengths of prompt and continuation: two of these keys, in one of four pairs, determine all three lengths."""
 
-    model_config = ConfigDict(json_schema_extra=_length_forms)
+    model_config = ConfigDict(json_schema_extra={"oneOf": [{"required": [*sorted(form)]} for form in _LENGTH_FORMS]})
 
     total: Counts | None = Field(default=None, description="N, prompt and new tokens together")
-    prompt_ratio: Ratio = Field(default=0.5, description="the prompt's share of N")
+    prompt_ratio: Ratio | None = Field(default=None, description="the prompt's share of N")
     prompt_tokens: Counts | None = Field(default=None, description="P")
     new_tokens: Counts | None = Field(default=None, description="G, the tokens each model generates")
 
-    @validator(mode="after")
+    @model_validator(mode="after")
     def _one_form(self) -> Lengths:
-        if self.model_fields_set not in _LENGTH_FORMS:
-            keys = " and ".join(sorted(self.model_fields_set)) or "nothing"
+        if self._keys not in _LENGTH_FORMS:
+            keys = " and ".join(sorted(self._keys)) or "nothing"
             raise user_error(
                 f"{keys} given, which does not determine the lengths",
                 "Give total with prompt_ratio, new_tokens or prompt_tokens; or prompt_tokens with new_tokens",
@@ -177,22 +169,25 @@ class Lengths(Strict):
         self.pairs()
         return self
 
+    @property
+    def _keys(self) -> set[str]:
+        return set(self.model_dump(exclude_none=True))
+
     def with_total(self, totals: list[int]) -> Lengths:
         """The same lengths for other N: the prompt's share or length stays, otherwise the number of new tokens."""
-        kept = "prompt_tokens" if "prompt_tokens" in self.model_fields_set else "new_tokens"
-        kept = "prompt_ratio" if "prompt_ratio" in self.model_fields_set else kept
+        kept = next(key for key in ("prompt_ratio", "prompt_tokens", "new_tokens") if key in self._keys)
         return Lengths.model_validate({"total": totals, kept: getattr(self, kept)})
 
     def pairs(self) -> tuple[tuple[int, int], ...]:
         """Pairs (prompt tokens, new tokens) in the order of the file, without duplicates."""
         found: list[tuple[int, int]] = []
-        if "total" not in self.model_fields_set:
+        if self.total is None:
             found = [(prompt, new) for prompt in self.prompt_tokens or () for new in self.new_tokens or ()]
         for total in self.total or ():
-            if "prompt_ratio" in self.model_fields_set:
+            if self.prompt_ratio is not None:
                 prompts = [round(total * self.prompt_ratio)]
-            elif "prompt_tokens" in self.model_fields_set:
-                prompts = list(self.prompt_tokens or ())
+            elif self.prompt_tokens is not None:
+                prompts = self.prompt_tokens
             else:
                 prompts = [total - new for new in self.new_tokens or ()]
             for prompt in prompts:
@@ -230,7 +225,7 @@ class PromptEntry(Strict):
     seed: int = Field(default=0, ge=0, description="for the choice of passages")
     chat: bool = Field(default=False, description="wrap prompts in the tokenizer's chat template")
 
-    @validator(mode="after")
+    @model_validator(mode="after")
     def _consistent(self) -> PromptEntry:
         if self.size is not None and self.count is not None:
             raise user_error("both size and count are given", "Keep one of them")
@@ -245,14 +240,14 @@ class PromptEntry(Strict):
 
 
 class ProtocolEntry(Strict):
-    """How often a cell is repeated."""
+    """How a cell is measured: warm-up, repetitions, when to stop, rounds."""
 
     warmup: int = Field(
         default=3, ge=0, description="untimed passes before measuring; recorded, excluded from statistics"
     )
     pilot: int = Field(default=5, ge=2, description="first repetitions, which decide how many more there are")
-    min_repeats: int = Field(default=10, ge=0, description="minimum of further repetitions")
-    max_repeats: int = Field(default=100, ge=1, description="maximum of further repetitions")
+    min_repeats: int = Field(default=10, ge=0, description="minimum of repetitions after the pilot")
+    max_repeats: int = Field(default=100, ge=1, description="maximum of repetitions after the pilot")
     max_time_s: float = Field(default=300.0, gt=0, description="maximum of measured seconds per cell")
     half_width: float = Field(
         default=0.01, gt=0, lt=1, description="target half-width of the median's interval, as a fraction"
@@ -262,7 +257,7 @@ class ProtocolEntry(Strict):
         default=False, description="each round in a new process, which measures the spread between processes"
     )
 
-    @validator(mode="after")
+    @model_validator(mode="after")
     def _ordered(self) -> ProtocolEntry:
         if self.min_repeats > self.max_repeats:
             raise user_error(
@@ -294,7 +289,7 @@ class MetricEntry(Strict):
 
 _METRIC_INPUT = one_of(registry.names("metrics"), "metric") | dict[str, dict[str, JsonValue]]
 Metric = Annotated[MetricEntry, BeforeValidator(_metric, json_schema_input_type=_METRIC_INPUT)]
-GRIDS = Annotated[
+Grids = Annotated[
     list[GridEntry],
     BeforeValidator(_as_list, json_schema_input_type=GridEntry | list[GridEntry]),
     Field(min_length=1),
@@ -307,14 +302,14 @@ class Document(Strict):
     name: str = Field(min_length=1)
     description: str = ""
     models: dict[str, ModelEntry] = Field(min_length=1)
-    grid: GRIDS
+    grid: Grids
     prompts: PromptEntry = PromptEntry()
     protocol: ProtocolEntry = ProtocolEntry()
     metrics: list[Metric] = Field(
         default_factory=lambda: [MetricEntry(name=name) for name in DEFAULT_METRICS],
         description=f"default: {', '.join(DEFAULT_METRICS)}",
     )
-    hardware: dict[str, JsonValue] = Field(default={}, description="free notes about the intended machine")
+    hardware: dict[str, JsonValue] = Field(default={}, description="free-form notes about the intended machine")
     seed: int = Field(default=0, ge=0, description="for all random numbers")
 
 

@@ -72,7 +72,7 @@ class GpuCondition:
 
 
 class GpuMeter:
-    """One GPU, queried through NVML; `GpuMeter()` has no GPU, so that every value is None."""
+    """One GPU, queried through NVML; `GpuMeter()` has no GPU: every value is None."""
 
     def __init__(self, nvml: Any = None, handle: Any = None) -> None:
         self._nvml = nvml
@@ -80,7 +80,7 @@ class GpuMeter:
 
     @classmethod
     def of_device(cls, device_type: str) -> GpuMeter:
-        """The meter of torch's current CUDA device; the null meter without NVML or such a device.
+        """The meter of torch's current CUDA device; `GpuMeter()` without NVML or such a device.
 
         Matched by UUID, then by PCI address: NVML's numbering ignores CUDA_VISIBLE_DEVICES, so equal indices may be
         different boards.
@@ -131,7 +131,7 @@ class GpuMeter:
         return self._thousandth("TotalEnergyConsumption")
 
     def refreshed_j(self) -> float | None:
-        """Joules on the counter right after a refresh, with all earlier work; after 0.25 s also without one."""
+        """Joules on the counter right after a refresh, which includes all earlier work, or after 0.25 s without one."""
         seen_j, until_s = self.counter_j(), time.perf_counter() + _REFRESH_S
         now_j = seen_j
         while now_j is not None and now_j == seen_j and time.perf_counter() < until_s:

@@ -1,9 +1,10 @@
 """Negative log-likelihood of the true continuation, in nats per token; exp of it is the perplexity.
 
 Autoregressive models: exact, by the chain rule. Diffusion models: the likelihood of the sampler itself at its K,
-block length and commit rule (DUEL, arXiv 2603.01367), so it moves with the steps. Where the rule draws positions at
-random it is an estimate: the mean over several orders, with its Monte Carlo error. A causal perplexity of a masked
-model would be meaningless (published drafts that computed one got six-digit values) and does not exist here.
+block length and commit rule (DUEL, arXiv 2603.01367), so it depends on the number of steps. Where the rule
+draws positions at random it is an estimate: the mean over several orders, with its Monte Carlo error. A causal
+perplexity of a masked model would be meaningless (published drafts that computed one got six-digit values) and is not
+offered.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ def score(texts: Texts) -> Iterator[TextScore | Unscored]:
             yield without_reference(cell, "likelihood", prompt)
     sampler = registry.load("samplers", cell.sampler)
     orders = int(texts.request.setting("orders") or 0) if texts.request else LikelihoodSettings().orders
-    for prompts in _rows(texts):
+    for prompts in _batches(texts):
         if sampler.PARADIGM == "autoregressive":
             passes = [_exact(texts, prompts)]
         else:
@@ -84,8 +85,8 @@ def score(texts: Texts) -> Iterator[TextScore | Unscored]:
             yield text_score(cell, "likelihood", prompt, span, statistics.fmean(nats), error, remark)
 
 
-def _rows(texts: Texts) -> Iterator[tuple[Prompt, ...]]:
-    """Prompts with a reference in batches of equal shape, for the model sees no padding here."""
+def _batches(texts: Texts) -> Iterator[tuple[Prompt, ...]]:
+    """Prompts with a reference in batches of equal shape, so that no padding is needed."""
 
     def shape(prompt: Prompt) -> tuple[int, int]:
         return len(prompt.ids), len(prompt.reference_ids or ())

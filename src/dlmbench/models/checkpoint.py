@@ -10,7 +10,6 @@ import json
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,15 +25,6 @@ _TOKENIZERS = ("tokenizer.json", "tokenizer.model")
 METADATA = "__metadata__"  # the one key of a safetensors header that is no tensor
 _MAX_HEADER_BYTES = 100_000_000  # the safetensors format's own limit
 _DOWNLOAD = "Download it again with `dlmbench download`"
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """A checkpoint folder whose config.json was understood."""
-
-    folder: Path
-    family: str
-    architecture: Architecture
 
 
 @contextmanager
@@ -81,8 +71,8 @@ def architecture_from(config: dict[str, Any], family: str) -> Architecture:
     raise BenchError("config.json describes no model", "The sizes must be positive numbers")
 
 
-def inspect(folder: Path, family: str | None = None) -> Checkpoint:
-    """Read config.json; `family` None takes it from model_type.
+def inspect(folder: Path, family: str | None = None) -> Architecture:
+    """The architecture in config.json; `family` None takes it from model_type.
 
     Raises:
         BenchError: no folder, no or broken config.json, a family that differs, an unsupported value.
@@ -99,7 +89,7 @@ def inspect(folder: Path, family: str | None = None) -> Checkpoint:
             )
         if family is not None and found != family:
             raise BenchError(f"this is a checkpoint of family '{found}', not '{family}'", f"Set family: {found}")
-        return Checkpoint(folder, str(found), architecture_from(config, str(found)))
+        return architecture_from(config, str(found))
 
 
 def named_architecture(family: str, name: str) -> Architecture:
@@ -199,8 +189,10 @@ def problems(folder: Path, spec: ModelSpec) -> tuple[str, ...]:
 # ---------------------------------------------------------------- weights
 
 
-def tensors(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> Iterator[tuple[str, torch.Tensor]]:
-    """Each weight under LLaMA's name, on `device` in `dtype`; one tensor at a time, shard after shard.
+def tensors(
+    folder: Path, arch: Architecture, device: torch.device, dtype: torch.dtype
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """Each weight of a checkpoint under LLaMA's name, on `device` in `dtype`; one tensor at a time, shard after shard.
 
     Raises:
         BenchError: a file is missing or damaged; a tensor is missing, has another shape, or is a bias, which no
@@ -208,8 +200,7 @@ def tensors(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) ->
     """
     from safetensors import SafetensorError, safe_open
 
-    folder = checkpoint.folder
-    wanted = {t.official: t for t in registry.load("families", checkpoint.family).tensors(checkpoint.architecture)}
+    wanted = {t.official: t for t in registry.load("families", arch.family).tensors(arch)}
     with naming(folder):
         files = weight_map(folder)
         for name in wanted:
@@ -261,8 +252,7 @@ def load_weights(
     Raises:
         BenchError: see `inspect`, `named_architecture` and `tensors`.
     """
-    found = None if folder is None else inspect(folder, spec.family)
-    arch = named_architecture(spec.family, spec.source) if found is None else found.architecture
-    if found is None or spec.weights == "random":
+    arch = named_architecture(spec.family, spec.source) if folder is None else inspect(folder, spec.family)
+    if folder is None or spec.weights == "random":
         return arch, random_tensors(arch, device, dtype, seed)
-    return arch, tensors(found, device, dtype)
+    return arch, tensors(folder, arch, device, dtype)

@@ -81,8 +81,8 @@ def find(spec: ModelSpec) -> FoundModel:
     folder = resolve_model(spec)
     if folder is None:
         return FoundModel(spec, None, checkpoint.named_architecture(spec.family, spec.source), None)
-    found = checkpoint.inspect(folder, spec.family or None)
-    return FoundModel(replace(spec, family=found.family), folder, found.architecture, find_tokenizer(folder))
+    architecture = checkpoint.inspect(folder, spec.family or None)
+    return FoundModel(replace(spec, family=architecture.family), folder, architecture, find_tokenizer(folder))
 
 
 def load(spec: ModelSpec, *, engine: str, precision: str, attention: str, device: str, seed: int = 0) -> LoadedModel:

@@ -10,19 +10,3 @@ probability of its texts is known).
 from dlmbench.prompts.passages import Passage, identity, load_texts, source_attribute
 from dlmbench.prompts.selection import choose, in_batches, take
 from dlmbench.prompts.spans import BYTES, ScoredSpan, Tokenizer, continuation, same_bytes, scored_spans
-
-__all__ = [
-    "BYTES",
-    "Passage",
-    "ScoredSpan",
-    "Tokenizer",
-    "choose",
-    "continuation",
-    "identity",
-    "in_batches",
-    "load_texts",
-    "same_bytes",
-    "scored_spans",
-    "source_attribute",
-    "take",
-]

@@ -7,6 +7,7 @@ long enough for all of them, and the choice depends on nothing but the settings,
 from __future__ import annotations
 
 import hashlib
+from collections import deque
 from collections.abc import Iterator, Sequence
 
 from dlmbench import registry
@@ -78,14 +79,13 @@ def choose(
 
 def _round_robin(iterators: list[Iterator[Passage]]) -> Iterator[Passage]:
     """The first passage of each iterator, then the second of each, and so on: even a small set draws on many texts."""
-    while iterators:
-        remaining = []
-        for iterator in iterators:
-            passage = next(iterator, None)
-            if passage is not None:
-                yield passage
-                remaining.append(iterator)
-        iterators = remaining
+    queue = deque(iterators)
+    while queue:
+        iterator = queue.popleft()
+        for passage in iterator:
+            yield passage
+            queue.append(iterator)
+            break
 
 
 def _windows(text: str, tokenizers: Sequence[Tokenizer], total: int) -> Iterator[Passage]:

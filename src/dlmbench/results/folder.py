@@ -73,8 +73,11 @@ class Store(LockedFolder):
     def _resume(self, environment: Environment, experiment_name: str, plan: Plan | None) -> None:
         self._records = read_records(self.folder)
         recorded = self._records.environment
-        if recorded is not None:
-            _refuse_another_environment(self.folder, recorded, environment)
+        if recorded is not None and (differing := differences(recorded, environment, Environment.COMPARABLE)):
+            raise BenchError(
+                f"{self.folder} contains results from another environment ({'; '.join(differing)})",
+                "Times from two environments are not one data set: name a new --output-dir",
+            )
         if plan is not None:
             self._check_plan(plan)
         for name in (RECORDS, GENERATIONS, TEXT_SCORES):
@@ -199,14 +202,6 @@ def _strict_json(score: TextResult) -> dict[str, Any]:
     """The score for JSON, which has no infinity: an infinite loss is kept as text. Unknown fields are left out."""
     known = ((k, v) for k, v in asdict(score).items() if v not in (None, "") or k == "prompt_index")
     return {k: str(v) if isinstance(v, float) and not math.isfinite(v) else v for k, v in known}
-
-
-def _refuse_another_environment(folder: Path, recorded: Environment, now: Environment) -> None:
-    if differing := differences(recorded, now, Environment.COMPARABLE):
-        raise BenchError(
-            f"{folder} contains results from another environment ({'; '.join(differing)})",
-            "Times from two environments are not one data set: name a new --output-dir",
-        )
 
 
 def refuse_replaced_models(folder: Path, recorded: Iterable[ModelSpec], models: Iterable[ModelSpec]) -> None:

@@ -21,15 +21,13 @@ Shape = tuple[int, int, int]
 class BreakEvenPoint:
     """The step count k* at which diffusion takes as long as the baseline, at one shape (P, G, B).
 
-    steps: may lie above G, where every schedule wins, and below 1, where none does. step_s: what a further step adds.
+    steps: may lie above G, where every schedule wins, and below 1, where none does.
     """
 
     prompt_tokens: int
     new_tokens: int
     batch_size: int
     steps: float
-    baseline_s: float
-    step_s: float
 
 
 @dataclass(frozen=True)
@@ -76,7 +74,7 @@ def break_even_surface(
             continue
         step_s = (most_s - least_s) / (most - least) if least < most else most_s / most
         fixed_s = most_s - step_s * most
-        points.append(BreakEvenPoint(*shape, (base_s - fixed_s) / step_s, base_s, step_s))
+        points.append(BreakEvenPoint(*shape, (base_s - fixed_s) / step_s))
     return tuple(points)
 
 

@@ -106,18 +106,6 @@ class Calibration:
     p90_error: float | None
     held_out: tuple[HeldOut, ...]
 
-    @classmethod
-    def from_dict(cls, values: object) -> Calibration:
-        """Read back what `dataclasses.asdict` made.
-
-        Raises:
-            ValueError: not such values.
-        """
-        from pydantic import TypeAdapter
-
-        found: Calibration = TypeAdapter(cls).validate_python(values)
-        return found
-
 
 class _Problem:
     """All forwards of all cells as arrays: seconds_C = sum over the cell's forwards of count_F * seconds_F."""
@@ -222,23 +210,15 @@ def too_small(calibration: Calibration, groups: int) -> str | None:
 
 @dataclass(frozen=True)
 class LatencyEstimate:
-    """Expected seconds with a 95% interval, never below the floor.
-
-    is_extrapolated: to another device than the calibration's.
-    """
+    """Expected seconds with a 95% interval, never below the floor."""
 
     value_s: float
     low_s: float
     high_s: float
-    is_extrapolated: bool
 
 
 def estimate(
-    calibration: Calibration,
-    cell: Cell,
-    architecture: Architecture,
-    hardware: Hardware,
-    forwards: float | None = None,
+    calibration: Calibration, cell: Cell, architecture: Architecture, hardware: Hardware
 ) -> LatencyEstimate | None:
     """Latency of a cell, on the calibration's device or another one; None where its forwards are unknown.
 
@@ -250,7 +230,7 @@ def estimate(
     """
     from scipy.special import stdtrit  # the whole of scipy.stats takes seconds to import
 
-    kinds = operators.forwards_of(cell, forwards)
+    kinds = operators.forwards_of(cell)
     if kinds is None:
         return None
     limits = [(f.count, limits_of(f, cell, architecture, hardware)) for f in kinds]
@@ -265,14 +245,13 @@ def estimate(
             "is unknown",
             "Measure a second model or length",
         )
-    is_extrapolated = hardware.name != calibration.hardware
     refit_variance = statistics.fmean(math.log(seconds(h.efficiencies) / value) ** 2 for h in calibration.held_out)
     held_out = statistics.fmean(v**2 for h in calibration.held_out for v in h.log_errors)
-    variance = held_out + refit_variance + (TRANSFER_SD**2 if is_extrapolated else 0.0)
+    variance = held_out + refit_variance + (TRANSFER_SD**2 if hardware.name != calibration.hardware else 0.0)
     factor = math.exp(float(stdtrit(len(calibration.held_out) - 1, 0.975)) * math.sqrt(variance))
-    floor = floor_s(cell, architecture, hardware, forwards)
+    floor = floor_s(cell, architecture, hardware)
     assert floor is not None
-    return LatencyEstimate(value, min(max(value / factor, floor), value), value * factor, is_extrapolated)
+    return LatencyEstimate(value, min(max(value / factor, floor), value), value * factor)
 
 
 # ---------------------------------------------------------------- a finished run, and the file for `plan`
@@ -369,6 +348,8 @@ def load_calibration(path: Path) -> SavedCalibration:
     Raises:
         BenchError: no such file, or not a calibration.
     """
+    from pydantic import TypeAdapter
+
     remedy = "Write one with `dlmbench calibrate RUN --output FILE`"
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
@@ -379,7 +360,7 @@ def load_calibration(path: Path) -> SavedCalibration:
     try:
         if document["schema_version"] != _SCHEMA:
             raise BenchError(f"{path} was written by another version", remedy)
-        found = tuple(Calibration.from_dict(c) for c in document["calibrations"])
+        found = TypeAdapter(tuple[Calibration, ...]).validate_python(document["calibrations"])
         saved = SavedCalibration(str(document["hardware"]["name"]), str(document["run"]), found)
     except (KeyError, TypeError, ValueError) as error:
         raise BenchError(f"{path} is not a calibration", remedy) from error

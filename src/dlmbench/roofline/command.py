@@ -102,16 +102,17 @@ def text_of(program: Program, arguments: Sequence[str]) -> str:
     rates = published.rates_of(hardware)
     if program == "llama":
         llama_run = published.llama(architecture, rates, prompt, new, batch)
-        if options.model == "published":
-            return _json(options, rates, _llama_values(llama_run)) if options.json else published.llama_text(llama_run)
-        return _corrected(options, hardware, architecture)
-    options.block_length = new if options.block_length is None else options.block_length
-    options.steps = new if options.steps is None else options.steps
+        values, text = _llama_values(llama_run), published.llama_text(llama_run)
+    else:
+        options.block_length = new if options.block_length is None else options.block_length
+        options.steps = new if options.steps is None else options.steps
+        run = published.llada(architecture, rates, prompt, new, options.block_length, options.steps, batch)
+        blocks = [asdict(block) for block in run.blocks]
+        values = {"total_s": run.total_s, "aggregate_intensity": run.intensity, "blocks": blocks}
+        text = published.llada_text(run)
     if options.model == "corrected":
-        published.check_schedule(prompt, new, options.block_length, options.steps, batch)
         return _corrected(options, hardware, architecture)
-    run = published.llada(architecture, rates, prompt, new, options.block_length, options.steps, batch)
-    return _json(options, rates, _llada_values(run)) if options.json else published.llada_text(run)
+    return _json(options, rates, values) if options.json else text
 
 
 _SHOWN = ("model", "input_prompt_length", "sequence_length", "block_length", "steps", "batch_size")
@@ -135,11 +136,6 @@ def _llama_values(run: published.LlamaAnalysis) -> dict[str, object]:
         }
 
     return {"total_s": run.total.total_s, "prefill": phase(run.prefill), "decode": phase(run.decode)}
-
-
-def _llada_values(run: published.LladaAnalysis) -> dict[str, object]:
-    blocks = [asdict(block) for block in run.blocks]
-    return {"total_s": run.total_s, "aggregate_intensity": run.intensity, "blocks": blocks}
 
 
 def _corrected(options: argparse.Namespace, hardware: Hardware, architecture: Architecture) -> str:

@@ -44,7 +44,7 @@ def split(cell: Cell, arch: Architecture) -> MemorySplit | None:
     kinds = operators.forwards_of(cell, total=fewest)
     if engine is None or kinds is None:
         return None
-    e = operators.element_bytes(cell.precision)
+    e = operators.ELEMENT_BYTES[cell.precision]
     tokens = max((f.rows * f.positions for f in kinds), default=0)
     cached = max((f.cached for f in kinds), default=0)
     rows = max((f.rows for f in kinds), default=0)
@@ -74,7 +74,7 @@ def _activations(arch: Architecture, tokens: int, engine: EngineCost) -> int:
 
 
 def _logit_bytes(forward: operators.Forward, cell: Cell, arch: Architecture, engine: EngineCost) -> int:
-    e, evaluated = operators.element_bytes(cell.precision), forward.rows * forward.head * arch.vocab_size
+    e, evaluated = operators.ELEMENT_BYTES[cell.precision], forward.rows * forward.head * arch.vocab_size
     if operators.is_decoding(cell):
         return evaluated * (e + 4)  # transformers keeps a float32 copy of the last position
     if engine.logits_chunk_bytes is not None:

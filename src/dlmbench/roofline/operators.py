@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from dlmbench import registry
 from dlmbench.types import Architecture, Cell, EngineCost, ForwardShape
 
+# Bytes per element of weights and activations.
 ELEMENT_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _CONFIDENCE_BYTES = {"float32": 4, "float64": 8}
 
@@ -27,14 +28,9 @@ class Forward(ForwardShape):
     head: int
 
 
-def element_bytes(precision: str) -> int:
-    """Bytes per element of weights and activations."""
-    return ELEMENT_BYTES[precision]
-
-
 def confidence_bytes(cell: Cell) -> int:
     """Bytes per element of the softmax in which confidences are computed."""
-    return _CONFIDENCE_BYTES.get(str(cell.knob("confidence_dtype")), element_bytes(cell.precision))
+    return _CONFIDENCE_BYTES.get(str(cell.knob("confidence_dtype")), ELEMENT_BYTES[cell.precision])
 
 
 def body_weights(arch: Architecture) -> int:
@@ -46,7 +42,7 @@ def body_weights(arch: Architecture) -> int:
 
 def cache_bytes_per_token(arch: Architecture, precision: str) -> int:
     """Keys and values of one position in all layers."""
-    return 2 * arch.layers * arch.kv_heads * arch.head_size * element_bytes(precision)
+    return 2 * arch.layers * arch.kv_heads * arch.head_size * ELEMENT_BYTES[precision]
 
 
 def engine_cost(cell: Cell) -> EngineCost | None:
@@ -120,7 +116,7 @@ class Load:
 
 def load_of(forward: Forward, cell: Cell, arch: Architecture, exact_mask: bool = False) -> Load:
     """The load of one forward; with `exact_mask` only of pairs that the mask allows, whatever the kernel computes."""
-    e, d, layers = element_bytes(cell.precision), arch.hidden_size, arch.layers
+    e, d, layers = ELEMENT_BYTES[cell.precision], arch.hidden_size, arch.layers
     tokens = forward.rows * forward.positions
     # torch's math kernel multiplies all pairs and masks afterwards.
     is_plain = cell.attention == "math"
@@ -146,7 +142,7 @@ def _pointwise_bytes(cell: Cell, arch: Architecture) -> float:
 
     Plain transformers runs each as a kernel, the norms in 32 bits; a compiled block fuses them.
     """
-    e, d, f = element_bytes(cell.precision), arch.hidden_size, arch.intermediate_size
+    e, d, f = ELEMENT_BYTES[cell.precision], arch.hidden_size, arch.intermediate_size
     rotated = d + arch.kv_heads * arch.head_size
     if (engine_cost(cell) or EngineCost()).is_fused:
         return 2 * 4 * e * d + 2 * e * rotated + 3 * e * f
@@ -158,7 +154,7 @@ def _sampling_bytes(forward: Forward, cell: Cell, arch: Architecture) -> float:
     """Argmax (or a draw in float64, about sixteen passes) and the softmax of the confidence, after any guidance."""
     if is_decoding(cell):
         return 0.0
-    e, c = element_bytes(cell.precision), confidence_bytes(cell)
+    e, c = ELEMENT_BYTES[cell.precision], confidence_bytes(cell)
     a_logit = 2 * e + c if c <= 4 else 2 * e + 3 * c
     if float(cell.knob("temperature") or 0) > 0:
         a_logit += 16 * 8

@@ -44,7 +44,7 @@ class Forecast:
         return {p.cell_id: p for p in self.plan.predictions}
 
     def fits(self, cell: Cell) -> bool | None:
-        """Whether the predicted peak is within the device's memory; advice only, measurement decides."""
+        """Whether the predicted peak is within the device's memory; advisory only, measurement decides."""
         peak = self.of(cell).peak_bytes
         return None if peak is None else peak <= self.hardware.memory_bytes
 
@@ -115,13 +115,6 @@ def _caveats(cells: Sequence[Cell], calibrated: Mapping[str, Efficiencies]) -> l
     if others and defaults:
         notes.append(f"default efficiencies were never calibrated for: {', '.join(sorted(others))}")
     return notes
-
-
-def million_tokens(cell: Cell, prediction: Prediction, price_per_gpu_hour: float) -> float | None:
-    """Predicted money per million new tokens, in the currency of the price; None without a predicted time."""
-    if prediction.latency_s is None:
-        return None
-    return per_million_tokens(prediction.latency_s, cell.batch_size * cell.new_tokens, price_per_gpu_hour)
 
 
 def per_million_tokens(latency_s: float, tokens: float, price_per_gpu_hour: float, gpus: int = 1) -> float:

@@ -11,7 +11,7 @@ Legend: q new tokens a sequence, c keys they see, b sequences, T = q b rows of a
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from dlmbench.errors import BenchError
@@ -74,14 +74,9 @@ class Operator(NamedTuple):
 class Cost:
     """Seconds, FLOPs and bytes by part; the attention part's softmax counts as a nonlinear operation."""
 
-    seconds: dict[Part, float]
-    flops: dict[Part, int]
-    bytes: dict[Part, int]
-
-    @classmethod
-    def zero(cls) -> Cost:
-        """Nothing done."""
-        return cls(dict.fromkeys(PARTS, 0.0), dict.fromkeys(PARTS, 0), dict.fromkeys(PARTS, 0))
+    seconds: dict[Part, float] = field(default_factory=lambda: dict.fromkeys(PARTS, 0.0))
+    flops: dict[Part, int] = field(default_factory=lambda: dict.fromkeys(PARTS, 0))
+    bytes: dict[Part, int] = field(default_factory=lambda: dict.fromkeys(PARTS, 0))
 
     def __add__(self, other: Cost) -> Cost:
         return Cost(
@@ -147,8 +142,14 @@ def _fixed(arch: Architecture, q: int, b: int, has_head: bool) -> Iterator[Opera
         yield product("Classifier", 1, d, arch.vocab_size, b)  # one token a sequence
 
 
+def _forward(arch: Architecture, n: int, b: int, *, has_head: bool, is_masked: bool) -> Iterator[Operator]:
+    """One pass over n positions that see one another."""
+    yield from _fixed(arch, n, b, has_head)
+    yield from _attention(arch, n, n, b, is_masked)
+
+
 def _cost(operators: Iterable[Operator], rates: Rates, times: int = 1) -> Cost:
-    cost = Cost.zero()
+    cost = Cost()
     for o in operators:
         cost.seconds[o.part] += times * o.seconds(rates)
         cost.flops[o.part] += times * o.flops
@@ -167,7 +168,7 @@ def _decode_attention(arch: Architecture, first: int, last: int, b: int, rates: 
     if bound[0] != bound[1] and last - first > 1:
         middle = (first + last) // 2
         halves = (first, middle), (middle + 1, last)
-        return sum((_decode_attention(arch, lo, hi, b, rates) for lo, hi in halves), Cost.zero())
+        return sum((_decode_attention(arch, lo, hi, b, rates) for lo, hi in halves), Cost())
     count, both = last - first + 1, _cost(ends[0] + ends[1], rates)
     return Cost(
         {p: both.seconds[p] * count / 2 for p in PARTS},
@@ -186,7 +187,7 @@ class LlamaAnalysis:
     @property
     def total(self) -> Cost:
         """Both phases."""
-        return sum((c for c in (self.prefill, self.decode) if c), Cost.zero())
+        return sum((c for c in (self.prefill, self.decode) if c), Cost())
 
 
 def llama(arch: Architecture, rates: Rates, prompt: int, generation: int, batch: int = 1) -> LlamaAnalysis:
@@ -203,9 +204,7 @@ def llama(arch: Architecture, rates: Rates, prompt: int, generation: int, batch:
         )
     prefill = decode = None
     if prompt:
-        prefill = _cost(_fixed(arch, prompt, batch, True), rates) + _cost(
-            _attention(arch, prompt, prompt, batch, True), rates
-        )
+        prefill = _cost(_forward(arch, prompt, batch, has_head=True, is_masked=True), rates)
     if generation:
         decode = _cost(_fixed(arch, 1, batch, True), rates, generation) + _decode_attention(
             arch, prompt + 1, prompt + generation, batch, rates
@@ -253,25 +252,6 @@ def llada(
     Raises:
         BenchError: a value below its least, or blocks that do not divide the generation or share the steps equally.
     """
-    count = check_schedule(prompt, generation, block_length, steps, batch)
-    blocks = []
-    for i in range(1, count + 1):
-        length, step_s, flops, moved = prompt + i * block_length, 0.0, 0, 0
-        for operators in (_fixed(arch, length, batch, False), _attention(arch, length, length, batch, False)):
-            for o in operators:
-                step_s += o.seconds(rates)
-                flops += o.flops
-                moved += o.copies * o.moved
-        blocks.append(Block(length, steps // count, step_s, flops, moved))
-    return LladaAnalysis(prompt, generation, block_length, steps, tuple(blocks))
-
-
-def check_schedule(prompt: int, generation: int, block_length: int, steps: int, batch: int) -> int:
-    """The number of blocks.
-
-    Raises:
-        BenchError: see `llada`.
-    """
     _require_at_least(0, input_prompt_length=prompt)
     _require_at_least(1, sequence_length=generation, block_length=block_length, steps=steps, batch_size=batch)
     if generation % block_length:
@@ -285,7 +265,13 @@ def check_schedule(prompt: int, generation: int, block_length: int, steps: int, 
             f"steps ({steps}) is not a multiple of the number of blocks ({count})",
             f"Take a multiple of {count} (sequence_length / block_length)",
         )
-    return count
+    blocks = []
+    for i in range(1, count + 1):
+        length = prompt + i * block_length
+        step = _cost(_forward(arch, length, batch, has_head=False, is_masked=False), rates)
+        flops, moved = sum(step.flops.values()), sum(step.bytes.values())
+        blocks.append(Block(length, steps // count, step.total_s, flops, moved))
+    return LladaAnalysis(prompt, generation, block_length, steps, tuple(blocks))
 
 
 def _require_at_least(least: int, **options: int) -> None:

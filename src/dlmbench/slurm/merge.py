@@ -31,31 +31,14 @@ _KEYS: Mapping[str, tuple[str, ...]] = {
 
 
 @dataclass(frozen=True)
-class Gap:
-    """What a shard is missing: unfinished cells, or (no labels) its scores."""
-
-    shard: str
-    labels: tuple[str, ...]
-
-    @property
-    def text(self) -> str:
-        """As text that lists at most `_NAMED` cells."""
-        if not self.labels:
-            return f"{self.shard} is not finished"
-        more = f" and {len(self.labels) - _NAMED} more" if len(self.labels) > _NAMED else ""
-        cells = "1 cell" if len(self.labels) == 1 else f"{len(self.labels)} cells"
-        return f"{self.shard} is missing {cells} ({'; '.join(self.labels[:_NAMED])}{more})"
-
-
-@dataclass(frozen=True)
 class Merged:
-    """The merged run folder, with counts and what is still missing."""
+    """The merged run folder, with counts, and as text what is still missing."""
 
     folder: Path
     shards: int
     cells: int
     repetitions: int
-    gaps: tuple[Gap, ...]
+    gaps: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -82,7 +65,7 @@ def merge_submitted(folder: Path, partial: bool = False) -> Merged:
         ended = {r.cell.id for r in read_records(path).results() if r.status is not None}
         missing = tuple(labels[i] for i in shard.cell_ids if i not in ended)
         if missing or not (path / ENDED).is_file():
-            gaps.append(Gap(f"shard {shard.index}", missing))
+            gaps.append(_gap(f"shard {shard.index}", missing))
     hint = f"`{submissions.resume_command(folder)}` completes it; `--partial` merges what has been measured"
     shards = [submission.shard_folder(s.index) for s in submission.shards]
     return merge(folder, plan, shards, gaps, "" if partial else hint)
@@ -103,7 +86,7 @@ def merge_folders(output: Path, folders: list[Path], partial: bool = False) -> M
     cells: dict[str, Cell] = {}
     for folder, recorded in zip(folders, contents, strict=True):
         if missing := tuple(c.label for c in recorded.cells.values() if c.id not in ended):
-            gaps.append(Gap(str(folder), missing))
+            gaps.append(_gap(str(folder), missing))
         cells |= {c.id: c for c in recorded.cells.values() if c.id not in cells}
     hint = "The same `dlmbench run` command completes it; `--partial` merges what has been measured"
     return merge(output, Plan(tuple(cells.values())), folders, gaps, "" if partial else hint)
@@ -116,7 +99,7 @@ def score_rest(folder: Path, progress: Progress) -> None:
         run.score(folder, metrics, {}, progress)
 
 
-def merge(output: Path, plan: Plan, shards: Sequence[Path], gaps: Sequence[Gap], hint: str = "") -> Merged:
+def merge(output: Path, plan: Plan, shards: Sequence[Path], gaps: Sequence[str], hint: str = "") -> Merged:
     """Merge the records of `shards` into `output`.
 
     Args:
@@ -138,7 +121,7 @@ def merge(output: Path, plan: Plan, shards: Sequence[Path], gaps: Sequence[Gap],
     cells = {cell.id: cell for cell in plan.cells}
     _check_cells(sources, set(cells))
     if gaps and hint:
-        raise BenchError(f"the run is incomplete: {'; '.join(g.text for g in gaps)}", hint)
+        raise BenchError(f"the run is incomplete: {'; '.join(gaps)}", hint)
 
     left_out = dict.fromkeys(out for s in sources for out in s.contents.left_out)
     environment = _environment(sources)
@@ -158,6 +141,15 @@ def merge(output: Path, plan: Plan, shards: Sequence[Path], gaps: Sequence[Gap],
     merged = read_run(output)
     repetitions = sum(len(r.timed) for r in merged.results)
     return Merged(output, len(sources), len(merged.cells), repetitions, tuple(gaps))
+
+
+def _gap(shard: str, labels: Sequence[str]) -> str:
+    """What a shard is missing: cells, of which the first are named, or (no labels) its scores."""
+    if not labels:
+        return f"{shard} is not finished"
+    more = f" and {len(labels) - _NAMED} more" if len(labels) > _NAMED else ""
+    cells = "1 cell" if len(labels) == 1 else f"{len(labels)} cells"
+    return f"{shard} is missing {cells} ({'; '.join(labels[:_NAMED])}{more})"
 
 
 def _source(folder: Path) -> _Source | None:

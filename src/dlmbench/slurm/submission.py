@@ -11,7 +11,7 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -24,19 +24,19 @@ from dlmbench.models.loading import architectures
 from dlmbench.results import RECORDS
 from dlmbench.results.journal import replace_file
 from dlmbench.roofline.hardware import Hardware
+from dlmbench.roofline.operators import ELEMENT_BYTES
 from dlmbench.roofline.predict import predict
 from dlmbench.slurm import scheduler
 from dlmbench.types import Experiment, ModelSpec, Plan, from_mapping
 
 SUBMISSION = "submission.json"
 SHARDS = "shards"
-MODELS = "models.json"  # in SHARDS: the content of the models, written by the first task that finds them
+MODELS = "models.json"  # in SHARDS: the content of the models, written by the first array task that finds them
 JOB_SCRIPT = "jobs/benchmark_array.sbatch"
 _SCHEMA = 2
 _CHECKOUT = Path(__file__).parents[3]
-# Reading weights from a shared file system. Affects only how shards are cut, and only between large models.
+# Reading weights from a shared file system. Affects only the split into shards, and only between large models.
 _LOAD_BYTES_PER_S = 1e9
-_DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Resources:
 
 @dataclass(frozen=True)
 class Job:
-    """One queued job: the array over `shards`, or (no shards) the job that merges and reports."""
+    """One queued job: the array over `shards`, or (no shards) the job that merges, scores and reports."""
 
     id: str
     shards: tuple[int, ...] = ()
@@ -99,7 +99,7 @@ class Submission:
         return plan
 
     def with_models(self, models: tuple[ModelSpec, ...], ids: Mapping[str, str]) -> Submission:
-        """The submission with model contents found since it was made. ids: new cell ids by old ones."""
+        """The submission with model contents hashed after it was made. ids: new cell ids by old ones."""
         shards = tuple(replace(s, cell_ids=tuple(ids.get(i, i) for i in s.cell_ids)) for s in self.shards)
         predicted = {ids.get(cell_id, cell_id): seconds for cell_id, seconds in self.predicted.items()}
         return replace(self, experiment=replace(self.experiment, models=models), shards=shards, predicted=predicted)
@@ -112,8 +112,8 @@ class Submission:
         cells = tuple(cell for cell in plan.cells if cell.id in ids)
         return replace(plan, cells=cells, left_out=plan.left_out if index == 0 else (), predictions=())
 
-    def tasks_by_shard(self, tasks: Iterable[scheduler.Task]) -> dict[int, scheduler.Task]:
-        """The task of each shard among `tasks`; if several jobs had the shard, that of the latest."""
+    def tasks_by_shard(self, tasks: Sequence[scheduler.Task]) -> dict[int, scheduler.Task]:
+        """The array task of each shard among `tasks`; if several jobs had the shard, that of the latest."""
         found: dict[int, scheduler.Task] = {}
         for job in self.jobs:
             for task in tasks:
@@ -151,15 +151,15 @@ def create(
     """A submission with nothing queued yet: `count` shards, balanced by each cell's predicted time on `device`."""
     experiment = replace(experiment, models=with_known_content(experiment.models))
     plan = grid.with_models(plan, experiment.models)
-    made = predict(plan, device)
+    forecast = predict(plan, device)
     seconds = {}
     for cell in plan.cells:
-        latency = made.of(cell).latency_s
+        latency = forecast.of(cell).latency_s
         if latency is not None:
             seconds[cell.id] = latency * generations_of(latency, experiment.protocol)
     known, _ = architectures(dict.fromkeys(c.model for c in plan.cells))
     load_s = {
-        setting_of(c): known[c.model.key].parameters * _DTYPE_BYTES[c.precision] / _LOAD_BYTES_PER_S
+        setting_of(c): known[c.model.key].parameters * ELEMENT_BYTES[c.precision] / _LOAD_BYTES_PER_S
         for c in plan.cells
         if c.model.key in known
     }
@@ -185,7 +185,7 @@ def check_same_run(old: Submission, new: Submission) -> None:
                 "Restore that checkpoint to resume; for the new one choose a new --output-dir",
             )
     if len(old.shards) != len(new.shards):
-        raise BenchError(f"{old.folder} was cut into {len(old.shards)} shards, not {len(new.shards)}", hint)
+        raise BenchError(f"{old.folder} was split into {len(old.shards)} shards, not {len(new.shards)}", hint)
 
 
 def _without_content(experiment: Experiment) -> Experiment:
@@ -211,9 +211,8 @@ def check_resources(resources: Resources) -> None:
     Raises:
         BenchError: the partition has several types and none is chosen; SLURM or the job script is missing.
     """
-    script = Path(os.environ.get("DLMBENCH_HOME", _CHECKOUT)) / JOB_SCRIPT
-    if not script.is_file():
-        raise BenchError(f"there is no {script}", "Submit from a checkout, or set DLMBENCH_HOME to one")
+    if not _job_script().is_file():
+        raise BenchError(f"there is no {_job_script()}", "Submit from a checkout, or set DLMBENCH_HOME to one")
     scheduler.run_command(["sbatch", "--version"])
     is_chosen = any(_chooses_nodes(option) for option in resources.extra)
     if resources.gres.partition(":")[0] != "gpu" or resources.gres.count(":") > 1 or is_chosen:
@@ -257,14 +256,16 @@ class QueueRequest:
             f"--signal=B:USR1@{resources.warn_s}",
             "--requeue",
             *(["--exclusive"] if resources.exclusive else []),
-            *_script(self.submission),
+            str(_job_script()),
+            str(self.submission.folder),
         ]
 
     def report_command(self, array: str | None) -> list[str]:
         """The sbatch command of the job that merges, scores and reports after all others have ended in any state."""
         after = [*self.arrays, *([array] if array else [])]
         dependency = [f"--dependency=afterany:{':'.join(after)}"] if after else []
-        return [*_sbatch(self.submission, "-report", "%j"), *dependency, *_script(self.submission)]
+        folder = str(self.submission.folder)
+        return [*_sbatch(self.submission, "-report", "%j"), *dependency, str(_job_script()), folder]
 
     def variables(self) -> dict[str, str]:
         """Environment variables for the job script; values that the user has set win."""
@@ -297,8 +298,8 @@ def _sbatch(submission: Submission, suffix: str, job: str) -> list[str]:
     ]
 
 
-def _script(submission: Submission) -> list[str]:
-    return [str(Path(os.environ.get("DLMBENCH_HOME", _CHECKOUT)) / JOB_SCRIPT), str(submission.folder)]
+def _job_script() -> Path:
+    return Path(os.environ.get("DLMBENCH_HOME", _CHECKOUT)) / JOB_SCRIPT
 
 
 def request_for(submission: Submission, unfinished: list[int]) -> QueueRequest:
@@ -321,21 +322,21 @@ def queue(request: QueueRequest) -> Submission:
     Raises:
         BenchError: SLURM refused, with its message; the same command can be repeated.
     """
-    made = request.submission
+    submission = request.submission
     (Path.cwd() / "logs" / "slurm").mkdir(parents=True, exist_ok=True)
-    made.folder.mkdir(parents=True, exist_ok=True)
-    made.save()  # before the first job can start and read it
+    submission.folder.mkdir(parents=True, exist_ok=True)
+    submission.save()  # before the first job can start and read it
     array = None
     if request.todo:
         array = scheduler.sbatch(request.array_command(), request.variables())
-        made = replace(made, jobs=(*made.jobs, Job(array, request.todo)))
-        made.save()
+        submission = replace(submission, jobs=(*submission.jobs, Job(array, request.todo)))
+        submission.save()
     for job in request.superseded:
         scheduler.cancel(job)  # it would report without the shards queued now
     last = scheduler.sbatch(request.report_command(array), request.variables())
-    made = replace(made, jobs=(*made.jobs, Job(last)))
-    made.save()
-    return made
+    submission = replace(submission, jobs=(*submission.jobs, Job(last)))
+    submission.save()
+    return submission
 
 
 # ---------------------------------------------------------------- read back
@@ -347,10 +348,10 @@ def exists(folder: Path) -> bool:
 
 
 def load(folder: Path) -> Submission:
-    """Read submission.json, with the content of models that a task has found since.
+    """Read submission.json, with the content of models that an array task has found since.
 
     Raises:
-        BenchError: it is missing, damaged, or of another version.
+        BenchError: it or models.json is missing, damaged, or of another version.
     """
     path = folder / SUBMISSION
     try:
@@ -367,9 +368,9 @@ def load(folder: Path) -> Submission:
         submission = from_mapping(Submission, {**values, "folder": folder})
         if json.loads(submission.to_json()) != values:
             raise ValueError("something is missing")
-        return _with_found_models(submission)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise _unreadable(path, "it is not what `dlmbench submit` writes") from error
+    return _with_found_models(submission)
 
 
 def _unreadable(path: Path, why: object) -> BenchError:
@@ -380,6 +381,9 @@ def _with_found_models(submission: Submission) -> Submission:
     path = submission.folder / SHARDS / MODELS
     if not path.is_file():
         return submission
-    found = json.loads(path.read_text(encoding="utf-8"))
-    models = tuple(replace(m, content=found["content"].get(m.key)) for m in submission.experiment.models)
-    return submission.with_models(models, found["cell_ids"])
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        models = tuple(replace(m, content=found["content"].get(m.key)) for m in submission.experiment.models)
+        return submission.with_models(models, found["cell_ids"])
+    except (OSError, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise _unreadable(path, "it is not what the first array task writes") from error

@@ -1,4 +1,4 @@
-"""The model `dlmbench` of lm-eval: its requests, answered by the project's engines and samplers.
+"""lm-eval's model `dlmbench`: answers its requests with the project's engines and samplers.
 
 A diffusion model fills a canvas of fixed length, so a text is generated whole and then cut at its first end of text or
 stop string; autoregressive models are treated alike. The answer to a request does not depend on its batch.
@@ -47,9 +47,21 @@ ProgressBar = Callable[[str, int], AbstractContextManager[Advance]]
 _COUNTS = ("draws", "max_length", "new_tokens")
 _CHOICES = {"likelihood": LIKELIHOODS, "precision": PRECISIONS, "attention": ATTENTION}
 _ARGUMENTS = ("pretrained", "revision", "sampler", "engine", "seed", "check_greedy", *_COUNTS, *_CHOICES)
-# Any other generation argument of a task changes how tokens are drawn, so it has no effect at temperature 0.
 _SUPPORTED = ("until", "max_gen_toks", "do_sample", "temperature")
-_NEUTRAL: dict[str, tuple[object, ...]] = {"top_p": (1, 1.0), "top_k": (0, -1), "num_beams": (1,)}
+# Other generation arguments of transformers: those that only matter where tokens are drawn, and values without effect.
+_DRAWING = ("top_p", "top_k", "min_p", "typical_p")
+_NEUTRAL: dict[str, tuple[object, ...]] = {
+    "top_p": (1,),
+    "top_k": (0, -1),
+    "min_p": (0,),
+    "typical_p": (1,),
+    "num_beams": (1,),
+    "num_return_sequences": (1,),
+    "repetition_penalty": (1,),
+    "no_repeat_ngram_size": (0,),
+    "min_new_tokens": (0,),
+    "use_cache": (True, False),
+}
 
 
 @contextmanager
@@ -88,21 +100,23 @@ class DlmbenchLM(TemplateLM):  # type: ignore[misc]
         if device is not None and device.startswith("cuda") and not torch.cuda.is_available():
             device = None  # lm-eval's default is cuda:0, so the user need not have asked for it
         state = WorkerState(device or default_device())
-        self._connect(args, models.find(args.model), state, tqdm_bar)
+        self._setup(args, models.find(args.model), state, tqdm_bar)
         load_model(self.args, state)
 
     @classmethod
-    def over(cls, args: TaskModelArgs, found: FoundModel, worker: Worker | WorkerState, bar: ProgressBar) -> DlmbenchLM:
+    def from_worker(
+        cls, args: TaskModelArgs, found: FoundModel, worker: Worker | WorkerState, bar: ProgressBar
+    ) -> DlmbenchLM:
         """The interface over a model that a worker loads or has loaded.
 
         Raises:
             BenchError: no tokenizer, or a sampler, engine or knob that does not fit.
         """
         lm = cls.__new__(cls)
-        lm._connect(args, found, worker, bar)
+        lm._setup(args, found, worker, bar)
         return lm
 
-    def _connect(self, args: TaskModelArgs, found: FoundModel, worker: Worker | WorkerState, bar: ProgressBar) -> None:
+    def _setup(self, args: TaskModelArgs, found: FoundModel, worker: Worker | WorkerState, bar: ProgressBar) -> None:
         super().__init__()
         if found.tokenizer is None:
             raise BenchError(f"{found.folder} has no tokenizer.json", "Fetch it with `dlmbench download`")
@@ -132,7 +146,7 @@ class DlmbenchLM(TemplateLM):  # type: ignore[misc]
 
     @property
     def max_length(self) -> int:
-        """Most tokens of a request."""
+        """Maximum tokens of a request: context and continuation."""
         return self.args.max_length or self.architecture.max_positions
 
     @property
@@ -228,11 +242,11 @@ class DlmbenchLM(TemplateLM):  # type: ignore[misc]
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
         """Continuations, each cut at its first end of text or stop string."""
         arguments = [normalize_gen_kwargs(request.args[1]) for request in requests]
-        kinds = [self._canvas(kwargs) for kwargs in arguments]
+        settings = [self._generation_settings(kwargs) for kwargs in arguments]
         texts = [""] * len(requests)
         with self._progress("generations", len(requests)) as advance:
-            for new_tokens, temperature in sorted(set(kinds)):
-                chosen = [i for i, kind in enumerate(kinds) if kind == (new_tokens, temperature)]
+            for new_tokens, temperature in sorted(set(settings)):
+                chosen = [i for i, own in enumerate(settings) if own == (new_tokens, temperature)]
                 contexts = tuple(self._fit(self.tok_encode(requests[i].args[0]), new_tokens) for i in chosen)
                 request = Generations(self.args, contexts, new_tokens, temperature)
                 for i, ids in zip(chosen, self._answers(request, len(chosen), advance), strict=True):
@@ -243,12 +257,19 @@ class DlmbenchLM(TemplateLM):  # type: ignore[misc]
 
     # ---------------------------------------------------------------- lengths and ends
 
-    def _canvas(self, kwargs: Mapping[str, Any]) -> tuple[int, float]:
-        """Number of new tokens, and the temperature."""
+    def _generation_settings(self, kwargs: Mapping[str, Any]) -> tuple[int, float]:
+        """Number of new tokens, and the temperature.
+
+        Raises:
+            BenchError: an argument that would change the text and that no sampler supports.
+        """
         temperature = float(kwargs["temperature"]) if kwargs["do_sample"] else 0.0
         for name, value in kwargs.items():
-            if name not in _SUPPORTED and temperature > 0 and value not in (None, *_NEUTRAL.get(name, ())):
-                hint = f"Override it with --gen_kwargs {name}=..., or ask for greedy decoding: do_sample=False"
+            has_no_effect = value in (None, *_NEUTRAL.get(name, ())) or (temperature == 0 and name in _DRAWING)
+            if name not in _SUPPORTED and not has_no_effect:
+                hint = f"Override it with --gen_kwargs {name}=..."
+                if name in _DRAWING:
+                    hint += ", or ask for greedy decoding: do_sample=False"
                 raise BenchError(f"the task requests {name} = {value}, which no sampler supports", hint)
         return self.args.new_tokens or int(kwargs["max_gen_toks"]), temperature
 
@@ -287,7 +308,10 @@ class DlmbenchLM(TemplateLM):  # type: ignore[misc]
             yield advance
         if self._cut_contexts:
             LOG.warning(
-                "%d of %d contexts are cut on the left to fit %d tokens", self._cut_contexts, total, self.max_length
+                "%d of %d contexts were truncated on the left to fit %d tokens",
+                self._cut_contexts,
+                total,
+                self.max_length,
             )
             self._cut_contexts = 0
 

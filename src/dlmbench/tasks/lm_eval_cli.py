@@ -8,30 +8,32 @@ from collections.abc import Sequence
 
 from dlmbench.errors import BenchError
 
+_NOT_FOUND = "Tasks not found: "  # how lm-eval begins its message
+
 
 def run_lm_eval(arguments: Sequence[str]) -> None:
     """Run `lm-eval ARGUMENTS`.
 
     Raises:
-        BenchError: invalid arguments, or an unknown task, with the nearest known ones.
+        BenchError: invalid arguments, or an unknown task; the hint suggests similar names.
     """
     sys.stderr.write("loading lm-eval ...\n")
     from lm_eval.__main__ import cli_evaluate
 
     import dlmbench.tasks.adapter  # noqa: F401  (registers the model)
 
-    own_arguments, sys.argv = sys.argv, ["lm-eval", *arguments]
+    saved_argv, sys.argv = sys.argv, ["lm-eval", *arguments]
     try:
         cli_evaluate()
     except ValueError as error:
-        missing = str(error).removeprefix("Tasks not found: ")
-        if missing == str(error):
-            if _is_about_arguments(error):
-                raise BenchError(str(error), "See `dlmbench lm-eval run --help`") from None
-            raise
-        raise _unknown_task(missing.split(", ")[0], arguments) from None
+        text = str(error)
+        if text.startswith(_NOT_FOUND):
+            raise _unknown_task(text.removeprefix(_NOT_FOUND).split(", ")[0], arguments) from None
+        if _is_about_arguments(error):
+            raise BenchError(text, "See `dlmbench lm-eval run --help`") from None
+        raise
     finally:
-        sys.argv = own_arguments
+        sys.argv = saved_argv
 
 
 def _is_about_arguments(error: ValueError) -> bool:

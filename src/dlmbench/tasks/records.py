@@ -34,8 +34,9 @@ Value = float | tuple[float, float]
 class TaskRun:
     """One task (or group of tasks) for one model in one setting: everything that determines its answers.
 
-    likelihood, draws: None where they do not apply. definition: hash of the task's file and documents. limit: number
-    of documents; below 1 a share of them. num_fewshot: None leaves it to the task.
+    likelihood: the estimator of log-likelihoods, draws: its Monte Carlo samples; None where they do not apply.
+    definition: hash of the task's file and documents. limit: number of documents; below 1 a share of them.
+    num_fewshot: None leaves it to the task.
     """
 
     task: str
@@ -105,7 +106,10 @@ class TaskScore:
 
 @dataclass(frozen=True)
 class TaskSample:
-    """One document: the answers, and its value of each metric. Equal doc_hash means the same document."""
+    """One document and its value of each metric; raw, answers: lm-eval's resps, filtered_resps.
+
+    Equal doc_hash means the same document.
+    """
 
     run_id: str
     task: str
@@ -170,7 +174,7 @@ class TaskStore(LockedFolder):
             raise
 
     def plan(self, runs: Sequence[TaskRun]) -> list[TaskRun]:
-        """Those of `runs` that are not recorded yet; recorded ones get the present key, role and folder of the model.
+        """Those of `runs` that are not recorded yet; recorded ones get the current key, role and folder of the model.
 
         Raises:
             BenchError: a model's name or source was recorded with another checkpoint.
@@ -217,7 +221,7 @@ class TaskStore(LockedFolder):
         return {"model": run.model.key, "role": run.model.role, "steps": run.steps} | asdict(score)
 
     def _rows(self) -> Iterator[dict[str, Any]]:
-        """Of tasks.csv: one row per score, and one per run without any."""
+        """Rows of tasks.csv: one per score, and one per run without any."""
         differences = {(d.run_id, d.task, d.metric, d.filter): d for d in self.results.differences}
         for run_id, outcome in self.results.outcomes.items():
             run = outcome.run

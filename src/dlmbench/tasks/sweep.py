@@ -143,7 +143,7 @@ def _evaluate(
     from dlmbench.tasks.adapter import DlmbenchLM, RequestFailedError
 
     try:
-        results = _lm_eval_results(task_run, task, DlmbenchLM.over(model_args, found, worker, progress.bar))
+        results = _lm_eval_results(task_run, task, DlmbenchLM.from_worker(model_args, found, worker, progress.bar))
         samples = list(_samples(task_run, results))
         scores = [with_interval(score, samples) for score in _scores(task_run, task, results)]
         return TaskOutcome(task_run, "ok"), scores, samples

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from dlmbench.tiny.oracle import StoryScore, continuation_log_prob, next_word, score_story
 from dlmbench.tiny.state import Constraint
-from dlmbench.tiny.story import Window, heldout_windows, sample_story, story_of
+from dlmbench.tiny.story import heldout_stories, sample_story, story_of
 
 # The sources by which an experiment names the shipped models.
 EMBEDDED_MODELS = ("embedded:ar", "embedded:llada")

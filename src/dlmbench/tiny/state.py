@@ -54,15 +54,19 @@ def certain(word: str) -> Distribution:
     return {word: 1.0}
 
 
-def literal(text: str) -> Slots[None]:
-    """The words of `text`, fixed by the frame of the sentence."""
-    for word in text.split():
-        yield Constraint.SYNTAX, certain(word)
+def clause(template: str, *choices: str | Distribution) -> Slots[list[str]]:
+    """The words of `template`, where each <constraint> is the next of `choices`; returns the words there.
 
-
-def forced(constraint: Constraint, word: str) -> Slots[None]:
-    """`word`, fixed by the story so far."""
-    yield constraint, certain(word)
+    A choice is a word that the story so far has fixed, or the distribution of the possible words.
+    """
+    chosen, left = [], iter(choices)
+    for part in template.split():
+        if part.startswith("<"):
+            choice = next(left)
+            chosen.append((yield Constraint(part[1:-1]), certain(choice) if isinstance(choice, str) else choice))
+        else:
+            yield Constraint.SYNTAX, certain(part)
+    return chosen
 
 
 def indefinite(choice: Indefinite, constraint: Constraint) -> Slots[str]:

@@ -9,10 +9,10 @@ sends the words of a text.
 
 import random
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from typing import Any
 
 from dlmbench.tiny import world
-from dlmbench.tiny.state import Cast, Character, Constraint, Slots, certain, forced, indefinite, literal, own_item
+from dlmbench.tiny.state import Cast, Character, Constraint, Slots, certain, clause, indefinite, own_item
 from dlmbench.tiny.vocabulary import NUMBERS
 from dlmbench.tiny.world import Distribution, normalised, restrict, uniform
 
@@ -41,44 +41,29 @@ def story_slots() -> Slots[None]:
 def _opening(cast: Cast) -> Slots[None]:
     """Once upon a time, <hero> the <trait> <role> lived in the <place>. ..."""
     opening = yield Constraint.SYNTAX, _OPENING
-    yield from literal("upon a time ," if opening == "once" else "ago ,")
+    yield from clause("upon a time ," if opening == "once" else "ago ,")
     hero = yield from _hero(cast)
     yield from _companion(cast, hero)
-    yield from forced(Constraint.NAME, hero.name)
-    yield from literal("carried")
+    yield from clause("<name> carried", hero.name)
     yield from cast.new_item(hero)
-    yield from literal("in")
-    yield from forced(Constraint.PRONOUN, hero.possessive)
-    yield Constraint.FREE, world.CONTAINER
-    yield from literal(".")
+    yield from clause("in <pronoun> <free> .", hero.possessive, world.CONTAINER)
     cast.focus = hero
 
 
 def _hero(cast: Cast) -> Slots[Character]:
     """<name> the <trait> <role> lived in the <home>."""
-    name = yield Constraint.FREE, world.NAME
-    yield from literal("the")
-    trait = yield Constraint.FREE, world.TRAIT_OF_HERO
-    role = yield Constraint.FREE, world.ROLE_OF_TRAIT[trait]
-    yield from literal("lived in the")
-    home = yield Constraint.FREE, world.PLACE
-    yield from literal(".")
+    name, trait = yield from clause("<free> the <free>", world.NAME, world.TRAIT_OF_HERO)
+    role, home = yield from clause("<free> lived in the <free> .", world.ROLE_OF_TRAIT[trait], world.PLACE)
     return cast.enter(Character(name, role, home, location=home))
 
 
 def _companion(cast: Cast, hero: Character) -> Slots[None]:
     """<She> had a <relation> named <name>, <a trait> <role> from the <home>."""
-    yield from forced(Constraint.PRONOUN, hero.pronoun)
-    yield from literal("had a")
-    relation = yield Constraint.FREE, world.RELATION
-    yield from literal("named")
-    name = yield Constraint.NAME, restrict(world.NAME_OF_RELATION[relation], lambda other: other != hero.name)
-    yield from literal(",")
+    _, relation = yield from clause("<pronoun> had a <free> named", hero.pronoun, world.RELATION)
+    names = restrict(world.NAME_OF_RELATION[relation], lambda other: other != hero.name)
+    (name,) = yield from clause("<name> ,", names)
     trait = yield from indefinite(world.TRAIT, Constraint.FREE)
-    role = yield Constraint.ROLE, cast.unused_roles(trait)
-    yield from literal("from the")
-    home = yield Constraint.FREE, world.PLACE
-    yield from literal(".")
+    role, home = yield from clause("<role> from the <free> .", cast.unused_roles(trait), world.PLACE)
     cast.enter(Character(name, role, home, location=home))
 
 
@@ -92,8 +77,7 @@ def _sentence(cast: Cast) -> Slots[None]:
         yield from _newcomer(first, cast, focus)
     else:
         if first in world.ADVERB:
-            yield from literal(",")
-            first = yield Constraint.SUBJECT, _subjects(cast, focus)
+            (first,) = yield from clause(", <subject>", _subjects(cast, focus))
         subject = yield from _subject(first, cast, focus)
         if subject is None:
             yield from _animal_again(cast)
@@ -134,32 +118,25 @@ def _subject(first: str, cast: Cast, focus: Character) -> Slots[Character | None
     return next((character for character in cast.characters.values() if character.role == noun), None)
 
 
-def _sky() -> Slots[None]:
+def _sky() -> Slots[list[str]]:
     """At <hour> the sky was <sky>."""
-    yield Constraint.FREE, world.HOUR
-    yield from literal("the sky was")
-    yield Constraint.FREE, world.SKY
-    yield from literal(".")
+    return clause("<free> the sky was <free> .", world.HOUR, world.SKY)
 
 
 def _newcomer(article: str, cast: Cast, focus: Character) -> Slots[None]:
     """<A trait> <role> named <name> arrived from the <home>; arrives where the focus is and becomes the focus."""
     trait = yield Constraint.FREE, world.TRAIT.word[article]
-    role = yield Constraint.ROLE, cast.unused_roles(trait)
-    yield from literal("named")
-    name = yield Constraint.NAME, restrict(world.NAME, lambda name: name not in cast.characters)
-    yield from literal("arrived from the")
-    home = yield Constraint.FREE, world.PLACE
-    yield from literal(".")
+    names = restrict(world.NAME, lambda name: name not in cast.characters)
+    role, name, home = yield from clause(
+        "<role> named <name> arrived from the <free> .", cast.unused_roles(trait), names, world.PLACE
+    )
     cast.focus = cast.enter(Character(name, role, home, location=focus.location))
 
 
 def _animal_again(cast: Cast) -> Slots[None]:
     """The <animal> was <state>."""
     assert cast.animal is not None
-    yield from literal("was")
-    yield Constraint.NATURE, world.STATE_OF[cast.animal]
-    yield from literal(".")
+    yield from clause("was <nature> .", world.STATE_OF[cast.animal])
     cast.animal = None
 
 
@@ -180,7 +157,7 @@ def verbs(cast: Cast, subject: Character) -> Distribution:
     return normalised(weights)
 
 
-def predicate(verb: str, cast: Cast, subject: Character) -> Slots[None]:
+def predicate(verb: str, cast: Cast, subject: Character) -> Slots[Any]:
     """The rest of the sentence after `verb`, and its effect on the story.
 
     A fact stated once (a mood, a garment, a count, a home) is the only possible word later; the oracle's constraints
@@ -194,23 +171,20 @@ def predicate(verb: str, cast: Cast, subject: Character) -> Slots[None]:
 def _moves(cast: Cast, subject: Character) -> Slots[None]:
     """<moved> [<manner>] to the <place> [with <name>]."""
     word = yield Constraint.FREE, _MANNER_OR_TO
-    if word != "to":
-        yield from literal("to")
-    yield from literal("the")
-    subject.location = yield Constraint.PLACE, world.NEIGHBOUR_OF[subject.location]
+    (subject.location,) = yield from clause(
+        "the <place>" if word == "to" else "to the <place>", world.NEIGHBOUR_OF[subject.location]
+    )
     word = yield Constraint.SYNTAX, _WITH_OR_STOP
     if word == "with":
         companion = yield from cast.other_character(subject)
         companion.location = subject.location
-        yield from literal(".")
+        yield from clause(".")
 
 
 def _sees(cast: Cast, subject: Character) -> Slots[None]:
     """Saw <an animal> in the <location>."""
     cast.animal = yield from indefinite(world.ANIMAL_OF[subject.location], Constraint.ANIMAL)
-    yield from literal("in the")
-    yield from forced(Constraint.LOCATION, subject.location)
-    yield from literal(".")
+    yield from clause("in the <location> .", subject.location)
 
 
 def _feels(cast: Cast, subject: Character) -> Slots[None]:
@@ -220,109 +194,83 @@ def _feels(cast: Cast, subject: Character) -> Slots[None]:
     word = yield Constraint.SYNTAX, _BECAUSE_OR_STOP if moods else certain(".")
     if word == "because":
         name = yield Constraint.NAME, uniform(moods)
-        yield from literal("was")
-        yield from forced(Constraint.MOOD, moods[name])
-        yield from literal(".")
+        yield from clause("was <mood> .", moods[name])
 
 
-def _remains(_cast: Cast, subject: Character) -> Slots[None]:
+def _remains(_cast: Cast, subject: Character) -> Slots[list[str]]:
     """Remained <mood>."""
     assert subject.mood is not None
-    yield from forced(Constraint.MOOD, subject.mood)
-    yield from literal(".")
+    return clause("<mood> .", subject.mood)
 
 
 def _asks(cast: Cast, subject: Character) -> Slots[None]:
     """Asked <name>, are you <mood>? <name> said <yes or no>. If the mood was unknown, a yes states it."""
     asked = yield from cast.other_character(subject)
-    yield from literal(", are you")
     guess = world.MOOD
     if asked.mood is not None:
         guess = {mood: 0.5 * p + (0.5 if mood == asked.mood else 0.0) for mood, p in world.MOOD.items()}
-    mood = yield Constraint.FREE, guess
-    yield from literal("?")
-    yield from forced(Constraint.NAME, asked.name)
-    yield from literal("said")
-    if asked.mood is not None:
-        yield from forced(Constraint.ANSWER, "yes" if mood == asked.mood else "no")
-    elif (yield Constraint.ANSWER, _YES_OR_NO) == "yes":
+    mood, _ = yield from clause(", are you <free> ? <name> said", guess, asked.name)
+    truth = _YES_OR_NO if asked.mood is None else certain("yes" if mood == asked.mood else "no")
+    (answer,) = yield from clause("<answer> .", truth)
+    if answer == "yes":
         asked.mood = mood
-    yield from literal(".")
 
 
-def _remembers(_cast: Cast, subject: Character) -> Slots[None]:
+def _remembers(_cast: Cast, subject: Character) -> Slots[list[str]]:
     """Remembered <her> home in the <home>."""
-    yield from forced(Constraint.PRONOUN, subject.possessive)
-    yield from literal("home in the")
-    yield from forced(Constraint.HOME, subject.home)
-    yield from literal(".")
+    return clause("<pronoun> home in the <home> .", subject.possessive, subject.home)
 
 
-def _looks(_cast: Cast, subject: Character) -> Slots[None]:
+def _looks(_cast: Cast, subject: Character) -> Slots[list[str]]:
     """Looked at the <landmark> in the <location>."""
-    yield from literal("at the")
-    yield Constraint.LANDMARK, world.LANDMARK_OF[subject.location]
-    yield from literal("in the")
-    yield from forced(Constraint.LOCATION, subject.location)
-    yield from literal(".")
+    landmarks = world.LANDMARK_OF[subject.location]
+    return clause("at the <landmark> in the <location> .", landmarks, subject.location)
 
 
 def _gives(cast: Cast, subject: Character) -> Slots[None]:
     """Took the <colour> <things> and gave <count of them, or it> to <name> [and had <rest> left]."""
-    yield from literal("the")
+    yield from clause("the")
     item = yield from own_item(subject)
-    several = item.count > 1
-    yield from literal("and gave")
-    count = 1
+    several, count = item.count > 1, 1
     if several:
-        count = world.COUNT_OF[(yield Constraint.COUNT, uniform(NUMBERS[1 : item.count + 1]))]
-    yield from literal("of them to" if several else "it to")
+        (number,) = yield from clause("and gave <count> of them to", uniform(NUMBERS[1 : item.count + 1]))
+        count = world.COUNT_OF[number]
+    else:
+        yield from clause("and gave it to")
     receiver = yield from cast.other_character(subject)
     subject.give(item, count, receiver)
     word = yield Constraint.SYNTAX, _AND_OR_STOP if several else certain(".")
     if word == "and":
-        yield from literal("had")
-        yield from forced(Constraint.COUNT, NUMBERS[item.count])
-        yield from literal("left .")
+        yield from clause("had <count> left .", NUMBERS[item.count])
 
 
 def _counts(_cast: Cast, subject: Character) -> Slots[None]:
     """Counted <her> <colour> <things>, there were <count>."""
-    yield from forced(Constraint.PRONOUN, subject.possessive)
+    yield from clause("<pronoun>", subject.possessive)
     item = yield from own_item(subject)
-    yield from literal(", there were" if item.count > 1 else ", there was")
-    yield from forced(Constraint.COUNT, NUMBERS[item.count])
-    yield from literal(".")
+    yield from clause(f", there {'were' if item.count > 1 else 'was'} <count> .", NUMBERS[item.count])
 
 
 def _finds(cast: Cast, subject: Character) -> Slots[None]:
     """Found <count> <colour> <things> <near> the <landmark>."""
     yield from cast.new_item(subject)
-    yield Constraint.FREE, world.PREPOSITION
-    yield from literal("the")
-    yield Constraint.LANDMARK, world.LANDMARK_OF[subject.location]
-    yield from literal(".")
+    yield from clause("<free> the <landmark> .", world.PREPOSITION, world.LANDMARK_OF[subject.location])
 
 
 def _puts_on(_cast: Cast, subject: Character) -> Slots[None]:
     """Wore a <colour> <garment>."""
-    yield from literal("a")  # no colour begins with a vowel
-    colour = yield Constraint.FREE, world.COLOUR
-    kind = yield Constraint.FREE, world.GARMENT
+    # No colour begins with a vowel.
+    colour, kind = yield from clause("a <free> <free> .", world.COLOUR, world.GARMENT)
     subject.garment = (colour, kind)
-    yield from literal(".")
 
 
-def _cleans(_cast: Cast, subject: Character) -> Slots[None]:
+def _cleans(_cast: Cast, subject: Character) -> Slots[list[str]]:
     """Cleaned <her> <colour> <garment>."""
     assert subject.garment is not None
-    yield from forced(Constraint.PRONOUN, subject.possessive)
-    for word in subject.garment:
-        yield from forced(Constraint.GARMENT, word)
-    yield from literal(".")
+    return clause("<pronoun> <garment> <garment> .", subject.possessive, *subject.garment)
 
 
-_PREDICATES: dict[str, Callable[[Cast, Character], Slots[None]]] = {
+_PREDICATES: dict[str, Callable[[Cast, Character], Slots[Any]]] = {
     "saw": _sees,
     "felt": _feels,
     "remained": _remains,
@@ -368,22 +316,6 @@ def sample_story(length: int, rng: random.Random) -> list[str]:
     return [next(words) for _ in range(length)]
 
 
-@dataclass(frozen=True)
-class Window:
-    """A prompt and its actual continuation, from the beginning of a story.
-
-    Windows start at the first word, so that the oracle knows everything that later words refer to.
-    """
-
-    prompt: tuple[str, ...]
-    continuation: tuple[str, ...]
-
-    @property
-    def words(self) -> tuple[str, ...]:
-        """Prompt and continuation."""
-        return self.prompt + self.continuation
-
-
 def story_of(purpose: str, index: int, length: int = LONGEST_WINDOW) -> list[str]:
     """The first `length` words of story `index` of the set `purpose`: training, validation or heldout.
 
@@ -392,8 +324,9 @@ def story_of(purpose: str, index: int, length: int = LONGEST_WINDOW) -> list[str
     return sample_story(length, random.Random(f"dlmbench tiny corpus, {purpose}, {index}"))
 
 
-def heldout_windows(count: int, prompt_words: int, continuation_words: int, first: int = 0) -> list[Window]:
-    """`count` windows on which no embedded model was trained; a shorter one is the beginning of a longer one."""
-    length = prompt_words + continuation_words
-    stories = (story_of("heldout", index, length) for index in range(first, first + count))
-    return [Window(tuple(words[:prompt_words]), tuple(words[prompt_words:])) for words in stories]
+def heldout_stories(count: int, length: int, first: int = 0) -> list[list[str]]:
+    """The first `length` words of `count` stories on which no embedded model was trained.
+
+    They start at the first word, so that the oracle knows everything that later words refer to.
+    """
+    return [story_of("heldout", index, length) for index in range(first, first + count)]

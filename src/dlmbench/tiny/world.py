@@ -75,13 +75,9 @@ def _borders() -> dict[str, list[str]]:
 
 
 NAME = _zipf(vocabulary.FEMALE_NAMES + vocabulary.MALE_NAMES, 0.4, "name")
-NAME_OF_RELATION = {
-    relation: restrict(NAME, vocabulary.FEMALE_NAMES.__contains__)
-    if relation == "sister"
-    else restrict(NAME, vocabulary.MALE_NAMES.__contains__)
-    if relation == "brother"
-    else NAME
-    for relation in vocabulary.RELATIONS
+NAME_OF_RELATION = dict.fromkeys(vocabulary.RELATIONS, NAME) | {
+    "sister": restrict(NAME, vocabulary.FEMALE_NAMES.__contains__),
+    "brother": restrict(NAME, vocabulary.MALE_NAMES.__contains__),
 }
 RELATION = _zipf(vocabulary.RELATIONS, 0.3, "relation")
 TRAIT = Indefinite.of(_zipf(vocabulary.TRAITS, 0.4, "trait"))

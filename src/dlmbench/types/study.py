@@ -98,7 +98,7 @@ class PromptSettings:
 
 @dataclass(frozen=True)
 class ProtocolSettings:
-    """How often a cell is repeated; see docs/protocol.md."""
+    """How a cell is measured: warm-up, repetitions, when to stop, rounds; see docs/protocol.md."""
 
     warmup: int = 3
     pilot: int = 5

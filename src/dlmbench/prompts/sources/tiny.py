@@ -6,7 +6,7 @@ Story number i of a seed is the same in every set, and a longer story begins wit
 from __future__ import annotations
 
 from dlmbench.prompts.passages import Passage
-from dlmbench.tiny.story import LONGEST_WINDOW, heldout_windows
+from dlmbench.tiny.story import LONGEST_WINDOW, heldout_stories
 from dlmbench.types import PromptSettings
 
 WINDOWS = False
@@ -23,5 +23,5 @@ def load(settings: PromptSettings, tokens: int) -> list[Passage]:
     """The requested number of stories, of at least `tokens` words."""
     assert settings.count is not None
     length = max(tokens, LONGEST_WINDOW)
-    windows = heldout_windows(settings.count, length, 0, first=settings.seed * _STORIES_A_SEED)
-    return [Passage(" ".join(window.words)) for window in windows]
+    stories = heldout_stories(settings.count, length, first=settings.seed * _STORIES_A_SEED)
+    return [Passage(" ".join(words)) for words in stories]

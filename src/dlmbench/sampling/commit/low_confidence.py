@@ -1,7 +1,7 @@
 """Schedule: each step commits its quota of positions, those whose chosen token is most probable.
 
-LLaDA's low-confidence remasking (Nie et al. 2025, arXiv 2502.09992): positions of low confidence stay masked. A block
-of M masks in K_b steps commits M // K_b positions a step, the first M mod K_b steps one more.
+LLaDA's low-confidence remasking (Nie et al. 2025, arXiv 2502.09992): positions of low confidence stay masked. In a
+block of M masked positions each of its K_b steps commits M // K_b, and the first M mod K_b steps one more.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import torch
 
 SCHEDULED = True
-# The positions whose token is most certain become final first.
+# Commits the most confident positions first; the report adds a caveat for such rules.
 SUREST_FIRST = True
 confidence = chosen_probability
 
@@ -27,7 +27,7 @@ class ScheduleKnobs:
     """Grid axes of a rule with a schedule."""
 
     steps: int | None = field(
-        default=None, metadata={"help": "diffusion steps K in all blocks; default: one per token"}
+        default=None, metadata={"help": "total diffusion steps K, over all blocks; default: one per token"}
     )
 
 
