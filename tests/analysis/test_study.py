@@ -9,8 +9,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from dlmbench.analysis.answer import answer
 from dlmbench.analysis.study import analyse, labels_of
+from dlmbench.report.answer import answer
 from dlmbench.types import Run, Score
 from support.synthetic_run import LLADA, NATS, baseline_cell, cell, failed, measured, per_text, target_cell, tiny_run
 
@@ -75,7 +75,7 @@ def test_answer_says_not_reached_with_gap_and_break_even(study):
     text = answer(study)
     assert "not reached up to K=64" in text
     assert "nats/token worse, 95% interval" in text
-    assert re.search(r"K=1[45]\.\d \(1[45]\.\d to 1[45]\.\d\) at batch size 1;", text)
+    assert re.search(r"at batch size 1, K=1[45]\.\d \(1[45]\.\d to 1[45]\.\d\)\. At batch size 4, K=", text)
     assert "only with worse text" in text
 
 
@@ -92,8 +92,8 @@ def test_answer_names_s_parity_and_the_winner():
     )
     slow_text, fast_text = answer(analyse(run, draws=300)), answer(analyse(fast, draws=300))
     assert (
-        "S_parity, the diffusion steps needed to match tiny-llama by the likelihood of the true text, is 16"
-        in slow_text
+        "S_parity, the diffusion steps needed to match tiny-llama, by the likelihood of the true text on 64 prompts: "
+        "reached at K=16" in slow_text
     )
     assert "the baseline wins: to write as well, diffusion takes longer" in slow_text
     assert "diffusion wins: as good, and faster" in fast_text
@@ -143,7 +143,7 @@ def test_a_failed_cell_is_a_row_and_the_rest_stands():
     reached = curve.parity("likelihood", 0.2)  # its text was scored, its time is unknown
     assert reached.parity.steps == 64
     assert reached.speedup.latency is None
-    assert "not timed at batch size 1" in answer(found)
+    assert "at batch size 1, parity is at K=64 (allowing a perplexity 20% higher), which was not timed" in answer(found)
     row = next(c for c in found.cells if c.cell.steps == 64)
     assert (row.status_text, row.latency) == ("oom", None)
 

@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from dlmbench.analysis.answer import answer
 from dlmbench.analysis.study import Study, analyse
 from dlmbench.analysis.winners import pace, steps_at, winner_of
+from dlmbench.report.answer import answer
 from dlmbench.types import CellResult, EnergyPass, Run
 from support.synthetic_run import baseline_cell, measured, per_text, target_cell
 
@@ -117,7 +117,7 @@ def test_a_margin_can_turn_the_verdict():
 def test_without_quality_there_is_no_winner_unless_one_step_is_too_slow():
     unknown = {k: float("nan") for k in STEPS}
     _, row = only(study(unknown, STEPS))
-    assert (row.verdict, row.parity) == ("undecided", None)
+    assert (row.verdict, row.parity) == ("speed only", None)
     _, heavy = only(study(unknown, {k: 0.5 + 0.01 * k for k in STEPS}))
     assert heavy.verdict == "baseline"
     assert "even a single diffusion step" in heavy.reason
@@ -139,7 +139,7 @@ def test_the_answer_tells_the_two_regimes_apart():
     )
     assert "but writes worse there; at equal quality the baseline wins" in first
     # The sweep's last point takes a step for every token too: 0.64 s against 0.2 s.
-    assert "(K=32 and 64 for 32 and 64 new tokens, batch sizes 1, 2, 4), the baseline wins whatever the" in first
+    assert "(K=32 and 64 for 32 and 64 new tokens, batch sizes 1, 2 and 4), the baseline wins whatever the" in first
     assert "diffusion takes 3.2 to 4 times as long" in first
     assert "Both statements are true in their own regime" in first
 
@@ -179,8 +179,10 @@ def test_throughput_and_energy_at_equal_quality():
     assert shown.energy_ratio.value == pytest.approx(0.5)
     assert shown.energy_ratio.low <= 0.5 <= shown.energy_ratio.high
     text = answer(found)
-    assert "The energy per new token there, as a multiple of the baseline's, is 0.5x (95% interval 0.5 to 0.5)" in text
-    assert "at batch size 1 (0.125 J instead of 0.25 J)" in text
+    assert (
+        "at batch size 1, diffusion generates 800 (800 to 800) tokens/s for 0.125 (0.125 to 0.125) J per token" in text
+    )
+    assert "the baseline 400 (400 to 400) tokens/s for 0.250 (0.250 to 0.250) J per token: 0.500x (0.500 to" in text
     never = analyse(study({4: 2.0}, {4: 0.04}), draws=100).curves[0]
     assert never.parity("likelihood").energy_ratio is None
 
@@ -193,7 +195,9 @@ def test_energy_that_was_not_measured_is_left_out_and_a_single_reading_has_no_in
     joules = curve.at(curve.parity("likelihood").parity.steps).joules_per_token
     assert joules.value == pytest.approx(8 / 64)
     assert not joules.is_known
-    assert "is 1x (a single reading: no interval)" in answer(analyse(replace(run, results=results), draws=100))
+    assert ": 1.00x (no interval) the baseline's energy per token" in answer(
+        analyse(replace(run, results=results), draws=100)
+    )
 
 
 def test_too_few_prompts_to_decide_and_slower_wherever_it_could_be_as_good():

@@ -18,12 +18,12 @@ import pytest
 from PIL import Image
 
 from dlmbench import registry
-from dlmbench.analysis.answer import answer
 from dlmbench.analysis.study import analyse
 from dlmbench.charts.frames import interval_columns
 from dlmbench.charts.write import caption, csv_of, names_in_order, panel_titles, specification, svg, write_all
 from dlmbench.models.loading import architecture_of
 from dlmbench.report import document
+from dlmbench.report.answer import answer
 from dlmbench.report.figures import page_figures
 from dlmbench.results import read_run
 from dlmbench.roofline.break_even import break_even_surface

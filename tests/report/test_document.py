@@ -21,10 +21,10 @@ from dlmbench.report import document
 from dlmbench.report import figures as report_figures
 from dlmbench.report.discussion import THEMES, ask
 from dlmbench.report.performance_answers import growth_shape
-from dlmbench.report.results import break_even_text
 from dlmbench.report.source import Source, load_settings
 from dlmbench.report.text import Markdown, escape, seconds, sig, spread, table
 from dlmbench.results import read_run
+from dlmbench.tasks.records import TaskDifference, TaskOutcome, TaskRun, TaskScore, TaskStore
 from dlmbench.types import EnergyPass, LeftOut, Run
 from support.synthetic_run import ENVIRONMENT, LLADA, LLAMA, baseline_cell, failed, measured, target_cell, tiny_run
 
@@ -73,7 +73,9 @@ def test_parity_break_even_and_speed_of_a_known_run():
     assert "against the hypothesis" in batch
     assert "[measured]" in batch
     text = document.compose([source(run)])
-    assert re.search(r"tiny-llada, B=1, P=64, G=64 \| 15 \(15 to 15\)", text), sections(text)["### 5.5 Break-even"]
+    assert re.search(r"tiny-llada, B=1, P=64, G=64 \| K=15\.0 \(14\.\d to 15\.\d\)", text), sections(text)[
+        "### 5.5 Break-even"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -82,13 +84,14 @@ def test_parity_break_even_and_speed_of_a_known_run():
         ((2.48, 2.44, 2.52), "2.5 (2.4 to 2.5)"),
         ((1.67, 1.6, 1.75), "1.7 (1.6 to 1.8)"),
         ((9.9, 9.7, 10.2), "9.9 (9.7 to 10.2)"),
-        ((91.4, 90.6, 92.3), "91 (91 to 92)"),
+        ((91.4, 90.6, 92.3), "91.4 (90.6 to 92.3)"),
+        ((151.4, 149.6, 152.3), "151 (150 to 152)"),
         ((4.0, None, None), "4.0"),
         ((1.5, -0.4, 3.2), "1.5 (0.0 to 3.2)"),
     ],
 )
 def test_the_ends_of_a_break_even_have_the_digits_of_the_value(value, answered):
-    assert break_even_text(BreakEven(0.0, 0.01, 0.0, *value, is_extrapolated=False, share_crossing=1.0)) == answered
+    assert BreakEven(0.0, 0.01, 0.0, *value, is_extrapolated=False, share_crossing=1.0).text() == answered
 
 
 def test_a_fixed_time_below_zero_is_not_called_noise():
@@ -107,8 +110,8 @@ def test_the_best_known_break_even_leads_and_the_weakest_are_left_out():
     results = tuple(r for run in runs for r in run.results)
     text = document.compose([source(replace(runs[0], cells=tuple(r.cell for r in results), results=results))])
     parts = sections(text)
-    advice = re.findall(r"(?m)^- .*P=(\d+), G=64: diffusion saves time below .* steps(, outside)?", text)
-    assert advice[:3] == [("1100", ""), ("1000", ""), ("100", ", outside")]
+    advice = re.findall(r"(?m)^- .*P=(\d+), G=64: diffusion saves time below K=\S+ \([^)]*\)(, extrapolated)?", text)
+    assert advice[:3] == [("1100", ""), ("1000", ""), ("100", ", extrapolated")]
     assert "2 more settings" in next(body for title, body in parts.items() if "7.3" in title)
     first = re.findall(r"(?m)^> With 64 new tokens after prompts of (\d+)", text)
     assert first == ["1100", "1000", "100", "200", "300", "400"]
@@ -205,7 +208,7 @@ def test_cost_starts_with_equal_quality():
     question = "choice of steps mean for the cost"
     rates = answer(run, question)
     assert rates.startswith("[in part] No setting has the energy of both models")
-    assert re.search(r"at equal quality \(K=16\) diffusion writes \S+ \(\S+ to \S+\) tokens/s, the baseline", rates)
+    assert re.search(r"at equal quality diffusion generates \S+ \(\S+ to \S+\) tokens/s at K=16, the baseline", rates)
     # 64 tokens for 6.4 and 3.2 J.
     joules = {"target": 6.4, "baseline": 3.2}
     results = tuple(
@@ -214,7 +217,7 @@ def test_cost_starts_with_equal_quality():
     )
     answered = answer(replace(run, results=results), question)
     assert answered.startswith("[measured]")
-    assert "for 0.100 (0.100 to 0.100) J per token, the baseline" in answered
+    assert "for 0.100 (0.100 to 0.100) J per token at K=16, the baseline" in answered
     assert "for 0.0500 (0.0500 to 0.0500) J per token: 2.00x (2.00 to 2.00) the baseline's energy per token" in answered
     once = tuple(replace(r, energy=EnergyPass(r.cell.id, 7, 20, 2.0, joules[r.cell.model.role])) for r in run.results)
     assert "2.00x (no interval) the baseline's energy" in answer(replace(run, results=once), question)
@@ -225,6 +228,44 @@ def test_streaming_is_answered_by_blocks():
     assert "one block, B=1, P=64, G=64: diffusion at K=4 shows nothing before the end" in answered
     assert "block 16, B=1, P=64, G=64: diffusion at K=4 shows its first finished block (after 50.0 ms)" in answered
     assert "first token after 10.0 ms" in answered
+
+
+def test_task_accuracy_comes_from_the_run_folder(tmp_path):
+    run = replace(tiny_run(batches=(1,), blocks=(None,)), folder=str(tmp_path))
+    question = "Do other metrics"
+    without = answer(run, question)
+    assert without.startswith("[in part] Not scored: ")
+    assert "task accuracy." in without.splitlines()[0]
+    settings = ("hf", "float32", "auto", 0, "sampler", None, 64, None, None, None, False)
+    runs = {
+        m.key: TaskRun("arc", "abc", m, "s", knobs, *settings) for m, knobs in ((LLAMA, ()), (LLADA, (("steps", 8),)))
+    }
+    random = TaskRun("arc", "abc", replace(LLADA, weights="random"), "s", (), *settings)
+    own, base = runs[LLADA.key], runs[LLAMA.key]
+    with TaskStore(tmp_path, "0.4.13") as store:
+        for task_run, value in ((base, 0.75), (own, 0.5), (random, 0.25)):
+            score = TaskScore(task_run.id, "arc", "acc", "none", value, 0.1, 20, True, "mean", value - 0.1, value + 0.1)
+            store.add(TaskOutcome(task_run, "ok"), [score])
+        store.results.differences = (TaskDifference(own.id, base.id, "arc", "acc", "none", -0.25, -0.4, -0.1, 20),)
+        store.write()
+    lead, *items = answer(run, question).splitlines()
+    assert "task accuracy" not in lead
+    assert items[-2:] == [
+        "arc, tiny-llama: acc 0.75 (0.65 to 0.85)",
+        "arc, tiny-llada, K=8: acc 0.50 (0.40 to 0.60), -0.25 (-0.40 to -0.10) from the baseline's",
+    ]
+
+
+def test_other_texts_are_not_measured_whatever_the_prompts():
+    run = tiny_run(batches=(1,), blocks=(None,), steps=(8,))
+    other = replace(run, cells=(*run.cells, replace(run.cells[0], prompts="file x")))
+    sources = [run.cells[0].prompts, "file x"]
+    for case, prompts in ((run, sources[0]), (other, " and ".join(sources))):
+        answered = answer(case, "other domains")
+        assert (
+            answered
+            == f"[not measured] Not measured: quality by source of the text was not measured (prompts: {prompts})."
+        )
 
 
 # ---------------------------------------------------------------- the whole document

@@ -9,12 +9,12 @@ from dataclasses import replace
 import pytest
 
 from dlmbench import registry
-from dlmbench.analysis.answer import answer
 from dlmbench.analysis.compare import as_record, compare
 from dlmbench.analysis.cost import cheapest, costs, goal_of
 from dlmbench.analysis.study import analyse
 from dlmbench.charts.write import caption, specification, svg
 from dlmbench.report import document, page
+from dlmbench.report.answer import answer
 from dlmbench.report.source import Source, load_settings
 from dlmbench.report.text import spread
 from dlmbench.types import Run, Score

@@ -77,12 +77,12 @@ def test_use_cases_are_three_whatever_was_measured():
     found = {c.use.key: c for c in use_case_answers(STUDY)}
     assert list(found) == ["interactive", "server", "long"]
     # The invented pair: parity is not reached at 64 steps, and 64 steps are slower than the baseline.
-    assert found["interactive"].badge == "Autoregressive wins"
+    assert found["interactive"].badge == "The baseline wins"
     assert "batch 1" in found["interactive"].workloads[0].where
     assert "batch 8" in found["server"].workloads[0].where
     assert not found["server"].note
     assert found["long"].badge == "Not measured"
-    assert "128 tokens" in found["long"].missing
+    assert found["long"].missing == "no diffusion setting has N>=1024 (there are B=1 and B=8; N=128)"
 
 
 def test_a_smaller_batch_stands_for_a_server_only_with_a_word_about_it():
@@ -92,7 +92,7 @@ def test_a_smaller_batch_stands_for_a_server_only_with_a_word_about_it():
     assert "largest batch measured is 4" in server.note
     alone = use_case_answers(analyse(tiny_run(batches=(1,), blocks=(None,), steps=(4, 16), repetitions=6), draws=50))[1]
     assert alone.workloads == ()
-    assert alone.missing == "only batch size 1 was measured"
+    assert alone.missing == "no diffusion setting has B>=8 (there are B=1; N=128)"
 
 
 def test_who_wins_follows_quality_and_speed():

@@ -48,7 +48,7 @@ class MetricInfo:
 
     @property
     def rank(self) -> int:
-        """Position in the order of display, which is also the order in which a metric leads: smaller first."""
+        """Position in the order of display; the smallest that was scored is the headline metric."""
         return int(registry.attribute("metrics", self.name, "RANK", 1000))
 
     @property

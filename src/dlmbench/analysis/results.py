@@ -145,13 +145,13 @@ class Curve:
         return next((p for p in self.parities if p.metric.name == metric and p.parity.delta == delta), None)
 
     def headline(self, delta: float = 0.0) -> MetricParity | None:
-        """The parity that leads: by the metric of the smallest rank that was scored."""
+        """Parity by the headline metric: that of the smallest rank among those scored."""
         exact = [p for p in self.parities if p.parity.delta == delta]
         return min(exact, key=lambda p: p.metric.rank, default=None)
 
     @property
     def nearest_parity(self) -> MetricParity | None:
-        """The leading metric's parity at the smallest margin that reaches it; None where none does."""
+        """The headline metric's parity at the smallest margin that reaches it; None where none does."""
         lead = self.headline()
         reached = [p for p in self.parities if lead and p.metric == lead.metric and p.parity.reached]
         return min(reached, key=lambda p: p.parity.delta, default=None)

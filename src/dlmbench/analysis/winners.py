@@ -2,23 +2,18 @@
 
 The verdict is at equal quality, and it is only given where everything uncertain points the same way: every step count
 at which parity may lie must be faster than the baseline, or every one slower. Anything else is undecided, and the
-reason names what would decide it.
-
-A regime is a part of a study: fewer steps than tokens, or a step for every token. Diffusion saves time only where a
-step commits several tokens. A comparison that sweeps the steps at batch size 1 and one that takes as many steps as
-tokens, in batches, can therefore contradict each other and both be right.
+reason names what would decide it. Where only one of quality and speed was measured, the verdict says so.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from dlmbench.analysis.parity import ALPHA, FEWEST_PROMPTS, plausible_steps
-from dlmbench.analysis.results import RANDOM_WEIGHTS, CellSummary, Curve, MetricParity
+from dlmbench.analysis.results import RANDOM_WEIGHTS, Curve, MetricParity
 
-CurveVerdict = Literal["diffusion", "baseline", "undecided"]
+CurveVerdict = Literal["diffusion", "undecided", "speed only", "baseline", "unknown"]
 Pace = Literal["faster", "slower", "unclear", "unknown"]
 
 
@@ -31,10 +26,15 @@ class Winner:
     parity: MetricParity | None
 
 
-def winner_of(curve: Curve, metric: str | None = None, delta: float = 0.0) -> Winner:
-    """The verdict on `curve` by one metric within one margin; without a metric by the one that leads."""
-    shown = curve.headline(delta) if metric is None else curve.parity(metric, delta)
+def winner_of(curve: Curve, delta: float = 0.0) -> Winner:
+    """The verdict on `curve` by the headline metric within the margin `delta`."""
+    shown = curve.headline(delta)
     return Winner(*_verdict(curve, shown), shown)
+
+
+def no_quality_reason(curve: Curve) -> str:
+    """Why a curve without parity has none."""
+    return RANDOM_WEIGHTS if curve.weights == "random" else "quality was not measured for both models"
 
 
 def pace(curve: Curve, steps: int) -> Pace:
@@ -72,14 +72,16 @@ def _verdict(curve: Curve, shown: MetricParity | None) -> tuple[CurveVerdict, st
     line = curve.break_even
     if line is not None and line.high is not None and line.high < 1:
         return "baseline", "even a single diffusion step takes longer than the baseline"
+    if not curve.timed:
+        return "unknown", f"diffusion was not timed ({curve.untimed_reason or 'no reason is on record'})"
+    if curve.baseline is None or curve.baseline.latency is None:
+        return "unknown", "no autoregressive baseline was timed with the same batch size and lengths"
     if shown is None:
-        if curve.weights == "random":
-            return "undecided", RANDOM_WEIGHTS
-        return "undecided", "quality was not measured for both models"
+        return "speed only", no_quality_reason(curve)
     parity = shown.parity
     steps, beyond = plausible_steps(parity)
     paces = {pace(curve, k) for k in steps}
-    if "unknown" in paces or not curve.timed:
+    if "unknown" in paces:
         return "undecided", "the two were not both timed at the step counts that equal quality needs"
     largest = parity.points[-1].steps
     if parity.reached:
@@ -105,71 +107,3 @@ def _verdict(curve: Curve, shown: MetricParity | None) -> tuple[CurveVerdict, st
     if parity.outcome == "not_reached":
         return "undecided", f"diffusion is worse up to K={largest}; larger K were not measured and may still be faster"
     return "undecided", "whether diffusion is as good where it is faster is not known: more prompts are needed"
-
-
-# ---------------------------------------------------------------- regimes
-
-Points = Sequence[tuple[Curve, CellSummary]]
-
-
-def regimes(curves: Sequence[Curve]) -> list[str]:
-    """A sentence for each regime, and one where their verdicts differ; nothing where a study has only one regime."""
-    points = [(c, p) for c in curves for p in c.points]
-    # By points: a curve may end at a step for every token.
-    fewer = [(c, p) for c, p in points if p.cell.steps != c.new_tokens]
-    full = [(c, p) for c, p in points if p.cell.steps == c.new_tokens]
-    if not fewer or not full:
-        return []
-    found = ["Two regimes were measured.", _regime("With fewer steps than tokens", fewer)]
-    found.append(_regime("With one step per token", full))
-    if _faster(fewer) and not _faster(full):
-        found.append(
-            "Both statements are true in their own regime: a comparison that measures only one of them is incomplete."
-        )
-    return found
-
-
-def _faster(points: Points) -> list[tuple[float, Curve, CellSummary]]:
-    """Every point that is faster than the baseline beyond noise, with its speedup; the fastest first."""
-    found = [(p.speedup.value, c, p) for c, p in points if p.speedup and p.cell.steps in steps_at(c, "faster")]
-    return sorted(found, key=lambda f: -f[0])
-
-
-def _regime(name: str, points: Points) -> str:
-    tokens = " and ".join(str(g) for g in sorted({c.new_tokens for c, _ in points}))
-    steps = sorted({p.cell.steps for _, p in points if p.cell.steps})
-    is_full = all(p.cell.steps == c.new_tokens for c, p in points)
-    span = tokens if is_full else " to ".join(dict.fromkeys(str(k) for k in (steps[0], steps[-1])))
-    where = f"{name} (K={span} for {tokens} new tokens, {batches_text({c.batch_size for c, _ in points})}),"
-    speeds = [p.speedup for _, p in points if p.speedup]
-    if not speeds:
-        return f"{where} the two were not timed side by side."
-    if fastest := _faster(points):
-        value, curve, point = fastest[0]
-        text = f"{where} diffusion takes {1 / value:.2g} of the baseline's time at best (K={point.cell.steps})"
-        if point.cell.steps in worse_but_faster(curve):
-            text += ", but writes worse there"
-        verdicts = {_regime_verdict(c, is_full) for c, _ in points}
-        winners = ["the baseline" if v == "baseline" else v for v in sorted(verdicts - {"undecided"})]
-        if winners:
-            text += f"; at equal quality {' and '.join(winners)} {'wins' if len(winners) == 1 else 'each win'}"
-            text += " in some settings" if len(verdicts) > 1 else ""
-        return f"{text}."
-    if all(s.high < 1 for s in speeds):
-        times = sorted(1 / s.value for s in speeds)
-        factor = " to ".join(dict.fromkeys(f"{t:.2g}" for t in (times[0], times[-1])))
-        return f"{where} the baseline wins whatever the quality: diffusion takes {factor} times as long."
-    return f"{where} diffusion is not shown to be faster anywhere."
-
-
-def _regime_verdict(curve: Curve, is_full: bool) -> CurveVerdict:
-    """The verdict on a curve; diffusion that needs one step per token does not win with fewer steps."""
-    found = winner_of(curve)
-    needs_all = found.parity is not None and found.parity.parity.steps == curve.new_tokens
-    return "undecided" if found.verdict == "diffusion" and needs_all and not is_full else found.verdict
-
-
-def batches_text(sizes: Iterable[int]) -> str:
-    """Batch sizes as text, ascending."""
-    known = sorted(sizes)
-    return f"batch size{'s' if len(known) > 1 else ''} {', '.join(map(str, known))}"

@@ -101,8 +101,8 @@ def score(
 def conclude(output_dir: Path, price: float | None = None, quality: str | None = None) -> None:
     """Print the results of a finished run, and write its figures and reports."""
     from dlmbench import report
-    from dlmbench.analysis.answer import answer
     from dlmbench.cli import console
+    from dlmbench.report.answer import answer
 
     with console.stages(str(output_dir)) as show_stage:
         outcome = report.conclude(output_dir, price, quality, show_stage)
@@ -115,7 +115,5 @@ def conclude(output_dir: Path, price: float | None = None, quality: str | None =
         for line in console.cheapest(outcome.cheapest):
             out.print(line, soft_wrap=True)
     tables = (output_dir / "raw_metrics.csv", output_dir / "quality_metrics.json")
-    for path in (*tables, *outcome.figures, *outcome.reports):
+    for path in (*tables, *outcome.files):
         print(path)
-    if not outcome.reports:
-        console.log("no report.html: pip install 'dlmbench[report]', then `dlmbench report` on the folder")

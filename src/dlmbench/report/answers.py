@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from dlmbench.analysis.stats import Interval
 from dlmbench.report.source import Source
 from dlmbench.report.text import counted
 
@@ -75,10 +74,3 @@ def shortened(parts: Sequence[str], noun: str = "setting") -> list[str]:
     if more <= 1:
         return list(parts)
     return [*parts[:MOST], f"{counted(more, f'more {noun}')} in the tables"]
-
-
-def speed_text(
-    ratio: Interval, texts: tuple[str, str, str] = ("faster", "slower", "not shown to differ in speed")
-) -> str:
-    """The text for the interval of a ratio: above 1, below 1, or containing 1."""
-    return texts[0] if ratio.low > 1 else texts[1] if ratio.high < 1 else texts[2]

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from dlmbench.analysis.quality import metric_for
+from dlmbench.report.answer import break_even_text
 from dlmbench.report.answers import Answer, Question, shortened
 from dlmbench.report.performance_answers import LATENCY, MEMORY
 from dlmbench.report.quality_answers import QUALITY, USAGE, fitness
-from dlmbench.report.results import break_even_text
 from dlmbench.report.source import Source, is_published, name_of
 from dlmbench.report.text import Markdown, bullets, listed, plain, table
 from dlmbench.report.use_cases import USE_CASES
@@ -104,8 +104,7 @@ def key_findings(source: Source) -> list[tuple[str, Answer]]:
 def recommendations(source: Source) -> Markdown:
     """Advice that follows from the numbers, and only from them."""
     items = [
-        f"{name_of(curve)}: diffusion saves time below k* = {break_even_text(line)} steps"
-        + (", outside the step counts that were timed" if line.is_extrapolated else "")
+        f"{name_of(curve)}: diffusion saves time below {break_even_text(curve)}"
         for curve in sorted(source.study.curves, key=lambda c: c.rank)
         if (line := curve.break_even) is not None and (line.steps or 0) >= 1
     ]

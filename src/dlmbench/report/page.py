@@ -13,18 +13,17 @@ import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from dlmbench.analysis.answer import answer
-from dlmbench.analysis.results import CellSummary, Study, group_by
+from dlmbench.analysis.results import CellSummary, Study
 from dlmbench.charts import style as charts_style
-from dlmbench.report.figures import PageFigure, packed, page_figures
-from dlmbench.report.source import Source, load_settings
-from dlmbench.report.text import counted
+from dlmbench.report.answer import answer
+from dlmbench.report.figures import packed, page_figures
+from dlmbench.report.source import NotMeasured, Source, load_settings
 from dlmbench.report.use_cases import use_case_answers
 from dlmbench.results.journal import replace_file
 from dlmbench.types import Run
@@ -60,15 +59,6 @@ class CellTable:
     unmeasured: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class NotMeasured:
-    """Something that was not measured, why, and the first of what it concerns."""
-
-    what: str
-    why: str
-    examples: tuple[str, ...] = ()
-
-
 def write(run: Run, study: Study, folder: Path, progress: Callable[[str], None] = lambda stage: None) -> Path:
     """Write the page into `folder` and return its path; `progress` is called with each stage.
 
@@ -101,7 +91,11 @@ def gather(run: Run, study: Study, progress: Callable[[str], None] = lambda stag
         # Pairs of writer and text, after the prompt of that index.
         "texts_prompt": prompt,
         "texts": () if source.random else texts,
-        "missing": list(_missing(source, figures, table)),
+        "missing": [
+            *source.not_measured(),
+            *(NotMeasured("Table column", f"{title}: no cell has a value") for title in table.unmeasured),
+            *(NotMeasured("Figure", f"{f.title}: {f.missing}") for f in figures if f.missing),
+        ],
         "environment": source.environment,
         "most_listed": MOST_LISTED,
         "random_weights": charts_style.RANDOM_WEIGHTS,
@@ -226,27 +220,3 @@ def _coded(values: Sequence[Any]) -> dict[str, Any]:
 
 def _packed_json(value: object) -> str:
     return packed(json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")))
-
-
-# ---------------------------------------------------------------- what was not measured
-
-
-def _missing(source: Source, figures: Sequence[PageFigure], table: CellTable) -> Iterator[NotMeasured]:
-    """Everything that is missing, from whole questions to single cells."""
-    yield from (NotMeasured("The study", why) for why in source.study.missing)
-    for reason, labels in sorted(source.left_out.items()):
-        what = f"{counted(len(labels), 'combination')} left out of the plan"
-        yield NotMeasured(what, reason, tuple(labels[:MOST_LISTED]))
-    untimed = (c for c in source.study.cells if c.latency is None)
-    for (status, reason), group in group_by(untimed, lambda c: (c.status_text, c.reason)).items():
-        labels = [c.cell.label for c in group]
-        text = "out of memory" if status == "oom" else status
-        why = "planned, and not reached" if status == "not measured" else text
-        why = reason if reason not in ("", text) else why
-        yield NotMeasured(f"{counted(len(labels), 'cell')}: {text}", why, tuple(labels[:MOST_LISTED]))
-    for reason, names in source.missing_of_curves.items():
-        # Cells that failed have been named already.
-        if not reason.startswith("K="):
-            yield NotMeasured(f"{counted(len(names), 'curve')} over K", reason, tuple(names[:MOST_LISTED]))
-    yield from (NotMeasured("Table column", f"{title}: no cell has a value") for title in table.unmeasured)
-    yield from (NotMeasured("Figure", f"{f.title}: {f.missing}") for f in figures if f.missing)

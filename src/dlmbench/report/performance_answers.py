@@ -10,7 +10,8 @@ import numpy as np
 from dlmbench.analysis.results import CellSummary, group_by, timed_of
 from dlmbench.analysis.stats import Interval, ratio_interval
 from dlmbench.analysis.study import repetitions_of
-from dlmbench.report.answers import Answer, Kind, Question, answer_of, answers, not_measured, speed_text
+from dlmbench.report.answer import speed_word
+from dlmbench.report.answers import Answer, Kind, Question, answer_of, answers, not_measured
 from dlmbench.report.source import Source, name_of, setting, shape
 from dlmbench.report.text import counted, from_to, gib, listed, percent, plain, seconds, sig, spread, times
 
@@ -58,13 +59,15 @@ def _contrasts(source: Source, name: str, *dependent: str) -> Iterator[str]:
             ours, theirs = (repetitions_of(source.results[c.cell.id]) for c in (base, other))
             if old != new and ours and theirs:
                 ratio = ratio_interval(ours.latency_s, theirs.latency_s)
-                word = speed_text(ratio, ("faster", "slower", "no difference shown"))
-                lead = f"{base.cell.model.key}, {shape(base.cell)}{_steps(base)}"
-                yield f"{lead}: {new} runs at {spread(ratio, 'x')} the speed of {old}: {word}"
+                steps = f", K={base.cell.steps}" if base.cell.steps else ""
+                lead = f"{base.cell.model.key}, {shape(base.cell)}{steps}"
+                yield f"{lead}: {new} runs at {spread(ratio, 'x')} the speed of {old}: {speed_word(ratio)}"
 
 
-def _steps(summary: CellSummary) -> str:
-    return f", K={summary.cell.steps}" if summary.cell.steps else ""
+def _setting(source: Source, summary: CellSummary) -> str:
+    """A cell without its lengths."""
+    steps = f", K={summary.cell.steps}" if summary.cell.steps else ""
+    return f"{source.study.label(summary.cell)}, B={summary.cell.batch_size}{steps}"
 
 
 # ---------------------------------------------------------------- latency and throughput
@@ -102,8 +105,7 @@ def _trend(ratios: dict[int, Interval]) -> str:
         change = "the larger the batch, the less diffusion gains, against the hypothesis"
     elif last.low > first.high:
         change = "diffusion gains with the batch, in line with the hypothesis"
-    word = speed_text(last, ("ahead", "behind", "not shown to be ahead or behind"))
-    return f"{change}; at B={max(ratios)} diffusion is {word}"
+    return f"{change}; at B={max(ratios)} diffusion is {speed_word(last)}"
 
 
 @answers(LATENCY, "hypothesis")
@@ -133,7 +135,7 @@ def _baseline_batch_scaling(source: Source) -> Answer:
 def _slower_at_16_steps(source: Source) -> Answer:
     """Already at 16 steps LLaDA takes longer than the autoregressive model."""
     items = [
-        f"{source.name_of(p)}: {spread(p.speedup, 'x')} the baseline's speed: {speed_text(p.speedup)}"
+        f"{source.name_of(p)}: {spread(p.speedup, 'x')} the baseline's speed: {speed_word(p.speedup)}"
         for c in source.study.curves
         if (p := c.at(16)) is not None and p.speedup is not None
     ]
@@ -166,10 +168,10 @@ def _time_over_length(source: Source) -> Answer:
         if longer < 2 or not short.latency or not long.latency:
             continue
         power = np.log(long.latency.median / short.latency.median) / np.log(longer)
+        ends = (f"{seconds(c.latency.median)} at N={c.cell.sequence_length}" for c in (short, long) if c.latency)
         items.append(
-            f"{source.study.label(short.cell)}, B={short.cell.batch_size}, G={short.cell.new_tokens}{_steps(short)}: "
-            f"{seconds(short.latency.median)} at N={short.cell.sequence_length}, {seconds(long.latency.median)} at "
-            f"N={long.cell.sequence_length}, an average exponent of {abs(power):.1f}"
+            f"{_setting(source, short)}, G={short.cell.new_tokens}: {', '.join(ends)}, "
+            f"an average exponent of {abs(power):.1f}"
         )
     kernels = listed(source.values("attention"))
     return answer_of(
@@ -284,17 +286,20 @@ def _memory_over_length(source: Source, role: str) -> Answer:
     """The peak of one role's cells against N."""
     known = _with_memory(source.study.cells)
     missing = "peaks are known at one length only" if known else "no peak memory is on record"
-    items = []
+    return answer_of(_counter(source), items=_memory_growth(source, role), missing=missing)
+
+
+def _memory_growth(source: Source, role: str, longest: int = 0) -> Iterator[str]:
+    """How the peak grows with N in every setting that was measured up to N = `longest` or more."""
     for group in _by_length(_with_memory(source.of_role(role))):
         lengths, peaks = _peaks(group)
-        batch = group[0].cell.batch_size
-        per_token = (peaks[-1] - peaks[0]) / (lengths[-1] - lengths[0]) / batch
-        items.append(
-            f"{source.study.label(group[0].cell)}, B={batch}{_steps(group[0])}: {gib(peaks[0])} at N={lengths[0]} and "
-            f"{gib(peaks[-1])} at N={lengths[-1]}, {sig(per_token / 1024)} KiB more for each token of each sequence"
-            f"{growth_shape(lengths, peaks)}"
-        )
-    return answer_of(_counter(source), items=items, missing=missing)
+        if lengths[-1] >= longest:
+            per_token = (peaks[-1] - peaks[0]) / (lengths[-1] - lengths[0]) / group[0].cell.batch_size
+            yield (
+                f"{_setting(source, group[0])}: {times(lengths[-1] / lengths[0])} as long (N={lengths[0]} to "
+                f"{lengths[-1]}) needs {times(peaks[-1] / peaks[0])} the memory ({gib(peaks[0])} to {gib(peaks[-1])}), "
+                f"{sig(per_token / 1024)} KiB more for each token of each sequence{growth_shape(lengths, peaks)}"
+            )
 
 
 def growth_shape(lengths: Sequence[int], peaks: Sequence[float]) -> str:
@@ -359,19 +364,11 @@ def _explodes_at_2048(source: Source) -> Answer:
         why = f"the longest diffusion cell with a peak has N={longest}" if longest else "no diffusion peak is on record"
         failed = f"; {len(lost)} longer cells ended without one ({listed(c.status or 'unfinished' for c in lost)})"
         return not_measured(why + (failed if lost else ""))
-    items = []
-    for group in _by_length(cells):
-        lengths, peaks = _peaks(group)
-        if lengths[-1] >= LONG:
-            items.append(
-                f"{source.study.label(group[0].cell)}, B={group[0].cell.batch_size}, K={group[0].cell.steps}: a canvas "
-                f"{times(lengths[-1] / lengths[0])} as long (N={lengths[0]} to {lengths[-1]}) needs "
-                f"{times(peaks[-1] / peaks[0])} the memory ({gib(peaks[0])} to {gib(peaks[-1])})"
-            )
     kernels = source.values("attention", "target")
     note = f"this applies to the attention setting {listed(kernels)}: a kernel that stores the attention map was "
     note += "measured" if "math" in kernels else "not measured"
-    return answer_of(note, items=items, missing=f"N={LONG} was measured, but no shorter length beside it")
+    missing = f"N={LONG} was measured, but no shorter length beside it"
+    return answer_of(note, items=_memory_growth(source, "target", longest=LONG), missing=missing)
 
 
 @answers(MEMORY, "question")

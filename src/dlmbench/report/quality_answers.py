@@ -7,22 +7,16 @@ from collections.abc import Iterator
 from functools import partial
 
 from dlmbench import registry
+from dlmbench.analysis.parity import DELTAS
 from dlmbench.analysis.quality import metric_for
 from dlmbench.analysis.results import CellSummary, Curve, MetricParity, group_by
 from dlmbench.analysis.stats import Interval
-from dlmbench.report.answers import (
-    Answer,
-    Question,
-    answer_of,
-    answers,
-    not_measured,
-    sentences,
-    shortened,
-    speed_text,
-)
+from dlmbench.analysis.winners import winner_of
+from dlmbench.report.answer import BADGES, cost_at_parity, parity_text, speed_at_parity, verdict_text
+from dlmbench.report.answers import Answer, Question, answer_of, answers, not_measured, sentences, shortened
 from dlmbench.report.source import Source, name_of, shape
 from dlmbench.report.text import counted, listed, percent, plain, seconds, sig, spread
-from dlmbench.report.use_cases import BADGES, INTERACTIVE, USE_CASES, UseCase, verdict_of
+from dlmbench.report.use_cases import INTERACTIVE, USE_CASES, UseCase
 
 FEW_STEPS = 16
 MANY_STEPS = 256
@@ -42,47 +36,29 @@ def why_no_quality(source: Source) -> str:
     return "no metric was scored text by text for both models"
 
 
-def _leading(source: Source) -> Iterator[tuple[str, Curve, MetricParity]]:
-    """The scored curves with their names and the parity that leads."""
+def _scored(source: Source) -> Iterator[tuple[str, Curve, MetricParity]]:
+    """The scored curves with their names and their parity by the headline metric."""
     for curve in source.scored_curves:
-        lead = curve.headline()
-        assert lead is not None
-        yield name_of(curve, batch=False), curve, lead
+        headline = curve.headline()
+        assert headline is not None
+        yield name_of(curve, batch=False), curve, headline
 
 
 @answers(QUALITY, "question")
 def steps_to_parity(source: Source) -> Answer:
     """How many steps does LLaDA need to match the baseline's quality?
 
-    S_parity by the leading metric, at margin 0 and at the others.
+    S_parity by the headline metric, at margin 0 and at the others.
     """
-    items = []
-    for name, curve, lead in _leading(source):
-        margins = (p for p in curve.parities if p.metric == lead.metric and p.parity.delta > 0)
-        extra = "; ".join(f"allowing {p.margin_text}: {p.outcome_text}" for p in margins)
-        by = f"by {lead.metric.display_name} on {counted(lead.parity.n, 'prompt')}"
-        items.append(f"{name}, {by}: {lead.outcome_text}{f' ({extra})' if extra else ''}")
+    items = (f"{name}, {parity_text(curve)}" for name, curve, _ in _scored(source))
     return answer_of("S_parity at margin 0", items=items, missing=why_no_quality(source))
 
 
 @answers(QUALITY, "question")
 def _speedup_at_parity(source: Source) -> Answer:
     """At that number of steps, is its latency higher or lower than the baseline's?"""
-    items = []
-    for curve in (c for c in source.study.curves if c.headline()):
-        best, name = curve.nearest_parity, name_of(curve)
-        if best is None:
-            items.append(f"{name}: parity is not shown at any margin up to {percent(0.2)}, so there is no such latency")
-            continue
-        margin = f", allowing {best.margin_text}," if best.parity.delta else ""
-        point = curve.at(best.parity.steps)
-        if best.latency_ratio is None or point is None or point.latency is None:
-            items.append(f"{name}: parity at K={best.parity.steps}{margin or ','} which was not timed")
-            continue
-        items.append(
-            f"{name}: at K={best.parity.steps}{margin} diffusion takes {seconds(point.latency.median)}, "
-            f"{spread(best.latency_ratio, 'x')} the baseline's speed: {speed_text(best.latency_ratio)}"
-        )
+    none = f"parity is not shown at any margin up to {percent(max(DELTAS))}, so there is no such latency"
+    items = [f"{name_of(c)}: {speed_at_parity(c) or none}" for c in source.study.curves if c.headline()]
     missing = f"parity needs the quality of both models, and {why_no_quality(source)}"
     return answer_of("at S_parity, taken at the smallest margin that reaches it", items=items, missing=missing)
 
@@ -91,14 +67,10 @@ def _speedup_at_parity(source: Source) -> Answer:
 def _prohibitive(source: Source) -> Answer:
     """If parity takes more than about 100 steps, LLaDA may be too expensive."""
     items = []
-    for name, _, lead in _leading(source):
-        steps, last = lead.parity.steps, lead.parity.points[-1].steps
-        if steps is not None:
-            items.append(f"{name}: K={steps}, {'more' if steps > DEAR_STEPS else 'no more'} than {DEAR_STEPS}")
-        elif last < DEAR_STEPS:
-            items.append(f"{name}: not known, parity is not shown and no more than {last} steps were scored")
-        else:
-            items.append(f"{name}: parity is not shown up to K={last}")
+    for name, _, headline in _scored(source):
+        steps = headline.parity.steps
+        compared = f", {'more' if steps > DEAR_STEPS else 'no more'} than {DEAR_STEPS} steps" if steps else ""
+        items.append(f"{name}: {headline.outcome_text}{compared}")
     return answer_of("S_parity at margin 0", items=items, missing=f"S_parity is unknown: {why_no_quality(source)}")
 
 
@@ -109,18 +81,17 @@ def _ends_of_the_curve(source: Source) -> Answer:
     Quality and latency at the fewest and the most steps, beside the baseline.
     """
     items = []
-    for name, curve, lead in _leading(source):
-        scored = [p for p in curve.points if p.quality_in(lead.metric.name)]
-        if len(scored) < 2:
-            continue
-        beside = curve.quality_baseline.quality_in(lead.metric.name) if curve.quality_baseline else None
-        ends = [_end(p, lead) for p in (scored[0], scored[-1])]
-        baseline = [f"the baseline: {sig(beside.value)}"] if beside else []
-        items.append(f"{name}, {lead.metric.title}: {'; '.join([*ends, *baseline])}")
+    for name, curve, headline in _scored(source):
+        metric = headline.metric
+        scored = [p for p in curve.points if p.quality_in(metric.name)]
+        baseline = curve.quality_baseline.quality_in(metric.name) if curve.quality_baseline else None
+        if len(scored) > 1 and baseline:
+            ends = "; ".join(_end(p, headline) for p in (scored[0], scored[-1]))
+            items.append(f"{name}, {metric.title}: {ends}; the baseline: {sig(baseline.value)}")
     known = {p.cell.steps for c in source.scored_curves for p in c.points if p.quality}
     absent = [f"K={k}" for k in (FEW_STEPS, MANY_STEPS) if k not in known]
-    lead_text = f"not scored: {listed(absent)}" if absent else "the fewest and the most steps that were scored"
-    return answer_of(lead_text, items=items, state="in part" if absent else "measured", missing=why_no_quality(source))
+    lead = f"not scored: {listed(absent)}" if absent else "the fewest and the most steps that were scored"
+    return answer_of(lead, items=items, state="in part" if absent else "measured", missing=why_no_quality(source))
 
 
 def _end(point: CellSummary, shown: MetricParity) -> str:
@@ -128,7 +99,7 @@ def _end(point: CellSummary, shown: MetricParity) -> str:
     assert quality is not None
     text = f"K={point.cell.steps} has {sig(quality.value)}"
     if valid and shown.metric.name != metric_for("validity"):
-        text += f" ({percent(valid.value)} of its sentences are possible ones)"
+        text += f" ({percent(valid.value)} of its sentences are valid)"
     return text + (f" in {seconds(point.latency.median)} at B={point.cell.batch_size}" if point.latency else "")
 
 
@@ -165,20 +136,36 @@ def _other_metrics(source: Source) -> Answer:
     measured = {m.name for m in source.study.metrics}
     expected = {n for n in registry.loadable("metrics") if registry.attribute("metrics", n, "REPORT_IF_MISSING", False)}
     absent = [registry.attribute("metrics", name, "TITLE", name) for name in sorted(expected - measured)]
+    tasks = list(_task_scores(source))
+    absent += [] if tasks else ["task accuracy"]
     items = []
-    for name, curve, _ in _leading(source):
+    for name, curve, _ in _scored(source):
         exact = [f"{p.metric.display_name}: {p.outcome_text}" for p in curve.parities if p.parity.delta == 0]
         items.append(f"{name}: {'; '.join(exact)}")
-    lead = f"not scored: {listed([*absent, 'task accuracy'])}"
-    return answer_of(lead, items=items, state="in part", missing=why_no_quality(source))
+    listed_items = [*shortened(items), *shortened(tasks, "task score")]
+    if absent:
+        lead = f"not scored: {listed(absent)}"
+        return answer_of(lead, items=listed_items, state="in part", missing=why_no_quality(source))
+    return answer_of("parity by each metric, and task accuracy", items=listed_items, missing=why_no_quality(source))
+
+
+def _task_scores(source: Source) -> Iterator[str]:
+    """The scores of trained models in tasks.json, and how far each is from the baseline's on the same documents."""
+    tasks = source.tasks
+    differences = {(d.run_id, d.task, d.metric, d.filter): d for d in tasks.differences}
+    for s in tasks.scores:
+        run, d = tasks.outcomes[s.run_id].run, differences.get((s.run_id, s.task, s.metric, s.filter))
+        if s.value is not None and run.model.weights != "random":
+            ends = (math.nan if end is None else end for end in (s.low, s.high))
+            steps = f", K={run.steps}" if run.steps else ""
+            text = f"{s.task}, {run.model.key}{steps}: {s.metric} {spread(Interval(s.value, *ends))}"
+            yield text + (f", {spread(Interval(d.value, d.low, d.high))} from the baseline's" if d else "")
 
 
 @answers(QUALITY, "question")
 def _other_texts(source: Source) -> Answer:
     """Do the results carry over to other domains and data?"""
-    prompts = source.settings.prompts
-    name = prompts.source if prompts else listed(source.values("prompts"))
-    return not_measured(f"all prompts of this run come from one source, {name}")
+    return not_measured(f"quality by source of the text was not measured (prompts: {listed(source.values('prompts'))})")
 
 
 @answers(QUALITY, "claim")
@@ -199,12 +186,9 @@ def fitness(source: Source, use: UseCase) -> Answer:
     """The settings of a use case: how many have which verdict, and the verdict of each with its reason."""
     curves = use.curves(source.study)
     if not curves:
-        batches = listed(f"B={b}" for b in sorted({c.batch_size for c in source.study.curves}))
-        lengths = listed(f"N={n}" for n in sorted({c.prompt_tokens + c.new_tokens for c in source.study.curves}))
-        return not_measured(f"no diffusion setting has {use.condition} (there are {batches}; {lengths})")
-    judged = [(name_of(c), *verdict_of(c)) for c in curves]
-    groups = group_by(judged, lambda j: BADGES[j[1]])
-    items = [f"{name}: {why}" for name, _, why in judged]
+        return not_measured(use.why_missing(source.study))
+    groups = group_by(curves, lambda c: BADGES[winner_of(c).verdict])
+    items = [f"{name_of(c)}: {verdict_text(c)}" for c in curves]
     lead = "; ".join(f"{counted(len(g), 'setting')}: {badge[0].lower()}{badge[1:]}" for badge, g in groups.items())
     if any(c.headline() for c in curves):
         return answer_of(lead, items=items)
@@ -249,7 +233,7 @@ def _cost(source: Source) -> Answer:
 
     Throughput and energy of both models at equal quality; then energy over all step counts.
     """
-    at_parity = [f"{name_of(c)}: {text}" for c in source.study.curves if (text := _at_equal_quality(c))]
+    at_parity = [f"{name_of(c)}: at equal quality {text}" for c in source.study.curves if (text := cost_at_parity(c))]
     ratios = [
         (joules.value / base.value, joules.value, base.value, p.cell)
         for c in source.study.curves
@@ -270,24 +254,6 @@ def _cost(source: Source) -> Answer:
     note = "by the board's own counter, idle power included; minimum and maximum per batch size"
     lead = sentences([f"energy per new token as a multiple of the baseline's: {note}"])
     return Answer(lead, items=(*shortened(at_parity), *shortened(items, "cell")))
-
-
-def _at_equal_quality(curve: Curve) -> str:
-    """Both models where their quality is equal; empty where that is not reached or not timed."""
-    lead = curve.headline()
-    steps = lead.parity.steps if lead else None
-    target, baseline = (_efficiency(c) for c in (curve.at(steps), curve.baseline))
-    if lead is None or steps is None or not target or not baseline:
-        return ""
-    text = f"at equal quality (K={steps}) diffusion writes {target}, the baseline {baseline}"
-    return text + (f": {spread(lead.energy_ratio, 'x')} the baseline's energy per token" if lead.energy_ratio else "")
-
-
-def _efficiency(cell: CellSummary | None) -> str:
-    if cell is None or cell.throughput is None:
-        return ""
-    rate = f"{spread(cell.throughput)} tokens/s"
-    return rate if cell.joules_per_token is None else f"{rate} for {spread(cell.joules_per_token)} J per token"
 
 
 @answers(USAGE, "question")

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from dlmbench.analysis.answer import answer
-from dlmbench.analysis.break_even import BreakEven
 from dlmbench.analysis.quality import MetricInfo, Quality
 from dlmbench.analysis.results import CellSummary, group_by
+from dlmbench.report.answer import answer, break_even_text
 from dlmbench.report.quality_answers import why_no_quality
 from dlmbench.report.source import ABSENT, Source, first_of, name_of, shape
 from dlmbench.report.text import (
@@ -37,6 +36,12 @@ _STATUS = {
     "oom": "out of memory",
     "invalid": "with invalid output",
     "error": "ended by an error",
+}
+# Attributes of a cell that not every run measures, and what it means that none is there.
+_OPTIONAL = {
+    "energy": "No energy: no counter of the device was read",
+    "first_text_s": "No times inside a generation: no traced pass is on record",
+    "memory": "No peak memory is on record",
 }
 
 
@@ -118,13 +123,8 @@ def counts(source: Source) -> str:
     ended = [c.status_text for c in source.study.cells]
     parts = [f"{ended.count(s)} {_STATUS.get(s, s)}" for s in dict.fromkeys(ended)]
     lost = source.run.left_out
-    out = f" {counted(len(lost), 'combination')} of the grid could not be run." if lost else ""
+    out = f" {counted(len(lost), 'combination')} of the grid could not be run (reasons: end of this section)." if lost else ""
     return f"{counted(len(ended), 'cell')}: {listed(parts)}.{out}" if ended else f"No cell is on record.{out}"
-
-
-def left_out(source: Source) -> Markdown:
-    """Which combinations were left out and why; empty where there are none."""
-    return bullets([f"{reason}: {first_of(labels)}." for reason, labels in source.left_out.items()])
 
 
 def short_answer(source: Source) -> Markdown:
@@ -218,7 +218,7 @@ def _quality(value: Quality | None) -> str | None:
 
 
 def parity(source: Source) -> Markdown:
-    """S_parity and the speedup there: by the leading metric at every margin, by others once a set of texts at 0."""
+    """S_parity and the speedup there: by the headline metric at every margin, by others once a set of texts at 0."""
     rows = []
     for curve in source.study.curves:
         lead = curve.headline()
@@ -254,22 +254,15 @@ def break_even(source: Source) -> Markdown:
     for c in source.study.curves:
         line = c.break_even
         if line is None:
-            reason = next((m for m in c.missing if "break-even" in m), "fewer than two step counts timed")
-            rows.append((name_of(c), f"not known: {reason}", None, None, None))
+            rows.append((name_of(c), break_even_text(c), None, None, None))
             continue
         deviation = percent(line.largest_residual) if line.is_checked else "2 points only"
         # No time is below zero, but a line's intercept can be: by noise, or where latency bends.
         fixed = seconds(line.intercept_s) if line.intercept_s > 0 else "below 0"
-        outside = ", extrapolated" if line.is_extrapolated else ""
-        rows.append((name_of(c), break_even_text(line), fixed, seconds(line.slope_s), f"{deviation}{outside}"))
+        rows.append((name_of(c), break_even_text(c), fixed, seconds(line.slope_s), deviation))
     columns = ("setting", "break-even k*", "fixed time", "time per step", "largest deviation")
     note = "Latency over K is fitted by a line: fixed time, and time per step. Largest deviation: of a median from it."
     return _table(columns, rows, "No curve over K is in this run.", note)
-
-
-def break_even_text(line: BreakEven) -> str:
-    """k* with as many digits as a number of steps needs."""
-    return line.text(one_decimal_below=10)
 
 
 def inner_times(source: Source) -> Markdown:
@@ -318,23 +311,20 @@ def texts(source: Source) -> Markdown:
 
 def findings(source: Source) -> Markdown:
     """One row per kind of finding: how often, the first, and the advice."""
-    groups = group_by(source.study.findings, lambda f: f.code).values()
-    rows = [(g[0].severity, len(g), g[0].message, g[0].hint) for g in groups]
+    rows = [(g[0].severity, len(g), g[0].message, g[0].hint) for g in source.finding_groups]
     columns = ("severity", "times", "first", "advice")
     return _table(columns, rows, "Every check that had its data passed.", numbers_from=4)
 
 
 def missing(source: Source) -> Markdown:
-    """What the analysis lacked, each reason once, with the settings it concerns."""
-    items = [f"{reason}." for reason in source.study.missing]
-    items += [f"{reason} ({first_of(names)})." for reason, names in source.missing_of_curves.items()]
-    known = source.study.cells
-    if all(s.energy is None for s in known):
-        items.append("no energy: no counter of the device was read.")
-    if all(s.first_text_s is None for s in known):
-        items.append("no times inside a generation: no traced pass is on record.")
-    if all(s.memory is None for s in known):
-        items.append("no peak memory is on record.")
+    """What was not measured, each reason once, with the first of what it concerns."""
+    items = []
+    for lacking in source.not_measured():
+        examples = f" ({first_of(lacking.examples)})" if lacking.examples else ""
+        items.append(f"{lacking.what}: {lacking.why}{examples}.")
+    for name, reason in _OPTIONAL.items():
+        if all(getattr(s, name) is None for s in source.study.cells):
+            items.append(f"{reason}.")
     return bullets([*items, "Questions of the study that have no answer are listed in section 7.4."])
 
 

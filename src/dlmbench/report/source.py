@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -12,8 +12,10 @@ from typing import Any
 from dlmbench import registry
 from dlmbench.analysis.results import CellSummary, Curve, Study, group_by
 from dlmbench.errors import BenchError
-from dlmbench.report.text import gib
+from dlmbench.report.text import counted, gib
 from dlmbench.results import GENERATIONS, read_generations
+from dlmbench.tasks.records import TaskResults
+from dlmbench.tasks.records import read as read_tasks
 from dlmbench.types import Cell, CellResult, Finding, ModelSpec, PromptSettings, ProtocolSettings, Run, from_mapping
 
 EXPERIMENT = "experiment.json"
@@ -37,6 +39,15 @@ class DocumentFigure:
     title: str
     caption: str
     path: str
+
+
+@dataclass(frozen=True)
+class NotMeasured:
+    """Something that was not measured, why, and what it concerns."""
+
+    what: str
+    why: str
+    examples: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -64,6 +75,11 @@ class Source:
         """The models whose weights are random."""
         return tuple(m.key for m in self.models if m.weights == "random")
 
+    @cached_property
+    def tasks(self) -> TaskResults:
+        """What `dlmbench tasks` wrote into the run's folder; empty where it was not run there."""
+        return read_tasks(Path(self.run.folder))
+
     @property
     def targets(self) -> tuple[CellSummary, ...]:
         """Every diffusion cell."""
@@ -75,17 +91,23 @@ class Source:
         groups = group_by((c for c in self.study.curves if c.headline()), lambda c: (c.label, c.lengths))
         return tuple(max(group, key=lambda c: len(c.points)) for group in groups.values())
 
-    @property
-    def left_out(self) -> Mapping[str, list[str]]:
-        """Reason -> the combinations of the grid that were left out for it."""
-        groups = group_by(self.run.left_out, lambda o: o.reason)
-        return {reason: [o.label for o in group] for reason, group in groups.items()}
-
-    @property
-    def missing_of_curves(self) -> Mapping[str, list[str]]:
-        """What could not be computed and why -> the curves that lack it."""
+    def not_measured(self) -> Iterator[NotMeasured]:
+        """Everything that is missing, from whole questions to single cells."""
+        yield from (NotMeasured("The study", why) for why in self.study.missing)
+        for reason, lost in group_by(self.run.left_out, lambda o: o.reason).items():
+            what = f"{counted(len(lost), 'combination')} left out of the plan"
+            yield NotMeasured(what, reason, tuple(o.label for o in lost))
+        untimed = (c for c in self.study.cells if c.latency is None)
+        for (status, reason), group in group_by(untimed, lambda c: (c.status_text, c.reason)).items():
+            text = "out of memory" if status == "oom" else status
+            why = "planned, and not reached" if status == "not measured" else text
+            why = reason if reason not in ("", text) else why
+            yield NotMeasured(f"{counted(len(group), 'cell')}: {text}", why, tuple(c.cell.label for c in group))
         pairs = ((reason, name_of(curve)) for curve in self.study.curves for reason in curve.missing)
-        return {reason: [name for _, name in group] for reason, group in group_by(pairs, lambda p: p[0]).items()}
+        for reason, named in group_by(pairs, lambda p: p[0]).items():
+            # Cells that failed have been named already.
+            if not reason.startswith("K="):
+                yield NotMeasured(f"{counted(len(named), 'curve')} over K", reason, tuple(name for _, name in named))
 
     @cached_property
     def environment(self) -> list[tuple[str, str]]:

@@ -6,6 +6,7 @@ followed. Templates and tables escape every plain string and leave `Markdown` un
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable, Sequence
 
@@ -21,11 +22,7 @@ def sig(value: float, digits: int = 3) -> str:
         return "0"
     if abs(rounded) < 1e-4:
         return f"{rounded:.{digits - 1}e}"
-    return f"{rounded:,.{max(0, digits - 1 - _exponent(rounded))}f}"
-
-
-def _exponent(value: float) -> int:
-    return int(f"{value:e}".partition("e")[2])
+    return f"{rounded:,.{max(0, digits - 1 - math.floor(math.log10(abs(rounded))))}f}"
 
 
 def seconds(value: float) -> str:

@@ -8,27 +8,16 @@ size and lengths) is answered by the sampler settings that favour diffusion most
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
-from dlmbench.analysis.answer import gap_text
 from dlmbench.analysis.results import CellSummary, Curve, Study, group_by
-from dlmbench.analysis.winners import steps_at, winner_of
-from dlmbench.report.text import counted, gib, listed, seconds, sig, spread
+from dlmbench.analysis.winners import CurveVerdict, winner_of
+from dlmbench.report.answer import BADGES, break_even_text, parity_text, speed_at_parity, verdict_text
+from dlmbench.report.text import gib, listed, seconds, sig, spread
 
 SERVER_BATCH = 8
 LONG_TOKENS = 1024
-
-WorkloadVerdict = Literal["diffusion", "baseline", "undecided", "speed only", "unknown"]
-# In the order in which they favour diffusion: the first is chosen where several settings were measured.
-BADGES: dict[WorkloadVerdict, str] = {
-    "diffusion": "Diffusion wins",
-    "undecided": "Undecided",
-    "speed only": "Speed only",
-    "baseline": "Autoregressive wins",
-    "unknown": "Not known",
-}
 
 
 @dataclass(frozen=True)
@@ -50,6 +39,14 @@ class UseCase:
     def curves(self, study: Study) -> list[Curve]:
         """The curves of `study` that belong to it."""
         return [c for c in study.curves if self.matches(c)]
+
+    def why_missing(self, study: Study) -> str:
+        """Why `study` has no curve that belongs to it."""
+        if not study.curves:
+            return "no diffusion cell has a step count"
+        batches = listed(f"B={b}" for b in sorted({c.batch_size for c in study.curves}))
+        lengths = listed(f"N={n}" for n in sorted({sum(c.lengths) for c in study.curves}))
+        return f"no diffusion setting has {self.condition} (there are {batches}; {lengths})"
 
 
 INTERACTIVE = UseCase(
@@ -85,39 +82,6 @@ LONG = UseCase(
 USE_CASES = (INTERACTIVE, SERVER, LONG)
 
 
-# ---------------------------------------------------------------- one curve
-
-
-def speed_by_steps(curve: Curve) -> str:
-    """At which timed step counts diffusion is faster than its baseline, slower, or not shown to differ."""
-    timed = [p.cell.steps for p in curve.points if p.speedup and p.cell.steps]
-    by_pace = {"faster": steps_at(curve, "faster"), "slower": steps_at(curve, "slower")}
-    parts = [
-        f"{word} at K={listed(k for k in timed if k in steps)}"
-        for word, steps in by_pace.items()
-        if {*timed} & {*steps}
-    ]
-    undecided = [k for k in timed if k not in (*by_pace["faster"], *by_pace["slower"])]
-    if undecided:
-        parts.append(f"not shown to differ in speed at K={listed(undecided)}")
-    return ", ".join(parts)
-
-
-def verdict_of(curve: Curve) -> tuple[WorkloadVerdict, str]:
-    """Which model wins at equal quality, and why; by speed alone where quality is not known."""
-    if not curve.timed:
-        reason = curve.untimed_reason
-        return "unknown", f"diffusion was not timed: {reason}" if reason else "diffusion was not timed"
-    if curve.baseline is None or curve.baseline.latency is None:
-        return "unknown", "no autoregressive baseline was timed with the same batch size and lengths"
-    speed = f"diffusion is {speed_by_steps(curve)}"
-    if curve.headline() is None:
-        why = "the weights are random" if curve.weights == "random" else "no metric was scored for both models"
-        return "speed only", f"{speed}; quality was not measured ({why})"
-    winner = winner_of(curve)
-    return winner.verdict, f"{winner.reason}; {speed}"
-
-
 # ---------------------------------------------------------------- one workload
 
 
@@ -134,7 +98,6 @@ class Strip:
     faster_low: float
     faster_high: float
     good_from: float | None
-    text: str
 
 
 @dataclass(frozen=True)
@@ -144,7 +107,7 @@ class Workload:
     facts: the evidence, as pairs of name and value.
     """
 
-    verdict: WorkloadVerdict
+    verdict: CurveVerdict
     where: str
     why: str
     facts: tuple[tuple[str, str], ...]
@@ -167,7 +130,7 @@ class UseCaseAnswer:
     note: str = ""
 
     @property
-    def verdict(self) -> WorkloadVerdict:
+    def verdict(self) -> CurveVerdict:
         """The verdict where all workloads agree, otherwise undecided."""
         found = {w.verdict for w in self.workloads}
         return found.pop() if len(found) == 1 else "undecided"
@@ -186,73 +149,47 @@ def use_case_answers(study: Study) -> tuple[UseCaseAnswer, ...]:
 
 
 def _answer(study: Study, use: UseCase) -> UseCaseAnswer:
-    curves, missing, note = use.curves(study), "", ""
+    curves, note = use.curves(study), ""
     largest = max((c.batch_size for c in study.curves), default=0)
     if not curves and use is SERVER and largest > 1:
         curves = [c for c in study.curves if c.batch_size == largest]
         note = f"The largest batch measured is {largest}; a server would run {SERVER_BATCH} or more."
-    if not curves:
-        longest = max((c.prompt_tokens + c.new_tokens for c in study.curves), default=0)
-        why = {
-            INTERACTIVE.key: "no diffusion cell has batch size 1",
-            SERVER.key: "only batch size 1 was measured",
-            LONG.key: f"the longest sequence measured is {longest} tokens",
-        }
-        missing = why[use.key] if study.curves else "no diffusion cell with a step count"
     groups = group_by(curves, lambda c: (sum(c.lengths), c.new_tokens, c.batch_size))
     workloads = tuple(_workload(group, use) for _, group in sorted(groups.items()))
-    return UseCaseAnswer(use, workloads, missing, note)
+    return UseCaseAnswer(use, workloads, "" if curves else use.why_missing(study), note)
 
 
 def _workload(curves: Sequence[Curve], use: UseCase) -> Workload:
-    def rank(found: tuple[tuple[WorkloadVerdict, str], Curve]) -> tuple[int, float]:
-        (verdict, _), curve = found
+    verdicts = [winner_of(c).verdict for c in curves]
+
+    def rank(found: tuple[CurveVerdict, Curve]) -> tuple[int, float]:
+        verdict, curve = found
         return list(BADGES).index(verdict), -max((p.speedup.value for p in curve.points if p.speedup), default=0.0)
 
-    judged = [(verdict_of(c), c) for c in curves]
-    (verdict, why), best = min(judged, key=rank)
+    verdict, best = min(zip(verdicts, curves, strict=True), key=rank)
     chosen = f"settings: {best.label}"
     if len(curves) > 1:
-        same = len({v for (v, _), _ in judged}) == 1
         chosen += f" ({len(curves)} settings measured, "
-        chosen += "all with this verdict)" if same else "those that favour diffusion most)"
+        chosen += "all with this verdict)" if len(set(verdicts)) == 1 else "those that favour diffusion most)"
     where = f"batch {best.batch_size} · {best.prompt_tokens} prompt + {best.new_tokens} new tokens"
-    return Workload(verdict, where, why, tuple(_facts(best, use)), _strip(best), chosen)
+    return Workload(verdict, where, verdict_text(best), tuple(_facts(best, use)), _strip(best), chosen)
 
 
-def _facts(curve: Curve, use: UseCase) -> list[tuple[str, str]]:
-    lead, best, base = curve.headline(), curve.nearest_parity, curve.baseline
-    baseline = base.cell.model.key if base else "the baseline"
-    timed = curve.timed
-    # Times and memory where quality is equal, otherwise with the most steps timed.
+def _facts(curve: Curve, use: UseCase) -> Iterator[tuple[str, str]]:
+    best, base, timed = curve.nearest_parity, curve.baseline, curve.timed
+    if curve.headline() is not None:
+        yield "Steps to equal quality (S_parity)", parity_text(curve)
+    # Speed and memory where quality is equal, otherwise with the most steps timed.
     point = (curve.at(best.parity.steps) if best else None) or (timed[-1] if timed else None)
-    facts = []
-    if lead is not None:
-        by = f"by {lead.metric.display_name}, on {counted(lead.parity.n, 'prompt')}"
-        value = f"{lead.outcome_text}: {gap_text(lead)}, {by}"
-        if lead.parity.reached:
-            fewer = " or fewer" if lead.parity.outcome == "reached_at_smallest" else ""
-            value = f"{lead.parity.steps}{fewer} ({by})"
-        facts.append(("Steps to equal quality (S_parity)", value))
-    if best is not None and best.parity.delta:
-        facts.append((f"Steps if {best.margin_text} is enough", f"{best.parity.steps}"))
     if best is not None:
-        value = spread(best.latency_ratio, "x") if best.latency_ratio else "not timed"
-        if best.latency_ratio and best.speedup and best.speedup.share_reached < 0.95:
-            value += f"; found again in {best.speedup.share_reached:.0%} of the resamples"
-        facts.append((f"Speed there, as a multiple of {baseline}'s", value))
-    elif point is not None and point.speedup is not None:
-        facts.append((f"Speed at K={point.cell.steps}, as a multiple of {baseline}'s", spread(point.speedup, "x")))
-    line = curve.break_even
-    if line is not None or timed:
-        value = line.text() if line else "not known: fewer than two step counts timed"
-        if line is not None and line.is_extrapolated:
-            value += f", extrapolated from K={timed[0].cell.steps} to {timed[-1].cell.steps}"
-        facts.append(("Steps up to which it is faster (k*)", value))
+        yield "Speed there", speed_at_parity(curve)
+    elif point is not None and point.speedup is not None and base is not None:
+        name = f"Speed at K={point.cell.steps}, as a multiple of {base.cell.model.key}'s"
+        yield name, spread(point.speedup, "x")
+    yield "Steps up to which it is faster (k*)", break_even_text(curve)
     ours, theirs = (use.fact(c) if c else None for c in (point, base))
-    if point is not None and ours is not None and theirs is not None:
-        facts.append((use.fact_name, f"{baseline} {theirs}; {curve.model} {ours} at K={point.cell.steps}"))
-    return facts
+    if point is not None and base is not None and ours is not None and theirs is not None:
+        yield use.fact_name, f"{base.cell.model.key} {theirs}; {curve.model} {ours} at K={point.cell.steps}"
 
 
 def _strip(curve: Curve) -> Strip | None:
@@ -272,10 +209,4 @@ def _strip(curve: Curve) -> Strip | None:
         at = [min(max(place(k), 0.0), 100.0) for k in (line.steps, *ends_of_k)]
         faster, ends = at[0] or None, (at[1], at[2])
     good = place(best.parity.steps) if best and best.parity.steps and not best.parity.delta else None
-    if best is None:
-        text = "where it is as good was not measured"
-    elif faster is not None and good is not None and good < faster:
-        text = "both as good and faster in between"
-    else:
-        text = "nowhere both as good and faster"
-    return Strip(tuple((place(k), k) for k in steps), faster, *ends, good, text)
+    return Strip(tuple((place(k), k) for k in steps), faster, *ends, good)

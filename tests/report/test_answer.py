@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from dlmbench.analysis.answer import answer, why_parities_differ
 from dlmbench.analysis.study import analyse
+from dlmbench.report.answer import answer, why_parities_differ
 from dlmbench.types import Run
 from support.synthetic_run import baseline_cell, measured, per_text, target_cell
 
