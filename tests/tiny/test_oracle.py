@@ -7,7 +7,7 @@ from statistics import fmean, stdev
 
 import pytest
 
-from dlmbench.tiny import Constraint, continuation_log_prob, next_word, score_story, story_of
+from dlmbench.tiny import Constraint, next_word, score_story, story_of
 from dlmbench.tiny.oracle import EPSILON
 from dlmbench.tiny.vocabulary import TOKENS
 
@@ -25,7 +25,7 @@ def violations_of(text: str) -> dict[str, int]:
 
 def test_every_sample_is_valid_and_its_surprise_is_the_entropy_on_average() -> None:
     scores = [score_story(story_of("oracle test", index, 128), start=64) for index in range(2000)]
-    assert all(score.is_valid and math.isfinite(score.log_prob) for score in scores)
+    assert all(not score.violations and math.isfinite(score.log_prob) for score in scores)
     excess = [-score.log_prob - score.path_entropy for score in scores]
     assert abs(fmean(excess)) < 4 * stdev(excess) / len(excess) ** 0.5
     assert 0.82 < -fmean(score.log_prob for score in scores) / 64 < 0.89
@@ -33,7 +33,7 @@ def test_every_sample_is_valid_and_its_surprise_is_the_entropy_on_average() -> N
 
 
 def test_the_opening_used_here_is_a_story() -> None:
-    assert score_story(OPENING).is_valid
+    assert not score_story(OPENING).violations
 
 
 @pytest.mark.parametrize(
@@ -83,14 +83,14 @@ def test_violations_before_the_start_are_not_charged() -> None:
     text = story.split()
     start = len(OPENING) + text.index(".") + 1
     score = score_story([*OPENING, *text], start=start)
-    assert score.is_valid
+    assert not score.violations
     assert (score.sentences_valid, score.sentences_total) == (1, 1)
     assert len(score.tokens) == 4
 
 
 def test_special_tokens_and_nonsense_are_scored_as_broken() -> None:
     score = score_story(["<|endoftext|>", "<unused 383>", ".", *OPENING])
-    assert not score.is_valid
+    assert score.violations
     assert math.isfinite(score.smoothed_log_prob)
     assert score_story([]).log_prob == 0.0
 
@@ -98,8 +98,8 @@ def test_special_tokens_and_nonsense_are_scored_as_broken() -> None:
 def test_log_prob_is_the_chain_of_next_word_probabilities() -> None:
     story = story_of("oracle test", 3, 90)
     chain = math.fsum(math.log(next_word(story[:i])[story[i]]) for i in range(60, 90))
-    assert continuation_log_prob(story[:60], story[60:]) == pytest.approx(chain)
-    assert continuation_log_prob(story[:60], ["once"]) == -math.inf
+    assert score_story(story, start=60).log_prob == pytest.approx(chain)
+    assert score_story([*story[:60], "once"], start=60).log_prob == -math.inf
 
 
 def test_all_tokens_probabilities_sum_to_one_exact_and_smoothed() -> None:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from dlmbench.tiny.oracle import StoryScore, continuation_log_prob, next_word, score_story
+from dlmbench.tiny.oracle import StoryScore, next_word, score_story
 from dlmbench.tiny.state import Constraint
 from dlmbench.tiny.story import heldout_stories, sample_story, story_of
 

@@ -61,11 +61,6 @@ class StoryScore:
     sentences_total: int
     sentences_valid: int
 
-    @property
-    def is_valid(self) -> bool:
-        """Whether the story is possible: no violation."""
-        return not self.violations
-
 
 class _Reader:
     """Follows a text through the grammar."""
@@ -147,11 +142,6 @@ def score_story(words: Sequence[str], start: int = 0) -> StoryScore:
         sentences_total=sentences_total,
         sentences_valid=sentences_valid,
     )
-
-
-def continuation_log_prob(prompt: Sequence[str], continuation: Sequence[str]) -> float:
-    """Exact log p(continuation | prompt) in nats; minus infinity for an impossible continuation."""
-    return score_story([*prompt, *continuation], start=len(prompt)).log_prob
 
 
 def next_word(prefix: Sequence[str]) -> Distribution:

@@ -8,7 +8,7 @@ sends the words of a text.
 """
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from dlmbench.tiny import world
@@ -300,20 +300,15 @@ def draw(distribution: Distribution, rng: random.Random) -> str:
     return word  # the last one, if rounding leaves a remainder
 
 
-def story_words(rng: random.Random) -> Iterator[str]:
-    """The words of an endless story drawn with `rng`."""
-    slots = story_slots()
-    _, distribution = next(slots)
-    while True:
-        word = draw(distribution, rng)
-        yield word
-        _, distribution = slots.send(word)
-
-
 def sample_story(length: int, rng: random.Random) -> list[str]:
     """The first `length` words of a story drawn with `rng`."""
-    words = story_words(rng)
-    return [next(words) for _ in range(length)]
+    slots = story_slots()
+    _, distribution = next(slots)
+    words = []
+    for _ in range(length):
+        words.append(draw(distribution, rng))
+        _, distribution = slots.send(words[-1])
+    return words
 
 
 def story_of(purpose: str, index: int, length: int = LONGEST_WINDOW) -> list[str]:
