@@ -15,7 +15,6 @@ import math
 from collections.abc import Iterable, Sequence
 
 from dlmbench import registry
-from dlmbench.analysis.parity import Parity
 from dlmbench.analysis.quality import metric_for
 from dlmbench.analysis.results import CellSummary, Curve, MetricParity, Study, group_by
 from dlmbench.analysis.stats import Interval
@@ -309,7 +308,9 @@ def why_parities_differ(curve: Curve, delta: float = 0.0) -> str | None:
     counts, a reader should learn which question each has answered before taking the friendlier one.
     """
     scorer, writer = (curve.parity(metric_for(m), delta) for m in ("likelihood", "validity"))
-    if scorer is None or writer is None or _place(scorer.parity) == _place(writer.parity):
+    if scorer is None or writer is None:
+        return None
+    if len({(p.parity.steps, p.parity.reached or p.parity.outcome) for p in (scorer, writer)}) == 1:
         return None
     by = f"By likelihood parity is {scorer.outcome_text}, by validity {writer.outcome_text}"
     if "undecided" in (scorer.parity.outcome, writer.parity.outcome):
@@ -322,10 +323,6 @@ def why_parities_differ(curve: Curve, delta: float = 0.0) -> str | None:
     if registry.attribute("commit", str(curve.points[0].cell.knob("commit")), "SUREST_FIRST", False):
         parts.append(_SUREST_FIRST)
     return ". ".join([*parts, _repetition(curve, writer)]) + "."
-
-
-def _place(parity: Parity) -> tuple[str, int | None]:
-    return ("reached" if parity.reached else parity.outcome, parity.steps)
 
 
 def _repetition(curve: Curve, writer: MetricParity) -> str:

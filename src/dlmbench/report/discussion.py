@@ -10,10 +10,9 @@ from dlmbench.analysis.quality import metric_for
 from dlmbench.report.answer import break_even_text
 from dlmbench.report.answers import Answer, Question, shortened
 from dlmbench.report.performance_answers import LATENCY, MEMORY
-from dlmbench.report.quality_answers import QUALITY, USAGE, fitness
+from dlmbench.report.quality_answers import QUALITY, USAGE
 from dlmbench.report.source import Source, is_published, name_of
 from dlmbench.report.text import Markdown, bullets, listed, plain, table
-from dlmbench.report.use_cases import USE_CASES
 
 # Title of the section and its questions, in the order of the document.
 THEMES: tuple[tuple[str, Sequence[Question]], ...] = (
@@ -94,11 +93,6 @@ def limits(source: Source) -> Iterator[str]:
     processes = [len({s.process_id for s in r.timed}) for r in source.run.results if r.timed]
     if processes and max(processes) == 1:
         yield "Each cell was timed in one process: the spread between processes is not in the intervals."
-
-
-def key_findings(source: Source) -> list[tuple[str, Answer]]:
-    """The use cases, each with its answer."""
-    return [(f"{use.title} ({use.condition})", fitness(source, use)) for use in USE_CASES]
 
 
 def recommendations(source: Source) -> Markdown:

@@ -16,9 +16,10 @@ from dlmbench.analysis.results import Study
 from dlmbench.errors import BenchError
 from dlmbench.report import discussion, results
 from dlmbench.report.figures import document_figures
-from dlmbench.report.quality_answers import steps_to_parity
+from dlmbench.report.quality_answers import fitness, steps_to_parity
 from dlmbench.report.source import Source, family_title, is_published, load_settings
 from dlmbench.report.text import Markdown, counted, escape, finalize, gib, listed
+from dlmbench.report.use_cases import USE_CASES
 from dlmbench.results.journal import replace_file
 from dlmbench.types import Run
 
@@ -74,6 +75,8 @@ def compose(sources: Sequence[Source]) -> str:
         "published": all(is_published(m) and m.weights == "pretrained" for s in sources for m in s.models),
         "family_title": family_title,
         "steps_to_parity": steps_to_parity,
+        "use_cases": USE_CASES,
+        "fitness": fitness,
         "heading": heading,
         "gib": gib,
         "counted": counted,

@@ -7,23 +7,35 @@ import gzip
 import json
 import os
 import re
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from urllib.parse import quote
+
+import pandas as pd
 
 from dlmbench import registry
 from dlmbench.analysis.results import Study
 from dlmbench.charts import style
 from dlmbench.charts.frames import why_missing
-from dlmbench.charts.write import caption, csv_of, names_in_order, panel_titles, specification, write_one
-from dlmbench.report.source import DocumentFigure
+from dlmbench.charts.write import (
+    caption,
+    csv_of,
+    figures_folder,
+    names_in_order,
+    panel_titles,
+    specification,
+    write_one,
+)
+from dlmbench.report.source import ReportFigure
 from dlmbench.types import Run
 
 # With more panels than this the page shows one at a time and a menu to choose it.
 MOST_PANELS = 8
 
 
-def document_figures(run: Run, study: Study, folder: Path, number: int | None = None) -> tuple[DocumentFigure, ...]:
+def document_figures(run: Run, study: Study, folder: Path, number: int | None = None) -> tuple[ReportFigure, ...]:
     """Every figure for a document in `folder`; pictures that do not exist yet are drawn.
 
     number: of the run among several in one document, whose figures then have a folder each.
@@ -33,66 +45,51 @@ def document_figures(run: Run, study: Study, folder: Path, number: int | None = 
         own /= f"{number}-{re.sub(r'[^A-Za-z0-9]+', '-', run.name).strip('-')[:40]}"
     places = [own]
     # A run in raw_data has its figures beside it; any other folder gets its own, so that it can be moved.
-    if folder.resolve() == Path(run.folder).resolve() and folder.resolve().name == "raw_data":
-        places.append(folder.parent / "figures")
-    found = []
-    for name in registry.names("figures"):
-        title = registry.summary("figures", name).rstrip(".")
-        try:
-            module = registry.load("figures", name)
-            frame = module.points(run, study)
-            picture = next((p / f"{name}.png" for p in places if (p / f"{name}.png").is_file()), None)
-            if picture is None:
-                own.mkdir(parents=True, exist_ok=True)
-                picture = write_one(name, module, frame, own)[0]
-            relative = quote(Path(os.path.relpath(picture, folder)).as_posix())
-            found.append(DocumentFigure(title, caption(module, frame, specification(module, frame)), relative))
-        except Exception as error:  # a figure that fails is named; the document is written without it
-            found.append(DocumentFigure(title, f"Not drawn: {type(error).__name__}: {error}.", ""))
-    return tuple(found)
+    if folder.resolve() == Path(run.folder).resolve():
+        places.append(figures_folder(folder))
+
+    def with_picture(figure: ReportFigure, module: ModuleType, frame: pd.DataFrame) -> ReportFigure:
+        picture = next((p / f"{figure.name}.png" for p in places if (p / f"{figure.name}.png").is_file()), None)
+        if picture is None:
+            own.mkdir(parents=True, exist_ok=True)
+            picture = write_one(figure.name, module, frame, own)[0]
+        text = caption(module, frame, specification(module, frame))
+        return replace(figure, caption=text, picture=quote(Path(os.path.relpath(picture, folder)).as_posix()))
+
+    return tuple(_figure(run, study, name, with_picture) for name in registry.names("figures"))
 
 
-@dataclass(frozen=True)
-class PageFigure:
-    """A figure of the page: `plot` and `csv` packed. `missing`: why nothing could be drawn."""
-
-    name: str
-    title: str
-    caption: str = ""
-    missing: str = ""
-    plot: str = ""
-    csv: str = ""
-    height_px: int = 0
-    views: tuple[str, ...] = ()
-
-
-def page_figures(run: Run, study: Study) -> tuple[PageFigure, ...]:
+def page_figures(run: Run, study: Study) -> tuple[ReportFigure, ...]:
     """Every figure in the page's order, those not measured included."""
-    return tuple(_page_figure(run, study, name) for name in names_in_order())
+    return tuple(_figure(run, study, name, _with_plot) for name in names_in_order())
 
 
-def _page_figure(run: Run, study: Study, name: str) -> PageFigure:
-    title = re.split(r"[,:]", registry.summary("figures", name))[0].rstrip(".")
+def _figure(
+    run: Run, study: Study, name: str, complete: Callable[[ReportFigure, ModuleType, pd.DataFrame], ReportFigure]
+) -> ReportFigure:
+    figure = ReportFigure(name, re.split(r"[,:]", registry.summary("figures", name))[0].rstrip("."))
     try:
         module = registry.load("figures", name)
-        frame = module.points(run, study)
-        if why := why_missing(frame):
-            return PageFigure(name, title, missing=why)
-        spec = specification(module, frame) | {"config": style.config(12, is_print=False), "description": title}
-        panels = panel_titles(spec)
-        rows = 1 if len(panels) > MOST_PANELS else -(-len(panels) // 2) or 1
-        return PageFigure(
-            name,
-            title,
-            caption(module, frame),
-            # Names may come from a user's file: no text of a figure can be a tag.
-            plot=packed(json.dumps(spec, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")),
-            csv=packed(csv_of(frame)),
-            height_px=260 * rows + 120,
-            views=tuple(panels if len(panels) > MOST_PANELS else ()),
-        )
-    except Exception as error:  # a figure that fails is named; the page is written without it
-        return PageFigure(name, title, missing=f"it could not be drawn ({type(error).__name__}: {error})")
+        return complete(figure, module, module.points(run, study))
+    except Exception as error:  # a figure that fails is named; the report is written without it
+        return replace(figure, missing=f"Not drawn: {type(error).__name__}: {error}")
+
+
+def _with_plot(figure: ReportFigure, module: ModuleType, frame: pd.DataFrame) -> ReportFigure:
+    if why := why_missing(frame):
+        return replace(figure, missing=why)
+    spec = specification(module, frame) | {"config": style.config(12, is_print=False), "description": figure.title}
+    panels = panel_titles(spec)
+    rows = 1 if len(panels) > MOST_PANELS else -(-len(panels) // 2) or 1
+    return replace(
+        figure,
+        caption=caption(module, frame),
+        # Names may come from a user's file: no text of a figure can be a tag.
+        plot=packed(json.dumps(spec, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")),
+        csv=packed(csv_of(frame)),
+        height_px=260 * rows + 120,
+        views=tuple(panels if len(panels) > MOST_PANELS else ()),
+    )
 
 
 def packed(text: str) -> str:

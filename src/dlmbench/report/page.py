@@ -21,7 +21,7 @@ from typing import Any
 
 from dlmbench.analysis.results import CellSummary, Study
 from dlmbench.charts import style as charts_style
-from dlmbench.report.answer import answer
+from dlmbench.report.answer import BADGES, answer
 from dlmbench.report.figures import packed, page_figures
 from dlmbench.report.source import NotMeasured, Source, load_settings
 from dlmbench.report.use_cases import use_case_answers
@@ -82,9 +82,10 @@ def gather(run: Run, study: Study, progress: Callable[[str], None] = lambda stag
     return {
         "source": source,
         "baselines": list(dict.fromkeys(c.cell.model.key for c in study.baselines)),
-        "targets": list(dict.fromkeys(c.cell.model.key for c in source.targets)),
+        "targets": list(dict.fromkeys(c.cell.model.key for c in source.of_role("target"))),
         "answer": answer(study),
         "use_cases": use_case_answers(study),
+        "badges": BADGES,
         "drawn": [f for f in figures if f.plot],
         "table": table,
         "statuses": ", ".join(f"{n:,} {status}" for status, n in ended.most_common()),

@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 
 from dlmbench.analysis.results import CellSummary, group_by, timed_of
-from dlmbench.analysis.stats import Interval, ratio_interval
+from dlmbench.analysis.stats import ratio_interval
 from dlmbench.analysis.study import repetitions_of
 from dlmbench.report.answer import speed_word
 from dlmbench.report.answers import Answer, Kind, Question, answer_of, answers, not_measured
@@ -89,23 +89,20 @@ def _throughput_at_high_batch(source: Source) -> Answer:
         ratios = {c.batch_size: s[steps] for c, s in zip(family, speedups, strict=True)}
         largest = max(largest, *ratios)
         text = "; ".join(f"{spread(r, 'x')} at B={b}" for b, r in ratios.items())
-        items.append(f"{name_of(family[0], batch=False)}, K={steps}: {text}: {_trend(ratios)}")
+        first, *_, last = ratios.values()
+        change = "no change with the batch is shown"
+        if last.high < first.low:
+            change = "the larger the batch, the less diffusion gains, against the hypothesis"
+        elif last.low > first.high:
+            change = "diffusion gains with the batch, in line with the hypothesis"
+        change += f"; at B={max(ratios)} diffusion is {speed_word(last)}"
+        items.append(f"{name_of(family[0], batch=False)}, K={steps}: {text}: {change}")
     missing = "no diffusion setting was timed with its baseline at two batch sizes"
     lead = "throughput of diffusion as a multiple of the baseline's, quality apart"
     if largest < HIGH_BATCH:
-        first = f"in part: batches above {largest} were not measured"
-        return answer_of(first, lead, items=items, state="in part", missing=missing)
+        limit = f"in part: batches above {largest} were not measured"
+        return answer_of(limit, lead, items=items, state="in part", missing=missing)
     return answer_of(lead, items=items, missing=missing)
-
-
-def _trend(ratios: dict[int, Interval]) -> str:
-    first, *_, last = ratios.values()
-    change = "no change with the batch is shown"
-    if last.high < first.low:
-        change = "the larger the batch, the less diffusion gains, against the hypothesis"
-    elif last.low > first.high:
-        change = "diffusion gains with the batch, in line with the hypothesis"
-    return f"{change}; at B={max(ratios)} diffusion is {speed_word(last)}"
 
 
 @answers(LATENCY, "hypothesis")
@@ -203,35 +200,25 @@ def _warm_up(source: Source) -> Answer:
     )
 
 
-def _effect_of(source: Source, name: str, title: str) -> Answer:
+def _effect_of(source: Source, name: str) -> Answer:
     """The effect of one setting on latency, all else equal."""
-    values = source.values(name)
+    values, title = source.values(name), name.replace("_", " ")
     shown = listed(map(plain, values))
     missing = f"cells differ in {title} ({shown}), but in other settings as well"
     if len(values) < 2:
-        missing = f"all cells have the {title} {shown}" if values else f"no cell has a {title}"
-    lead = f"two values of the {title}, all else equal"
+        missing = f"all cells have the same {title}, {shown}" if values else f"no cell has a value of {title}"
+    lead = f"two values of {title}, all else equal"
     return answer_of(lead, items=_contrasts(source, name), noun="pair", missing=missing)
 
 
-# Question, setting, and the setting within a sentence.
-_EFFECTS: tuple[tuple[Kind, str, str, str], ...] = (
-    ("claim", "Temperature does not affect speed directly.", "temperature", "temperature"),
-    ("claim", "float32 is too slow to be of use beside bfloat16.", "precision", "precision"),
-    (
-        *("question", "FlashAttention on for both models, or off for both: does it change the comparison?"),
-        *("attention", "attention setting"),
-    ),
-    (
-        *("claim", "Prompts must be real text, since token embeddings influence time and memory."),
-        *("prompts", "prompt source"),
-    ),
-    (
-        *("question", "Does generating block by block, between diffusion and autoregression, save time?"),
-        *("block_length", "block length"),
-    ),
-)
-LATENCY += [Question(kind, text, partial(_effect_of, name=name, title=title)) for kind, text, name, title in _EFFECTS]
+_EFFECTS: dict[str, tuple[Kind, str]] = {
+    "temperature": ("claim", "Temperature does not affect speed directly."),
+    "precision": ("claim", "float32 is too slow to be of use beside bfloat16."),
+    "attention": ("question", "FlashAttention on for both models, or off for both: does it change the comparison?"),
+    "prompts": ("claim", "Prompts must be real text, since token embeddings influence time and memory."),
+    "block_length": ("question", "Does generating block by block, between diffusion and autoregression, save time?"),
+}
+LATENCY += [Question(kind, text, partial(_effect_of, name=name)) for name, (kind, text) in _EFFECTS.items()]
 
 
 @answers(LATENCY, "question")
@@ -342,7 +329,7 @@ def _constant_over_steps(source: Source) -> Answer:
 
     Peaks of cells that differ in K only: memory that grew during generation would grow with K.
     """
-    groups = [_peaks(g)[1] for g in _equal_but(_with_memory(source.targets), "steps")]
+    groups = [_peaks(g)[1] for g in _equal_but(_with_memory(source.of_role("target")), "steps")]
     spans = [max(peaks) / min(peaks) - 1 for peaks in groups if len(peaks) > 1]
     if not spans:
         return not_measured("no diffusion setting has peaks at two step counts")
@@ -357,9 +344,9 @@ def _constant_over_steps(source: Source) -> Answer:
 @answers(MEMORY, "question")
 def _explodes_at_2048(source: Source) -> Answer:
     """Does the memory of the attention map explode at N=2048?"""
-    cells = _with_memory(source.targets)
+    cells = _with_memory(source.of_role("target"))
     if not any(c.cell.sequence_length >= LONG for c in cells):
-        lost = [c for c in source.targets if c.cell.sequence_length >= LONG]
+        lost = [c for c in source.of_role("target") if c.cell.sequence_length >= LONG]
         longest = max((c.cell.sequence_length for c in cells), default=None)
         why = f"the longest diffusion cell with a peak has N={longest}" if longest else "no diffusion peak is on record"
         failed = f"; {len(lost)} longer cells ended without one ({listed(c.status or 'unfinished' for c in lost)})"

@@ -61,10 +61,10 @@ def lengths(source: Source) -> str:
 
 def knobs(source: Source) -> Markdown:
     """Every setting of the diffusion sampler with its values."""
-    names = dict.fromkeys(name for s in source.targets for name, _ in s.cell.knobs if name != "steps")
+    names = dict.fromkeys(name for s in source.of_role("target") for name, _ in s.cell.knobs if name != "steps")
     rows = []
     for name in names:
-        known = dict.fromkeys(s.cell.knob(name) for s in source.targets if name in dict(s.cell.knobs))
+        known = dict.fromkeys(s.cell.knob(name) for s in source.of_role("target") if name in dict(s.cell.knobs))
         rows.append((name, listed(map(plain, known))))
     return table(("setting", "values"), rows, 2) if rows else Markdown("No diffusion cell is planned.")
 
@@ -123,7 +123,11 @@ def counts(source: Source) -> str:
     ended = [c.status_text for c in source.study.cells]
     parts = [f"{ended.count(s)} {_STATUS.get(s, s)}" for s in dict.fromkeys(ended)]
     lost = source.run.left_out
-    out = f" {counted(len(lost), 'combination')} of the grid could not be run (reasons: end of this section)." if lost else ""
+    out = (
+        f" {counted(len(lost), 'combination')} of the grid could not be run: see the end of this section."
+        if lost
+        else ""
+    )
     return f"{counted(len(ended), 'cell')}: {listed(parts)}.{out}" if ended else f"No cell is on record.{out}"
 
 
@@ -291,8 +295,8 @@ def figures(source: Source) -> Markdown:
     """Every figure with its caption."""
     parts = []
     for i, f in enumerate(source.figures, 1):
-        picture = f"![{escape(f.title)}]({f.path})\n\n" if f.path else ""
-        parts.append(f"{picture}*Figure {i}.* {escape(f.caption)}")
+        picture = f"![{escape(f.title)}]({f.picture})\n\n" if f.picture else ""
+        parts.append(f"{picture}*Figure {i}.* {escape(f.caption or f'{f.missing}.')}")
     return Markdown("\n\n".join(parts) or "There are no figures.")
 
 

@@ -33,12 +33,22 @@ class ExperimentSettings:
 
 
 @dataclass(frozen=True)
-class DocumentFigure:
-    """A figure of the document: its title, its caption, and the path of its picture, relative to the document."""
+class ReportFigure:
+    """A figure of document or page. `missing`: why it could not be drawn.
 
+    picture: its path relative to the document. plot, csv: the figure and its points packed, for the page. views: its
+    panels where the page shows one at a time.
+    """
+
+    name: str
     title: str
-    caption: str
-    path: str
+    caption: str = ""
+    missing: str = ""
+    picture: str = ""
+    plot: str = ""
+    csv: str = ""
+    height_px: int = 0
+    views: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -57,7 +67,7 @@ class Source:
     run: Run
     study: Study
     settings: ExperimentSettings
-    figures: tuple[DocumentFigure, ...] = ()
+    figures: tuple[ReportFigure, ...] = ()
 
     @cached_property
     def results(self) -> Mapping[str, CellResult]:
@@ -79,11 +89,6 @@ class Source:
     def tasks(self) -> TaskResults:
         """What `dlmbench tasks` wrote into the run's folder; empty where it was not run there."""
         return read_tasks(Path(self.run.folder))
-
-    @property
-    def targets(self) -> tuple[CellSummary, ...]:
-        """Every diffusion cell."""
-        return self.of_role("target")
 
     @cached_property
     def scored_curves(self) -> tuple[Curve, ...]:
@@ -212,14 +217,8 @@ def load_settings(run: Run) -> ExperimentSettings:
     if not path.is_file():
         return ExperimentSettings()
     try:
-        saved = json.loads(path.read_text(encoding="utf-8"))
-        return ExperimentSettings(
-            description=str(saved.get("description", "")),
-            protocol=from_mapping(ProtocolSettings, saved["protocol"]),
-            prompts=from_mapping(PromptSettings, saved["prompts"]),
-            metrics=tuple(map(str, saved.get("metrics", ()))),
-        )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return from_mapping(ExperimentSettings, json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         raise BenchError(
             f"{path} is not the file dlmbench wrote ({error})", "Take it from a backup, or delete it"
         ) from error

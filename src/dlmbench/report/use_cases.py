@@ -114,11 +114,6 @@ class Workload:
     strip: Strip | None
     chosen: str
 
-    @property
-    def badge(self) -> str:
-        """The verdict in two words."""
-        return BADGES[self.verdict]
-
 
 @dataclass(frozen=True)
 class UseCaseAnswer:
@@ -131,8 +126,8 @@ class UseCaseAnswer:
 
     @property
     def verdict(self) -> CurveVerdict:
-        """The verdict where all workloads agree, otherwise undecided."""
-        found = {w.verdict for w in self.workloads}
+        """The verdict where all workloads agree, undecided where they differ, unknown where there is none."""
+        found = {w.verdict for w in self.workloads} or {"unknown"}
         return found.pop() if len(found) == 1 else "undecided"
 
     @property
