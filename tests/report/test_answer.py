@@ -127,7 +127,7 @@ def test_the_headline_is_what_a_person_would_say():
     )
     assert [r.outcome for r in both.rows] == ["diffusion", "baseline"]
     assert [r.as_good_from for r in both.rows] == ["8", "8"]
-    assert re.fullmatch(r"1\.8\d \(1\.8\d to 1\.8\d\)", both.rows[0].speed_there)
+    assert re.fullmatch(r"1\.8\d \(1\.8\d to 1\.\d\d\)", both.rows[0].speed_there)
     assert both.rows[0].verdict == "Diffusion wins: as good and faster at K=8"
 
 
@@ -172,3 +172,19 @@ def test_without_a_comparison_the_headline_says_what_is_missing():
     (row,) = answer_of(analyse(replace(lone, text_scores=()), 50)).rows
     assert row.faster_up_to == "not known"
     assert row.speeds.endswith("x at K=16")
+
+
+def test_engines_have_rows_of_their_own():
+    """A slow engine's baseline must not lend its time to diffusion on the other."""
+    run = tiny_run(batches=(1,), blocks=(None,), steps=(4, 8))
+
+    def on_hf(result):
+        cell = replace(result.cell, engine="hf")
+        samples = tuple(replace(s, cell_id=cell.id, latency_s=5 * s.latency_s) for s in result.samples)
+        return replace(result, cell=cell, samples=samples, memory=None, traced=None)
+
+    results = (*run.results, *map(on_hf, run.results))
+    both = replace(run, cells=tuple(r.cell for r in results), results=results)
+    rows = answer_of(analyse(both, 100)).rows
+    assert [r.workload for r in rows] == ["1, 64+64, hf", "1, 64+64, native"]
+    assert len({r.id for r in rows}) == 2

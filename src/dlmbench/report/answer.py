@@ -95,11 +95,16 @@ def answer_of(study: Study) -> Answer:
         models = listed(c.model for c in study.curves)
         return Answer(f"{models} was measured alone: a comparison needs an autoregressive baseline.")
     pairs = list(zip(study.curves, study.verdicts, strict=True))
-    workloads = group_by(pairs, lambda pair: (*pair[0].lengths, pair[0].batch_size))
+    # Engines and precisions are never mixed in a row: a slow one would lend its baseline to the other's diffusion.
+    controls = [(c.points[0].cell.engine, c.points[0].cell.precision, c.points[0].cell.attention) for c in study.curves]
+    shown = [i for i in range(3) if len({c[i] for c in controls}) > 1]
+    named = {id(c): ", ".join(own[i] for i in shown) for c, own in zip(study.curves, controls, strict=True)}
+    workloads = group_by(pairs, lambda pair: (*pair[0].lengths, pair[0].batch_size, named[id(pair[0])]))
     found = [(at, _best(group), [v for _, v in group]) for at, group in sorted(workloads.items())]
     rows = tuple(_row(at, *best, verdicts) for at, best, verdicts in found)
     one_length = len({at[:2] for at, _, _ in found}) == 1
     places = [f"batch {at[2]}" if one_length else f"batch {at[2]} with {at[0]}+{at[1]} tokens" for at, _, _ in found]
+    places = [f"{place} on {at[3]}" if at[3] else place for place, (at, _, _) in zip(places, found, strict=True)]
     return Answer(
         headline(places, [best for _, best, _ in found]),
         rows,
@@ -192,8 +197,8 @@ def _at(places: Sequence[str], n: int) -> str:
 # ---------------------------------------------------------------- the rows
 
 
-def _row(at: tuple[int, int, int], curve: Curve, verdict: Verdict, settings: Sequence[Verdict]) -> AnswerRow:
-    prompt, new, batch = at
+def _row(at: tuple[int, int, int, str], curve: Curve, verdict: Verdict, settings: Sequence[Verdict]) -> AnswerRow:
+    prompt, new, batch, controls = at
     sure = f"{_capital(_WINNERS[verdict.outcome])}: {verdict.reason.replace(': ', ', ')}"
     counts = Counter(_WINNERS[v.outcome] for v in settings)
     if len(counts) > 1:
@@ -201,8 +206,8 @@ def _row(at: tuple[int, int, int], curve: Curve, verdict: Verdict, settings: Seq
     speeds = [(p.cell.steps, p.speedup) for p in curve.timed if p.speedup]
     ends = dict.fromkeys((speeds[0], speeds[-1])) if speeds and verdict.speed is None else ()
     return AnswerRow(
-        id=f"b{batch}-p{prompt}-g{new}",
-        workload=f"{batch}, {prompt}+{new}",
+        id="-".join([f"b{batch}-p{prompt}-g{new}", *controls.split(", ")]).rstrip("-"),
+        workload=f"{batch}, {prompt}+{new}" + (f", {controls}" if controls else ""),
         as_good_from=_parity(verdict, curve),
         speed_there="not known" if verdict.speed is None else spread(verdict.speed),
         faster_up_to=verdict.break_even,
