@@ -15,7 +15,7 @@ from typing import Literal
 
 import numpy as np
 
-from dlmbench.analysis.parity import ALPHA, LEAST_PROMPTS, PerText, common_prompts, difference
+from dlmbench.analysis.parity import ALPHA, PerText, common_prompts, difference
 from dlmbench.analysis.quality import MetricInfo, all_cells, metrics_of, scores_by_text, whole_scores
 from dlmbench.analysis.replication import (
     DISTURBED,
@@ -330,7 +330,7 @@ def _judged_scores(pairs: Sequence[CellPair]) -> dict[tuple[str, str, str], Qual
     found = {}
     for (key, c), p_value in zip(changes.items(), adjusted, strict=True):
         verdict = c.verdict
-        if verdict != "equal" and (c.n or 0) >= LEAST_PROMPTS and p_value <= ALPHA:
+        if p_value <= ALPHA:
             verdict = "better" if (c.second > c.first) == c.metric.higher_is_better else "worse"
         found[key] = replace(c, verdict=verdict)
     return found

@@ -117,8 +117,7 @@ class Parity:
     """Where quality parity is reached, if it is.
 
     delta: the margin as it is named, margin: the same in the metric's unit. is_monotone: False where some k is worse
-    than the one before it, beyond noise. n: the fewest texts with weight at any k. is_unanimous: all differences at
-    some k are equal.
+    than the one before it, beyond noise. n: the fewest texts with weight at any k. is_unanimous: see `Gaps`.
     """
 
     delta: float
@@ -309,16 +308,19 @@ def steps_to_parity(
     margin, sign = margin_of(delta, log_scale), 1.0 if higher_is_better else -1.0
     binary = all(is_binary(s.totals, s.weights) for s in (*scores, baseline))
 
-    def points_of(at: Sequence[int], scores_K: Sequence[PerText], other: PerText, allowed: float) -> list[ParityPoint]:
+    def tested(
+        at: Sequence[int], scores_K: Sequence[PerText], other: PerText, allowed: float
+    ) -> tuple[list[ParityPoint], bool]:
+        """The points, and whether their differences are unanimous."""
         if binary:
-            return _binary_points(at, scores_K, other, allowed, right=float(higher_is_better))
-        counts_DN = bootstrap_counts(len(other.prompt_indices), DRAWS, seed)
-        return _studentised_points(at, scores_K, gaps_of(scores_K, other, sign, counts_DN), allowed)
+            return _binary_points(at, scores_K, other, allowed, right=float(higher_is_better)), False
+        gaps = gaps_of(scores_K, other, sign, bootstrap_counts(len(other.prompt_indices), DRAWS, seed))
+        return _studentised_points(at, scores_K, gaps, allowed), gaps.is_unanimous
 
-    points = points_of(steps, scores, baseline, margin)
+    points, is_unanimous = tested(steps, scores, baseline, margin)
     # One test for each neighbouring pair (Bonferroni): otherwise long plateaus look broken by chance.
     falls = [
-        points_of([k], [after], before, 0.0)[0].p_worse <= ALPHA / 2 / (len(scores) - 1)
+        tested([k], [after], before, 0.0)[0][0].p_worse <= ALPHA / 2 / (len(scores) - 1)
         for k, (before, after) in zip(steps[1:], itertools.pairwise(scores), strict=True)
     ]
     n = min(baseline.n, *(c.n for c in scores))
@@ -328,7 +330,7 @@ def steps_to_parity(
         points=tuple(points),
         is_monotone=n < LEAST_PROMPTS or not any(falls),
         n=n,
-        is_unanimous=not binary and any(p.gap.low == p.gap.high for p in points),
+        is_unanimous=is_unanimous,
     )
 
 
@@ -337,18 +339,19 @@ def difference(score: PerText, reference: PerText) -> tuple[Interval, float]:
 
     By the same tests as parity, McNemar's where a text is right or wrong. 1 where there are too few prompts.
     """
-    n = score.totals.size
+    n, least = score.totals.size, LEAST_PROMPTS
     if is_binary(score.totals, score.weights) and is_binary(reference.totals, reference.weights):
-        only_own, only_other = (
-            int((score.totals > reference.totals).sum()),
-            int((score.totals < reference.totals).sum()),
-        )
-        return paired_difference(only_own, only_other, n), mcnemar(only_own, only_other)
-    gaps = gaps_of([score], reference, 1.0, bootstrap_counts(n))
-    point = _studentised_points([0], [score], gaps, 0.0)[0]
-    is_equal = abs(gaps.gap_K[0]) <= ROUNDING and gaps.error_K[0] == 0
-    enough = min(score.n, reference.n) >= (LEAST_UNANIMOUS if gaps.is_unanimous else LEAST_PROMPTS)
-    return point.gap, min(1.0, 2 * min(point.p_good, point.p_worse)) if enough and not is_equal else 1.0
+        only_own = int((score.totals > reference.totals).sum())
+        only_other = int((score.totals < reference.totals).sum())
+        gap, p_value = paired_difference(only_own, only_other, n), mcnemar(only_own, only_other)
+    else:
+        gaps = gaps_of([score], reference, 1.0, bootstrap_counts(n))
+        point = _studentised_points([0], [score], gaps, 0.0)[0]
+        gap, p_value = point.gap, min(1.0, 2 * min(point.p_good, point.p_worse))
+        if gaps.error_K[0] == 0 and abs(gaps.gap_K[0]) <= ROUNDING:
+            p_value = 1.0
+        least = LEAST_UNANIMOUS if gaps.is_unanimous else LEAST_PROMPTS
+    return gap, p_value if min(score.n, reference.n) >= least else 1.0
 
 
 # ---------------------------------------------------------------- the speedup at parity
