@@ -20,7 +20,7 @@ from scipy import special
 from scipy import stats as _scipy
 
 from dlmbench.analysis.stats import CONFIDENCE, FloatArray, Interval, group_by, median_error, two_modes, widening
-from dlmbench.types import CellResult, Sample, Selfcheck
+from dlmbench.types import BUSY, LAUNCH_BOUND, CellResult, Sample, Selfcheck
 
 # The least on which a verdict may rest: three processes of three repetitions, or one of six beyond the noise floor.
 LEAST_PROCESSES = 3
@@ -136,10 +136,6 @@ class Ratio:
         """Whether the ratio is shown to be below 1 at the two-sided level `alpha`."""
         return self.log < 0 and self.p_value <= alpha
 
-    def inverted(self) -> Ratio:
-        """The second over the first."""
-        return Ratio(-self.log, self.variance, self.df, self.floor, self.suffices)
-
 
 def _interval(log: float, variance: float, df: float, confidence: float) -> Interval:
     if not math.isfinite(variance):
@@ -185,12 +181,18 @@ def spread_of(logs: Sequence[Mapping[int, float]]) -> Spread | None:
     return Spread(total / sum(weights), total**2 / sum(squares) if sum(squares) > 0 else math.inf)
 
 
-def estimate(values: Mapping[int, Sequence[float]], spread: Spread | None, floor: float = UNMEASURED_FLOOR) -> Estimate:
+def estimate(
+    values: Mapping[int, Sequence[float]],
+    spread: Spread | None,
+    floor: float = UNMEASURED_FLOOR,
+    least: int = LEAST_REPETITIONS,
+) -> Estimate:
     """A cell's estimate from its positive values by process, in the order they were taken, and its kind's `Spread`.
 
-    See `_error` for several complete processes. With one, the error is that of the median of its repetitions.
+    A process of fewer than `least` values is not complete. See `_error` for several complete processes; with one, the
+    error is that of the median of its repetitions.
     """
-    complete = logs_of(values)
+    complete = logs_of(values, least)
     count = sum(len(v) for v in values.values())
     if len(complete) > 1:
         logs_P = np.array(list(complete.values()))
@@ -239,7 +241,7 @@ def floor_of(result: CellResult, selfcheck: Selfcheck | None) -> float:
     """The noise floor of this cell's engine and kind of work, as measured by `selfcheck`."""
     if selfcheck is None:
         return UNMEASURED_FLOOR
-    kind = "launch-bound" if is_launch_bound(result.timed[0]) else "busy"
+    kind = LAUNCH_BOUND if is_launch_bound(result.timed[0]) else BUSY
     measured = selfcheck.floor(result.cell.engine, 1, kind)
     return UNMEASURED_FLOOR if measured is None else measured
 
@@ -269,13 +271,7 @@ def latencies(results: Sequence[CellResult], selfcheck: Selfcheck | None = None)
         for r in results
         if usable(r)
     }
-    found = {}
-    for cells in group_by([r for r in results if usable(r)], kind_of).values():
-        spread = spread_of([logs_of(times[r.cell.id]) for r in cells])
-        for result in cells:
-            own = estimate(times[result.cell.id], spread, floor_of(result, selfcheck))
-            found[result.cell.id] = replace(own, is_disturbed=is_disturbed(result))
-    return found
+    return _by_kind(results, times, selfcheck, LEAST_REPETITIONS)
 
 
 def energies(results: Sequence[CellResult], selfcheck: Selfcheck | None = None) -> dict[str, Estimate]:
@@ -291,14 +287,20 @@ def energies(results: Sequence[CellResult], selfcheck: Selfcheck | None = None) 
         for r in results
         if usable(r) and r.energy
     }
+    return _by_kind(results, joules, selfcheck, 1)
+
+
+def _by_kind(
+    results: Sequence[CellResult],
+    values: Mapping[str, Mapping[int, Sequence[float]]],
+    selfcheck: Selfcheck | None,
+    least: int,
+) -> dict[str, Estimate]:
+    """The estimate of every cell that has `values` (by id and process), with variances pooled over cells of a kind."""
     found = {}
-    for cells in group_by([r for r in results if r.cell.id in joules], kind_of).values():
-        logs = {r.cell.id: logs_of(joules[r.cell.id], least=1) for r in cells}
-        spread = spread_of(list(logs.values()))
+    for cells in group_by([r for r in results if r.cell.id in values], kind_of).values():
+        spread = spread_of([logs_of(values[r.cell.id], least) for r in cells])
         for result in cells:
-            logs_P = np.array(list(logs[result.cell.id].values()))
-            n = len(logs_P)
-            error = _error(logs_P, spread) if n > 1 and spread is not None else Spread(math.nan, 1.0)
-            floor = floor_of(result, selfcheck)
-            found[result.cell.id] = Estimate(float(logs_P.mean()), error.variance, error.df, n, n, floor)
+            own = estimate(values[result.cell.id], spread, floor_of(result, selfcheck), least)
+            found[result.cell.id] = replace(own, is_disturbed=is_disturbed(result))
     return found

@@ -44,10 +44,10 @@ def analyse(run: Run, draws: int = 2000, seed: int = 0) -> Study:
 # ---------------------------------------------------------------- one cell
 
 
-def costs_of(results: Sequence[CellResult], run: Run) -> dict[str, CellCosts]:
+def costs_of(run: Run) -> dict[str, CellCosts]:
     """Seconds and joules of one generation of every cell that was timed, by id, with variances pooled over them."""
-    energy = energies(results, run.selfcheck)
-    return {i: CellCosts(latency, energy.get(i)) for i, latency in latencies(results, run.selfcheck).items()}
+    energy = energies(run.results, run.selfcheck)
+    return {i: CellCosts(latency, energy.get(i)) for i, latency in latencies(run.results, run.selfcheck).items()}
 
 
 def timing_of(result: CellResult, latency: Estimate) -> Summary:
@@ -185,7 +185,7 @@ class _Analysis:
         self.run, self.draws, self.seed = run, draws, seed
         self.cells = all_cells(run)
         self.results = {r.cell.id: r for r in run.results}
-        self.costs = costs_of(run.results, run)
+        self.costs = costs_of(run)
         self.metrics = metrics_of(run)
         self.compared = tuple(m for m in self.metrics if m.truth_of is None)
         self.texts = scores_by_text(run)
