@@ -32,8 +32,7 @@ class BreakEven:
     there is none, for `reason`. low, high: its 95% interval, None for a rough value. is_rough: not bracketed by two
     measured step counts nor on a line that was checked, or from too few repetitions for a verdict. points: step counts
     measured; through two, a line always fits. rise: how much longer a step takes between the last two step counts than
-    between the first two, as a share; None
-    below three.
+    between the first two, as a share; None below three.
     """
 
     intercept_s: float
@@ -53,16 +52,16 @@ class BreakEven:
         """Whether a bend would have shown in the residual."""
         return self.points > 2
 
-    def text(self, one_decimal_below: float = 100) -> str:
+    def text(self) -> str:
         """k* with its interval in brackets, "about" a rough value, or why there is none."""
         if self.steps is None:
             return f"none: {self.reason}"
         if self.steps < 1:
             return "below one step: by the fitted line a single step takes longer than the baseline"
         if self.low is None or self.high is None:
-            return f"about {self.steps:.2g}" if self.steps < one_decimal_below else f"about {self.steps:.0f}"
+            return f"about {self.steps:.2g}" if self.steps < 100 else f"about {self.steps:.0f}"
         # As many digits as the interval's width allows.
-        digits = 1 if self.high - self.low < 1 and self.steps < one_decimal_below else 0
+        digits = 1 if self.high - self.low < 1 and self.steps < 100 else 0
         return f"{self.steps:.{digits}f} ({max(self.low, 0):.{digits}f} to {max(self.high, 0):.{digits}f})"
 
 

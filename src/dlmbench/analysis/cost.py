@@ -82,7 +82,7 @@ def _tokens(result: CellResult) -> tuple[float, Literal["useful", "new"]]:
 
 @dataclass(frozen=True)
 class QualityGoal:
-    """A quality to reach: parity with the baseline by `metric` ("": the one that leads), or a value of it."""
+    """A quality to reach: parity with the baseline by `metric` ("": the headline metric), or a value of it."""
 
     metric: str = ""
     value: float | None = None
@@ -140,7 +140,7 @@ def cheapest(priced: Sequence[CellCost], study: Study, goal: QualityGoal) -> tup
 
 
 def _headline(study: Study) -> str:
-    """The metric that leads, "" where none was scored."""
+    """The headline metric, "" where none was scored."""
     metrics = [p.metric for c in study.curves for p in c.parities]
     return min(metrics, key=lambda m: m.rank).name if metrics else ""
 

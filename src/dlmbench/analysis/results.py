@@ -111,21 +111,6 @@ class MetricParity:
     speedup: Speedup | None
 
     @property
-    def latency_ratio(self) -> Interval | None:
-        """The baseline's latency over diffusion's at S_parity; None where parity is not reached or was not timed."""
-        return self.speedup.latency if self.speedup else None
-
-    @property
-    def energy_ratio(self) -> Interval | None:
-        """Diffusion's energy at S_parity over the baseline's; None where not measured, or zero within noise.
-
-        The interval spans every timed step count at which parity may lie.
-        """
-        ratio = self.speedup.energy if self.speedup else None  # the baseline's over diffusion's
-        known = ratio is not None and ratio.value > 0 and not ratio.low <= 0
-        return Interval(1 / ratio.value, 1 / ratio.high, 1 / ratio.low) if ratio and known else None
-
-    @property
     def outcome_text(self) -> str:
         """The outcome as text, with the step count."""
         parity = self.parity
@@ -133,14 +118,6 @@ class MetricParity:
             smallest = ", the smallest step count scored" if parity.outcome == "reached_at_smallest" else ""
             return f"reached at K={parity.steps}{smallest}"
         return f"{parity.outcome.replace('_', ' ')} up to K={parity.points[-1].steps}"
-
-    @property
-    def margin_text(self) -> str:
-        """The margin as text."""
-        delta = self.parity.delta
-        if not delta:
-            return "no margin"
-        return f"a perplexity {delta:.0%} higher" if self.metric.log_scale else f"a margin of {delta:g}"
 
 
 @dataclass(frozen=True)
@@ -195,11 +172,6 @@ class Curve:
     def lengths(self) -> tuple[int, int]:
         """Prompt and new tokens."""
         return self.prompt_tokens, self.new_tokens
-
-    @property
-    def untimed_reason(self) -> str:
-        """Why the first point was not timed; empty where that is not on record."""
-        return next((p.reason or p.status or "" for p in self.points), "")
 
 
 @dataclass(frozen=True)

@@ -21,14 +21,13 @@ IndexArray = NDArray[np.intp]
 CONFIDENCE = 0.95
 # Three interquartile ranges beyond the quartiles: Tukey's "far out", about 2 in a million of a normal sample.
 FENCE = 3.0
-# The standard error of a median is itself estimated. Set by simulation so that at 15 repetitions the coverage for one
-# median (93.6 to 95.3%) and for the ratio of two (96.2 to 96.6%) are about equally far from 95%; see docs/protocol.md.
+# The standard error of a median is itself estimated, from few values too narrowly: this widens it. The coverage that it
+# gives is among the simulations of docs/reliability.md ("within one process").
 WIDER = 0.4
 # Autocorrelation and modes are looked for in this many repetitions of one process or more.
 LEAST_TESTED = 10
 # The share of the variance that two groups must explain to count as two modes.
 TWO_MODES = 0.9
-
 
 _T = TypeVar("_T")
 _K = TypeVar("_K")

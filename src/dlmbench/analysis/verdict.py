@@ -93,15 +93,6 @@ def pace(curve: Curve, steps: int, alpha: float = ALPHA) -> Pace:
     return "slower" if steps > line.high else "faster" if steps < line.low else "unclear"
 
 
-def worse_but_faster(curve: Curve, alpha: float = ALPHA) -> tuple[int, ...]:
-    """The step counts at which diffusion is faster than the baseline and its text is worse than the margin allows."""
-    lead = curve.headline()
-    if lead is None or not lead.parity.decides:
-        return ()
-    worse = [p.steps for p in lead.parity.points if p.p_worse_jointly <= alpha / 2]
-    return tuple(k for k in worse if pace(curve, k, alpha) == "faster")
-
-
 _LEAST = f"{LEAST_PROCESSES} undisturbed processes, or {LEAST_ALONE} repetitions in one"
 _MORE_PROMPTS = "more prompts"
 _MORE_PROCESSES = "more processes, or a larger difference in time"
@@ -121,12 +112,12 @@ def _decide(curve: Curve, shown: MetricParity | None, alpha: float) -> Decision:
         few = f"{parity.n} prompts are too few for a verdict on quality"
         return Decision("undecided", few, f"{LEAST_PROMPTS} prompts or more")
     steps, _ = plausible_steps(parity, alpha)
+    paces = {pace(curve, k, alpha) for k in steps}
     if any(p.ratio and p.ratio.is_disturbed for p in curve.points):
         return Decision("undecided", DISTURBED, "a quiet machine")
-    if not curve.timed or any(pace(curve, k, alpha) == "unknown" for k in steps):
+    if not curve.timed or "unknown" in paces:
         return Decision("undecided", "the two were not both timed where quality may be equal", "times at those steps")
     span = (f"K={steps[0]}" if len(steps) == 1 else f"K={steps[0]} to {steps[-1]}") if steps else ""
-    paces = {pace(curve, k, alpha) for k in steps}
     if found.steps is not None and paces == {"faster"}:
         return Decision("diffusion", f"as good and faster at {span}")
     largest = parity.points[-1].steps

@@ -29,6 +29,9 @@ MOST_CLAIMS = 3
 NOT_MEASURED = {"as_good_from": "not measured", "speed_there": "not known", "speeds": "", "settles": ""}
 # Columns that become a note where all rows are alike.
 SHARED = ("verdict", "settles")
+CONTROLS = ("engine", "precision", "attention")
+# Prompt tokens, new tokens, batch size, and the controls that differ within the run, as text.
+Workload = tuple[int, int, int, str]
 _WINNERS = {"diffusion": "diffusion wins", "baseline": "the baseline wins", "undecided": "undecided"}
 
 
@@ -94,22 +97,25 @@ def answer_of(study: Study) -> Answer:
     if not study.baselines:
         models = listed(c.model for c in study.curves)
         return Answer(f"{models} was measured alone: a comparison needs an autoregressive baseline.")
-    pairs = list(zip(study.curves, study.verdicts, strict=True))
     # Engines and precisions are never mixed in a row: a slow one would lend its baseline to the other's diffusion.
-    controls = [(c.points[0].cell.engine, c.points[0].cell.precision, c.points[0].cell.attention) for c in study.curves]
-    shown = [i for i in range(3) if len({c[i] for c in controls}) > 1]
-    named = {id(c): ", ".join(own[i] for i in shown) for c, own in zip(study.curves, controls, strict=True)}
-    workloads = group_by(pairs, lambda pair: (*pair[0].lengths, pair[0].batch_size, named[id(pair[0])]))
-    found = [(at, _best(group), [v for _, v in group]) for at, group in sorted(workloads.items())]
+    varying = [n for n in CONTROLS if len({getattr(c.points[0].cell, n) for c in study.curves}) > 1]
+
+    def workload(pair: tuple[Curve, Verdict]) -> Workload:
+        cell = pair[0].points[0].cell
+        return cell.prompt_tokens, cell.new_tokens, cell.batch_size, ", ".join(getattr(cell, n) for n in varying)
+
+    groups = group_by(zip(study.curves, study.verdicts, strict=True), workload)
+    found = [(at, _best(pairs), [v for _, v in pairs]) for at, pairs in sorted(groups.items())]
     rows = tuple(_row(at, *best, verdicts) for at, best, verdicts in found)
     one_length = len({at[:2] for at, _, _ in found}) == 1
-    places = [f"batch {at[2]}" if one_length else f"batch {at[2]} with {at[0]}+{at[1]} tokens" for at, _, _ in found]
-    places = [f"{place} on {at[3]}" if at[3] else place for place, (at, _, _) in zip(places, found, strict=True)]
-    return Answer(
-        headline(places, [best for _, best, _ in found]),
-        rows,
-        tuple(_notes(study, rows)),
-    )
+    places = [_place(at, one_length) for at, _, _ in found]
+    return Answer(headline(places, [best for _, best, _ in found]), rows, tuple(_notes(study, rows)))
+
+
+def _place(at: Workload, one_length: bool) -> str:
+    prompt, new, batch, controls = at
+    lengths = "" if one_length else f" with {prompt}+{new} tokens"
+    return f"batch {batch}{lengths}" + (f" on {controls}" if controls else "")
 
 
 def _best(pairs: Sequence[tuple[Curve, Verdict]]) -> tuple[Curve, Verdict]:
@@ -197,7 +203,7 @@ def _at(places: Sequence[str], n: int) -> str:
 # ---------------------------------------------------------------- the rows
 
 
-def _row(at: tuple[int, int, int, str], curve: Curve, verdict: Verdict, settings: Sequence[Verdict]) -> AnswerRow:
+def _row(at: Workload, curve: Curve, verdict: Verdict, settings: Sequence[Verdict]) -> AnswerRow:
     prompt, new, batch, controls = at
     sure = f"{_capital(_WINNERS[verdict.outcome])}: {verdict.reason.replace(': ', ', ')}"
     counts = Counter(_WINNERS[v.outcome] for v in settings)

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     import torch
 
 SCHEDULED = True
-# Commits the most confident positions first; the report adds a caveat for such rules.
-SUREST_FIRST = True
 confidence = chosen_probability
 
 
