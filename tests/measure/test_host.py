@@ -10,8 +10,46 @@ import time
 from dlmbench.measure.host import MIN_WINDOW_S, HostLoad
 
 
+def a_program_that_spins() -> subprocess.Popen:
+    return subprocess.Popen([sys.executable, "-c", "while True: pass"])
+
+
+def test_what_works_between_two_visits_does_not_count():
+    """The run's other worker is busy while this one waits: only what others do during a visit disturbs it."""
+    load = HostLoad()
+    time.sleep(MIN_WINDOW_S)
+    assert load.busy_share() is not None
+    other = a_program_that_spins()
+    time.sleep(1.0)
+    other.kill()  # not yet waited for: that would make its time our own
+    load.begin()
+    time.sleep(0.1)
+    share = load.busy_share()
+    other.wait()
+    assert share is not None
+    assert share * len(os.sched_getaffinity(0)) < 0.3
+
+
+def test_short_visits_add_up():
+    other = a_program_that_spins()
+    try:
+        time.sleep(0.2)
+        load = HostLoad()
+        shares = []
+        for _ in range(12):
+            load.begin()
+            time.sleep(0.1)
+            shares.append(load.busy_share())
+    finally:
+        other.kill()
+        other.wait()
+    assert shares[0] is None
+    assert shares[-1] is not None
+    assert shares[-1] * len(os.sched_getaffinity(0)) > 0.3
+
+
 def test_another_program_is_seen_and_our_own_work_is_not():
-    other = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    other = a_program_that_spins()
     try:
         time.sleep(0.2)
         load = HostLoad()

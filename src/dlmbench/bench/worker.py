@@ -197,6 +197,7 @@ class Repeat:
     def run(self, state: WorkerState) -> Iterator[Repetition]:
         """One reply per repetition."""
         generator, visit = state.generator(self.cell), self.visit
+        state.host.begin()
         todo = [(True, visit.first_warmup_index + i) for i in range(visit.warmups)]
         todo += [(False, visit.first_index + i) for i in range(visit.repetitions)]
         for is_warmup, index in todo:

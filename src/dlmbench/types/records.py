@@ -114,7 +114,7 @@ class Sample:
     round: of the process. process_id: a random number of each worker process, because the system's ids are used again
     and differ from host to host only by chance. throttle: why the GPU's clock was lowered, "" when it was not.
     other_processes: of others on the same GPU. host_busy: share of the cores that other programs kept busy, over the
-    repetition or the last half second; None where unknown. load_s: for how long the process had kept the device busy
+    repetition or half a second of visits; None where unknown. load_s: for how long the process had kept the device busy
     with this cell when the repetition began, warm-ups included. energy_j: only in folders before schema version 3; see
     `EnergyWindow`.
     """
