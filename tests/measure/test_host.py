@@ -7,6 +7,9 @@ import subprocess
 import sys
 import time
 
+import pytest
+
+from dlmbench.measure import host
 from dlmbench.measure.host import MIN_WINDOW_S, HostLoad
 
 
@@ -14,20 +17,19 @@ def a_program_that_spins() -> subprocess.Popen:
     return subprocess.Popen([sys.executable, "-c", "while True: pass"])
 
 
-def test_what_works_between_two_visits_does_not_count():
+def test_what_works_between_two_visits_does_not_count(monkeypatch):
     """The run's other worker is busy while this one waits: only what others do during a visit disturbs it."""
+    worked_s, now_s = 0.0, 0.0  # read from here, since other programs work on any real host
+    monkeypatch.setattr(host, "others_cpu_s", lambda: worked_s)
+    monkeypatch.setattr(host.time, "perf_counter", lambda: now_s)
     load = HostLoad()
-    time.sleep(MIN_WINDOW_S)
-    assert load.busy_share() is not None
-    other = a_program_that_spins()
-    time.sleep(1.0)
-    other.kill()  # not yet waited for: that would make its time our own
+    now_s += MIN_WINDOW_S
+    assert load.busy_share() == 0.0
+    worked_s, now_s = worked_s + 1.0, now_s + 1.0
     load.begin()
-    time.sleep(0.1)
+    worked_s, now_s = worked_s + 0.02, now_s + 0.1
     share = load.busy_share()
-    other.wait()
-    assert share is not None
-    assert share * len(os.sched_getaffinity(0)) < 0.3
+    assert share == pytest.approx(0.02 / (MIN_WINDOW_S + 0.1) / len(os.sched_getaffinity(0)))
 
 
 def test_short_visits_add_up():

@@ -152,6 +152,8 @@ def _baseline(curve: Curve, found: ParityRange, open_steps: Sequence[int], alpha
     if below is not None and first is not None and first > below + 1 and pace(curve, below + 1, alpha) != "slower":
         between = f"worse at K={below}, slower at K={first}, and not measured between them"
         return Decision("undecided", between, "step counts between")
+    if found.outcome == "reached_at_smallest":
+        return Decision("baseline", f"as good at K={found.steps}, the fewest steps measured, and slower there")
     if found.steps is not None:
         return Decision("baseline", f"as good only from K={found.steps} on, and slower there")
     if found.outcome == "not_reached":
