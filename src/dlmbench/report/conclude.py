@@ -10,7 +10,7 @@ from pathlib import Path
 from dlmbench.analysis.cost import CellCost, CheapestCell, cheapest, costs, goal_of
 from dlmbench.analysis.results import Study
 from dlmbench.analysis.study import analyse
-from dlmbench.charts.write import figures_folder, write_all
+from dlmbench.charts.figure import draw, figures_of, files_of
 from dlmbench.report import document, page
 from dlmbench.results import read_run
 from dlmbench.results.journal import replace_file
@@ -28,9 +28,10 @@ def write(run: Run, study: Study, folder: Path, progress: Callable[[str], None])
     records = [{**asdict(v), "speed": v.speed and v.speed.as_dict()} for v in study.verdicts]
     replace_file(folder / VERDICTS, json.dumps({"verdicts": records}, indent=1, allow_nan=False) + "\n")
     progress("drawing the figures as PNG and PDF")
-    figures = write_all(run, study, figures_folder(folder))
+    figures = draw(figures_of(run, study), folder)
     progress("writing the document")
-    return [folder / VERDICTS, *figures, document.write(run, study, folder), page.write(run, study, folder, progress)]
+    report = document.write(run, study, folder, figures)
+    return [folder / VERDICTS, *files_of(figures, folder), report, page.write(run, study, folder, progress, figures)]
 
 
 @dataclass(frozen=True)

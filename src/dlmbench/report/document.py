@@ -7,12 +7,13 @@ tables in `Tables`. However large a run is, the document has at most MOST_WORDS 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import jinja2
 
 from dlmbench.analysis.results import Study
-from dlmbench.charts.embed import document_figures
+from dlmbench.charts.figure import Figure, draw, figures_of
 from dlmbench.errors import BenchError
 from dlmbench.report.source import Source, family_title, is_published
 from dlmbench.report.tables import Tables
@@ -29,8 +30,8 @@ ROWS = (40, 24, 12, 6, 3)
 _TEMPLATES = Path(__file__).parent / "templates"
 
 
-def write(run: Run, study: Study, folder: Path) -> Path:
-    """Write report.md into `folder`; figures that do not exist yet are drawn into `folder`/figures.
+def write(run: Run, study: Study, folder: Path, figures: Sequence[Figure] | None = None) -> Path:
+    """Write report.md into `folder`; the figures of the run are drawn where they are not given.
 
     Raises:
         BenchError: a file of the run is not what dlmbench wrote, or `folder` cannot be written.
@@ -40,7 +41,9 @@ def write(run: Run, study: Study, folder: Path) -> Path:
     except OSError as error:
         raise BenchError(f"{folder} cannot be made a folder ({error.strerror})", "Name another one") from error
     path = folder / NAME
-    replace_file(path, compose(Source(run, study, load_settings(run), document_figures(run, study, folder))))
+    if figures is None:
+        figures = draw(figures_of(run, study), folder)
+    replace_file(path, compose(Source(run, study, load_settings(run), tuple(figures))))
     return path
 
 

@@ -13,7 +13,7 @@ import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -23,7 +23,7 @@ from dlmbench.analysis.parity import ALPHA, ParityPoint
 from dlmbench.analysis.quality import MetricInfo
 from dlmbench.analysis.results import CellSummary, MetricParity, Study
 from dlmbench.charts import style as charts_style
-from dlmbench.charts.embed import drawing_script, packed, page_figures
+from dlmbench.charts.figure import Figure, drawing_script, figures_of, packed, shown_panels
 from dlmbench.report.source import NotMeasured, Source
 from dlmbench.report.tables import FALSE_DISCOVERIES
 from dlmbench.results.journal import replace_file
@@ -75,21 +75,33 @@ class CellTable:
     constant: tuple[tuple[str, str], ...]
 
 
-def write(run: Run, study: Study, folder: Path, progress: Callable[[str], None] = lambda stage: None) -> Path:
+def write(
+    run: Run,
+    study: Study,
+    folder: Path,
+    progress: Callable[[str], None] = lambda stage: None,
+    figures: Sequence[Figure] | None = None,
+) -> Path:
     """Write the page into `folder` and return its path; `progress` is called with each stage.
 
     Raises:
         BenchError: the folder cannot be written.
     """
     path = folder / PAGE
-    replace_file(path, render(gather(run, study, progress)))
+    replace_file(path, render(gather(run, study, progress, figures)))
     return path
 
 
-def gather(run: Run, study: Study, progress: Callable[[str], None] = lambda stage: None) -> dict[str, Any]:
+def gather(
+    run: Run,
+    study: Study,
+    progress: Callable[[str], None] = lambda stage: None,
+    figures: Sequence[Figure] | None = None,
+) -> dict[str, Any]:
     """Everything the template shows as `page`, from the run and its analysis."""
-    progress("drawing the figures of the page")
-    figures = page_figures(run, study)
+    if figures is None:
+        progress("drawing the figures of the page")
+        figures = figures_of(run, study)
     progress("collecting cells, findings and texts")
     source = Source(run, study, load_settings(run))
     table = cell_table(study)
@@ -100,7 +112,8 @@ def gather(run: Run, study: Study, progress: Callable[[str], None] = lambda stag
         "source": source,
         "answer": source.answer,
         "models": list(dict.fromkeys(m.key for m in source.models)),
-        "drawn": [f for f in figures if f.plot],
+        "drawn": [f for f in figures if f.spec],
+        "more": [f for f in figures if len(f.panels) > len(shown_panels(f.spec))],
         "table": table,
         "constant": ", ".join(constant),
         "false_discoveries": FALSE_DISCOVERIES,
@@ -140,6 +153,7 @@ def render(page: dict[str, Any]) -> str:
         style=Markup(style),
         script=Markup(script),
         vega=packed(vega),
+        packed=packed,
         policy=f"script-src {script_hash(script)} {script_hash(vega)}",
         colours=_packed_json(dict(charts_style.DARK)),
     )

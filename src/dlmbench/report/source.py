@@ -14,7 +14,7 @@ from dlmbench.analysis.contrasts import setting
 from dlmbench.analysis.replication import LEAST_PROCESSES, UNMEASURED_FLOOR, floor_of, usable
 from dlmbench.analysis.results import CellSummary, Curve, Study
 from dlmbench.analysis.stats import group_by
-from dlmbench.charts.embed import ReportFigure
+from dlmbench.charts.figure import Figure
 from dlmbench.report.answer import Answer, answer_of
 from dlmbench.report.text import counted, gib, percent
 from dlmbench.results import GENERATIONS, read_generations
@@ -42,7 +42,7 @@ class Source:
     run: Run
     study: Study
     settings: ExperimentSettings
-    figures: tuple[ReportFigure, ...] = ()
+    figures: tuple[Figure, ...] = ()
 
     @cached_property
     def answer(self) -> Answer:
