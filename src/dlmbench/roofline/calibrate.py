@@ -111,7 +111,8 @@ class _Problem:
     """All forwards of all cells as arrays: seconds_C = sum over the cell's forwards of count_F * seconds_F."""
 
     def __init__(self, rows: Sequence[MeasuredCell]) -> None:
-        loads, rates, counts, starts = [], [], [], []
+        loads, rates, starts = [], [], []
+        counts: list[float] = []
         for row in rows:
             kinds = operators.forwards_of(row.cell, row.forwards)
             assert kinds, f"{row.cell.label}: no schedule fixes its forwards, and they are not given"

@@ -70,7 +70,8 @@ def latency_s(
     if kinds is None:
         return None
     rates = rates_of(cell, hardware)
-    return sum(f.count * forward_s(operators.load_of(f, cell, architecture), rates, efficiencies) for f in kinds)
+    loads = [(f.count, operators.load_of(f, cell, architecture)) for f in kinds]
+    return float(sum(count * forward_s(load, rates, efficiencies) for count, load in loads))
 
 
 @dataclass(frozen=True)
