@@ -48,7 +48,7 @@ class CheckpointTokenizer:
             BenchError: the tokenizer has no tokens for this text.
         """
         try:
-            ids: list[int] = self._tokenizer.encode(text, add_special_tokens=special).ids
+            return list(self._tokenizer.encode(text, add_special_tokens=special).ids)
         except Exception as error:  # the library raises bare Exception, for example where there is no unknown token
             word = next((word for word in text.split() if not self._has_tokens(word)), None)
             raise BenchError(
@@ -56,7 +56,6 @@ class CheckpointTokenizer:
                 + (f"'{word}', which is not in its vocabulary" if word else f"this text: {error}"),
                 "The embedded models know only the words of their stories, as in: anna gave the apple to tom .",
             ) from None
-        return ids
 
     def _has_tokens(self, word: str) -> bool:
         try:
