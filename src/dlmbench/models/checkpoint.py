@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -160,29 +160,23 @@ def problems(folder: Path, spec: ModelSpec) -> tuple[str, ...]:
     """
     found: list[str] = []
 
-    @contextmanager
-    def noting() -> Iterator[None]:
+    def attempt(check: Callable[..., Any], *arguments: object) -> Any:
         try:
-            yield
+            return check(*arguments)
         except BenchError as error:
             found.append(error.message)
+            return None
 
-    with noting():
-        config = read_json(folder / "config.json")
-        if spec.family:
-            architecture_from(config, spec.family)
+    config = attempt(read_json, folder / "config.json")
+    if config is not None and spec.family:
+        attempt(architecture_from, config, spec.family)
     if not any((folder / name).is_file() and (folder / name).stat().st_size > 0 for name in _TOKENIZERS):
         found.append("tokenizer.json is missing")
     elif (folder / "tokenizer.json").is_file():
-        with noting():
-            read_json(folder / "tokenizer.json")
-    files: set[Path] = set()
+        attempt(read_json, folder / "tokenizer.json")
     if spec.weights == "pretrained":
-        with noting():
-            files = set(weight_map(folder).values())
-    for file in sorted(files):
-        with noting():
-            read_header(file)
+        for file in sorted(set((attempt(weight_map, folder) or {}).values())):
+            attempt(read_header, file)
     return tuple(found)
 
 
