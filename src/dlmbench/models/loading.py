@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from dlmbench import registry
 from dlmbench.errors import BenchError, did_you_mean
@@ -190,5 +190,5 @@ def architecture_of(spec: ModelSpec) -> Architecture | str:
 def architectures(models: Iterable[ModelSpec]) -> tuple[dict[str, Architecture], dict[str, str]]:
     """The architectures that are known, by model key, and why the others are not."""
     by_key = {spec.key: architecture_of(spec) for spec in models}
-    known = {key: value for key, value in by_key.items() if not isinstance(value, str)}
-    return known, {key: cast(str, reason) for key, reason in by_key.items() if key not in known}
+    known = {key: found for key, found in by_key.items() if isinstance(found, Architecture)}
+    return known, {key: reason for key, reason in by_key.items() if isinstance(reason, str)}
