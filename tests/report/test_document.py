@@ -201,12 +201,9 @@ def test_task_accuracy_comes_from_the_run_folder(tmp_path):
     run = replace(tiny_run(batches=(1,), blocks=(None,)), folder=str(tmp_path))
     question = "Does task accuracy agree"
     assert answer(run, question) == ""
-    settings = ("hf", "float32", "auto", 0, "sampler", None, 64, None, None, None, False)
-    runs = {
-        m.key: TaskRun("arc", "abc", m, "s", knobs, *settings) for m, knobs in ((LLAMA, ()), (LLADA, (("steps", 8),)))
-    }
-    random = TaskRun("arc", "abc", replace(LLADA, weights="random"), "s", (), *settings)
-    own, base = runs[LLADA.key], runs[LLAMA.key]
+    base = TaskRun(task="arc", definition="abc", model=LLAMA, sampler="s")
+    own = replace(base, model=LLADA, knobs=(("steps", 8),))
+    random = replace(base, model=replace(LLADA, weights="random"))
     with TaskStore(tmp_path, "0.4.13") as store:
         for task_run, value in ((base, 0.75), (own, 0.5), (random, 0.25)):
             score = TaskScore(task_run.id, "arc", "acc", "none", value, 0.1, 20, True, "mean", value - 0.1, value + 0.1)

@@ -597,7 +597,7 @@ def test_a_token_never_reaches_a_job(monkeypatch, tmp_path):
     command.chmod(0o755)
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     monkeypatch.setenv("HF_HOME", "/models")
-    shown = scheduler.run_command([str(command)], scheduler.job_environment({"DLMBENCH_HOME": "/x"}))
+    shown = scheduler.run_command([str(command)], {"DLMBENCH_HOME": "/x"})
     assert "hf_secret" not in shown
     assert "HF_HOME=/models" in shown
     assert "DLMBENCH_HOME=/x" in shown
