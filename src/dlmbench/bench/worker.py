@@ -331,6 +331,7 @@ def failure(error: Exception) -> Failed:
     return Failed("error", f"{type(error).__name__}: {error}" if not isinstance(error, BenchError) else str(error))
 
 
+_DIED = (EOFError, BrokenPipeError, ConnectionResetError)  # what a pipe raises once the process at its other end died
 _READY = "ready"  # a worker's first message: libraries are imported and its first model is loaded
 
 
@@ -357,7 +358,7 @@ def _serve(connection: Connection, device: str, process_id: int, first: Cell | N
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
             connection.send(None)
-    except (EOFError, BrokenPipeError, ConnectionResetError):
+    except _DIED:
         os._exit(1)
 
 
@@ -380,7 +381,7 @@ class Worker:
             self._connection.send(request)
             while (reply := self._connection.recv()) is not None:
                 yield reply
-        except (EOFError, BrokenPipeError, ConnectionResetError):
+        except _DIED:
             assert self._process is not None
             self._process.join(timeout=10)
             code = -signal.SIGKILL if self._process.exitcode is None else self._process.exitcode
@@ -447,7 +448,8 @@ class Pool:
         for key, cell in first.items():
             self._workers[key].start(cell)
         for key in first:
-            self._workers[key].wait()
+            with contextlib.suppress(*_DIED):  # its first request says so, and is recorded
+                self._workers[key].wait()
 
     def worker(self, key: str) -> Worker:
         """The worker of a model."""

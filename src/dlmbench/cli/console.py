@@ -238,8 +238,12 @@ def measuring(name: str, protocol: ProtocolSettings, plan: Plan, folder: Path) -
 
     total = len(plan.cells) * (protocol.processes * protocol.rounds + 1) + len(plan.scored_cells)
     title = f"{name}: {len(plan.cells)} cells into {folder}"
-    with resumable(folder, protocol.processes), LiveProgress(title, total) as progress, Stopping(progress) as stopping:
-        yield stopping
+    try:
+        with resumable(folder, protocol.processes), LiveProgress(title, total) as bar, Stopping(bar) as stopping:
+            yield stopping
+    except KeyboardInterrupt:
+        log("stopped: everything measured is kept, and the same command resumes")
+        raise
 
 
 class LiveTaskProgress(ProgressBar):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,23 @@ def identity(settings: PromptSettings) -> str:
     number = "all" if settings.count is None and settings.limit is None else str(settings.count or settings.limit)
     content = f" content={_content_hash(Path(settings.path))}" if settings.path is not None else ""
     return f"{settings.source} n={number} seed={settings.seed}{' chat' if settings.chat else ''}{content}"
+
+
+def recorded_settings(settings: PromptSettings, recorded: str) -> PromptSettings:
+    """The settings of the prompt set that was recorded as this `identity`: `settings`, but for the number of prompts.
+
+    Raises:
+        BenchError: `settings` give other prompts, as a file does that has changed since.
+    """
+    number = recorded.partition(" n=")[2].partition(" ")[0]
+    count = int(number) if number.isdecimal() else None
+    found = replace(settings, count=None, limit=count) if settings.count is None else replace(settings, count=count)
+    if (now := identity(found)) != recorded:
+        raise BenchError(
+            f"the prompts have changed since the texts were generated ({recorded} on record, {now} now)",
+            "Put the recorded prompts back, or measure again into a new folder",
+        )
+    return found
 
 
 def _content_hash(path: Path) -> str:
