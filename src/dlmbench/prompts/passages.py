@@ -114,6 +114,14 @@ def read_text(path: Path) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
+def require_characters(text: str, place: str) -> None:
+    """Raise BenchError where a text has half of a surrogate pair, as a broken JSON escape leaves it."""
+    if half := next((sign for sign in text if "\ud800" <= sign <= "\udfff"), None):
+        raise BenchError(
+            f"{place}: \\u{ord(half):x} is half of a surrogate pair and no character", "Correct or remove that text"
+        )
+
+
 def parse_json(text: str, path: Path, first_line: int = 1, hint: str = "Fix the file") -> Any:
     """The JSON of a file, or of its part that begins at `first_line`.
 
@@ -122,5 +130,7 @@ def parse_json(text: str, path: Path, first_line: int = 1, hint: str = "Fix the 
     """
     try:
         return json.loads(text)
+    except RecursionError:
+        raise BenchError(f"{path}: line {first_line}: the JSON is nested too deeply", hint) from None
     except json.JSONDecodeError as error:
         raise BenchError(f"{path}: line {first_line + error.lineno - 1} is not JSON: {error.msg}", hint) from None
