@@ -101,6 +101,7 @@ def run(
             needs_texts,
             processes or {},
         )
+        speed.skip({c.id: why for c in plan.cells if (why := _beyond_context(c, found[c.model.key]))}, "invalid")
         if not try_oom:
             speed.skip(outlook.too_large)
         if not speed.is_done:
@@ -166,6 +167,14 @@ def _find_models(specs: Iterable[ModelSpec], cells: Sequence[Cell]) -> dict[str,
     """The models that the cells use, by key and with their content, before anything is measured."""
     used = {cell.model.key for cell in cells}
     return {spec.key: identity.find_identified(spec) for spec in specs if spec.key in used}
+
+
+def _beyond_context(cell: Cell, model: FoundModel) -> str:
+    """Why a model cannot be run at a cell's length, "" if it can; random weights can at any."""
+    known = model.architecture.max_positions
+    if cell.model.weights == "random" or cell.sequence_length <= known:
+        return ""
+    return f"{cell.sequence_length} tokens are more than the {known} positions that the checkpoint knows"
 
 
 def _fit_together(found: dict[str, FoundModel], keys: Set[str], cells: Sequence[Cell], device: str) -> bool:

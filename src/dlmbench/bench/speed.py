@@ -86,17 +86,17 @@ class SpeedPass:
         """Whether every cell has ended."""
         return all(cell.id in self.ended for cell in self.plan.cells)
 
-    def skip(self, reasons: Mapping[str, str]) -> None:
-        """Record these cells (reasons by id) as skipped; a cell that has samples already is resumed instead."""
+    def skip(self, reasons: Mapping[str, str], status: Status = "skipped") -> None:
+        """Record that these cells (reasons by id) are not tried; a cell that has samples already is resumed instead."""
         is_new = False
         for cell in self.plan.cells:
             if cell.id not in reasons or cell.id in self.ended or self.store.samples(cell.id):
                 continue
             result = self.store.result(cell.id)
-            if result.status == "oom" or (result.status, result.reason) == ("skipped", reasons[cell.id]):
-                self.ended[cell.id] = result.status  # what was tried says more than a prediction
+            if result.status == "oom" or (result.status, result.reason) == (status, reasons[cell.id]):
+                self.ended[cell.id] = result.status or status  # what was tried says more than a prediction
             else:
-                self._record_end(cell, Failed("skipped", reasons[cell.id]))
+                self._record_end(cell, Failed(status, reasons[cell.id]))
                 is_new = True
         if is_new:
             self.store.write_views()
