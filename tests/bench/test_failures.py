@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from dlmbench import prompts
+from dlmbench.analysis.replication import estimate
 from dlmbench.bench.forecast import Expectation
 from dlmbench.bench.run import _beyond_context
 from dlmbench.bench.speed import SpeedPass
@@ -71,3 +72,9 @@ def test_recorded_prompts_are_found_again_or_refused(tmp_path):
     path.write_text("three\nfour\n")
     with pytest.raises(BenchError, match="have changed"):
         prompts.recorded_settings(last, every)
+
+
+def test_the_interval_of_a_ratio_of_noisy_times_is_positive():
+    slow = estimate({1: [0.1, 3.0, 0.2, 5.0, 0.1, 4.0]}, None)
+    fast = estimate({2: [0.1, 2.0, 0.1, 0.3, 2.5, 0.2]}, None)
+    assert slow.over(fast).interval().low > 0
