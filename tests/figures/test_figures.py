@@ -426,3 +426,10 @@ def test_logarithmic_axes_are_announced_and_bars_begin_at_zero():
                     assert "log scale" in str(encoding["axis"]["title"])
                 if layer["mark"]["type"] == "bar" and encoding.get("type") == "quantitative":
                     assert scale.get("zero") is True
+
+
+def test_dollar_signs_in_names_are_drawn_as_they_are(tmp_path):
+    from dlmbench.charts import style, write
+
+    names = r"cost $5 and $6 x $\frac{$"
+    assert names in write.svg(style.notice(names).to_dict()).replace("&#36;", "$")

@@ -83,7 +83,8 @@ def score_run(
         for request in sorted(requests, key=lambda r: "own model" in _needs(r)):
             for cell in plan.scored_cells:
                 scoring.score(request, cell)
-    store.write_scores(aggregate({cell.id: cell for cell in plan.scored_cells}, read_text_results(store.folder)))
+    # Over all cells on record: the plan may be a part of them.
+    store.write_scores(aggregate({r.cell.id: r.cell for r in store.results()}, read_text_results(store.folder)))
 
 
 @dataclass
@@ -144,7 +145,8 @@ class _Scoring:
         Raises:
             BenchError: texts are missing, or the model or the metric failed.
         """
-        prompts = self.prompts()[cell.model.key, cell.prompt_tokens, cell.new_tokens].prompts
+        batch = self.prompts()[cell.model.key, cell.prompt_tokens, cell.new_tokens]
+        prompts = batch.prompts
         needs = _needs(request)
         texts = Texts(cell, prompts, request=request)
         if "generations" in needs:
@@ -155,6 +157,11 @@ class _Scoring:
                     "Texts are stored if the experiment names any metric: measure again into a new folder",
                 )
             texts = replace(texts, generations=tuple(self.generations[cell.id, p.index] for p in prompts))
+            if any(g.prompt_hash != batch.prompt_hash for g in texts.generations):
+                raise BenchError(
+                    "its stored texts continue other prompts: which prompts are long enough depends on the models",
+                    "Measure all models together into a new folder",
+                )
         results: list[TextResult] = []
         if not {"model", "own model"} & set(needs):
             results = list(registry.load("metrics", request.name).score(texts))

@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 
 from dlmbench import prompts as prompt_sources
+from dlmbench.analysis.stats import group_by
 from dlmbench.bench.forecast import AS_FOUND, Machine, forecast_run
 from dlmbench.bench.generate import default_device
 from dlmbench.bench.quality import score_run
@@ -100,6 +101,7 @@ def run(
             needs_texts,
             processes or {},
         )
+        speed.skip({c.id: why for c in plan.cells if (why := _beyond_context(c, found[c.model.key]))}, "invalid")
         if not try_oom:
             speed.skip(outlook.too_large)
         if not speed.is_done:
@@ -138,26 +140,41 @@ def score(output: Path, metrics: Sequence[str], settings: MetricSettings, progre
     """Add `metrics` to a finished run, from its texts and references; `settings` override the experiment's.
 
     Raises:
-        BenchError: no run there, or a metric that does not exist or lacks what it needs.
+        BenchError: no run there, a metric that does not exist or lacks what it needs, a model or a prompt file that has
+            changed since.
     """
     finished = read_run(output)
     assert finished.environment is not None
     saved = json.loads((output / EXPERIMENT).read_text(encoding="utf-8"))
     recorded = saved.get("metric_settings", {})
     requests = settle(metrics, {m: {**recorded.get(m, {}), **settings.get(m, {})} for m in metrics})
-    found = _find_models([from_mapping(ModelSpec, m) for m in saved["models"]], finished.cells)
-    prompts = _Prompts(from_mapping(PromptSettings, saved["prompts"]), found, finished.cells)
+    # The saved experiment is the last command's; its models and number of prompts may be fewer than those on record.
+    found = _find_models({c.model.key: c.model for c in finished.cells}.values(), finished.cells)
+    chosen = from_mapping(PromptSettings, saved["prompts"])
+    parts = [
+        (Plan(tuple(cells)), _Prompts(prompt_sources.recorded_settings(chosen, identity), found, cells))
+        for identity, cells in group_by(finished.cells, lambda cell: cell.prompts).items()
+    ]
     with ExitStack() as stack:
         # Scores do not depend on where the speed was measured, so the folder's environment is kept.
         store = stack.enter_context(Store.open(output, finished.environment, finished.name))
         pool = stack.enter_context(Pool(found, default_device()))
-        score_run(Plan(finished.cells), requests, store, pool, lambda: prompts.quality, progress)
+        for plan, prompts in parts:
+            score_run(plan, requests, store, pool, lambda prompts=prompts: prompts.quality, progress)  # type: ignore[misc]
 
 
 def _find_models(specs: Iterable[ModelSpec], cells: Sequence[Cell]) -> dict[str, FoundModel]:
     """The models that the cells use, by key and with their content, before anything is measured."""
     used = {cell.model.key for cell in cells}
     return {spec.key: identity.find_identified(spec) for spec in specs if spec.key in used}
+
+
+def _beyond_context(cell: Cell, model: FoundModel) -> str:
+    """Why a model cannot be run at a cell's length, "" if it can; random weights can at any."""
+    known = model.architecture.max_positions
+    if cell.model.weights == "random" or cell.sequence_length <= known:
+        return ""
+    return f"{cell.sequence_length} tokens are more than the {known} positions that the checkpoint knows"
 
 
 def _fit_together(found: dict[str, FoundModel], keys: Set[str], cells: Sequence[Cell], device: str) -> bool:
@@ -174,13 +191,15 @@ class _Prompts:
     """The prompts of every model and length, made on first use."""
 
     def __init__(self, settings: PromptSettings, found: dict[str, FoundModel], cells: Sequence[Cell]) -> None:
-        self._settings, self._models = settings, found
+        self._settings = settings
         self._shapes = dict.fromkeys((c.model.key, c.prompt_tokens, c.new_tokens) for c in cells)
+        used = {c.model.key for c in cells}
+        self._models = {key: model for key, model in found.items() if key in used}
         self._tokenizers = {
             key: prompt_sources.Tokenizer(t.encode, t.decode, t.chat)
             if (t := model.tokenizer)
             else prompt_sources.BYTES
-            for key, model in found.items()
+            for key, model in self._models.items()
         }
 
     @cached_property

@@ -31,6 +31,7 @@ from dlmbench.types import (
     PromptBatch,
     PromptSets,
     ProtocolSettings,
+    Status,
     StoredGeneration,
 )
 
@@ -68,8 +69,8 @@ class SpeedPass:
         self.spent = dict.fromkeys(("loading_s", "warmup_s", "timed_s", "windows_s", "inspection_s"), 0.0)
         real = [c for c in self.plan.scored_cells if self.texts_needed and c.model.weights != "random"]
         self.scored = {cell.id for cell in real if self.is_inspected(cell)}
-        # A later run may try what was skipped because of a prediction.
-        self.ended = {r.cell.id: r.status for r in self.store.results() if r.status not in (None, "skipped")}
+        # What failed, or was skipped because of a prediction, is tried again: the cause may be gone.
+        self.ended: dict[str, Status] = {r.cell.id: r.status for r in self.store.results() if r.status == "ok"}
         self.generated = {(g.cell_id, g.prompt_index) for g in self.store.generations()}
 
     def process_count(self, cell: Cell) -> int:
@@ -85,17 +86,17 @@ class SpeedPass:
         """Whether every cell has ended."""
         return all(cell.id in self.ended for cell in self.plan.cells)
 
-    def skip(self, reasons: Mapping[str, str]) -> None:
-        """Record these cells (reasons by id) as skipped; a cell that has samples already is resumed instead."""
+    def skip(self, reasons: Mapping[str, str], status: Status = "skipped") -> None:
+        """Record that these cells (reasons by id) are not tried; a cell that has samples already is resumed instead."""
         is_new = False
         for cell in self.plan.cells:
             if cell.id not in reasons or cell.id in self.ended or self.store.samples(cell.id):
                 continue
             result = self.store.result(cell.id)
-            if (result.status, result.reason) == ("skipped", reasons[cell.id]):
-                self.ended[cell.id] = "skipped"
+            if result.status == "oom" or (result.status, result.reason) == (status, reasons[cell.id]):
+                self.ended[cell.id] = result.status or status  # what was tried says more than a prediction
             else:
-                self._record_end(cell, Failed("skipped", reasons[cell.id]))
+                self._record_end(cell, Failed(status, reasons[cell.id]))
                 is_new = True
         if is_new:
             self.store.write_views()

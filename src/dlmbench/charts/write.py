@@ -7,6 +7,7 @@ files say so; the others are drawn all the same.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import logging
@@ -25,7 +26,9 @@ from dlmbench import registry
 from dlmbench.analysis.study import Study
 from dlmbench.charts import style
 from dlmbench.charts.frames import why_missing
+from dlmbench.errors import BenchError
 from dlmbench.results import spreadsheet_field
+from dlmbench.results.journal import write_error
 from dlmbench.types import Run
 
 DPI, POINTS_PER_INCH = 300, 72
@@ -41,13 +44,21 @@ def write_all(run: Run, study: Study, folder: Path) -> list[Path]:
     """Draw every figure into `folder` and return the files written: PNG, PDF and CSV.
 
     A figure that fails is logged as a warning.
+
+    Raises:
+        BenchError: the folder cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise write_error(error, folder) from error
     written: list[Path] = []
     for name in registry.names("figures"):
         try:
             module = registry.load("figures", name)
             written += write_one(name, module, module.points(run, study), folder)
+        except BenchError:
+            raise
         except Exception as error:  # the other figures are drawn whatever happens to one
             _LOG.warning("figure %s could not be drawn: %s: %s", name, type(error).__name__, error)
             failure = style.notice(f"this figure could not be drawn ({type(error).__name__}: {error})")
@@ -174,6 +185,9 @@ def _save(content: bytes, path: Path) -> Path:
     try:
         partial.write_bytes(content)
         partial.replace(path)
+    except OSError as error:
+        raise write_error(error, path) from error
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
     return path

@@ -7,7 +7,7 @@ an hour of downloads. An error is one line: file, place in it, what is wrong, an
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,16 @@ from dlmbench.experiment.schema import (
     describe_error,
     json_schema,
 )
-from dlmbench.types import Experiment, Grid, KnobValue, ModelSpec, PromptSettings, ProtocolSettings, SamplerAxes
+from dlmbench.types import (
+    Experiment,
+    Grid,
+    KnobValue,
+    ModelSpec,
+    PromptSettings,
+    ProtocolSettings,
+    SamplerAxes,
+    home_expanded,
+)
 
 __all__ = ["Overrides", "json_schema", "load", "parse_overrides"]
 
@@ -110,7 +119,7 @@ def parse_overrides(*, knobs: Sequence[str] = (), **options: Any) -> Overrides:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML, except that a duplicate key is an error and 1e-3 is a number."""
+    """YAML, except that 1e-3 is a number, and that duplicate keys and numbers in base 8 or 60 are errors."""
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         """Refuse duplicate keys. Merges (<<) come later, so that they can still override keys."""
@@ -124,6 +133,22 @@ class _Loader(yaml.SafeLoader):
         return node
 
 
+def _decimal(read: Callable[[_Loader, yaml.ScalarNode], float]) -> Callable[[_Loader, yaml.ScalarNode], float]:
+    """`read`, but refusing a number that YAML does not take for the decimal one it looks like."""
+
+    def checked(loader: _Loader, node: yaml.ScalarNode) -> float:
+        value = read(loader, node)
+        if ":" in node.value or re.fullmatch(r"[-+]?0[0-9_]+", node.value):
+            base = 60 if ":" in node.value else 8
+            problem = f"{node.value} would be {value:g}: YAML reads it in base {base}"
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+        return value
+
+    return checked
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _decimal(_Loader.construct_yaml_int))
+_Loader.add_constructor("tag:yaml.org,2002:float", _decimal(_Loader.construct_yaml_float))
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
 )
@@ -152,7 +177,9 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = f"line {mark.line + 1}: " if mark else ""
-        raise BenchError(f"{path}: {line}{error.problem or error.context}", "Fix the YAML at that line") from None
+        raise BenchError(
+            f"{path}: {line}{error.problem or error.context}", "Fix the YAML at that line, or quote a text"
+        ) from None
     except yaml.reader.ReaderError as error:
         number = text[: error.position].count("\n") + 1
         raise BenchError(f"{path}: line {number}: a character that YAML does not allow", "Remove it") from None
@@ -337,10 +364,11 @@ def _prompts(entry: PromptEntry, overrides: Overrides) -> PromptSettings:
     count = entry.count if entry.count is not None else PROMPT_SIZES[entry.size] if entry.size is not None else None
     if count is None and not getattr(registry.load("prompts", entry.source), "ALL_BY_DEFAULT", False):
         count = PROMPT_SIZES["medium"]
-    settings = PromptSettings(entry.source, count, entry.path, entry.seed, entry.chat)
+    path = entry.path and str(home_expanded(Path(entry.path)))
+    settings = PromptSettings(entry.source, count, path, entry.seed, entry.chat)
     if overrides.prompt_file is not None:
         # The count was chosen for another source; with --prompt-file all prompts are used.
-        settings = replace(settings, source="file", path=overrides.prompt_file, count=None)
+        settings = replace(settings, source="file", path=str(home_expanded(Path(overrides.prompt_file))), count=None)
     if overrides.max_prompts is not None and settings.count is None:
         return replace(settings, limit=overrides.max_prompts)
     if overrides.max_prompts is not None and settings.count is not None:

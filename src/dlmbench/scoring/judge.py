@@ -72,7 +72,10 @@ class Judge:
         logging.disable_progress_bar()
         self.codec = CheckpointTokenizer(folder)
         dtype: Any = "auto" if device == "cuda" else torch.float32
-        self.model: Any = AutoModelForCausalLM.from_pretrained(str(folder), dtype=dtype).to(device).eval()
+        self.model: Any = AutoModelForCausalLM.from_pretrained(
+            str(folder), dtype=dtype, trust_remote_code=False, use_safetensors=True
+        )
+        self.model = self.model.to(device).eval()
         self.device = device
         self.max_tokens: int | None = getattr(self.model.config, "max_position_embeddings", None)
 

@@ -128,7 +128,7 @@ class DlmbenchLM(TemplateLM):  # type: ignore[misc]
         self.args = complete_args(args, found, worker.device)
         self.architecture, self.worker, self.bar = found.architecture, worker, bar
         self.checkpoint_tokenizer, self.tokenizer = found.tokenizer, found.tokenizer.pretrained
-        ends = (self.architecture.eos_id, self.architecture.eot_id, self.tokenizer.eos_token_id)
+        ends = (*self.architecture.eos_ids, self.architecture.eot_id, self.tokenizer.eos_token_id)
         self._end_ids = {end for end in ends if end is not None}
         self._cut_contexts = 0
 
@@ -189,10 +189,7 @@ class DlmbenchLM(TemplateLM):  # type: ignore[misc]
         Raises:
             BenchError: the checkpoint has no chat template.
         """
-        if not self.tokenizer.chat_template:
-            source = self.args.model.source
-            raise BenchError(f"{source} has no chat template", "Leave the chat option out, or use an Instruct model")
-        text: str = self.tokenizer.apply_chat_template(
+        text: str = self.checkpoint_tokenizer.apply_template(
             chat_history,
             tokenize=False,
             add_generation_prompt=add_generation_prompt,

@@ -142,7 +142,8 @@ def _generate(
     prompts = sorted((Prompt(i, context) for i, context in enumerate(contexts)), key=lambda p: len(p.ids))
     for first in range(0, len(prompts), args.rows):
         batch = PromptBatch(tuple(prompts[first : first + args.rows]), "")
-        generation = generator.generate(batch, new_tokens, knobs, args.seed)
+        # With on_step every engine checks its logits.
+        generation = generator.generate(batch, new_tokens, knobs, args.seed, on_step=lambda _: None)
         yield from zip(batch.indices, generation.tokens_BG, strict=True)
 
 
