@@ -25,6 +25,7 @@ from dlmbench.charts.write import caption, csv_of, names_in_order, panel_titles,
 from dlmbench.models.loading import architecture_of
 from dlmbench.report import document
 from dlmbench.report.answer import answer_of
+from dlmbench.report.source import Source
 from dlmbench.results import read_run
 from dlmbench.roofline.break_even import break_even_surface
 from dlmbench.roofline.hardware import find
@@ -335,7 +336,7 @@ def test_a_figure_of_an_installed_package_is_written_and_shown_like_any_other(tm
     for cached in caches:
         cached.cache_clear()
     try:
-        document.write(RUN, STUDY, tmp_path / "report")
+        document.write(Source(RUN, STUDY), tmp_path / "report")
         shown = {f.name: f for f in page_figures(RUN, STUDY)}
     finally:
         for cached in caches:

@@ -12,6 +12,7 @@ from dlmbench.analysis.results import Study
 from dlmbench.analysis.study import analyse
 from dlmbench.charts.write import figures_folder, write_all
 from dlmbench.report import document, page
+from dlmbench.report.source import Source
 from dlmbench.results import read_run
 from dlmbench.results.journal import replace_file
 from dlmbench.types import Run
@@ -30,7 +31,8 @@ def write(run: Run, study: Study, folder: Path, progress: Callable[[str], None])
     progress("drawing the figures as PNG and PDF")
     figures = write_all(run, study, figures_folder(folder))
     progress("writing the document")
-    return [folder / VERDICTS, *figures, document.write(run, study, folder), page.write(run, study, folder, progress)]
+    source = Source(run, study)
+    return [folder / VERDICTS, *figures, document.write(source, folder), page.write(source, folder, progress)]
 
 
 @dataclass(frozen=True)
