@@ -129,7 +129,8 @@ class _Analysis:
         self.results = {r.cell.id: r for r in run.results}
         self.latencies = latencies(run.results, run.selfcheck)
         self.energies = energies(run.results, run.selfcheck)
-        self.metrics = tuple(m for m in metrics_of(run) if m.truth_of is None)
+        self.metrics = metrics_of(run)
+        self.compared = tuple(m for m in self.metrics if m.truth_of is None)
         self.texts = scores_by_text(run)
         self.whole = whole_scores(run)
         self.labels = labels_of(self.cells)
@@ -141,7 +142,7 @@ class _Analysis:
     def study(self) -> Study:
         baselines = tuple(self.summary(c) for c in self.cells if c.model.role == "baseline")
         targets = [c for c in self.cells if c.model.role == "target"]
-        points = self.compared(targets, baselines)
+        points = self.targets(targets, baselines)
         swept = group_by((c for c in targets if c.steps is not None), _without_steps)
         curves = tuple(
             self.curve([points[c.id] for c in sorted(group, key=lambda c: c.steps or 0)], baselines)
@@ -151,11 +152,11 @@ class _Analysis:
         missing = {
             "no baseline: parity, speedup and break-even need an autoregressive model in the run": not baselines,
             "no target: there is no diffusion model in the run": not targets,
-            "no quality: no metric has been scored": not self.metrics,
+            "no quality: no metric has been scored": not self.compared,
             "several baselines: each curve is compared with the first that matches its settings best": several,
         }
         return Study(
-            metrics=self.metrics,
+            metrics=self.compared,
             baselines=baselines,
             curves=curves,
             verdicts=verdicts_of(curves),
@@ -165,7 +166,7 @@ class _Analysis:
             missing=tuple(text for text, applies in missing.items() if applies),
         )
 
-    def compared(self, targets: Sequence[Cell], baselines: Sequence[CellSummary]) -> dict[str, CellSummary]:
+    def targets(self, targets: Sequence[Cell], baselines: Sequence[CellSummary]) -> dict[str, CellSummary]:
         """The targets by id, each with its speedup, and the p-values of all speedups adjusted together."""
         found = [self.summary(c, _nearest(c, baselines)) for c in targets]
         p_values = {p.cell.id: p.ratio.p_value for p in found if p.ratio is not None}
@@ -264,7 +265,7 @@ class _Analysis:
 
     def metric_parities(self, cells: Sequence[Cell], scored: Cell, missing: list[str]) -> Iterator[MetricParity]:
         """Parity by every metric scored text by text, at every delta; adds to `missing` what is not there."""
-        for metric in (m for m in self.metrics if m.decides):
+        for metric in (m for m in self.compared if m.decides):
             base = self.texts.get((scored.quality_key, metric.name))
             scores = {c.steps or 0: self.texts.get((c.quality_key, metric.name)) for c in cells}
             known = {steps: texts for steps, texts in scores.items() if texts is not None}
