@@ -79,7 +79,7 @@ def test_one_text_has_no_interval_and_decides_nothing():
     for curve in study.curves:
         for parity in (p.parity for p in curve.parities):
             assert parity.outcome == "undecided"
-            assert (parity.low_steps, parity.at().high_steps) == (4, None)
+            assert (parity.low_steps, parity.steps) == (4, None)
             assert not parity.decides
             assert not any(p.gap.is_known for p in parity.points)
     frame = registry.load("figures", "quality_vs_steps").points(RUNS["one prompt"], study)
