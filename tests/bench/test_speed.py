@@ -109,7 +109,7 @@ def measure(folder, settings=SETTINGS, together=True, at=None, processes=None):
             speed.run(prompts, together=together)
         except StopRequestedError:
             return pool.log, None
-        return pool.log, store.results()
+        return pool.log, store.records.results()
 
 
 def counts_of(result):

@@ -51,7 +51,7 @@ RUNS = {
 @pytest.fixture(scope="module", params=RUNS)
 def source(request) -> Source:
     run = RUNS[request.param]()
-    return Source(run, analyse(run, 100), load_settings(run))
+    return Source(run, analyse(run, 100), load_settings(run.folder))
 
 
 def on_page(text: str) -> list[tuple[str, str]]:

@@ -38,7 +38,7 @@ PARSER = MarkdownIt("commonmark").enable("table")
 
 
 def source(run: Run, draws: int = 200) -> Source:
-    return Source(run, analyse(run, draws), load_settings(run))
+    return Source(run, analyse(run, draws), load_settings(run.folder))
 
 
 def answer(run: Run, question: str) -> str:

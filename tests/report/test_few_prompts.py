@@ -56,7 +56,7 @@ RUNS = {
 def test_no_text_contains_a_missing_number(name):
     run = RUNS[name]
     study = analyse(run, 200)
-    texts = [answer_of(study).text(), document.compose(Source(run, study, load_settings(run)))]
+    texts = [answer_of(study).text(), document.compose(Source(run, study, load_settings(run.folder)))]
     texts += [f.message for f in study.findings]
     for figure in registry.names("figures"):
         module = registry.load("figures", figure)

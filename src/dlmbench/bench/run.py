@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence, Set
 from contextlib import ExitStack
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from dlmbench.experiment import plan as grid
 from dlmbench.measure.environment import fingerprint
 from dlmbench.measure.memory import host_memory
 from dlmbench.models import FoundModel, identity
-from dlmbench.results import Store, read_run, recorded_protocol
+from dlmbench.results import Store, load_settings, read_run
 from dlmbench.results.folder import differences
 from dlmbench.results.journal import replace_file
 from dlmbench.results.selfcheck import copy_selfcheck
@@ -40,7 +40,6 @@ from dlmbench.types import (
     PromptBatch,
     PromptSets,
     PromptSettings,
-    from_mapping,
 )
 
 
@@ -116,18 +115,13 @@ def refuse_other_settings(output: Path, experiment: Experiment) -> None:
     Raises:
         BenchError: it has another prompt source, seed or protocol, which are named.
     """
-    path = output / EXPERIMENT
-    if not path.is_file():
+    recorded = load_settings(output)
+    if recorded.protocol is None:
         return
-    saved = json.loads(path.read_text(encoding="utf-8"))
-    recorded, prompts = recorded_protocol(saved["protocol"]), from_mapping(PromptSettings, saved["prompts"])
-    found = [
-        *(f"prompts.{text}" for text in differences(prompts, experiment.prompts, ("source", "path", "seed", "chat"))),
-        *(f"protocol.{t}" for t in differences(recorded, experiment.protocol, [f.name for f in fields(recorded)])),
-    ]
-    if saved["seed"] != experiment.seed:
-        found.append(f"seed: {saved['seed']} on record, {experiment.seed} now")
-    if found:
+    prompts = differences(recorded.prompts, experiment.prompts, ("source", "path", "seed", "chat"))
+    protocol = differences(recorded.protocol, experiment.protocol, vars(recorded.protocol))
+    found = [f"prompts.{text}" for text in prompts] + [f"protocol.{text}" for text in protocol]
+    if found := found + differences(recorded, experiment, ["seed"]):
         raise BenchError(
             f"{output} was measured with other settings ({'; '.join(found)})",
             "Choose a new --output-dir, or add to this one all the same with --extend",
@@ -142,11 +136,12 @@ def score(output: Path, metrics: Sequence[str], settings: MetricSettings, progre
     """
     finished = read_run(output)
     assert finished.environment is not None
-    saved = json.loads((output / EXPERIMENT).read_text(encoding="utf-8"))
-    recorded = saved.get("metric_settings", {})
-    requests = settle(metrics, {m: {**recorded.get(m, {}), **settings.get(m, {})} for m in metrics})
-    found = _find_models([from_mapping(ModelSpec, m) for m in saved["models"]], finished.cells)
-    prompts = _Prompts(from_mapping(PromptSettings, saved["prompts"]), found, finished.cells)
+    recorded = load_settings(output)
+    assert recorded.prompts is not None
+    own = recorded.metric_settings
+    requests = settle(metrics, {m: {**own.get(m, {}), **settings.get(m, {})} for m in metrics})
+    found = _find_models(recorded.models, finished.cells)
+    prompts = _Prompts(recorded.prompts, found, finished.cells)
     with ExitStack() as stack:
         # Scores do not depend on where the speed was measured, so the folder's environment is kept.
         store = stack.enter_context(Store.open(output, finished.environment, finished.name))

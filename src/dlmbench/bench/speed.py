@@ -19,7 +19,7 @@ from dlmbench.bench.forecast import Expectation, remaining
 from dlmbench.bench.worker import Failed, GenerateMissing, MeterEnergy, Pool, ProfileCell, Repeat, Repetition, Worker
 from dlmbench.measure.protocol import RepetitionPlan, plan_repetitions
 from dlmbench.prompts import in_batches
-from dlmbench.results import Store
+from dlmbench.results import Store, read_generations
 from dlmbench.types import (
     Cell,
     CellStatus,
@@ -69,8 +69,8 @@ class SpeedPass:
         real = [c for c in self.plan.scored_cells if self.texts_needed and c.model.weights != "random"]
         self.scored = {cell.id for cell in real if self.is_inspected(cell)}
         # A later run may try what was skipped because of a prediction.
-        self.ended = {r.cell.id: r.status for r in self.store.results() if r.status not in (None, "skipped")}
-        self.generated = {(g.cell_id, g.prompt_index) for g in self.store.generations()}
+        self.ended = {r.cell.id: r.status for r in self.store.records.results() if r.status not in (None, "skipped")}
+        self.generated = {(g.cell_id, g.prompt_index) for g in read_generations(self.store.folder)}
 
     def process_count(self, cell: Cell) -> int:
         """In how many processes a cell is measured here."""
@@ -91,7 +91,7 @@ class SpeedPass:
         for cell in self.plan.cells:
             if cell.id not in reasons or cell.id in self.ended or self.store.samples(cell.id):
                 continue
-            result = self.store.result(cell.id)
+            result = self.store.records.result(cell.id)
             if (result.status, result.reason) == ("skipped", reasons[cell.id]):
                 self.ended[cell.id] = "skipped"
             else:
@@ -191,7 +191,7 @@ class SpeedPass:
     def _finish(self, cell: Cell) -> None:
         """Profile a cell, generate its missing texts, and record its end."""
         worker = self.pool.worker(cell.model.key)
-        result = self.store.result(cell.id)
+        result = self.store.records.result(cell.id)
         prompts = self._prompts(cell)
         if self.is_inspected(cell) and (result.traced is None or result.memory is None):
             self._show(cell, "step times and memory")
@@ -244,7 +244,7 @@ class SpeedPass:
 
     def _show(self, cell: Cell, doing: str) -> None:
         """Report the current activity, and the estimated remaining time."""
-        results = [self.store.result(c.id) for c in self.plan.cells]
+        results = [self.store.records.result(c.id) for c in self.plan.cells]
         texts = {c.id: len(self._missing(c)) for c in self.plan.cells if c.id not in self.ended}
         processes = {c.id: self.process_count(c) for c in self.plan.cells}
         left = remaining(results, self.ended, self.settings, self.expectation, texts, MISSING_BATCH_SIZE, processes)

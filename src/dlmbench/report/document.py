@@ -40,7 +40,7 @@ def write(run: Run, study: Study, folder: Path) -> Path:
     except OSError as error:
         raise BenchError(f"{folder} cannot be made a folder ({error.strerror})", "Name another one") from error
     path = folder / NAME
-    replace_file(path, compose(Source(run, study, load_settings(run), document_figures(run, study, folder))))
+    replace_file(path, compose(Source(run, study, load_settings(run.folder), document_figures(run, study, folder))))
     return path
 
 

@@ -91,7 +91,7 @@ def gather(run: Run, study: Study, progress: Callable[[str], None] = lambda stag
     progress("drawing the figures of the page")
     figures = page_figures(run, study)
     progress("collecting cells, findings and texts")
-    source = Source(run, study, load_settings(run))
+    source = Source(run, study, load_settings(run.folder))
     table = cell_table(study)
     prompt, texts = source.sample_texts(MOST_TEXTS)
     ended = Counter(c.status_text for c in study.cells)
