@@ -85,14 +85,6 @@ class CheckClock:
 
 
 @dataclass(frozen=True)
-class SlowedRepetition:
-    """Latency of one repetition with the share `planted` of the plain latency added; 0 for none."""
-
-    planted: float
-    latency_s: float
-
-
-@dataclass(frozen=True)
 class RepeatSlowed:
     """Repeat a cell without and with each planted slowdown, in turn. plain_s: its latency in this process."""
 
@@ -101,8 +93,8 @@ class RepeatSlowed:
     plain_s: float
     repetitions: int
 
-    def run(self, state: WorkerState) -> Iterator[SlowedRepetition]:
-        """One reply per repetition."""
+    def run(self, state: WorkerState) -> Iterator[tuple[float, float]]:
+        """(the share that was added to its latency, its latency in seconds) of each repetition."""
         generator = state.generator(self.cell)
         *_, keep_busy = known_workloads(state.device).values()
 
@@ -115,7 +107,7 @@ class RepeatSlowed:
         for index in range(self.repetitions):
             for planted in (0.0, *PLANTED):
                 sample = repetition(partial(generate, planted), state.clock, index, state.meter)
-                yield SlowedRepetition(planted, sample.latency_s)
+                yield planted, sample.latency_s
 
 
 # ---------------------------------------------------------------- the cells
@@ -283,7 +275,7 @@ class _Check:
         if plants:
             slowed = _replies(worker, RepeatSlowed(cell, checked.batch, plain_s, _PLANTED_REPETITIONS))
             for planted in (0.0, *PLANTED):
-                median_s = statistics.median(r.latency_s for r in slowed if r.planted == planted)
+                median_s = statistics.median(latency_s for share, latency_s in slowed if share == planted)
                 checked.slowed_s.setdefault(planted, []).append(median_s)
         else:
             checked.unplanted_s.append(plain_s)

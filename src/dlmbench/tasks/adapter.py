@@ -20,7 +20,7 @@ from dlmbench import models, registry
 from dlmbench.bench.generate import ATTENTION, PRECISIONS, default_device
 from dlmbench.bench.worker import Failed, Worker, WorkerRequest, WorkerState
 from dlmbench.errors import BenchError, did_you_mean
-from dlmbench.experiment import knobs as axes
+from dlmbench.experiment.load import knob_values
 from dlmbench.models import FoundModel
 from dlmbench.tasks.requests import (
     LIKELIHOODS,
@@ -333,7 +333,7 @@ def read_model_args(given: Mapping[str, Any], rows: int = 1) -> TaskModelArgs:
             known = (*_ARGUMENTS, *registry.knob_names())
             if name not in known:
                 raise BenchError(f"--model_args: unknown '{name}'", did_you_mean(name, known))
-            knobs[name] = axes.from_text(name, [value])[0]
+            knobs[name] = knob_values(name, [value])[0]
     for name, choices in _CHOICES.items():
         if name in values and values[name] not in choices:
             raise BenchError(f"--model_args: unknown {name} '{values[name]}'", did_you_mean(values[name], choices))
