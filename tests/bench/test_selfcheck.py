@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from dlmbench.bench import selfcheck
-from dlmbench.bench.selfcheck import CheckClock, ClockReport, RepeatSlowed, run_selfcheck
+from dlmbench.bench.selfcheck import CheckClock, RepeatSlowed, run_selfcheck
 from dlmbench.bench.worker import Failed, Repetition
 from dlmbench.errors import BenchError
 from dlmbench.measure.clock import Clock
@@ -35,7 +35,7 @@ class Machine:
         def ask(request):
             machine.requests.append(request)
             if isinstance(request, CheckClock):
-                yield ClockReport((ClockBias("sleep", 0.01, 1.0, 10),), 1e-7)
+                yield (ClockBias("sleep", 0.01, 1.0, 10),), 1e-7
                 return
             if request.cell.engine in machine.broken:
                 yield Failed("error", "no such kernel")

@@ -56,16 +56,10 @@ def run(
 ) -> str:
     """Speed pass, then quality pass; recorded work is skipped. Returns a hint where the machine's noise is unknown.
 
-    Args:
-        experiment: of the run.
-        plan: the cells to run.
-        output: the run folder.
-        progress: shows the progress.
-        machine: the device, where it is not the one found.
-        try_oom: also try the cells that are predicted not to fit into memory.
-        whole: the plan that `plan` is a part of; prompts suit every model of it, so that all parts use the same ones.
-        processes: by cell id, which of a cell's processes to run here; None for all. A cell is inspected and scored
-            where its process 0 runs.
+    machine: the device, where it is not the one found. try_oom: also try cells that are predicted not to fit into
+    memory. whole: the plan that `plan` is a part of; prompts suit every model of it, so that all parts use the same
+    ones. processes: by cell id, which of a cell's processes to run here, None for all; a cell is inspected and scored
+    where its process 0 runs.
 
     Raises:
         BenchError: a model that cannot be used, a folder that cannot be written or holds results of other models,
@@ -86,19 +80,7 @@ def run(
         hint = copy_selfcheck(output, environment)
         pool = stack.enter_context(Pool(found, device))
         prompts = _Prompts(experiment.prompts, found, cells)
-        # Texts are kept even for metrics that need none: others may be added when the models are gone.
-        needs_texts = bool(experiment.metrics)
-        speed = SpeedPass(
-            plan,
-            experiment.protocol,
-            store,
-            pool,
-            progress,
-            outlook.expectation,
-            experiment.seed,
-            needs_texts,
-            processes or {},
-        )
+        speed = SpeedPass(plan, experiment, store, pool, progress, outlook.expectation, processes or {})
         if not try_oom:
             speed.skip(outlook.too_large)
         if not speed.is_done:

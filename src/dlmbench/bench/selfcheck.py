@@ -59,6 +59,7 @@ _MIN_REPETITIONS, _MAX_REPETITIONS, _VISIT_S, _PLANTED_REPETITIONS = 5, 15, 1.5,
 _BYTES_FOR_8B = 24e9  # of device memory
 
 ReplyT = TypeVar("ReplyT")
+ClockReport = tuple[tuple[ClockBias, ...], float]
 OnProgress = Callable[[str, int, int], None]  # what is being done, steps done, steps in all
 
 
@@ -66,22 +67,14 @@ OnProgress = Callable[[str, int, int], None]  # what is being done, steps done, 
 
 
 @dataclass(frozen=True)
-class ClockReport:
-    """What a worker's clock shows for known work, and its resolution in seconds."""
-
-    bias: tuple[ClockBias, ...]
-    resolution_s: float
-
-
-@dataclass(frozen=True)
 class CheckClock:
     """Time work of known length."""
 
     def run(self, state: WorkerState) -> Iterator[ClockReport]:
-        """One reply."""
+        """What the clock shows for it, and the clock's resolution in seconds."""
         work = known_workloads(state.device)
         bias = [clock_bias(state.clock, name, work[name], s) for name in work for s in KNOWN_LENGTHS_S]
-        yield ClockReport(tuple(bias), clock_resolution(state.clock))
+        yield tuple(bias), clock_resolution(state.clock)
 
 
 @dataclass(frozen=True)
@@ -207,6 +200,7 @@ def run_selfcheck(
         check.run_process(number, plants)
         duration_s[plants] = time.monotonic() - begun_s
     assert check.clock is not None
+    bias, resolution_s = check.clock
     whole_s = time.monotonic() - started_s
     return Selfcheck(
         device=environment.device,
@@ -216,9 +210,9 @@ def run_selfcheck(
         duration_s=whole_s,
         floors=tuple(c.floor() for c in check.cells),
         detected=tuple(d for c in check.cells for d in c.detected()),
-        bias=check.clock.bias,
+        bias=bias,
         overhead_s=statistics.median(check.overheads_s),
-        clock_resolution_s=check.clock.resolution_s,
+        clock_resolution_s=resolution_s,
         cores=len(os.sched_getaffinity(0)),
         load_average=load_average,
         other_cores=max(0.0, others_cpu_s() - before_s) / whole_s,

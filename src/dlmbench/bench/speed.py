@@ -25,12 +25,12 @@ from dlmbench.types import (
     CellStatus,
     DeviceTime,
     EnergyWindow,
+    Experiment,
     Plan,
     Progress,
     Prompt,
     PromptBatch,
     PromptSets,
-    ProtocolSettings,
     StoredGeneration,
 )
 
@@ -54,19 +54,19 @@ class SpeedPass:
     """
 
     plan: Plan
-    settings: ProtocolSettings
+    experiment: Experiment
     store: Store
     pool: Pool
     progress: Progress
     expectation: Expectation
-    seed: int
-    texts_needed: bool = True
     processes: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self.settings = self.experiment.protocol
         self.prompts: PromptSets = {}
         self.spent = dict.fromkeys(("loading_s", "warmup_s", "timed_s", "windows_s", "inspection_s"), 0.0)
-        real = [c for c in self.plan.scored_cells if self.texts_needed and c.model.weights != "random"]
+        # Texts are kept even for metrics that need none: others may be added when the models are gone.
+        real = [c for c in self.plan.scored_cells if self.experiment.metrics and c.model.weights != "random"]
         self.scored = {cell.id for cell in real if self.is_inspected(cell)}
         # A later run may try what was skipped because of a prediction.
         self.ended = {r.cell.id: r.status for r in self.store.records.results() if r.status not in (None, "skipped")}
@@ -141,7 +141,7 @@ class SpeedPass:
         self.pool.start({c.model.key: c for c in cells})
         self.spent["loading_s"] += time.perf_counter() - began
         for number in rounds:
-            for cell in visiting_order(cells, f"{self.seed}:{process}:{number}"):
+            for cell in visiting_order(cells, f"{self.experiment.seed}:{process}:{number}"):
                 if cell.id not in self.ended:
                     self._visit(cell, process, number)
 
