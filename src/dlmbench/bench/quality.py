@@ -29,7 +29,7 @@ from dlmbench.analysis.stats import (
 from dlmbench.bench.worker import Failed, Pool, ScoreTexts
 from dlmbench.errors import BenchError
 from dlmbench.prompts import source_attribute
-from dlmbench.results import Store, read_text_results
+from dlmbench.results import Store, read_generations, read_text_results
 from dlmbench.types import (
     Cell,
     ConvertedScore,
@@ -84,7 +84,7 @@ def score_run(
             for cell in plan.scored_cells:
                 scoring.score(request, cell)
     # Over all cells on record: the plan may be a part of them.
-    store.write_scores(aggregate({r.cell.id: r.cell for r in store.results()}, read_text_results(store.folder)))
+    store.write_scores(aggregate({r.cell.id: r.cell for r in store.records.results()}, read_text_results(store.folder)))
 
 
 @dataclass
@@ -106,8 +106,8 @@ class _Scoring:
         failed = {_key(r) for r in self.refused if r.prompt_index is None}
         scored = {_key(r) for r in recorded if not isinstance(r, Unscored)}
         self.done = scored | ({_key(r) for r in self.refused} - failed)
-        self.generations = {(g.cell_id, g.prompt_index): g for g in self.store.generations()}
-        self.cell_results = {r.cell.id: r for r in self.store.results()}
+        self.generations = {(g.cell_id, g.prompt_index): g for g in read_generations(self.store.folder)}
+        self.cell_results = {r.cell.id: r for r in self.store.records.results()}
         # Results of this run by (metric, `same_value` of the cell, judge), for cells that share a metric's value.
         self.shared: dict[tuple[str, str, str | None], list[TextResult]] = {}
 

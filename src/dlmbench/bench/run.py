@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence, Set
 from contextlib import ExitStack
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from dlmbench.experiment import plan as grid
 from dlmbench.measure.environment import fingerprint
 from dlmbench.measure.memory import host_memory
 from dlmbench.models import FoundModel, identity
-from dlmbench.results import Store, read_run, recorded_protocol
+from dlmbench.results import Store, load_settings, read_run
 from dlmbench.results.folder import differences
 from dlmbench.results.journal import replace_file
 from dlmbench.results.selfcheck import copy_selfcheck
@@ -41,7 +41,6 @@ from dlmbench.types import (
     PromptBatch,
     PromptSets,
     PromptSettings,
-    from_mapping,
 )
 
 
@@ -58,16 +57,10 @@ def run(
 ) -> str:
     """Speed pass, then quality pass; recorded work is skipped. Returns a hint where the machine's noise is unknown.
 
-    Args:
-        experiment: of the run.
-        plan: the cells to run.
-        output: the run folder.
-        progress: shows the progress.
-        machine: the device, where it is not the one found.
-        try_oom: also try the cells that are predicted not to fit into memory.
-        whole: the plan that `plan` is a part of; prompts suit every model of it, so that all parts use the same ones.
-        processes: by cell id, which of a cell's processes to run here; None for all. A cell is inspected and scored
-            where its process 0 runs.
+    machine: the device, where it is not the one found. try_oom: also try cells that are predicted not to fit into
+    memory. whole: the plan that `plan` is a part of; prompts suit every model of it, so that all parts use the same
+    ones. processes: by cell id, which of a cell's processes to run here, None for all; a cell is inspected and scored
+    where its process 0 runs.
 
     Raises:
         BenchError: a model that cannot be used, a folder that cannot be written or holds results of other models,
@@ -88,19 +81,7 @@ def run(
         hint = copy_selfcheck(output, environment)
         pool = stack.enter_context(Pool(found, device))
         prompts = _Prompts(experiment.prompts, found, cells)
-        # Texts are kept even for metrics that need none: others may be added when the models are gone.
-        needs_texts = bool(experiment.metrics)
-        speed = SpeedPass(
-            plan,
-            experiment.protocol,
-            store,
-            pool,
-            progress,
-            outlook.expectation,
-            experiment.seed,
-            needs_texts,
-            processes or {},
-        )
+        speed = SpeedPass(plan, experiment, store, pool, progress, outlook.expectation, processes or {})
         speed.skip({c.id: why for c in plan.cells if (why := _beyond_context(c, found[c.model.key]))}, "invalid")
         if not try_oom:
             speed.skip(outlook.too_large)
@@ -118,18 +99,13 @@ def refuse_other_settings(output: Path, experiment: Experiment) -> None:
     Raises:
         BenchError: it has another prompt source, seed or protocol, which are named.
     """
-    path = output / EXPERIMENT
-    if not path.is_file():
+    recorded = load_settings(output)
+    if recorded.protocol is None:
         return
-    saved = json.loads(path.read_text(encoding="utf-8"))
-    recorded, prompts = recorded_protocol(saved["protocol"]), from_mapping(PromptSettings, saved["prompts"])
-    found = [
-        *(f"prompts.{text}" for text in differences(prompts, experiment.prompts, ("source", "path", "seed", "chat"))),
-        *(f"protocol.{t}" for t in differences(recorded, experiment.protocol, [f.name for f in fields(recorded)])),
-    ]
-    if saved["seed"] != experiment.seed:
-        found.append(f"seed: {saved['seed']} on record, {experiment.seed} now")
-    if found:
+    prompts = differences(recorded.prompts, experiment.prompts, ("source", "path", "seed", "chat"))
+    protocol = differences(recorded.protocol, experiment.protocol, vars(recorded.protocol))
+    found = [f"prompts.{text}" for text in prompts] + [f"protocol.{text}" for text in protocol]
+    if found := found + differences(recorded, experiment, ["seed"]):
         raise BenchError(
             f"{output} was measured with other settings ({'; '.join(found)})",
             "Choose a new --output-dir, or add to this one all the same with --extend",
@@ -145,14 +121,14 @@ def score(output: Path, metrics: Sequence[str], settings: MetricSettings, progre
     """
     finished = read_run(output)
     assert finished.environment is not None
-    saved = json.loads((output / EXPERIMENT).read_text(encoding="utf-8"))
-    recorded = saved.get("metric_settings", {})
-    requests = settle(metrics, {m: {**recorded.get(m, {}), **settings.get(m, {})} for m in metrics})
+    recorded = load_settings(output)
+    assert recorded.prompts is not None
+    own = recorded.metric_settings
+    requests = settle(metrics, {m: {**own.get(m, {}), **settings.get(m, {})} for m in metrics})
     # The saved experiment is the last command's; its models and number of prompts may be fewer than those on record.
     found = _find_models({c.model.key: c.model for c in finished.cells}.values(), finished.cells)
-    chosen = from_mapping(PromptSettings, saved["prompts"])
     parts = [
-        (Plan(tuple(cells)), _Prompts(prompt_sources.recorded_settings(chosen, identity), found, cells))
+        (Plan(tuple(cells)), _Prompts(prompt_sources.recorded_settings(recorded.prompts, identity), found, cells))
         for identity, cells in group_by(finished.cells, lambda cell: cell.prompts).items()
     ]
     with ExitStack() as stack:

@@ -13,7 +13,7 @@ import secrets
 import signal
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Protocol, TypeVar
@@ -113,7 +113,6 @@ class WorkerState:
         self.host = HostLoad()
         self._loaded: tuple[object, LoadedModel] | None = None  # by spec, engine, precision and attention
         self._last_cell: str | None = None  # the id of the cell that the captured graphs belong to
-        self._idle_power_w: tuple[float | None] | None = None  # once it was measured
         self._load: tuple[object, float] | None = None  # the visit under way, and when it began
 
     def load(self, cell: Cell) -> LoadedModel:
@@ -121,15 +120,8 @@ class WorkerState:
         key = (cell.model, cell.engine, cell.precision, cell.attention)
         if self._loaded is None or self._loaded[0] != key:
             self._loaded = None  # free the memory before the next model takes it
-            model = models.load(
-                cell.model,
-                engine=cell.engine,
-                precision=cell.precision,
-                attention=cell.attention,
-                device=self.device,
-                seed=cell.seed,
-            )
-            self._loaded = (key, model)
+            controls = {"precision": cell.precision, "attention": cell.attention, "device": self.device}
+            self._loaded = (key, models.load(cell.model, engine=cell.engine, seed=cell.seed, **controls))
         return self._loaded[1]
 
     def generator(self, cell: Cell) -> CellGenerator:
@@ -154,11 +146,10 @@ class WorkerState:
             self._load = (cell.id, round_index), self.clock.wall()
         return self._load[1]
 
+    @cached_property
     def idle_power_w(self) -> float | None:
         """Power of the device while nothing runs; measured once per process, while the other workers wait."""
-        if self._idle_power_w is None:
-            self._idle_power_w = (self.meter.idle_power_w(),)
-        return self._idle_power_w[0]
+        return self.meter.idle_power_w()
 
 
 # ---------------------------------------------------------------- requests and replies
@@ -281,7 +272,7 @@ class ProfileCell:
         if first.trace is not None:
             order = first.trace.committed_at_BG[0], first.trace.confidence_BG[0]
             yield CommitOrder(cell.id, batch.prompts[0].index, first.forwards, *order)
-        yield replace(memory, idle_power_w=state.idle_power_w())
+        yield replace(memory, idle_power_w=state.idle_power_w)
 
     def is_as_fast(self, traced: TracedPass) -> bool:
         """Whether a traced generation took no longer than the timed ones, within `SLOWER_WHEN_TRACED`."""

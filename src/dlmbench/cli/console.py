@@ -240,12 +240,12 @@ class LiveProgress(ProgressBar):
 @contextmanager
 def measuring(name: str, protocol: ProtocolSettings, plan: Plan, folder: Path) -> Iterator[Progress]:
     """Shows the progress of a run into `folder`, which a signal can stop; see `bench.stopping`."""
-    from dlmbench.bench.stopping import Stopping, resumable
+    from dlmbench.bench.stopping import stoppable
 
     total = len(plan.cells) * (protocol.processes * protocol.rounds + 1) + len(plan.scored_cells)
     title = f"{name}: {len(plan.cells)} cells into {folder}"
     try:
-        with resumable(folder, protocol.processes), LiveProgress(title, total) as bar, Stopping(bar) as stopping:
+        with LiveProgress(title, total) as progress, stoppable(progress, folder, protocol.processes) as stopping:
             yield stopping
     except KeyboardInterrupt:
         log("stopped: everything measured is kept, and the same command resumes")

@@ -54,7 +54,7 @@ class Source:
     @cached_property
     def settings(self) -> ExperimentSettings:
         """The settings of the experiment file."""
-        return load_settings(self.run)
+        return load_settings(self.run.folder)
 
     @cached_property
     def answer(self) -> Answer:

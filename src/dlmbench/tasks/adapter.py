@@ -20,7 +20,7 @@ from dlmbench import models, registry
 from dlmbench.bench.generate import ATTENTION, PRECISIONS, default_device
 from dlmbench.bench.worker import Failed, Worker, WorkerRequest, WorkerState
 from dlmbench.errors import BenchError, did_you_mean
-from dlmbench.experiment import knobs as axes
+from dlmbench.experiment.load import knob_values
 from dlmbench.models import FoundModel
 from dlmbench.tasks.records import LIKELIHOODS, TaskModelArgs
 from dlmbench.tasks.requests import (
@@ -345,7 +345,7 @@ def read_model_args(given: Mapping[str, Any], rows: int = 1) -> TaskModelArgs:
         elif name in _NAMES:
             chosen[name] = value
         elif name in registry.knob_names():
-            knobs[name] = axes.from_text(name, [value])[0]
+            knobs[name] = knob_values(name, [value])[0]
         else:
             known = ("pretrained", "revision", *_LEAST, *_CHOICES, *_NAMES, *registry.knob_names())
             raise BenchError(f"--model_args: unknown '{name}'", did_you_mean(name, known))
