@@ -16,7 +16,7 @@ from dlmbench.bench.speed import SpeedPass
 from dlmbench.bench.worker import Failed, Pool, failure
 from dlmbench.errors import BenchError
 from dlmbench.results import Store
-from dlmbench.types import CellStatus, Plan, PromptSettings, ProtocolSettings
+from dlmbench.types import CellStatus, Experiment, Plan, PromptSettings, ProtocolSettings
 from support.synthetic_run import ENVIRONMENT, baseline_cell, target_cell
 
 CELLS = (baseline_cell(), target_cell(8), target_cell(16))
@@ -28,12 +28,13 @@ def test_cells_that_failed_are_tried_again_and_a_tried_one_is_not_called_skipped
             store.append(CellStatus(cell.id, status, "why"))
         work = Expectation(lambda cell: 1.0, is_seconds=True)
         progress = SimpleNamespace(failed=lambda *_: None)
-        speed = SpeedPass(Plan(CELLS), ProtocolSettings(), store, None, progress, work, 0)
+        experiment = Experiment("study", (), (), PromptSettings("tiny", 1), ProtocolSettings(), metrics=())
+        speed = SpeedPass(Plan(CELLS), experiment, store, None, progress, work)
         assert speed.ended == {CELLS[0].id: "ok"}
         speed.skip({CELLS[2].id: "too large"})
-        assert store.result(CELLS[2].id).status == "oom"
+        assert store.records.result(CELLS[2].id).status == "oom"
         speed.skip({CELLS[1].id: "too long"}, "invalid")
-        assert store.result(CELLS[1].id).reason == "too long"
+        assert store.records.result(CELLS[1].id).reason == "too long"
         assert speed.is_done
 
 
