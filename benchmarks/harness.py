@@ -168,7 +168,7 @@ def compared(state: WorkerState, cell: Cell, batch: PromptBatch) -> dict[str, An
     memory = measure_memory("", 0, partial(generator.generate, batch), state.device)
     separate_s = time.perf_counter() - began
 
-    state.idle_power_w()  # measured once in a process, by neither way
+    _ = state.idle_power_w  # measured once in a process, by neither way
     began = time.perf_counter()
     replies = list(ProfileCell(cell, batch, latency_s).run(state))
     joint_s = time.perf_counter() - began

@@ -5,17 +5,22 @@ Pairs of short runs of the embedded models (two cells each) are measured one aft
 longer by a known share, so that the noise is the real one.
 
     python benchmarks/identical_runs.py [PAIRS] [--planted 0.10] [--output docs/study/instrument/identical-runs.json]
+    python benchmarks/identical_runs.py --page    # the table of docs/reliability.md, from the recorded result
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
+import statistics
 import sys
 import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
+
+from tables import markdown, write_part
 
 from dlmbench.analysis.compare import Comparison, compare
 from dlmbench.bench import run as session
@@ -25,6 +30,8 @@ from dlmbench.cli.options import PlanOptions
 from dlmbench.results import read_run
 from dlmbench.types import Run
 
+ROOT = Path(__file__).parents[1]
+RECORDED, PAGE = ROOT / "docs/study/instrument/identical-runs.json", ROOT / "docs/reliability.md"
 EXPERIMENT = """
 name: identical
 models:
@@ -71,13 +78,41 @@ def verdicts(found: Comparison) -> list[str]:
     return [p.verdict for p in found.pairs if p.verdict in ("faster", "slower")]
 
 
+def page_table(recorded: Path) -> str:
+    """What docs/reliability.md shows of a recorded result."""
+    result = json.loads(recorded.read_text(encoding="utf-8"))
+    logs = [[math.log(ratio) for ratio in row["ratios"]] for row in result["rows"]]
+    spread = statistics.stdev(value for pair in logs for value in pair)
+    header = (
+        "pairs",
+        "a verdict though identical",
+        f"found, {result['planted']:.0%} planted",
+        "sd of log ratios",
+        "correlation of a pair's two cells",
+        "longest run",
+    )
+    row = (
+        result["pairs"],
+        result["with a verdict though identical"],
+        result["found where planted"],
+        f"{spread:.1%}",
+        f"{statistics.correlation(*zip(*logs, strict=True)):.2f}",
+        f"{result['longest run, s']:.0f} s",
+    )
+    return markdown(header, [row])
+
+
 def main() -> None:
     """Measure the pairs and print how many got a verdict."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("pairs", type=int, nargs="?", default=20)
     parser.add_argument("--planted", type=float, default=0.10, help="share by which the second run is made slower")
     parser.add_argument("--output", type=Path, help="JSON file for the result")
+    parser.add_argument("--page", action="store_true", help="only write the table of docs/reliability.md")
     options = parser.parse_args()
+    if options.page:
+        write_part(PAGE, "identical", page_table(RECORDED))
+        return
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for number in range(options.pairs):

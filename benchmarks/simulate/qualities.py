@@ -20,12 +20,10 @@ from scipy import stats
 
 from dlmbench.analysis.compare import compare
 from dlmbench.analysis.parity import (
-    CellCosts,
     PerText,
     bootstrap_counts,
     difference,
     margin_of,
-    speedup_at_parity,
     steps_to_parity,
 )
 from dlmbench.analysis.proportions import paired_difference, proportion
@@ -103,8 +101,8 @@ def parity_range(texts: Texts, advantages: Sequence[float], rng: np.random.Gener
     The excess is over the range by z tests of each step count alone with the true standard error.
     """
     curve, baseline = texts.scores(advantages, rng)
-    found = _parity(curve, baseline).at()
-    low, high = _place(found.low_steps), _place(found.high_steps)
+    found = _parity(curve, baseline)
+    low, high = _place(found.low_steps), _place(found.steps)
     truth = _first_good([a >= 0 for a in advantages])
     z_K = np.array([(baseline.value - s.value + MARGIN) / texts.error for s in curve.values()])
     ideal_low = max((i + 1 for i, z in enumerate(z_K) if z < -1.96), default=0)
@@ -277,8 +275,7 @@ def report(
                 CellSummary(c, "ok", "", summarise([found[c.id].value]), ratio=base.over(found[c.id]))
                 for c in own.values()
             )
-            costs = {k: CellCosts(found[c.id]) for k, c in own.items()}
-            shown = MetricParity(METRIC, parity, speedup_at_parity(parity, costs, CellCosts(base)))
+            shown = MetricParity(METRIC, parity)
             baseline = CellSummary(cell(LLAMA, b), "ok", "", summarise([base.value]))
             lengths = (points[0].cell.prompt_tokens, points[0].cell.new_tokens)
             curves.append(

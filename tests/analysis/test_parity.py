@@ -12,15 +12,13 @@ from hypothesis import strategies as st
 
 from dlmbench.analysis.parity import (
     ALPHA,
-    CellCosts,
     PerText,
     common_prompts,
     difference,
-    plausible_steps,
     speedup_at_parity,
     steps_to_parity,
 )
-from dlmbench.analysis.replication import Estimate
+from dlmbench.analysis.replication import Estimate, Ratio
 
 N = 100
 OPTIONS = {"delta": 0, "log_scale": True, "higher_is_better": False}
@@ -144,7 +142,7 @@ def test_ties_on_a_plateau_stay_in_the_range():
 
 def test_a_stricter_level_widens_the_range():
     found = parity({8: 1.010, 16: 1.004, 32: 0.994, 64: 0.98})
-    usual, strict = plausible_steps(found)[0], plausible_steps(found, ALPHA / 100)[0]
+    usual, strict = found.plausible_steps(), found.plausible_steps(ALPHA / 100)
     assert set(usual) < set(strict)
 
 
@@ -187,56 +185,46 @@ def test_definition_holds_for_any_curve(levels, delta):
     assert found.literal_steps == (min(passing) if passing else None)
     if found.steps is not None:
         assert found.low_steps is not None
-        assert found.low_steps <= found.steps == found.at().high_steps
+        assert found.low_steps <= found.steps
+        assert found.plausible_steps()[-1] == found.steps
     from_here = [k for k in good if all(passes for j, passes in good.items() if j >= k)]
     assert found.steps == (min(from_here) if from_here else None)
 
 
-def costs(latency: float, energy: float | None = None, error: float = 1e-9) -> CellCosts:
-    joules = None if energy is None else Estimate(math.log(energy), error**2, 4, 3, 3)
-    return CellCosts(Estimate(math.log(latency), error**2, 4, 3, 12), joules)
+def ratios(base_s: float, seconds: dict[int, float], error: float = 1e-9) -> dict[int, Ratio]:
+    base, *own = (Estimate(math.log(s), error**2, 4, 3, 12) for s in (base_s, *seconds.values()))
+    return {k: base.over(e) for k, e in zip(seconds, own, strict=True)}
 
 
 def test_speedup_at_parity_without_noise_is_the_ratio():
     found = parity({8: 2.0, 16: 0.9, 32: 0.9})
-    times = {8: costs(0.1, 5.0), 16: costs(0.2, 10.0), 32: costs(0.4, 20.0)}
-    speedup = speedup_at_parity(found, times, costs(0.5, 4.0))
+    assert found.plausible_steps() == (16,)
+    speedup = speedup_at_parity(found, ratios(0.5, {8: 0.1, 16: 0.2, 32: 0.4}))
     assert speedup is not None
-    assert (speedup.steps, speedup.low_steps, speedup.high_steps, speedup.is_bounded) == (16, 16, 16, True)
-    for ratio, expected in ((speedup.latency, 2.5), (speedup.energy, 0.4)):
-        assert ratio is not None
-        assert (ratio.value, ratio.low, ratio.high) == pytest.approx((expected,) * 3)
+    assert (speedup.value, speedup.low, speedup.high) == pytest.approx((2.5,) * 3)
 
 
 def test_not_knowing_s_parity_widens_the_speedup():
     # K = 16 is neither as good nor worse: parity lies there or at 32, twice as slow.
     found = parity({8: 2.0, 16: 1.0005, 32: 0.8})
-    assert (found.steps, found.low_steps) == (32, 16)
-    speedup = speedup_at_parity(found, {8: costs(0.1), 16: costs(0.2), 32: costs(0.4)}, costs(0.4))
+    assert (found.steps, found.low_steps, found.plausible_steps()) == (32, 16, (16, 32))
+    speedup = speedup_at_parity(found, ratios(0.4, {8: 0.1, 16: 0.2, 32: 0.4}))
     assert speedup is not None
-    assert speedup.latency is not None
-    assert (speedup.latency.low, speedup.latency.value, speedup.latency.high) == pytest.approx((1.0, 1.0, 2.0))
-    assert speedup.energy is None
-    untimed = speedup_at_parity(found, {32: costs(0.4)}, costs(0.4))
-    assert untimed is not None
-    assert not untimed.is_bounded
+    assert (speedup.low, speedup.value, speedup.high) == pytest.approx((1.0, 1.0, 2.0))
 
 
-def test_no_parity_no_speedup_and_an_untimed_k_is_named():
+def test_no_parity_no_speedup_and_none_of_an_untimed_k():
     never = parity({8: 2.0})
-    assert (never.low_steps, never.at().high_steps) == (None, None)
-    assert speedup_at_parity(never, {8: costs(1.0)}, costs(1.0)) is None
-    untimed = speedup_at_parity(parity({8: 2.0, 16: 0.8}), {8: costs(1.0)}, costs(1.0))
-    assert untimed is not None
-    assert (untimed.steps, untimed.latency, untimed.is_bounded) == (16, None, False)
+    assert (never.low_steps, never.steps, never.plausible_steps()) == (None, None, ())
+    assert speedup_at_parity(never, ratios(1.0, {8: 1.0})) is None
+    assert speedup_at_parity(parity({8: 2.0, 16: 0.8}), ratios(1.0, {8: 1.0})) is None
 
 
 def test_one_repetition_has_a_ratio_and_no_interval():
-    speedup = speedup_at_parity(parity({8: 0.5}), {8: costs(0.2, error=math.nan)}, costs(0.4))
+    speedup = speedup_at_parity(parity({8: 0.5}), ratios(0.4, {8: 0.2}, error=math.nan))
     assert speedup is not None
-    assert speedup.latency is not None
-    assert speedup.latency.value == pytest.approx(2.0)
-    assert not speedup.latency.is_known
+    assert speedup.value == pytest.approx(2.0)
+    assert not speedup.is_known
 
 
 def test_common_prompts_and_alignment():

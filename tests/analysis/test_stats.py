@@ -14,7 +14,6 @@ from dlmbench.analysis.stats import (
     expanded_tail,
     false_discovery,
     median_error,
-    median_ranks,
     percentiles,
     ratio_of_sums,
     summarise,
@@ -23,12 +22,15 @@ from dlmbench.analysis.stats import (
 )
 
 
-def test_ranks_are_the_textbook_ones():
+@pytest.mark.parametrize(("n", "outer"), [(6, 1), (10, 2), (20, 6)])
+def test_ranks_are_the_textbook_ones(n, outer):
     # Tables of the sign-test interval: n = 10 takes the 2nd and 9th value (97.9%), n = 20 the 6th and 15th (95.9%).
-    assert median_ranks(10) == (2, 9)
-    assert median_ranks(20) == (6, 15)
-    assert median_ranks(6) == (1, 6)
-    assert median_ranks(5) is None  # 1 - 2/32 = 93.75% is not enough
+    found = summarise(np.arange(1.0, n + 1))
+    assert found.covered
+    assert outer <= found.low < outer + 1
+    assert n - outer < found.high <= n + 1 - outer
+    assert scipy.stats.binom.cdf(outer - 1, n, 0.5) <= 0.025 < scipy.stats.binom.cdf(outer, n, 0.5)
+    assert not summarise(np.arange(5.0)).covered  # 1 - 2/32 = 93.75% is not enough
 
 
 def test_summary_of_known_values():

@@ -138,7 +138,7 @@ def test_a_failed_cell_is_a_row_and_the_rest_stands():
     assert curve.break_even.steps == pytest.approx(15, rel=0.02)
     reached = curve.parity("likelihood", 0.2)  # its text was scored, its time is unknown
     assert reached.parity.steps == 64
-    assert reached.speedup.latency is None
+    assert curve.at(64).ratio is None
     assert found.verdicts[0].parity == "not_reached"
     row = next(c for c in found.cells if c.cell.steps == 64)
     assert (row.status_text, row.latency) == ("oom", None)

@@ -181,8 +181,9 @@ def test_energy_and_throughput_at_equal_quality():
     for side, seconds in ((curve.at(8), 0.08), (curve.baseline, 0.16)):
         assert side.throughput.median == pytest.approx(64 / seconds)
         assert side.joules_per_token.value == pytest.approx(watts * seconds / 64)
-    assert (shown.speedup.latency.value, shown.speedup.energy.value) == pytest.approx((2, 2))
-    assert (shown.speedup.energy.low, shown.speedup.energy.high) == pytest.approx((2, 2))
+        joules = side.joules_per_token
+        assert (joules.low, joules.high) == pytest.approx((joules.value, joules.value))
+    assert verdict_of(curve, shown).speed.value == pytest.approx(2)
     alone = analyse(replace(run, results=tuple(metered(r, (7,)) for r in run.results))).curves[0]
     joules = alone.at(8).joules_per_token
     assert joules.value == pytest.approx(watts * 0.08 / 64)

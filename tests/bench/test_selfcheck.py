@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from dlmbench.bench import selfcheck
-from dlmbench.bench.selfcheck import CheckClock, ClockReport, RepeatSlowed, SlowedRepetition, run_selfcheck
+from dlmbench.bench.selfcheck import CheckClock, RepeatSlowed, run_selfcheck
 from dlmbench.bench.worker import Failed, Repetition
 from dlmbench.errors import BenchError
 from dlmbench.measure.clock import Clock
@@ -35,7 +35,7 @@ class Machine:
         def ask(request):
             machine.requests.append(request)
             if isinstance(request, CheckClock):
-                yield ClockReport((ClockBias("sleep", 0.01, 1.0, 10),), 1e-7)
+                yield (ClockBias("sleep", 0.01, 1.0, 10),), 1e-7
                 return
             if request.cell.engine in machine.broken:
                 yield Failed("error", "no such kernel")
@@ -44,7 +44,7 @@ class Machine:
             if isinstance(request, RepeatSlowed):
                 machine.now_s += machine.slowed_s
                 for planted in (0.0, *PLANTED) * request.repetitions:
-                    yield SlowedRepetition(planted, latency_s * (1 + planted * machine.hears))
+                    yield planted, latency_s * (1 + planted * machine.hears)
                 return
             for i in range(request.visit.warmups + request.visit.repetitions):
                 yield Repetition(sample(request.cell, i, latency_s), ())
@@ -147,8 +147,8 @@ def test_the_slowdown_is_planted_inside_the_timed_region(monkeypatch):
         device="cpu", clock=Simulated(), meter=GpuMeter(), generator=lambda cell: SimpleNamespace(generate=generate)
     )
     replies = list(RepeatSlowed(None, None, 0.2, 2).run(state))
-    assert [r.planted for r in replies] == [0.0, *PLANTED] * 2
-    assert [r.latency_s / 0.2 - 1 for r in replies] == pytest.approx([0.0, *PLANTED] * 2)
+    assert [planted for planted, _ in replies] == [0.0, *PLANTED] * 2
+    assert [latency_s / 0.2 - 1 for _, latency_s in replies] == pytest.approx([0.0, *PLANTED] * 2)
 
 
 def test_cells_are_8b_shapes_on_a_gpu_with_enough_memory():

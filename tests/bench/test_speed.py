@@ -13,7 +13,17 @@ from dlmbench.bench.speed import SpeedPass, visiting_order
 from dlmbench.bench.worker import MeterEnergy, ProfileCell, Repeat, Repetition
 from dlmbench.errors import StopRequestedError
 from dlmbench.results import Store, read_run
-from dlmbench.types import EnergyWindow, MemoryPass, Plan, Prompt, PromptBatch, ProtocolSettings, TracedPass
+from dlmbench.types import (
+    EnergyWindow,
+    Experiment,
+    MemoryPass,
+    Plan,
+    Prompt,
+    PromptBatch,
+    PromptSettings,
+    ProtocolSettings,
+    TracedPass,
+)
 from support.synthetic_run import ENVIRONMENT, baseline_cell, sample, target_cell
 
 CELLS = (baseline_cell(), baseline_cell(batch_size=2), target_cell(8), target_cell(16))
@@ -93,23 +103,14 @@ def measure(folder, settings=SETTINGS, together=True, at=None, processes=None):
     pool = FakePool()
     with Store.open(folder, ENVIRONMENT, "study", Plan(CELLS)) as store:
         work = Expectation(lambda cell: 1.0, is_seconds=True)
-        speed = SpeedPass(
-            Plan(CELLS),
-            settings,
-            store,
-            pool,
-            NoProgress(at),
-            work,
-            seed=0,
-            texts_needed=False,
-            processes=processes or {},
-        )
+        experiment = Experiment("study", (), (), PromptSettings("tiny", 1), settings, metrics=())
+        speed = SpeedPass(Plan(CELLS), experiment, store, pool, NoProgress(at), work, processes or {})
         prompts = {(c.model.key, c.prompt_tokens, c.new_tokens): PromptBatch((Prompt(0, (1,)),), "h") for c in CELLS}
         try:
             speed.run(prompts, together=together)
         except StopRequestedError:
             return pool.log, None
-        return pool.log, store.results()
+        return pool.log, store.records.results()
 
 
 def counts_of(result):

@@ -127,16 +127,17 @@ def test_a_cell_keeps_its_graphs_from_one_visit_to_the_next(served):
 
 def test_useful_tokens_end_with_the_first_end_of_text():
     rows = Generation(((5, 2, 2, 9), (5, 6, 7, 8)), 1, 1, 1)
-    assert CellGenerator(CELLS[0], FakeGenerator(), None, 2).useful_tokens(rows) == 2 + 4
-    assert CellGenerator(CELLS[0], FakeGenerator(), None, None).useful_tokens(rows) is None
+    assert CellGenerator(CELLS[0], FakeGenerator(), None, (2,)).useful_tokens(rows) == 2 + 4
+    assert CellGenerator(CELLS[0], FakeGenerator(), None, (7, 2)).useful_tokens(rows) == 2 + 3
+    assert CellGenerator(CELLS[0], FakeGenerator(), None, ()).useful_tokens(rows) is None
 
 
 def test_an_end_of_text_means_nothing_in_texts_without_one_and_for_random_weights(served):
     state, _ = served
     cell = CELLS[1]
-    assert state.generator(cell).eos_id is not None
-    assert state.generator(replace(cell, prompts="tiny n=32 seed=0")).eos_id is None
-    assert state.generator(replace(cell, model=replace(cell.model, weights="random"))).eos_id is None
+    assert state.generator(cell).eos_ids
+    assert state.generator(replace(cell, prompts="tiny n=32 seed=0")).eos_ids == ()
+    assert state.generator(replace(cell, model=replace(cell.model, weights="random"))).eos_ids == ()
 
 
 class Crash:

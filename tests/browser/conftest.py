@@ -9,6 +9,7 @@ import pytest
 
 from dlmbench.analysis.study import analyse
 from dlmbench.report import page
+from dlmbench.report.source import Source
 from dlmbench.types import CommitOrder, Run
 from support.hostile_run import hostile_run
 from support.synthetic_run import baseline_cell, measured, target_cell, tiny_run
@@ -39,7 +40,7 @@ def ordinary(tmp_path_factory) -> Path:
     last = run.results[-1]
     order = CommitOrder(last.cell.id, 0, 4, tuple(1 + i // 16 for i in range(64)), (0.5,) * 64)
     run = replace(run, results=(*run.results[:-1], replace(last, order=order)))
-    return page.write(run, analyse(run, draws=100), tmp_path_factory.mktemp("ordinary"))
+    return page.write(Source(run, analyse(run, draws=100)), tmp_path_factory.mktemp("ordinary"))
 
 
 @pytest.fixture(scope="session")
@@ -47,7 +48,7 @@ def hostile(tmp_path_factory) -> Path:
     """A report of a run full of attacks."""
     folder = tmp_path_factory.mktemp("hostile")
     run = hostile_run(folder)
-    return page.write(run, analyse(run, draws=20), folder)
+    return page.write(Source(run, analyse(run, draws=20)), folder)
 
 
 @pytest.fixture(scope="session")
@@ -65,4 +66,4 @@ def large(tmp_path_factory) -> Path:
                     results.append(measured(cell, [0.001 * k * b, 0.0011 * k * b, 0.0012 * k * b]))
     cells = tuple(r.cell for r in results)
     run = Run("run", "large", tiny_run(batches=(1,), blocks=()).environment, cells, (), tuple(results))
-    return page.write(run, analyse(run, draws=10), tmp_path_factory.mktemp("large"))
+    return page.write(Source(run, analyse(run, draws=10)), tmp_path_factory.mktemp("large"))

@@ -142,19 +142,24 @@ def test_csv_of_a_figure_and_of_the_cells(opened, ordinary):
     assert {r["kind"] for r in rows} == {"curve", "baseline", "break_even", "fit"}
     cells = list(csv.reader(io.StringIO(downloaded(at.page, "#cells-csv"))))
     assert len(cells) == 1 + 8
-    assert "latency [ms]" in cells[0]
+    assert {"latency [ms]", "latency_low [ms]", "latency_high [ms]"} <= set(cells[0])
+
+
+def median(text: str) -> float:
+    """The number before its interval."""
+    return float(text.split(maxsplit=1)[0].replace(",", ""))
 
 
 def test_sorting_by_mouse(opened, ordinary):
     at = opened(ordinary).all()
     header = at.page.locator("th", has=at.page.get_by_text("latency", exact=True))
     header.locator("button").click()
-    up = [float(v.replace(",", "")) for v in at.column("latency")]
+    up = [median(v) for v in at.column("latency")]
     assert header.get_attribute("aria-sort") == "ascending"
     assert up == sorted(up)
     header.locator("button").click()
     assert header.get_attribute("aria-sort") == "descending"
-    assert [float(v.replace(",", "")) for v in at.column("latency")] == up[::-1]
+    assert [median(v) for v in at.column("latency")] == up[::-1]
     # Unknown is last in both directions.
     steps = at.page.locator("#table th", has=at.page.get_by_text("K", exact=True)).locator("button").first
     steps.click()

@@ -19,6 +19,7 @@ import dlmbench
 from dlmbench.results import read_run
 from support.experiments import embedded_pair
 from support.program import command_line, measured_lines, start
+from support.report_values import assert_one_text_each
 
 pytestmark = pytest.mark.e2e
 CHECKPOINTS = Path(dlmbench.__file__).parent / "tiny" / "checkpoints"
@@ -185,6 +186,8 @@ def test_the_embedded_demo_answers_and_resumes(tmp_path):
     assert "faster only up to k*" in printed
     assert "As good: by the likelihood of the true text, a perplexity up to 10% higher" in printed
     assert re.search(r"(?i)undecided|wins", printed)
+    page, document = ((output / f"report.{kind}").read_text(encoding="utf-8") for kind in ("html", "md"))
+    assert_one_text_each(page, document)
     begun = time.monotonic()
     assert start("demo", "--output_dir", output, timeout=100).stdout == first.stdout
     assert time.monotonic() - begun < 60

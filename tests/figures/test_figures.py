@@ -33,6 +33,7 @@ from dlmbench.charts.frames import interval_columns
 from dlmbench.models.loading import architecture_of
 from dlmbench.report import document
 from dlmbench.report.answer import answer_of
+from dlmbench.report.source import Source
 from dlmbench.results import read_run
 from dlmbench.roofline.break_even import break_even_surface
 from dlmbench.roofline.hardware import find
@@ -390,7 +391,7 @@ def test_a_figure_of_an_installed_package_is_written_and_shown_like_any_other(tm
     for cached in caches:
         cached.cache_clear()
     try:
-        document.write(RUN, STUDY, tmp_path / "report")
+        document.write(Source(RUN, STUDY), tmp_path / "report")
         shown = {f.name: f for f in figures_of(RUN, STUDY)}
     finally:
         for cached in caches:
@@ -519,3 +520,9 @@ def test_logarithmic_axes_are_announced_and_bars_begin_at_zero():
                     assert "log scale" in str(encoding["axis"]["title"])
                 if layer["mark"]["type"] == "bar" and encoding.get("type") == "quantitative":
                     assert scale.get("zero") is True
+
+
+def test_dollar_signs_in_names_are_drawn_as_they_are():
+    name = r"cost $5 and $6 x $\frac{$"
+    frame = frame_of("latency_vs_steps").replace({"series": {"tiny-llada": name}})
+    assert name in svg_of("latency_vs_steps", frame).replace("&#36;", "$")

@@ -19,8 +19,8 @@ from dlmbench.report.answer import SHARED, answer_of
 from dlmbench.report.source import Source
 from dlmbench.report.text import escape
 from dlmbench.results import read_run
-from dlmbench.results.settings import load_settings
 from dlmbench.types import Run
+from support.report_values import assert_one_text_each, in_document, on_page
 from support.synthetic_run import tiny_run
 
 STUDY = Path(__file__).parents[2] / "docs/study"
@@ -51,28 +51,18 @@ RUNS = {
 @pytest.fixture(scope="module", params=RUNS)
 def source(request) -> Source:
     run = RUNS[request.param]()
-    return Source(run, analyse(run, 100), load_settings(run))
-
-
-def on_page(text: str) -> list[tuple[str, str]]:
-    """(value id, text) of every value on a page."""
-    return [(i, html.unescape(t)) for i, t in re.findall(r'data-value="([^"]+)">([^<]*)<', text)]
-
-
-def in_document(text: str) -> list[tuple[str, str]]:
-    """(value id, whatever stands before it in its cell or paragraph) of every value in a document."""
-    return [(m[2], m[1]) for m in re.finditer(r"([^|\n]*?)<!-- (\S+) -->", text)]
+    return Source(run, analyse(run, 100))
 
 
 def test_a_value_has_one_text_on_page_in_document_and_on_the_console(source):
     values = source.answer.values()
-    shown = on_page(page.render(page.gather(source.run, source.study)))
-    assert dict(shown) == values
-    assert len(shown) == len(values)
-    written = in_document(document.compose(source))
-    assert {i for i, _ in written} == {i for i, _ in values.items() if values[i]}
-    for value_id, text in written:
-        assert text.rstrip().endswith(escape(values[value_id])), value_id
+    shown = dict(pairs := on_page(page.compose(source)))
+    assert len(shown) == len(pairs)
+    assert {i: shown[i] for i in values} == values
+    assert all(i.partition(".")[0] in {c.cell.id for c in source.study.cells} for i in set(shown) - set(values))
+    written = document.compose(source)
+    assert {i for i in values if values[i]} <= {i for i, _ in in_document(written)}
+    assert_one_text_each(page.compose(source), written)
     printed = Console(width=400, record=True, file=io.StringIO())
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(console, "stdout", lambda: printed)
@@ -90,7 +80,7 @@ def test_nothing_but_the_answer_states_who_wins(source):
     for text in map(escape, sorted(values, key=len, reverse=True)):
         written = written.replace(text, "")
     assert not STATES.findall(written)
-    shown = re.sub(r"(?s)<(script|style)\b.*?</\1>", "", page.render(page.gather(source.run, source.study)))
+    shown = re.sub(r"(?s)<(script|style)\b.*?</\1>", "", page.compose(source))
     for text in sorted(values, key=len, reverse=True):
         shown = shown.replace(html.escape(text, quote=True).replace("&#x27;", "&#39;"), "")
     assert not STATES.findall(re.sub(r"<[^>]*>|below k\*, diffusion wins at equal quality", " ", shown))

@@ -6,6 +6,7 @@ import base64
 import csv
 import gzip
 import io
+import itertools
 import json
 import re
 from dataclasses import replace
@@ -19,6 +20,8 @@ from dlmbench.analysis.study import analyse
 from dlmbench.charts import style
 from dlmbench.charts.figure import csv_of, figures_of
 from dlmbench.report import page
+from dlmbench.report.source import Source
+from dlmbench.report.text import spread
 from dlmbench.results.views import raw_metrics
 from dlmbench.types import LeftOut
 from support.hostile_run import ATTACKS, hostile_run
@@ -65,7 +68,7 @@ class Reader(HTMLParser):
 
 @pytest.fixture(scope="module")
 def read() -> Reader:
-    return Reader(page.render(page.gather(RUN, STUDY)))
+    return Reader(page.compose(Source(RUN, STUDY)))
 
 
 # ---------------------------------------------------------------- the first screen
@@ -101,7 +104,7 @@ def test_s_parity_and_break_even_are_explained_where_they_stand(read):
     ids=["no baseline", "no target", "one K", "all failed", "nothing"],
 )
 def test_degenerate_runs_have_a_page_that_says_what_is_missing(run):
-    reader = Reader(page.render(page.gather(run, analyse(run, draws=20))))
+    reader = Reader(page.compose(Source(run, analyse(run, draws=20))))
     text = " ".join(" ".join(reader.shown).split())
     assert "What was not measured" in text
     assert "None" not in text.replace("None of", "")
@@ -165,24 +168,27 @@ def test_every_colour_of_a_figure_has_a_dark_counterpart(read):
 
 def test_cells_are_all_in_the_table(read):
     table = json.loads(read.packed("cells-data"))
-    assert table["rows"] == len(STUDY.cells)
-    columns = {c["key"]: v for c, v in zip(table["columns"], table["values"], strict=True)}
+    assert table["ids"] == [c.cell.id for c in STUDY.cells]
+    columns = {c["key"]: c["texts"] for c in table["columns"]}
+    latency = next(c for c in table["columns"] if c["key"] == "latency")
     expected = [None if not c.latency else float(f"{c.latency.median * 1e3:.5g}") for c in STUDY.cells]
-    assert columns["latency"] == expected
+    assert latency["value"] == expected
+    assert latency["low"] == [float(f"{c.latency.low * 1e3:.5g}") for c in STUDY.cells]
+    assert columns["latency"] == [spread(c.latency.interval.times(1e3)) for c in STUDY.cells]
     lead = [c["key"] for c in table["columns"]][:6]
     assert lead == ["model", "steps", "batch", "latency", "speedup", "shown"]
     assert not {"prompt", "new", "status"} & set(columns)  # the same in every cell, hence named above the table
     assert any("The same in all rows: P 64, G 64" in text for text in read.shown)
     assert set(table["constant"]) >= {"p=64", "prompt=64", "g=64", "status=ok"}
-    assert set(columns["parity"]) == {None, "worse"}
-    assert set(columns["shown"]) == {None, "faster", "slower"}
+    assert set(columns["parity"]) == {"", "worse"}
+    assert set(columns["shown"]) == {"", "faster", "slower"}
     assert "energy" not in columns  # measured nowhere, hence named among what is missing
-    assert any("energy: no cell has a value" in text for text in read.shown)
+    assert any("energy" in after for what, after in itertools.pairwise(read.shown) if what == "In no cell")
 
 
 def test_random_weights_are_stamped_and_their_texts_not_shown():
     run = tiny_run(batches=(1,), weights="random", steps=(4, 16), repetitions=5)
-    reader = Reader(page.render(page.gather(run, analyse(run, draws=20))))
+    reader = Reader(page.compose(Source(run, analyse(run, draws=20))))
     assert any(style.RANDOM_WEIGHTS in text for text in reader.shown)
     assert style.RANDOM_WEIGHTS in json.loads(reader.packed("plot-latency_vs_steps"))["title"]
     assert not [a for _, a in reader.elements if a.get("id") == "texts"]
@@ -193,7 +199,7 @@ def test_random_weights_are_stamped_and_their_texts_not_shown():
 
 def test_hostile_text_is_shown_and_never_markup(tmp_path):
     run = hostile_run(tmp_path)
-    reader = Reader(page.render(page.gather(run, analyse(run, draws=20))))
+    reader = Reader(page.compose(Source(run, analyse(run, draws=20))))
     assert [a for a, _ in reader.scripts if a.get("type") != "text/plain"] == [{}]
     allowed = {"html", "head", "meta", "title", "style", "body", "a", "header", "main", "footer", "nav", "section"}
     allowed |= {"article", "h1", "h2", "h3", "p", "span", "b", "i", "em", "sub", "div", "dl", "dt", "dd", "ul", "li"}
@@ -241,7 +247,7 @@ def test_no_field_of_any_csv_is_a_formula(tmp_path):
 
 
 def test_a_page_is_the_same_file_every_time(tmp_path):
-    first, again = (page.write(RUN, STUDY, folder).read_bytes() for folder in (tmp_path, tmp_path))
+    first, again = (page.write(Source(RUN, STUDY), folder).read_bytes() for folder in (tmp_path, tmp_path))
     assert first == again
     assert len(first) < 6e6
     assert sorted(p.name for p in tmp_path.iterdir()) == ["report.html"]
@@ -251,7 +257,7 @@ def test_left_out_and_failed_cells_are_named_with_their_reason():
     lost = target_cell(64, None, 8)
     results = tuple(failed(r.cell, reason="needs 90 GiB") if r.cell.id == lost.id else r for r in RUN.results)
     run = replace(RUN, results=results, left_out=(LeftOut("llada K=3", "steps 3 is no multiple"),))
-    text = " ".join(Reader(page.render(page.gather(run, analyse(run, draws=20)))).shown)
+    text = " ".join(Reader(page.compose(Source(run, analyse(run, draws=20)))).shown)
     assert "needs 90 GiB" in text
     assert "steps 3 is no multiple" in text
     assert "llada K=3" in text

@@ -101,7 +101,7 @@ def test_everything_recorded_is_read_back_as_it_was(tmp_path):
         store.add_generations([replace(text, output_ids=(7,))])
         store.add_text_scores([replace(scores[0], total=99.0), *scores])
         store.write_scores([score])
-        assert store.results() == read_run(tmp_path).results
+        assert store.records.results() == read_run(tmp_path).results
         assert store.samples(cell.id) == records[:2]
     run = read_run(tmp_path)
     assert (run.name, run.environment, run.cells) == ("study", ENVIRONMENT, (cell,))
@@ -515,5 +515,5 @@ def test_quality_metrics_are_strict_json_with_the_cell_spelt_out(tmp_path):
     with Store.open(tmp_path, ENVIRONMENT, "study"):
         assert json.loads((tmp_path / "quality_metrics.json").read_text()) == document
     (tmp_path / "quality_metrics.json").write_text("{")
-    with pytest.raises(BenchError, match="is not a file that dlmbench wrote"):
+    with pytest.raises(BenchError, match="is not the file that dlmbench wrote"):
         read_run(tmp_path)

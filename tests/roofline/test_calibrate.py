@@ -96,8 +96,8 @@ def test_the_spread_of_a_move_is_the_one_that_was_measured():
     """Efficiencies of one session on an H200, held against the cells of another session on one."""
     errors = [
         error
-        for label, rows in _studied("h200-random").items()
-        for error in log_errors(corrected.default_efficiencies(*label.split("/")), rows)
+        for rows in _studied("h200-random").values()
+        for error in log_errors(corrected.efficiencies_for(rows[0].cell), rows)
     ]
     assert len(errors) == 30
     assert math.sqrt(sum(e**2 for e in errors) / len(errors)) == pytest.approx(TRANSFER_SD, abs=0.01)
@@ -164,7 +164,8 @@ def test_the_h200_cells(table, key, median, p90):
     assert found.median_error < median
     assert found.p90_error < p90
     if key:
-        default = corrected.default_efficiencies(*key.split("/"))
+        engine, sampler = key.split("/")
+        default = corrected.efficiencies_for(replace(table()[0].cell, engine=engine, sampler=sampler))
         for name in ("matrix", "bandwidth", "attention", "host_s"):
             assert getattr(default, name) == pytest.approx(getattr(found.efficiencies, name), rel=0.01)
     for row in table():

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from dlmbench.bench.stopping import Stopping, resumable
+from dlmbench.bench.stopping import stoppable
 from dlmbench.errors import BenchError, StopRequestedError
 from dlmbench.experiment import load
 from dlmbench.experiment import plan as grid
@@ -439,12 +439,12 @@ class NoProgress:
 def test_usr1_ends_a_run_after_a_whole_repetition_and_the_next_start_resumes(submitted):
     part = submitted.shard_plan(submitted.plan(), 3)
     folder = submitted.shard_folder(3)
-    with pytest.raises(StopRequestedError), resumable(folder), Stopping(NoProgress(at=4)) as stopping:
+    with pytest.raises(StopRequestedError), stoppable(NoProgress(at=4), folder) as stopping:
         shards.run_shard(submitted, submitted.plan(), 3, stopping)
     assert signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL
     before = [line for line in (folder / "records.jsonl").read_text().splitlines() if '"sample"' in line]
     assert len(before) == 4
-    with resumable(folder), Stopping(NoProgress()) as stopping:
+    with stoppable(NoProgress(), folder) as stopping:
         shards.run_shard(submitted, submitted.plan(), 3, stopping)
     after = [line for line in (folder / "records.jsonl").read_text().splitlines() if '"sample"' in line]
     assert after[:4] == before
@@ -457,22 +457,25 @@ def test_usr1_ends_a_run_after_a_whole_repetition_and_the_next_start_resumes(sub
 def test_a_limit_too_short_for_one_timed_repetition_is_an_error_and_not_another_try(tmp_path):
     cell = target_cell(4)
 
-    def begin(is_warmup):
-        with Store.open(tmp_path, ENVIRONMENT, "s") as store, Stopping(NoProgress(at=1)) as stopping:
+    def begin(processes, is_warmup):
+        with (
+            stoppable(NoProgress(at=1), tmp_path, processes) as stopping,
+            Store.open(tmp_path, ENVIRONMENT, "s") as store,
+        ):
             store.add_plan(Plan((cell,)))
             known: tuple[Sample, ...] = store.samples(cell.id)
             store.append(replace(sample(cell, len(known), 0.1), is_warmup=is_warmup))
             stopping.repetition(cell, 0.1)
 
-    with pytest.raises(BenchError, match="stopped before one repetition"), resumable(tmp_path):
-        begin(is_warmup=True)
-    with pytest.raises(StopRequestedError), resumable(tmp_path):
-        begin(is_warmup=False)
+    with pytest.raises(BenchError, match="stopped before one repetition"):
+        begin(1, is_warmup=True)
+    with pytest.raises(StopRequestedError):
+        begin(1, is_warmup=False)
     # Of several processes, one that ends before its third repetition is measured again as a whole: no progress.
-    with pytest.raises(BenchError, match="before one process had 3 repetitions"), resumable(tmp_path, 3):
-        begin(is_warmup=False)
-    with pytest.raises(StopRequestedError), resumable(tmp_path, 3):
-        begin(is_warmup=False)
+    with pytest.raises(BenchError, match="before one process had 3 repetitions"):
+        begin(3, is_warmup=False)
+    with pytest.raises(StopRequestedError):
+        begin(3, is_warmup=False)
 
 
 # ---------------------------------------------------------------- progress
@@ -597,7 +600,7 @@ def test_a_token_never_reaches_a_job(monkeypatch, tmp_path):
     command.chmod(0o755)
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     monkeypatch.setenv("HF_HOME", "/models")
-    shown = scheduler.run_command([str(command)], scheduler.job_environment({"DLMBENCH_HOME": "/x"}))
+    shown = scheduler.run_command([str(command)], {"DLMBENCH_HOME": "/x"})
     assert "hf_secret" not in shown
     assert "HF_HOME=/models" in shown
     assert "DLMBENCH_HOME=/x" in shown

@@ -360,7 +360,7 @@ def task_run(key: str, steps: int | None = None) -> TaskRun:
     spec = ModelSpec(key, "llada", "somewhere", role)
     knobs = () if steps is None else (("steps", steps),)
     return TaskRun(
-        "t", "abc", spec, "s", knobs, "hf", "float32", "auto", 0, "sampler", None, 64, None, None, None, False
+        task="t", definition="abc", model=spec, sampler="s", knobs=knobs, precision="float32", likelihood="sampler"
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -17,17 +17,7 @@ from dlmbench.types import Cell
 # A quadratic term below this share of the growth is negligible; a fit this close to all points describes them.
 NEGLIGIBLE = 0.1
 GOOD_FIT = 0.05
-_COMPARED = {
-    "engine",
-    "sampler",
-    "batch_size",
-    "prompt_tokens",
-    "new_tokens",
-    "precision",
-    "attention",
-    "seed",
-    "prompts",
-}
+_COMPARED = {f.name for f in fields(Cell)} - {"model", "knobs", "recorded_id"}
 
 
 @dataclass(frozen=True)
@@ -77,8 +67,8 @@ def contrasts(cells: Iterable[CellSummary], name: str, *dependent: str) -> list[
     for base, *others in equal_but(timed_of(cells), name, *dependent):
         for other in others:
             old, new = setting(base.cell, name), setting(other.cell, name)
-            if old != new and base.costs and other.costs:
-                found.setdefault((old, new), []).append(base.costs.latency_s.over(other.costs.latency_s))
+            if old != new and base.seconds and other.seconds:
+                found.setdefault((old, new), []).append(base.seconds.over(other.seconds))
     adjusted = iter(false_discovery([r.p_value for ratios in found.values() for r in ratios]))
     return [
         Contrast(old, new, tuple(r.value for r in ratios), sum(next(adjusted) <= ALPHA for _ in ratios))

@@ -59,7 +59,7 @@ def _failed(result: CellResult) -> Remarks:
         hint = "the same command with --try-oom measures it: a prediction is advice"
         yield "not_tried", "warning", f"not tried ({result.reason})", hint
     elif result.status in ("invalid", "error"):
-        hint = "fix the cause and run again: finished cells are kept"
+        hint = "fix the cause and run the same command again: finished cells are kept"
         yield "cell_failed", "error", f"{result.status} ({result.reason})", hint
 
 

@@ -20,7 +20,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from scipy import stats as _scipy
 
 from dlmbench.analysis.proportions import is_binary, mcnemar, paired_difference, paired_score
-from dlmbench.analysis.replication import Estimate
+from dlmbench.analysis.replication import Ratio
 from dlmbench.analysis.stats import CONFIDENCE, FloatArray, Interval, effective_n
 
 Outcome = Literal["reached", "reached_at_smallest", "not_reached", "undecided"]
@@ -73,10 +73,7 @@ class PerText:
 
 def common_prompts(scores: Sequence[PerText]) -> tuple[int, ...]:
     """The prompts that every one of `scores` covers, sorted."""
-    shared = set(scores[0].prompt_indices) if scores else set()
-    for score in scores[1:]:
-        shared &= set(score.prompt_indices)
-    return tuple(sorted(shared))
+    return tuple(sorted(set.intersection(*(set(s.prompt_indices) for s in scores))))
 
 
 @dataclass(frozen=True)
@@ -101,23 +98,28 @@ class ParityRange:
     """What the tests say at one level.
 
     steps: S_parity, None where it is not reached. literal_steps: the first k that is as good by itself, whatever larger
-    ones are. low_steps, high_steps: between which step counts the true S_parity lies; None: beyond the largest k
-    measured, or nowhere.
+    ones are. low_steps: the smallest k at which the true S_parity may lie, None where that is beyond the largest k
+    measured, or nowhere; the largest is `steps`.
     """
 
     outcome: Outcome
     steps: int | None
     literal_steps: int | None
     low_steps: int | None
-    high_steps: int | None
+
+    @property
+    def reached(self) -> bool:
+        """Whether S_parity exists on the grid."""
+        return self.steps is not None
 
 
 @dataclass(frozen=True)
-class Parity:
-    """Where quality parity is reached, if it is.
+class Parity(ParityRange):
+    """Where quality parity is reached, if it is: what the tests say at ALPHA, and the tests.
 
     delta: the margin as it is named, margin: the same in the metric's unit. is_monotone: False where some k is worse
-    than the one before it, beyond noise. n: the fewest texts with weight at any k. is_unanimous: see `Gaps`.
+    than the one before it, beyond noise. n: the fewest texts with weight at any k; decides: whether they are enough for
+    any statement.
     """
 
     delta: float
@@ -125,62 +127,31 @@ class Parity:
     points: tuple[ParityPoint, ...]
     is_monotone: bool
     n: int
-    is_unanimous: bool = False
+    decides: bool
 
-    @property
-    def decides(self) -> bool:
-        """Whether there are enough prompts for any statement."""
-        return self.n >= (LEAST_UNANIMOUS if self.is_unanimous else LEAST_PROMPTS)
-
-    def at(self, alpha: float = ALPHA) -> ParityRange:
+    def at(self, alpha: float) -> ParityRange:
         """Outcome and range at the two-sided level `alpha`."""
-        grid = [p.steps for p in self.points]
-        good = [self.decides and p.p_good <= alpha / 2 for p in self.points]
-        worse = [self.decides and p.p_worse_jointly <= alpha / 2 for p in self.points]
-        first = len(grid) - next((i for i, passes in enumerate(reversed(good)) if not passes), len(grid))
-        low = max((i + 1 for i, is_worse in enumerate(worse) if is_worse), default=0)
-        outcome: Outcome = "undecided"
-        if first < len(grid):
-            outcome = "reached" if first else "reached_at_smallest"
-        elif self.decides and all(p.p_worse <= alpha / 2 for p in self.points):
-            outcome = "not_reached"
-        by_row = dict(enumerate(grid))
-        return ParityRange(
-            outcome,
-            by_row.get(first),
-            by_row.get(good.index(True)) if any(good) else None,
-            by_row.get(low),
-            by_row.get(first),
-        )
+        return _range(self.points, self.decides, alpha)
 
-    @functools.cached_property
-    def _usual(self) -> ParityRange:
-        return self.at(ALPHA)
+    def plausible_steps(self, alpha: float = ALPHA) -> tuple[int, ...]:
+        """The step counts measured at which parity may lie."""
+        found = self.at(alpha)
+        low, high = (math.inf if k is None else k for k in (found.low_steps, found.steps))
+        return tuple(p.steps for p in self.points if low <= p.steps <= high)
 
-    @property
-    def outcome(self) -> Outcome:
-        """The outcome at ALPHA."""
-        return self._usual.outcome
 
-    @property
-    def steps(self) -> int | None:
-        """S_parity at ALPHA."""
-        return self._usual.steps
-
-    @property
-    def literal_steps(self) -> int | None:
-        """The first k that is as good by itself at ALPHA."""
-        return self._usual.literal_steps
-
-    @property
-    def low_steps(self) -> int | None:
-        """The smallest step count at which S_parity may lie, at ALPHA."""
-        return self._usual.low_steps
-
-    @property
-    def reached(self) -> bool:
-        """Whether S_parity exists on the grid."""
-        return self.steps is not None
+def _range(points: Sequence[ParityPoint], decides: bool, alpha: float) -> ParityRange:
+    good = [decides and p.p_good <= alpha / 2 for p in points]
+    worse = [decides and p.p_worse_jointly <= alpha / 2 for p in points]
+    first = len(points) - next((i for i, passes in enumerate(reversed(good)) if not passes), len(points))
+    low = max((i + 1 for i, is_worse in enumerate(worse) if is_worse), default=0)
+    outcome: Outcome = "undecided"
+    if first < len(points):
+        outcome = "reached" if first else "reached_at_smallest"
+    elif decides and all(p.p_worse <= alpha / 2 for p in points):
+        outcome = "not_reached"
+    by_row = {i: p.steps for i, p in enumerate(points)}
+    return ParityRange(outcome, by_row.get(first), by_row[good.index(True)] if any(good) else None, by_row.get(low))
 
 
 def margin_of(delta: float, log_scale: bool) -> float:
@@ -194,96 +165,69 @@ def bootstrap_counts(n: int, draws: int = DRAWS, seed: int = 0) -> FloatArray:
     return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=draws).astype(np.float64)
 
 
-@dataclass(frozen=True)
-class Gaps:
-    """f(k) - Q at every step count, oriented, with the bootstrap of its studentised error.
-
-    gap_K, error_K (standard error, 0 where all differences are equal), t_KD: draws of (gap - true gap) / error.
-    is_unanimous: at some step count all differences are equal but for fewer than `LEAST_DISSENT`.
-    """
-
-    gap_K: FloatArray
-    error_K: FloatArray
-    t_KD: FloatArray
-    is_unanimous: bool
-
-
 def _influence(score: PerText) -> FloatArray:
     """How much each text moves the ratio of sums, to first order; the mean over texts is 0."""
     mean_weight = float(score.weights.mean())
-    return (
-        (score.totals - score.value * score.weights) / mean_weight
-        if mean_weight
-        else np.full(score.totals.size, np.nan)
-    )
+    if not mean_weight:
+        return np.full(score.totals.size, np.nan)
+    return (score.totals - score.value * score.weights) / mean_weight
 
 
-def gaps_of(scores_K: Sequence[PerText], baseline: PerText, sign: float, counts_DN: FloatArray) -> Gaps:
-    """The gaps of `scores_K` to `baseline`, all on the same prompts, with their studentised draws.
+def _p_values(extreme_KD: NDArray[np.bool_]) -> FloatArray:
+    """The share of draws that are as extreme, with the observed value as one more draw: never 0."""
+    return np.asarray((1 + extreme_KD.sum(axis=-1)) / (1 + extreme_KD.shape[-1]))
+
+
+def _bootstrap_tests(
+    steps: Sequence[int], scores: Sequence[PerText], baseline: PerText, margin: float, sign: float, seed: int = 0
+) -> tuple[list[ParityPoint], bool]:
+    """The tests at every step count, and whether all differences are equal at one, but for fewer than `LEAST_DISSENT`.
 
     A draw's error is computed from the draw itself (Efron and Tibshirani, An Introduction to the Bootstrap, 1993,
     section 12.5), which is what makes the tests follow skewed differences.
     """
-    influence_KN = sign * np.stack([_influence(s) - _influence(baseline) for s in scores_K])
-    n = influence_KN.shape[1]
-    gap_K = sign * np.array([s.value - baseline.value for s in scores_K])
-    error_K = influence_KN.std(axis=1, ddof=1) / math.sqrt(n) if n > 1 else np.zeros(len(scores_K))
+    n = baseline.totals.size
+    counts_DN = bootstrap_counts(n, DRAWS, seed)
+    influence_KN = sign * np.stack([_influence(s) - _influence(baseline) for s in scores])
+    gap_K = sign * np.array([s.value - baseline.value for s in scores])
+    error_K = influence_KN.std(axis=1, ddof=1) / math.sqrt(n) if n > 1 else np.zeros(len(scores))
+    error_K = np.where(error_K < ROUNDING, 0.0, error_K)
     mean_KD = influence_KN @ counts_DN.T / n
     variance_KD = np.maximum((influence_KN**2) @ counts_DN.T / n - mean_KD**2, 0.0) / max(1, n - 1)
     t_KD = np.divide(mean_KD, np.sqrt(variance_KD), out=np.zeros_like(mean_KD), where=variance_KD > 0)
-    dissent_K = (np.abs(influence_KN - np.median(influence_KN, axis=1, keepdims=True)) > ROUNDING).sum(axis=1)
-    unanimous = bool((dissent_K < LEAST_DISSENT).any())
-    return Gaps(gap_K, np.where(error_K < ROUNDING, 0.0, error_K), t_KD, unanimous)
-
-
-def _p_value(extreme_D: NDArray[np.bool_]) -> float:
-    """The share of draws that are as extreme, with the observed value as one more draw: never 0."""
-    return (1 + int(extreme_D.sum())) / (1 + extreme_D.size)
-
-
-def _studentised_points(
-    steps: Sequence[int], scores: Sequence[PerText], gaps: Gaps, margin: float
-) -> list[ParityPoint]:
-    above_K = gaps.gap_K + margin + ROUNDING
+    above_K = gap_K + margin + ROUNDING
     # A gap without any error is proved; one that is not a number gives p-values of 1 below.
     certain_K = np.where(np.isfinite(above_K), np.copysign(np.inf, above_K), np.nan)
-    t_K = np.divide(above_K, gaps.error_K, out=certain_K, where=gaps.error_K > 0)
-    lowest_D = gaps.t_KD.min(axis=0)
-    low_K, high_K = np.quantile(gaps.t_KD, (ALPHA / 2, 1 - ALPHA / 2), axis=1)
-    known = scores[0].totals.size > 1
-    return [
-        ParityPoint(
-            steps=k,
-            value=score.value,
-            gap=Interval(
-                float(gap), *map(float, (gap - high * error, gap - low * error) if known else (math.nan, math.nan))
-            ),
-            p_good=_p_value(~(t_D < t)),
-            p_worse=_p_value(~(t_D > t)),
-            p_worse_jointly=_p_value(~(lowest_D > t)),
-        )
-        for k, score, gap, error, t, t_D, low, high in zip(
-            steps, scores, gaps.gap_K, gaps.error_K, t_K, gaps.t_KD, low_K, high_K, strict=True
-        )
+    t_K1 = np.divide(above_K, error_K, out=certain_K, where=error_K > 0)[:, None]
+    low_K, high_K = (
+        np.quantile(t_KD, (ALPHA / 2, 1 - ALPHA / 2), axis=1) if n > 1 else np.full((2, len(scores)), np.nan)
+    )
+    columns = (
+        *(gap_K, gap_K - high_K * error_K, gap_K - low_K * error_K),
+        *(_p_values(~(t_KD < t_K1)), _p_values(~(t_KD > t_K1)), _p_values(~(t_KD.min(axis=0) > t_K1))),
+    )
+    points = [
+        ParityPoint(k, score.value, Interval(*row[:3]), *row[3:])
+        for k, score, row in zip(steps, scores, np.stack(columns, axis=1).tolist(), strict=True)
     ]
+    dissent_K = (np.abs(influence_KN - np.median(influence_KN, axis=1, keepdims=True)) > ROUNDING).sum(axis=1)
+    return points, bool((dissent_K < LEAST_DISSENT).any())
 
 
-def _binary_points(
+def _score_tests(
     steps: Sequence[int], scores: Sequence[PerText], baseline: PerText, margin: float, right: float
-) -> list[ParityPoint]:
-    """Score tests where a text is right (its total is `right`) or wrong; Bonferroni over the step counts."""
+) -> tuple[list[ParityPoint], bool]:
+    """The same where a text is right (its total is `right`) or wrong: Bonferroni over the steps, never unanimous."""
     base_N, n = baseline.totals == right, baseline.totals.size
     points = []
     for k, score in zip(steps, scores, strict=True):
         own_N = score.totals == right
-        only_own, only_base = int((own_N & ~base_N).sum()), int((base_N & ~own_N).sum())
-        z = float(paired_score(only_own, only_base, n, -margin - ROUNDING))
+        alone = int((own_N & ~base_N).sum()), int((base_N & ~own_N).sum())
+        z = float(paired_score(*alone, n, -margin - ROUNDING))
         p_worse = float(_scipy.norm.cdf(z))
-        gap = paired_difference(only_own, only_base, n)
-        points.append(
-            ParityPoint(k, score.value, gap, float(_scipy.norm.sf(z)), p_worse, min(1.0, len(steps) * p_worse))
-        )
-    return points
+        p_values = float(_scipy.norm.sf(z)), p_worse, min(1.0, len(steps) * p_worse)
+        points.append(ParityPoint(k, score.value, paired_difference(*alone, n), *p_values))
+    return points, False
 
 
 def steps_to_parity(
@@ -303,34 +247,30 @@ def steps_to_parity(
     assert curve, "a curve needs a point"
     steps = sorted(curve)
     scores = [curve[k] for k in steps]
-    for score in scores:
-        assert score.prompt_indices == baseline.prompt_indices, "parity needs the same prompts in the same order"
-    margin, sign = margin_of(delta, log_scale), 1.0 if higher_is_better else -1.0
-    binary = all(is_binary(s.totals, s.weights) for s in (*scores, baseline))
-
-    def tested(
-        at: Sequence[int], scores_K: Sequence[PerText], other: PerText, allowed: float
-    ) -> tuple[list[ParityPoint], bool]:
-        """The points, and whether their differences are unanimous."""
-        if binary:
-            return _binary_points(at, scores_K, other, allowed, right=float(higher_is_better)), False
-        gaps = gaps_of(scores_K, other, sign, bootstrap_counts(len(other.prompt_indices), DRAWS, seed))
-        return _studentised_points(at, scores_K, gaps, allowed), gaps.is_unanimous
-
-    points, is_unanimous = tested(steps, scores, baseline, margin)
+    same = {baseline.prompt_indices, *(s.prompt_indices for s in scores)}
+    assert len(same) == 1, "parity needs the same prompts in the same order"
+    tests: Callable[[Sequence[int], Sequence[PerText], PerText, float], tuple[list[ParityPoint], bool]]
+    if all(is_binary(s.totals, s.weights) for s in (*scores, baseline)):
+        tests = functools.partial(_score_tests, right=float(higher_is_better))
+    else:
+        tests = functools.partial(_bootstrap_tests, sign=1.0 if higher_is_better else -1.0, seed=seed)
+    margin = margin_of(delta, log_scale)
+    points, is_unanimous = tests(steps, scores, baseline, margin)
     # One test for each neighbouring pair (Bonferroni): otherwise long plateaus look broken by chance.
     falls = [
-        tested([k], [after], before, 0.0)[0][0].p_worse <= ALPHA / 2 / (len(scores) - 1)
+        tests([k], [after], before, 0.0)[0][0].p_worse <= ALPHA / 2 / (len(scores) - 1)
         for k, (before, after) in zip(steps[1:], itertools.pairwise(scores), strict=True)
     ]
     n = min(baseline.n, *(c.n for c in scores))
+    decides = n >= (LEAST_UNANIMOUS if is_unanimous else LEAST_PROMPTS)
     return Parity(
+        **vars(_range(points, decides, ALPHA)),
         delta=delta,
         margin=margin,
         points=tuple(points),
         is_monotone=n < LEAST_PROMPTS or not any(falls),
         n=n,
-        is_unanimous=is_unanimous,
+        decides=decides,
     )
 
 
@@ -339,81 +279,29 @@ def difference(score: PerText, reference: PerText) -> tuple[Interval, float]:
 
     By the same tests as parity, McNemar's where a text is right or wrong. 1 where there are too few prompts.
     """
-    n, least = score.totals.size, LEAST_PROMPTS
+    least = LEAST_PROMPTS
     if is_binary(score.totals, score.weights) and is_binary(reference.totals, reference.weights):
-        only_own = int((score.totals > reference.totals).sum())
-        only_other = int((score.totals < reference.totals).sum())
-        gap, p_value = paired_difference(only_own, only_other, n), mcnemar(only_own, only_other)
+        alone = int((score.totals > reference.totals).sum()), int((score.totals < reference.totals).sum())
+        gap, p_value = paired_difference(*alone, score.totals.size), mcnemar(*alone)
     else:
-        gaps = gaps_of([score], reference, 1.0, bootstrap_counts(n))
-        point = _studentised_points([0], [score], gaps, 0.0)[0]
-        gap, p_value = point.gap, min(1.0, 2 * min(point.p_good, point.p_worse))
-        if gaps.error_K[0] == 0 and abs(gaps.gap_K[0]) <= ROUNDING:
-            p_value = 1.0
-        least = LEAST_UNANIMOUS if gaps.is_unanimous else LEAST_PROMPTS
+        ((point,), is_unanimous) = _bootstrap_tests([0], [score], reference, margin=0.0, sign=1.0)
+        gap, least = point.gap, LEAST_UNANIMOUS if is_unanimous else LEAST_PROMPTS
+        is_same = abs(gap.value) <= ROUNDING and gap.low == gap.high
+        p_value = 1.0 if is_same else min(1.0, 2 * min(point.p_good, point.p_worse))
     return gap, p_value if min(score.n, reference.n) >= least else 1.0
 
 
 # ---------------------------------------------------------------- the speedup at parity
 
 
-@dataclass(frozen=True)
-class CellCosts:
-    """What one generation of a cell takes: seconds, and joules where they were measured."""
+def speedup_at_parity(parity: Parity, ratios: Mapping[int, Ratio], alpha: float = ALPHA) -> Interval | None:
+    """The baseline's latency over the target's at S_parity, both at the level `alpha`; None where it is not known.
 
-    latency_s: Estimate
-    energy_j: Estimate | None = None
-
-
-@dataclass(frozen=True)
-class Speedup:
-    """Baseline over target at S_parity: above 1 the target is better; energy None where not measured.
-
-    low_steps, high_steps: the timed step counts that the intervals span. is_bounded: False where parity may also lie at
-    a step count that was not timed: the intervals do not cover that case.
+    ratios: those latencies' ratios by steps. The interval spans the timed step counts at which parity may lie.
     """
-
-    steps: int
-    latency: Interval | None
-    energy: Interval | None
-    low_steps: int | None
-    high_steps: int | None
-    is_bounded: bool
-
-
-def plausible_steps(parity: Parity, alpha: float = ALPHA) -> tuple[tuple[int, ...], bool]:
-    """The step counts measured at which parity may lie, and whether it may lie beyond all of them."""
-    grid, found = [p.steps for p in parity.points], parity.at(alpha)
-    if found.low_steps is None:
-        return (), True
-    last = grid[-1] if found.high_steps is None else found.high_steps
-    return tuple(k for k in grid if found.low_steps <= k <= last), found.high_steps is None
-
-
-def speedup_at_parity(
-    parity: Parity, costs: Mapping[int, CellCosts], baseline: CellCosts, alpha: float = ALPHA
-) -> Speedup | None:
-    """Speedup at S_parity over `costs` (by steps), both at the level `alpha`; None where parity is not reached."""
     at = parity.at(alpha).steps
-    if at is None:
+    if at is None or at not in ratios:
         return None
-    steps, beyond = plausible_steps(parity, alpha)
-    timed = [k for k in steps if k in costs]
-
-    def over(above: Estimate | None, below: Mapping[int, Estimate | None]) -> Interval | None:
-        known = {k: above.over(e).interval(1 - alpha) for k, e in below.items() if above is not None and e is not None}
-        if at not in known:
-            return None
-        ratios = [known[k] for k in timed if k in known]
-        return Interval(
-            known[at].value, float(np.min([r.low for r in ratios])), float(np.max([r.high for r in ratios]))
-        )
-
-    return Speedup(
-        steps=at,
-        latency=over(baseline.latency_s, {k: c.latency_s for k, c in costs.items()}),
-        energy=over(baseline.energy_j, {k: c.energy_j for k, c in costs.items()}),
-        low_steps=min(timed, default=None),
-        high_steps=max(timed, default=None),
-        is_bounded=not beyond and len(timed) == len(steps),
-    )
+    spanned = [ratios[k].interval(1 - alpha) for k in parity.plausible_steps(alpha) if k in ratios]
+    low, high = np.min([i.low for i in spanned]), np.max([i.high for i in spanned])
+    return Interval(ratios[at].value, float(low), float(high))

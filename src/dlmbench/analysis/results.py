@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from dlmbench.analysis.break_even import BreakEven
-from dlmbench.analysis.parity import ALPHA, CellCosts, Outcome, Parity, Speedup
+from dlmbench.analysis.parity import ALPHA, Outcome, Parity
 from dlmbench.analysis.quality import MetricInfo, Quality
-from dlmbench.analysis.replication import Ratio
+from dlmbench.analysis.replication import Estimate, Ratio
 from dlmbench.analysis.stats import Interval, Summary
 from dlmbench.types import Cell, Finding, Status
 
@@ -32,26 +32,27 @@ class PeakMemory:
 class CellSummary:
     """One cell in a few numbers; None where it was not measured.
 
-    throughput: new tokens per second over the whole batch; useful_throughput: those up to and with the first end of
-    text. costs: seconds and joules of one generation with their errors. ratio: the baseline's latency over this cell's.
-    adjusted_p: that it is 1, adjusted for all ratios of the run (Benjamini and Hochberg). first_text_s: time to the
-    first token (baseline) or the first final block (diffusion). inter_token_s: (L_e2e - L_prefill) / (N - 1) of the
-    latency in this record. state: "sustained" if the device had been under load for long before each repetition.
+    seconds: of one generation, with the error of that; energy: its joules, idle power included, without ends where one
+    process was measured. ratio: the baseline's latency over this cell's. adjusted_p: that it is 1, adjusted for all
+    ratios of the run (Benjamini and Hochberg). first_text_s: time to the first token (baseline) or the first final
+    block (diffusion). inter_token_s: (L_e2e - L_prefill) / (N - 1) of the latency in this record. new_tokens,
+    useful_tokens: of one generation, over the whole batch; useful ones are those up to and with the first end of text.
+    state: "sustained" if the device had been under load for long before each repetition.
     """
 
     cell: Cell
     status: Status | None
     reason: str
     latency: Summary | None = None
-    throughput: Summary | None = None
-    useful_throughput: Summary | None = None
-    costs: CellCosts | None = None
+    seconds: Estimate | None = None
+    energy: Interval | None = None
     memory: PeakMemory | None = None
     quality: tuple[Quality, ...] = ()
     ratio: Ratio | None = None
     adjusted_p: float = 1.0
     first_text_s: float | None = None
     inter_token_s: float | None = None
+    new_tokens: float | None = None
     useful_tokens: float | None = None
     state: Literal["rested", "sustained"] | None = None
 
@@ -70,9 +71,14 @@ class CellSummary:
         return "faster" if self.ratio.log > 0 else "slower"
 
     @property
-    def energy(self) -> Interval | None:
-        """Joules of one generation, idle power included; without ends where one process was measured."""
-        return self.costs.energy_j.interval() if self.costs and self.costs.energy_j else None
+    def throughput(self) -> Summary | None:
+        """New tokens per second over the whole batch."""
+        return self.latency.rate(self.new_tokens) if self.latency and self.new_tokens else None
+
+    @property
+    def useful_throughput(self) -> Summary | None:
+        """Useful tokens per second over the whole batch; None where texts are not real."""
+        return self.latency.rate(self.useful_tokens) if self.latency and self.useful_tokens else None
 
     def quality_in(self, metric: str) -> Quality | None:
         """The quality by one metric's name."""
@@ -80,7 +86,7 @@ class CellSummary:
 
     @property
     def joules_per_token(self) -> Interval | None:
-        """Energy of a new token, idle power included; None where not measured."""
+        """Energy of a new token; None where not measured."""
         return self.energy.times(1 / (self.cell.batch_size * self.cell.new_tokens)) if self.energy else None
 
     @property
@@ -104,11 +110,10 @@ class CellSummary:
 
 @dataclass(frozen=True)
 class MetricParity:
-    """Parity by one metric at one delta, and the speedup there."""
+    """Parity by one metric at one delta."""
 
     metric: MetricInfo
     parity: Parity
-    speedup: Speedup | None
 
     @property
     def outcome_text(self) -> str:
@@ -143,8 +148,8 @@ class Curve:
 
     def parity(self, metric: str, delta: float | None = None) -> MetricParity | None:
         """Parity by a metric's name at `delta`, or at the metric's leading margin."""
-        found = [p for p in self.parities if p.metric.name == metric]
-        return next((p for p in found if p.parity.delta == (p.metric.margin if delta is None else delta)), None)
+        found = ((p, p.metric.margin if delta is None else delta) for p in self.parities if p.metric.name == metric)
+        return next((p for p, wanted in found if p.parity.delta == wanted), None)
 
     def headline(self) -> MetricParity | None:
         """Parity by the headline metric, the scored quality metric of the smallest rank, at its leading margin."""

@@ -1,4 +1,4 @@
-"""A run, analysed: every cell summarised, every curve over K with its parity, speedup and break-even.
+"""A run, analysed: every cell summarised, every curve over K with its parity and break-even.
 
 `analyse` is the one place that joins times and quality. What cannot be computed is not an error: the curve names what
 is missing and why, and everything else is still computed.
@@ -14,26 +14,18 @@ from dataclasses import replace
 
 from dlmbench.analysis.break_even import break_even
 from dlmbench.analysis.findings import findings
-from dlmbench.analysis.parity import CellCosts, Parity, common_prompts, speedup_at_parity, steps_to_parity
+from dlmbench.analysis.parity import Parity, common_prompts, steps_to_parity
 from dlmbench.analysis.quality import Quality, all_cells, metrics_of, quality_of, scores_by_text, whole_scores
 from dlmbench.analysis.replication import Estimate, energies, latencies
-from dlmbench.analysis.results import (
-    RANDOM_WEIGHTS,
-    CellSummary,
-    Curve,
-    MetricParity,
-    PeakMemory,
-    Study,
-    timed_of,
-)
+from dlmbench.analysis.results import RANDOM_WEIGHTS, CellSummary, Curve, MetricParity, PeakMemory, Study
 from dlmbench.analysis.stats import Summary, bootstrap_indices, false_discovery, group_by, summarise
 from dlmbench.analysis.verdict import verdicts_of
-from dlmbench.types import Cell, CellResult, KnobValue, MemoryPass, Run, TracedPass
+from dlmbench.types import Cell, CellResult, KnobValue, MemoryPass, Run
 
 # Under load for this long, a device has reached the clocks and the temperature at which it stays.
 SUSTAINED_S = 20.0
 
-__all__ = ["RANDOM_WEIGHTS", "CellSummary", "Curve", "MetricParity", "PeakMemory", "Study", "analyse", "labels_of"]
+__all__ = ["CellSummary", "Curve", "Study", "analyse", "labels_of"]
 
 
 def analyse(run: Run, draws: int = 2000, seed: int = 0) -> Study:
@@ -44,12 +36,6 @@ def analyse(run: Run, draws: int = 2000, seed: int = 0) -> Study:
 # ---------------------------------------------------------------- one cell
 
 
-def costs_of(run: Run) -> dict[str, CellCosts]:
-    """Seconds and joules of one generation of every cell that was timed, by id, with variances pooled over them."""
-    energy = energies(run.results, run.selfcheck)
-    return {i: CellCosts(latency, energy.get(i)) for i, latency in latencies(run.results, run.selfcheck).items()}
-
-
 def timing_of(result: CellResult, latency: Estimate) -> Summary:
     """The latency of a cell in seconds, with the interval of its estimate.
 
@@ -57,29 +43,12 @@ def timing_of(result: CellResult, latency: Estimate) -> Summary:
     """
     times = summarise([s.latency_s for s in result.timed if s.latency_s > 0])
     ends = latency.interval()
-    if latency.processes < 2:
-        if not times.covered:
-            return times
-        low = min(times.low, ends.low) if latency.is_widened else times.low
-        high = max(times.high, ends.high) if latency.is_widened else times.high
-        return replace(times, low=low, high=high)
-    return replace(times, median=latency.value, low=ends.low, high=ends.high, covered=True, processes=latency.processes)
-
-
-def _rate(count: float | None, latency: Summary) -> Summary | None:
-    """`count` per generation as a rate per second, with the latency's interval."""
-    if not count:
-        return None
-    return replace(
-        latency,
-        median=count / latency.median,
-        low=count / latency.high,
-        high=count / latency.low,
-        mean=count / latency.mean,
-        sd=None if latency.sd is None else count * latency.sd / latency.mean**2,
-        p10=count / latency.p90,
-        p90=count / latency.p10,
-    )
+    if latency.processes > 1:
+        known = replace(times, covered=True, processes=latency.processes)
+        return replace(known, median=latency.value, low=ends.low, high=ends.high)
+    if times.covered and latency.is_widened:
+        return replace(times, low=min(times.low, ends.low), high=max(times.high, ends.high))
+    return times
 
 
 def peak_of(memory: MemoryPass | None) -> PeakMemory | None:
@@ -93,35 +62,13 @@ def peak_of(memory: MemoryPass | None) -> PeakMemory | None:
     return None
 
 
-def _inter_token_s(latency: Summary | None, traced: TracedPass | None, new_tokens: int) -> float | None:
-    """L_itl = (L_e2e - L_prefill) / (N - 1) in seconds, of the L_e2e that is reported; None for diffusion."""
-    if latency is None or traced is None or traced.prefill_s is None or new_tokens < 2:
-        return None
-    return (latency.median - traced.prefill_s) / (new_tokens - 1)
-
-
-def _adjusted(
-    curves: Sequence[Curve], others: Sequence[CellSummary]
-) -> tuple[tuple[Curve, ...], tuple[CellSummary, ...]]:
-    """The same with the p-values of all ratios adjusted together."""
-    cells = [*(p for c in curves for p in c.points), *others]
-    ratios = {p.cell.id: p.ratio.p_value for p in cells if p.ratio is not None}
-    adjusted = dict(zip(ratios, false_discovery(list(ratios.values())), strict=True))
-
-    def one(point: CellSummary) -> CellSummary:
-        return replace(point, adjusted_p=adjusted.get(point.cell.id, 1.0))
-
-    return tuple(replace(c, points=tuple(map(one, c.points))) for c in curves), tuple(map(one, others))
-
-
 # ---------------------------------------------------------------- which cells belong together
 
 
 def labels_of(cells: Sequence[Cell]) -> dict[str, str]:
     """Cell id -> model key and as few settings other than K, B, P and G as distinguish the cells of its role."""
     labels = {}
-    for role in ("baseline", "target"):
-        group = [c for c in cells if c.model.role == role]
+    for group in group_by(cells, lambda c: c.model.role).values():
         settings = [_settings(c) for c in group]
         varying: list[str] = []
         for name in dict.fromkeys(itertools.chain.from_iterable(settings)):
@@ -152,21 +99,16 @@ def _settings(cell: Cell) -> dict[str, KnobValue]:
     return {n: getattr(cell, n) for n in names} | {n: value for n, value in cell.knobs if n != "steps"}
 
 
-def _curve_key(cell: Cell) -> tuple[object, ...]:
-    """Equal for the points of one curve: everything but the steps."""
-    settings = tuple(sorted((k, str(v)) for k, v in _settings(cell).items()))
-    return (cell.model, settings, cell.prompt_tokens, cell.new_tokens, cell.batch_size)
+def _without_steps(cell: Cell) -> Cell:
+    """Equal for the points of one curve."""
+    return replace(cell, knobs=tuple(sorted(k for k in cell.knobs if k[0] != "steps")), recorded_id=None)
 
 
-def _nearest(cell: Cell, baselines: Iterable[CellSummary], same_batch: bool) -> CellSummary | None:
+def _nearest(cell: Cell, baselines: Iterable[CellSummary], same_batch: bool = True) -> CellSummary | None:
     """The baseline of the same P and G (and B) that shares most settings with `cell`; the first among equals."""
-    same = [
-        b
-        for b in baselines
-        if (b.cell.prompt_tokens, b.cell.new_tokens) == (cell.prompt_tokens, cell.new_tokens)
-        and (not same_batch or b.cell.batch_size == cell.batch_size)
-    ]
     own = _settings(cell)
+    names = ("prompt_tokens", "new_tokens", *(["batch_size"] if same_batch else []))
+    same = [b for b in baselines if all(getattr(b.cell, n) == getattr(cell, n) for n in names)]
 
     def agreement(baseline: CellSummary) -> tuple[int, bool]:
         theirs = _settings(baseline.cell)
@@ -185,7 +127,8 @@ class _Analysis:
         self.run, self.draws, self.seed = run, draws, seed
         self.cells = all_cells(run)
         self.results = {r.cell.id: r for r in run.results}
-        self.costs = costs_of(run)
+        self.latencies = latencies(run.results, run.selfcheck)
+        self.energies = energies(run.results, run.selfcheck)
         self.metrics = metrics_of(run)
         self.compared = tuple(m for m in self.metrics if m.truth_of is None)
         self.texts = scores_by_text(run)
@@ -199,31 +142,36 @@ class _Analysis:
     def study(self) -> Study:
         baselines = tuple(self.summary(c) for c in self.cells if c.model.role == "baseline")
         targets = [c for c in self.cells if c.model.role == "target"]
-        swept = group_by((c for c in targets if c.steps is not None), _curve_key)
-        curves = tuple(self.curve(group, baselines) for group in swept.values())
-        others = tuple(
-            self.summary(c, _nearest(c, timed_of(baselines), same_batch=True)) for c in targets if c.steps is None
+        points = self.targets(targets, baselines)
+        swept = group_by((c for c in targets if c.steps is not None), _without_steps)
+        curves = tuple(
+            self.curve([points[c.id] for c in sorted(group, key=lambda c: c.steps or 0)], baselines)
+            for group in swept.values()
         )
-        curves, others = _adjusted(curves, others)
-        missing = []
-        if not baselines:
-            missing.append("no baseline: parity, speedup and break-even need an autoregressive model in the run")
-        if not targets:
-            missing.append("no target: there is no diffusion model in the run")
-        if not self.compared:
-            missing.append("no quality: no metric has been scored")
-        if len({b.cell.model.key for b in baselines}) > 1:
-            missing.append("several baselines: each curve is compared with the first that matches its settings best")
+        several = len({b.cell.model.key for b in baselines}) > 1
+        missing = {
+            "no baseline: parity, speedup and break-even need an autoregressive model in the run": not baselines,
+            "no target: there is no diffusion model in the run": not targets,
+            "no quality: no metric has been scored": not self.compared,
+            "several baselines: each curve is compared with the first that matches its settings best": several,
+        }
         return Study(
             metrics=self.compared,
             baselines=baselines,
             curves=curves,
             verdicts=verdicts_of(curves),
-            others=others,
+            others=tuple(points[c.id] for c in targets if c.steps is None),
             labels=self.labels,
             findings=findings(self.run, curves),
-            missing=tuple(missing),
+            missing=tuple(text for text, applies in missing.items() if applies),
         )
+
+    def targets(self, targets: Sequence[Cell], baselines: Sequence[CellSummary]) -> dict[str, CellSummary]:
+        """The targets by id, each with its speedup, and the p-values of all speedups adjusted together."""
+        found = [self.summary(c, _nearest(c, baselines)) for c in targets]
+        p_values = {p.cell.id: p.ratio.p_value for p in found if p.ratio is not None}
+        adjusted = dict(zip(p_values, false_discovery(list(p_values.values())), strict=True))
+        return {p.cell.id: replace(p, adjusted_p=adjusted.get(p.cell.id, 1.0)) for p in found}
 
     def summary(self, cell: Cell, baseline: CellSummary | None = None) -> CellSummary:
         """One cell, with its speedup over `baseline` where both were timed."""
@@ -231,34 +179,34 @@ class _Analysis:
         quality = self.quality(cell)
         if result is None:
             return CellSummary(cell, None, "not measured", quality=quality)
-        costs = self.costs.get(cell.id)
-        latency = timing_of(result, costs.latency_s) if costs else None
-        other = self.costs.get(baseline.cell.id) if baseline else None
-        traced = result.traced
-        first = (traced.first_block_s if traced.first_token_s is None else traced.first_token_s) if traced else None
-        new_tokens = statistics.fmean(s.new_tokens for s in result.timed) if latency else None
+        seconds, joules = self.latencies.get(cell.id), self.energies.get(cell.id)
+        latency = timing_of(result, seconds) if seconds else None
         useful = [s.useful_tokens for s in result.timed if s.useful_tokens is not None]
-        useful_tokens = statistics.fmean(useful) if useful and len(useful) == len(result.timed) else None
         loads = [s.load_s for s in result.timed if s.load_s is not None]
+        first = inter_token_s = None
+        if (traced := result.traced) is not None:
+            first = traced.first_block_s if traced.first_token_s is None else traced.first_token_s
+            if latency is not None and traced.prefill_s is not None and cell.new_tokens > 1:
+                inter_token_s = (latency.median - traced.prefill_s) / (cell.new_tokens - 1)
         return CellSummary(
             cell=cell,
             status=result.status,
             reason=result.reason,
             latency=latency,
-            throughput=_rate(new_tokens, latency) if latency else None,
-            useful_throughput=_rate(useful_tokens, latency) if latency else None,
-            costs=costs,
+            seconds=seconds,
+            energy=joules.interval() if joules else None,
             memory=peak_of(result.memory),
             quality=quality,
-            ratio=other.latency_s.over(costs.latency_s) if costs and other else None,
+            ratio=baseline.seconds.over(seconds) if seconds and baseline and baseline.seconds else None,
             first_text_s=first,
-            inter_token_s=_inter_token_s(latency, traced, cell.new_tokens),
-            useful_tokens=useful_tokens,
+            inter_token_s=inter_token_s,
+            new_tokens=statistics.fmean(s.new_tokens for s in result.timed) if latency else None,
+            useful_tokens=statistics.fmean(useful) if useful and len(useful) == len(result.timed) else None,
             state=("sustained" if statistics.median(loads) >= SUSTAINED_S else "rested") if loads else None,
         )
 
     def quality(self, cell: Cell) -> tuple[Quality, ...]:
-        """Every metric of the cell's texts; nothing for random weights, whose texts mean nothing."""
+        """The scores of a cell's texts; random weights have none, because their texts mean nothing."""
         key = cell.quality_key
         if cell.model.weights == "random":
             return ()
@@ -274,33 +222,30 @@ class _Analysis:
             self.qualities[key] = tuple(q for q in found if q is not None)
         return self.qualities[key]
 
-    def curve(self, group: Sequence[Cell], baselines: Sequence[CellSummary]) -> Curve:
-        """One curve over K from the cells of one group."""
-        cells = sorted(group, key=lambda c: c.steps or 0)
-        first = cells[0]
+    def curve(self, points: Sequence[CellSummary], baselines: Sequence[CellSummary]) -> Curve:
+        """One curve from its points, in the order of K."""
+        first = points[0].cell
         # The baseline under the same controls, even if it failed: another engine's would not be the same comparison.
-        matching = _nearest(first, baselines, same_batch=True)
-        timed = matching if matching and matching.latency else None
+        matching = _nearest(first, baselines)
         depends = first.texts_depend_on_batch
         scored = _nearest(first, [b for b in baselines if b.quality], same_batch=depends)
-        points = tuple(self.summary(c, timed) for c in cells)
         missing = [f"K={p.cell.steps} {p.status or 'not measured'}: {p.reason}" for p in points if p.latency is None]
-        random = "random" in (first.model.weights, *(b.cell.model.weights for b in baselines))
         parities: tuple[MetricParity, ...] = ()
+        random = "random" in (first.model.weights, *(b.cell.model.weights for b in baselines))
         if random:
             missing.append(RANDOM_WEIGHTS)
         elif scored is None:
             same = "prompt, new tokens and batch size" if depends else "prompt and new tokens"
             missing.append(f"no quality of a baseline with the same {same}: parity unknown")
         else:
-            parities = tuple(self.metric_parities(cells, scored.cell, timed, missing))
-        if timed is None:
+            parities = tuple(self.metric_parities([p.cell for p in points], scored.cell, missing))
+        crossing = None
+        if matching is None or matching.seconds is None:
             why = f" ({matching.status_text}: {matching.reason})" if matching else ""
             missing.append(f"no latency of a baseline with the same B, P and G{why}: speedup and break-even unknown")
-        crossing = None
-        if timed is not None:
-            by_steps = {k: c.latency_s for k, c in self.costs_by_steps(cells).items()}
-            crossing = break_even(by_steps, self.costs[timed.cell.id].latency_s, self.draws, self.seed)
+        else:
+            by_steps = {p.cell.steps or 0: p.seconds for p in points if p.seconds}
+            crossing = break_even(by_steps, matching.seconds, self.draws, self.seed)
             if crossing is None:
                 missing.append("fewer than two step counts timed: no break-even")
         return Curve(
@@ -310,7 +255,7 @@ class _Analysis:
             batch_size=first.batch_size,
             prompt_tokens=first.prompt_tokens,
             new_tokens=first.new_tokens,
-            points=points,
+            points=tuple(points),
             baseline=matching,
             quality_baseline=scored if not random else None,
             parities=parities,
@@ -318,45 +263,31 @@ class _Analysis:
             missing=tuple(missing),
         )
 
-    def costs_by_steps(self, cells: Iterable[Cell]) -> dict[int, CellCosts]:
-        """What a generation takes at each step count that was timed."""
-        return {c.steps: self.costs[c.id] for c in cells if c.steps is not None and c.id in self.costs}
-
-    def metric_parities(
-        self, cells: Sequence[Cell], scored: Cell, timed: CellSummary | None, missing: list[str]
-    ) -> Iterator[MetricParity]:
+    def metric_parities(self, cells: Sequence[Cell], scored: Cell, missing: list[str]) -> Iterator[MetricParity]:
         """Parity by every metric scored text by text, at every delta; adds to `missing` what is not there."""
-        costs = self.costs_by_steps(cells)
-        base_costs = self.costs[timed.cell.id] if timed else None
         for metric in (m for m in self.compared if m.decides):
             base = self.texts.get((scored.quality_key, metric.name))
-            scores = ((c.steps, self.texts.get((c.quality_key, metric.name))) for c in cells)
-            known = {steps: texts for steps, texts in scores if steps is not None and texts is not None}
+            scores = {c.steps or 0: self.texts.get((c.quality_key, metric.name)) for c in cells}
+            known = {steps: texts for steps, texts in scores.items() if texts is not None}
             if base is None or not known:
                 missing.append(f"{metric.name} not scored text by text for both models: no parity by it")
                 continue
-            absent = [c.steps for c in cells if c.steps not in known]
-            if absent:
+            if absent := [steps for steps in scores if steps not in known]:
                 missing.append(f"{metric.name} not scored at K={', '.join(map(str, absent))}")
             shared = common_prompts([base, *known.values()])
             if not shared:
                 missing.append(f"{metric.name}: no prompt is scored for both models and every K")
                 continue
-            base, known = base.only(shared), {k: v.only(shared) for k, v in known.items()}
             for delta in metric.margins:
                 # Curves that differ in batch size share their texts, and so their parity.
                 key = (metric.name, delta, scored.quality_key, tuple(c.quality_key for c in cells))
                 if key not in self.parities:
                     self.parities[key] = steps_to_parity(
-                        known,
-                        base,
+                        {k: v.only(shared) for k, v in known.items()},
+                        base.only(shared),
                         delta=delta,
                         log_scale=metric.log_scale,
                         higher_is_better=metric.higher_is_better,
                         seed=self.seed,
                     )
-                parity = self.parities[key]
-                speedup = None
-                if base_costs is not None:
-                    speedup = speedup_at_parity(parity, costs, base_costs)
-                yield MetricParity(metric, parity, speedup)
+                yield MetricParity(metric, self.parities[key])

@@ -9,23 +9,17 @@ step-down procedure (Scandinavian Journal of Statistics 6, 1979), so that a repo
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal
 
-from dlmbench.analysis.parity import ALPHA, LEAST_PROMPTS, ParityRange, plausible_steps, speedup_at_parity
+from dlmbench.analysis.parity import ALPHA, LEAST_PROMPTS, ParityRange, speedup_at_parity
 from dlmbench.analysis.replication import DISTURBED, LEAST_ALONE, LEAST_PROCESSES
 from dlmbench.analysis.results import RANDOM_WEIGHTS, Curve, MetricParity, Verdict, VerdictOutcome
 
 Pace = Literal["faster", "slower", "unclear", "unknown"]
 
 
-@dataclass(frozen=True)
-class Decision:
-    """The outcome of the tests at one level."""
-
-    outcome: VerdictOutcome
-    reason: str
-    settles: str = ""
+# The outcome of the tests at one level, the reason, and what would settle it.
+Decision = tuple[VerdictOutcome, str, str]
 
 
 def verdicts_of(curves: Sequence[Curve]) -> tuple[Verdict, ...]:
@@ -41,33 +35,30 @@ def verdicts_of(curves: Sequence[Curve]) -> tuple[Verdict, ...]:
 
 def verdict_of(curve: Curve, shown: MetricParity | None, alpha: float = ALPHA) -> Verdict:
     """The verdict on `curve` by one metric and margin at the two-sided level `alpha`."""
-    decision = _decide(curve, shown, alpha)
+    outcome, reason, settles = _decide(curve, shown, alpha)
     at = shown.parity.at(alpha) if shown else None
     line, base = curve.break_even, curve.baseline
-    measured = [p for p in curve.points if p.cell.steps is not None]
-    speedup = None
-    if shown is not None and base is not None and base.costs is not None:
-        costs = {p.cell.steps: p.costs for p in curve.points if p.cell.steps is not None and p.costs is not None}
-        speedup = speedup_at_parity(shown.parity, costs, base.costs, alpha)
+    paces = [(p.cell.steps, p.pace) for p in curve.points if p.cell.steps]
+    ratios = {p.cell.steps: p.ratio for p in curve.points if p.cell.steps and p.ratio}
     return Verdict(
         label=curve.label,
         baseline=base.cell.model.key if base else None,
         batch_size=curve.batch_size,
         prompt_tokens=curve.prompt_tokens,
         new_tokens=curve.new_tokens,
-        outcome=decision.outcome,
-        reason=decision.reason,
-        settles=decision.settles,
+        outcome=outcome,
+        reason=reason,
+        settles=settles,
         alpha=alpha,
         metric=shown.metric.name if shown else None,
         margin=shown.parity.delta if shown else None,
         parity=at.outcome if at else None,
         parity_steps=at.steps if at else None,
         low_steps=at.low_steps if at else None,
-        high_steps=at.high_steps if at else None,
-        speed=speedup.latency if speedup else None,
-        faster_steps=tuple(p.cell.steps for p in measured if p.cell.steps and p.pace == "faster"),
-        slower_steps=tuple(p.cell.steps for p in measured if p.cell.steps and p.pace == "slower"),
+        high_steps=at.steps if at else None,
+        speed=speedup_at_parity(shown.parity, ratios, alpha) if shown else None,
+        faster_steps=tuple(k for k, pace in paces if pace == "faster"),
+        slower_steps=tuple(k for k, pace in paces if pace == "slower"),
         break_even=line.text() if line else "not known",
         evidence=tuple(c.cell.id for c in (*([base] if base else []), *curve.points)),
     )
@@ -101,25 +92,23 @@ _MORE_PROCESSES = "more processes, or a larger difference in time"
 def _decide(curve: Curve, shown: MetricParity | None, alpha: float) -> Decision:
     if shown is None:
         if curve.weights == "random":
-            return Decision("undecided", RANDOM_WEIGHTS, "trained weights")
+            return "undecided", RANDOM_WEIGHTS, "trained weights"
         if curve.quality_baseline is not None and any(p.quality for p in curve.points):
-            return Decision(
-                "undecided", "no quality metric was scored on the same prompts for both models", "such scores"
-            )
-        return Decision("undecided", "quality was not measured for both models", "scores of both models")
+            return "undecided", "no quality metric was scored on the same prompts for both models", "such scores"
+        return "undecided", "quality was not measured for both models", "scores of both models"
     parity, found = shown.parity, shown.parity.at(alpha)
     if not parity.decides:
         few = f"{parity.n} prompts are too few for a verdict on quality"
-        return Decision("undecided", few, f"{LEAST_PROMPTS} prompts or more")
-    steps, _ = plausible_steps(parity, alpha)
+        return "undecided", few, f"{LEAST_PROMPTS} prompts or more"
+    steps = parity.plausible_steps(alpha)
     paces = {pace(curve, k, alpha) for k in steps}
     if any(p.ratio and p.ratio.is_disturbed for p in curve.points):
-        return Decision("undecided", DISTURBED, "a quiet machine")
+        return "undecided", DISTURBED, "a quiet machine"
     if not curve.timed or "unknown" in paces:
-        return Decision("undecided", "the two were not both timed where quality may be equal", "times at those steps")
+        return "undecided", "the two were not both timed where quality may be equal", "times at those steps"
     span = (f"K={steps[0]}" if len(steps) == 1 else f"K={steps[0]} to {steps[-1]}") if steps else ""
     if found.steps is not None and paces == {"faster"}:
-        return Decision("diffusion", f"as good and faster at {span}")
+        return "diffusion", f"as good and faster at {span}", ""
     largest = parity.points[-1].steps
     # There are never more steps than new tokens, and every further step takes longer.
     all_steps_tried = largest >= curve.new_tokens
@@ -129,13 +118,13 @@ def _decide(curve: Curve, shown: MetricParity | None, alpha: float) -> Decision:
         return _baseline(curve, found, open_steps, alpha)
     if found.steps is not None:
         if paces >= {"faster", "slower"}:
-            return Decision("undecided", f"parity lies at {span}, where the faster model changes", _MORE_PROMPTS)
+            return "undecided", f"parity lies at {span}, where the faster model changes", _MORE_PROMPTS
         if not all(p.ratio and p.ratio.suffices for p in curve.points if p.cell.steps in steps):
-            return Decision("undecided", f"as good at {span}, where too little was timed for a verdict", _LEAST)
-        return Decision("undecided", f"as good at {span}, where the times are not shown to differ", _MORE_PROCESSES)
+            return "undecided", f"as good at {span}, where too little was timed for a verdict", _LEAST
+        return "undecided", f"as good at {span}, where the times are not shown to differ", _MORE_PROCESSES
     if found.outcome == "not_reached":
-        return Decision("undecided", f"diffusion is worse up to K={largest}, still not slower there", "larger K")
-    return Decision("undecided", "whether diffusion is as good where it is faster is not known", _MORE_PROMPTS)
+        return "undecided", f"diffusion is worse up to K={largest}, still not slower there", "larger K"
+    return "undecided", "whether diffusion is as good where it is faster is not known", _MORE_PROMPTS
 
 
 def _baseline(curve: Curve, found: ParityRange, open_steps: Sequence[int], alpha: float) -> Decision:
@@ -146,20 +135,20 @@ def _baseline(curve: Curve, found: ParityRange, open_steps: Sequence[int], alpha
     """
     grid = [p.cell.steps for p in curve.points if p.cell.steps]
     if any(pace(curve, k, alpha) != "slower" for k in open_steps):
-        return Decision("undecided", "quality does not rise with K, and a faster K may be as good", _MORE_PROMPTS)
+        return "undecided", "quality does not rise with K, and a faster K may be as good", _MORE_PROMPTS
     below = max((k for k in grid if k not in open_steps and (not open_steps or k < min(open_steps))), default=None)
     first = next((k for k in grid if below is None or k > below), None)
     if below is not None and first is not None and first > below + 1 and pace(curve, below + 1, alpha) != "slower":
         between = f"worse at K={below}, slower at K={first}, and not measured between them"
-        return Decision("undecided", between, "step counts between")
+        return "undecided", between, "step counts between"
     if found.outcome == "reached_at_smallest":
-        return Decision("baseline", f"as good at K={found.steps}, the fewest steps measured, and slower there")
+        return "baseline", f"as good at K={found.steps}, the fewest steps measured, and slower there", ""
     if found.steps is not None:
-        return Decision("baseline", f"as good only from K={found.steps} on, and slower there")
+        return "baseline", f"as good only from K={found.steps} on, and slower there", ""
     if found.outcome == "not_reached":
         tried = ", a step for every token" if grid[-1] >= curve.new_tokens else ", and slower from there on"
-        return Decision("baseline", f"diffusion is worse at every K measured up to {grid[-1]}{tried}")
+        return "baseline", f"diffusion is worse at every K measured up to {grid[-1]}{tried}", ""
     start = found.low_steps
     if start is None:
-        return Decision("baseline", f"diffusion is as good beyond K={grid[-1]} at best, and slower there")
-    return Decision("baseline", f"diffusion may be as good from K={start} on, but is slower there")
+        return "baseline", f"diffusion is as good beyond K={grid[-1]} at best, and slower there", ""
+    return "baseline", f"diffusion may be as good from K={start} on, but is slower there", ""

@@ -37,14 +37,10 @@ Kind = tuple[str, str, str]
 def repetitions_left(
     samples: Sequence[Sample], latency_s: float, settings: ProtocolSettings, processes: int | None = None
 ) -> int:
-    """Warm-ups and timed repetitions that the protocol still makes of a cell.
+    """Warm-ups and timed repetitions that the protocol still makes of a cell, if each takes `latency_s`.
 
-    Args:
-        samples: the recorded ones of this cell; a recorded pilot is used as it is. The last one's process is taken to
-            be running still.
-        latency_s: the assumed latency of all further ones.
-        settings: of the experiment.
-        processes: how many processes measure the cell; None for `settings.processes`.
+    samples: the recorded ones of this cell; a recorded pilot is used as it is, and the last one's process is taken to
+    be running still. processes: how many processes measure the cell; None for `settings.processes`.
     """
     processes = settings.processes if processes is None else processes
     least = 1 if settings.processes == 1 else MIN_PER_PROCESS
@@ -166,11 +162,7 @@ def forecast_run(
 ) -> RunForecast:
     """Times of the cells by the corrected model where the device is known, else their work; and what cannot fit.
 
-    Args:
-        cells: of the plan.
-        known: the architecture of every model, by key.
-        environment: where the run takes place.
-        machine: what the user states about it.
+    known: the architecture of every model, by key. machine: what the user states about the device.
 
     Raises:
         BenchError: the user names another device than the one found.
@@ -205,18 +197,15 @@ def _device_here(environment: Environment, machine: Machine) -> Hardware | None:
 
 def _expectation(known: Mapping[str, Architecture], device: Hardware | None) -> Expectation:
     @cache
-    def seconds(cell: Cell) -> float | None:
-        assert device is not None
-        return corrected.predict(cell, known[cell.model.key], device).latency_s
-
-    @cache
-    def flops(cell: Cell) -> float | None:
+    def weight(cell: Cell) -> float | None:
+        if device is not None:
+            return corrected.predict(cell, known[cell.model.key], device).latency_s
         if operators.forwards_of(cell) is None:
             return None
         total = corrected.compulsory(cell, known[cell.model.key])
         return None if total is None else total.flops
 
-    return Expectation(flops, is_seconds=False) if device is None else Expectation(seconds, is_seconds=True)
+    return Expectation(weight, is_seconds=device is not None)
 
 
 # ---------------------------------------------------------------- during a run
@@ -239,16 +228,12 @@ def remaining(
     rows: int,
     processes: Mapping[str, int] | None = None,
 ) -> Remaining:
-    """Remaining time of the speed pass.
+    """Remaining time of the speed pass, whose cells have these results.
 
-    Args:
-        results: of all cells of the plan.
-        ended: ids of the cells that are finished.
-        settings: of the experiment.
-        expectation: of cells that were not timed yet.
-        texts: by cell id, how many prompts still lack the text that scoring needs; repetitions also provide texts.
-        rows: the smallest batch size in which the remaining texts are generated after the repetitions.
-        processes: by cell id, in how many processes a cell is measured; `settings.processes` for missing ones.
+    ended: ids of the cells that are finished. texts: by cell id, how many prompts still lack the text that scoring
+    needs; repetitions also provide texts. rows: the smallest batch size in which the remaining texts are generated
+    after the repetitions. processes: by cell id, in how many processes a cell is measured, where it is not
+    `settings.processes`.
     """
     estimate = _Estimate(results, settings, expectation, processes or {})
     seconds = [estimate.seconds_left(r, texts.get(r.cell.id, 0), rows) for r in results if r.cell.id not in ended]

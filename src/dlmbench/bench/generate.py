@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from dlmbench import models, registry
-from dlmbench.errors import BenchError, did_you_mean
+from dlmbench.errors import BenchError, InvalidLogitsError, did_you_mean
 from dlmbench.experiment import knobs as axes
 from dlmbench.models import FoundModel, LoadedModel
 from dlmbench.models import attention as _attention
@@ -107,11 +108,17 @@ def generate(request: GenerateRequest) -> Iterator[GeneratedText]:
     sampler = sampler_for(found.spec.family, request.sampler)
     knobs = resolve_knobs(sampler, request.knobs, request.engine, request.new_tokens)
     prompts = _prompts(request, found)
+    for prompt in prompts:
+        _check_length(found, prompt, request.new_tokens)
     model, _, _ = _load(request, found)
     generator = generator_for(model, sampler)
     for first in range(0, len(prompts), request.batch_size):
         batch = PromptBatch(prompts[first : first + request.batch_size], "")
-        generation = generator.generate(batch, request.new_tokens, knobs, request.seed, trace=request.trace)
+        with _readable_logits():
+            # An engine may check its logits in traced generations alone.
+            generation = generator.generate(
+                batch, request.new_tokens, knobs, request.seed, on_step=lambda _: None, trace=request.trace
+            )
         for row, prompt in enumerate(batch.prompts):
             ids, trace = generation.tokens_BG[row], generation.trace
             yield GeneratedText(
@@ -123,6 +130,25 @@ def generate(request: GenerateRequest) -> Iterator[GeneratedText]:
                 committed_at=trace.committed_at_BG[row] if trace else None,
                 confidence=trace.confidence_BG[row] if trace else None,
             )
+
+
+def _check_length(model: FoundModel, prompt: Prompt, new_tokens: int) -> None:
+    length, known = len(prompt.ids) + new_tokens, model.architecture.max_positions
+    if length > known:
+        raise BenchError(
+            f"prompt {prompt.index + 1} and its {new_tokens} new tokens are {length} tokens, more than the {known} "
+            "positions that the checkpoint knows",
+            "Shorten the prompt, or the text that follows it",
+        )
+
+
+@contextmanager
+def _readable_logits() -> Iterator[None]:
+    """Logits that are NaN or infinite, as an error of the checkpoint."""
+    try:
+        yield
+    except InvalidLogitsError as error:
+        raise BenchError(str(error), "Its weights are damaged, or overflow: try --precision float32") from None
 
 
 def _load(request: GenerateRequest, found: FoundModel) -> tuple[LoadedModel, str, str]:
@@ -153,7 +179,9 @@ def resolve_knobs(sampler: str, chosen: Mapping[str, KnobValue], engine: str, ne
         BenchError: a knob that the sampler or its parts lack, or values that do not go together.
     """
     known = registry.all_knobs(sampler)
-    for name in chosen:
+    for name, value in chosen.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise BenchError(f"{name}: {value} is not a number", "Give a finite number")
         if name not in known:
             owners = " or ".join(axes.owners(name))
             raise BenchError(
@@ -226,6 +254,8 @@ def score_references(
     if "diffusion" in module.NEEDS and registry.load("samplers", sampler).PARADIGM != "diffusion":
         raise BenchError(f"{metric}: only a masked diffusion model has it", "Use --metric likelihood")
     prompts = list(_references(request.prompt_file, found.tokenizer))
+    for prompt in prompts:
+        _check_length(found, prompt, len(prompt.reference_ids or ()))
     model, device, precision = _load(request, found)
     for prompt in prompts:
         length = len(prompt.reference_ids or ())
@@ -243,8 +273,11 @@ def score_references(
             prompts="file",
         )
         texts = Texts(cell, (prompt,), (), model.language_model, rows=rows, request=metric_request, device=device)
-        (result,) = module.score(texts)
-        assert isinstance(result, TextScore)
+        with _readable_logits():
+            (result,) = module.score(texts)
+            assert isinstance(result, TextScore)
+            if not math.isfinite(result.total):
+                raise InvalidLogitsError("the model returned NaN or infinite logits")
         yield ReferenceScore(
             prompt_index=prompt.index,
             metric=metric,

@@ -29,7 +29,7 @@ from dlmbench.analysis.stats import (
 from dlmbench.bench.worker import Failed, Pool, ScoreTexts
 from dlmbench.errors import BenchError
 from dlmbench.prompts import source_attribute
-from dlmbench.results import Store, read_text_results
+from dlmbench.results import Store, read_generations, read_text_results
 from dlmbench.types import (
     Cell,
     ConvertedScore,
@@ -83,7 +83,8 @@ def score_run(
         for request in sorted(requests, key=lambda r: "own model" in _needs(r)):
             for cell in plan.scored_cells:
                 scoring.score(request, cell)
-    store.write_scores(aggregate({cell.id: cell for cell in plan.scored_cells}, read_text_results(store.folder)))
+    # Over all cells on record: the plan may be a part of them.
+    store.write_scores(aggregate({r.cell.id: r.cell for r in store.records.results()}, read_text_results(store.folder)))
 
 
 @dataclass
@@ -105,8 +106,8 @@ class _Scoring:
         failed = {_key(r) for r in self.refused if r.prompt_index is None}
         scored = {_key(r) for r in recorded if not isinstance(r, Unscored)}
         self.done = scored | ({_key(r) for r in self.refused} - failed)
-        self.generations = {(g.cell_id, g.prompt_index): g for g in self.store.generations()}
-        self.cell_results = {r.cell.id: r for r in self.store.results()}
+        self.generations = {(g.cell_id, g.prompt_index): g for g in read_generations(self.store.folder)}
+        self.cell_results = {r.cell.id: r for r in self.store.records.results()}
         # Results of this run by (metric, `same_value` of the cell, judge), for cells that share a metric's value.
         self.shared: dict[tuple[str, str, str | None], list[TextResult]] = {}
 
@@ -144,7 +145,8 @@ class _Scoring:
         Raises:
             BenchError: texts are missing, or the model or the metric failed.
         """
-        prompts = self.prompts()[cell.model.key, cell.prompt_tokens, cell.new_tokens].prompts
+        batch = self.prompts()[cell.model.key, cell.prompt_tokens, cell.new_tokens]
+        prompts = batch.prompts
         needs = _needs(request)
         texts = Texts(cell, prompts, request=request)
         if "generations" in needs:
@@ -155,6 +157,11 @@ class _Scoring:
                     "Texts are stored if the experiment names any metric: measure again into a new folder",
                 )
             texts = replace(texts, generations=tuple(self.generations[cell.id, p.index] for p in prompts))
+            if any(g.prompt_hash != batch.prompt_hash for g in texts.generations):
+                raise BenchError(
+                    "its stored texts continue other prompts: which prompts are long enough depends on the models",
+                    "Measure all models together into a new folder",
+                )
         results: list[TextResult] = []
         if not {"model", "own model"} & set(needs):
             results = list(registry.load("metrics", request.name).score(texts))

@@ -8,11 +8,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence, Set
 from contextlib import ExitStack
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 
 from dlmbench import prompts as prompt_sources
+from dlmbench.analysis.stats import group_by
 from dlmbench.bench.forecast import AS_FOUND, Machine, forecast_run
 from dlmbench.bench.generate import default_device
 from dlmbench.bench.quality import score_run
@@ -23,7 +24,7 @@ from dlmbench.experiment import plan as grid
 from dlmbench.measure.environment import fingerprint
 from dlmbench.measure.memory import host_memory
 from dlmbench.models import FoundModel, identity
-from dlmbench.results import Store, read_run, recorded_protocol
+from dlmbench.results import Store, load_settings, read_run
 from dlmbench.results.folder import differences
 from dlmbench.results.journal import replace_file
 from dlmbench.results.selfcheck import copy_selfcheck
@@ -40,7 +41,6 @@ from dlmbench.types import (
     PromptBatch,
     PromptSets,
     PromptSettings,
-    from_mapping,
 )
 
 
@@ -57,16 +57,10 @@ def run(
 ) -> str:
     """Speed pass, then quality pass; recorded work is skipped. Returns a hint where the machine's noise is unknown.
 
-    Args:
-        experiment: of the run.
-        plan: the cells to run.
-        output: the run folder.
-        progress: shows the progress.
-        machine: the device, where it is not the one found.
-        try_oom: also try the cells that are predicted not to fit into memory.
-        whole: the plan that `plan` is a part of; prompts suit every model of it, so that all parts use the same ones.
-        processes: by cell id, which of a cell's processes to run here; None for all. A cell is inspected and scored
-            where its process 0 runs.
+    machine: the device, where it is not the one found. try_oom: also try cells that are predicted not to fit into
+    memory. whole: the plan that `plan` is a part of; prompts suit every model of it, so that all parts use the same
+    ones. processes: by cell id, which of a cell's processes to run here, None for all; a cell is inspected and scored
+    where its process 0 runs.
 
     Raises:
         BenchError: a model that cannot be used, a folder that cannot be written or holds results of other models,
@@ -87,19 +81,8 @@ def run(
         hint = copy_selfcheck(output, environment)
         pool = stack.enter_context(Pool(found, device))
         prompts = _Prompts(experiment.prompts, found, cells)
-        # Texts are kept even for metrics that need none: others may be added when the models are gone.
-        needs_texts = bool(experiment.metrics)
-        speed = SpeedPass(
-            plan,
-            experiment.protocol,
-            store,
-            pool,
-            progress,
-            outlook.expectation,
-            experiment.seed,
-            needs_texts,
-            processes or {},
-        )
+        speed = SpeedPass(plan, experiment, store, pool, progress, outlook.expectation, processes or {})
+        speed.skip({c.id: why for c in plan.cells if (why := _beyond_context(c, found[c.model.key]))}, "invalid")
         if not try_oom:
             speed.skip(outlook.too_large)
         if not speed.is_done:
@@ -116,18 +99,13 @@ def refuse_other_settings(output: Path, experiment: Experiment) -> None:
     Raises:
         BenchError: it has another prompt source, seed or protocol, which are named.
     """
-    path = output / EXPERIMENT
-    if not path.is_file():
+    recorded = load_settings(output)
+    if recorded.protocol is None:
         return
-    saved = json.loads(path.read_text(encoding="utf-8"))
-    recorded, prompts = recorded_protocol(saved["protocol"]), from_mapping(PromptSettings, saved["prompts"])
-    found = [
-        *(f"prompts.{text}" for text in differences(prompts, experiment.prompts, ("source", "path", "seed", "chat"))),
-        *(f"protocol.{t}" for t in differences(recorded, experiment.protocol, [f.name for f in fields(recorded)])),
-    ]
-    if saved["seed"] != experiment.seed:
-        found.append(f"seed: {saved['seed']} on record, {experiment.seed} now")
-    if found:
+    prompts = differences(recorded.prompts, experiment.prompts, ("source", "path", "seed", "chat"))
+    protocol = differences(recorded.protocol, experiment.protocol, vars(recorded.protocol))
+    found = [f"prompts.{text}" for text in prompts] + [f"protocol.{text}" for text in protocol]
+    if found := found + differences(recorded, experiment, ["seed"]):
         raise BenchError(
             f"{output} was measured with other settings ({'; '.join(found)})",
             "Choose a new --output-dir, or add to this one all the same with --extend",
@@ -138,26 +116,41 @@ def score(output: Path, metrics: Sequence[str], settings: MetricSettings, progre
     """Add `metrics` to a finished run, from its texts and references; `settings` override the experiment's.
 
     Raises:
-        BenchError: no run there, or a metric that does not exist or lacks what it needs.
+        BenchError: no run there, a metric that does not exist or lacks what it needs, a model or a prompt file that has
+            changed since.
     """
     finished = read_run(output)
     assert finished.environment is not None
-    saved = json.loads((output / EXPERIMENT).read_text(encoding="utf-8"))
-    recorded = saved.get("metric_settings", {})
-    requests = settle(metrics, {m: {**recorded.get(m, {}), **settings.get(m, {})} for m in metrics})
-    found = _find_models([from_mapping(ModelSpec, m) for m in saved["models"]], finished.cells)
-    prompts = _Prompts(from_mapping(PromptSettings, saved["prompts"]), found, finished.cells)
+    recorded = load_settings(output)
+    assert recorded.prompts is not None
+    own = recorded.metric_settings
+    requests = settle(metrics, {m: {**own.get(m, {}), **settings.get(m, {})} for m in metrics})
+    # The saved experiment is the last command's; its models and number of prompts may be fewer than those on record.
+    found = _find_models({c.model.key: c.model for c in finished.cells}.values(), finished.cells)
+    parts = [
+        (Plan(tuple(cells)), _Prompts(prompt_sources.recorded_settings(recorded.prompts, identity), found, cells))
+        for identity, cells in group_by(finished.cells, lambda cell: cell.prompts).items()
+    ]
     with ExitStack() as stack:
         # Scores do not depend on where the speed was measured, so the folder's environment is kept.
         store = stack.enter_context(Store.open(output, finished.environment, finished.name))
         pool = stack.enter_context(Pool(found, default_device()))
-        score_run(Plan(finished.cells), requests, store, pool, lambda: prompts.quality, progress)
+        for plan, prompts in parts:
+            score_run(plan, requests, store, pool, lambda prompts=prompts: prompts.quality, progress)  # type: ignore[misc]
 
 
 def _find_models(specs: Iterable[ModelSpec], cells: Sequence[Cell]) -> dict[str, FoundModel]:
     """The models that the cells use, by key and with their content, before anything is measured."""
     used = {cell.model.key for cell in cells}
     return {spec.key: identity.find_identified(spec) for spec in specs if spec.key in used}
+
+
+def _beyond_context(cell: Cell, model: FoundModel) -> str:
+    """Why a model cannot be run at a cell's length, "" if it can; random weights can at any."""
+    known = model.architecture.max_positions
+    if cell.model.weights == "random" or cell.sequence_length <= known:
+        return ""
+    return f"{cell.sequence_length} tokens are more than the {known} positions that the checkpoint knows"
 
 
 def _fit_together(found: dict[str, FoundModel], keys: Set[str], cells: Sequence[Cell], device: str) -> bool:
@@ -174,13 +167,15 @@ class _Prompts:
     """The prompts of every model and length, made on first use."""
 
     def __init__(self, settings: PromptSettings, found: dict[str, FoundModel], cells: Sequence[Cell]) -> None:
-        self._settings, self._models = settings, found
+        self._settings = settings
         self._shapes = dict.fromkeys((c.model.key, c.prompt_tokens, c.new_tokens) for c in cells)
+        used = {c.model.key for c in cells}
+        self._models = {key: model for key, model in found.items() if key in used}
         self._tokenizers = {
             key: prompt_sources.Tokenizer(t.encode, t.decode, t.chat)
             if (t := model.tokenizer)
             else prompt_sources.BYTES
-            for key, model in found.items()
+            for key, model in self._models.items()
         }
 
     @cached_property

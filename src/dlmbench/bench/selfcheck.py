@@ -59,6 +59,7 @@ _MIN_REPETITIONS, _MAX_REPETITIONS, _VISIT_S, _PLANTED_REPETITIONS = 5, 15, 1.5,
 _BYTES_FOR_8B = 24e9  # of device memory
 
 ReplyT = TypeVar("ReplyT")
+ClockReport = tuple[tuple[ClockBias, ...], float]
 OnProgress = Callable[[str, int, int], None]  # what is being done, steps done, steps in all
 
 
@@ -66,30 +67,14 @@ OnProgress = Callable[[str, int, int], None]  # what is being done, steps done, 
 
 
 @dataclass(frozen=True)
-class ClockReport:
-    """What a worker's clock shows for known work, and its resolution in seconds."""
-
-    bias: tuple[ClockBias, ...]
-    resolution_s: float
-
-
-@dataclass(frozen=True)
 class CheckClock:
     """Time work of known length."""
 
     def run(self, state: WorkerState) -> Iterator[ClockReport]:
-        """One reply."""
+        """What the clock shows for it, and the clock's resolution in seconds."""
         work = known_workloads(state.device)
         bias = [clock_bias(state.clock, name, work[name], s) for name in work for s in KNOWN_LENGTHS_S]
-        yield ClockReport(tuple(bias), clock_resolution(state.clock))
-
-
-@dataclass(frozen=True)
-class SlowedRepetition:
-    """Latency of one repetition with the share `planted` of the plain latency added; 0 for none."""
-
-    planted: float
-    latency_s: float
+        yield tuple(bias), clock_resolution(state.clock)
 
 
 @dataclass(frozen=True)
@@ -101,8 +86,8 @@ class RepeatSlowed:
     plain_s: float
     repetitions: int
 
-    def run(self, state: WorkerState) -> Iterator[SlowedRepetition]:
-        """One reply per repetition."""
+    def run(self, state: WorkerState) -> Iterator[tuple[float, float]]:
+        """(the share that was added to its latency, its latency in seconds) of each repetition."""
         generator = state.generator(self.cell)
         *_, keep_busy = known_workloads(state.device).values()
 
@@ -115,7 +100,7 @@ class RepeatSlowed:
         for index in range(self.repetitions):
             for planted in (0.0, *PLANTED):
                 sample = repetition(partial(generate, planted), state.clock, index, state.meter)
-                yield SlowedRepetition(planted, sample.latency_s)
+                yield planted, sample.latency_s
 
 
 # ---------------------------------------------------------------- the cells
@@ -215,6 +200,7 @@ def run_selfcheck(
         check.run_process(number, plants)
         duration_s[plants] = time.monotonic() - begun_s
     assert check.clock is not None
+    bias, resolution_s = check.clock
     whole_s = time.monotonic() - started_s
     return Selfcheck(
         device=environment.device,
@@ -224,9 +210,9 @@ def run_selfcheck(
         duration_s=whole_s,
         floors=tuple(c.floor() for c in check.cells),
         detected=tuple(d for c in check.cells for d in c.detected()),
-        bias=check.clock.bias,
+        bias=bias,
         overhead_s=statistics.median(check.overheads_s),
-        clock_resolution_s=check.clock.resolution_s,
+        clock_resolution_s=resolution_s,
         cores=len(os.sched_getaffinity(0)),
         load_average=load_average,
         other_cores=max(0.0, others_cpu_s() - before_s) / whole_s,
@@ -283,7 +269,7 @@ class _Check:
         if plants:
             slowed = _replies(worker, RepeatSlowed(cell, checked.batch, plain_s, _PLANTED_REPETITIONS))
             for planted in (0.0, *PLANTED):
-                median_s = statistics.median(r.latency_s for r in slowed if r.planted == planted)
+                median_s = statistics.median(latency_s for share, latency_s in slowed if share == planted)
                 checked.slowed_s.setdefault(planted, []).append(median_s)
         else:
             checked.unplanted_s.append(plain_s)

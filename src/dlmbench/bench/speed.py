@@ -19,18 +19,19 @@ from dlmbench.bench.forecast import Expectation, remaining
 from dlmbench.bench.worker import Failed, GenerateMissing, MeterEnergy, Pool, ProfileCell, Repeat, Repetition, Worker
 from dlmbench.measure.protocol import RepetitionPlan, plan_repetitions
 from dlmbench.prompts import in_batches
-from dlmbench.results import Store
+from dlmbench.results import Store, read_generations
 from dlmbench.types import (
     Cell,
     CellStatus,
     DeviceTime,
     EnergyWindow,
+    Experiment,
     Plan,
     Progress,
     Prompt,
     PromptBatch,
     PromptSets,
-    ProtocolSettings,
+    Status,
     StoredGeneration,
 )
 
@@ -54,23 +55,23 @@ class SpeedPass:
     """
 
     plan: Plan
-    settings: ProtocolSettings
+    experiment: Experiment
     store: Store
     pool: Pool
     progress: Progress
     expectation: Expectation
-    seed: int
-    texts_needed: bool = True
     processes: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self.settings = self.experiment.protocol
         self.prompts: PromptSets = {}
         self.spent = dict.fromkeys(("loading_s", "warmup_s", "timed_s", "windows_s", "inspection_s"), 0.0)
-        real = [c for c in self.plan.scored_cells if self.texts_needed and c.model.weights != "random"]
+        # Texts are kept even for metrics that need none: others may be added when the models are gone.
+        real = [c for c in self.plan.scored_cells if self.experiment.metrics and c.model.weights != "random"]
         self.scored = {cell.id for cell in real if self.is_inspected(cell)}
-        # A later run may try what was skipped because of a prediction.
-        self.ended = {r.cell.id: r.status for r in self.store.results() if r.status not in (None, "skipped")}
-        self.generated = {(g.cell_id, g.prompt_index) for g in self.store.generations()}
+        # What failed, or was skipped because of a prediction, is tried again: the cause may be gone.
+        self.ended: dict[str, Status] = {r.cell.id: r.status for r in self.store.records.results() if r.status == "ok"}
+        self.generated = {(g.cell_id, g.prompt_index) for g in read_generations(self.store.folder)}
 
     def process_count(self, cell: Cell) -> int:
         """In how many processes a cell is measured here."""
@@ -85,17 +86,17 @@ class SpeedPass:
         """Whether every cell has ended."""
         return all(cell.id in self.ended for cell in self.plan.cells)
 
-    def skip(self, reasons: Mapping[str, str]) -> None:
-        """Record these cells (reasons by id) as skipped; a cell that has samples already is resumed instead."""
+    def skip(self, reasons: Mapping[str, str], status: Status = "skipped") -> None:
+        """Record that these cells (reasons by id) are not tried; a cell that has samples already is resumed instead."""
         is_new = False
         for cell in self.plan.cells:
             if cell.id not in reasons or cell.id in self.ended or self.store.samples(cell.id):
                 continue
-            result = self.store.result(cell.id)
-            if (result.status, result.reason) == ("skipped", reasons[cell.id]):
-                self.ended[cell.id] = "skipped"
+            result = self.store.records.result(cell.id)
+            if result.status == "oom" or (result.status, result.reason) == (status, reasons[cell.id]):
+                self.ended[cell.id] = result.status or status  # what was tried says more than a prediction
             else:
-                self._record_end(cell, Failed("skipped", reasons[cell.id]))
+                self._record_end(cell, Failed(status, reasons[cell.id]))
                 is_new = True
         if is_new:
             self.store.write_views()
@@ -141,7 +142,7 @@ class SpeedPass:
         self.pool.start({c.model.key: c for c in cells})
         self.spent["loading_s"] += time.perf_counter() - began
         for number in rounds:
-            for cell in visiting_order(cells, f"{self.seed}:{process}:{number}"):
+            for cell in visiting_order(cells, f"{self.experiment.seed}:{process}:{number}"):
                 if cell.id not in self.ended:
                     self._visit(cell, process, number)
 
@@ -191,7 +192,7 @@ class SpeedPass:
     def _finish(self, cell: Cell) -> None:
         """Profile a cell, generate its missing texts, and record its end."""
         worker = self.pool.worker(cell.model.key)
-        result = self.store.result(cell.id)
+        result = self.store.records.result(cell.id)
         prompts = self._prompts(cell)
         if self.is_inspected(cell) and (result.traced is None or result.memory is None):
             self._show(cell, "step times and memory")
@@ -244,7 +245,7 @@ class SpeedPass:
 
     def _show(self, cell: Cell, doing: str) -> None:
         """Report the current activity, and the estimated remaining time."""
-        results = [self.store.result(c.id) for c in self.plan.cells]
+        results = [self.store.records.result(c.id) for c in self.plan.cells]
         texts = {c.id: len(self._missing(c)) for c in self.plan.cells if c.id not in self.ended}
         processes = {c.id: self.process_count(c) for c in self.plan.cells}
         left = remaining(results, self.ended, self.settings, self.expectation, texts, MISSING_BATCH_SIZE, processes)

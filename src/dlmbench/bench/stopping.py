@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType, TracebackType
 
 from dlmbench.errors import BenchError, StopRequestedError
 from dlmbench.measure.protocol import MIN_PER_PROCESS
@@ -20,69 +19,51 @@ from dlmbench.results.journal import read_lines
 from dlmbench.types import Cell, Progress
 
 
-class Stopping:
-    """Passes progress on to `inner`; raises `StopRequestedError` at the first safe point after SIGUSR1."""
+class _Stopping:
+    """Passes progress on to `inner`; raises `StopRequestedError` at the first safe point after `asked` is set."""
 
     def __init__(self, inner: Progress) -> None:
         self._inner = inner
-        self._asked = False
-
-    def __enter__(self) -> Stopping:
-        self._before = signal.signal(signal.SIGUSR1, self._on_signal)
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        signal.signal(signal.SIGUSR1, self._before)
-
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        self._asked = True
-
-    def _stop_if_asked(self) -> None:
-        if self._asked:
-            raise StopRequestedError
+        self.left, self.failed = inner.left, inner.failed
+        self.asked = False
 
     def cell(self, cell: Cell, doing: str) -> None:
-        """Work on a cell begins."""
         self._stop_if_asked()
         self._inner.cell(cell, doing)
 
     def repetition(self, cell: Cell, latency_s: float) -> None:
-        """A repetition is recorded."""
         self._inner.repetition(cell, latency_s)
         self._stop_if_asked()
 
-    def left(self, seconds: float | None, unknown_cells: int) -> None:
-        """How long the speed pass should still take."""
-        self._inner.left(seconds, unknown_cells)
-
-    def failed(self, cell: Cell, reason: str) -> None:
-        """A cell could not be measured or scored."""
-        self._inner.failed(cell, reason)
+    def _stop_if_asked(self) -> None:
+        if self.asked:
+            raise StopRequestedError
 
 
 @contextmanager
-def resumable(folder: Path, processes: int = 1) -> Iterator[None]:
-    """A run into `folder` that may be asked to stop. processes: of its protocol.
+def stoppable(inner: Progress, folder: Path, processes: int = 1) -> Iterator[Progress]:
+    """Progress for a run into `folder`, which SIGUSR1 stops. processes: of its protocol.
 
     Raises:
         StopRequestedError: it was stopped after some progress: the same command resumes it.
         BenchError: it was stopped before any progress; a second time would be no different.
     """
-    before = _work_done(folder, processes)
+    stopping, done = _Stopping(inner), _work_done(folder, processes)
+    handler = signal.signal(signal.SIGUSR1, lambda *_: setattr(stopping, "asked", True))
     try:
-        yield
+        yield stopping
     except StopRequestedError:
-        if _work_done(folder, processes) > before:
+        if _work_done(folder, processes) > done:
             raise
-        failure = BenchError(
-            f"stopped before one repetition was recorded in {folder}"
-            if processes == 1
-            else f"stopped before one process had {MIN_PER_PROCESS} repetitions of a cell in {folder}",
+        least = "one repetition was recorded"
+        if processes > 1:
+            least = f"one process had {MIN_PER_PROCESS} repetitions of a cell"
+        raise BenchError(
+            f"stopped before {least} in {folder}",
             "Give the job more time: each start loads the models and warms up again",
-        )
-    else:
-        return
-    raise failure
+        ) from None
+    finally:
+        signal.signal(signal.SIGUSR1, handler)
 
 
 def _work_done(folder: Path, processes: int) -> int:

@@ -13,7 +13,7 @@ import secrets
 import signal
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Protocol, TypeVar
@@ -60,13 +60,13 @@ ReplyT_co = TypeVar("ReplyT_co", covariant=True)
 class CellGenerator:
     """A cell with what generates its texts and what their tokens are counted by.
 
-    tokenizer: None where the model has none. eos_id: None where an end-of-text token means nothing.
+    tokenizer: None where the model has none. eos_ids: the tokens that end a text, empty where they mean nothing.
     """
 
     cell: Cell
     generator: Generator
     tokenizer: CheckpointTokenizer | None
-    eos_id: int | None
+    eos_ids: tuple[int, ...]
 
     def generate(self, batch: PromptBatch, on_step: OnStep | None = None, trace: bool = False) -> Generation:
         """One generation with the cell's knobs and seed."""
@@ -75,8 +75,10 @@ class CellGenerator:
 
     def useful_tokens(self, generation: Generation) -> int | None:
         """Tokens up to and including the first end of text, over all rows."""
-        end, rows = self.eos_id, generation.tokens_BG
-        return None if end is None else sum(row.index(end) + 1 if end in row else len(row) for row in rows)
+        ends, rows = self.eos_ids, generation.tokens_BG
+        if not ends:
+            return None
+        return sum(next((n for n, token in enumerate(row, 1) if token in ends), len(row)) for row in rows)
 
     def output_bytes(self, generation: Generation) -> int | None:
         """Bytes of the decoded text, over all rows."""
@@ -111,7 +113,6 @@ class WorkerState:
         self.host = HostLoad()
         self._loaded: tuple[object, LoadedModel] | None = None  # by spec, engine, precision and attention
         self._last_cell: str | None = None  # the id of the cell that the captured graphs belong to
-        self._idle_power_w: tuple[float | None] | None = None  # once it was measured
         self._load: tuple[object, float] | None = None  # the visit under way, and when it began
 
     def load(self, cell: Cell) -> LoadedModel:
@@ -119,15 +120,8 @@ class WorkerState:
         key = (cell.model, cell.engine, cell.precision, cell.attention)
         if self._loaded is None or self._loaded[0] != key:
             self._loaded = None  # free the memory before the next model takes it
-            model = models.load(
-                cell.model,
-                engine=cell.engine,
-                precision=cell.precision,
-                attention=cell.attention,
-                device=self.device,
-                seed=cell.seed,
-            )
-            self._loaded = (key, model)
+            controls = {"precision": cell.precision, "attention": cell.attention, "device": self.device}
+            self._loaded = (key, models.load(cell.model, engine=cell.engine, seed=cell.seed, **controls))
         return self._loaded[1]
 
     def generator(self, cell: Cell) -> CellGenerator:
@@ -140,7 +134,7 @@ class WorkerState:
             self._last_cell = cell.id
         # Random weights end a text by chance, and the embedded corpus has no end-of-text token.
         has_end = cell.model.weights != "random" and source_attribute(cell.prompts, "HAS_EOS", True)
-        return CellGenerator(cell, generator, model.tokenizer, model.architecture.eos_id if has_end else None)
+        return CellGenerator(cell, generator, model.tokenizer, model.architecture.eos_ids if has_end else ())
 
     def ask(self, request: WorkerRequest[ReplyT]) -> Iterator[ReplyT | Failed]:
         """Replies to `request` in this process, as `Worker.ask` gives them from another; errors are raised."""
@@ -152,11 +146,10 @@ class WorkerState:
             self._load = (cell.id, round_index), self.clock.wall()
         return self._load[1]
 
+    @cached_property
     def idle_power_w(self) -> float | None:
         """Power of the device while nothing runs; measured once per process, while the other workers wait."""
-        if self._idle_power_w is None:
-            self._idle_power_w = (self.meter.idle_power_w(),)
-        return self._idle_power_w[0]
+        return self.meter.idle_power_w()
 
 
 # ---------------------------------------------------------------- requests and replies
@@ -279,7 +272,7 @@ class ProfileCell:
         if first.trace is not None:
             order = first.trace.committed_at_BG[0], first.trace.confidence_BG[0]
             yield CommitOrder(cell.id, batch.prompts[0].index, first.forwards, *order)
-        yield replace(memory, idle_power_w=state.idle_power_w())
+        yield replace(memory, idle_power_w=state.idle_power_w)
 
     def is_as_fast(self, traced: TracedPass) -> bool:
         """Whether a traced generation took no longer than the timed ones, within `SLOWER_WHEN_TRACED`."""
@@ -323,7 +316,8 @@ def failure(error: Exception) -> Failed:
     """How an exception is recorded."""
     import torch
 
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+    # On the CPU torch raises a plain RuntimeError, whose text is that of its allocator.
+    if isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error):
         peak = f"; peak allocated {torch.cuda.max_memory_allocated()} bytes" if torch.cuda.is_available() else ""
         return Failed("oom", f"out of memory{peak}")
     if isinstance(error, InvalidLogitsError):
@@ -331,6 +325,7 @@ def failure(error: Exception) -> Failed:
     return Failed("error", f"{type(error).__name__}: {error}" if not isinstance(error, BenchError) else str(error))
 
 
+_DIED = (EOFError, BrokenPipeError, ConnectionResetError)  # what a pipe raises once the process at its other end died
 _READY = "ready"  # a worker's first message: libraries are imported and its first model is loaded
 
 
@@ -357,7 +352,7 @@ def _serve(connection: Connection, device: str, process_id: int, first: Cell | N
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
             connection.send(None)
-    except (EOFError, BrokenPipeError, ConnectionResetError):
+    except _DIED:
         os._exit(1)
 
 
@@ -380,7 +375,7 @@ class Worker:
             self._connection.send(request)
             while (reply := self._connection.recv()) is not None:
                 yield reply
-        except (EOFError, BrokenPipeError, ConnectionResetError):
+        except _DIED:
             assert self._process is not None
             self._process.join(timeout=10)
             code = -signal.SIGKILL if self._process.exitcode is None else self._process.exitcode
@@ -447,7 +442,8 @@ class Pool:
         for key, cell in first.items():
             self._workers[key].start(cell)
         for key in first:
-            self._workers[key].wait()
+            with contextlib.suppress(*_DIED):  # its first request says so, and is recorded
+                self._workers[key].wait()
 
     def worker(self, key: str) -> Worker:
         """The worker of a model."""

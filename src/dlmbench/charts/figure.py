@@ -8,6 +8,7 @@ A figure that fails is named with its reason, and stops no other.
 from __future__ import annotations
 
 import base64
+import contextlib
 import copy
 import gzip
 import json
@@ -32,6 +33,7 @@ from dlmbench.analysis.results import Study
 from dlmbench.charts import style
 from dlmbench.charts.frames import why_missing
 from dlmbench.results import spreadsheet_field
+from dlmbench.results.journal import write_error
 from dlmbench.types import Run
 
 DPI = 300
@@ -61,6 +63,11 @@ class Figure:
     def panels(self) -> list[str]:
         """The titles of all panels."""
         return panel_titles(self.spec)
+
+    @property
+    def has_more(self) -> bool:
+        """Whether print and page leave panels to the appendix."""
+        return len(self.panels) > MOST_PANELS
 
     @property
     def plot(self) -> str:
@@ -181,9 +188,16 @@ def figures_folder(run_folder: Path) -> Path:
 
 
 def draw(figures: Sequence[Figure], run_folder: Path) -> tuple[Figure, ...]:
-    """The figures with their files written: PNG, PDF and CSV. Earlier files of those not measured are removed."""
+    """The figures with their files written: PNG, PDF and CSV. Earlier files of those not measured are removed.
+
+    Raises:
+        BenchError: the folder cannot be written.
+    """
     folder = figures_folder(run_folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise write_error(error, folder) from error
     drawn = []
     for figure in figures:
         try:
@@ -217,8 +231,11 @@ def _save(content: bytes, path: Path) -> None:
     try:
         partial.write_bytes(content)
         partial.replace(path)
+    except OSError as error:
+        raise write_error(error, path) from error
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
 
 
 def drawing_script() -> str:

@@ -33,12 +33,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     try:
         code = app(arguments or ["--help"], prog_name="dlmbench", standalone_mode=False)
+        sys.stdout.flush()
     except CellsFailedError as error:
         _fail(error.message, error.hint, 1)
     except BenchError as error:
         _fail(error.message, error.hint)
     except _USAGE_ERROR as error:
         _fail(str(getattr(error, "format_message", error.__str__)()), "See `dlmbench COMMAND --help`")
+    except UnicodeEncodeError as error:
+        _fail(f"the output has characters that {error.encoding} cannot write", "Set PYTHONIOENCODING=utf-8")
+    except OSError as error:
+        _fail(
+            f"{error.filename or 'the output'}: {error.strerror or error}", "Check the path, its permissions and disk"
+        )
     except StopRequestedError:
         sys.stderr.write("\nstopped by a signal after a repetition; the same command resumes\n")
         sys.exit(_RETRY)

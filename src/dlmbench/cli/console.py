@@ -98,7 +98,13 @@ def load_libraries(*names: str) -> None:
 
 def print_json(value: Any) -> None:
     """Print a record, or a mapping of records, as JSON. A number that is not finite is unknown: null."""
-    print(json.dumps(_plain(value), indent=1, allow_nan=False, ensure_ascii=False))
+    print(json_text(_plain(value), indent=1), flush=True)
+
+
+def json_text(value: Any, indent: int | None = None) -> str:
+    """JSON that stdout can write: with escapes, unless it takes all characters."""
+    takes_all = (sys.stdout.encoding or "").lower().replace("-", "").startswith("utf")
+    return json.dumps(value, indent=indent, allow_nan=False, ensure_ascii=not takes_all)
 
 
 def _plain(value: Any) -> Any:
@@ -234,12 +240,16 @@ class LiveProgress(ProgressBar):
 @contextmanager
 def measuring(name: str, protocol: ProtocolSettings, plan: Plan, folder: Path) -> Iterator[Progress]:
     """Shows the progress of a run into `folder`, which a signal can stop; see `bench.stopping`."""
-    from dlmbench.bench.stopping import Stopping, resumable
+    from dlmbench.bench.stopping import stoppable
 
     total = len(plan.cells) * (protocol.processes * protocol.rounds + 1) + len(plan.scored_cells)
     title = f"{name}: {len(plan.cells)} cells into {folder}"
-    with resumable(folder, protocol.processes), LiveProgress(title, total) as progress, Stopping(progress) as stopping:
-        yield stopping
+    try:
+        with LiveProgress(title, total) as progress, stoppable(progress, folder, protocol.processes) as stopping:
+            yield stopping
+    except KeyboardInterrupt:
+        log("stopped: everything measured is kept, and the same command resumes")
+        raise
 
 
 class LiveTaskProgress(ProgressBar):

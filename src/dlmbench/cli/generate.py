@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -98,9 +97,7 @@ def generate(
     for output in generation.generate(options.request()):
         if as_json:
             hidden = () if options.trace else ("committed_at", "confidence")
-            print(
-                json.dumps({k: v for k, v in asdict(output).items() if k not in hidden}, ensure_ascii=False), flush=True
-            )
+            print(console.json_text({k: v for k, v in asdict(output).items() if k not in hidden}), flush=True)
         else:
             print(output.text if output.text is not None else " ".join(map(str, output.output_ids)), flush=True)
             if output.committed_at is not None:
@@ -157,4 +154,4 @@ def likelihood(
         raise BenchError("--draws applies to the elbo only", "Add --metric elbo")
     settings = {metric: {"draws": draws}} if draws is not None else {}
     for scored in generation.score_references(options.request(), metric, settings, rows):
-        print(json.dumps(asdict(scored), ensure_ascii=False), flush=True)
+        print(console.json_text(asdict(scored)), flush=True)

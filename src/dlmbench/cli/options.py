@@ -16,6 +16,7 @@ from typer import Argument, Option
 from typer.core import TyperCommand, TyperGroup
 
 import dlmbench
+from dlmbench.types import home_expanded
 
 if TYPE_CHECKING:
     from dlmbench.types import Experiment, Plan
@@ -92,12 +93,19 @@ def command(**settings: Any) -> Callable[[Callable[..., None]], Callable[..., No
             from dlmbench.cli import console
 
             console.configure(quiet=quiet, verbose=verbose)
-            function(**values)
+            function(**{name: _expanded(value) for name, value in values.items()})
 
         _set_parameters(configured, [*parameters.values(), *_parameters(_verbosity).values()])
         return app.command(cls=_Command, **settings)(configured)
 
     return add
+
+
+def _expanded(value: Any) -> Any:
+    """A path, or paths, with ~ expanded, which the shell does not do in --option=~/path; anything else unchanged."""
+    if isinstance(value, list):
+        return [_expanded(item) for item in value]
+    return home_expanded(value) if isinstance(value, Path) else value
 
 
 def _verbosity(

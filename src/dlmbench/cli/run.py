@@ -116,7 +116,7 @@ def failed_cells(plan: Plan, run: Run) -> CellsFailedError | None:
         return None
     return CellsFailedError(
         f"{len(failed)} of {len(wanted)} cells failed, the first: {failed[0].cell.label}: {failed[0].reason}",
-        f"All results are in {run.folder}; to try these cells again, choose a new --output-dir",
+        f"All results are in {run.folder}; fix the cause, and the same command tries these cells again",
     )
 
 

@@ -59,8 +59,7 @@ def tasks(
 
     console.load_libraries("torch")
     from dlmbench.tasks import require, sweep
-    from dlmbench.tasks.records import SAMPLES, TABLE, TASKS
-    from dlmbench.tasks.requests import LIKELIHOODS
+    from dlmbench.tasks.records import LIKELIHOODS, SAMPLES, TABLE, TASKS
 
     kind = next((k for k in LIKELIHOODS if k == likelihood), None)
     if kind is None:
@@ -81,7 +80,8 @@ def tasks(
         chat=chat,
         rows=batch_size,
     )
-    os.environ.setdefault("TQDM_DISABLE", "1")  # read when lm-eval imports tqdm; we show progress ourselves
+    for variable in ("TQDM_DISABLE", "HF_DATASETS_DISABLE_PROGRESS_BARS"):
+        os.environ.setdefault(variable, "1")  # read when lm-eval imports its libraries; we show progress ourselves
     with console.LiveTaskProgress() as progress:
         outcome = sweep.run(experiment, args, output_dir, progress)
     out = console.stdout()

@@ -1,4 +1,4 @@
-"""The knobs of a grid: their combinations, values that are always invalid, and values from the command line.
+"""The knobs of a grid: their combinations, and values that are always invalid.
 
 A knob can belong to a part of a sampler, its commit rule or cache (`steps` to the commit rules with a schedule). The
 product is therefore taken for each choice of parts, over the knobs that these parts have.
@@ -7,15 +7,11 @@ product is therefore taken for each choice of parts, over the knobs that these p
 from __future__ import annotations
 
 import itertools
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from dlmbench import registry
 from dlmbench.errors import BenchError, did_you_mean
 from dlmbench.types import Grid, KnobValue, SamplerAxes
-
-_TYPE_NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
-_FLAGS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
 def combinations(axes: SamplerAxes) -> Iterator[dict[str, KnobValue]]:
@@ -70,33 +66,3 @@ def owners(knob: str) -> tuple[str, ...]:
     if not found:
         raise BenchError(f"unknown knob '{knob}'", did_you_mean(knob, registry.knob_names()))
     return found
-
-
-def from_text(knob: str, texts: Sequence[str]) -> tuple[KnobValue, ...]:
-    """Convert values from the command line to the knob's type; `null` is None for an optional knob.
-
-    Raises:
-        BenchError: an unknown knob, a text of the wrong type, or a part that does not exist.
-    """
-    sampler = owners(knob)[0]
-    declared = registry.all_knobs(sampler)[knob]
-    values: list[KnobValue] = []
-    for text in texts:
-        if declared.optional and text in ("null", "none", "~"):
-            values.append(None)
-            continue
-        try:
-            value: KnobValue = _FLAGS[text.lower()] if declared.kind is bool else declared.kind(text)
-            if isinstance(value, float) and not math.isfinite(value):
-                raise ValueError
-            values.append(value)
-        except (ValueError, KeyError):
-            raise BenchError(
-                f"knob {knob}: '{text}' is not {_TYPE_NAMES[declared.kind]}", f"{knob}: {declared.help}"
-            ) from None
-        folder = registry.parts(sampler).get(knob)
-        if folder is not None and text not in registry.names(folder):
-            raise BenchError(f"knob {knob}: unknown value '{text}'", did_you_mean(text, registry.names(folder)))
-        if declared.kind is int and int(text) < 1:
-            raise BenchError(f"knob {knob}: {text} is less than 1", f"{knob}: {declared.help}")
-    return tuple(dict.fromkeys(values))

@@ -7,7 +7,7 @@ an hour of downloads. An error is one line: file, place in it, what is wrong, an
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,10 +27,20 @@ from dlmbench.experiment.schema import (
     PromptEntry,
     describe_error,
     json_schema,
+    knobs_model,
 )
-from dlmbench.types import Experiment, Grid, KnobValue, ModelSpec, PromptSettings, ProtocolSettings, SamplerAxes
+from dlmbench.types import (
+    Experiment,
+    Grid,
+    KnobValue,
+    ModelSpec,
+    PromptSettings,
+    ProtocolSettings,
+    SamplerAxes,
+    home_expanded,
+)
 
-__all__ = ["Overrides", "json_schema", "load", "parse_overrides"]
+__all__ = ["Overrides", "json_schema", "knob_values", "load", "parse_overrides"]
 
 
 # ---------------------------------------------------------------- overrides
@@ -53,26 +63,15 @@ class Overrides:
     knobs: tuple[tuple[str, tuple[KnobValue, ...]], ...] = ()
 
 
-def _parse_counts(option: str, text: str | None) -> tuple[int, ...] | None:
+def _items(option: str, text: str | None, pattern: str, what: str) -> tuple[str, ...] | None:
+    """The items of a comma-separated list, each of which must match `pattern`; None where the option is not given."""
     if text is None:
         return None
-    found: list[int] = []
-    for item in text.split(","):
-        if not re.fullmatch(r"\s*[1-9][0-9]*\s*", item):
-            raise BenchError(
-                f"{option}: '{item.strip()}' is not a positive whole number", f"Write, for example, {option} 16,32"
-            )
-        found.append(int(item))
-    return tuple(dict.fromkeys(found))
-
-
-def _parse_names(option: str, text: str | None) -> tuple[str, ...] | None:
-    if text is None:
-        return None
-    found = tuple(dict.fromkeys(item.strip() for item in text.split(",")))
-    if "" in found:
-        raise BenchError(f"{option}: '{text}' contains an empty name", f"Write, for example, {option} llama,llada")
-    return found
+    items = tuple(dict.fromkeys(item.strip() for item in text.split(",")))
+    for item in items:
+        if not re.fullmatch(pattern, item):
+            raise BenchError(f"{option}: '{item}' is not {what}", f"Separate several values by commas: {option} A,B")
+    return items
 
 
 def parse_overrides(*, knobs: Sequence[str] = (), **options: Any) -> Overrides:
@@ -87,30 +86,47 @@ def parse_overrides(*, knobs: Sequence[str] = (), **options: Any) -> Overrides:
     """
     settings: dict[str, tuple[KnobValue, ...]] = {}
     for item in knobs:
-        name, sign, values = item.partition("=")
-        if not sign or not name.strip() or not values.strip():
+        name, _, values = (part.strip() for part in item.partition("="))
+        if not name or not values:
             raise BenchError(f"--knob: '{item}' is not name=value", "Write, for example, --knob block_length=16,32")
-        settings[name.strip()] = axes.from_text(name.strip(), [value.strip() for value in values.split(",")])
+        settings[name] = knob_values(name, values.split(","))
     if options.get("steps") is not None and "steps" in settings:
         raise BenchError("steps are set both by --steps and by --knob", "Keep one of them")
-    counts = {
-        name: _parse_counts(f"--{name.replace('_', '-')}", options.get(name))
-        for name in ("steps", "batch_size", "seq_len", "max_prompts")
-    }
-    limit = counts.pop("max_prompts") or (None,)
-    if len(limit) > 1:
-        text = f"--max-prompts: '{options['max_prompts']}' is more than one number"
-        raise BenchError(text, "Write, for example, --max-prompts 16")
-    options |= counts
-    options |= {"max_prompts": limit[0], "models": _parse_names("--models", options.get("models"))}
+    for name in ("steps", "batch_size", "seq_len", "max_prompts"):
+        option = f"--{name.replace('_', '-')}"
+        found = _items(option, options.get(name), "[1-9][0-9]*", "a positive whole number")
+        options[name] = None if found is None else tuple(map(int, found))
+    if limit := options.pop("max_prompts"):
+        if len(limit) > 1:
+            raise BenchError("--max-prompts: more than one number", "Write, for example, --max-prompts 16")
+        options["max_prompts"] = limit[0]
+    options["models"] = _items("--models", options.get("models"), ".+", "the name of a model")
     return Overrides(**options, knobs=tuple(settings.items()))
+
+
+def knob_values(knob: str, texts: Sequence[str]) -> tuple[KnobValue, ...]:
+    """Values of a knob from the command line, read and checked as those of the file.
+
+    Raises:
+        BenchError: an unknown knob, a value of the wrong type, or a part that does not exist.
+    """
+    sampler = axes.owners(knob)[0]
+    try:
+        values = [yaml.load(text, Loader=_Loader) for text in texts]
+        chosen = knobs_model(sampler).model_validate({knob: values})
+    except yaml.YAMLError:
+        raise BenchError(f"knob {knob}: '{','.join(texts)}' is not a value", "Write it as in the file") from None
+    except ValidationError as error:
+        what, hint = describe_error(error.errors(include_url=False)[0])
+        raise BenchError(f"knob {knob}: {what}", hint or registry.all_knobs(sampler)[knob].help) from None
+    return tuple(dict.fromkeys(getattr(chosen, knob)))
 
 
 # ---------------------------------------------------------------- reading the file
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML, except that a duplicate key is an error and 1e-3 is a number."""
+    """YAML, except that 1e-3 is a number, and that duplicate keys and numbers in base 8 or 60 are errors."""
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         """Refuse duplicate keys. Merges (<<) come later, so that they can still override keys."""
@@ -124,6 +140,22 @@ class _Loader(yaml.SafeLoader):
         return node
 
 
+def _decimal(read: Callable[[_Loader, yaml.ScalarNode], float]) -> Callable[[_Loader, yaml.ScalarNode], float]:
+    """`read`, but refusing a number that YAML does not take for the decimal one it looks like."""
+
+    def checked(loader: _Loader, node: yaml.ScalarNode) -> float:
+        value = read(loader, node)
+        if ":" in node.value or re.fullmatch(r"[-+]?0[0-9_]+", node.value):
+            base = 60 if ":" in node.value else 8
+            problem = f"{node.value} would be {value:g}: YAML reads it in base {base}"
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+        return value
+
+    return checked
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _decimal(_Loader.construct_yaml_int))
+_Loader.add_constructor("tag:yaml.org,2002:float", _decimal(_Loader.construct_yaml_float))
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
 )
@@ -136,32 +168,28 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         BenchError: no such file, unreadable, empty, not text, not YAML (with the line), not a mapping.
     """
     try:
-        data = path.read_bytes()
+        text = path.read_text(encoding="utf-8-sig")
+        value = yaml.load(text, Loader=_Loader)
     except FileNotFoundError:
         raise BenchError(f"no experiment file at {path}", "Check --config; examples are in config/") from None
     except OSError as error:
         raise BenchError(f"cannot read {path}: {error.strerror}", "Name a readable YAML file") from None
-    try:
-        text = data.decode("utf-8-sig")
     except UnicodeDecodeError:
-        text = "\0"
-    if "\0" in text:
-        raise BenchError(f"{path} is not a text file", "Name a YAML file in UTF-8")
-    try:
-        value = yaml.load(text, Loader=_Loader)
+        raise BenchError(f"{path} is not a text file", "Name a YAML file in UTF-8") from None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = f"line {mark.line + 1}: " if mark else ""
-        raise BenchError(f"{path}: {line}{error.problem or error.context}", "Fix the YAML at that line") from None
+        raise BenchError(
+            f"{path}: {line}{error.problem or error.context}", "Fix the YAML at that line, or quote a text"
+        ) from None
     except yaml.reader.ReaderError as error:
         number = text[: error.position].count("\n") + 1
         raise BenchError(f"{path}: line {number}: a character that YAML does not allow", "Remove it") from None
     except (ValueError, RecursionError) as error:
         raise BenchError(f"{path}: invalid value: {error}", "Correct that value") from None
-    if value is None:
-        raise BenchError(f"{path} is empty", "Start from one of the files in config/")
     if not isinstance(value, dict):
-        raise BenchError(f"{path} is not a mapping of keys to values", "Start from one of the files in config/")
+        what = "is empty" if value is None else "is not a mapping of keys to values"
+        raise BenchError(f"{path} {what}", "Start from one of the files in config/")
     return value
 
 
@@ -337,24 +365,22 @@ def _prompts(entry: PromptEntry, overrides: Overrides) -> PromptSettings:
     count = entry.count if entry.count is not None else PROMPT_SIZES[entry.size] if entry.size is not None else None
     if count is None and not getattr(registry.load("prompts", entry.source), "ALL_BY_DEFAULT", False):
         count = PROMPT_SIZES["medium"]
-    settings = PromptSettings(entry.source, count, entry.path, entry.seed, entry.chat)
+    path = entry.path and str(home_expanded(Path(entry.path)))
+    settings = PromptSettings(entry.source, count, path, entry.seed, entry.chat)
     if overrides.prompt_file is not None:
         # The count was chosen for another source; with --prompt-file all prompts are used.
-        settings = replace(settings, source="file", path=overrides.prompt_file, count=None)
-    if overrides.max_prompts is not None and settings.count is None:
+        settings = replace(settings, source="file", path=str(home_expanded(Path(overrides.prompt_file))), count=None)
+    if overrides.max_prompts is None:
+        return settings
+    if settings.count is None:
         return replace(settings, limit=overrides.max_prompts)
-    if overrides.max_prompts is not None and settings.count is not None:
-        return replace(settings, count=min(settings.count, overrides.max_prompts))
-    return settings
+    return replace(settings, count=min(settings.count, overrides.max_prompts))
 
 
 def _metrics(entries: Sequence[MetricEntry], overrides: Overrides) -> tuple[str, ...]:
     names = dict.fromkeys(entry.name for entry in entries)
     if overrides.compute_bertscore:
         if "bertscore" not in registry.names("metrics"):
-            raise BenchError(
-                "--compute-bertscore: the metric bertscore is not installed",
-                f"Leave the option out; known metrics: {', '.join(registry.names('metrics'))}",
-            )
+            raise BenchError("--compute-bertscore: the metric bertscore is not installed", "Leave the option out")
         names["bertscore"] = None
     return tuple(names)

@@ -79,7 +79,7 @@ def one_of(names: Iterable[str], what: str) -> Any:
 Count = Annotated[int, Field(ge=1)]
 
 
-def _knobs_model(sampler: str) -> type[BaseModel]:
+def knobs_model(sampler: str) -> type[BaseModel]:
     """The knobs of a sampler and of all its parts, each as an axis."""
     fields: dict[str, Any] = {}
     folders = registry.parts(sampler)
@@ -97,7 +97,7 @@ def _knobs_model(sampler: str) -> type[BaseModel]:
 def _samplers_model() -> type[BaseModel]:
     fields: dict[str, Any] = {}
     for name in registry.loadable("samplers"):
-        model = _knobs_model(name)
+        model = knobs_model(name)
         or_none = BeforeValidator(lambda v: {} if v is None else v, json_schema_input_type=model | None)
         kind = Annotated[model, or_none]  # type: ignore[valid-type]
         fields[name] = (kind, Field(default=None, description=registry.summary("samplers", name)))

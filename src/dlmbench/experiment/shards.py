@@ -81,12 +81,8 @@ def balance(
     included. This is done twice, over all shards and over shards reserved for one model each, and the assignment that
     ends earlier is taken. No shard loads the same model in two ways while there are enough shards to avoid it.
 
-    Args:
-        plan: all cells.
-        count: how many shards are wanted.
-        seconds: predicted time of a cell in one process, by cell id; the mean is used for missing cells.
-        load_s: predicted time to load a model, by `setting_of`; 0 for missing ones.
-        processes: in how many processes each cell is measured.
+    seconds: predicted time of a cell in one process, by cell id; the mean is used for missing cells. load_s: predicted
+    time to load a model, by `setting_of`; 0 for missing ones. processes: in how many each cell is measured.
 
     Raises:
         BenchError: fewer than one shard.

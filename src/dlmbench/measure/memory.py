@@ -58,17 +58,11 @@ def _cgroup_limits() -> Iterator[tuple[int, int]]:
         own = root / path.strip("/")
         # In a container the path may be the host's; its own limit is then at the root.
         for folder in dict.fromkeys((own, *(p for p in own.parents if p.is_relative_to(root)))):
-            limit, used = (_number(folder / name) for name in names[:2])
-            if limit is not None and used is not None:
-                yield limit, used - _cache_bytes(folder / "memory.stat", names[2])
-
-
-def _number(path: Path) -> int | None:
-    """The number in a file of a cgroup; None where there is none, as for "max"."""
-    try:
-        return int(path.read_text(encoding="ascii"))
-    except (OSError, ValueError):
-        return None
+            try:
+                limit, used = (int((folder / name).read_text(encoding="ascii")) for name in names[:2])
+            except (OSError, ValueError):  # no such file, or "max"
+                continue
+            yield limit, used - _cache_bytes(folder / "memory.stat", names[2])
 
 
 def _cache_bytes(path: Path, name: str) -> int:

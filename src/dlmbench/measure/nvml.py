@@ -8,6 +8,7 @@ Without NVML every value is None and `counts_energy` is False, so callers need n
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable
@@ -109,18 +110,17 @@ class GpuMeter:
             return cls()
         properties: Any = torch.cuda.get_device_properties(torch.cuda.current_device())
         uuid, bus = str(getattr(properties, "uuid", "")), getattr(properties, "pci_bus_id", None)
+        lookups = []
         if uuid:
             name = uuid if uuid.startswith(("GPU-", "MIG-")) else f"GPU-{uuid}"
-            try:
-                return cls(pynvml, pynvml.nvmlDeviceGetHandleByUUID(name))
-            except pynvml.NVMLError:
-                pass  # a MIG slice has its own UUID; its board still has a PCI address
+            lookups.append((pynvml.nvmlDeviceGetHandleByUUID, name))
         if bus is not None:
+            # A MIG slice has its own UUID; its board still has a PCI address.
             address = f"{properties.pci_domain_id:08x}:{bus:02x}:{properties.pci_device_id:02x}.0"
-            try:
-                return cls(pynvml, pynvml.nvmlDeviceGetHandleByPciBusId(address))
-            except pynvml.NVMLError:
-                return cls()
+            lookups.append((pynvml.nvmlDeviceGetHandleByPciBusId, address))
+        for find, name in lookups:
+            with contextlib.suppress(pynvml.NVMLError):
+                return cls(pynvml, find(name))
         return cls()
 
     def _get(self, what: str, *arguments: int) -> Any:

@@ -75,12 +75,8 @@ def process_share(
     What is left is dealt evenly over the processes still missing, with at least `MIN_PER_PROCESS` in each: the time
     limit does not go below that, unless the pilot alone has used it up; such a cell is measured in one process only.
 
-    Args:
-        before: timed repetitions of the earlier processes that count.
-        complete: how many of these processes there are.
-        pilot_s: latencies of the pilot's repetitions recorded so far, in seconds.
-        settings: the experiment's protocol.
-        processes: how many processes measure the cell here: `settings.processes`, or the part of them that a shard has.
+    pilot_s: latencies of the pilot's repetitions recorded so far, in seconds. processes: how many processes measure the
+    cell here: `settings.processes`, or the part of them that a shard has.
     """
     is_single = settings.processes == 1
     least = 0 if is_single else MIN_PER_PROCESS
@@ -128,12 +124,8 @@ def plan_repetitions(
     its place; where one process is wanted there is nothing to tell apart, and everything counts. Warm-ups: the full
     number in a fresh process, one in a later round (other cells ran in between), none on a second call in a round.
 
-    Args:
-        samples: of this cell only, in any order.
-        settings: the experiment's protocol.
-        round_index: 0 to rounds - 1.
-        process_id: of the process that will run it; None for one that does not exist yet.
-        processes: how many processes measure the cell here; None for `settings.processes`.
+    process_id: of the process that will run it; None for one that does not exist yet. processes: how many processes
+    measure the cell here; None for `settings.processes`.
     """
     assert 0 <= round_index < settings.rounds, (round_index, settings.rounds)
     assert len({s.cell_id for s in samples}) <= 1, "samples of several cells"

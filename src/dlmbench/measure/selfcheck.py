@@ -169,12 +169,8 @@ def planted_slowdown(
 
     Found: the mean log medians differ by more than 1.96 sd_upper sqrt(1/n + 1/m), the floor for n and m processes.
 
-    Args:
-        floor: of the same cell.
-        planted: the slowdown, as a share.
-        plain_s: medians of processes that ran as they are.
-        slowed_s: medians of other processes, with the slowdown.
-        measured: the slowdown within the processes of `slowed_s`.
+    plain_s: medians of processes that ran as they are. slowed_s: medians of other processes, with the slowdown, whose
+    share is `planted`. measured: the share found within these processes.
     """
     difference = statistics.fmean(map(math.log, slowed_s)) - statistics.fmean(map(math.log, plain_s))
     error = floor.sd_log_upper * math.sqrt(1 / len(plain_s) + 1 / len(slowed_s))

@@ -87,10 +87,11 @@ class _Encoder:
         from transformers.utils import logging
 
         logging.disable_progress_bar()
-        inner: Any = AutoModel.from_pretrained(folder).to(device).eval()
+        inner: Any = AutoModel.from_pretrained(folder, trust_remote_code=False, use_safetensors=True)
+        inner = inner.to(device).eval()
         if getattr(inner.config, "is_encoder_decoder", False):
             inner = inner.get_encoder()
-        self.tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+        self.tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         # RoBERTa position ids start at pad_token_id + 1.
         offset = inner.config.pad_token_id + 1 if "roberta" in inner.config.model_type else 0
         positions = getattr(inner.config, "max_position_embeddings", None)

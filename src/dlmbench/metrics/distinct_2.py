@@ -1,7 +1,6 @@
 """Fraction of distinct bigrams in a generated text (distinct-2, Li et al. 2016, arXiv 1510.03055).
 
-Interpret every likelihood of generated text together with this metric: a text that repeats itself has a low judge
-perplexity.
+Read it beside every likelihood of generated text: one that repeats itself has a low judge perplexity.
 """
 
 from functools import partial

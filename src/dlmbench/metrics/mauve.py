@@ -79,12 +79,13 @@ def score(texts: Texts) -> Iterator[WholeScore | Unscored]:
         if not prompt.reference_text:
             yield without_reference(cell, "mauve", prompt)
             continue
-        features = [judge.features(prompt.text or "", t) for t in (prompt.reference_text, text)]
-        if reason := next((reason for _, reason in features if reason), ""):
-            yield Unscored(cell.id, "mauve", prompt.index, reason)
+        try:
+            features = [judge.features(prompt.text or "", t) for t in (prompt.reference_text, text)]
+        except BenchError as error:
+            yield Unscored(cell.id, "mauve", prompt.index, error.message)
             continue
-        true_ND.append(features[0][0])
-        generated_ND.append(features[1][0])
+        true_ND.append(features[0])
+        generated_ND.append(features[1])
     assert texts.request is not None
     fewest = int(texts.request.setting("fewest") or 0)
     if len(generated_ND) < fewest:

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dlmbench import registry
 from dlmbench.errors import BenchError
+from dlmbench.models.config_json import token_ids
 from dlmbench.types import Architecture, ModelSpec
 
 if TYPE_CHECKING:
@@ -49,7 +51,7 @@ def read_json(path: Path) -> dict[str, Any]:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise BenchError(f"{path.name} is missing", _DOWNLOAD) from None
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):
         raise BenchError(f"{path.name} is damaged", _DOWNLOAD)
@@ -89,7 +91,17 @@ def inspect(folder: Path, family: str | None = None) -> Architecture:
             )
         if family is not None and found != family:
             raise BenchError(f"this is a checkpoint of family '{found}', not '{family}'", f"Set family: {found}")
-        return architecture_from(config, str(found))
+        return _with_generation_config(architecture_from(config, str(found)), folder)
+
+
+def _with_generation_config(architecture: Architecture, folder: Path) -> Architecture:
+    """With the ends of a text that only generation_config.json names, as it does for many Instruct checkpoints."""
+    path = folder / "generation_config.json"
+    if not path.is_file():
+        return architecture
+    named = token_ids(read_json(path), "eos_token_id", architecture.vocab_size)
+    others = tuple(i for i in dict.fromkeys(named) if i not in architecture.eos_ids)
+    return replace(architecture, more_eos_ids=architecture.more_eos_ids + others)
 
 
 def named_architecture(family: str, name: str) -> Architecture:
@@ -121,7 +133,7 @@ def read_header(path: Path) -> dict[str, Any]:
             (length,) = struct.unpack("<Q", stream.read(8))
             header: Any = json.loads(stream.read(length)) if length <= min(size, _MAX_HEADER_BYTES) else None
         ends = [tensor["data_offsets"][1] for name, tensor in header.items() if name != METADATA]
-    except (OSError, ValueError, struct.error, AttributeError, KeyError, TypeError, IndexError):
+    except (OSError, ValueError, RecursionError, struct.error, AttributeError, KeyError, TypeError, IndexError):
         problem = "is empty" if size == 0 else "is not a safetensors file"
         raise BenchError(f"{path.name} {problem}", _DOWNLOAD) from None
     expected = 8 + length + max(ends, default=0)
@@ -160,29 +172,23 @@ def problems(folder: Path, spec: ModelSpec) -> tuple[str, ...]:
     """
     found: list[str] = []
 
-    @contextmanager
-    def noting() -> Iterator[None]:
+    def attempt(check: Callable[..., Any], *arguments: object) -> Any:
         try:
-            yield
+            return check(*arguments)
         except BenchError as error:
             found.append(error.message)
+            return None
 
-    with noting():
-        config = read_json(folder / "config.json")
-        if spec.family:
-            architecture_from(config, spec.family)
+    config = attempt(read_json, folder / "config.json")
+    if config is not None and spec.family:
+        attempt(architecture_from, config, spec.family)
     if not any((folder / name).is_file() and (folder / name).stat().st_size > 0 for name in _TOKENIZERS):
         found.append("tokenizer.json is missing")
     elif (folder / "tokenizer.json").is_file():
-        with noting():
-            read_json(folder / "tokenizer.json")
-    files: set[Path] = set()
+        attempt(read_json, folder / "tokenizer.json")
     if spec.weights == "pretrained":
-        with noting():
-            files = set(weight_map(folder).values())
-    for file in sorted(files):
-        with noting():
-            read_header(file)
+        for file in sorted(set((attempt(weight_map, folder) or {}).values())):
+            attempt(read_header, file)
     return tuple(found)
 
 
@@ -195,8 +201,8 @@ def tensors(
     """Each weight of a checkpoint under LLaMA's name, on `device` in `dtype`; one tensor at a time, shard after shard.
 
     Raises:
-        BenchError: a file is missing or damaged; a tensor is missing, has another shape, or is a bias, which no
-            supported layout has.
+        BenchError: a file is missing or damaged; a tensor is missing, has another shape or no floats, or is one that
+            the family's layout does not have.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -206,8 +212,16 @@ def tensors(
         for name in wanted:
             if name not in files:
                 raise BenchError(f"tensor '{name}' is missing", _DOWNLOAD)
-        if biases := sorted(name for name in files if name.endswith(".bias")):
-            raise BenchError(f"tensor '{biases[0]}' is a bias", "Biases are not supported")
+        # A head of its own beside tied embeddings is a copy of them; rotary frequencies are computed from config.json.
+        untied = registry.load("families", arch.family).tensors(replace(arch, tied_head=False))
+        unused = files.keys() - {t.official for t in untied}
+        for name in sorted(unused):
+            if not name.endswith("rotary_emb.inv_freq"):
+                what = "is a bias, and biases are not supported" if name.endswith(".bias") else "is not used"
+                raise BenchError(
+                    f"tensor '{name}' {what}: without it another model would be computed",
+                    "Use a checkpoint in the family's plain layout: no quantization, no adapters",
+                )
         shards = sorted({files[name] for name in wanted})
         for path in shards:
             read_header(path)
@@ -221,6 +235,10 @@ def tensors(
                             f"{path}: tensor '{name}' has shape {tuple(tensor.shape)}, config.json says "
                             f"{wanted[name].shape}",
                             "Use the config.json and the weights of one checkpoint",
+                        )
+                    if not tensor.is_floating_point():
+                        raise BenchError(
+                            f"{path}: tensor '{name}' has dtype {tensor.dtype}", "Quantized weights are not supported"
                         )
                     yield wanted[name].llama, tensor.to(dtype)
         except SafetensorError as error:

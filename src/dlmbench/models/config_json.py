@@ -9,6 +9,8 @@ from typing import Any
 
 from dlmbench.errors import BenchError
 
+_OF_THIS_CHECKPOINT = "Use the config.json of this checkpoint"
+
 
 def read_known(module_file: str) -> dict[str, dict[str, Any]]:
     """Configs by name, from the JSON file beside a family's module."""
@@ -56,9 +58,46 @@ def rope_theta(config: Mapping[str, Any]) -> float:
     return float(theta)
 
 
-def token_id(config: Mapping[str, Any], key: str) -> int | None:
-    """A special token id; where the config lists several, the first."""
+def token_ids(config: Mapping[str, Any], key: str, vocab_size: int) -> tuple[int, ...]:
+    """The ids of a special token, of which a config may list several. -1, as in old configs, is none.
+
+    Raises:
+        BenchError: no id of the vocabulary.
+    """
     value = config.get(key)
-    if isinstance(value, list):
-        value = value[0] if value else None
-    return None if value is None else int(value)
+    ids = [i for i in (value if isinstance(value, list) else [value]) if i not in (None, -1)]
+    for i in ids:
+        if type(i) is not int or not 0 <= i < vocab_size:
+            raise BenchError(
+                f"config.json: {key} = {i!r} is no id of the vocabulary of {vocab_size}", _OF_THIS_CHECKPOINT
+            )
+    return tuple(ids)
+
+
+def token_id(config: Mapping[str, Any], key: str, vocab_size: int) -> int | None:
+    """The first of `token_ids`, None where there is none."""
+    return next(iter(token_ids(config, key, vocab_size)), None)
+
+
+def size(config: Mapping[str, Any], *keys: str, default: int | None = None) -> int:
+    """A size: the first of `keys` that is set, else `default`.
+
+    Raises:
+        BenchError: none of them is, and there is no default; or the value is not a positive whole number.
+    """
+    key = next((key for key in keys if config.get(key) is not None), keys[0])
+    value = required(config, *keys) if default is None else config.get(key) or default
+    if type(value) is not int or value < 1:
+        raise BenchError(f"config.json: {key} = {value!r} is not a positive whole number", _OF_THIS_CHECKPOINT)
+    return value
+
+
+def multiple(config: Mapping[str, Any], whole: str, part: str) -> None:
+    """Check that the size `whole`, where it is given, is a multiple of the size `part`.
+
+    Raises:
+        BenchError: it is not.
+    """
+    a, b = config.get(whole), config.get(part)
+    if a and b and a % b:
+        raise BenchError(f"config.json: {whole} = {a} is not a multiple of {part} = {b}", _OF_THIS_CHECKPOINT)

@@ -24,6 +24,7 @@ MODEL_FILES = ("*.safetensors", "*.json", "tokenizer*", "*.model", "*.jinja", "L
 REFUSED_FILES = ("original/*", "*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack", "*.py")
 DOWNLOAD = "dlmbench download --config FILE"
 _PATIENCE_S = 5.0
+_NAME = r"(?!.*(--|\.\.))\w([\w.-]*\w)?/\w([\w.-]*\w)?"
 
 
 @dataclass(frozen=True)
@@ -68,34 +69,41 @@ def offline_if_unreachable() -> Iterator[bool]:
     """
     from huggingface_hub import constants, get_session
 
-    was_offline = is_offline()
+    is_off = was_offline = is_offline()
     # `datasets` keeps a copy of the setting.
-    configs = [module for name in ("datasets.config",) if (module := sys.modules.get(name)) is not None]
-    is_off = was_offline
+    modules = [constants] + [sys.modules[name] for name in ("datasets.config",) if name in sys.modules]
     if not was_offline:
         try:
             get_session().head(constants.ENDPOINT, timeout=_PATIENCE_S)
         except Exception:  # whatever the HTTP client raises
             is_off = True
-    for module in (constants, *configs):
+    for module in modules:
         module.HF_HUB_OFFLINE = is_off  # type: ignore[attr-defined]
     try:
         yield is_off
     finally:
-        for module in (constants, *configs):
+        for module in modules:
             module.HF_HUB_OFFLINE = was_offline  # type: ignore[attr-defined]
 
 
 def cached(wanted: Repository, cache_dir: Path | None = None) -> Path | None:
-    """The snapshot folder of a repository in the cache, complete or not, or None; never uses the network."""
+    """The snapshot folder of a repository in the cache, complete or not, or None; never uses the network.
+
+    Raises:
+        BenchError: a name that no repository can have.
+    """
     from_environment = os.environ.get("HF_DATASETS_CACHE") if wanted.kind == "dataset" else None
     given = [cache_dir, Path(from_environment) if from_environment else None]
     folders = [folder for folder in given if folder is not None] + [cache_folder()]
-    # Checked without the library, which is slow to import; for a name it may refuse, it reports the mistake.
+    # Checked without the library, which is slow to import.
+    if len(wanted.name) > 96 or not re.fullmatch(_NAME, wanted.name, re.ASCII):
+        raise BenchError(
+            f"'{wanted.name}' is neither a folder here nor the name of a hub repository", "Names look like org/name"
+        )
     subfolder = f"{wanted.kind}s--{wanted.name.replace('/', '--')}"
-    if _is_plain(wanted.name) and not any((folder / subfolder).is_dir() for folder in folders):
+    if not any((folder / subfolder).is_dir() for folder in folders):
         return None
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub.errors import LocalEntryNotFoundError
 
     for folder in folders:
         try:
@@ -105,8 +113,6 @@ def cached(wanted: Repository, cache_dir: Path | None = None) -> Path | None:
             incomplete = getattr(error, "snapshot_path", None)
             if incomplete is not None:
                 return Path(incomplete)
-        except HFValidationError:
-            raise _no_such_name(wanted) from None
     return None
 
 
@@ -122,11 +128,6 @@ def _snapshot_download(wanted: Repository, cache_dir: Path | None, **options: An
         ignore_patterns=list(REFUSED_FILES),
         **options,
     )
-
-
-def _is_plain(name: str) -> bool:
-    """Whether the library certainly accepts this name; for any other name the library reports the mistake."""
-    return len(name) <= 96 and re.fullmatch(r"(?!.*(--|\.\.))\w([\w.-]*\w)?/\w([\w.-]*\w)?", name, re.ASCII) is not None
 
 
 def prepared_datasets(name: str) -> tuple[Path, ...]:
@@ -171,51 +172,45 @@ def _snapshot(wanted: Repository, cache_dir: Path | None, token: str | None, dry
     """Call `snapshot_download`, and turn its exceptions into BenchErrors."""
     from huggingface_hub import errors
 
-    name, kind, where = wanted.name, wanted.kind, wanted.page
-    again = "dlmbench download --config FILE --hf-token TOKEN"
     try:
-        try:
-            return _snapshot_download(wanted, cache_dir, token=token, dry_run=dry_run)
-        except errors.DryRunError as error:  # the reason is in its cause
-            raise error.__cause__ or error from None
-    except errors.GatedRepoError:
-        failure = BenchError(
-            f"{kind} {name} is gated and this account has no access",
-            f"Accept its conditions at {where}, make a token at {HOME}/settings/tokens, then run `{again}`",
-        )
-    except errors.RevisionNotFoundError:
-        failure = BenchError(
-            f"{kind} {name} has no revision '{wanted.revision}'", f"See the branches and tags at {where}"
-        )
-    except errors.RepositoryNotFoundError:
-        failure = BenchError(
-            f"{kind} '{name}' was not found on the hub, or it is private",
-            f"Check the name at {where}; for a private one run `{again}`",
-        )
-    except errors.HFValidationError:
-        failure = _no_such_name(wanted)
-    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled):
-        failure = BenchError(
-            f"{kind} {name} is not in the cache and {HOME} cannot be reached",
-            f"On a machine with network access, run `{DOWNLOAD}` (page: {where}), and point HF_HOME or HF_HUB_CACHE "
-            "to the folder it filled",
-        )
-    except errors.HfHubHTTPError as error:
-        status = getattr(error.response, "status_code", None)
-        reason = "the token is not valid" if status == 401 else f"the hub answered with status {status}"
-        failure = BenchError(f"cannot fetch {kind} {name}: {reason}", f"See {where}, then run `{again}`")
-    except Exception as error:  # whatever the HTTP client or the disk raises
-        code = getattr(error, "errno", None)
-        reason = os.strerror(code) if isinstance(code, int) else f"it failed with {type(error).__name__}"
-        failure = BenchError(
-            f"cannot fetch {kind} {name}: {reason}",
-            f"Check network and space, then run `{DOWNLOAD}` again: complete files are kept",
-        )
+        return _snapshot_download(wanted, cache_dir, token=token, dry_run=dry_run)
+    except errors.DryRunError as error:
+        failure = _failure(wanted, error.__cause__ or error)
+    except Exception as error:  # whatever the library, the HTTP client or the disk raises
+        failure = _failure(wanted, error)
     # Raised outside the handlers, so that the library's exception is not attached as context.
     raise failure
 
 
-def _no_such_name(wanted: Repository) -> BenchError:
-    return BenchError(
-        f"'{wanted.name}' is neither a folder here nor the name of a hub repository", "Names look like org/name"
-    )
+def _failure(wanted: Repository, error: BaseException) -> BenchError:
+    """What a user can do about an exception of `snapshot_download`."""
+    from huggingface_hub import errors
+
+    name, kind, where = wanted.name, wanted.kind, wanted.page
+    again = "dlmbench download --config FILE --hf-token TOKEN"
+    match error:
+        case errors.GatedRepoError():
+            return BenchError(
+                f"{kind} {name} is gated and this account has no access",
+                f"Accept its conditions at {where}, make a token at {HOME}/settings/tokens, then run `{again}`",
+            )
+        case errors.RevisionNotFoundError():
+            hint = f"See the branches and tags at {where}"
+            return BenchError(f"{kind} {name} has no revision '{wanted.revision}'", hint)
+        case errors.RepositoryNotFoundError():
+            hint = f"Check the name at {where}; for a private one run `{again}`"
+            return BenchError(f"{kind} '{name}' was not found on the hub, or it is private", hint)
+        case errors.LocalEntryNotFoundError() | errors.OfflineModeIsEnabled():
+            return BenchError(
+                f"{kind} {name} is not in the cache and {HOME} cannot be reached",
+                f"On a machine with network access, run `{DOWNLOAD}` (page: {where}), and point HF_HOME or "
+                "HF_HUB_CACHE to the folder it filled",
+            )
+        case errors.HfHubHTTPError():
+            status = getattr(error.response, "status_code", None)
+            reason = "the token is not valid" if status == 401 else f"the hub answered with status {status}"
+            return BenchError(f"cannot fetch {kind} {name}: {reason}", f"See {where}, then run `{again}`")
+    code = getattr(error, "errno", None)
+    reason = os.strerror(code) if isinstance(code, int) else f"it failed with {type(error).__name__}"
+    hint = f"Check network and space, then run `{DOWNLOAD}` again: complete files are kept"
+    return BenchError(f"cannot fetch {kind} {name}: {reason}", hint)

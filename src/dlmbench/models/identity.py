@@ -55,8 +55,10 @@ def fingerprint(folder: Path | None, spec: ModelSpec) -> str:
 
 
 def _of_architecture(config: dict[str, Any], spec: ModelSpec, tokenizer: dict[str, str]) -> str:
-    architecture = registry.load("families", spec.family).architecture(config)
-    return stable_hash({"architecture": asdict(architecture), **tokenizer})
+    architecture = asdict(registry.load("families", spec.family).architecture(config))
+    # Random weights end no text, and a field that came later must not change what is on record.
+    del architecture["more_eos_ids"]
+    return stable_hash({"architecture": architecture, **tokenizer})
 
 
 def with_content(spec: ModelSpec, folder: Path | None) -> ModelSpec:

@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from dlmbench import registry
 from dlmbench.errors import BenchError, did_you_mean
 from dlmbench.models import checkpoint, hub
 from dlmbench.models.tokenizer import CheckpointTokenizer, find_tokenizer
 from dlmbench.tiny import EMBEDDED_MODELS, checkpoint_folder
-from dlmbench.types import Architecture, Generator, LanguageModel, ModelSpec
+from dlmbench.types import Architecture, Generator, LanguageModel, ModelSpec, home_expanded
 
 _EMBEDDED = "embedded:"
 
@@ -137,7 +137,7 @@ def local_folder(spec: ModelSpec, cache_dir: Path | None = None) -> Path | None:
         if spec.source not in EMBEDDED_MODELS:
             raise BenchError(f"unknown embedded model '{spec.source}'", did_you_mean(spec.source, EMBEDDED_MODELS))
         return checkpoint_folder(spec.source.removeprefix(_EMBEDDED))
-    local = Path(spec.source).expanduser()
+    local = home_expanded(Path(spec.source))
     if local.is_dir():
         return local
     if spec.source.startswith((".", "/", "~")) or spec.source.count("/") != 1:
@@ -156,7 +156,7 @@ def is_named_architecture(spec: ModelSpec) -> bool:
 
 def is_from_hub(spec: ModelSpec) -> bool:
     """Whether a model's source is a hub id."""
-    is_local = spec.source.startswith(_EMBEDDED) or Path(spec.source).expanduser().is_dir()
+    is_local = spec.source.startswith(_EMBEDDED) or home_expanded(Path(spec.source)).is_dir()
     return not is_local and not is_named_architecture(spec)
 
 
@@ -190,5 +190,5 @@ def architecture_of(spec: ModelSpec) -> Architecture | str:
 def architectures(models: Iterable[ModelSpec]) -> tuple[dict[str, Architecture], dict[str, str]]:
     """The architectures that are known, by model key, and why the others are not."""
     by_key = {spec.key: architecture_of(spec) for spec in models}
-    known = {key: value for key, value in by_key.items() if not isinstance(value, str)}
-    return known, {key: cast(str, reason) for key, reason in by_key.items() if key not in known}
+    known = {key: found for key, found in by_key.items() if isinstance(found, Architecture)}
+    return known, {key: reason for key, reason in by_key.items() if isinstance(reason, str)}

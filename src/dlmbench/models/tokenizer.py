@@ -1,14 +1,14 @@
 """A checkpoint's tokenizer, read from its tokenizer.json: text to ids and back, without torch.
 
-Special tokens are added where the tokenizer itself adds them (LLaMA-3 adds one at the start of a text), so that a
-model sees prompts as in training.
+Special tokens are added in front where the tokenizer itself adds them (LLaMA-3 adds one at the start of a text), so
+that a model sees prompts as in training. What a tokenizer adds behind a text is left out: every text here goes on.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,7 @@ class CheckpointTokenizer:
             BenchError: the tokenizer has no tokens for this text.
         """
         try:
-            ids: list[int] = self._tokenizer.encode(text, add_special_tokens=special).ids
+            ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
         except Exception as error:  # the library raises bare Exception, for example where there is no unknown token
             word = next((word for word in text.split() if not self._has_tokens(word)), None)
             raise BenchError(
@@ -56,7 +56,18 @@ class CheckpointTokenizer:
                 + (f"'{word}', which is not in its vocabulary" if word else f"this text: {error}"),
                 "The embedded models know only the words of their stories, as in: anna gave the apple to tom .",
             ) from None
-        return ids
+        return [*self._start_ids, *ids] if special else ids
+
+    @cached_property
+    def _start_ids(self) -> list[int]:
+        """What the tokenizer adds in front of a text: what it adds to one of its own tokens, up to that token."""
+        added = self._tokenizer.num_special_tokens_to_add(False)
+        for token in range(self._tokenizer.get_vocab_size() if added else 0):
+            text = self._tokenizer.decode([token], skip_special_tokens=True)
+            if text and self._has_tokens(text):
+                found = self._tokenizer.encode(text)
+                return list(found.ids[: found.special_tokens_mask.index(0)])
+        return []
 
     def _has_tokens(self, word: str) -> bool:
         try:
@@ -78,14 +89,29 @@ class CheckpointTokenizer:
         """Ids of `text` as a user's turn in the checkpoint's chat template, with the generation prompt.
 
         Raises:
-            BenchError: the checkpoint has no chat template.
+            BenchError: the checkpoint has no chat template, or it refuses the text.
         """
-        tokenizer = self.pretrained
-        if not tokenizer.chat_template:
-            raise BenchError(f"{self._folder} has no chat template", "Leave --chat out, or use an Instruct checkpoint")
-        turns = [{"role": "user", "content": text}]
-        ids: list[int] = tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_dict=False)
+        ids: list[int] = self.apply_template(
+            [{"role": "user", "content": text}], add_generation_prompt=True, return_dict=False
+        )
         return ids
+
+    def apply_template(self, turns: list[dict[str, str]], **options: Any) -> Any:
+        """The turns in the checkpoint's chat template; `options` of transformers' `apply_chat_template`.
+
+        Raises:
+            BenchError: the checkpoint has no chat template, or it refuses the turns.
+        """
+        try:
+            tokenizer = self.pretrained
+            if tokenizer.chat_template:
+                return tokenizer.apply_chat_template(turns, **options)
+        except Exception as error:  # a template is a program of the checkpoint's authors
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise BenchError(
+                f"the chat template of {self._folder} cannot be used: {reason}", "Leave the chat option out"
+            ) from None
+        raise BenchError(f"{self._folder} has no chat template", "Leave --chat out, or use an Instruct checkpoint")
 
 
 @lru_cache(maxsize=2)
@@ -95,7 +121,7 @@ def _with_template(folder: Path) -> Any:
     try:
         return PreTrainedTokenizerFast.from_pretrained(str(folder))
     except (OSError, ValueError):
-        return AutoTokenizer.from_pretrained(str(folder))
+        return AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
 
 
 def find_tokenizer(folder: Path) -> CheckpointTokenizer | None:

@@ -7,6 +7,6 @@ windows) and `SHUFFLED` (the seed chooses among them; otherwise they are taken i
 probability of its texts is known).
 """
 
-from dlmbench.prompts.passages import Passage, identity, load_texts, source_attribute
+from dlmbench.prompts.passages import Passage, identity, load_texts, recorded_settings, source_attribute
 from dlmbench.prompts.selection import choose, in_batches, take
 from dlmbench.prompts.spans import BYTES, ScoredSpan, Tokenizer, continuation, same_bytes, scored_spans

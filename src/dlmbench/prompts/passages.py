@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,23 @@ def identity(settings: PromptSettings) -> str:
     return f"{settings.source} n={number} seed={settings.seed}{' chat' if settings.chat else ''}{content}"
 
 
+def recorded_settings(settings: PromptSettings, recorded: str) -> PromptSettings:
+    """The settings of the prompt set that was recorded as this `identity`: `settings`, but for the number of prompts.
+
+    Raises:
+        BenchError: `settings` give other prompts, as a file does that has changed since.
+    """
+    number = recorded.partition(" n=")[2].partition(" ")[0]
+    count = int(number) if number.isdecimal() else None
+    found = replace(settings, count=None, limit=count) if settings.count is None else replace(settings, count=count)
+    if (now := identity(found)) != recorded:
+        raise BenchError(
+            f"the prompts have changed since the texts were generated ({recorded} on record, {now} now)",
+            "Put the recorded prompts back, or measure again into a new folder",
+        )
+    return found
+
+
 def _content_hash(path: Path) -> str:
     require_file(path)
     digest = hashlib.sha256()
@@ -97,6 +114,14 @@ def read_text(path: Path) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
+def require_characters(text: str, place: str) -> None:
+    """Raise BenchError where a text has half of a surrogate pair, as a broken JSON escape leaves it."""
+    if half := next((sign for sign in text if "\ud800" <= sign <= "\udfff"), None):
+        raise BenchError(
+            f"{place}: \\u{ord(half):x} is half of a surrogate pair and no character", "Correct or remove that text"
+        )
+
+
 def parse_json(text: str, path: Path, first_line: int = 1, hint: str = "Fix the file") -> Any:
     """The JSON of a file, or of its part that begins at `first_line`.
 
@@ -105,5 +130,7 @@ def parse_json(text: str, path: Path, first_line: int = 1, hint: str = "Fix the 
     """
     try:
         return json.loads(text)
+    except RecursionError:
+        raise BenchError(f"{path}: line {first_line}: the JSON is nested too deeply", hint) from None
     except json.JSONDecodeError as error:
         raise BenchError(f"{path}: line {first_line + error.lineno - 1} is not JSON: {error.msg}", hint) from None

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from dlmbench.analysis.results import Curve, Study, Verdict
 from dlmbench.analysis.stats import Interval, group_by
-from dlmbench.report.text import counted, listed, percent, rounded, spread
+from dlmbench.report.text import counted, listed, percent, rounded, spread, value_id
 
 COLUMNS = {
     "workload": "batch, prompt + new tokens",
@@ -72,10 +72,15 @@ class Answer:
         """(value id, text) of a row in each column."""
         return [(f"{row.id}.{name}", getattr(row, name)) for name in self.columns]
 
+    @property
+    def texts(self) -> list[list[tuple[str, str]]]:
+        """The cells of every row."""
+        return [self.cells(row) for row in self.rows]
+
     def values(self) -> dict[str, str]:
         """Value id -> text of everything that is printed."""
         notes = {f"note-{i}": text for i, text in enumerate(self.notes, 1)}
-        return {"headline": self.headline, **dict(c for r in self.rows for c in self.cells(r)), **notes}
+        return {"headline": self.headline, **dict(c for cells in self.texts for c in cells), **notes}
 
     def brief(self) -> list[tuple[str, str, str]]:
         """(value id, where, text) for each workload: its verdict, or what is known where that is the same for all."""
@@ -85,7 +90,7 @@ class Answer:
 
     def text(self) -> str:
         """All of it as plain text, a paragraph for each part and a line for each value of a row."""
-        rows = ["\n".join(f"{COLUMNS[i.rpartition('.')[2]]}: {t}." for i, t in self.cells(r) if t) for r in self.rows]
+        rows = ["\n".join(f"{COLUMNS[i.rpartition('.')[2]]}: {t}." for i, t in cells if t) for cells in self.texts]
         return "\n\n".join([self.headline, *rows, *self.notes])
 
 
@@ -212,7 +217,7 @@ def _row(at: Workload, curve: Curve, verdict: Verdict, settings: Sequence[Verdic
     speeds = [(p.cell.steps, p.speedup) for p in curve.timed if p.speedup]
     ends = dict.fromkeys((speeds[0], speeds[-1])) if speeds and verdict.speed is None else ()
     return AnswerRow(
-        id="-".join([f"b{batch}-p{prompt}-g{new}", *controls.split(", ")]).rstrip("-"),
+        id=value_id(f"b{batch}-p{prompt}-g{new}" + (f"-{controls}" if controls else "")),
         workload=f"{batch}, {prompt}+{new}" + (f", {controls}" if controls else ""),
         as_good_from=_parity(verdict, curve),
         speed_there="not known" if verdict.speed is None else spread(verdict.speed),

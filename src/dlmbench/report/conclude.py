@@ -10,8 +10,9 @@ from pathlib import Path
 from dlmbench.analysis.cost import CellCost, CheapestCell, cheapest, costs, goal_of
 from dlmbench.analysis.results import Study
 from dlmbench.analysis.study import analyse
-from dlmbench.charts.figure import draw, figures_of, files_of
+from dlmbench.charts.figure import draw, files_of
 from dlmbench.report import document, page
+from dlmbench.report.source import Source
 from dlmbench.results import read_run
 from dlmbench.results.journal import replace_file
 from dlmbench.types import Run
@@ -28,10 +29,11 @@ def write(run: Run, study: Study, folder: Path, progress: Callable[[str], None])
     records = [{**asdict(v), "speed": v.speed and v.speed.as_dict()} for v in study.verdicts]
     replace_file(folder / VERDICTS, json.dumps({"verdicts": records}, indent=1, allow_nan=False) + "\n")
     progress("drawing the figures as PNG and PDF")
-    figures = draw(figures_of(run, study), folder)
+    source = Source(run, study)
+    figures = draw(source.figures, folder)
     progress("writing the document")
-    report = document.write(run, study, folder, figures)
-    return [folder / VERDICTS, *files_of(figures, folder), report, page.write(run, study, folder, progress, figures)]
+    report = document.write(source, folder, figures)
+    return [folder / VERDICTS, *files_of(figures, folder), report, page.write(source, folder, progress)]
 
 
 @dataclass(frozen=True)

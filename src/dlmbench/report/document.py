@@ -1,7 +1,7 @@
 """report.md: the study as a document, from abstract to appendix, every number from the files of its run.
 
-Every statement is measured; what was not measured is named with its reason. The prose is in templates/report.md, the
-tables in `Tables`. However large a run is, the document has at most MOST_WORDS words: tables get fewer rows.
+Every statement is measured; what was not measured is named with its reason. The prose is in templates/report.md.
+However large a run is, the document has at most MOST_WORDS words: tables get fewer rows.
 """
 
 from __future__ import annotations
@@ -10,28 +10,28 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-import jinja2
+from markupsafe import Markup
 
-from dlmbench.analysis.results import Study
-from dlmbench.charts.figure import Figure, draw, figures_of
+from dlmbench import registry
+from dlmbench.charts.figure import Figure, draw
 from dlmbench.errors import BenchError
-from dlmbench.report.source import Source, family_title, is_published
-from dlmbench.report.tables import Tables
-from dlmbench.report.text import Markdown, counted, escape, finalize, gib, listed, percent, valued
+from dlmbench.report import tables
+from dlmbench.report.answer import Answer
+from dlmbench.report.questions import answers
+from dlmbench.report.source import Source
+from dlmbench.report.text import counted, escape, listed, plain, templates
 from dlmbench.results.journal import replace_file
-from dlmbench.results.settings import load_settings
-from dlmbench.types import Run
 
 NAME = "report.md"
 MOST_WORDS = 3500
 MOST_ABSTRACT = 150
+SHOWN_LETTERS = 200
 # Rows of a table, from the most that are shown to the fewest.
 ROWS = (40, 24, 12, 6, 3)
-_TEMPLATES = Path(__file__).parent / "templates"
 
 
-def write(run: Run, study: Study, folder: Path, figures: Sequence[Figure] | None = None) -> Path:
-    """Write report.md into `folder`; the figures of the run are drawn where they are not given.
+def write(source: Source, folder: Path, figures: Sequence[Figure] | None = None) -> Path:
+    """Write report.md into `folder`, with `figures` as they were drawn there; without them they are drawn now.
 
     Raises:
         BenchError: a file of the run is not what dlmbench wrote, or `folder` cannot be written.
@@ -41,35 +41,29 @@ def write(run: Run, study: Study, folder: Path, figures: Sequence[Figure] | None
     except OSError as error:
         raise BenchError(f"{folder} cannot be made a folder ({error.strerror})", "Name another one") from error
     path = folder / NAME
-    if figures is None:
-        figures = draw(figures_of(run, study), folder)
-    replace_file(path, compose(Source(run, study, load_settings(run), tuple(figures))))
+    replace_file(path, compose(source, draw(source.figures, folder) if figures is None else figures))
     return path
 
 
-def compose(source: Source) -> str:
+def compose(source: Source, figures: Sequence[Figure] = ()) -> str:
     """The whole document as Markdown."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_TEMPLATES),
-        undefined=jinja2.StrictUndefined,
-        finalize=finalize,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        # Escaping is for Markdown and done by `finalize`; HTML's would come on top of it.
-        autoescape=False,
-    )
-    template = environment.get_template("report.md")
+    template = templates(escape).get_template("report.md")
     context = {
         "source": source,
-        "run": source.run,
-        "abstract": abstract(source),
-        "published": all(is_published(m) and m.weights == "pretrained" for m in source.models),
-        "family_title": family_title,
-        **{f.__name__: f for f in (gib, counted, listed, percent, valued)},
+        "figures": figures,
+        "in_abstract": rows_in_abstract(source.answer),
+        "answers": answers(source),
+        "letters": SHOWN_LETTERS,
+        "tables": tables,
+        "commands": code(source.commands),
+        "family_title": lambda family: registry.attribute("families", family, "TITLE", family),
+        "axis": lambda name: listed(map(plain, source.values(name))),
+        "counted": counted,
+        "listed": listed,
     }
     text = ""
     for most in ROWS:
-        text = re.sub(r"\n{3,}", "\n\n", template.render(context, tables=Tables(source, most)).strip()) + "\n"
+        text = re.sub(r"\n{3,}", "\n\n", template.render(context, most=most).strip()) + "\n"
         if words(text) <= MOST_WORDS:
             break
     return text
@@ -80,14 +74,17 @@ def words(text: str) -> int:
     return sum(bool(re.search(r"\w", w)) for w in re.sub(r"<!--.*?-->", "", text).split())
 
 
-def abstract(source: Source) -> Markdown:
-    """The headline and the rows in brief, as many as MOST_ABSTRACT words allow."""
-    parts = [valued("headline", source.answer.headline)]
-    brief = source.answer.brief()
-    for i, (value_id, where, text) in enumerate(brief):
-        more = f"{counted(len(brief) - i, 'workload')}: see section 5.1."
-        if words(" ".join([*parts, where, text, more])) > MOST_ABSTRACT:
-            parts.append(Markdown(more))
-            break
-        parts.append(Markdown(f"{escape(where)} {valued(value_id, text)}."))
-    return Markdown(" ".join(parts))
+def rows_in_abstract(answer: Answer) -> int:
+    """Of how many workloads the verdict fits into the abstract, and a sentence that there are more."""
+    left = MOST_ABSTRACT - words(answer.headline) - words("9 more workloads: see section 5.1.")
+    for i, (_, where, text) in enumerate(answer.brief()):
+        left -= words(f"{where} {text}")
+        if left < 0:
+            return i
+    return len(answer.rows)
+
+
+def code(lines: Sequence[str]) -> Markup:
+    """Lines as code; as escaped text where a name in them could end the code."""
+    safe = all(re.fullmatch(r"[\w ./:='@+,-]+", line) for line in lines)
+    return Markup("\n".join(["```", *lines, "```"]) if safe else "\n".join(f"- {escape(line)}" for line in lines))

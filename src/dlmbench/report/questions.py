@@ -13,7 +13,8 @@ from dlmbench.analysis.quality import metric_for
 from dlmbench.analysis.results import CellSummary, timed_of
 from dlmbench.analysis.stats import Interval, group_by
 from dlmbench.report.answer import COLUMNS, NOT_MEASURED
-from dlmbench.report.source import Source, shape
+from dlmbench.report.source import Source
+from dlmbench.report.tables import shape
 from dlmbench.report.text import counted, from_to, gib, listed, percent, plain, seconds, sig, spread
 
 # The parts of an answer, of which the first MOST are printed; none where it was not measured.
@@ -35,18 +36,15 @@ def asked(question: str) -> Callable[[Ask], Ask]:
     return register
 
 
-def answers(source: Source) -> tuple[list[tuple[str, str]], list[str]]:
-    """Questions with their answers, and those that this run did not measure."""
-    measured, missing = [], []
+def answers(source: Source) -> dict[str, str]:
+    """Every question with what the run measured of it, "" for nothing."""
+    found = {}
     for question, ask in QUESTIONS:
         parts = list(ask(source))
         more = [f"{len(parts) - MOST} more in the tables"] if len(parts) > MOST else []
         text = "; ".join([*parts[:MOST], *more])
-        if text:
-            measured.append((question, f"{text[0].upper()}{text[1:]}."))
-        else:
-            missing.append(question)
-    return measured, missing
+        found[question] = f"{text[0].upper()}{text[1:]}." if text else ""
+    return found
 
 
 # ---------------------------------------------------------------- quality

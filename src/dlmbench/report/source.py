@@ -1,9 +1,10 @@
-"""The input of page and document: a run, its study, the settings of its experiment file, and sample texts."""
+"""What page and document print besides tables: how a run was measured, what is missing, and sample texts."""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -14,16 +15,25 @@ from dlmbench.analysis.contrasts import setting
 from dlmbench.analysis.replication import LEAST_PROCESSES, UNMEASURED_FLOOR, floor_of, usable
 from dlmbench.analysis.results import CellSummary, Curve, Study
 from dlmbench.analysis.stats import group_by
-from dlmbench.charts.figure import Figure
+from dlmbench.charts.figure import Figure, figures_of
 from dlmbench.report.answer import Answer, answer_of
-from dlmbench.report.text import counted, gib, percent
+from dlmbench.report.tables import Table, cell_table, name_of, shape
+from dlmbench.report.text import counted, from_to, gib, listed, percent, plain
 from dlmbench.results import GENERATIONS, read_generations
-from dlmbench.results.settings import ExperimentSettings
+from dlmbench.results.settings import ExperimentSettings, load_settings
 from dlmbench.tasks.records import TaskResults
 from dlmbench.tasks.records import read as read_tasks
-from dlmbench.types import Cell, Finding, ModelSpec, Run
+from dlmbench.types import Finding, ModelSpec, Run
 
 ABSENT = "not on record"
+CLOCKS = {"cuda": "CUDA events", "wall": "the host's wall clock (there is no GPU)"}
+STATUS = {
+    "ok": "complete",
+    "unfinished": "with timed repetitions but not complete",
+    "oom": "out of memory",
+    "invalid": "with invalid output",
+    "error": "ended by an error",
+}
 
 
 @dataclass(frozen=True)
@@ -41,13 +51,48 @@ class Source:
 
     run: Run
     study: Study
-    settings: ExperimentSettings
-    figures: tuple[Figure, ...] = ()
+
+    @cached_property
+    def figures(self) -> tuple[Figure, ...]:
+        """Every figure of the run, those not measured included."""
+        return figures_of(self.run, self.study)
+
+    @cached_property
+    def settings(self) -> ExperimentSettings:
+        """The settings of the experiment file."""
+        return load_settings(self.run.folder)
 
     @cached_property
     def answer(self) -> Answer:
         """The answer of the run."""
         return answer_of(self.study)
+
+    @cached_property
+    def cells(self) -> Table:
+        """The table of cells."""
+        return cell_table(self.study)
+
+    @property
+    def counts(self) -> str:
+        """How many cells there are and how they ended."""
+        ended = Counter(c.status_text for c in self.study.cells)
+        parts = [f"{n:,} {STATUS.get(status, status)}" for status, n in ended.items()]
+        text = f"{counted(ended.total(), 'cell')}: {listed(parts)}." if ended else "No cell is on record."
+        lost = len(self.run.left_out)
+        return text + (f" {counted(lost, 'combination')} of the grid could not be run." if lost else "")
+
+    @property
+    def repetitions(self) -> str:
+        """How many processes and timed repetitions there are, and what timed them."""
+        timed = [r.timed for r in self.run.results if r.timed]
+        if not timed:
+            return "No cell was timed."
+        times, processes = (
+            from_to(values, plain)
+            for values in (list(map(len, timed)), [len({s.process_id for s in t}) for t in timed])
+        )
+        clocks = listed(dict.fromkeys(CLOCKS.get(s.clock, s.clock) for t in timed for s in t))
+        return f"On record: {times} timed repetitions a cell; processes: {processes}. Clock: {clocks}."
 
     @property
     def noise_floor(self) -> str:
@@ -83,6 +128,27 @@ class Source:
         """The models whose weights are random."""
         return tuple(m.key for m in self.models if m.weights == "random")
 
+    @property
+    def unpublished(self) -> tuple[str, ...]:
+        """The models that are not a published checkpoint, listed by its family, with its trained weights."""
+
+        def is_published(model: ModelSpec) -> bool:
+            published = registry.attribute("families", model.family, "PUBLISHED", {})
+            return model.weights == "pretrained" and model.source in published
+
+        return tuple(m.key for m in self.models if not is_published(m))
+
+    @property
+    def why_no_quality(self) -> str:
+        """Why there is no parity in this run."""
+        if self.random:
+            return f"the weights of {listed(self.random)} are random"
+        if not self.study.metrics:
+            return "no metric was scored"
+        if not self.study.baselines:
+            return "there is no autoregressive baseline in the run"
+        return "no metric of quality was scored text by text for both models"
+
     @cached_property
     def tasks(self) -> TaskResults:
         """What `dlmbench tasks` wrote into the run's folder; empty where it was not run there."""
@@ -111,6 +177,14 @@ class Source:
             # Cells that failed have been named already.
             if not reason.startswith("K="):
                 yield NotMeasured(f"{counted(len(named), 'curve')} over K", reason, tuple(name for _, name in named))
+        expected = (
+            n for n in registry.loadable("metrics") if registry.attribute("metrics", n, "REPORT_IF_MISSING", False)
+        )
+        if absent := sorted(set(expected) - {m.name for m in self.study.metrics}):
+            titles = (registry.attribute("metrics", name, "TITLE", name) for name in absent)
+            yield NotMeasured("Not scored", listed(titles))
+        if self.cells.unmeasured:
+            yield NotMeasured("In no cell", listed(self.cells.unmeasured))
 
     @cached_property
     def environment(self) -> list[tuple[str, str]]:
@@ -145,6 +219,19 @@ class Source:
         found = [v for v in dict.fromkeys(setting(c, name) for c in cells) if v is not None]
         return tuple(sorted(found)) if all(isinstance(v, int | float) for v in found) else tuple(found)
 
+    def knobs(self) -> str:
+        """Every setting of the diffusion sampler with its values."""
+        targets = self.of_role("target")
+        names = dict.fromkeys(name for s in targets for name, _ in s.cell.knobs if name != "steps")
+        known = {n: dict.fromkeys(plain(s.cell.knob(n)) for s in targets if n in dict(s.cell.knobs)) for n in names}
+        return "; ".join(f"{n.replace('_', ' ')} {listed(values)}" for n, values in known.items())
+
+    def lengths(self, most: int) -> str:
+        """At most so many N, each with its P and G."""
+        shapes = sorted({(s.cell.sequence_length, s.cell.prompt_tokens, s.cell.new_tokens) for s in self.study.cells})
+        more = [f"{len(shapes) - most} more"] if len(shapes) > most else []
+        return listed([*(f"{n} ({p}+{g})" for n, p, g in shapes[:most]), *more])
+
     def sample_texts(self, most: int) -> tuple[int, tuple[tuple[str, str], ...]]:
         """What the models wrote after one prompt: its index, and pairs of writer and text.
 
@@ -170,34 +257,6 @@ class Source:
         prompt = min(shared)
         names = [self.study.label(c) + (" (autoregressive)" if c.steps is None else f", K={c.steps}") for c in writers]
         return prompt, tuple((n, texts[c.quality_key][prompt]) for n, c in zip(names, writers, strict=True))
-
-
-def shape(cell: Cell | Curve, batch: bool = True) -> str:
-    """B, P and G of a cell or curve."""
-    size = f"B={cell.batch_size}, " if batch else ""
-    return f"{size}P={cell.prompt_tokens}, G={cell.new_tokens}"
-
-
-def is_published(model: ModelSpec) -> bool:
-    """Whether the source is a published checkpoint that its family lists."""
-    return model.source in registry.attribute("families", model.family, "PUBLISHED", {})
-
-
-def family_title(family: str) -> str:
-    """A family's name as its authors write it."""
-    return str(registry.attribute("families", family, "TITLE", family))
-
-
-def name_of(curve: Curve, batch: bool = True) -> str:
-    """A curve's label and shape."""
-    return f"{curve.label}, {shape(curve, batch)}"
-
-
-def first_of(labels: Iterable[str], most: int = 3) -> str:
-    """The first few labels, and how many more there are."""
-    known = list(labels)
-    more = f" and {len(known) - most} more" if len(known) > most else ""
-    return f"{'; '.join(known[:most])}{more}"
 
 
 def config_of(name: str) -> str:

@@ -1,271 +1,261 @@
-"""The tables and lists of the document: at most so many rows, columns without a value left out."""
+"""The tables of a report as records, of which document and page are two views.
+
+A row has an id and a column a key, so that a value has the id `row.key` and one text wherever it is printed.
+"""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Sequence
+import functools
+import json
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
-from dlmbench import registry
+from dlmbench.analysis.parity import ALPHA, ParityPoint
 from dlmbench.analysis.quality import MetricInfo, Quality
+from dlmbench.analysis.results import CellSummary, Curve, MetricParity, Study
 from dlmbench.analysis.stats import Interval, group_by
-from dlmbench.report.questions import answers
-from dlmbench.report.source import Source, first_of, is_published, name_of, shape
-from dlmbench.report.text import (
-    Markdown,
-    bullets,
-    counted,
-    escape,
-    gib,
-    listed,
-    percent,
-    plain,
-    quote,
-    seconds,
-    sig,
-    spread,
-    table,
-    valued,
-)
+from dlmbench.report.text import listed, percent, rounded, sig, spread, value_id
+from dlmbench.types import Finding
 
-SHOWN_LETTERS = 200
 FALSE_DISCOVERIES = (
     "Shown: faster or slower than the baseline, with false discoveries among all cells of the run held at 5% "
     "(Benjamini and Hochberg)."
 )
+Shown = Interval | float | int | str | None
 
 
-class Tables:
-    """The tables of one run, each of at most `most` rows."""
+@dataclass(frozen=True)
+class Column:
+    """A column. read: its value for what a row is about, or the path of the attribute that is it, times `factor`.
 
-    def __init__(self, source: Source, most: int) -> None:
-        self.source, self.study, self.most = source, source.study, most
+    unit: of all its numbers. use: "page" is left out of the document; a "setting" was chosen and has no value id.
+    """
 
-    def _table(
-        self, columns: Sequence[str], rows: Sequence[Sequence[object]], missing: str, *notes: str, numbers_from: int = 1
-    ) -> Markdown:
-        """A table with notes below it; without rows, the reason why there is none."""
-        if not rows:
-            return Markdown(escape(missing))
-        kept = [i for i in range(len(columns)) if any(row[i] is not None for row in rows)]
-        rest = len(rows) - self.most
-        cut = [f"{counted(rest, 'more row')}: see report.html and raw_metrics.csv."] if rest > 0 else []
-        shown = table([columns[i] for i in kept], [[row[i] for i in kept] for row in rows[: self.most]], numbers_from)
-        return Markdown("\n\n".join([shown, *map(escape, (*cut, *filter(None, notes)))]))
+    key: str
+    title: str
+    read: str | Callable[[Any], Shown]
+    unit: str = ""
+    help: str = ""
+    use: Literal["", "page", "setting"] = ""
+    factor: float = 1
 
-    def answer(self) -> Markdown:
-        """The answer: headline, a row for each workload, notes; every text with the id of its value."""
-        found = self.source.answer
-        rows = [[valued(i, text) if text else None for i, text in found.cells(row)] for row in found.rows]
-        # The headline has been given in the abstract; all rows are printed, for none may be hidden.
-        parts = [table(list(found.columns.values()), rows, len(found.columns))] if rows else []
-        parts += [valued(f"note-{i}", note) for i, note in enumerate(found.notes, 1)]
-        return Markdown("\n\n".join(parts or [valued("headline", found.headline)]))
+    def value(self, item: Any) -> Shown:
+        """The value for a row; None for an unknown one, as is any attribute of something that was not measured."""
+        found: Shown
+        if isinstance(self.read, str):
+            found = functools.reduce(lambda of, name: getattr(of, name, None), self.read.split("."), item)
+        else:
+            found = self.read(item)
+        if isinstance(found, Interval):
+            return found.times(self.factor)
+        return found * self.factor if isinstance(found, float | int) and self.factor != 1 else found
 
-    def cells(self) -> Markdown:
-        """Every cell: time, speed, first text, memory, energy."""
-        rows = [
-            (
-                self.study.label(s.cell),
-                s.cell.steps,
-                s.cell.batch_size,
-                f"{s.cell.prompt_tokens}+{s.cell.new_tokens}",
-                spread(s.latency.interval.times(1e3)) if s.latency else s.status_text,
-                s.speedup and spread(s.speedup),
-                None if s.pace in ("unknown", "unclear") else s.pace,
-                s.state,
-                None if s.first_text_s is None else sig(1e3 * s.first_text_s),
-                s.memory and gib(s.memory.bytes),
-                s.joules_per_token and sig(s.joules_per_token.value),
-            )
-            for s in self.study.cells
+    @property
+    def heading(self) -> str:
+        """The title with the unit."""
+        return f"{self.title} [{self.unit}]" if self.unit else self.title
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows with their ids, and a value for each column; `missing` says why there are none. notes stand below it.
+
+    unmeasured: titles of columns without any value; constant: columns with one value in all rows, and its text. Both
+    are left out of `columns`.
+    """
+
+    columns: tuple[Column, ...]
+    ids: tuple[str, ...]
+    rows: tuple[tuple[Shown, ...], ...]
+    missing: str = ""
+    notes: tuple[str, ...] = ()
+    unmeasured: tuple[str, ...] = ()
+    constant: tuple[tuple[Column, str], ...] = ()
+
+    @property
+    def headings(self) -> list[str]:
+        """The headings in the document."""
+        return [c.heading for c in self.columns if c.use != "page"]
+
+    @property
+    def marks(self) -> list[str]:
+        """The alignment of each of them: numbers to the right."""
+        columns = zip(self.columns, zip(*self.rows, strict=True), strict=True)
+        return [":--" if any(isinstance(v, str) for v in values) else "--:" for c, values in columns if c.use != "page"]
+
+    @property
+    def cells(self) -> list[list[tuple[str, str]]]:
+        """(value id, text) of every row in the document; settings have no id."""
+        return [
+            [
+                ("" if c.use == "setting" else value_id(row_id, c.key), text_of(value))
+                for c, value in zip(self.columns, row, strict=True)
+                if c.use != "page"
+            ]
+            for row_id, row in zip(self.ids, self.rows, strict=True)
         ]
-        columns = ("cell", "K", "B", "P+G", "latency [ms]", "speed, x baseline's", "shown", "state", "first text [ms]")
-        return self._table((*columns, "memory", "J/token"), rows, "No cell is on record.", FALSE_DISCOVERIES)
 
-    def quality(self) -> Markdown:
-        """Every metric of every set of texts; a row for each step count."""
-        scored = group_by((s for s in self.study.cells if s.quality), lambda s: s.cell.quality_key)
-        shown = [group[0] for group in scored.values()]
-        metrics = list(dict.fromkeys(q.metric for s in shown for q in s.quality))
-        rows = [
-            (
-                f"{self.study.label(s.cell)}, {shape(s.cell, batch=False)}",
-                s.cell.steps,
-                *(_quality(s.quality_in(m.name)) for m in metrics),
-            )
-            for s in shown
-        ]
-        texts = listed(sorted({q.n for s in shown for q in s.quality}))
-        note = f"{'; '.join(map(_legend, metrics))}. Texts a cell: {texts}."
-        columns = ("texts of", "K", *(m.display_name for m in metrics))
-        return self._table(columns, rows, f"Not measured: {self.why_no_quality()}.", note)
+    @property
+    def constants(self) -> str:
+        """The columns with one value in all rows, as a list."""
+        return ", ".join(f"{column.title} {text}" for column, text in self.constant)
 
-    def why_no_quality(self) -> str:
-        """Why there is no parity in this run."""
-        if self.source.random:
-            return f"the weights of {listed(self.source.random)} are random"
-        if not self.study.metrics:
-            return "no metric was scored"
-        if not self.study.baselines:
-            return "there is no autoregressive baseline in the run"
-        return "no metric of quality was scored text by text for both models"
-
-    def parity(self) -> Markdown:
-        """S_parity of every set of texts, by each metric at each of its margins."""
-        rows = [
-            (
-                name_of(curve, batch=False),
-                p.metric.display_name,
-                f"{p.parity.delta:g}",
-                p.outcome_text,
-                p.parity.literal_steps,
-                None if p.parity.is_monotone else "not monotone",
-            )
-            for curve in self.source.scored_curves
-            for p in sorted(curve.parities, key=lambda p: (p.metric.rank, p.parity.delta != p.metric.margin))
-        ]
-        columns = ("setting", "metric", "margin", "parity", "first K that passes", "curve")
-        note = "A metric's first margin is its leading one. First K that passes: by itself, whatever larger ones do."
-        return self._table(columns, rows, f"Not measured: {self.why_no_quality()}.", note, numbers_from=6)
-
-    def break_even(self) -> Markdown:
-        """k* of every setting with its line."""
-        rows = []
-        for c in self.study.curves:
-            line = c.break_even
-            # No time is below zero, but a line's intercept can be: by noise, or where latency bends.
-            fixed = line and (seconds(line.intercept_s) if line.intercept_s > 0 else "below 0")
-            deviation = line and (percent(line.largest_residual) if line.is_checked else "two points")
-            shown = line.text() if line else "not known"
-            rows.append((name_of(c), shown, fixed, line and seconds(line.slope_s), deviation))
-        columns = ("setting", "break-even k*", "fixed time", "time per step", "off the line")
-        return self._table(columns, rows, "No curve over K is in this run.")
-
-    def figures(self) -> Markdown:
-        """Every figure with its caption; those without data in one line."""
-        drawn = [f for f in self.source.figures if f.picture]
-        parts = [
-            f"![{escape(f.title)}]({f.picture})\n\n*Figure {i}.* {escape(f.caption)}" for i, f in enumerate(drawn, 1)
-        ]
-        lost = [f"{f.title}: {f.missing}" for f in self.source.figures if f.missing]
-        parts += [escape(f"Not drawn: {'; '.join(lost)}.")] if lost else []
-        return Markdown("\n\n".join(parts) or "There are no figures.")
-
-    def texts(self) -> Markdown:
-        """The same prompt continued by the baseline, and by diffusion at the fewest and the most steps."""
-        if self.source.random:
-            return Markdown("Not shown: random weights write noise.")
-        parts = []
-        for writer, text in self.source.sample_texts(most=2)[1]:
-            cut = text if len(text) <= SHOWN_LETTERS else f"{text[:SHOWN_LETTERS]} ..."
-            parts.append(f"{escape(writer)}:\n\n{quote(cut)}")
-        return Markdown("\n\n".join(parts) or "Not shown: no text of one prompt is stored for both models.")
-
-    def findings(self) -> Markdown:
-        """One row per kind of finding: how often, the first, and the advice."""
-        rows = [(g[0].severity, len(g), g[0].message, g[0].hint) for g in self.source.finding_groups]
-        return self._table(("severity", "times", "first", "advice"), rows, "Every check passed.", numbers_from=4)
-
-    def missing(self) -> Markdown:
-        """What was not measured, each reason once, with the first of what it concerns."""
-        items = []
-        for lacking in self.source.not_measured():
-            examples = f" ({first_of(lacking.examples, 2)})" if lacking.examples else ""
-            items.append(f"{lacking.what}: {lacking.why}{examples}.")
-        measured = {m.name for m in self.study.metrics}
-        wanted = {
-            n for n in registry.loadable("metrics") if registry.attribute("metrics", n, "REPORT_IF_MISSING", False)
-        }
-        if absent := [registry.attribute("metrics", name, "TITLE", name) for name in sorted(wanted - measured)]:
-            items.append(f"Not scored: {listed(absent)}.")
-        optional = {"energy": "energy", "first_text_s": "times inside a generation", "memory": "peak memory"}
-        absent = [text for name, text in optional.items() if all(getattr(s, name) is None for s in self.study.cells)]
-        items += [f"Not on record: {listed(absent)}."] if absent else []
-        return bullets(items[: self.most] or ["Nothing of the plan is missing."])
-
-    def commands(self) -> Markdown:
-        """The commands of this run as code; as escaped text where a name in them could end the code."""
-        lines = self.source.commands
-        safe = all(re.fullmatch(r"[\w ./:='@+,-]+", line) for line in lines)
-        return Markdown("\n".join(["```", *lines, "```"])) if safe else bullets(lines)
-
-    def questions(self) -> Markdown:
-        """Every hypothesis and question that was measured, with its answer."""
-        return table(("hypothesis or question", "measured"), answers(self.source)[0], 2)
-
-    def unanswered(self) -> str:
-        """The questions that this run did not measure, in one line."""
-        return " ".join(answers(self.source)[1])
-
-    def limits(self) -> Markdown:
-        """What a reader must not conclude from this run."""
-        return bullets(list(self._limits()))
-
-    def _limits(self) -> Iterator[str]:
-        source, env = self.source, self.source.run.environment
-        others = [m.key for m in source.models if not is_published(m) or m.weights != "pretrained"]
-        if others:
-            yield f"Not the published 8B checkpoints with their trained weights: {listed(others)}."
-        if source.random:
-            yield "The weights are random: times, memory and energy are real, quality was not measured."
-        yield f"One device: {env.device if env else 'not on record'}. Other hardware may rank the models differently."
-        if env is not None and env.cuda is None:
-            yield "There was no GPU. Ratios of times on a CPU do not carry over to one."
-        yield f"One engine for both models ({self.values('engine')}): not the best implementation of each."
-        if self.study.metrics and not source.random:
-            n = sorted({q.n for s in self.study.cells for q in s.quality})
-            yield f"Quality rests on {listed(n)} texts a cell."
-        if source.noise_floor:
-            yield source.noise_floor
-
-    def knobs(self) -> str:
-        """Every setting of the diffusion sampler with its values."""
-        targets = self.source.of_role("target")
-        names = dict.fromkeys(name for s in targets for name, _ in s.cell.knobs if name != "steps")
-        known = {n: dict.fromkeys(plain(s.cell.knob(n)) for s in targets if n in dict(s.cell.knobs)) for n in names}
-        return "; ".join(f"{n.replace('_', ' ')} {listed(values)}" for n, values in known.items())
-
-    def lengths(self) -> str:
-        """Every N with its P and G."""
-        shapes = sorted({(s.cell.sequence_length, s.cell.prompt_tokens, s.cell.new_tokens) for s in self.study.cells})
-        shown = [f"{n} ({p}+{g})" for n, p, g in shapes]
-        return listed(shown if len(shown) <= self.most else [*shown[: self.most], f"{len(shown) - self.most} more"])
-
-    def values(self, name: str) -> str:
-        """The values of an axis, as a list."""
-        return listed(map(plain, self.source.values(name)))
-
-    def clock(self) -> str:
-        """Which clock timed the cells."""
-        names = {"cuda": "CUDA events", "wall": "the host's wall clock (there is no GPU)"}
-        clocks = dict.fromkeys(s.clock for r in self.source.run.results for s in r.timed)
-        return listed(names.get(c, c) for c in clocks) if clocks else "no cell was timed"
-
-    def repetitions(self) -> str:
-        """How many processes and timed repetitions there are."""
-        timed = [r.timed for r in self.source.run.results if r.timed]
-        if not timed:
-            return "No cell was timed."
-        per_cell, processes = sorted(map(len, timed)), sorted(len({s.process_id for s in t}) for t in timed)
-        ends = (f"{v[0]}" if v[0] == v[-1] else f"{v[0]} to {v[-1]}" for v in (per_cell, processes))
-        return "On record: {} timed repetitions a cell; processes: {}.".format(*ends)
-
-    def counts(self) -> str:
-        """How many cells there are and how they ended."""
-        ended = [c.status_text for c in self.study.cells]
-        parts = [f"{ended.count(s)} {_STATUS.get(s, s)}" for s in dict.fromkeys(ended)]
-        lost = len(self.source.run.left_out)
-        out = f" {counted(lost, 'combination')} of the grid could not be run." if lost else ""
-        return f"{counted(len(ended), 'cell')}: {listed(parts)}.{out}" if ended else f"No cell is on record.{out}"
+    def as_json(self) -> str:
+        """All of it for the page: ids, texts, and the numbers to sort by and to export."""
+        columns = []
+        for column, values in zip(self.columns, zip(*self.rows, strict=True), strict=True):
+            record: dict[str, Any] = {n: getattr(column, n) for n in ("key", "title", "unit", "help")}
+            record["texts"] = list(map(text_of, values))
+            if not any(isinstance(v, str) for v in values):
+                for end in ("value", "low", "high"):
+                    numbers = [_number(v, end) for v in values]
+                    record |= {end: numbers} if any(n is not None for n in numbers) else {}
+            columns.append(record)
+        # The terms that find every row, for a link that names all of a workload.
+        terms = [f"{name}={text}".lower() for column, text in self.constant for name in (column.key, column.title)]
+        record = {"ids": self.ids, "columns": columns, "constant": terms}
+        return json.dumps(record, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
-_STATUS = {
-    "ok": "complete",
-    "unfinished": "with timed repetitions but not complete",
-    "oom": "out of memory",
-    "invalid": "with invalid output",
-    "error": "ended by an error",
-}
+def text_of(value: Shown) -> str:
+    """A value as precise as its interval allows, to three digits without one; "" for an unknown one."""
+    if isinstance(value, Interval):
+        return spread(value) if value.is_known else rounded(value)
+    if isinstance(value, int):
+        return f"{value:,}"
+    return sig(value) if isinstance(value, float) else value or ""
+
+
+def _number(value: Shown, end: str) -> float | None:
+    """To five digits, more than is known; None for an unknown one."""
+    found: Any = getattr(value, end) if isinstance(value, Interval) else value if end == "value" else None
+    if isinstance(found, float):
+        return float(f"{found:.5g}") if math.isfinite(found) else None
+    return None if found is None else int(found)
+
+
+def tabulate(
+    columns: Sequence[Column],
+    items: Sequence[Any],
+    row_id: Callable[[Any], str],
+    missing: str = "",
+    notes: Iterable[str] = (),
+    drop_constant: bool = False,
+) -> Table:
+    """A row for each item; columns without a value are left out, with `drop_constant` also those with a single one."""
+    values = {c.key: [c.value(item) for item in items] for c in columns}
+    known = [c for c in columns if any(v is not None for v in values[c.key])]
+    unmeasured = tuple(c.title for c in columns if c not in known)
+    same = [c for c in known[1:] if len(items) > 1 and len(set(values[c.key])) == 1] if drop_constant else []
+    kept = tuple(c for c in known if c not in same)
+    constant = tuple((c, text_of(values[c.key][0])) for c in same)
+    rows = tuple(zip(*(values[c.key] for c in kept), strict=True))
+    return Table(kept, tuple(map(row_id, items)), rows, missing, tuple(filter(None, notes)), unmeasured, constant)
+
+
+def shape(cell: Any, batch: bool = True) -> str:
+    """B, P and G of a cell or curve."""
+    size = f"B={cell.batch_size}, " if batch else ""
+    return f"{size}P={cell.prompt_tokens}, G={cell.new_tokens}"
+
+
+def name_of(curve: Curve, batch: bool = True) -> str:
+    """A curve's label and shape."""
+    return f"{curve.label}, {shape(curve, batch)}"
+
+
+# ---------------------------------------------------------------- the tables
+
+
+def cell_table(study: Study) -> Table:
+    """Every cell: settings, time, speed, quality, memory, energy."""
+    largest = max((c.memory.bytes for c in study.cells if c.memory), default=0)
+    scale, unit = (1 << 30, "GiB") if largest >= 2 << 30 else (1 << 20, "MiB")
+    parities = {
+        p.cell.id: _parity_text(point, lead)
+        for curve in study.curves
+        if (lead := curve.headline()) is not None
+        for p in curve.points
+        for point in lead.parity.points
+        if point.steps == p.cell.steps
+    }
+    metrics = [_metric_column(m) for m in study.metrics]
+
+    first = "first token, or first final block"
+    state = "of the device: rested, or sustained under 20 s of load or more"
+    columns = (
+        Column("model", "model", lambda c: study.label(c.cell), "", "with the settings that differ", "setting"),
+        Column("steps", "K", "cell.steps", "", "diffusion steps", "setting"),
+        Column("batch", "B", "cell.batch_size", "", "batch size", "setting"),
+        Column("prompt", "P", "cell.prompt_tokens", "", "prompt tokens", "setting"),
+        Column("new", "G", "cell.new_tokens", "", "new tokens", "setting"),
+        Column("latency", "latency", "latency.interval", "ms", "median of a whole generation", factor=1e3),
+        Column("speedup", "speedup", "speedup", "x", "the baseline's latency over this one's"),
+        Column("shown", "shown", lambda c: None if c.pace == "unknown" else c.pace, "", FALSE_DISCOVERIES),
+        *metrics[:1],
+        Column("parity", "parity", lambda c: parities.get(c.cell.id), "", "by the leading metric", "page"),
+        Column("rate", "throughput", "throughput.interval", "tokens/s", "new tokens, whole batch", "page"),
+        Column(
+            "useful", "useful throughput", "useful_throughput.interval", "tokens/s", "up to the end of text", "page"
+        ),
+        Column("first", "first text", "first_text_s", "ms", first, factor=1e3),
+        Column("memory", "peak memory", "memory.bytes", unit, "of a generation, with weights", factor=1 / scale),
+        Column("energy", "energy", "energy", "J", "of one generated batch", "page"),
+        Column("joules", "energy of a token", "joules_per_token", "J", "gross, idle included"),
+        Column("useful_j", "energy of a useful token", "joules_per_useful_token", "J", "up to the end of text", "page"),
+        *metrics[1:],
+        Column("block", "block", "block_length", "", "positions in a block", "page"),
+        Column("state", "state", "state", "", state),
+        Column("processes", "processes", "latency.processes", "", "that the interval of the latency rests on", "page"),
+        Column("n", "n", "latency.n", "", "timed repetitions", "page"),
+        Column("status", "status", _status, "", "ok, or why there is no value"),
+    )
+    missing = "No cell is on record."
+    return tabulate(columns, study.cells, lambda c: c.cell.id, missing, [FALSE_DISCOVERIES], drop_constant=True)
+
+
+def _metric_column(metric: MetricInfo) -> Column:
+    direction = "higher is better" if metric.higher_is_better else "lower is better"
+
+    def read(cell: CellSummary) -> Shown:
+        quality = cell.quality_in(metric.name)
+        return None if quality is None else _interval(quality)
+
+    return Column(metric.name, metric.display_name, read, metric.unit, direction, "page")
+
+
+def _interval(quality: Quality) -> Interval:
+    return Interval(quality.value, *(math.nan if end is None else end for end in (quality.low, quality.high)))
+
+
+def _parity_text(point: ParityPoint, lead: MetricParity) -> str:
+    if not lead.parity.decides:
+        return "too few prompts"
+    if point.p_good <= ALPHA / 2:
+        return "as good"
+    return "worse" if point.p_worse_jointly <= ALPHA / 2 else "undecided"
+
+
+def _status(cell: CellSummary) -> str:
+    status = cell.status_text
+    return f"{status}: {cell.reason}" if cell.reason and status != "ok" else status
+
+
+def quality_table(study: Study, missing: str) -> Table:
+    """Every metric of every set of texts; a row for each step count."""
+    scored = group_by((s for s in study.cells if s.quality), lambda s: s.cell.quality_key)
+    shown = [group[0] for group in scored.values()]
+    metrics = list(dict.fromkeys(q.metric for s in shown for q in s.quality))
+    texts = listed(sorted({q.n for s in shown for q in s.quality}))
+    columns = (
+        Column("texts", "texts of", lambda s: f"{study.label(s.cell)}, {shape(s.cell, batch=False)}", use="setting"),
+        Column("steps", "K", "cell.steps", use="setting"),
+        *(replace(_metric_column(m), unit="", use="") for m in metrics),
+    )
+    note = f"{'; '.join(map(_legend, metrics))}. Texts a cell: {texts}."
+    return tabulate(columns, shown, lambda s: s.cell.id, f"Not measured: {missing}.", [note])
 
 
 def _legend(metric: MetricInfo) -> str:
@@ -274,9 +264,52 @@ def _legend(metric: MetricInfo) -> str:
     return metric.title
 
 
-def _quality(value: Quality | None) -> str | None:
-    if value is None:
-        return None
-    if value.low is None or value.high is None:
-        return sig(value.value)
-    return spread(Interval(value.value, value.low, value.high))
+def parity_table(curves: Iterable[Curve], missing: str) -> Table:
+    """S_parity of every set of texts, by each metric at each of its margins."""
+    columns = (
+        Column("setting", "setting", lambda row: name_of(row[0], batch=False), use="setting"),
+        Column("metric", "metric", lambda row: row[1].metric.display_name, use="setting"),
+        Column("margin", "margin", lambda row: f"{row[1].parity.delta:g}", use="setting"),
+        Column("parity", "parity", lambda row: row[1].outcome_text),
+        Column("first", "first K that passes", lambda row: row[1].parity.literal_steps),
+        Column("curve", "curve", lambda row: None if row[1].parity.is_monotone else "not monotone"),
+    )
+    rows = [
+        (curve, p)
+        for curve in curves
+        for p in sorted(curve.parities, key=lambda p: (p.metric.rank, p.parity.delta != p.metric.margin))
+    ]
+    note = "A metric's first margin is its leading one. First K that passes: by itself, whatever larger ones do."
+
+    def row_id(row: tuple[Curve, MetricParity]) -> str:
+        return f"{row[0].points[0].cell.id}.{row[1].metric.name}-{row[1].parity.delta:g}"
+
+    return tabulate(columns, rows, row_id, f"Not measured: {missing}.", [note])
+
+
+def break_even_table(curves: Sequence[Curve]) -> Table:
+    """k* of every setting with its line."""
+
+    lines = {id(c): c.break_even for c in curves if c.break_even}
+    # No time is below zero, but a line's intercept can be: by noise, or where latency bends.
+    fixed = {i: sig(1e3 * x.intercept_s) if x.intercept_s > 0 else "below 0" for i, x in lines.items()}
+    off = {i: percent(x.largest_residual) if x.is_checked else "two points" for i, x in lines.items()}
+    columns = (
+        Column("setting", "setting", name_of, use="setting"),
+        Column("steps", "break-even k*", lambda c: c.break_even.text() if c.break_even else "not known"),
+        Column("fixed", "fixed time", lambda c: fixed.get(id(c)), "ms"),
+        Column("slope", "time per step", "break_even.slope_s", "ms", factor=1e3),
+        Column("off", "off the line", lambda c: off.get(id(c))),
+    )
+    return tabulate(columns, curves, lambda c: f"{c.points[0].cell.id}.line", "No curve over K is in this run.")
+
+
+def finding_table(groups: Sequence[Sequence[Finding]]) -> Table:
+    """One row per kind of finding: how often, the first, and the advice."""
+    columns = (
+        Column("severity", "severity", lambda group: group[0].severity, use="setting"),
+        Column("times", "times", len, use="setting"),
+        Column("first", "first", lambda group: group[0].message, use="setting"),
+        Column("advice", "advice", lambda group: group[0].hint, use="setting"),
+    )
+    return tabulate(columns, groups, lambda group: group[0].code, "Every check passed.")

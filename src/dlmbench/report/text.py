@@ -1,7 +1,7 @@
-"""Text of a report: numbers with their intervals, and Markdown in which no text from a file can become structure.
+"""Text of a report: numbers with their intervals, and templates in which no text from a file can become structure.
 
 Names, reasons and generated texts are untrusted: a pipe would break a table, a tag would be markup, a link could be
-followed. Templates and tables escape every plain string and leave `Markdown` unchanged.
+followed. Templates escape every plain string and leave `Markup` unchanged.
 """
 
 from __future__ import annotations
@@ -9,8 +9,14 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 
-from dlmbench.analysis.stats import Interval, Summary
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from dlmbench.analysis.stats import Interval
+
+TEMPLATES = Path(__file__).parent / "templates"
 
 # ---------------------------------------------------------------- numbers
 
@@ -61,9 +67,8 @@ def rounded(interval: Interval) -> str:
     return f"{round(interval.value, digits):,.{max(0, digits)}f}" if math.isfinite(interval.value) else "not finite"
 
 
-def spread(interval: Interval | Summary, unit: str = "") -> str:
+def spread(interval: Interval, unit: str = "") -> str:
     """A value and its 95% interval in brackets, all as precise as the interval allows; "no interval" without one."""
-    interval = interval.interval if isinstance(interval, Summary) else interval
     if not interval.is_known:
         return f"{rounded(interval)}{unit} (no interval)"
     digits = decimals(interval)
@@ -97,14 +102,7 @@ def counted(n: int, noun: str) -> str:
     return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
 
 
-# ---------------------------------------------------------------- Markdown
-
-
-class Markdown(str):
-    """Text that is meant as Markdown."""
-
-    __slots__ = ()
-
+# ---------------------------------------------------------------- templates
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\s]+")
 _SIGNS = re.compile(r"([\\`*\[\]|~$#{}])")
@@ -115,41 +113,30 @@ _BLOCK = re.compile(r"^(\d*)([-+=.)])(?=[\s=-]|$)")
 _ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "@": "&#64;", "://": "&#58;//", "www.": "www&#46;"}
 
 
-def escape(text: str) -> Markdown:
-    """`text` on one line, without any meaning to a Markdown renderer (CommonMark or GitHub's)."""
-    if isinstance(text, Markdown):
-        return text
-    plain = _CONTROL.sub(" ", text).strip()
+def escape(value: object) -> Markup:
+    """`value` as text on one line, without any meaning to a Markdown renderer (CommonMark or GitHub's)."""
+    if isinstance(value, Markup):
+        return value
+    plain = _CONTROL.sub(" ", str(value)).strip()
     plain = _SIGNS.sub(r"\\\1", plain)
     for sign, entity in _ENTITIES.items():
         plain = re.sub(re.escape(sign), entity, plain, flags=re.IGNORECASE)
     plain = _UNDERSCORES.sub(r"\\_", plain)
-    return Markdown(_BLOCK.sub(r"\1\\\2", plain))
+    return Markup(_BLOCK.sub(r"\1\\\2", plain))
 
 
-def finalize(value: object) -> Markdown:
-    """For templates: the value of an expression is escaped unless it is Markdown."""
-    return value if isinstance(value, Markdown) else escape(str(value))
+def value_id(*parts: object) -> str:
+    """The id of a value: the parts joined by dots, in an alphabet that means nothing in HTML and Markdown."""
+    return re.sub(r"[^a-z0-9_.]+", "-", ".".join(map(str, parts)).lower())
 
 
-def table(columns: Sequence[str], rows: Sequence[Sequence[object]], numbers_from: int = 1) -> Markdown:
-    """A table; columns from `numbers_from` on are aligned to the right. None is shown as a dash."""
-    marks = [":--" if i < numbers_from else "--:" for i in range(len(columns))]
-    lines: list[Sequence[str]] = [[escape(c) for c in columns], marks]
-    lines += [[finalize("–" if value is None else value) for value in row] for row in rows]
-    return Markdown("\n".join(f"| {' | '.join(line)} |" for line in lines))
-
-
-def valued(value_id: str, text: str) -> Markdown:
-    """`text` followed by the id of the value it prints, as a comment that no renderer shows."""
-    return Markdown(f"{escape(text)}<!-- {re.sub('[^a-z0-9_.-]', '', value_id)} -->")
-
-
-def bullets(items: Sequence[str]) -> Markdown:
-    """A list, one line per item."""
-    return Markdown("\n".join(f"- {escape(i)}" for i in items))
-
-
-def quote(text: str) -> Markdown:
-    """A block quote, one line per paragraph."""
-    return Markdown("\n>\n".join(f"> {escape(paragraph)}" for paragraph in text.split("\n\n")))
+def templates(finalize: Callable[[object], object] | None = None) -> Environment:
+    """The templates of this package; whatever they print is escaped by `finalize`, or for HTML, unless it is Markup."""
+    return Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        finalize=finalize,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )

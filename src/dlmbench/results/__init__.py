@@ -15,6 +15,6 @@ from dlmbench.results.records import (
     read_generations,
     read_run,
     read_text_results,
-    recorded_protocol,
 )
+from dlmbench.results.settings import load_settings, recorded_protocol
 from dlmbench.results.views import FIXED_COLUMNS, spreadsheet_field

@@ -19,7 +19,6 @@ from dlmbench.results.records import (
     Record,
     RunRecords,
     cell_record,
-    read_generations,
     read_records,
     read_scores,
     read_text_results,
@@ -27,7 +26,6 @@ from dlmbench.results.records import (
 from dlmbench.results.views import quality_metrics, raw_metrics
 from dlmbench.types import (
     SCHEMA_VERSION,
-    CellResult,
     Environment,
     ModelSpec,
     Plan,
@@ -44,11 +42,11 @@ S = TypeVar("S")  # a dataclass
 
 
 class Store(LockedFolder):
-    """A run folder open for writing, by one process at a time."""
+    """A run folder open for writing, by one process at a time. records: everything measured so far."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        self._records = RunRecords()
+        self.records = RunRecords()
         self._scores: tuple[Score, ...] = ()
         self._unscored: tuple[Unscored, ...] = ()
 
@@ -71,8 +69,8 @@ class Store(LockedFolder):
         return store
 
     def _resume(self, environment: Environment, experiment_name: str, plan: Plan | None) -> None:
-        self._records = read_records(self.folder)
-        recorded = self._records.environment
+        self.records = read_records(self.folder)
+        recorded = self.records.environment
         if recorded is not None and (differing := differences(recorded, environment, Environment.COMPARABLE)):
             raise BenchError(
                 f"{self.folder} contains results from another environment ({'; '.join(differing)})",
@@ -82,15 +80,15 @@ class Store(LockedFolder):
             self._check_plan(plan)
         for name in (RECORDS, GENERATIONS, TEXT_SCORES):
             drop_torn_line(self.folder / name)
-        self._scores = tuple(s for s in read_scores(self.folder) if s.cell_id in self._records.cells)
-        self._unscored = unscored_cells(read_text_results(self.folder), self._records.cells)
+        self._scores = tuple(s for s in read_scores(self.folder) if s.cell_id in self.records.cells)
+        self._unscored = unscored_cells(read_text_results(self.folder), self.records.cells)
         new: list[dict[str, Any]] = []
         if recorded != environment:
             new.append({"kind": "environment", **asdict(environment)})
-        if self._records.name != experiment_name:
-            new.append({"kind": "experiment", "name": experiment_name, "schema_version": self._records.schema_version})
+        if self.records.name != experiment_name:
+            new.append({"kind": "experiment", "name": experiment_name, "schema_version": self.records.schema_version})
         append_lines(self.folder / RECORDS, new)
-        self._records.environment, self._records.name = environment, experiment_name
+        self.records.environment, self.records.name = environment, experiment_name
         if plan is not None:
             self.add_plan(plan)
         self.write_views()
@@ -106,23 +104,23 @@ class Store(LockedFolder):
         """
         self._check_plan(plan)
         models = {c.model.identity: c.model for c in plan.cells}
-        current = {i: models.get(c.model.identity, c.model) for i, c in self._records.cells.items()}
-        cells = {i: replace(c, model=current[i]) for i, c in self._records.cells.items() if c.model != current[i]}
-        cells |= {c.id: c for c in plan.cells if c.id not in self._records.cells}
-        left_out = [out for out in dict.fromkeys(plan.left_out) if out not in self._records.left_out]
+        current = {i: models.get(c.model.identity, c.model) for i, c in self.records.cells.items()}
+        cells = {i: replace(c, model=current[i]) for i, c in self.records.cells.items() if c.model != current[i]}
+        cells |= {c.id: c for c in plan.cells if c.id not in self.records.cells}
+        left_out = [out for out in dict.fromkeys(plan.left_out) if out not in self.records.left_out]
         lines = [cell_record(c) for c in cells.values()] + [{"kind": "left_out", **asdict(out)} for out in left_out]
         append_lines(self.folder / RECORDS, lines)
         for cell in cells.values():
-            self._records.add_cell(cell)
-        self._records.left_out.update(dict.fromkeys(left_out))
+            self.records.add_cell(cell)
+        self.records.left_out.update(dict.fromkeys(left_out))
 
     def _check_plan(self, plan: Plan) -> None:
-        if self._records.schema_version != SCHEMA_VERSION:
+        if self.records.schema_version != SCHEMA_VERSION:
             raise BenchError(
                 f"{self.folder} was written by an earlier version of dlmbench and cannot be resumed",
                 "Name a new --output-dir; report, analyze, compare and score still read this one",
             )
-        recorded = (cell.model for cell in self._records.cells.values())
+        recorded = (cell.model for cell in self.records.cells.values())
         refuse_replaced_models(self.folder, recorded, (cell.model for cell in plan.cells))
 
     def append(self, record: Record) -> None:
@@ -132,9 +130,9 @@ class Store(LockedFolder):
             BenchError: the disk is full or the folder is gone; nothing recorded before is lost.
         """
         if isinstance(record, Sample):
-            assert (record.is_warmup, record.index) not in self._records.samples[record.cell_id], record
+            assert (record.is_warmup, record.index) not in self.records.samples[record.cell_id], record
         append_lines(self.folder / RECORDS, [{"kind": KIND_OF[type(record)], **asdict(record)}])
-        self._records.add(record)
+        self.records.add(record)
 
     def add_generations(self, generations: Iterable[StoredGeneration]) -> None:
         """Record generated texts; readers take the latest of a cell and prompt."""
@@ -146,35 +144,23 @@ class Store(LockedFolder):
 
     def write_scores(self, scores: Iterable[Score]) -> None:
         """Replace the aggregated scores. A value that is not finite is unknown (None)."""
-        self._unscored = unscored_cells(read_text_results(self.folder), self._records.cells)
+        self._unscored = unscored_cells(read_text_results(self.folder), self.records.cells)
         known = map(finite, scores)
         self._scores = tuple(replace(s, in_other_units=tuple(map(finite, s.in_other_units))) for s in known)
         replace_file(self.folder / QUALITY_METRICS, self._quality_metrics())
 
     def samples(self, cell_id: str) -> tuple[Sample, ...]:
         """The recorded repetitions of one cell, in order."""
-        return tuple(self._records.samples[cell_id].values())
-
-    def results(self) -> tuple[CellResult, ...]:
-        """Everything recorded about every cell, in the order of the plan."""
-        return self._records.results()
-
-    def result(self, cell_id: str) -> CellResult:
-        """Everything recorded about one cell."""
-        return self._records.result(cell_id)
-
-    def generations(self) -> tuple[StoredGeneration, ...]:
-        """The recorded texts."""
-        return read_generations(self.folder)
+        return tuple(self.records.samples[cell_id].values())
 
     def _quality_metrics(self) -> str:
-        environment = self._records.environment
+        environment = self.records.environment
         assert environment is not None
-        return quality_metrics(environment, self._records.cells, self._scores, self._unscored)
+        return quality_metrics(environment, self.records.cells, self._scores, self._unscored)
 
     def write_views(self) -> None:
         """Rewrite the CSV and the JSON from the records."""
-        replace_file(self.folder / RAW_METRICS, raw_metrics(self.results()))
+        replace_file(self.folder / RAW_METRICS, raw_metrics(self.records.results()))
         replace_file(self.folder / QUALITY_METRICS, self._quality_metrics())
 
 

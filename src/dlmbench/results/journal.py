@@ -10,12 +10,14 @@ import errno
 import fcntl
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from dlmbench.errors import BenchError
+
+T = TypeVar("T")
 
 LOCK = ".lock"
 
@@ -98,6 +100,20 @@ def drop_torn_line(path: Path) -> None:
             _sync_folder(path.parent)
     except OSError as error:
         raise write_error(error, path) from error
+
+
+def read_json(path: Path, parse: Callable[[Any], T], hint: str) -> T | None:
+    """What `parse` makes of a JSON file; None without the file.
+
+    Raises:
+        BenchError: the file cannot be read, or is not one that dlmbench wrote; with `hint`.
+    """
+    try:
+        return parse(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return None
+    except (OSError, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise BenchError(f"{path} is not the file that dlmbench wrote ({error})", hint) from error
 
 
 def broken_line(path: Path, number: int, reason: str) -> BenchError:

@@ -10,7 +10,6 @@ generation in place of `EnergyWindow`. Names that changed are in `_RENAMED`.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from dlmbench.errors import BenchError
-from dlmbench.results.journal import broken_line, read_lines
+from dlmbench.results.journal import broken_line, read_json, read_lines
 from dlmbench.results.selfcheck import SELFCHECK, read_selfcheck
 from dlmbench.types import (
     SCHEMA_VERSION,
@@ -31,7 +30,6 @@ from dlmbench.types import (
     Environment,
     LeftOut,
     MemoryPass,
-    ProtocolSettings,
     Run,
     Sample,
     Score,
@@ -91,10 +89,7 @@ class RunRecords:
     def add(self, record: Record) -> None:
         """Add a sample, an energy window or a device time, or set the latest record of another kind."""
         if isinstance(record, Sample):
-            samples = self.samples[record.cell_id]
-            key = (record.is_warmup, record.index)
-            assert key not in samples, f"sample {key} of cell {record.cell_id} is on record already"
-            samples[key] = record
+            self.samples[record.cell_id][record.is_warmup, record.index] = record
         elif isinstance(record, EnergyWindow):
             self.energy.setdefault(record.cell_id, []).append(record)
         elif isinstance(record, DeviceTime):
@@ -121,20 +116,6 @@ class RunRecords:
             energy=tuple(self.energy.get(cell_id, ())),
             order=self.latest.get((cell_id, CommitOrder)),
         )
-
-
-def recorded_protocol(values: Mapping[str, Any]) -> ProtocolSettings:
-    """The protocol as experiment.json holds it; before schema version 3 each round could have a process of its own.
-
-    Raises:
-        AttributeError, TypeError, ValueError: a value has the wrong form.
-    """
-    settings = from_mapping(ProtocolSettings, values)
-    if "processes" in values:
-        return settings
-    if values.get("fresh_process_per_round"):
-        return replace(settings, processes=settings.rounds, rounds=1)
-    return replace(settings, processes=1)
 
 
 def cell_record(cell: Cell) -> dict[str, Any]:
@@ -222,16 +203,12 @@ def _text_result(values: Mapping[str, Any]) -> TextResult:
 
 def read_scores(folder: Path) -> tuple[Score, ...]:
     """The aggregated scores of a run folder; empty before it was scored."""
-    path = folder / QUALITY_METRICS
-    try:
-        entries = json.loads(path.read_text(encoding="utf-8"))["scores"]
-        return tuple(from_mapping(Score, {_RENAMED.get(k, k): v for k, v in entry.items()}) for entry in entries)
-    except FileNotFoundError:
-        return ()
-    except (OSError, AttributeError, ValueError, KeyError, TypeError) as error:
-        raise BenchError(
-            f"{path} is not a file that dlmbench wrote ({error})", "Delete it, then run `dlmbench score` again"
-        ) from error
+
+    def parse(document: dict[str, Any]) -> tuple[Score, ...]:
+        entries = [{_RENAMED.get(k, k): v for k, v in entry.items()} for entry in document["scores"]]
+        return tuple(from_mapping(Score, entry) for entry in entries)
+
+    return read_json(folder / QUALITY_METRICS, parse, "Delete it, then run `dlmbench score` again") or ()
 
 
 def read_run(folder: Path) -> Run:

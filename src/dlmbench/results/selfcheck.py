@@ -11,9 +11,9 @@ import os
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
-from dlmbench.errors import BenchError
-from dlmbench.results.journal import replace_file, write_error
+from dlmbench.results.journal import read_json, replace_file, write_error
 from dlmbench.types import Environment, Selfcheck, from_mapping
 
 SELFCHECK = "selfcheck.json"  # in a run folder
@@ -50,20 +50,14 @@ def read_selfcheck(path: Path) -> Selfcheck | None:
     Raises:
         BenchError: the file cannot be read, or is not one that dlmbench wrote.
     """
-    try:
-        found = from_mapping(Selfcheck, json.loads(path.read_text(encoding="utf-8")))
-        if wrong := [f.sd_log_upper for f in found.floors if not 0 < f.sd_log_upper < MOST_SD]:
-            raise ValueError(f"a noise floor has the deviation {wrong[0]}")
-        return found
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise BenchError(f"{path} could not be read: {error.strerror}", "Check its permissions") from error
-    except (AttributeError, TypeError, ValueError) as error:
-        raise BenchError(
-            f"{path} is not a self-check that dlmbench wrote ({error})",
-            "Delete it, then run `dlmbench selfcheck` again",
-        ) from error
+    return read_json(path, _parse, "Delete it, then run `dlmbench selfcheck` again")
+
+
+def _parse(values: Any) -> Selfcheck:
+    found = from_mapping(Selfcheck, values)
+    if wrong := [f.sd_log_upper for f in found.floors if not 0 < f.sd_log_upper < MOST_SD]:
+        raise ValueError(f"a noise floor has the deviation {wrong[0]}")
+    return found
 
 
 def selfcheck_of(environment: Environment) -> tuple[Selfcheck | None, str]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
-from dlmbench.errors import BenchError
-from dlmbench.results.records import recorded_protocol
-from dlmbench.types import PromptSettings, ProtocolSettings, Run, from_mapping
+from dlmbench.results.journal import read_json
+from dlmbench.types import ModelSpec, PromptSettings, ProtocolSettings, from_mapping
 
 EXPERIMENT = "experiment.json"
 
@@ -18,29 +18,32 @@ class ExperimentSettings:
     """Settings of the experiment file beyond the cells; None and empty where the folder has no such file."""
 
     description: str = ""
+    models: tuple[ModelSpec, ...] = ()
     protocol: ProtocolSettings | None = None
     prompts: PromptSettings | None = None
     metrics: tuple[str, ...] = ()
+    metric_settings: Mapping[str, Any] = field(default_factory=dict)
+    seed: int = 0
 
 
-def load_settings(run: Run) -> ExperimentSettings:
-    """The settings in experiment.json of the run's folder; empty where there is none.
+def load_settings(folder: Path | str) -> ExperimentSettings:
+    """The settings in experiment.json of a run folder; empty where there is none.
 
     Raises:
         BenchError: the file exists and is not what dlmbench wrote.
     """
-    path = Path(run.folder) / EXPERIMENT
-    if not path.is_file():
-        return ExperimentSettings()
-    try:
-        saved = json.loads(path.read_text(encoding="utf-8"))
-        return ExperimentSettings(
-            description=str(saved.get("description", "")),
-            protocol=recorded_protocol(saved["protocol"]),
-            prompts=from_mapping(PromptSettings, saved["prompts"]),
-            metrics=tuple(map(str, saved.get("metrics", ()))),
-        )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BenchError(
-            f"{path} is not the file dlmbench wrote ({error})", "Take it from a backup, or delete it"
-        ) from error
+
+    def parse(saved: dict[str, Any]) -> ExperimentSettings:
+        return replace(from_mapping(ExperimentSettings, saved), protocol=recorded_protocol(saved["protocol"]))
+
+    return read_json(Path(folder) / EXPERIMENT, parse, "Take it from a backup, or delete it") or ExperimentSettings()
+
+
+def recorded_protocol(values: Mapping[str, Any]) -> ProtocolSettings:
+    """The protocol as experiment.json holds it; before schema version 3 each round could have a process of its own."""
+    settings = from_mapping(ProtocolSettings, values)
+    if "processes" in values:
+        return settings
+    if values.get("fresh_process_per_round"):
+        return replace(settings, processes=settings.rounds, rounds=1)
+    return replace(settings, processes=1)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
 
 from dlmbench.errors import BenchError, did_you_mean
 from dlmbench.roofline import corrected, memory, models_8b, operators, published
@@ -16,8 +16,7 @@ from dlmbench.types import Architecture, Cell
 # ---------------------------------------------------------------- the four errors of the published model
 
 
-@dataclass(frozen=True)
-class PublishedError:
+class PublishedError(NamedTuple):
     """One quantity as published and as it should be; ratio is published / right."""
 
     error: str
@@ -81,30 +80,35 @@ def published_errors() -> tuple[PublishedError, ...]:
     return (*_peak(), *_schedule(), *_head(), *_mask())
 
 
+# ---------------------------------------------------------------- the tables
+
+
+def _table(columns: str, rows: Iterable[tuple[object, ...]]) -> Iterator[str]:
+    yield f"| {columns} |"
+    yield "|" + " --- |" * len(columns.split(" | "))
+    for row in rows:
+        yield f"| {' | '.join(map(str, row))} |"
+
+
 def _differences() -> Iterator[str]:
-    yield "| error | quantity | published | right | factor |"
-    yield "| --- | --- | --- | --- | --- |"
-    for d in published_errors():
-        yield f"| {d.error} | {d.quantity} | {d.published:.4g} {d.unit} | {d.right:.4g} {d.unit} | {d.ratio:.3f} |"
-
-
-# ---------------------------------------------------------------- the other tables
+    rows = (
+        (d.error, d.quantity, f"{d.published:.4g} {d.unit}", f"{d.right:.4g} {d.unit}", f"{d.ratio:.3f}")
+        for d in published_errors()
+    )
+    return _table("error | quantity | published | right | factor", rows)
 
 
 def _calibrate() -> Iterator[str]:
     from dlmbench.roofline.calibrate import calibrate
 
-    yield "| engine | cells | groups | matrix | bandwidth | attention | host, ms | fitted | left out, median | 90% |"
-    yield "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |"
-    for name, rows in models_8b.measured().items():
-        c = calibrate(rows, name)
+    columns = "engine | cells | groups | matrix | bandwidth | attention | host, ms | fitted | left out, median | 90%"
+    rows = []
+    for c in (calibrate(cells, name) for name, cells in models_8b.measured().items()):
         e = c.efficiencies
-        assert c.median_error is not None
-        assert c.p90_error is not None
-        yield (
-            f"| {name} | {c.cells} | {len(c.held_out)} | {e.matrix:.3f} | {e.bandwidth:.3f} | {e.attention:.3f} "
-            f"| {1e3 * e.host_s:.2f} | {c.fitted_error:.1%} | {c.median_error:.1%} | {c.p90_error:.1%} |"
-        )
+        fitted = [f"{v:.3f}" for v in (e.matrix, e.bandwidth, e.attention)] + [f"{1e3 * e.host_s:.2f}"]
+        errors = [f"{v:.1%}" for v in (c.fitted_error, c.median_error, c.p90_error)]
+        rows.append((c.label, c.cells, len(c.held_out), *fitted, *errors))
+    return _table(columns, rows)
 
 
 # What an 8192^3 product and a copy reached on the H200 of `models_8b`: a floor closer to it than the data sheet's.
@@ -114,17 +118,17 @@ CEILINGS = Hardware("H200, measured ceilings", 799e12, 66.9e12, 4.29e12, 141e9, 
 def _floor() -> Iterator[str]:
     yield "A LLaDA step on the H200, ms; the official code's peak by its memory law, GiB."
     yield ""
-    yield "| B, P, G | floor, data sheet | floor, measured ceilings | expected, hf engine | official code | its peak |"
-    yield "| --- | --- | --- | --- | --- | --- |"
-    official = memory.official_law(LLADA_8B)
+    official, rows = memory.official_law(LLADA_8B), []
     for row in models_8b.measured()["LLaDA, official code"]:
         c, h200 = row.cell, row.hardware
         b, p, g = c.batch_size, c.prompt_tokens, c.new_tokens
-        floors = [1e3 * (corrected.floor_s(c, LLADA_8B, h) or 0) for h in (h200, CEILINGS)]
-        expected = 1e3 * (corrected.predict(c, LLADA_8B, h200).latency_s or 0)
+        times = [corrected.floor_s(c, LLADA_8B, h) for h in (h200, CEILINGS)]
+        times.append(corrected.predict(c, LLADA_8B, h200).latency_s)
         peak = official.peak(b * (p + g)) / 2**30
-        times = f"{floors[0]:.1f} | {floors[1]:.1f} | {expected:.1f} | {1e3 * row.latency_s:g}"
-        yield f"| {b}, {p}, {g} | {times} | {peak:.2f} |"
+        shown = [f"{1e3 * (seconds or 0):.1f}" for seconds in times]
+        rows.append((f"{b}, {p}, {g}", *shown, f"{1e3 * row.latency_s:g}", f"{peak:.2f}"))
+    columns = "B, P, G | floor, data sheet | floor, measured ceilings | expected, hf engine | official code | its peak"
+    yield from _table(columns, rows)
     yield ""
     fixed, slope = official.fixed_bytes / 2**30, official.position_bytes / 1e6
     yield f"Memory law: {fixed:.2f} GiB + {slope:.3f} MB a position, {official}."
@@ -133,27 +137,28 @@ def _floor() -> Iterator[str]:
 
 def _breakeven() -> Iterator[str]:
     shapes = [(n // 2, n // 2, b) for n in (128, 512, 1024, 2048) for b in (1, 8, 32)]
-    devices = [find(name) for name in ("A100 80GB SXM", "H100 SXM", "H200")]
-    yield "| P = G | B | " + " | ".join(f"{d.name}, {e}" for d in devices for e in ("hf", "native")) + " |"
-    yield "| --- | --- |" + " --- |" * (2 * len(devices))
-    columns = []
-    for device in devices:
+    steps = {}
+    for device in (find(name) for name in ("A100 80GB SXM", "H100 SXM", "H200")):
         for engine in ("hf", "native"):
             decoding = cell(LLAMA_8B, engine, shapes[0])
             diffusion = cell(LLADA_8B, engine, shapes[0], steps=None, block_length=None)
-            columns.append(break_even_surface((decoding, LLAMA_8B), (diffusion, LLADA_8B), device, shapes))
-    for i, (p, _, b) in enumerate(shapes):
-        yield f"| {p} | {b} | " + " | ".join(f"{column[i].steps:.0f}" for column in columns) + " |"
+            points = break_even_surface((decoding, LLAMA_8B), (diffusion, LLADA_8B), device, shapes)
+            steps[f"{device.name}, {engine}"] = [f"{point.steps:.0f}" for point in points]
+    rows = ((p, b, *column) for (p, _, b), column in zip(shapes, zip(*steps.values(), strict=True), strict=True))
+    return _table(" | ".join(["P = G", "B", *steps]), rows)
 
 
 def _hardware() -> Iterator[str]:
-    yield "| device | dense BF16, TFLOP/s | FP32, TFLOP/s | GB/s | GB | cache, MB | source |"
-    yield "| --- | --- | --- | --- | --- | --- | --- |"
-    for h in ROWS:
-        yield (
-            f"| {h.name} | {h.bf16_flops / 1e12:g} | {h.fp32_flops / 1e12:g} | {h.bandwidth / 1e9:g} "
-            f"| {h.memory_bytes / 1e9:g} | {h.cache_bytes / 1e6:g} | {h.source}, {h.date} |"
+    rows = (
+        (
+            h.name,
+            *(f"{value:g}" for value in (h.bf16_flops / 1e12, h.fp32_flops / 1e12, h.bandwidth / 1e9)),
+            *(f"{value:g}" for value in (h.memory_bytes / 1e9, h.cache_bytes / 1e6)),
+            f"{h.source}, {h.date}",
         )
+        for h in ROWS
+    )
+    return _table("device | dense BF16, TFLOP/s | FP32, TFLOP/s | GB/s | GB | cache, MB | source", rows)
 
 
 TABLES: dict[str, Callable[[], Iterator[str]]] = {

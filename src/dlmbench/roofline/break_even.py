@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from dlmbench import registry
-from dlmbench.roofline.corrected import efficiencies_for, latency_s
+from dlmbench.roofline import corrected, operators
+from dlmbench.roofline.corrected import GivenEfficiencies
 from dlmbench.roofline.hardware import Hardware
-from dlmbench.types import Architecture, Cell, Efficiencies, KnobValue
+from dlmbench.types import Architecture, Cell, KnobValue
 
 Shape = tuple[int, int, int]
 
@@ -44,7 +44,7 @@ def break_even_surface(
     target: tuple[Cell, Architecture],
     hardware: Hardware,
     shapes: Iterable[Shape],
-    efficiencies: Efficiencies | Mapping[str, Efficiencies] | None = None,
+    efficiencies: GivenEfficiencies = None,
 ) -> tuple[BreakEvenPoint, ...]:
     """k* by the model for each shape (P, G, B), with the engines, samplers and knobs of two cells.
 
@@ -58,8 +58,7 @@ def break_even_surface(
         prompt, new, batch = shape
         changed = tuple((k, knobs.get(k, v)) for k, v in cell.knobs)
         shaped = replace(cell, prompt_tokens=prompt, new_tokens=new, batch_size=batch, knobs=changed)
-        chosen = efficiencies_for(shaped, efficiencies)
-        return None if chosen is None else latency_s(shaped, arch, hardware, chosen)
+        return corrected.predict(shaped, arch, hardware, efficiencies).latency_s
 
     for shape in shapes:
         new = shape[1]
@@ -88,18 +87,18 @@ def surfaces(
     cells: Sequence[Cell],
     known: Mapping[str, Architecture],
     hardware: Hardware,
-    efficiencies: Efficiencies | Mapping[str, Efficiencies] | None = None,
+    efficiencies: GivenEfficiencies = None,
 ) -> tuple[BreakEvenSurface, ...]:
     """The surface of every setting in which a plan runs diffusion, over its lengths and batch sizes.
 
     A target's baseline is the one that shares most of engine, precision and attention. known: architectures by model
-    key; models without one are left out. efficiencies: by "engine/sampler"; None for the engines' defaults.
+    key; models without one are left out.
     """
     usable = [c for c in cells if c.model.key in known]
-    baselines = [c for c in usable if _paradigm(c) == "autoregressive"]
+    baselines = [c for c in usable if operators.is_decoding(c)]
     settings: dict[tuple[object, ...], list[Cell]] = {}
     for cell in usable:
-        if _paradigm(cell) == "diffusion":
+        if operators.paradigm_of(cell) == "diffusion":
             settings.setdefault((cell.model.key, _setting(cell), *_knobs(cell)), []).append(cell)
     found = []
     for group in settings.values() if baselines else ():
@@ -110,10 +109,6 @@ def surfaces(
         points = break_even_surface(pair[0], pair[1], hardware, shapes, efficiencies)
         found.append(BreakEvenSurface(_label(first), _label(base), points))
     return tuple(s for s in found if s.points)
-
-
-def _paradigm(cell: Cell) -> str:
-    return str(registry.load("samplers", cell.sampler).PARADIGM)
 
 
 def _setting(cell: Cell) -> tuple[str, ...]:

@@ -12,11 +12,10 @@ import json
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,13 +25,14 @@ from dlmbench.models.loading import architectures
 from dlmbench.roofline import operators
 from dlmbench.roofline.corrected import (
     Bounds,
-    Limits,
     MeasuredCell,
     below_floor,
     bounds_of,
     floor_s,
+    forward_s,
     label_of,
-    limits_of,
+    latency_s,
+    rates_of,
 )
 from dlmbench.roofline.hardware import Hardware, find, of_device
 from dlmbench.types import Architecture, Cell, CellResult, Efficiencies, Finding, Run
@@ -47,8 +47,8 @@ _SCHEMA = 1
 _PRIOR = (0.6, 0.7, 0.4)
 _PRIOR_WEIGHTS = (0.2, 0.25, 0.15, 0.05)
 _PRIOR_HOST_SHARE = 0.25
-_LOWER_BOUNDS = (0.01, 0.01, 0.001)
-_MIN_HOST_S, _MAX_HOST_S = 1e-7, 100.0
+_HOST_SHARES = (0.02, 0.5, 1.0, 1.5)
+_LOWEST, _HIGHEST = np.log([0.01, 0.01, 0.001, 1e-7]), np.log([1.0, 1.0, 1.0, 100.0])
 # Spread of the logarithm of the latency when efficiencies move to another machine. Measured, as far as it could be:
 # the root mean square of `log_errors` of the engines' defaults, fitted to one session on an H200, over the 30 cells of
 # docs/study/h200-random, another session on an H200 (0.38 decoding, 0.34 diffusion, nearly all of it the host's
@@ -111,23 +111,21 @@ class _Problem:
     """All forwards of all cells as arrays: seconds_C = sum over the cell's forwards of count_F * seconds_F."""
 
     def __init__(self, rows: Sequence[MeasuredCell]) -> None:
-        limits: list[Limits] = []
+        loads, rates, starts = [], [], []
         counts: list[float] = []
-        starts = []
         for row in rows:
             kinds = operators.forwards_of(row.cell, row.forwards)
             assert kinds, f"{row.cell.label}: no schedule fixes its forwards, and they are not given"
             starts.append(len(counts))
-            limits += [limits_of(f, row.cell, row.architecture, row.hardware) for f in kinds]
+            loads += [astuple(operators.load_of(f, row.cell, row.architecture)) for f in kinds]
+            rates += [rates_of(row.cell, row.hardware)] * len(kinds)
             counts += [f.count for f in kinds]
-        columns: dict[str, Any] = {
-            name: np.array([getattr(one, name) for one in limits]) for name in Limits.__dataclass_fields__
-        }
-        self.limits, self.count_F, self.starts_C = Limits(**columns), np.array(counts), np.array(starts)
+        self.load, self.rates = operators.Load(*np.array(loads).T), np.array(rates).T
+        self.count_F, self.starts_C = np.array(counts), np.array(starts)
         self.latency_C = np.array([r.latency_s for r in rows])
 
     def log_errors(self, efficiencies: Efficiencies) -> FloatArray:
-        seconds_F: Any = self.limits.seconds(efficiencies, np.maximum)
+        seconds_F = forward_s(self.load, self.rates, efficiencies, np.maximum)
         return np.asarray(np.log(np.add.reduceat(self.count_F * seconds_F, self.starts_C) / self.latency_C))
 
 
@@ -137,20 +135,14 @@ def _fit(rows: Sequence[MeasuredCell]) -> Efficiencies:
     problem = _Problem(rows)
     shortest = float((problem.latency_C / np.add.reduceat(problem.count_F, problem.starts_C)).min())
     centre = np.log([*_PRIOR, _PRIOR_HOST_SHARE * shortest])
-    low = np.log([*_LOWER_BOUNDS, _MIN_HOST_S])
-    high = np.log([1.0, 1.0, 1.0, _MAX_HOST_S])
 
     def residuals(x: FloatArray) -> FloatArray:
         return np.concatenate([problem.log_errors(Efficiencies(*np.exp(x))), _PRIOR_WEIGHTS * (x - centre)])
 
     # Host time affects only host-bound cells: below all of them its gradient is 0, so try several starting points.
-    best = None
-    for share in (0.02, 0.5, 1.0, 1.5):
-        start = np.clip(np.log([*_PRIOR, share * shortest]), low + 1e-9, high - 1e-9)
-        found = least_squares(residuals, start, bounds=(low, high), x_scale=0.1)
-        if best is None or found.cost < best.cost:
-            best = found
-    assert best is not None
+    starts = [np.log([*_PRIOR, share * shortest]).clip(_LOWEST + 1e-9, _HIGHEST - 1e-9) for share in _HOST_SHARES]
+    found = [least_squares(residuals, start, bounds=(_LOWEST, _HIGHEST), x_scale=0.1) for start in starts]
+    best = min(found, key=lambda fit: fit.cost)
     return Efficiencies(*(float(v) for v in np.exp(best.x)))
 
 
@@ -230,27 +222,21 @@ def estimate(
     """
     from scipy.special import stdtrit  # the whole of scipy.stats takes seconds to import
 
-    kinds = operators.forwards_of(cell)
-    if kinds is None:
+    value = latency_s(cell, architecture, hardware, calibration.efficiencies)
+    floor = floor_s(cell, architecture, hardware)
+    refits = [latency_s(cell, architecture, hardware, h.efficiencies) for h in calibration.held_out]
+    if value is None or floor is None:
         return None
-    limits = [(f.count, limits_of(f, cell, architecture, hardware)) for f in kinds]
-
-    def seconds(efficiencies: Efficiencies) -> float:
-        return sum(count * limit.seconds(efficiencies) for count, limit in limits)
-
-    value = seconds(calibration.efficiencies)
-    if not calibration.held_out:
+    if not refits:
         raise BenchError(
             f"the calibration of {calibration.label or calibration.hardware} has only one group of cells, so its error "
             "is unknown",
             "Measure a second model or length",
         )
-    refit_variance = statistics.fmean(math.log(seconds(h.efficiencies) / value) ** 2 for h in calibration.held_out)
+    refit_variance = statistics.fmean(math.log(seconds / value) ** 2 for seconds in refits if seconds)
     held_out = statistics.fmean(v**2 for h in calibration.held_out for v in h.log_errors)
     variance = held_out + refit_variance + (TRANSFER_SD**2 if hardware.name != calibration.hardware else 0.0)
     factor = math.exp(float(stdtrit(len(calibration.held_out) - 1, 0.975)) * math.sqrt(variance))
-    floor = floor_s(cell, architecture, hardware)
-    assert floor is not None
     return LatencyEstimate(value, min(max(value / factor, floor), value), value * factor)
 
 
@@ -353,15 +339,12 @@ def load_calibration(path: Path) -> SavedCalibration:
     remedy = "Write one with `dlmbench calibrate RUN --output FILE`"
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise BenchError(f"cannot read {path}: {error.strerror}", remedy) from error
-    except ValueError as error:
-        raise BenchError(f"{path} is not a calibration: not JSON", remedy) from error
-    try:
         if document["schema_version"] != _SCHEMA:
             raise BenchError(f"{path} was written by another version", remedy)
         found = TypeAdapter(tuple[Calibration, ...]).validate_python(document["calibrations"])
         saved = SavedCalibration(str(document["hardware"]["name"]), str(document["run"]), found)
+    except OSError as error:
+        raise BenchError(f"cannot read {path}: {error.strerror}", remedy) from error
     except (KeyError, TypeError, ValueError) as error:
         raise BenchError(f"{path} is not a calibration", remedy) from error
     if not all(0 < v < math.inf for c in found for v in asdict(c.efficiencies).values()):

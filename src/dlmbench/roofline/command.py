@@ -11,19 +11,16 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal, NoReturn, TextIO
+from typing import Literal, NoReturn, TextIO
 
 from dlmbench.errors import BenchError, did_you_mean
-from dlmbench.models.families import llada, llama
-from dlmbench.roofline import published
+from dlmbench.roofline import corrected, memory, published
 from dlmbench.roofline.hardware import Hardware, find, load_rows
+from dlmbench.roofline.models_8b import LLADA_8B, LLAMA_8B, cell
 from dlmbench.types import Architecture
 
 Program = Literal["llama", "llada"]
-DEFAULT_PROMPT = 128
-DEFAULT_GENERATION = 128
 LONGEST = 2**20
-_FAMILIES: Mapping[str, Any] = {"llama": llama, "llada": llada}
 _TITLES = {"llama": "LLaMA-3-8B", "llada": "LLaDA-8B"}
 
 
@@ -40,8 +37,8 @@ def _parser(program: Program) -> _Parser:
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("--input_prompt_length", type=_length, default=DEFAULT_PROMPT, metavar="P", help="default: %(default)s")
-    add("--sequence_length", type=_length, default=DEFAULT_GENERATION, metavar="N", help="new tokens (%(default)s)")
+    add("--input_prompt_length", type=_length, default=128, metavar="P", help="default: %(default)s")
+    add("--sequence_length", type=_length, default=128, metavar="N", help="new tokens (%(default)s)")
     if program == "llada":
         add("--block_length", type=_whole, metavar="L", help="default: sequence_length")
         add("--steps", type=_whole, metavar="K", help="default: sequence_length")
@@ -95,8 +92,7 @@ def text_of(program: Program, arguments: Sequence[str]) -> str:
         return parser.format_help().rstrip()
     rows = load_rows(Path(options.hardware_file) if options.hardware_file else None)
     hardware = find(options.hardware, rows)
-    family = _FAMILIES[program]
-    architecture: Architecture = family.architecture(family.KNOWN["8b"])
+    architecture = LLAMA_8B if program == "llama" else LLADA_8B
     prompt, new, batch = options.input_prompt_length, options.sequence_length, options.batch_size
     # The published model's checks apply to both models.
     rates = published.rates_of(hardware)
@@ -139,9 +135,6 @@ def _llama_values(run: published.LlamaAnalysis) -> dict[str, object]:
 
 
 def _corrected(options: argparse.Namespace, hardware: Hardware, architecture: Architecture) -> str:
-    from dlmbench.roofline import corrected, memory
-    from dlmbench.roofline.models_8b import cell
-
     knobs = {k: getattr(options, k) for k in ("block_length", "steps") if hasattr(options, k)}
     shape = (options.batch_size, options.input_prompt_length, options.sequence_length)
     one = cell(architecture, "hf", shape, **knobs)

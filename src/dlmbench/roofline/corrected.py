@@ -10,12 +10,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from dlmbench import registry
 from dlmbench.roofline import memory, operators
 from dlmbench.roofline.hardware import Hardware
 from dlmbench.types import Architecture, Cell, Efficiencies, Finding, Prediction
 
 IDEAL = Efficiencies(1.0, 1.0, 1.0, 0.0)
+GivenEfficiencies = Efficiencies | Mapping[str, Efficiencies] | None
+"""One set for all cells, sets by "engine/sampler", or None for the defaults of each cell's engine."""
 
 
 def label_of(cell: Cell) -> str:
@@ -23,61 +24,38 @@ def label_of(cell: Cell) -> str:
     return f"{cell.engine}/{cell.sampler}"
 
 
-def default_efficiencies(engine: str, sampler: str) -> Efficiencies | None:
-    """Those that the engine's COST states for the sampler's paradigm; None where it has none."""
-    cost = registry.attribute("engines", engine, "COST", None)
-    paradigm = registry.attribute("samplers", sampler, "PARADIGM", "")
-    found: Efficiencies | None = None if cost is None else cost.efficiencies.get(paradigm)
-    return found
+def efficiencies_for(cell: Cell, given: GivenEfficiencies = None) -> Efficiencies | None:
+    """`given` themselves, those of the cell's "engine/sampler", or (given None) what the engine's COST states."""
+    if isinstance(given, Efficiencies):
+        return given
+    if given is not None:
+        return given.get(label_of(cell))
+    cost = operators.engine_cost(cell)
+    return None if cost is None else cost.efficiencies.get(operators.paradigm_of(cell))
 
 
-def efficiencies_for(cell: Cell, efficiencies: Efficiencies | Mapping[str, Efficiencies] | None) -> Efficiencies | None:
-    """`efficiencies` themselves, those of the cell's "engine/sampler", or (given None) the engine's defaults."""
-    if efficiencies is None:
-        return default_efficiencies(cell.engine, cell.sampler)
-    return efficiencies if isinstance(efficiencies, Efficiencies) else efficiencies.get(label_of(cell))
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Seconds of one forward at the data sheet's rates, by what limits it (numbers, or arrays of them)."""
-
-    body_compute: float
-    body_memory: float
-    head_compute: float
-    head_memory: float
-    attention_compute: float
-    attention_memory: float
-    pointwise: float
-
-    def seconds(self, efficiencies: Efficiencies, larger: Callable[[Any, Any], Any] = max) -> float:
-        """Body, head and attention each at its own roofline, then pointwise operators; the host may take longer."""
-        e = efficiencies
-        device_s = (
-            larger(self.body_compute / e.matrix, self.body_memory / e.bandwidth)
-            + larger(self.head_compute / e.matrix, self.head_memory / e.bandwidth)
-            + larger(self.attention_compute / e.attention, self.attention_memory / e.bandwidth)
-            + self.pointwise / e.bandwidth
-        )
-        seconds: float = larger(device_s, e.host_s)
-        return seconds
-
-
-def limits_of(forward: operators.Forward, cell: Cell, architecture: Architecture, hardware: Hardware) -> Limits:
-    """The limits of one forward on `hardware`."""
-    load = operators.load_of(forward, cell, architecture)
-    peak, bandwidth = hardware.matrix_flops(cell.precision), hardware.bandwidth
+def rates_of(cell: Cell, hardware: Hardware) -> tuple[float, float, float]:
+    """The data sheet's FLOP/s of matrix products and of attention, and bytes/s, as a cell uses them."""
+    peak = hardware.matrix_flops(cell.precision)
     # torch's math kernel computes in 32 bits, whatever the model's precision.
-    attention_peak = hardware.matrix_flops("float32") if cell.attention == "math" else peak
-    return Limits(
-        body_compute=load.body_flops / peak,
-        body_memory=load.body_bytes / bandwidth,
-        head_compute=load.head_flops / peak,
-        head_memory=load.head_bytes / bandwidth,
-        attention_compute=load.attention_flops / attention_peak,
-        attention_memory=(load.cached_bytes + load.score_bytes) / bandwidth,
-        pointwise=(load.pointwise_bytes + load.sampling_bytes) / bandwidth,
+    return peak, hardware.fp32_flops if cell.attention == "math" else peak, hardware.bandwidth
+
+
+def forward_s(
+    load: operators.Load, rates: Any, e: Efficiencies, larger: Callable[[Any, Any], Any] = max
+) -> Any:  # a number, or an array where load and rates are of arrays
+    """Seconds of one forward at its `rates_of`.
+
+    Body, head and attention take each its own roofline, then come pointwise operators; the host may take longer.
+    """
+    peak, attention_peak, bandwidth = rates
+    device_s = (
+        larger(load.body_flops / peak / e.matrix, load.body_bytes / bandwidth / e.bandwidth)
+        + larger(load.head_flops / peak / e.matrix, load.head_bytes / bandwidth / e.bandwidth)
+        + larger(load.attention_flops / attention_peak / e.attention, load.attention_bytes / bandwidth / e.bandwidth)
+        + load.pointwise_bytes / bandwidth / e.bandwidth
     )
+    return larger(device_s, e.host_s)
 
 
 def latency_s(
@@ -91,7 +69,9 @@ def latency_s(
     kinds = operators.forwards_of(cell, forwards)
     if kinds is None:
         return None
-    return sum(f.count * limits_of(f, cell, architecture, hardware).seconds(efficiencies) for f in kinds)
+    rates = rates_of(cell, hardware)
+    loads = [(f.count, operators.load_of(f, cell, architecture)) for f in kinds]
+    return float(sum(count * forward_s(load, rates, efficiencies) for count, load in loads))
 
 
 @dataclass(frozen=True)
@@ -137,13 +117,13 @@ def predict(
     cell: Cell,
     architecture: Architecture,
     hardware: Hardware,
-    efficiencies: Efficiencies | Mapping[str, Efficiencies] | None = None,
+    efficiencies: GivenEfficiencies = None,
     forwards: float | None = None,
 ) -> Prediction:
     """Expected latency and peak memory, and the floor; None for each that sampler and engine do not allow to predict.
 
-    efficiencies: one set, or sets by "engine/sampler"; None for the defaults of the cell's engine. Without any for this
-    cell no latency is predicted. forwards: how many a rule without a schedule takes; else no latency is predicted.
+    No latency is predicted without efficiencies for this cell, nor for a rule without a schedule unless `forwards`,
+    how many it takes, is known.
     """
     chosen, split = efficiencies_for(cell, efficiencies), memory.split(cell, architecture)
     return Prediction(

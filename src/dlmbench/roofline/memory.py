@@ -129,7 +129,7 @@ class MemoryLaw:
 def official_law(arch: Architecture) -> MemoryLaw:
     """The law of LLaDA's official sampler at temperature 0, bfloat16: whole-canvas logits thrice, one hidden state."""
     position_bytes = 2 * (_OFFICIAL_COPIES * arch.vocab_size + arch.hidden_size)
-    return MemoryLaw(arch.parameters * 2 + WORKSPACE_BYTES, position_bytes, _OFFICIAL_COPIES)
+    return law_of(arch, arch.parameters * 2 + WORKSPACE_BYTES, position_bytes)
 
 
 def law_of(arch: Architecture, fixed_bytes: float, position_bytes: float) -> MemoryLaw:

@@ -51,9 +51,14 @@ def engine_cost(cell: Cell) -> EngineCost | None:
     return cost
 
 
+def paradigm_of(cell: Cell) -> str:
+    """That of the cell's sampler, empty where it is not installed."""
+    return str(registry.attribute("samplers", cell.sampler, "PARADIGM", ""))
+
+
 def is_decoding(cell: Cell) -> bool:
     """Whether the cell runs the engine's own loop, one token per forward with a KV cache."""
-    return bool(registry.attribute("samplers", cell.sampler, "PARADIGM", "") == "autoregressive")
+    return paradigm_of(cell) == "autoregressive"
 
 
 def forwards_of(cell: Cell, total: float | None = None, needed_head_only: bool = False) -> tuple[Forward, ...] | None:
@@ -64,10 +69,8 @@ def forwards_of(cell: Cell, total: float | None = None, needed_head_only: bool =
         total: number of forwards of a rule without a schedule, where it is known (from a finished run).
         needed_head_only: count the head where a token is chosen, not where the engine evaluates it.
     """
-    plan = registry.attribute("samplers", cell.sampler, "planned_forwards", None)
-    shapes: tuple[ForwardShape, ...] | None = None
-    if plan is not None:
-        shapes = plan(dict(cell.knobs), cell.prompt_tokens, cell.new_tokens, total)
+    plan = registry.attribute("samplers", cell.sampler, "planned_forwards", lambda *_: None)
+    shapes: tuple[ForwardShape, ...] | None = plan(dict(cell.knobs), cell.prompt_tokens, cell.new_tokens, total)
     if shapes is None:
         return None
     engine = engine_cost(cell) or EngineCost()
@@ -88,9 +91,9 @@ def min_forwards(cell: Cell) -> int | None:
 class Load:
     """FLOPs and bytes of one forward, separately where they meet different limits.
 
-    body, head, attention in FLOPs; *_bytes what each must move at least. pointwise_bytes: moved by the operators
-    between the matrix products. sampling_bytes: moved to turn logits into tokens and confidences. score_bytes: moved by
-    torch's math kernel for attention scores.
+    body_bytes, head_bytes: weights. cached_bytes: keys and values. attention_bytes: these, and what torch's math kernel
+    moves for scores. pointwise_bytes: moved by the operators between the matrix products, and to turn logits into
+    tokens and confidences.
     """
 
     body_flops: float
@@ -99,9 +102,8 @@ class Load:
     body_bytes: float
     head_bytes: float
     cached_bytes: float
+    attention_bytes: float
     pointwise_bytes: float
-    sampling_bytes: float
-    score_bytes: float
 
     @property
     def flops(self) -> float:
@@ -123,17 +125,17 @@ def load_of(forward: Forward, cell: Cell, arch: Architecture, exact_mask: bool =
     all_pairs = forward.positions * forward.context
     pairs = forward.rows * (all_pairs if is_plain and not exact_mask else forward.pairs)
     # It also writes, scales, normalises and reads the scores, in 32 bits: four passes over memory.
-    scores = 4 * 4.0 * layers * arch.heads * forward.rows * all_pairs if is_plain else 0.0
+    score_bytes = 4 * 4.0 * layers * arch.heads * forward.rows * all_pairs if is_plain else 0.0
+    cached_bytes = forward.rows * forward.cached * cache_bytes_per_token(arch, cell.precision)
     return Load(
         body_flops=2.0 * tokens * body_weights(arch),
         head_flops=2.0 * forward.rows * forward.head * d * arch.vocab_size,
         attention_flops=4.0 * d * layers * pairs,
         body_bytes=float(e * body_weights(arch)),
         head_bytes=float(e * d * arch.vocab_size) if forward.head else 0.0,
-        cached_bytes=forward.rows * forward.cached * cache_bytes_per_token(arch, cell.precision),
-        pointwise_bytes=tokens * layers * _pointwise_bytes(cell, arch),
-        sampling_bytes=_sampling_bytes(forward, cell, arch),
-        score_bytes=scores,
+        cached_bytes=cached_bytes,
+        attention_bytes=cached_bytes + score_bytes,
+        pointwise_bytes=tokens * layers * _pointwise_bytes(cell, arch) + _sampling_bytes(forward, cell, arch),
     )
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from dlmbench.models.loading import architectures
 from dlmbench.roofline import corrected, operators
 from dlmbench.roofline.break_even import BreakEvenSurface, surfaces
-from dlmbench.roofline.corrected import default_efficiencies, label_of
+from dlmbench.roofline.corrected import efficiencies_for, label_of
 from dlmbench.roofline.hardware import Hardware
 from dlmbench.types import Architecture, Cell, Efficiencies, Plan, Prediction
 
@@ -60,7 +60,7 @@ def predict(plan: Plan, device: Hardware, saved: SavedCalibration | None = None)
     """
     known, unknown = architectures(dict.fromkeys(c.model for c in plan.cells))
     calibrated = saved.efficiencies if saved else {}
-    defaults = {label_of(c): default_efficiencies(c.engine, c.sampler) for c in plan.cells}
+    defaults = {label_of(c): efficiencies_for(c) for c in plan.cells}
     efficiencies = {label: e for label, e in defaults.items() if e is not None} | calibrated
     predictions = tuple(
         corrected.predict(cell, known[cell.model.key], device, efficiencies)
@@ -99,7 +99,7 @@ def _caveats(cells: Sequence[Cell], calibrated: Mapping[str, Efficiencies]) -> l
             unplanned.append(label)
         elif label in calibrated:
             continue
-        elif engine is None or default_efficiencies(cell.engine, cell.sampler) is None:
+        elif engine is None or efficiencies_for(cell) is None:
             without.append(label)
         else:
             defaults.setdefault(engine.measured_on, []).append(label)

@@ -142,12 +142,6 @@ def _fixed(arch: Architecture, q: int, b: int, has_head: bool) -> Iterator[Opera
         yield product("Classifier", 1, d, arch.vocab_size, b)  # one token a sequence
 
 
-def _forward(arch: Architecture, n: int, b: int, *, has_head: bool, is_masked: bool) -> Iterator[Operator]:
-    """One pass over n positions that see one another."""
-    yield from _fixed(arch, n, b, has_head)
-    yield from _attention(arch, n, n, b, is_masked)
-
-
 def _cost(operators: Iterable[Operator], rates: Rates, times: int = 1) -> Cost:
     cost = Cost()
     for o in operators:
@@ -204,7 +198,7 @@ def llama(arch: Architecture, rates: Rates, prompt: int, generation: int, batch:
         )
     prefill = decode = None
     if prompt:
-        prefill = _cost(_forward(arch, prompt, batch, has_head=True, is_masked=True), rates)
+        prefill = _cost((*_fixed(arch, prompt, batch, True), *_attention(arch, prompt, prompt, batch, True)), rates)
     if generation:
         decode = _cost(_fixed(arch, 1, batch, True), rates, generation) + _decode_attention(
             arch, prompt + 1, prompt + generation, batch, rates
@@ -268,7 +262,7 @@ def llada(
     blocks = []
     for i in range(1, count + 1):
         length = prompt + i * block_length
-        step = _cost(_forward(arch, length, batch, has_head=False, is_masked=False), rates)
+        step = _cost((*_fixed(arch, length, batch, False), *_attention(arch, length, length, batch, False)), rates)
         flops, moved = sum(step.flops.values()), sum(step.bytes.values())
         blocks.append(Block(length, steps // count, step.total_s, flops, moved))
     return LladaAnalysis(prompt, generation, block_length, steps, tuple(blocks))

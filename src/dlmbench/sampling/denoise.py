@@ -70,21 +70,11 @@ class Canvas:
 
     masked_BG: positions not committed yet. prompt_index_B: each row's index in the prompt set. step_in_block and
     forward_count: forwards done in the block and in all, one element each. all_finite: whether every chosen logit was.
-    Present only when needed: attention_mask_BN (padding), cache (KV cache), uncond_tokens_BN (classifier-free
-    guidance), reference_BG and log_prob_BG (likelihood), commit_step_BG and confidence_BG (trace).
+    Present only when in `needs`: attention_mask_BN (padding), cache (kv_cache), uncond_tokens_BN (guidance, which is
+    classifier-free), reference_BG and log_prob_BG (likelihood), commit_step_BG and confidence_BG (trace).
     """
 
-    def __init__(
-        self,
-        model: LanguageModel,
-        shape: tuple[int, int, int],
-        *,
-        padding: bool,
-        kv_cache: bool,
-        guidance: bool,
-        likelihood: bool,
-        trace: bool,
-    ) -> None:
+    def __init__(self, model: LanguageModel, shape: tuple[int, int, int], needs: frozenset[str]) -> None:
         """Allocate for `shape` (B, P, G); `reset` fills it.
 
         Raises:
@@ -108,13 +98,14 @@ class Canvas:
         self.prompt_index_B = zeros(rows)
         self.step_in_block, self.forward_count = zeros(1), zeros(1)
         self.all_finite = zeros(dtype=torch.bool)
-        self.attention_mask_BN = zeros(rows, length) if padding else None
-        self.cache = model.new_cache(rows, length) if kv_cache else None
-        self.uncond_tokens_BN = zeros(rows, length) if guidance else None
-        self.reference_BG = zeros(rows, new_tokens) if likelihood else None
-        self.log_prob_BG = zeros(rows, new_tokens, dtype=torch.float64) if likelihood else None
-        self.commit_step_BG = zeros(rows, new_tokens) if trace else None
-        self.confidence_BG = zeros(rows, new_tokens, dtype=torch.float64) if trace else None
+        self.attention_mask_BN = zeros(rows, length) if "padding" in needs else None
+        self.cache = model.new_cache(rows, length) if "kv_cache" in needs else None
+        self.uncond_tokens_BN = zeros(rows, length) if "guidance" in needs else None
+        is_scored, is_traced = "likelihood" in needs, "trace" in needs
+        self.reference_BG = zeros(rows, new_tokens) if is_scored else None
+        self.log_prob_BG = zeros(rows, new_tokens, dtype=torch.float64) if is_scored else None
+        self.commit_step_BG = zeros(rows, new_tokens) if is_traced else None
+        self.confidence_BG = zeros(rows, new_tokens, dtype=torch.float64) if is_traced else None
 
     def reset(self, tokens_BP: torch.Tensor, attention_mask_BP: torch.Tensor | None, batch: PromptBatch) -> None:
         """Set every row to [prompt | G masks]; the padding mask is extended by ones over G."""
@@ -438,15 +429,16 @@ def denoise(
     with torch.inference_mode():
         tokens_BP, attention_mask_BP = padded(batch, model)
         shape = (*tokens_BP.shape, new_tokens)
-        needs = {
+        is_needed = {
             "padding": attention_mask_BP is not None,
             "kv_cache": registry.load("cache", str(knobs["cache"])).USES_KV_CACHE,
             "guidance": float(knobs["cfg_scale"] or 0) > 0,
             "likelihood": likelihood,
             "trace": trace,
         }
-        key = (shape, seed, *needs.items(), *sorted(knobs.items()))
-        runner = model.graph_runner(key, lambda: Canvas(model, shape, **needs))
+        needs = frozenset(name for name, needed in is_needed.items() if needed)
+        key = (shape, seed, needs, *sorted(knobs.items()))
+        runner = model.graph_runner(key, lambda: Canvas(model, shape, needs))
         runner.state.reset(tokens_BP, attention_mask_BP, batch)
         loop = DenoisingLoop(model, runner, knobs, seed, on_step)
         loop.run()

@@ -72,51 +72,53 @@ class Judge:
         logging.disable_progress_bar()
         self.codec = CheckpointTokenizer(folder)
         dtype: Any = "auto" if device == "cuda" else torch.float32
-        self.model: Any = AutoModelForCausalLM.from_pretrained(str(folder), dtype=dtype).to(device).eval()
+        self.model: Any = AutoModelForCausalLM.from_pretrained(
+            str(folder), dtype=dtype, trust_remote_code=False, use_safetensors=True
+        )
+        self.model = self.model.to(device).eval()
         self.device = device
         self.max_tokens: int | None = getattr(self.model.config, "max_position_embeddings", None)
 
-    def _ids(self, before: str, text: str) -> tuple[list[int], list[int], str]:
-        """Ids of context and text, encoded separately so that no token spans both; or why they cannot be scored."""
-        try:
-            context, own = self.codec.encode(before), list(continuation(self.codec.encode, text))
-        except BenchError as error:
-            return [], [], error.message
-        length = len(context) + len(own)
+    def _ids(self, before: str, text: str) -> tuple[torch.Tensor, int]:
+        """ids_1N of context and text, encoded separately so that no token spans both, and the context's length.
+
+        Raises:
+            BenchError: why they cannot be scored.
+        """
+        import torch
+
+        context, own = self.codec.encode(before), list(continuation(self.codec.encode, text))
+        length, reason = len(context) + len(own), ""
         if not own:
-            return context, own, "empty text"
-        if not context:
-            return context, own, "no text comes before it, and the judge has no start token"
-        if self.max_tokens is not None and length > self.max_tokens:
-            return context, own, f"{length} tokens of the judge, which takes {self.max_tokens}"
-        return context, own, ""
+            reason = "empty text"
+        elif not context:
+            reason = "no text comes before it, and the judge has no start token"
+        elif self.max_tokens is not None and length > self.max_tokens:
+            reason = f"{length} tokens of the judge, which takes {self.max_tokens}"
+        if reason:
+            raise BenchError(reason, "The text is recorded without a value")
+        return torch.tensor([context + own], device=self.device), len(context)
 
-    def nats(self, before: str, text: str) -> tuple[float, int, str]:
-        """(-log p(text | before), the number of the text's tokens, the reason why there is no value)."""
+    def nats(self, before: str, text: str) -> tuple[float, int]:
+        """-log p(text | before), and the number of the text's tokens; raises BenchError where there is no value."""
         import torch
 
-        context, own, reason = self._ids(before, text)
-        if reason:
-            return 0.0, 0, reason
-        ids_1N = torch.tensor([context + own], device=self.device)
+        ids_1N, first = self._ids(before, text)
         with torch.inference_mode():
-            logits_NV: torch.Tensor = self.model(ids_1N, use_cache=False).logits[0, len(context) - 1 : -1].float()
-            truth_T = ids_1N[0, len(context) :]
+            logits_NV: torch.Tensor = self.model(ids_1N, use_cache=False).logits[0, first - 1 : -1].float()
+            truth_T = ids_1N[0, first:]
             log_p_T = logits_NV.log_softmax(-1).gather(-1, truth_T[:, None])[:, 0]
-        return -float(log_p_T.double().sum()), len(own), ""
+        return -float(log_p_T.double().sum()), len(truth_T)
 
-    def features(self, before: str, text: str) -> tuple[list[float], str]:
-        """The last hidden state of the text's last token, or the reason why there is none."""
+    def features(self, before: str, text: str) -> list[float]:
+        """The last hidden state of the text's last token; raises BenchError where there is none."""
         import torch
 
-        context, own, reason = self._ids(before, text)
-        if reason:
-            return [], reason
-        ids_1N = torch.tensor([context + own], device=self.device)
+        ids_1N, _ = self._ids(before, text)
         with torch.inference_mode():
             states = self.model(ids_1N, use_cache=False, output_hidden_states=True).hidden_states
         vector: list[float] = states[-1][0, -1].float().tolist()
-        return vector, ""
+        return vector
 
 
 @lru_cache(maxsize=1)
@@ -133,8 +135,9 @@ def judge_of(texts: Texts) -> Judge:
 
 def judge_text(texts: Texts, metric: str, index: int, before: str, text: str) -> TextScore | Unscored:
     """-log p(text | before) under the request's judge, or why there is none; `index` is the prompt's."""
-    nats, tokens, reason = judge_of(texts).nats(before, text)
-    if reason:
-        return Unscored(texts.cell.id, metric, index, reason)
+    try:
+        nats, tokens = judge_of(texts).nats(before, text)
+    except BenchError as error:
+        return Unscored(texts.cell.id, metric, index, error.message)
     size_bytes, words = sizes(text)
     return TextScore(texts.cell.id, metric, index, nats, tokens, size_bytes=size_bytes, words=words)

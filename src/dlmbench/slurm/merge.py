@@ -44,12 +44,11 @@ class Merged:
 
 @dataclass(frozen=True)
 class _Source:
-    """A shard with records. lines: as they are in the file, by cell id, and those that belong to no cell."""
+    """A shard. lines: as they are in the file, by cell id; "" for those that belong to no cell."""
 
     folder: Path
     contents: RunRecords
     lines: Mapping[str, list[dict[str, Any]]]
-    device_time: list[dict[str, Any]]
 
 
 def merge_submitted(folder: Path, partial: bool = False) -> Merged:
@@ -118,7 +117,7 @@ def merge(
         BenchError: no records; shards of different experiments or environments (which fields differ); a cell measured
             twice; gaps without permission; records in `output` that no shard has; an invalid line.
     """
-    sources = [source for folder in shards if (source := _source(folder)) is not None]
+    sources = [source for source in map(_source, shards) if source.contents.name]
     if not sources:
         raise BenchError(f"no shard of {output} has any records yet", "Wait until a task has started")
     _check_environments(sources)
@@ -130,13 +129,17 @@ def merge(
 
     left_out = dict.fromkeys(out for s in sources for out in s.contents.left_out)
     environment = _environment(sources)
+    no_cell = [line for source in sources for line in source.lines[""]]
+    device_times = {
+        json.dumps(line): line for line in no_cell if line["kind"] == "device_time"
+    }  # equal ones are copies
     lines: list[dict[str, Any]] = [
         {"kind": "environment", **asdict(environment)},
         {"kind": "experiment", "name": sources[0].contents.name, "schema_version": sources[0].contents.schema_version},
         *(cell_record(cell) for cell in cells.values()),
         *({"kind": "left_out", **asdict(out)} for out in left_out),
         *(line for i in cells for line in _cell_lines(i, sources)),
-        *dict(_device_times(sources)).values(),
+        *device_times.values(),
     ]
     _write(output, lines, sources, set(cells), experiment)
     merge_selfchecks(output, (source.folder for source in sources))
@@ -158,18 +161,11 @@ def _gap(shard: str, labels: Sequence[str]) -> str:
     return f"{shard} is missing {cells} ({'; '.join(labels[:_NAMED])}{more})"
 
 
-def _source(folder: Path) -> _Source | None:
-    contents = read_records(folder)
-    if not contents.name:
-        return None
+def _source(folder: Path) -> _Source:
     lines: dict[str, list[dict[str, Any]]] = {}
-    device_time = []
     for _, values in read_lines(folder / RECORDS):
-        if "cell_id" in values:
-            lines.setdefault(values["cell_id"], []).append(values)
-        elif values["kind"] == "device_time":
-            device_time.append(values)
-    return _Source(folder, contents, lines, device_time)
+        lines.setdefault(values.get("cell_id", ""), []).append(values)
+    return _Source(folder, read_records(folder), lines)
 
 
 def _cell_lines(cell_id: str, sources: Sequence[_Source]) -> Iterator[dict[str, Any]]:
@@ -195,12 +191,6 @@ def _cell_lines(cell_id: str, sources: Sequence[_Source]) -> Iterator[dict[str, 
             yield {**line, "index": index}
         processes |= own
     yield from sorted({json.dumps(s): s for s in statuses}.values(), key=lambda s: s["status"] != "ok")
-
-
-def _device_times(sources: Sequence[_Source]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """What the shards' time went into, by its text, which tells copies."""
-    for source in sources:
-        yield from ((json.dumps(values), values) for values in source.device_time)
 
 
 # ---------------------------------------------------------------- checks

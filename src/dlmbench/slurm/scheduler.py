@@ -40,21 +40,17 @@ def is_available() -> bool:
     return shutil.which("sbatch") is not None
 
 
-def run_command(command: Sequence[str], environment: Mapping[str, str] | None = None) -> str:
+def run_command(command: Sequence[str], variables: Mapping[str, str] | None = None) -> str:
     """Run one of SLURM's commands and return its output.
+
+    Its environment, which sbatch passes to the job, is this process's without secrets, plus `variables`.
 
     Raises:
         BenchError: it is missing, times out, or fails (with SLURM's message).
     """
+    environment = {k: v for k, v in os.environ.items() if k not in _SECRETS} | dict(variables or {})
     try:
-        done = subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            timeout=_TIMEOUT_S,
-            check=False,
-            env=None if environment is None else dict(environment),
-        )
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False, env=environment)
     except FileNotFoundError:
         hint = "Submit from a login node of a SLURM cluster, or use `dlmbench run`"
         raise BenchError(f"{command[0]} is not on this machine", hint) from None
@@ -69,12 +65,7 @@ def run_command(command: Sequence[str], environment: Mapping[str, str] | None = 
 
 def sbatch(command: Sequence[str], variables: Mapping[str, str]) -> str:
     """Run an sbatch command with `variables` added to the environment; returns the job id."""
-    return run_command(command, job_environment(variables)).strip().partition(";")[0]
-
-
-def job_environment(variables: Mapping[str, str]) -> dict[str, str]:
-    """The environment that sbatch passes to a job: this process's without secrets, plus `variables`."""
-    return {k: v for k, v in os.environ.items() if k not in _SECRETS} | dict(variables)
+    return run_command(command, variables).strip().partition(";")[0]
 
 
 def tasks(jobs: Sequence[str]) -> tuple[Task, ...]:
@@ -98,11 +89,6 @@ def tasks(jobs: Sequence[str]) -> tuple[Task, ...]:
         is_task = index.isdigit()
         found.append(Task(array if is_task else job, int(index) if is_task else None, state, reason))
     return tuple(found)
-
-
-def cancel(job: str) -> None:
-    """Cancel a job."""
-    run_command(["scancel", job])
 
 
 def version() -> str:

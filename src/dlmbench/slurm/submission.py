@@ -366,7 +366,7 @@ def queue(request: QueueRequest) -> Submission:
         submission = replace(submission, jobs=(*submission.jobs, Job(array, request.todo)))
         submission.save()
     for job in request.superseded:
-        scheduler.cancel(job)  # it would report without the shards queued now
+        scheduler.run_command(["scancel", job])  # it would report without the shards queued now
     last = scheduler.sbatch(request.report_command(array), request.variables())
     submission = replace(submission, jobs=(*submission.jobs, Job(last)))
     submission.save()

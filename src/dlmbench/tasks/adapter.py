@@ -20,16 +20,15 @@ from dlmbench import models, registry
 from dlmbench.bench.generate import ATTENTION, PRECISIONS, default_device
 from dlmbench.bench.worker import Failed, Worker, WorkerRequest, WorkerState
 from dlmbench.errors import BenchError, did_you_mean
-from dlmbench.experiment import knobs as axes
+from dlmbench.experiment.load import knob_values
 from dlmbench.models import FoundModel
+from dlmbench.tasks.records import LIKELIHOODS, TaskModelArgs
 from dlmbench.tasks.requests import (
-    LIKELIHOODS,
     Generations,
     GreedyMatches,
     Ids,
     LogLikelihoods,
     Pair,
-    TaskModelArgs,
     complete_args,
     load_model,
 )
@@ -44,9 +43,15 @@ Advance = Callable[[int], object]
 # Shows the progress of a number of requests of one kind.
 ProgressBar = Callable[[str, int], AbstractContextManager[Advance]]
 
-_COUNTS = ("draws", "max_length", "new_tokens")
-_CHOICES = {"likelihood": LIKELIHOODS, "precision": PRECISIONS, "attention": ATTENTION}
-_ARGUMENTS = ("pretrained", "revision", "sampler", "engine", "seed", "check_greedy", *_COUNTS, *_CHOICES)
+# --model_args beside the model and the knobs: the least value of numbers, the choices of texts, and names.
+_LEAST = {"seed": 0, "draws": 1, "max_length": 1, "new_tokens": 1}
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "likelihood": LIKELIHOODS,
+    "precision": PRECISIONS,
+    "attention": ATTENTION,
+    "check_greedy": ("true", "false"),
+}
+_NAMES = ("sampler", "engine")
 _SUPPORTED = ("until", "max_gen_toks", "do_sample", "temperature")
 # Other generation arguments of transformers: those that only matter where tokens are drawn, and values without effect.
 _DRAWING = ("top_p", "top_k", "min_p", "typical_p")
@@ -123,7 +128,7 @@ class DlmbenchLM(TemplateLM):  # type: ignore[misc]
         self.args = complete_args(args, found, worker.device)
         self.architecture, self.worker, self.bar = found.architecture, worker, bar
         self.checkpoint_tokenizer, self.tokenizer = found.tokenizer, found.tokenizer.pretrained
-        ends = (self.architecture.eos_id, self.architecture.eot_id, self.tokenizer.eos_token_id)
+        ends = (*self.architecture.eos_ids, self.architecture.eot_id, self.tokenizer.eos_token_id)
         self._end_ids = {end for end in ends if end is not None}
         self._cut_contexts = 0
 
@@ -184,10 +189,7 @@ class DlmbenchLM(TemplateLM):  # type: ignore[misc]
         Raises:
             BenchError: the checkpoint has no chat template.
         """
-        if not self.tokenizer.chat_template:
-            source = self.args.model.source
-            raise BenchError(f"{source} has no chat template", "Leave the chat option out, or use an Instruct model")
-        text: str = self.tokenizer.apply_chat_template(
+        text: str = self.checkpoint_tokenizer.apply_template(
             chat_history,
             tokenize=False,
             add_generation_prompt=add_generation_prompt,
@@ -322,38 +324,29 @@ def read_model_args(given: Mapping[str, Any], rows: int = 1) -> TaskModelArgs:
     Raises:
         BenchError: no model, an unknown argument (with the nearest known), or a value of the wrong type.
     """
-    values = {name: str(value) for name, value in given.items() if value is not None}
+    # lm-eval has made true and false Python's already.
+    values = {k: str(v).lower() if isinstance(v, bool) else str(v) for k, v in given.items() if v is not None}
     if "trust_remote_code" in values:
         raise BenchError("remote code is not supported", "Leave trust_remote_code out")
     if "pretrained" not in values:
         raise BenchError("--model_args names no model", "As in pretrained=FOLDER, a hub id, or embedded:llada")
+    model = ModelSpec("model", "", values.pop("pretrained"), "target", values.pop("revision", None))
+    chosen: dict[str, Any] = {}
     knobs: dict[str, KnobValue] = {}
     for name, value in values.items():
-        if name not in _ARGUMENTS:
-            known = (*_ARGUMENTS, *registry.knob_names())
-            if name not in known:
-                raise BenchError(f"--model_args: unknown '{name}'", did_you_mean(name, known))
-            knobs[name] = axes.from_text(name, [value])[0]
-    for name, choices in _CHOICES.items():
-        if name in values and values[name] not in choices:
-            raise BenchError(f"--model_args: unknown {name} '{values[name]}'", did_you_mean(values[name], choices))
-    counts = {name: _count(name, values[name]) for name in _COUNTS if name in values}
-    greedy = values.get("check_greedy", "true").lower()
-    if greedy not in ("true", "false"):
-        raise BenchError(f"--model_args: check_greedy = {greedy}", "Give true or false")
-    texts = {name: values[name] for name in ("sampler", "engine", *_CHOICES) if name in values}
-    return TaskModelArgs(
-        model=ModelSpec("model", "", values["pretrained"], "target", values.get("revision")),
-        knobs=tuple(sorted(knobs.items())),
-        seed=_count("seed", values.get("seed", "0"), least=0),
-        rows=rows,
-        check_greedy=greedy == "true",
-        **texts,  # type: ignore[arg-type]
-        **counts,  # type: ignore[arg-type]
-    )
-
-
-def _count(name: str, text: str, least: int = 1) -> int:
-    if not text.isdecimal() or int(text) < least:
-        raise BenchError(f"--model_args: {name} = {text}", f"Give a whole number of at least {least}")
-    return int(text)
+        if name in _LEAST:
+            if not value.isdecimal() or int(value) < _LEAST[name]:
+                raise BenchError(f"--model_args: {name} = {value}", f"Give a whole number of at least {_LEAST[name]}")
+            chosen[name] = int(value)
+        elif name in _CHOICES:
+            if value not in _CHOICES[name]:
+                raise BenchError(f"--model_args: unknown {name} '{value}'", did_you_mean(value, _CHOICES[name]))
+            chosen[name] = value == "true" if name == "check_greedy" else value
+        elif name in _NAMES:
+            chosen[name] = value
+        elif name in registry.knob_names():
+            knobs[name] = knob_values(name, [value])[0]
+        else:
+            known = ("pretrained", "revision", *_LEAST, *_CHOICES, *_NAMES, *registry.knob_names())
+            raise BenchError(f"--model_args: unknown '{name}'", did_you_mean(name, known))
+    return TaskModelArgs(model=model, knobs=tuple(sorted(knobs.items())), rows=rows, **chosen)

@@ -31,15 +31,14 @@ _OF_RATIO: dict[str, Callable[[FloatArray], FloatArray]] = {
 
 def with_interval(score: TaskScore, samples: Sequence[TaskSample]) -> TaskScore:
     """The score with its interval over documents, where the metric can be recomputed."""
-    values = _values(score, samples)
-    if not _is_reproduced(score, values):
+    documents = _documents(score, samples)
+    if not documents:
         return score
-    totals, weights = _columns(values.values())
+    totals, weights = _columns(documents.values())
     if _is_proportion(score, totals, weights):
         ends = proportion(int(totals.sum()), totals.size)
         return replace(score, low=ends.low, high=ends.high)
-    _, draws, n = _resample(score, list(values.values()))
-    low, high = bootstrap_interval(draws, n)
+    low, high = bootstrap_interval(_draws(score, totals, weights), effective_n(weights))
     return replace(score, low=low, high=high) if math.isfinite(low) else score
 
 
@@ -50,10 +49,9 @@ def differences(
     known = {(s.run_id, s.task, s.metric, s.filter): s for s in scores}
     found = []
     for score in scores:
-        base_id = baselines.get(score.run_id, "")
-        base = known.get((base_id, score.task, score.metric, score.filter))
+        base = known.get((baselines.get(score.run_id, ""), score.task, score.metric, score.filter))
         if base is not None:
-            found.append(_difference(score, samples[score.run_id], base, samples[base_id]))
+            found.append(_difference(score, samples[score.run_id], base, samples[base.run_id]))
     return tuple(d for d in found if d is not None)
 
 
@@ -61,10 +59,9 @@ def _difference(
     score: TaskScore, samples: Sequence[TaskSample], base: TaskScore, base_samples: Sequence[TaskSample]
 ) -> TaskDifference | None:
     """score - base over the documents that both share, by their hash; None where no interval can be given."""
-    own, other = _values(score, samples), _values(base, base_samples)
+    own, other = _documents(score, samples), _documents(base, base_samples)
     common = sorted(own.keys() & other.keys())
-    # Checked on all documents of each, because lm-eval's value is made of all of them.
-    if not common or not _is_reproduced(score, own) or not _is_reproduced(base, other):
+    if not common:
         return None
     where = score.run_id, base.run_id, score.task, score.metric, score.filter
     (totals, weights), (base_totals, base_weights) = (_columns(v[key] for key in common) for v in (own, other))
@@ -72,18 +69,22 @@ def _difference(
         only_own, only_base = int((totals > base_totals).sum()), int((totals < base_totals).sum())
         change = paired_difference(only_own, only_base, len(common))
         return TaskDifference(*where, change.value, change.low, change.high, len(common))
-    value, draws, n = _resample(score, [own[key] for key in common])
-    base_value, base_draws, base_n = _resample(base, [other[key] for key in common])
-    low, high = bootstrap_interval(draws - base_draws, min(n, base_n))
-    if not math.isfinite(value - base_value) or not math.isfinite(low):
+    value = _value(score, totals, weights) - _value(base, base_totals, base_weights)
+    draws = _draws(score, totals, weights) - _draws(base, base_totals, base_weights)
+    low, high = bootstrap_interval(draws, min(effective_n(weights), effective_n(base_weights)))
+    if not math.isfinite(value) or not math.isfinite(low):
         return None
-    return TaskDifference(*where, value - base_value, low, high, len(common))
+    return TaskDifference(*where, value, low, high, len(common))
 
 
-def _values(score: TaskScore, samples: Sequence[TaskSample]) -> dict[tuple[int, str], Value]:
-    """The metric's value for each document, by its number and its hash, in order."""
+def _documents(score: TaskScore, samples: Sequence[TaskSample]) -> dict[tuple[int, str], Value]:
+    """The metric's value for each document, by its number and its hash; empty where they do not give the score back."""
     own = [s for s in samples if (s.task, s.filter) == (score.task, score.filter) and score.metric in s.values]
-    return {(s.doc_id, s.doc_hash): s.values[score.metric] for s in sorted(own, key=lambda s: s.doc_id)}
+    values = {(s.doc_id, s.doc_hash): s.values[score.metric] for s in sorted(own, key=lambda s: s.doc_id)}
+    if not values or score.value is None or score.aggregation not in _OF_RATIO:
+        return {}
+    value = _value(score, *_columns(values.values()))
+    return values if math.isclose(value, score.value, rel_tol=1e-6, abs_tol=1e-9) else {}
 
 
 def _columns(values: Iterable[Value]) -> tuple[FloatArray, FloatArray]:
@@ -96,18 +97,11 @@ def _is_proportion(score: TaskScore, totals_N: FloatArray, weights_N: FloatArray
     return score.aggregation == "mean" and is_binary(totals_N, weights_N)
 
 
-def _is_reproduced(score: TaskScore, values: Mapping[tuple[int, str], Value]) -> bool:
-    """Whether the documents give lm-eval's value back."""
-    if not values or score.value is None or score.aggregation not in _OF_RATIO:
-        return False
-    value, _, _ = _resample(score, list(values.values()))
-    return math.isclose(value, score.value, rel_tol=1e-6, abs_tol=1e-9)
+def _value(score: TaskScore, totals_N: FloatArray, weights_N: FloatArray) -> float:
+    return float(_OF_RATIO[score.aggregation or ""](np.asarray(totals_N.sum() / weights_N.sum())))
 
 
-def _resample(score: TaskScore, values: Sequence[Value]) -> tuple[float, FloatArray, int]:
-    """The metric's value, its bootstrap draws, and the number of documents that carry weight."""
-    assert score.aggregation is not None
-    aggregate = _OF_RATIO[score.aggregation]
-    totals, weights = _columns(values)
-    draws = aggregate(ratio_of_sums(totals, weights, bootstrap_indices(len(values), BOOTSTRAP_DRAWS, _SEED)))
-    return float(aggregate(np.asarray(totals.sum() / weights.sum()))), draws, effective_n(weights)
+def _draws(score: TaskScore, totals_N: FloatArray, weights_N: FloatArray) -> FloatArray:
+    """The metric's bootstrap draws over documents."""
+    indices = bootstrap_indices(totals_N.size, BOOTSTRAP_DRAWS, _SEED)
+    return _OF_RATIO[score.aggregation or ""](ratio_of_sums(totals_N, weights_N, indices))

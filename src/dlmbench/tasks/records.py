@@ -11,13 +11,13 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from dlmbench.errors import BenchError
 from dlmbench.results.folder import finite, refuse_replaced_models
 from dlmbench.results.journal import LockedFolder, append_lines, drop_torn_line, read_lines, replace_file
 from dlmbench.results.views import csv_text
-from dlmbench.types import SCHEMA_VERSION, Knobs, KnobValue, ModelSpec, Status, from_mapping, stable_hash
+from dlmbench.types import SCHEMA_VERSION, Knobs, ModelSpec, Status, from_mapping, stable_hash
 
 TASKS, TABLE, SAMPLES = "tasks.json", "tasks.csv", "task_samples.jsonl"
 
@@ -26,40 +26,59 @@ _NAMES = """
     difference_low difference_high difference_n likelihood limit num_fewshot chat status reason definition run_id"""
 _COLUMNS = tuple(_NAMES.split())
 
+LikelihoodKind = Literal["elbo", "sampler"]
+LIKELIHOODS: tuple[LikelihoodKind, ...] = get_args(LikelihoodKind)
+ELBO_DRAWS = 128  # the authors' number
+
 # A document's value of a metric: a number, or (sum, weight) of a ratio such as log-likelihood over bytes.
 Value = float | tuple[float, float]
 
 
-@dataclass(frozen=True)
-class TaskRun:
-    """One task (or group of tasks) for one model in one setting: everything that determines its answers.
+@dataclass(frozen=True, kw_only=True)
+class TaskModelArgs:
+    """Which model answers, and how: lm-eval's --model_args.
 
-    likelihood: the estimator of log-likelihoods, draws: its Monte Carlo samples; None where they do not apply.
+    sampler, precision: "" leaves the choice to the family and the device. knobs: those chosen; the others are
+    resolved for each length. likelihood: the estimator of a diffusion model's log-likelihoods, draws: its Monte Carlo
+    samples; None where they do not apply. max_length: most tokens of a request; None takes the checkpoint's positions.
+    new_tokens: the canvas of a generation; None takes the task's own limit. rows: requests in one forward.
+    check_greedy: whether to find out which continuations greedy decoding would have generated.
+    """
+
+    model: ModelSpec
+    sampler: str = ""
+    knobs: Knobs = ()
+    engine: str = "hf"
+    precision: str = ""
+    attention: str = "auto"
+    seed: int = 0
+    likelihood: LikelihoodKind | None = "elbo"
+    draws: int | None = ELBO_DRAWS
+    max_length: int | None = None
+    new_tokens: int | None = None
+    rows: int = 1
+    check_greedy: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskRun(TaskModelArgs):
+    """One task (or group of tasks) for one model in one setting.
+
     definition: hash of the task's file and documents. limit: number of documents; below 1 a share of them.
     num_fewshot: None leaves it to the task.
     """
 
     task: str
     definition: str
-    model: ModelSpec
-    sampler: str
-    knobs: Knobs
-    engine: str
-    precision: str
-    attention: str
-    seed: int
-    likelihood: str | None
-    draws: int | None
-    max_length: int
-    new_tokens: int | None
-    limit: float | None
-    num_fewshot: int | None
-    chat: bool
+    limit: float | None = None
+    num_fewshot: int | None = None
+    chat: bool = False
 
     @property
     def id(self) -> str:
-        """Hash of the content: a run recorded as ok under this id is not run again."""
-        return stable_hash(asdict(self) | {"model": self.model.identity})
+        """Hash of everything that determines the answers: a run recorded as ok under this id is not run again."""
+        values = asdict(self) | {"model": self.model.identity}
+        return stable_hash({name: value for name, value in values.items() if name not in ("rows", "check_greedy")})
 
     @property
     def comparison_key(self) -> tuple[object, ...]:
@@ -70,12 +89,8 @@ class TaskRun:
     @property
     def steps(self) -> int | None:
         """Diffusion steps K; None for one per token, and where the sampler has none."""
-        value = self.knob("steps")
+        value = dict(self.knobs).get("steps")
         return None if value is None else int(value)
-
-    def knob(self, name: str) -> KnobValue:
-        """The value of a knob, None where it was not chosen."""
-        return dict(self.knobs).get(name)
 
     @property
     def label(self) -> str:
@@ -202,6 +217,9 @@ class TaskStore(LockedFolder):
 
     def write(self) -> None:
         """Rewrite tasks.json and the CSV."""
+        runs = {run_id: outcome.run for run_id, outcome in self.results.outcomes.items()}
+        # What readers of scores group by.
+        labels = {i: {"model": r.model.key, "role": r.model.role, "steps": r.steps} for i, r in runs.items()}
         document = {
             "schema_version": SCHEMA_VERSION,
             "lm_eval": self.version,
@@ -209,31 +227,26 @@ class TaskStore(LockedFolder):
                 asdict(o.run) | {"id": run_id, "status": o.status, "reason": o.reason}
                 for run_id, o in self.results.outcomes.items()
             ],
-            "scores": [self._labelled(s) for s in self.results.scores],
+            "scores": [labels[s.run_id] | asdict(s) for s in self.results.scores],
             "differences": [asdict(d) for d in self.results.differences],
         }
         replace_file(self.folder / TASKS, json.dumps(document, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
-        replace_file(self.folder / TABLE, csv_text(_COLUMNS, self._rows()))
-
-    def _labelled(self, score: TaskScore) -> dict[str, Any]:
-        """A score with the fields that readers group by."""
-        run = self.results.outcomes[score.run_id].run
-        return {"model": run.model.key, "role": run.model.role, "steps": run.steps} | asdict(score)
+        rows = ({name: row.get(name) for name in _COLUMNS} for row in self._rows())
+        replace_file(self.folder / TABLE, csv_text(_COLUMNS, rows))
 
     def _rows(self) -> Iterator[dict[str, Any]]:
         """Rows of tasks.csv: one per score, and one per run without any."""
         differences = {(d.run_id, d.task, d.metric, d.filter): d for d in self.results.differences}
         for run_id, outcome in self.results.outcomes.items():
-            run = outcome.run
-            row: dict[str, Any] = {name: getattr(run, name) for name in _COLUMNS if hasattr(run, name)}
-            row |= {"run_id": run_id, "model": run.model.key, "role": run.model.role}
-            row |= {"knobs": " ".join(f"{k}={v}" for k, v in run.knobs), "block_length": run.knob("block_length")}
-            row |= {"status": outcome.status, "reason": outcome.reason}
+            run, knobs = outcome.run, dict(outcome.run.knobs)
+            row = asdict(run) | {"model": run.model.key, "role": run.model.role, "steps": run.steps}
+            row |= {"knobs": " ".join(f"{k}={v}" for k, v in run.knobs), "block_length": knobs.get("block_length")}
+            row |= {"run_id": run_id, "status": outcome.status, "reason": outcome.reason}
             scores = [s for s in self.results.scores if s.run_id == run_id]
             if not scores:
                 yield row
             for s in scores:
-                values = row | {name: value for name, value in asdict(s).items() if name in _COLUMNS}
+                values = row | asdict(s)
                 if d := differences.get((run_id, s.task, s.metric, s.filter)):
                     values |= {"difference": d.value, "difference_low": d.low, "difference_high": d.high}
                     values["difference_n"] = d.n

@@ -10,7 +10,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from dlmbench import registry
 from dlmbench.bench.generate import default_precision, resolve_knobs, sampler_for
@@ -19,11 +19,9 @@ from dlmbench.errors import BenchError
 from dlmbench.metrics import elbo
 from dlmbench.models import FoundModel, LoadedModel
 from dlmbench.sampling.generator import generator_for
-from dlmbench.types import Cell, Knobs, KnobValue, ModelSpec, Prompt, PromptBatch, Texts
+from dlmbench.tasks.records import TaskModelArgs
+from dlmbench.types import Cell, KnobValue, Prompt, PromptBatch, Texts
 
-LikelihoodKind = Literal["elbo", "sampler"]
-LIKELIHOODS: tuple[LikelihoodKind, ...] = ("elbo", "sampler")
-ELBO_DRAWS = 128  # the authors' number
 # Masked copies of a text in one forward of the ELBO, at least; an odd number spreads the mask counts evenly.
 _ELBO_ROWS = 15
 
@@ -35,31 +33,6 @@ class Pair(NamedTuple):
 
     context: Ids
     continuation: Ids
-
-
-@dataclass(frozen=True)
-class TaskModelArgs:
-    """Which model answers, and how: lm-eval's --model_args.
-
-    sampler, precision: "" leaves the choice to the family and the device. knobs: those chosen; the others are
-    resolved for each length. max_length: most tokens of a request; None takes the checkpoint's positions. new_tokens:
-    the canvas of a generation; None takes the task's own limit. rows: requests in one forward. check_greedy: whether
-    to find out which continuations greedy decoding would have generated.
-    """
-
-    model: ModelSpec
-    sampler: str = ""
-    knobs: Knobs = ()
-    engine: str = "hf"
-    precision: str = ""
-    attention: str = "auto"
-    seed: int = 0
-    likelihood: LikelihoodKind = "elbo"
-    draws: int = ELBO_DRAWS
-    max_length: int | None = None
-    new_tokens: int | None = None
-    rows: int = 1
-    check_greedy: bool = True
 
 
 def complete_args(args: TaskModelArgs, found: FoundModel, device: str) -> TaskModelArgs:
@@ -93,7 +66,8 @@ class LogLikelihoods:
             return
         for length, indices in _by_length(self.pairs).items():
             prompts = tuple(Prompt(i, self.pairs[i].context, reference_ids=self.pairs[i].continuation) for i in indices)
-            texts = _texts(args, model, prompts, _knobs(args, length, is_text=True), length)
+            cell = _cell(args, _knobs(args, length, is_text=True), length)
+            texts = Texts(cell, prompts, model=model.language_model, rows=args.rows)
             for score in registry.load("metrics", "likelihood").score(texts):
                 yield score.prompt_index, -score.total
 
@@ -106,9 +80,10 @@ class LogLikelihoods:
             length = len(pair.continuation)
             # One row per token, or an odd number of rows: `elbo.unbiased_rows` keeps both for every length.
             rows = min(length, max(_ELBO_ROWS, (self.args.rows - 1) | 1))
-            texts = replace(_texts(self.args, model, (prompt,), {}, length), rows=rows)
+            texts = Texts(_cell(self.args, {}, length), (prompt,), model=model.language_model, rows=rows)
             # A single token has only one mask: every draw would be the same.
             draws = 1 if length == 1 else self.args.draws
+            assert draws is not None
             yield index, -elbo.estimate(texts, prompt, draws).nats
 
 
@@ -167,7 +142,8 @@ def _generate(
     prompts = sorted((Prompt(i, context) for i, context in enumerate(contexts)), key=lambda p: len(p.ids))
     for first in range(0, len(prompts), args.rows):
         batch = PromptBatch(tuple(prompts[first : first + args.rows]), "")
-        generation = generator.generate(batch, new_tokens, knobs, args.seed)
+        # With on_step every engine checks its logits.
+        generation = generator.generate(batch, new_tokens, knobs, args.seed, on_step=lambda _: None)
         yield from zip(batch.indices, generation.tokens_BG, strict=True)
 
 
@@ -188,13 +164,6 @@ def _knobs(args: TaskModelArgs, new_tokens: int, *, is_text: bool = False) -> di
         # Steps beyond one per token find nothing left to commit.
         knobs["steps"] = min(int(knobs["steps"] or 0), new_tokens)
     return knobs
-
-
-def _texts(
-    args: TaskModelArgs, model: LoadedModel, prompts: tuple[Prompt, ...], knobs: dict[str, KnobValue], length: int
-) -> Texts:
-    cell = _cell(args, knobs, length)
-    return Texts(cell, prompts, model=model.language_model, rows=args.rows)
 
 
 def _cell(args: TaskModelArgs, knobs: dict[str, KnobValue], length: int) -> Cell:

@@ -13,8 +13,8 @@ import json
 import logging
 import random
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, fields
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -28,6 +28,8 @@ from dlmbench.models import FoundModel, hub, identity
 from dlmbench.tasks import require
 from dlmbench.tasks.paired import differences, with_interval
 from dlmbench.tasks.records import (
+    ELBO_DRAWS,
+    LikelihoodKind,
     TaskDifference,
     TaskOutcome,
     TaskResults,
@@ -38,7 +40,6 @@ from dlmbench.tasks.records import (
     Value,
     read_samples,
 )
-from dlmbench.tasks.requests import ELBO_DRAWS, LikelihoodKind, TaskModelArgs
 from dlmbench.types import Experiment, Grid, Knobs, ModelSpec
 
 if TYPE_CHECKING:
@@ -109,43 +110,42 @@ def run(experiment: Experiment, args: TaskListArgs, output: Path, progress: Task
     """
     require()
     progress.reading("lm-eval and its tasks")
-    with _quiet():
-        import lm_eval
+    if not logging.getLogger().isEnabledFor(logging.INFO):
+        logging.getLogger("lm_eval").setLevel(logging.ERROR)  # `TaskProgress` shows the progress
+    import lm_eval
 
-        found = _find_models(experiment)
-        tasks = _load(args)
-        runs = _plan(experiment, args, tasks, found)
-        with TaskStore(output, lm_eval.__version__) as store, Pool(found, default_device()) as pool:
-            left = store.plan(runs)
-            for number, task_run in enumerate(left, 1):
-                key = task_run.model.key
-                if number == 1 or left[number - 2].model.key != key:
-                    for other in found.keys() - {key}:
-                        pool.worker(other).stop()  # one model at a time, so that each has all of the memory
-                    progress.reading(f"model {key}")
-                progress.begin(task_run, number, len(left))
-                worker = pool.worker(key)
-                outcome, scores, samples = _evaluate(task_run, tasks[task_run.task], args, found[key], worker, progress)
-                store.add(outcome, scores, samples)
-                progress.ended(outcome, scores)
-            store.results.differences = _differences(store)
-            store.write()
-            return TaskListResult(tuple(runs), store.results)
+    found = _find_models(experiment)
+    tasks = _load(args)
+    runs = _plan(experiment, args, tasks, found)
+    with TaskStore(output, lm_eval.__version__) as store, Pool(found, default_device()) as pool:
+        left = store.plan(runs)
+        for number, task_run in enumerate(left, 1):
+            key = task_run.model.key
+            if number == 1 or left[number - 2].model.key != key:
+                for other in found.keys() - {key}:
+                    pool.worker(other).stop()  # one model at a time, so that each has all of the memory
+                progress.reading(f"model {key}")
+            progress.begin(task_run, number, len(left))
+            outcome, scores, samples = _evaluate(
+                task_run, tasks[task_run.task].loaded, found[key], pool.worker(key), progress
+            )
+            store.add(outcome, scores, samples)
+            progress.ended(outcome, scores)
+        store.results.differences = _differences(store)
+        store.write()
+        return TaskListResult(tuple(runs), store.results)
 
 
 def _evaluate(
-    task_run: TaskRun, task: _Task, args: TaskListArgs, found: FoundModel, worker: Worker, progress: TaskProgress
+    task_run: TaskRun, loaded: Any, found: FoundModel, worker: Worker, progress: TaskProgress
 ) -> tuple[TaskOutcome, list[TaskScore], list[TaskSample]]:
     """Run one task with lm-eval; a failure becomes its outcome."""
-    run_fields = {f.name: getattr(task_run, f.name) for f in fields(TaskModelArgs) if hasattr(task_run, f.name)}
-    own = {"likelihood": args.likelihood, "draws": args.draws, "rows": args.rows, "check_greedy": task.needs_greedy}
-    model_args = TaskModelArgs(**run_fields | own)
     from dlmbench.tasks.adapter import DlmbenchLM, RequestFailedError
 
     try:
-        results = _lm_eval_results(task_run, task, DlmbenchLM.from_worker(model_args, found, worker, progress.bar))
+        results = _lm_eval_results(task_run, loaded, DlmbenchLM.from_worker(task_run, found, worker, progress.bar))
         samples = list(_samples(task_run, results))
-        scores = [with_interval(score, samples) for score in _scores(task_run, task, results)]
+        scores = [with_interval(score, samples) for score in _scores(task_run, loaded, results)]
         return TaskOutcome(task_run, "ok"), scores, samples
     except RequestFailedError as error:
         failed = error.failed
@@ -154,10 +154,10 @@ def _evaluate(
     return TaskOutcome(task_run, failed.status, failed.reason), [], []
 
 
-def _lm_eval_results(task_run: TaskRun, task: _Task, lm: DlmbenchLM) -> dict[str, Any]:
+def _lm_eval_results(task_run: TaskRun, loaded: Any, lm: DlmbenchLM) -> dict[str, Any]:
     import lm_eval
 
-    for leaf in task.loaded["tasks"].values():
+    for leaf in loaded["tasks"].values():
         if task_run.num_fewshot is not None and leaf.get_config("num_fewshot") != 0:
             leaf.set_config(key="num_fewshot", value=task_run.num_fewshot)
         elif leaf.get_config("num_fewshot") is None:
@@ -165,7 +165,7 @@ def _lm_eval_results(task_run: TaskRun, task: _Task, lm: DlmbenchLM) -> dict[str
         leaf.set_fewshot_seed(seed=_FEWSHOT_SEED)
     results: dict[str, Any] = lm_eval.evaluate(
         lm,
-        task_dict=task.loaded,
+        task_dict=loaded,
         limit=task_run.limit,
         bootstrap_iters=STDERR_DRAWS,
         apply_chat_template=task_run.chat,
@@ -175,7 +175,7 @@ def _lm_eval_results(task_run: TaskRun, task: _Task, lm: DlmbenchLM) -> dict[str
     return results
 
 
-def _scores(task_run: TaskRun, task: _Task, results: dict[str, Any]) -> Iterator[TaskScore]:
+def _scores(task_run: TaskRun, loaded: Any, results: dict[str, Any]) -> Iterator[TaskScore]:
     """lm-eval's results: `metric,filter` beside `metric_stderr,filter`, for tasks and groups alike."""
     for name, values in results["results"].items():
         for key, value in values.items():
@@ -193,7 +193,7 @@ def _scores(task_run: TaskRun, task: _Task, results: dict[str, Any]) -> Iterator
                 stderr=float(stderr) if _is_number(stderr) else None,
                 n=results["n-samples"].get(name, {}).get("effective"),
                 higher_is_better=better if isinstance(better, bool) else None,
-                aggregation=_aggregation(task.loaded["tasks"].get(name), metric),
+                aggregation=_aggregation(loaded["tasks"].get(name), metric),
             )
 
 
@@ -280,6 +280,8 @@ def _plan(
                     limit=args.limit,
                     num_fewshot=args.num_fewshot,
                     chat=args.chat,
+                    rows=args.rows,
+                    check_greedy=task.needs_greedy,
                 )
                 runs.setdefault(task_run.id, task_run)
     if not runs:
@@ -396,23 +398,3 @@ def _task(name: str, loaded: Any, path: Path | None) -> _Task:
         own = callable(getattr(leaf.config, "process_results", None)) and leaf.OUTPUT_TYPE != "generate_until"
         needs_greedy = needs_greedy or leaf.OUTPUT_TYPE == "loglikelihood" or matches or own
     return _Task(name, loaded, digest.hexdigest()[:12], frozenset(kinds), needs_greedy)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Reduce lm-eval and datasets to errors, unless logging is on: `TaskProgress` shows the progress."""
-    import datasets
-
-    if logging.getLogger().isEnabledFor(logging.INFO):
-        yield
-        return
-    log = logging.getLogger("lm_eval")
-    level, had_bars = log.level, not datasets.utils.are_progress_bars_disabled()
-    log.setLevel(logging.ERROR)
-    datasets.disable_progress_bars()
-    try:
-        yield
-    finally:
-        log.setLevel(level)
-        if had_bars:
-            datasets.enable_progress_bars()

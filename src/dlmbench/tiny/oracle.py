@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dlmbench.tiny.state import Constraint, Slot
+from dlmbench.tiny.state import Constraint
 from dlmbench.tiny.story import story_slots
 from dlmbench.tiny.vocabulary import CLASS_OF_WORD, TOKENS
 from dlmbench.tiny.world import Distribution
@@ -56,29 +56,9 @@ class StoryScore:
     log_prob: float
     smoothed_log_prob: float
     path_entropy: float
-    slots: dict[Constraint, int]
     violations: dict[Constraint, int]
     sentences_total: int
     sentences_valid: int
-
-
-class _Reader:
-    """Follows a text through the grammar."""
-
-    def __init__(self) -> None:
-        self._slots = story_slots()
-        self.slot: Slot = next(self._slots)
-
-    def read(self, word: str) -> None:
-        self.slot = self._slots.send(word)
-
-    def skip_sentence(self) -> None:
-        """Complete the sentence with the most probable words."""
-        word = ""
-        while word != ".":
-            _, distribution = self.slot
-            word = max(distribution, key=distribution.__getitem__)
-            self.read(word)
 
 
 def _repair(word: str, distribution: Distribution) -> str | None:
@@ -96,22 +76,25 @@ def _entropy(distribution: Distribution) -> float:
 
 def _score_words(words: Sequence[str]) -> list[TokenScore]:
     scores: list[TokenScore] = []
-    reader = _Reader()
+    slots = story_slots()
+    constraint, distribution = next(slots)
     skipping = False
     for word in words:
         if skipping:
             scores.append(TokenScore(word, None, 0.0, 0.0, violated=False))
             skipping = word != "."
             continue
-        constraint, distribution = reader.slot
         probability = distribution.get(word, 0.0)
         scores.append(TokenScore(word, constraint, probability, _entropy(distribution), violated=probability == 0.0))
-        repaired = word if probability > 0.0 else _repair(word, distribution)
-        if repaired is not None:
-            reader.read(repaired)
-        else:
-            reader.skip_sentence()
-            skipping = word != "."
+        read = word if probability > 0.0 else _repair(word, distribution)
+        skipping = read is None and word != "."
+        while read is None:  # a broken sentence is completed with the most probable words
+            likeliest = max(distribution, key=distribution.__getitem__)
+            if likeliest == ".":
+                read = likeliest
+            else:
+                constraint, distribution = slots.send(likeliest)
+        constraint, distribution = slots.send(read)
     return scores
 
 
@@ -122,7 +105,6 @@ def score_story(words: Sequence[str], start: int = 0) -> StoryScore:
     but not counted as a sentence.
     """
     scored = tuple(_score_words(words)[start:])
-    slots = Counter(score.constraint for score in scored if score.constraint is not None)
     violations = Counter(score.constraint for score in scored if score.constraint is not None and score.violated)
     sentences_total = sentences_valid = 0
     sentence_is_valid = True
@@ -137,7 +119,6 @@ def score_story(words: Sequence[str], start: int = 0) -> StoryScore:
         log_prob=-math.inf if violations else math.fsum(score.log_prob for score in scored),
         smoothed_log_prob=math.fsum(score.smoothed_log_prob for score in scored),
         path_entropy=math.fsum(score.entropy for score in scored),
-        slots=slots,
         violations=violations,
         sentences_total=sentences_total,
         sentences_valid=sentences_valid,
@@ -146,9 +127,10 @@ def score_story(words: Sequence[str], start: int = 0) -> StoryScore:
 
 def next_word(prefix: Sequence[str]) -> Distribution:
     """The exact p(next word | prefix). Raises ValueError if no story starts with the prefix."""
-    reader = _Reader()
+    slots = story_slots()
+    _, distribution = next(slots)
     for position, word in enumerate(prefix):
-        if word not in reader.slot[1]:
+        if word not in distribution:
             raise ValueError(f"no story has {word!r} at position {position}")
-        reader.read(word)
-    return reader.slot[1]
+        _, distribution = slots.send(word)
+    return distribution

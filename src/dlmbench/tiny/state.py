@@ -15,8 +15,6 @@ from dlmbench.tiny import world
 from dlmbench.tiny.vocabulary import FEMALE_NAMES, PLURALS
 from dlmbench.tiny.world import Distribution, Indefinite, normalised, restrict, uniform
 
-_FEMALE = frozenset(FEMALE_NAMES)
-
 
 class Constraint(StrEnum):
     """What a word must agree with; the oracle counts violations by constraint."""
@@ -104,12 +102,12 @@ class Character:
     @property
     def pronoun(self) -> str:
         """She or he."""
-        return "she" if self.name in _FEMALE else "he"
+        return "she" if self.name in FEMALE_NAMES else "he"
 
     @property
     def possessive(self) -> str:
         """Her or his."""
-        return "her" if self.name in _FEMALE else "his"
+        return "her" if self.name in FEMALE_NAMES else "his"
 
     def give(self, item: Item, count: int, receiver: "Character") -> None:
         """Give `count` of `item` to `receiver`, who adds them to identical objects."""

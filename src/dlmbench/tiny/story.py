@@ -8,8 +8,6 @@ sends the words of a text.
 """
 
 import random
-from collections.abc import Callable
-from typing import Any
 
 from dlmbench.tiny import world
 from dlmbench.tiny.state import Cast, Character, Constraint, Slots, certain, clause, indefinite, own_item
@@ -39,26 +37,13 @@ def story_slots() -> Slots[None]:
 
 
 def _opening(cast: Cast) -> Slots[None]:
-    """Once upon a time, <hero> the <trait> <role> lived in the <place>. ..."""
+    """<hero> lived somewhere, had a friend from elsewhere, and carried something."""
     opening = yield Constraint.SYNTAX, _OPENING
     yield from clause("upon a time ," if opening == "once" else "ago ,")
-    hero = yield from _hero(cast)
-    yield from _companion(cast, hero)
-    yield from clause("<name> carried", hero.name)
-    yield from cast.new_item(hero)
-    yield from clause("in <pronoun> <free> .", hero.possessive, world.CONTAINER)
-    cast.focus = hero
-
-
-def _hero(cast: Cast) -> Slots[Character]:
-    """<name> the <trait> <role> lived in the <home>."""
     name, trait = yield from clause("<free> the <free>", world.NAME, world.TRAIT_OF_HERO)
     role, home = yield from clause("<free> lived in the <free> .", world.ROLE_OF_TRAIT[trait], world.PLACE)
-    return cast.enter(Character(name, role, home, location=home))
+    hero = cast.focus = cast.enter(Character(name, role, home, location=home))
 
-
-def _companion(cast: Cast, hero: Character) -> Slots[None]:
-    """<She> had a <relation> named <name>, <a trait> <role> from the <home>."""
     _, relation = yield from clause("<pronoun> had a <free> named", hero.pronoun, world.RELATION)
     names = restrict(world.NAME_OF_RELATION[relation], lambda other: other != hero.name)
     (name,) = yield from clause("<name> ,", names)
@@ -66,13 +51,17 @@ def _companion(cast: Cast, hero: Character) -> Slots[None]:
     role, home = yield from clause("<role> from the <free> .", cast.unused_roles(trait), world.PLACE)
     cast.enter(Character(name, role, home, location=home))
 
+    yield from clause("<name> carried", hero.name)
+    yield from cast.new_item(hero)
+    yield from clause("in <pronoun> <free> .", hero.possessive, world.CONTAINER)
+
 
 def _sentence(cast: Cast) -> Slots[None]:
     focus = cast.focus
     assert focus is not None
     first = yield Constraint.SUBJECT, _first_words(cast, focus)
     if first == "at":
-        yield from _sky()
+        yield from clause("<free> the sky was <free> .", world.HOUR, world.SKY)
     elif first in world.TRAIT.article:
         yield from _newcomer(first, cast, focus)
     else:
@@ -80,7 +69,9 @@ def _sentence(cast: Cast) -> Slots[None]:
             (first,) = yield from clause(", <subject>", _subjects(cast, focus))
         subject = yield from _subject(first, cast, focus)
         if subject is None:
-            yield from _animal_again(cast)
+            assert cast.animal is not None
+            yield from clause("was <nature> .", world.STATE_OF[cast.animal])
+            cast.animal = None
         else:
             cast.focus = subject
             verb = yield Constraint.VERB, verbs(cast, subject)
@@ -118,11 +109,6 @@ def _subject(first: str, cast: Cast, focus: Character) -> Slots[Character | None
     return next((character for character in cast.characters.values() if character.role == noun), None)
 
 
-def _sky() -> Slots[list[str]]:
-    """At <hour> the sky was <sky>."""
-    return clause("<free> the sky was <free> .", world.HOUR, world.SKY)
-
-
 def _newcomer(article: str, cast: Cast, focus: Character) -> Slots[None]:
     """<A trait> <role> named <name> arrived from the <home>; arrives where the focus is and becomes the focus."""
     trait = yield Constraint.FREE, world.TRAIT.word[article]
@@ -131,13 +117,6 @@ def _newcomer(article: str, cast: Cast, focus: Character) -> Slots[None]:
         "<role> named <name> arrived from the <free> .", cast.unused_roles(trait), names, world.PLACE
     )
     cast.focus = cast.enter(Character(name, role, home, location=focus.location))
-
-
-def _animal_again(cast: Cast) -> Slots[None]:
-    """The <animal> was <state>."""
-    assert cast.animal is not None
-    yield from clause("was <nature> .", world.STATE_OF[cast.animal])
-    cast.animal = None
 
 
 # ---------------------------------------------------------------- after the subject
@@ -157,15 +136,45 @@ def verbs(cast: Cast, subject: Character) -> Distribution:
     return normalised(weights)
 
 
-def predicate(verb: str, cast: Cast, subject: Character) -> Slots[Any]:
+def predicate(verb: str, cast: Cast, subject: Character) -> Slots[None]:
     """The rest of the sentence after `verb`, and its effect on the story.
 
     A fact stated once (a mood, a garment, a count, a home) is the only possible word later; the oracle's constraints
     measure whether a model gets it right.
     """
-    if verb in world.MOTION:
-        return _moves(cast, subject)
-    return _PREDICATES[verb](cast, subject)
+    here = subject.location
+    match verb:
+        case "saw":
+            cast.animal = yield from indefinite(world.ANIMAL_OF[here], Constraint.ANIMAL)
+            yield from clause("in the <location> .", here)
+        case "felt":
+            yield from _feels(cast, subject)
+        case "remained":
+            assert subject.mood is not None
+            yield from clause("<mood> .", subject.mood)
+        case "asked":
+            yield from _asks(cast, subject)
+        case "remembered":
+            yield from clause("<pronoun> home in the <home> .", subject.possessive, subject.home)
+        case "looked":
+            yield from clause("at the <landmark> in the <location> .", world.LANDMARK_OF[here], here)
+        case "took":
+            yield from _gives(cast, subject)
+        case "counted":
+            yield from clause("<pronoun>", subject.possessive)
+            item = yield from own_item(subject)
+            yield from clause(f", there {'were' if item.count > 1 else 'was'} <count> .", NUMBERS[item.count])
+        case "found":
+            yield from cast.new_item(subject)
+            yield from clause("<free> the <landmark> .", world.PREPOSITION, world.LANDMARK_OF[here])
+        case "wore":  # no colour begins with a vowel
+            colour, kind = yield from clause("a <free> <free> .", world.COLOUR, world.GARMENT)
+            subject.garment = (colour, kind)
+        case "cleaned":
+            assert subject.garment is not None
+            yield from clause("<pronoun> <garment> <garment> .", subject.possessive, *subject.garment)
+        case _:
+            yield from _moves(cast, subject)
 
 
 def _moves(cast: Cast, subject: Character) -> Slots[None]:
@@ -181,12 +190,6 @@ def _moves(cast: Cast, subject: Character) -> Slots[None]:
         yield from clause(".")
 
 
-def _sees(cast: Cast, subject: Character) -> Slots[None]:
-    """Saw <an animal> in the <location>."""
-    cast.animal = yield from indefinite(world.ANIMAL_OF[subject.location], Constraint.ANIMAL)
-    yield from clause("in the <location> .", subject.location)
-
-
 def _feels(cast: Cast, subject: Character) -> Slots[None]:
     """Felt <mood> [because <name> was <their mood>]."""
     subject.mood = yield Constraint.FREE, world.MOOD
@@ -195,12 +198,6 @@ def _feels(cast: Cast, subject: Character) -> Slots[None]:
     if word == "because":
         name = yield Constraint.NAME, uniform(moods)
         yield from clause("was <mood> .", moods[name])
-
-
-def _remains(_cast: Cast, subject: Character) -> Slots[list[str]]:
-    """Remained <mood>."""
-    assert subject.mood is not None
-    return clause("<mood> .", subject.mood)
 
 
 def _asks(cast: Cast, subject: Character) -> Slots[None]:
@@ -214,17 +211,6 @@ def _asks(cast: Cast, subject: Character) -> Slots[None]:
     (answer,) = yield from clause("<answer> .", truth)
     if answer == "yes":
         asked.mood = mood
-
-
-def _remembers(_cast: Cast, subject: Character) -> Slots[list[str]]:
-    """Remembered <her> home in the <home>."""
-    return clause("<pronoun> home in the <home> .", subject.possessive, subject.home)
-
-
-def _looks(_cast: Cast, subject: Character) -> Slots[list[str]]:
-    """Looked at the <landmark> in the <location>."""
-    landmarks = world.LANDMARK_OF[subject.location]
-    return clause("at the <landmark> in the <location> .", landmarks, subject.location)
 
 
 def _gives(cast: Cast, subject: Character) -> Slots[None]:
@@ -242,47 +228,6 @@ def _gives(cast: Cast, subject: Character) -> Slots[None]:
     word = yield Constraint.SYNTAX, _AND_OR_STOP if several else certain(".")
     if word == "and":
         yield from clause("had <count> left .", NUMBERS[item.count])
-
-
-def _counts(_cast: Cast, subject: Character) -> Slots[None]:
-    """Counted <her> <colour> <things>, there were <count>."""
-    yield from clause("<pronoun>", subject.possessive)
-    item = yield from own_item(subject)
-    yield from clause(f", there {'were' if item.count > 1 else 'was'} <count> .", NUMBERS[item.count])
-
-
-def _finds(cast: Cast, subject: Character) -> Slots[None]:
-    """Found <count> <colour> <things> <near> the <landmark>."""
-    yield from cast.new_item(subject)
-    yield from clause("<free> the <landmark> .", world.PREPOSITION, world.LANDMARK_OF[subject.location])
-
-
-def _puts_on(_cast: Cast, subject: Character) -> Slots[None]:
-    """Wore a <colour> <garment>."""
-    # No colour begins with a vowel.
-    colour, kind = yield from clause("a <free> <free> .", world.COLOUR, world.GARMENT)
-    subject.garment = (colour, kind)
-
-
-def _cleans(_cast: Cast, subject: Character) -> Slots[list[str]]:
-    """Cleaned <her> <colour> <garment>."""
-    assert subject.garment is not None
-    return clause("<pronoun> <garment> <garment> .", subject.possessive, *subject.garment)
-
-
-_PREDICATES: dict[str, Callable[[Cast, Character], Slots[Any]]] = {
-    "saw": _sees,
-    "felt": _feels,
-    "remained": _remains,
-    "asked": _asks,
-    "remembered": _remembers,
-    "looked": _looks,
-    "took": _gives,
-    "counted": _counts,
-    "found": _finds,
-    "wore": _puts_on,
-    "cleaned": _cleans,
-}
 
 
 # ---------------------------------------------------------------- drawing stories

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 
-from dlmbench.tiny import vocabulary
+from dlmbench.tiny.vocabulary import FEMALE_NAMES, NUMBERS, PLURALS, WORD_CLASSES
 
 Distribution = Mapping[str, float]
 """Words, each with its probability: positive, distinct, summing to one."""
@@ -35,9 +35,10 @@ def _ranked(words: Iterable[str], fact: str) -> list[str]:
     return sorted(words, key=lambda word: sha256(f"{fact}: {word}".encode()).digest())
 
 
-def _zipf(words: Iterable[str], exponent: float, fact: str) -> Distribution:
-    """Zipf-Mandelbrot distribution over `words`, ranked differently for each `fact`."""
-    return normalised({word: (rank + 1.5) ** -exponent for rank, word in enumerate(_ranked(words, fact))})
+def _zipf(fact: str, exponent: float, words: Iterable[str] | None = None) -> Distribution:
+    """Zipf-Mandelbrot distribution over `words` (None: those of the class `fact`), ranked differently by `fact`."""
+    ranked = _ranked(WORD_CLASSES[fact] if words is None else words, fact)
+    return normalised({word: (rank + 1.5) ** -exponent for rank, word in enumerate(ranked)})
 
 
 def article_of(word: str) -> str:
@@ -58,56 +59,53 @@ class Indefinite:
         weights: dict[str, float] = {}
         for word, probability in words.items():
             weights[article_of(word)] = weights.get(article_of(word), 0.0) + probability
-        by_article = {
-            article: normalised({word: p for word, p in words.items() if article_of(word) == article})
-            for article in weights
-        }
+        by_article = {a: normalised({w: p for w, p in words.items() if article_of(w) == a}) for a in weights}
         return cls(normalised(weights), by_article)
 
 
-def _borders() -> dict[str, list[str]]:
-    """Every place has four neighbours: those one and five steps away on a ring."""
-    count = len(vocabulary.PLACES)
-    return {
-        place: [vocabulary.PLACES[(index + step) % count] for step in (-5, -1, 1, 5)]
-        for index, place in enumerate(vocabulary.PLACES)
-    }
+def _local(fact: str, exponent: float, words: Iterable[str], kind: str, count: int) -> Distribution:
+    """A distribution over the `count` words that are first for `kind`."""
+    return _zipf(fact, exponent, _ranked(words, kind)[:count])
 
 
-NAME = _zipf(vocabulary.FEMALE_NAMES + vocabulary.MALE_NAMES, 0.4, "name")
-NAME_OF_RELATION = dict.fromkeys(vocabulary.RELATIONS, NAME) | {
-    "sister": restrict(NAME, vocabulary.FEMALE_NAMES.__contains__),
-    "brother": restrict(NAME, vocabulary.MALE_NAMES.__contains__),
+_PLACES = WORD_CLASSES["place"]
+# Every place has four neighbours: those one and five steps away on a ring.
+_BORDERS = {
+    place: [_PLACES[(index + step) % len(_PLACES)] for step in (-5, -1, 1, 5)] for index, place in enumerate(_PLACES)
 }
-RELATION = _zipf(vocabulary.RELATIONS, 0.3, "relation")
-TRAIT = Indefinite.of(_zipf(vocabulary.TRAITS, 0.4, "trait"))
-TRAIT_OF_HERO = _zipf(vocabulary.TRAITS, 0.4, "trait")
-ROLE_OF_TRAIT = {trait: _zipf(vocabulary.ROLES, 0.9, f"role of the {trait}") for trait in vocabulary.TRAITS}
-PLACE = _zipf(vocabulary.PLACES, 0.3, "place")
-NEIGHBOUR_OF = {place: _zipf(bordering, 0.5, f"way from the {place}") for place, bordering in _borders().items()}
+
+NAME = _zipf("name", 0.4)
+NAME_OF_RELATION = dict.fromkeys(WORD_CLASSES["relation"], NAME) | {
+    "sister": restrict(NAME, lambda name: name in FEMALE_NAMES),
+    "brother": restrict(NAME, lambda name: name not in FEMALE_NAMES),
+}
+RELATION = _zipf("relation", 0.3)
+TRAIT_OF_HERO = _zipf("trait", 0.4)
+TRAIT = Indefinite.of(TRAIT_OF_HERO)
+ROLE_OF_TRAIT = {t: _zipf(f"role of the {t}", 0.9, WORD_CLASSES["role"]) for t in WORD_CLASSES["trait"]}
+PLACE = _zipf("place", 0.3)
+NEIGHBOUR_OF = {place: _zipf(f"way from the {place}", 0.5, bordering) for place, bordering in _BORDERS.items()}
 ANIMAL_OF = {
-    place: Indefinite.of(_zipf(_ranked(vocabulary.ANIMALS, f"fauna of the {place}")[:6], 0.6, f"animal in the {place}"))
-    for place in vocabulary.PLACES
+    p: Indefinite.of(_local(f"animal in the {p}", 0.6, WORD_CLASSES["animal"], f"fauna of the {p}", 6)) for p in _PLACES
 }
 LANDMARK_OF = {
-    place: _zipf(_ranked(vocabulary.LANDMARKS, f"sights of the {place}")[:4], 0.4, f"landmark in the {place}")
-    for place in vocabulary.PLACES
+    p: _local(f"landmark in the {p}", 0.4, WORD_CLASSES["landmark"], f"sights of the {p}", 4) for p in _PLACES
 }
 STATE_OF = {
-    animal: _zipf(_ranked(vocabulary.ANIMAL_STATES, f"nature of the {animal}")[:4], 0.6, f"state of the {animal}")
-    for animal in vocabulary.ANIMALS
+    animal: _local(f"state of the {animal}", 0.6, WORD_CLASSES["animal state"], f"nature of the {animal}", 4)
+    for animal in WORD_CLASSES["animal"]
 }
-OBJECT_OF_ROLE = {role: _zipf(vocabulary.PLURALS, 1.3, f"object of the {role}") for role in vocabulary.ROLES}
-COLOUR = _zipf(vocabulary.COLOURS, 0.6, "colour")
-GARMENT = _zipf(vocabulary.GARMENTS, 0.3, "garment")
-CONTAINER = _zipf(vocabulary.CONTAINERS, 0.5, "container")
-MOOD = _zipf(vocabulary.MOODS, 0.3, "mood")
-MOTION = _zipf(vocabulary.MOTIONS, 0.5, "motion")
-MANNER = _zipf(vocabulary.MANNERS, 0.3, "manner")
-PREPOSITION = _zipf(vocabulary.PREPOSITIONS, 0.3, "preposition")
-ADVERB = _zipf(vocabulary.ADVERBS, 0.3, "adverb")
-SKY = _zipf(vocabulary.SKIES, 0.3, "sky")
-HOUR = _zipf(vocabulary.HOURS, 0.1, "hour")
-COUNT_OF_NEW = normalised(dict(zip(vocabulary.NUMBERS[1:], (3.0, 4.0, 4.0, 3.0, 2.0, 2.0), strict=True)))
-COUNT_OF = {number: count for count, number in enumerate(vocabulary.NUMBERS)}
+OBJECT_OF_ROLE = {role: _zipf(f"object of the {role}", 1.3, PLURALS) for role in WORD_CLASSES["role"]}
+COLOUR = _zipf("colour", 0.6)
+GARMENT = _zipf("garment", 0.3)
+CONTAINER = _zipf("container", 0.5)
+MOOD = _zipf("mood", 0.3)
+MOTION = _zipf("motion", 0.5)
+MANNER = _zipf("manner", 0.3)
+PREPOSITION = _zipf("preposition", 0.3)
+ADVERB = _zipf("adverb", 0.3)
+SKY = _zipf("sky", 0.3)
+HOUR = _zipf("hour", 0.1)
+COUNT_OF_NEW = normalised(dict(zip(NUMBERS[1:], (3.0, 4.0, 4.0, 3.0, 2.0, 2.0), strict=True)))
+COUNT_OF = {number: count for count, number in enumerate(NUMBERS)}
 """The value of a number word; `vocabulary.NUMBERS[count]` is the inverse."""

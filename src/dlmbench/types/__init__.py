@@ -71,5 +71,6 @@ from dlmbench.types.study import (
     Status,
     Weights,
     from_mapping,
+    home_expanded,
     stable_hash,
 )

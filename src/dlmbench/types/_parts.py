@@ -33,6 +33,12 @@ class Architecture:
     eos_id: int | None = None
     eot_id: int | None = None
     pad_id: int | None = None
+    more_eos_ids: tuple[int, ...] = ()
+
+    @property
+    def eos_ids(self) -> tuple[int, ...]:
+        """Every token that ends a text: `eos_id`, and the others that the checkpoint names."""
+        return (() if self.eos_id is None else (self.eos_id,)) + self.more_eos_ids
 
     @property
     def head_size(self) -> int:

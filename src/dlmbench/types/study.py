@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields
 from functools import cache, cached_property
-from types import NoneType, UnionType
-from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+from pathlib import Path
+from typing import Any, Literal, TypeVar, cast
 
 KnobValue = bool | int | float | str | None
 Knobs = tuple[tuple[str, KnobValue], ...]
@@ -25,36 +25,37 @@ def stable_hash(value: object, length: int = 12) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:length]
 
 
-def from_mapping(kind: type[T], values: Mapping[str, Any]) -> T:
+def home_expanded(path: Path) -> Path:
+    """A path whose leading ~ is the home folder; unchanged where there is no such user."""
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        return path
+
+
+def from_mapping(kind: type[T], values: Any) -> T:
     """Build the dataclass `kind`, and those nested in it, from what a JSON file holds; unknown keys are ignored.
 
+    JSON has no infinity, which is kept as text.
+
     Raises:
-        AttributeError, TypeError, ValueError: a field is missing, or a value has the wrong form.
+        ValueError: a field is missing, or a value has the wrong form.
     """
-    hints = _type_hints(cast(Any, kind))
-    return kind(**{name: _decode(hints[name], value) for name, value in values.items() if name in hints})
+    from pydantic import ValidationError
+
+    try:
+        return cast(T, _adapter(cast(Any, kind)).validate_python(values))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(map(str, first["loc"]))
+        raise ValueError(f"{place}: {first['msg']}") from None
 
 
-_type_hints = cache(get_type_hints)
+@cache
+def _adapter(kind: type[Any]) -> Any:
+    from pydantic import TypeAdapter
 
-
-def _decode(kind: Any, value: Any) -> Any:
-    """A JSON value as an instance of the type `kind`; JSON has no infinity, which is kept as text."""
-    if kind in (bool, int, float, str, Any):
-        return float(value) if kind is float and isinstance(value, str) else value
-    origin, parts = get_origin(kind), get_args(kind)
-    if is_dataclass(kind):
-        return from_mapping(cast(type[Any], kind), value)
-    if origin is tuple:
-        kinds = parts[:1] * len(value) if parts[-1] is Ellipsis else parts
-        return tuple(_decode(k, v) for k, v in zip(kinds, value, strict=True))
-    if origin in (dict, Mapping):
-        return {key: _decode(parts[1], v) for key, v in value.items()}
-    if origin in (Union, UnionType):
-        known = [part for part in parts if part is not NoneType]
-        if value is not None and type(value) not in known:
-            return _decode(known[-1] if isinstance(value, list) else known[0], value)
-    return value
+    return TypeAdapter(kind)
 
 
 @dataclass(frozen=True)

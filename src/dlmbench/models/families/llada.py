@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from dlmbench.models.config_json import read_known, refuse, required, rope_theta, token_id
+from dlmbench.models.config_json import multiple, read_known, refuse, required, rope_theta, size, token_id, token_ids
 from dlmbench.models.families import llama
 from dlmbench.types import Architecture, TensorSpec
 
@@ -52,30 +52,30 @@ def architecture(config: Mapping[str, Any]) -> Architecture:
     """
     for key, supported in _SUPPORTED.items():
         refuse(config, key, supported)
-    heads = int(required(config, "n_heads"))
-    vocabulary = int(config.get("embedding_size") or required(config, "vocab_size"))
-    mask_id = token_id(config, "mask_token_id")
-    if mask_id is None:
-        mask_id = int(required(config, "mask_token_id"))
-    eot_id = token_id(config, "eot_token_id")
-    hidden = int(required(config, "d_model"))
+    heads, hidden = size(config, "n_heads"), size(config, "d_model")
+    vocabulary = size(config, "embedding_size", "vocab_size")
+    multiple(config, "d_model", "n_heads")
+    multiple(config, "n_heads", "n_kv_heads")
+    required(config, "mask_token_id")
+    eot_id = token_id(config, "eot_token_id", vocabulary)
     return Architecture(
         family="llada",
         is_causal=False,
         hidden_size=hidden,
-        intermediate_size=int(config.get("mlp_hidden_size") or int(config.get("mlp_ratio") or 4) * hidden),
-        layers=int(required(config, "n_layers")),
+        intermediate_size=size(config, "mlp_hidden_size", default=size(config, "mlp_ratio", default=4) * hidden),
+        layers=size(config, "n_layers"),
         heads=heads,
-        kv_heads=int(config.get("n_kv_heads") or heads),
+        kv_heads=size(config, "n_kv_heads", default=heads),
         vocab_size=vocabulary,
-        max_positions=int(config.get("max_sequence_length") or 4096),
+        max_positions=size(config, "max_sequence_length", default=4096),
         rope_theta=rope_theta(config),
         norm_eps=float(config.get("rms_norm_eps") or 1e-5),
         tied_head=bool(config.get("weight_tying", False)),
-        mask_id=mask_id,
-        eos_id=token_id(config, "eos_token_id"),
+        mask_id=token_id(config, "mask_token_id", vocabulary),
+        eos_id=token_id(config, "eos_token_id", vocabulary),
         eot_id=eot_id if eot_id is not None else (_EOT_ID if vocabulary > _EOT_ID else None),
-        pad_id=token_id(config, "pad_token_id"),
+        pad_id=token_id(config, "pad_token_id", vocabulary),
+        more_eos_ids=token_ids(config, "eos_token_id", vocabulary)[1:],
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from dlmbench.models.config_json import read_known, refuse, required, rope_theta, token_id
+from dlmbench.models.config_json import multiple, read_known, refuse, rope_theta, size, token_id, token_ids
 from dlmbench.types import Architecture, TensorSpec
 
 PARADIGM = "autoregressive"
@@ -30,24 +30,27 @@ def architecture(config: Mapping[str, Any]) -> Architecture:
     refuse(config, "attention_bias", (False, None))
     refuse(config, "mlp_bias", (False, None))
     refuse(config, "quantization_config", (None,))
-    heads = int(required(config, "num_attention_heads"))
-    hidden = int(required(config, "hidden_size"))
+    heads, hidden = size(config, "num_attention_heads"), size(config, "hidden_size")
+    kv_heads, vocabulary = size(config, "num_key_value_heads", default=heads), size(config, "vocab_size")
+    multiple(config, "hidden_size", "num_attention_heads")
+    multiple(config, "num_attention_heads", "num_key_value_heads")
     refuse(config, "head_dim", (hidden // heads, None))
     return Architecture(
         family="llama",
         is_causal=True,
         hidden_size=hidden,
-        intermediate_size=int(required(config, "intermediate_size")),
-        layers=int(required(config, "num_hidden_layers")),
+        intermediate_size=size(config, "intermediate_size"),
+        layers=size(config, "num_hidden_layers"),
         heads=heads,
-        kv_heads=int(config.get("num_key_value_heads") or heads),
-        vocab_size=int(required(config, "vocab_size")),
-        max_positions=int(config.get("max_position_embeddings") or 2048),
+        kv_heads=kv_heads,
+        vocab_size=vocabulary,
+        max_positions=size(config, "max_position_embeddings", default=2048),
         rope_theta=rope_theta(config),
         norm_eps=float(config.get("rms_norm_eps") or 1e-6),
         tied_head=bool(config.get("tie_word_embeddings", False)),
-        eos_id=token_id(config, "eos_token_id"),
-        pad_id=token_id(config, "pad_token_id"),
+        eos_id=token_id(config, "eos_token_id", vocabulary),
+        pad_id=token_id(config, "pad_token_id", vocabulary),
+        more_eos_ids=token_ids(config, "eos_token_id", vocabulary)[1:],
     )
 
 

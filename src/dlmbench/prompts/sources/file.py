@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from dlmbench.errors import BenchError
-from dlmbench.prompts.passages import Passage, parse_json, read_text
+from dlmbench.prompts.passages import Passage, parse_json, read_text, require_characters
 from dlmbench.prompts.sources.sharegpt import conversations
 from dlmbench.types import PromptSettings
 
@@ -51,7 +51,7 @@ def load(settings: PromptSettings, tokens: int) -> list[Passage]:
 def _is_object(line: str) -> bool:
     try:
         return isinstance(json.loads(line), dict)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
 
 
@@ -77,6 +77,7 @@ def _record(record: Any, place: str) -> Passage:
     for key in given & {"prompt", "reference"}:
         if not isinstance(record[key], str) or not record[key].strip():
             raise BenchError(f"{place}: '{key}' is not a text", _RECORD)
+        require_characters(record[key], place)
     for key in given & {"prompt_ids", "reference_ids"}:
         ids = record[key]
         if not isinstance(ids, list) or not ids or not all(type(i) is int and i >= 0 for i in ids):

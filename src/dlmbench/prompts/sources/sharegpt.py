@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dlmbench.errors import BenchError
-from dlmbench.prompts.passages import Passage, parse_json, read_text
+from dlmbench.prompts.passages import Passage, parse_json, read_text, require_characters
 from dlmbench.types import PromptSettings
 
 WINDOWS = False
@@ -46,6 +46,7 @@ def conversations(records: list[Any], path: Path, *, chat: bool) -> list[Passage
             if asked.get("from") in _HUMAN and answered.get("from") in _MODEL:
                 prompt, reference = asked.get("value"), answered.get("value")
                 if isinstance(prompt, str) and isinstance(reference, str) and prompt.strip() and reference.strip():
+                    require_characters(prompt + reference, f"{path}: record {number}")
                     found.append(Passage(prompt.strip() + ("" if chat else "\n\n"), reference.strip()))
                 break
     return found

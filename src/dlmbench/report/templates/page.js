@@ -42,18 +42,13 @@ const applyTheme = () => {
 // ---------------------------------------------------------------- cells
 
 class Cells {
-  constructor({ columns, values, rows, constant }) {
+  // A column has texts, as the document prints them, and unless it is one of words the value of each row, with the
+  // ends of its interval where some are known.
+  constructor({ ids, columns, constant }) {
+    this.ids = ids;
     this.constant = new Set(constant);
-    this.columns = columns.map((column, i) => {
-      const isText = column.digits === null;
-      const format = new Intl.NumberFormat("en", {
-        minimumFractionDigits: column.digits ?? 0,
-        maximumFractionDigits: column.digits ?? 0,
-      });
-      const show = (v) => (v === null ? "–" : isText ? v : format.format(v));
-      return { ...column, isText, at: (r) => values[i][r], show };
-    });
-    this.rows = rows;
+    this.columns = columns.map((column) => ({ ...column, isText: !column.value, at: (r) => (column.value ?? column.texts)[r] }));
+    this.rows = ids.length;
     this.made = [];
     this.sorted = null;
     this.scroller = byId("scroller");
@@ -90,8 +85,8 @@ class Cells {
   test(term) {
     const [name, value] = term.split("=", 2);
     const column = value && this.columns.find((c) => [c.key, c.title.toLowerCase()].includes(name));
-    if (column?.isText) return (r) => (column.at(r) ?? "").toLowerCase().includes(value);
-    if (column) return (r) => column.at(r) === Number(value) || column.show(column.at(r)).replaceAll(",", "") === value;
+    if (column?.isText) return (r) => column.at(r).toLowerCase().includes(value);
+    if (column) return (r) => column.at(r) === Number(value) || column.texts[r].split(" ")[0].replaceAll(",", "") === value;
     if (this.constant.has(term)) return () => true;
     const literal = term.replace(/[.*+?^${}()|[\]\\]/g, "\\$&");
     const begins = new RegExp(/^[\p{L}\p{N}]/u.test(term) ? `(?<![\\p{L}\\p{N}])${literal}` : literal, "u");
@@ -124,7 +119,8 @@ class Cells {
     const compare = column.isText ? (a, b) => a.localeCompare(b, "en", { numeric: true }) : (a, b) => a - b;
     this.order.sort((r, s) => {
       const [a, b] = [column.at(r), column.at(s)];
-      if (a === null || b === null) return (a === null) - (b === null) || r - s;
+      const [noA, noB] = [a, b].map((v) => v === null || v === "");
+      if (noA || noB) return noA - noB || r - s;
       return sign * compare(a, b) || r - s;
     });
   }
@@ -138,8 +134,9 @@ class Cells {
   row(r) {
     const row = element("tr");
     this.columns.forEach((column, i) => {
-      const text = column.show(column.at(r));
-      const cell = element(i ? "td" : "th", { textContent: text });
+      const text = column.texts[r];
+      const cell = element(i ? "td" : "th", { textContent: text || "–" });
+      cell.dataset.value = `${this.ids[r]}.${column.key}`;
       if (!i) cell.scope = "row";
       if (column.isText) cell.title = text;
       if (column.isText && i) cell.className = column.key === "status" && text !== "ok" ? "text bad" : "text";
@@ -155,8 +152,11 @@ class Cells {
       const safe = /^[=+\-@\t\r\n＝＋－＠]/.test(v) ? `'${v}` : v; // a spreadsheet would run it as a formula
       return /[",\r\n]/.test(safe) ? `"${safe.replaceAll('"', '""')}"` : safe;
     };
-    const lines = [this.columns.map((c) => field(c.unit ? `${c.key} [${c.unit}]` : c.key)).join(",")];
-    for (const r of this.order) lines.push(this.columns.map((c) => field(c.at(r))).join(","));
+    const ends = (c) => ["low", "high"].filter((end) => c[end]);
+    const heads = (c) => [c.key, ...ends(c).map((end) => `${c.key}_${end}`)].map((key) => field(c.unit ? `${key} [${c.unit}]` : key));
+    const values = (c, r) => [c.at(r), ...ends(c).map((end) => c[end][r])].map(field);
+    const lines = [this.columns.flatMap(heads).join(",")];
+    for (const r of this.order) lines.push(this.columns.flatMap((c) => values(c, r)).join(","));
     return lines.join("\n") + "\n";
   }
 }

@@ -6,6 +6,7 @@ Vanilla LLaDA (Nie et al. 2025, arXiv 2502.09992) is commit low_confidence or ra
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -159,10 +160,9 @@ def planned_forwards(
     if not cache.USES_KV_CACHE:
         return (ForwardShape(blocks * forwards, length, length, length * length, sampled=block, copies=copies),)
     shapes = [ForwardShape(blocks, length, length, length * length, sampled=block, cached=length, copies=copies)]
-    spans: dict[int, int] = {}
-    for first in range(prompt_tokens, prompt_tokens + blocks * block, block):
-        start, stop = cache.span(first, first + block, length)
-        spans[stop - start] = spans.get(stop - start, 0) + 1
+    firsts = range(prompt_tokens, prompt_tokens + blocks * block, block)
+    later_spans = [cache.span(first, first + block, length) for first in firsts]
+    spans = Counter(stop - start for start, stop in later_spans)
     for positions, count in spans.items() if forwards > 1 else ():
         later, pairs = count * (forwards - 1), positions * length
         shapes.append(ForwardShape(later, positions, length, pairs, sampled=block, cached=length, copies=copies))

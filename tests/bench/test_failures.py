@@ -1,0 +1,81 @@
+"""What a run does about failures: it tries again, names the cause, and leaves what cannot be run."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from dlmbench import prompts
+from dlmbench.analysis.replication import estimate
+from dlmbench.bench.forecast import Expectation
+from dlmbench.bench.run import _beyond_context
+from dlmbench.bench.speed import SpeedPass
+from dlmbench.bench.worker import Failed, Pool, failure
+from dlmbench.errors import BenchError
+from dlmbench.results import Store
+from dlmbench.types import CellStatus, Experiment, Plan, PromptSettings, ProtocolSettings
+from support.synthetic_run import ENVIRONMENT, baseline_cell, target_cell
+
+CELLS = (baseline_cell(), target_cell(8), target_cell(16))
+
+
+def test_cells_that_failed_are_tried_again_and_a_tried_one_is_not_called_skipped(tmp_path):
+    with Store.open(tmp_path, ENVIRONMENT, "t", Plan(CELLS)) as store:
+        for cell, status in zip(CELLS, ("ok", "error", "oom"), strict=True):
+            store.append(CellStatus(cell.id, status, "why"))
+        work = Expectation(lambda cell: 1.0, is_seconds=True)
+        progress = SimpleNamespace(failed=lambda *_: None)
+        experiment = Experiment("study", (), (), PromptSettings("tiny", 1), ProtocolSettings(), metrics=())
+        speed = SpeedPass(Plan(CELLS), experiment, store, None, progress, work)
+        assert speed.ended == {CELLS[0].id: "ok"}
+        speed.skip({CELLS[2].id: "too large"})
+        assert store.records.result(CELLS[2].id).status == "oom"
+        speed.skip({CELLS[1].id: "too long"}, "invalid")
+        assert store.records.result(CELLS[1].id).reason == "too long"
+        assert speed.is_done
+
+
+def test_a_model_killed_while_it_loads_is_a_failure_and_no_interruption():
+    with Pool({"m"}, "cpu") as pool:
+        worker = pool.worker("m")
+        worker.start()
+        worker._process.kill()
+        pool.start({"m": CELLS[0]})
+        (reply,) = worker.ask(None)
+        assert isinstance(reply, Failed)
+        assert "SIGKILL" in reply.reason
+
+
+def test_out_of_memory_on_the_cpu_is_out_of_memory():
+    with pytest.raises(RuntimeError) as raised:
+        torch.empty(1 << 60)
+    assert failure(raised.value).status == "oom"
+    assert failure(RuntimeError("shapes differ")).status == "error"
+
+
+def test_trained_weights_are_not_run_beyond_their_context():
+    model = SimpleNamespace(architecture=SimpleNamespace(max_positions=100))
+    cell = baseline_cell()
+    assert "128 tokens are more than the 100 positions" in _beyond_context(cell, model)
+    assert not _beyond_context(replace(cell, model=replace(cell.model, weights="random")), model)
+
+
+def test_recorded_prompts_are_found_again_or_refused(tmp_path):
+    path = tmp_path / "p.txt"
+    path.write_text("one\ntwo\n")
+    last = PromptSettings("file", None, str(path), limit=1)
+    every = prompts.identity(replace(last, limit=None))
+    assert prompts.recorded_settings(last, every) == replace(last, limit=None)
+    assert prompts.recorded_settings(replace(last, limit=None), prompts.identity(last)) == last
+    path.write_text("three\nfour\n")
+    with pytest.raises(BenchError, match="have changed"):
+        prompts.recorded_settings(last, every)
+
+
+def test_the_interval_of_a_ratio_of_noisy_times_is_positive():
+    slow = estimate({1: [0.1, 3.0, 0.2, 5.0, 0.1, 4.0]}, None)
+    fast = estimate({2: [0.1, 2.0, 0.1, 0.3, 2.5, 0.2]}, None)
+    assert slow.over(fast).interval().low > 0
