@@ -139,7 +139,7 @@ def test_a_name_in_a_legend_hides_its_marks_and_shows_them_again(opened, ordinar
 def test_csv_of_a_figure_and_of_the_cells(opened, ordinary):
     at = opened(ordinary).all()
     rows = list(csv.DictReader(io.StringIO(downloaded(at.page, "#figure-latency_vs_steps .csv"))))
-    assert {r["kind"] for r in rows} == {"curve", "baseline", "break_even"}
+    assert {r["kind"] for r in rows} == {"curve", "baseline", "break_even", "fit"}
     cells = list(csv.reader(io.StringIO(downloaded(at.page, "#cells-csv"))))
     assert len(cells) == 1 + 8
     assert {"latency [ms]", "latency_low [ms]", "latency_high [ms]"} <= set(cells[0])

@@ -7,8 +7,8 @@ import json
 import sys
 
 import pytest
+from dlmbench.charts.figure import draw
 
-from dlmbench.charts.write import write_all
 from dlmbench.cli import console
 from dlmbench.errors import BenchError
 from dlmbench.experiment import load
@@ -78,7 +78,7 @@ def test_output_that_cannot_be_written_ends_in_one_line(tmp_path, capsys, monkey
 def test_a_figures_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "figures").write_text("")
     with pytest.raises(BenchError, match="could not be written"):
-        write_all(None, None, tmp_path / "figures")
+        draw((), tmp_path)
 
 
 def test_an_interrupted_run_says_how_to_resume(tmp_path, capsys):

@@ -19,7 +19,7 @@ from dlmbench.analysis.break_even import BreakEven
 from dlmbench.analysis.contrasts import growth_shape
 from dlmbench.analysis.stats import Interval
 from dlmbench.analysis.study import analyse
-from dlmbench.charts import embed as report_figures
+from dlmbench.charts.figure import draw
 from dlmbench.charts.frames import why_missing
 from dlmbench.errors import BenchError
 from dlmbench.report import document, page
@@ -368,30 +368,25 @@ def test_cited_works_exist_and_are_all_cited():
     assert len(re.findall(r"arXiv:\d{4}\.\d{5}", references)) >= 11
 
 
-def test_written_with_figures_beside_it_by_relative_path(tmp_path, monkeypatch):
+def test_written_with_figures_beside_it_by_relative_path(tmp_path):
     run = tiny_run(batches=(1,), blocks=(None,), steps=(8, 16))
-    drawn = []
-    write_one = report_figures.write_one
-    monkeypatch.setattr(report_figures, "write_one", lambda name, *rest: drawn.append(name) or write_one(name, *rest))
-    folder = tmp_path / "a folder"
-    path = document.write(Source(run, analyse(run, 50)), folder)
-    text = path.read_text()
-    pictures = re.findall(r"!\[.*?\]\((.*?)\)", text)
-    drawable = [
-        n
-        for n in registry.names("figures")
-        if not why_missing(registry.load("figures", n).points(run, analyse(run, 50)))
-    ]
-    assert len(pictures) == len(drawable) > 5
-    assert all((folder / p).is_file() for p in pictures)
-    module = registry.load("figures", "latency_vs_steps")
-    caption = module.caption(module.points(run, analyse(run, 50)))
-    assert escape(caption)[:60] in text
-    assert drawn == drawable
-    # The second time they are there.
-    drawn.clear()
-    document.write(Source(run, analyse(run, 50)), folder)
-    assert drawn == []
+    found = Source(run, analyse(run, 50))
+    for folder in (tmp_path / "a folder", tmp_path / "raw_data"):
+        text = document.write(found, folder).read_text()
+        pictures = re.findall(r"!\[.*?\]\((.*?)\)", text)
+        drawable = [
+            n
+            for n in registry.names("figures")
+            if not why_missing(registry.load("figures", n).points(run, found.study))
+        ]
+        assert len(pictures) == len(drawable) > 5
+        assert all((folder / p).is_file() for p in pictures)
+        module = registry.load("figures", "latency_vs_steps")
+        assert escape(module.caption(module.points(run, found.study)))[:60] in text
+    # Figures that are given are not drawn again.
+    figures = draw(found.figures, tmp_path / "drawn")
+    document.write(found, tmp_path / "given", figures)
+    assert not (tmp_path / "given" / "figures").exists()
 
 
 def test_a_figure_that_fails_is_named_and_the_document_written(tmp_path, monkeypatch):

@@ -12,7 +12,8 @@ from dlmbench import registry
 from dlmbench.analysis.compare import as_record, compare
 from dlmbench.analysis.cost import cheapest, costs, goal_of
 from dlmbench.analysis.study import analyse
-from dlmbench.charts.write import caption, specification, svg
+from dlmbench.charts.figure import caption, specification, svg
+from dlmbench.charts.frames import why_missing
 from dlmbench.report import document, page
 from dlmbench.report.answer import answer_of
 from dlmbench.report.source import Source
@@ -61,8 +62,11 @@ def test_no_text_contains_a_missing_number(name):
     for figure in registry.names("figures"):
         module = registry.load("figures", figure)
         frame = module.points(run, study)
+        if why := why_missing(frame):
+            texts.append(why)
+            continue
         spec = specification(module, frame)
-        texts += [*re.findall(r"<text[^>]*>([^<]*)", svg(spec)), caption(module, frame)]
+        texts += [*re.findall(r"<text[^>]*>([^<]*)", svg(spec)), caption(module, frame, spec)]
         tips = [v for rows in spec["datasets"].values() for row in rows for c, v in row.items() if "tooltip" in c]
         texts += map(str, tips)
     texts.append(re.sub(r"(?s)<(script|style)\b.*?</\1>|<[^>]*>", " ", page.compose(Source(run, study))))
@@ -147,7 +151,7 @@ def test_a_single_value_is_printed_without_ends():
 
 
 def test_the_caption_says_which_metric_rests_on_one_text():
-    figure = registry.load("figures", "quality_vs_steps")
+    figure = registry.load("figures", "quality_metrics_vs_steps")
     for name, expected in (("one scored text", True), ("two prompts", False)):
         caption = figure.caption(figure.points(RUNS[name], analyse(RUNS[name], 50)))
         assert ("A single text was scored by repetition: there is no interval." in caption) == expected

@@ -18,8 +18,7 @@ import pytest
 from dlmbench import registry
 from dlmbench.analysis.study import analyse
 from dlmbench.charts import style
-from dlmbench.charts.embed import page_figures
-from dlmbench.charts.write import csv_of
+from dlmbench.charts.figure import csv_of, figures_of
 from dlmbench.report import page
 from dlmbench.report.source import Source
 from dlmbench.report.text import spread
@@ -137,9 +136,9 @@ def test_the_policy_names_the_two_scripts_by_their_hashes(read):
 
 def test_a_figure_of_the_page_that_leaves_nothing_out_does_not_say_so():
     run = tiny_run(batches=(1, 2, 4))
-    captions = {f.name: f.caption for f in page_figures(run, analyse(run, draws=20))}
+    captions = {f.name: f.caption for f in figures_of(run, analyse(run, draws=20))}
     assert captions["pareto_frontier"].startswith("Quality")
-    assert not any("Drawn:" in caption for caption in captions.values())
+    assert not any("panels;" in caption for caption in captions.values())
 
 
 def test_figures_on_the_page_hold_their_points(read):

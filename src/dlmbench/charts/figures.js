@@ -35,8 +35,8 @@ class PageFigure {
       if (!this.hidden.delete(label)) this.hidden.add(label);
       this.draw();
     });
-    this.select = place.parentElement.querySelector("[data-view]");
-    this.select?.addEventListener("change", () => this.draw());
+    // In the appendix all panels, small and side by side; elsewhere the few that print shows.
+    this.isAppendix = "all" in place.dataset;
   }
 
   async draw() {
@@ -54,7 +54,7 @@ class PageFigure {
     this.made = await embed(this.place, spec, options);
     // Labels need space that only drawing tells: what is too wide or too narrow is given to the panels.
     const drawn = this.place.querySelector("svg");
-    if ( spec.facet) {
+    if (spec.facet) {
       const width = inner.width + (this.width - drawn.width.baseVal.value - 1) / columns;
       await this.made.view.signal("child_width", Math.max(width, 60)).resize().runAsync();
     }
@@ -69,23 +69,22 @@ class PageFigure {
     this.drawn = true;
   }
 
-  // Panels side by side where they fit, otherwise below each other; of very many, the chosen one; no hidden marks.
+  // Panels side by side where they fit, otherwise below each other; no hidden marks.
   fit(spec) {
     // A figure in a closed part of the page has no width of its own yet: it is drawn as wide as it will be.
     this.width = printing ? PAPER.width : this.place.clientWidth || byId("figures").clientWidth - 40;
     const inner = spec.facet ? spec.spec : spec;
-    const chosen = this.select && spec.facet.sort[Number(this.select.value)];
-    if (chosen) spec.facet.sort = [chosen];
+    if (spec.facet && !this.isAppendix) spec.facet.sort = spec.usermeta.shown;
+    const shown = spec.facet && new Set(spec.facet.sort);
     const isHidden = (name) => name && [...this.hidden].some((label) => name.startsWith(label));
     for (const [name, rows] of Object.entries(spec.datasets)) {
-      spec.datasets[name] = rows.filter(
-        (r) => (!chosen || r.panel === chosen) && !isHidden(r.line ?? r.series),
-      );
+      spec.datasets[name] = rows.filter((r) => (shown?.has(r.panel) ?? true) && !isHidden(r.line ?? r.series));
     }
     const panels = spec.facet?.sort?.length ?? 1;
-    let columns = Math.min(this.width < NARROW_PX ? 1 : spec.columns ?? 1, panels);
-    inner.height ??= panels === 1 ? 300 : 190;
-    if (printing && panels > 2) {
+    const wide = this.isAppendix ? Math.floor(this.width / 300) : spec.columns ?? 1;
+    let columns = Math.max(1, Math.min(this.width < NARROW_PX ? 1 : wide, panels));
+    inner.height ??= panels === 1 ? 300 : this.isAppendix ? 130 : 190;
+    if (printing && panels > 2 && !this.isAppendix) {
       // A figure and its caption fit on one page.
       columns = Math.min(panels, 3);
       inner.height = Math.min(inner.height, 460 / Math.ceil(panels / columns) - 60);
@@ -109,6 +108,7 @@ const drawOne = (figure) =>
 const drawAll = async () => {
   // In the order of the page, one after the other, so that the reader can scroll meanwhile.
   for (const figure of figures) {
+    if (figure.isAppendix) continue; // drawn when it is opened
     await drawOne(figure);
     await new Promise((done) => idle(done, { timeout: 100 }));
   }

@@ -154,18 +154,6 @@ def with_shapes(titles: pd.Series[str], frame: pd.DataFrame) -> pd.Series[str]:
     return titles + ", " + shape_titles(frame) if len(frame[LENGTHS].drop_duplicates()) > 1 else titles
 
 
-def with_steps(frame: pd.DataFrame) -> pd.Series[str]:
-    """The name of each row's line: its series, and its step count where it has one."""
-    steps = [f", K={k:.0f}" if pd.notna(k) else "" for k in frame["steps"]]
-    return frame["series"] + pd.Series(steps, frame.index, dtype=str)
-
-
-def where(row: Any) -> str:
-    """A row's settings and shape for a caption: `block_length=32, B=1, P=64, G=64`."""
-    batch = "" if pd.isna(row.batch_size) else f"B={int(row.batch_size)}, "
-    return f"{short(row.series)}, {batch}P={int(row.prompt_tokens)}, G={int(row.new_tokens)}"
-
-
 def short(series: str) -> str:
     """The name of a series without its model, where its settings are enough to tell it from others."""
     return series.partition(", ")[2] or series

@@ -9,7 +9,6 @@ apart; shapes and dashes repeat what colour says, so that grey prints work too.
 from __future__ import annotations
 
 import math
-import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -37,6 +36,8 @@ DARK: Mapping[str, str] = {
     **dict(zip(COLOURS, ("#4da3e0", "#ff8a3d", "#2fc79a", "#e39bc4", "#ffc04d", "#9ad4f7"), strict=True)),
     **dict(zip(RAMP, ("#7e6bc4", "#6f8fd6", "#4fa6c9", "#3bbcb0", "#52d18d", "#9fe05a", "#fde725"), strict=True)),
 }
+# A column of a two-column paper, in points; the text in it, and the mean width of a letter.
+WIDTH_PT, FONT_PT, LETTER_PT = 3.4 * 72, 7.0, 3.9
 RANDOM_WEIGHTS = "random weights: times and memory are real, quality is not"
 OWN_STEPS = "own"  # on an axis of step counts: samplers that choose their own number of steps
 _MOST_TICKS = 9
@@ -96,20 +97,25 @@ def _plain(value: Any) -> Any:
 class Looks:
     """Colour, shape and dash for each name in the column `by`, the same in every mark of a chart.
 
-    Baselines are drawn in ink, as stars, dashed; `others` in the colours `hues`. The legend shows colour and shape, or
-    colour and dash where there are `only_lines`.
+    Baselines are drawn in ink, as stars, dashed; `others`, each with its place in an order, in the colours `hues`. The
+    legend shows colour and shape, or colour and dash where there are `only_lines`.
     """
 
     def __init__(
-        self, by: str, baselines: Sequence[str], others: Sequence[str], hues: Sequence[str], only_lines: bool = False
+        self,
+        by: str,
+        baselines: Sequence[str],
+        others: Mapping[str, int],
+        hues: Sequence[str],
+        only_lines: bool = False,
     ) -> None:
         self.domain = [*baselines, *others]
         colours, shapes, dashes = (
-            [*(own for _ in baselines), *(values[i % len(values)] for i in range(len(others)))]
+            [*(own for _ in baselines), *(values[place % len(values)] for place in others.values())]
             for own, values in ((INK, hues), (STAR, SHAPES), (DASHED, DASHES))
         )
-        legend = alt.Legend(title=None, symbolOpacity=1, symbolType="stroke" if only_lines else "circle")
-        options: dict[str, Any] = {"legend": legend, "sort": None}
+        named = legend(self.domain, symbolType="stroke" if only_lines else "circle")
+        options: dict[str, Any] = {"legend": named, "sort": None}
         self.color: Any = alt.Color(f"{by}:N", scale=alt.Scale(domain=self.domain, range=colours), **options)
         self.shape: Any = alt.Shape(f"{by}:N", scale=alt.Scale(domain=self.domain, range=shapes), **options)
         dash = alt.Scale(domain=self.domain, range=dashes)
@@ -117,6 +123,13 @@ class Looks:
             # A domain in another order keeps the dashes out of the legend of the symbols.
             dash, options["legend"] = alt.Scale(domain=self.domain[::-1], range=dashes[::-1]), None
         self.dash: Any = alt.StrokeDash(f"{by}:N", scale=dash, **options)
+
+
+def legend(names: Sequence[str], **options: Any) -> Any:
+    """A legend of `names` with as many columns as they leave space for in print; longer ones are cut."""
+    across = int((WIDTH_PT - 45) // (LETTER_PT * max(map(len, names), default=1) + 20))
+    columns = min(max(across, 1), len(names)) or 1
+    return alt.Legend(title=None, symbolOpacity=1, columns=columns, labelLimit=int(WIDTH_PT - 70), **options)
 
 
 def ordered_colours(n: int) -> list[str]:
@@ -131,8 +144,10 @@ def named(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def series_looks(frame: pd.DataFrame, *, only_lines: bool = False) -> Looks:
-    """The looks of all series of a `named` frame, baselines first."""
-    return Looks("series", names(frame, kind="baseline"), names(diffusion(frame)), COLOURS, only_lines)
+    """The looks of all series of a `named` frame, baselines first; the same in every figure of a run."""
+    shown = names(diffusion(frame))
+    order = list(dict.fromkeys([*frame.attrs.get("series", ()), *shown]))
+    return Looks("series", names(frame, kind="baseline"), {s: order.index(s) for s in shown}, COLOURS, only_lines)
 
 
 def by_shape(frame: pd.DataFrame) -> pd.DataFrame:
@@ -239,10 +254,13 @@ class Marks:
         ends = {"x": low, "x2": high, "y": self.y} if across else {"x": self.x, "y": low, "y2": high}
         return known.mark_rule().encode(color=self.looks.color, **ends)
 
+    def line(self, rows: Any) -> Any:
+        """A line through (x, y)."""
+        return rows.mark_line().encode(x=self.x, y=self.y, color=self.looks.color, strokeDash=self.looks.dash)
+
     def curves(self, rows: Any, **encoding: Any) -> list[Any]:
         """Lines through (x, y) with intervals and points; encoding: further channels of the lines, as their order."""
-        line = rows.mark_line().encode(x=self.x, y=self.y, color=self.looks.color, strokeDash=self.looks.dash)
-        return [line.encode(**encoding), self.intervals(rows), self.points(rows)]
+        return [self.line(rows).encode(**encoding), self.intervals(rows), self.points(rows)]
 
     def bands(self, rows: Any) -> list[Any]:
         """Horizontal lines at y over the whole width, marked at their left end, and its intervals as bands."""
@@ -267,23 +285,18 @@ def _interval(rows: Any, channel: Any) -> tuple[Any, Any, str]:
 # ---------------------------------------------------------------- charts
 
 
-def panels(layers: Sequence[Any], frame: pd.DataFrame, **independent: Any) -> Any:
-    """The layers in a panel for each title in the column `panel`, in the order of the rows.
+def panels(layers: Sequence[Any], frame: pd.DataFrame, **independent: Any) -> dict[str, Any]:
+    """The layers in a panel for each title in the column `panel`, in the order of the rows, as Vega-Lite.
 
     independent: scales that each panel has of its own, as y="independent".
     """
-    rows = [dict(zip(frame.columns, map(_plain, row), strict=True)) for row in frame.itertuples(index=False)]
-    titles = list(dict.fromkeys(frame["panel"]))
     expr = "split(datum.label, '\\n')"
-    facet = alt.Facet("panel:N", sort=titles, title=None, header=alt.Header(labelExpr=expr))
-    layered = alt.layer(*layers, data=alt.InlineData(values=rows))
-    return layered.facet(facet, columns=2).resolve_scale(**independent)
-
-
-def notice(text: str) -> Any:
-    """A chart that only says something."""
-    values = [{"text": "\n".join(textwrap.wrap(text, 48))}]
-    return alt.Chart(alt.InlineData(values=values), height=60).mark_text(lineBreak="\n").encode(text="text:N")
+    facet = alt.Facet("panel:N", sort=list(frame["panel"].unique()), title=None, header=alt.Header(labelExpr=expr))
+    chart = alt.layer(*layers, data=alt.NamedData(name="points")).facet(facet, columns=2).resolve_scale(**independent)
+    # Rows are added last: Altair copies whatever is in a chart many times.
+    rows = [dict(zip(frame.columns, map(_plain, row), strict=True)) for row in frame.itertuples(index=False)]
+    spec: dict[str, Any] = chart.to_dict(validate=False)
+    return spec | {"datasets": {"points": rows}}
 
 
 def config(font_px: float, *, is_print: bool) -> dict[str, Any]:

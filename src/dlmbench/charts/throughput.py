@@ -1,23 +1,35 @@
-"""What the throughput figures share: points of new tokens per second against batch size, and the looks of lines."""
+"""New tokens per second against batch size, as two figures: both models side by side at a K, and how each scales."""
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
+import altair as alt
 import pandas as pd
 
-from dlmbench.analysis.study import Study
+from dlmbench.analysis.results import Study
 from dlmbench.charts import frames, style
 from dlmbench.types import Run
 
 OWN = "steps chosen by the sampler"
-COLUMNS = ("steps", *frames.interval_columns("tokens_per_s"), "repetitions")
+# compared_steps: the K at which bars are side by side at these lengths.
+COLUMNS = ("steps", *frames.interval_columns("tokens_per_s"), "repetitions", "compared_steps")
 
 
 def points(run: Run, study: Study) -> pd.DataFrame:
     """Median throughput of every timed cell. kind: curve (one for each step count) or baseline."""
     timed = [as_line(row) for row, summary in frames.cells(study) if summary.throughput is not None]
-    return frames.table(COLUMNS, timed, frames.why_untimed(study))
+    steps = {lengths: _compared(study, lengths) for lengths in {c.lengths for c in study.curves}}
+    rows = [r | {"compared_steps": steps.get((r["prompt_tokens"], r["new_tokens"]))} for r in timed]
+    return frames.table(COLUMNS, rows, frames.why_untimed(study))
+
+
+def _compared(study: Study, lengths: tuple[int, int]) -> int | None:
+    """The largest S_parity at these lengths or, where none is known, the K timed in most cells."""
+    parities = [v.parity_steps for v in study.verdicts if (v.prompt_tokens, v.new_tokens) == lengths and v.parity_steps]
+    timed = Counter(p.cell.steps or 0 for c in study.curves if c.lengths == lengths for p in c.timed)
+    return max(parities, default=max(timed, key=lambda k: (timed[k], k), default=None))
 
 
 def as_line(row: frames.Row) -> frames.Row:
@@ -43,11 +55,36 @@ def line_looks(frame: pd.DataFrame) -> style.Looks:
     """Looks of the lines of a frame with the column `line`: baselines in ink, step counts from dark to light."""
     lines = list(frames.diffusion(frame).sort_values("steps")["line"].unique())  # without a step count last
     hues = [*style.ordered_colours(len(lines) - (OWN in lines)), style.COLOURS[0]]
-    return style.Looks("line", frames.names(frame, kind="baseline"), lines, hues)
+    return style.Looks("line", frames.names(frame, kind="baseline"), {n: i for i, n in enumerate(lines)}, hues)
 
 
-def by_series(frame: pd.DataFrame, x: Any) -> tuple[pd.DataFrame, style.Marks]:
-    """What is drawn in a panel for each series and shape, and its marks on the axis `x`; each has the baselines.
+def _y(frame: pd.DataFrame) -> Any:
+    return style.axis(
+        "tokens_per_s", "throughput [new tokens/s]", [*frame["tokens_per_s"], *frame["tokens_per_s_high"]]
+    )
+
+
+def side_by_side(frame: pd.DataFrame) -> Any:
+    """A panel for each pair of lengths: bars from zero, or dots on a logarithmic axis."""
+    is_compared = (frame["kind"] == "baseline") | frame["steps"].isna() | (frame["steps"] == frame["compared_steps"])
+    shown = style.by_shape(frame[is_compared])
+    at = [f", K = {k:.0f}" if pd.notna(k) else "" for k in shown["compared_steps"]]
+    shown, tips = style.with_tooltip(
+        shown.assign(panel=shown["panel"] + at), "repetitions", throughput=("tokens_per_s", "new tokens/s")
+    )
+    x: Any = alt.X("batch_size:O", title="batch size", axis=alt.Axis(labelAngle=0))
+    marks = style.Marks(x, _y(shown), style.series_looks(shown), tips)
+    is_log = marks.y["scale"]["type"] == "log"
+    bars = alt.Chart().mark_bar().encode(x=x, y=marks.y, color=marks.looks.color, tooltip=marks.tips)
+    values = marks.points(alt.Chart()) if is_log else bars
+    ends = marks.intervals(alt.Chart())
+    ends = ends if is_log else ends.encode(color=alt.value(style.HALF))
+    beside = alt.XOffset("series:N", sort=marks.looks.domain)
+    return style.panels([layer.encode(xOffset=beside) for layer in (values, ends)], shown)
+
+
+def scaling(frame: pd.DataFrame) -> Any:
+    """A panel for each (sampler's settings, prompt, new tokens), with the baselines; colour and shape are K.
 
     The baseline has a panel of its own only where there is nothing else.
     """
@@ -61,5 +98,6 @@ def by_series(frame: pd.DataFrame, x: Any) -> tuple[pd.DataFrame, style.Marks]:
     drawn = pd.concat(shown)
     drawn = drawn.assign(line=line_names(drawn))
     drawn, tips = style.with_tooltip(drawn, "repetitions", throughput=("tokens_per_s", "new tokens/s"))
-    y = style.axis("tokens_per_s", "throughput [new tokens/s]", [*frame["tokens_per_s"], *frame["tokens_per_s_high"]])
-    return drawn, style.Marks(x, y, line_looks(drawn), tips)
+    x = style.log2_axis("batch_size", "batch size", list(frame["batch_size"]))
+    marks = style.Marks(x, _y(frame), line_looks(drawn), tips)
+    return style.panels(marks.curves(alt.Chart()), drawn)

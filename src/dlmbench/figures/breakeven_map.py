@@ -13,8 +13,8 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
+from dlmbench.analysis.results import Study
 from dlmbench.analysis.stats import group_by
-from dlmbench.analysis.study import Study
 from dlmbench.charts import frames, style
 from dlmbench.models.loading import architectures
 from dlmbench.roofline.break_even import break_even_surface
@@ -28,7 +28,6 @@ COLUMNS = (*frames.interval_columns("steps"), "device")
 _NOTHING = "no break-even is known: it needs a baseline and two step counts, or a known device"
 # A line ends here where not even one step breaks even, also where the model predicts less than none.
 _LOWEST = 0.5
-_MOST_NUMBERS = 6  # in a caption
 MARKS = {"measured": "circle", "extrapolated": "square", "parity": "diamond"}
 # These batch sizes are predicted beside the run's own.
 _BATCHES = (1, 2, 4, 8, 16, 32, 64)
@@ -44,6 +43,8 @@ def points(run: Run, study: Study) -> pd.DataFrame:
         if (line := curve.break_even) is not None and line.steps is not None and line.steps > 0
     ]
     rows = [*measured, *_predicted(run, study), *_parities(study)]
+    if not any(row.get("steps") for row in rows):
+        rows = []
     return frames.table(COLUMNS, [{"device": "", **row} for row in rows], _NOTHING)
 
 
@@ -84,28 +85,15 @@ def caption(frame: pd.DataFrame) -> str:
             f"Lines: predicted for the {devices[0]} by the corrected roofline with its default efficiencies, "
             "which come from studies on H200s. "
         )
-    measured = frame[frame["kind"].isin(["measured", "extrapolated"])]
-    if len(measured) > _MOST_NUMBERS:
-        return f"{text}{len(measured)} are measured: their numbers and intervals are in the table beside the figure."
-    marks = [
-        f"{frames.where(r)}: {r.steps:.3g}"
-        + (f" ({r.steps_low:.3g} to {r.steps_high:.3g})" if pd.notna(r.steps_low) else "")
-        + (", extrapolated" if r.kind == "extrapolated" else "")
-        for r in frames.each(measured)
-    ]
-    text += f"Measured (95% interval): {'; '.join(marks)}." if marks else "No break-even was measured."
-    verdicts = [f"{frames.where(r)}: {r.note}" for r in frames.each(frame, kind="parity")]
-    if not verdicts:
-        return text
-    text += " Diamonds: S_parity at margin 0, where it was reached; below k*, diffusion wins at equal quality."
-    return text + (f" Verdicts: {'; '.join(verdicts)}." if len(verdicts) <= _MOST_NUMBERS else "")
+    text += "Marks: measured, with 95% intervals; an extrapolated one lies outside the step counts timed."
+    if (frame["kind"] == "parity").any():
+        text += " Diamonds: S_parity at the leading margin, where it was reached; below k*, both hold."
+    return text
 
 
 def chart(frame: pd.DataFrame) -> Any:
     """A panel for each pair of lengths: lines are predicted, marks measured."""
     known = frame.dropna(subset=["steps"])
-    if known.empty:
-        return style.notice(f"not measured: {_NOTHING}")
     shown = style.by_shape(known.assign(steps=known["steps"].clip(lower=_LOWEST)))
     shown, tips = style.with_tooltip(shown, "kind", "note", break_even=("steps", "steps"))
     x = style.log2_axis("batch_size", "batch size", list(shown["batch_size"]))
@@ -113,7 +101,7 @@ def chart(frame: pd.DataFrame) -> Any:
     marks = style.Marks(x, y, style.series_looks(shown, only_lines=True), tips)
     kinds = [kind for kind in MARKS if kind in set(shown["kind"])]
     shapes = alt.Scale(domain=kinds, range=[MARKS[kind] for kind in kinds])
-    shape: Any = alt.Shape("kind:N", scale=shapes, sort=None, legend=alt.Legend(title=None))
+    shape: Any = alt.Shape("kind:N", scale=shapes, sort=None, legend=style.legend(kinds))
     one = style.once().mark_rule(color=style.HALF).encode(y=alt.datum(1))
     measured, color = style.where(*MARKS), marks.looks.color
     layers = [

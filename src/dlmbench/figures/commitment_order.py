@@ -11,7 +11,7 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from dlmbench.analysis.study import Study
+from dlmbench.analysis.results import Study
 from dlmbench.charts import frames, style
 from dlmbench.types import CommitOrder, Run
 
@@ -24,7 +24,7 @@ def points(run: Run, study: Study) -> pd.DataFrame:
     cells = {summary.cell.id: row for row, summary in frames.cells(study)}
     traced: dict[str, tuple[frames.Row, CommitOrder]] = {}
     for result in sorted(run.results, key=lambda r: r.cell.batch_size):
-        if result.order is not None:
+        if result.order is not None and result.cell.model.weights != "random":
             row = cells[result.cell.id] | {"kind": "commit", "forwards": result.order.forwards}
             traced.setdefault(result.cell.quality_key, (row, result.order))
     rows = [
@@ -32,7 +32,7 @@ def points(run: Run, study: Study) -> pd.DataFrame:
         for row, order in traced.values()
         for position, (forward, confidence) in enumerate(zip(order.committed_at, order.confidence, strict=True))
     ]
-    return frames.table(COLUMNS, rows, "no diffusion cell was traced")
+    return frames.table(COLUMNS, rows, frames.why_unscored(study, "no diffusion cell was traced"))
 
 
 def caption(frame: pd.DataFrame) -> str:
@@ -45,8 +45,9 @@ def caption(frame: pd.DataFrame) -> str:
 
 def chart(frame: pd.DataFrame) -> Any:
     """A panel for each setting and step count: a map of positions (across) and forwards (down)."""
+    steps = [f", K={k:.0f}" if pd.notna(k) else "" for k in frame["steps"]]
     shown = frame.assign(
-        panel=frames.with_shapes(frames.with_steps(frame), frame),
+        panel=frames.with_shapes(frame["series"] + pd.Series(steps, frame.index, dtype=str), frame),
         left=frame["position"] - 0.5,
         right=frame["position"] + 0.5,
         above=frame["forward"] - 0.5,
@@ -56,7 +57,7 @@ def chart(frame: pd.DataFrame) -> Any:
     shown, tips = style.with_tooltip(shown, "position", "forward", "forwards", probability_when_committed=probability)
     x: Any = alt.X("left:Q", title="position in the new text", scale=alt.Scale(nice=False))
     y: Any = alt.Y("above:Q", title="forward", scale=alt.Scale(reverse=True, zero=False, nice=False))
-    y.axis, x.axis = alt.Axis(tickMinStep=1, format="d", tickCount=5), alt.Axis(format="d", tickCount=4)
+    y.axis, x.axis = alt.Axis(tickMinStep=1, format="d", tickCount=5), alt.Axis(tickMinStep=1, format="d", tickCount=4)
     legend = alt.Legend(title="probability when committed")
     color: Any = alt.Color("confidence:Q", scale=alt.Scale(domain=[0, 1], range=list(style.RAMP)), legend=legend)
     layer = alt.Chart().mark_rect().encode(x=x, x2="right", y=y, y2="below", color=color, tooltip=tips)

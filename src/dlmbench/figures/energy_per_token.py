@@ -9,8 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from dlmbench.analysis.results import CellSummary
-from dlmbench.analysis.study import Study
+from dlmbench.analysis.results import CellSummary, Study
 from dlmbench.charts import frames, style
 from dlmbench.types import CellResult, Run
 

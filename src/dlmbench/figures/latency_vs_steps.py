@@ -1,4 +1,4 @@
-"""Latency against diffusion steps, the baseline's latency as a band, break-even where they meet.
+"""Latency against diffusion steps with the fitted line, the baseline's latency as a band, break-even where they meet.
 
 The first half of the main question: up to how many steps is diffusion faster?
 """
@@ -7,24 +7,36 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from dlmbench.analysis.study import Study
+from dlmbench.analysis.results import Study
 from dlmbench.charts import frames, style
 from dlmbench.types import Run
 
 ORDER = 20
-# kind: curve, baseline, or break_even, whose steps have an interval instead of its latency.
-COLUMNS = (*frames.interval_columns("steps"), *frames.interval_columns("latency_s"), "repetitions")
+# kind: curve, baseline, break_even (its steps have an interval, not its latency), or fit: latency = intercept_s +
+# slope_s * steps, between the step counts steps_low and steps_high.
+COLUMNS = (
+    *frames.interval_columns("steps"),
+    *frames.interval_columns("latency_s"),
+    *("repetitions", "intercept_s", "slope_s"),
+)
+_PLACES = 24  # of a line that is straight, but not on logarithmic axes
 
 
 def points(run: Run, study: Study) -> pd.DataFrame:
-    """Median latency of every cell on a curve, of each baseline, and the break-evens inside the range measured."""
+    """Median latency of every cell on a curve, of each baseline, the fitted lines, and the break-evens on them."""
     timed = {summary.cell.id: row for row, summary in frames.cells(study) if summary.latency}
     rows: list[frames.Row] = []
     for curve in study.curves:
         rows += [timed[p.cell.id] for p in curve.timed]
         line, base = curve.break_even, curve.baseline
+        if line:
+            steps = [p.cell.steps or 0 for p in curve.timed]
+            between = {"steps_low": min(steps), "steps_high": max(steps)}
+            columns = {"intercept_s": line.intercept_s, "slope_s": line.slope_s, "weights": curve.weights, **between}
+            rows.append(frames.curve_row(curve, "fit", **frames.break_even_columns(line) | columns | {"steps": None}))
         if line and line.steps is not None and not line.is_extrapolated and base and base.latency:
             columns = frames.break_even_columns(line)
             rows.append(frames.curve_row(curve, "break_even", **columns, latency_s=base.latency.median))
@@ -34,33 +46,50 @@ def points(run: Run, study: Study) -> pd.DataFrame:
 
 
 def caption(frame: pd.DataFrame) -> str:
-    """What is shown, and the break-evens in numbers."""
-    text = (
-        "Latency of a whole generation against diffusion steps: medians with 95% intervals of the median. "
-        "Dashed lines with bands: the autoregressive baseline at the same batch size."
+    """What is shown."""
+    crosses = " Crosses: break-even." if (frame["kind"] == "break_even").any() else ""
+    return (
+        "Latency of a whole generation against diffusion steps: medians with 95% intervals of the median, and the line "
+        "fitted through them by least squares. Dashed lines with bands: the autoregressive baseline at the same batch "
+        f"size.{crosses}"
     )
-    marks = [
-        f"{frames.where(r)}: {r.steps:.1f} "
-        + (f"({r.steps_low:.1f} to {r.steps_high:.1f})" if pd.notna(r.steps_low) else "(no interval)")
-        for r in frames.each(frame, kind="break_even")
-    ]
-    return text + (f" Break-even steps (95% interval), marked with a cross: {'; '.join(marks)}." if marks else "")
 
 
 def chart(frame: pd.DataFrame) -> Any:
-    """A panel for each pair of lengths and batch size; break-even where the fitted line meets the baseline."""
+    """A panel for each pair of lengths and batch size."""
     curves = frames.rows(frame, kind="curve")
     shown = frame[(frame["kind"] == "curve") | frame["batch_size"].isin(curves["batch_size"])]
-    shown = style.by_shape_and_batch(shown)
+    shown = _with_lines(style.by_shape_and_batch(shown))
     shown, tips = style.with_tooltip(shown, latency=("latency_s", "s"))
     x = style.log2_axis("steps", "diffusion steps K", list(curves["steps"]))
     ends = [*shown["latency_s"], *shown["latency_low_s"], *shown["latency_high_s"]]
     y = style.axis("latency_s", "latency [s]", ends)
     marks, met = style.Marks(x, y, style.series_looks(shown), tips), style.where("break_even")
-    cross = met.mark_point(shape="cross", angle=45, filled=True, color=style.INK, opacity=1, size=60)
+    cross = met.mark_point(shape="cross", angle=45, filled=True, color=style.INK, opacity=1)
+    line, points = marks.line(style.where("fit")), style.where("curve")
     layers = [
         *marks.bands(style.where("baseline")),
-        *marks.curves(style.where("curve")),
+        line,
+        marks.intervals(points),
+        marks.points(points),
         cross.encode(x=x, y=y, tooltip=tips),
     ]
     return style.panels(layers, shown)
+
+
+def _with_lines(frame: pd.DataFrame) -> pd.DataFrame:
+    """The frame with each fitted line as rows along it, where it is above zero."""
+    fits = frames.rows(frame, kind="fit")
+    lines = [
+        fit.to_frame().T.merge(
+            pd.DataFrame({"at": np.geomspace(fit["steps_low"], fit["steps_high"], _PLACES)}), "cross"
+        )
+        for _, fit in fits.iterrows()
+    ]
+    if not lines:
+        return frame
+    drawn = pd.concat(lines)
+    drawn = drawn.assign(steps=drawn["at"], latency_s=drawn["intercept_s"] + drawn["slope_s"] * drawn["at"])
+    joined = pd.concat([frame[frame["kind"] != "fit"], drawn[drawn["latency_s"] > 0]])
+    joined.attrs = frame.attrs
+    return joined.sort_values([*frames.LENGTHS, "batch_size"], kind="stable")

@@ -12,7 +12,7 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from dlmbench.analysis.study import Study
+from dlmbench.analysis.results import Study
 from dlmbench.charts import frames, style
 from dlmbench.models.loading import architectures
 from dlmbench.roofline.corrected import MeasuredCell, bounds_of

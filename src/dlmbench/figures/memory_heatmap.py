@@ -1,26 +1,31 @@
-"""Peak memory over sequence length and batch size, a map for each model, with cells that ran out of memory marked.
+"""Memory above the weights over sequence length and batch size, a map for each model, out of memory marked.
 
 The largest over all step counts and settings of a model at that shape: what must fit into the device.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import altair as alt
 import pandas as pd
 
+from dlmbench.analysis.results import Study
 from dlmbench.analysis.stats import group_by
-from dlmbench.analysis.study import Study
 from dlmbench.charts import frames, style
-from dlmbench.types import Run
+from dlmbench.models.loading import architectures
+from dlmbench.roofline.operators import ELEMENT_BYTES
+from dlmbench.types import Architecture, Cell, Run
 
 # kind: ok, oom (no setting fitted), or some_oom (the peak is of the others). series is the model.
-COLUMNS = ("sequence_tokens", "peak_bytes", "source")
+# weight_bytes: None where the model's shape is not known here; then the whole peak is drawn.
+COLUMNS = ("sequence_tokens", "peak_bytes", "weight_bytes", "source")
 
 
 def points(run: Run, study: Study) -> pd.DataFrame:
     """The largest peak of each (model, sequence length, batch size), and where memory ran out."""
+    known, _ = architectures(dict.fromkeys(s.cell.model for s in study.cells))
     cells = [
         row
         | frames.memory_columns(summary)
@@ -28,12 +33,26 @@ def points(run: Run, study: Study) -> pd.DataFrame:
             "kind": "oom" if summary.status == "oom" else "ok",
             "series": summary.cell.model.key,
             "sequence_tokens": summary.cell.sequence_length,
+            "weight_bytes": _weight_bytes(summary.cell, known),
         }
         for row, summary in frames.cells(study)
         if summary.memory is not None or summary.status == "oom"
     ]
     groups = group_by(cells, lambda row: (row["series"], row["sequence_tokens"], row["batch_size"]))
     return frames.table(COLUMNS, [_largest(group) for group in groups.values()], "no memory pass was run")
+
+
+def _weight_bytes(cell: Cell, known: Mapping[str, Architecture]) -> int | None:
+    architecture = known.get(cell.model.key)
+    return architecture.parameters * ELEMENT_BYTES[cell.precision] if architecture else None
+
+
+def _drawn(frame: pd.DataFrame) -> tuple[pd.Series[float], str]:
+    """What is drawn in bytes, and its name: memory above the weights where those of all models are known."""
+    above = frame["peak_bytes"].astype(float) - frame["weight_bytes"].astype(float)
+    if frame["weight_bytes"].notna().all() and (above.dropna() >= 0).all():
+        return above, "memory above the weights"
+    return frame["peak_bytes"].astype(float), "peak memory"
 
 
 def _largest(group: list[frames.Row]) -> frames.Row:
@@ -51,7 +70,7 @@ def caption(frame: pd.DataFrame) -> str:
     blank = " Blank: not measured." if len(frame) < places else ""
     some = " A star: some settings ran out of memory." if (frame["kind"] == "some_oom").any() else ""
     return (
-        f"Peak memory of one generation ({frames.sources(frame) or 'none measured'}, weights included) by sequence "
+        f"{_drawn(frame)[1].capitalize()} of one generation ({frames.sources(frame) or 'none measured'}) by sequence "
         "length (prompt and new tokens) and batch size: the largest over all step counts and settings of a model."
         f"{oom}{some}{blank}"
     )
@@ -59,21 +78,21 @@ def caption(frame: pd.DataFrame) -> str:
 
 def chart(frame: pd.DataFrame) -> Any:
     """A panel for each model, in one colour scale; the text in a place says what its colour shows."""
-    size, unit = frames.memory_unit(frame["peak_bytes"].max())
-    peak = frame["peak_bytes"].astype(float) / size
+    drawn, name = _drawn(frame)
+    size, unit = frames.memory_unit(drawn.max())
+    peak = drawn / size
     texts = [
         "OOM" if pd.isna(p) else f"{p:.{1 if unit == 'GiB' else 0}f}" + ("*" if kind == "some_oom" else "")
         for p, kind in zip(peak, frame["kind"], strict=True)
     ]
     low, high = peak.min(), peak.max()
-    # Weights are in every cell: the scale starts at the smallest peak, so that colour shows what grows.
     low = low if high > 1.02 * low else 0.0
     shown = frame.assign(panel=frame["series"], peak=peak, text=texts, is_light=peak > (low + high) / 2)
     shown, tips = style.with_tooltip(shown, "sequence_tokens", "source", "note", peak_memory=("peak", unit))
     x: Any = alt.X("batch_size:O", title="batch size", axis=alt.Axis(labelAngle=0))
     y: Any = alt.Y("sequence_tokens:O", title="sequence length [tokens]", sort="descending")
     ramp = alt.Scale(domain=[low, high] if len(peak.dropna()) else [0, 1], range=list(style.RAMP))
-    color: Any = alt.Color("peak:Q", scale=ramp, legend=alt.Legend(title=f"peak [{unit}]"))
+    color: Any = alt.Color("peak:Q", scale=ramp, legend=alt.Legend(title=f"{name} [{unit}]"))
     known, out = style.where(also="isValid(datum.peak)"), style.where(also="!isValid(datum.peak)")
     text = known.mark_text().encode(x=x, y=y, text="text:N")
     layers = [

@@ -11,7 +11,7 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from dlmbench.analysis.study import Study
+from dlmbench.analysis.results import Study
 from dlmbench.charts import frames, style, throughput
 from dlmbench.types import Run
 
@@ -23,7 +23,6 @@ COLUMNS = (
     *frames.interval_columns("tokens_per_s"),
     *("budget_bytes", "budget", "is_largest"),
 )
-_MOST_NUMBERS = 12  # lines of a shape that a caption names
 DEVICE = "all of the device's memory: larger batches ran out of it"
 TRIED = "the largest peak that both models were measured up to"
 
@@ -41,7 +40,9 @@ def points(run: Run, study: Study) -> pd.DataFrame:
         return frames.table(COLUMNS, [], "no cell has both its throughput and its peak memory")
     device = float(run.environment.memory_bytes) if run.environment else None
     frame = frames.table(COLUMNS, rows, "")
-    return pd.concat([_with_budget(own, device) for _, own in frame.groupby(frames.LENGTHS, sort=False)])
+    budgeted = [_with_budget(own, device) for _, own in frame.groupby(frames.LENGTHS, sort=False)]
+    budgeted = [own for own in budgeted if own["budget_bytes"].notna().any()]
+    return pd.concat(budgeted) if budgeted else frames.table(COLUMNS, [], "memory was not measured for two models")
 
 
 def _with_budget(frame: pd.DataFrame, device_bytes: float | None) -> pd.DataFrame:
@@ -67,26 +68,14 @@ def _with_largest(line: pd.DataFrame, limit: float, tried: Any) -> pd.DataFrame:
 
 
 def caption(frame: pd.DataFrame) -> str:
-    """What is shown, and at each shape what fits into the same memory."""
-    size, unit = frames.memory_unit(frame["peak_bytes"].max())
-    text = (
+    """What is shown, and what the models share."""
+    budgets = " or ".join(sorted(b for b in frame["budget"].unique() if b))
+    return (
         f"Throughput against peak memory of one generation ({frames.sources(frame)}, weights included), a line through "
         "the batch sizes of each step count (numbers at the baseline's); medians with 95% intervals. Rings: the "
-        "largest batch that fits into the same memory (dashed vertical line); no ring where a larger batch was not "
-        "measured."
+        f"largest batch that fits into the same memory (dashed vertical line: {budgets}); no ring where a larger batch "
+        "was not measured."
     )
-    largest = frames.rows(frame, is_largest=True)
-    for (prompt, new), best in largest.groupby(frames.LENGTHS):
-        numbers = [
-            f"{line} B={r.batch_size:.0f} {r.tokens_per_s:.0f} tokens/s"
-            for line, r in zip(frames.with_steps(best), frames.each(best), strict=True)
-        ]
-        shown = ", ".join(numbers)
-        if len(best) > _MOST_NUMBERS:
-            shown = f"{len(best)} lines, whose numbers are in the table beside the figure"
-        budget = f"{float(best['budget_bytes'].iloc[0]) / size:.1f} {unit} ({best['budget'].iloc[0]})"
-        text += f" P={prompt}, G={new}, {budget}: {shown}."
-    return text
 
 
 def chart(frame: pd.DataFrame) -> Any:
@@ -103,7 +92,7 @@ def chart(frame: pd.DataFrame) -> Any:
     looks = throughput.line_looks(shown)
     if curves := frames.names(shown, kind="curve"):
         looks.shape = style.series_looks(shown).shape
-        looks.shape["legend"]["values"] = curves
+        looks.shape["legend"] = style.legend(curves, values=curves)
     x: Any = alt.X("x:Q", title=f"peak memory [{unit}]", scale=alt.Scale(zero=False, padding=12))
     x.axis = alt.Axis(tickCount=4)
     values = [*shown["tokens_per_s_low"], *shown["tokens_per_s_high"]]

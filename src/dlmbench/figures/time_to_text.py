@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from dlmbench.analysis.study import CellSummary, Study
+from dlmbench.analysis.results import CellSummary, Study
 from dlmbench.charts import frames, style
 from dlmbench.types import Run
 
@@ -45,21 +45,32 @@ def _first_text(summary: CellSummary, latency_s: float) -> frames.Row:
     }
 
 
+def _shown(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the smallest batch and, of its lengths, those with most new tokens, then the longest prompt."""
+    for column, extreme in (("batch_size", "min"), ("new_tokens", "max"), ("prompt_tokens", "max")):
+        among = frames.diffusion(frame) if len(frames.diffusion(frame)) else frame
+        frame = frame[frame[column] == among[column].agg(extreme)]
+    return frame
+
+
 def caption(frame: pd.DataFrame) -> str:
     """What is shown, and how long the first text is."""
+    frame = _shown(frame)
     blocks = sorted({int(n) for n in frames.diffusion(frame)["first_text_tokens"]})
     size = f" ({' or '.join(map(str, blocks))} tokens at once)" if blocks else ""
     return (
         "Time to the first text (open marks) and to the full text (filled marks, medians with 95% intervals), joined "
         "by a line; level lines: the autoregressive baseline's, dotted for its first text. The first text is the first "
         f"token of the autoregressive baseline, or the first final block of diffusion{size}; where that block is the "
-        "whole text, both are the same. The first text is timed in one traced generation and has no interval."
+        "whole text, both are the same. The first text is timed in one traced generation and has no interval. Shown at "
+        f"batch size {frame['batch_size'].iloc[0]}; the table has the other workloads."
     )
 
 
 def chart(frame: pd.DataFrame) -> Any:
-    """A panel for each pair of lengths and batch size."""
-    shown, x = style.steps_axis(style.by_shape_and_batch(frame))
+    """One panel: the workload that waits longest by itself."""
+    frame = _shown(frame)
+    shown, x = style.steps_axis(style.by_shape(frame))
     seconds = {"first_text": "first_text_s", "full_text": "latency_s", "between_tokens": "inter_token_s"}
     shown, tips = style.with_tooltip(shown, "first_text_tokens", **{n: (c, "s") for n, c in seconds.items()})
     values = [*frame["first_text_s"], *frame["latency_low_s"], *frame["latency_high_s"]]

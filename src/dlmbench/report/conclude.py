@@ -10,7 +10,7 @@ from pathlib import Path
 from dlmbench.analysis.cost import CellCost, CheapestCell, cheapest, costs, goal_of
 from dlmbench.analysis.results import Study
 from dlmbench.analysis.study import analyse
-from dlmbench.charts.write import figures_folder, write_all
+from dlmbench.charts.figure import draw, files_of
 from dlmbench.report import document, page
 from dlmbench.report.source import Source
 from dlmbench.results import read_run
@@ -29,10 +29,11 @@ def write(run: Run, study: Study, folder: Path, progress: Callable[[str], None])
     records = [{**asdict(v), "speed": v.speed and v.speed.as_dict()} for v in study.verdicts]
     replace_file(folder / VERDICTS, json.dumps({"verdicts": records}, indent=1, allow_nan=False) + "\n")
     progress("drawing the figures as PNG and PDF")
-    figures = write_all(run, study, figures_folder(folder))
-    progress("writing the document")
     source = Source(run, study)
-    return [folder / VERDICTS, *figures, document.write(source, folder), page.write(source, folder, progress)]
+    figures = draw(source.figures, folder)
+    progress("writing the document")
+    report = document.write(source, folder, figures)
+    return [folder / VERDICTS, *files_of(figures, folder), report, page.write(source, folder, progress)]
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 from markupsafe import Markup
 
 from dlmbench import registry
-from dlmbench.charts.embed import ReportFigure, document_figures
+from dlmbench.charts.figure import Figure, draw
 from dlmbench.errors import BenchError
 from dlmbench.report import tables
 from dlmbench.report.answer import Answer
@@ -30,8 +30,8 @@ SHOWN_LETTERS = 200
 ROWS = (40, 24, 12, 6, 3)
 
 
-def write(source: Source, folder: Path) -> Path:
-    """Write report.md into `folder`; figures that do not exist yet are drawn into `folder`/figures.
+def write(source: Source, folder: Path, figures: Sequence[Figure] | None = None) -> Path:
+    """Write report.md into `folder`, with `figures` as they were drawn there; without them they are drawn now.
 
     Raises:
         BenchError: a file of the run is not what dlmbench wrote, or `folder` cannot be written.
@@ -41,11 +41,11 @@ def write(source: Source, folder: Path) -> Path:
     except OSError as error:
         raise BenchError(f"{folder} cannot be made a folder ({error.strerror})", "Name another one") from error
     path = folder / NAME
-    replace_file(path, compose(source, document_figures(source.run, source.study, folder)))
+    replace_file(path, compose(source, draw(source.figures, folder) if figures is None else figures))
     return path
 
 
-def compose(source: Source, figures: Sequence[ReportFigure] = ()) -> str:
+def compose(source: Source, figures: Sequence[Figure] = ()) -> str:
     """The whole document as Markdown."""
     template = templates(escape).get_template("report.md")
     context = {

@@ -17,7 +17,7 @@ from pathlib import Path
 from markupsafe import Markup
 
 from dlmbench.charts import style
-from dlmbench.charts.embed import drawing_script, packed, page_figures
+from dlmbench.charts.figure import drawing_script, packed
 from dlmbench.report.source import Source
 from dlmbench.report.tables import FALSE_DISCOVERIES
 from dlmbench.report.text import TEMPLATES, templates
@@ -42,7 +42,7 @@ def write(source: Source, folder: Path, progress: Callable[[str], None] = lambda
 def compose(source: Source, progress: Callable[[str], None] = lambda stage: None) -> str:
     """The page as HTML."""
     progress("drawing the figures of the page")
-    figures = page_figures(source.run, source.study)
+    figures = source.figures
     progress("collecting cells, findings and texts")
     own = drawing_script() + (TEMPLATES / "page.js").read_text(encoding="utf-8")
     vega = charting_script()
@@ -61,6 +61,7 @@ def compose(source: Source, progress: Callable[[str], None] = lambda stage: None
             style=Markup((TEMPLATES / "page.css").read_text(encoding="utf-8")),
             script=Markup(own),
             vega=packed(vega),
+            packed=packed,
             policy=f"script-src {script_hash(own)} {script_hash(vega)}",
             colours=packed(json.dumps(dict(style.DARK))),
         )

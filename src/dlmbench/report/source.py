@@ -15,6 +15,7 @@ from dlmbench.analysis.contrasts import setting
 from dlmbench.analysis.replication import LEAST_PROCESSES, UNMEASURED_FLOOR, floor_of, usable
 from dlmbench.analysis.results import CellSummary, Curve, Study
 from dlmbench.analysis.stats import group_by
+from dlmbench.charts.figure import Figure, figures_of
 from dlmbench.report.answer import Answer, answer_of
 from dlmbench.report.tables import Table, cell_table, name_of, shape
 from dlmbench.report.text import counted, from_to, gib, listed, percent, plain
@@ -50,6 +51,11 @@ class Source:
 
     run: Run
     study: Study
+
+    @cached_property
+    def figures(self) -> tuple[Figure, ...]:
+        """Every figure of the run, those not measured included."""
+        return figures_of(self.run, self.study)
 
     @cached_property
     def settings(self) -> ExperimentSettings:

@@ -167,7 +167,7 @@ let cells;
 const open = (id) => {
   const part = id ? byId(id) : null;
   if (part instanceof HTMLDetailsElement) part.open = true;
-  figures.forEach((f) => part?.contains(f.place) && f.drawn && f.place.clientWidth !== f.width && f.draw());
+  figures.forEach((f) => part?.contains(f.place) && (f.drawn || f.isAppendix) && f.place.clientWidth !== f.width && f.draw());
 };
 document.addEventListener("click", (event) => {
   const link = event.target.closest?.("a[href^='#']");

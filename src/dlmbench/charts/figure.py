@@ -1,0 +1,248 @@
+"""The figures of a run: each a table of points, a caption and one chart, which print and page draw.
+
+A chart is a Vega-Lite specification. vl-convert draws it as PNG and PDF in a paper's column; the page draws the same
+one in the browser. Both show at most four of its panels; the page's appendix has all. Files appear whole or not at all.
+A figure that fails is named with its reason, and stops no other.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import copy
+import gzip
+import json
+import logging
+import os
+import re
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+from urllib.parse import quote
+
+import altair as alt
+import pandas as pd
+import vl_convert
+from altair.utils.schemapi import debug_mode
+
+from dlmbench import registry
+from dlmbench.analysis.results import Study
+from dlmbench.charts import style
+from dlmbench.charts.frames import why_missing
+from dlmbench.results import spreadsheet_field
+from dlmbench.results.journal import write_error
+from dlmbench.types import Run
+
+DPI = 300
+MOST_PANELS = 4
+ENDINGS = ("png", "pdf", "csv")
+Spec = dict[str, Any]
+_LAST = 1_000_000  # the ORDER of a figure without one
+_LOG = logging.getLogger("dlmbench.figures")
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure of a run. missing: why there is nothing to draw, "" where there is.
+
+    csv: its points. spec: its chart, with all panels. picture: the PNG's path relative to the run's folder, once drawn.
+    """
+
+    name: str
+    title: str
+    missing: str = ""
+    caption: str = ""
+    csv: str = ""
+    spec: Spec = field(default_factory=dict)
+    picture: str = ""
+
+    @property
+    def panels(self) -> list[str]:
+        """The titles of all panels."""
+        return panel_titles(self.spec)
+
+    @property
+    def has_more(self) -> bool:
+        """Whether print and page leave panels to the appendix."""
+        return len(self.panels) > MOST_PANELS
+
+    @property
+    def plot(self) -> str:
+        """The chart as JSON for the page, in which no text can be a tag, whatever names a user's file has."""
+        spec = self.spec | {"config": style.config(12, is_print=False), "description": self.title}
+        spec["usermeta"] = {"shown": shown_panels(self.spec)}
+        return json.dumps(spec, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+
+
+def figures_of(run: Run, study: Study) -> tuple[Figure, ...]:
+    """Every figure in the order of the page: by ORDER, then those without one by name."""
+    orders = {name: registry.attribute("figures", name, "ORDER", _LAST) for name in registry.loadable("figures")}
+    names = sorted(registry.names("figures"), key=lambda name: (orders.get(name, _LAST), name))
+    return tuple(_figure(run, study, name) for name in names)
+
+
+def _figure(run: Run, study: Study, name: str) -> Figure:
+    figure = Figure(name, re.split(r"[,:]", registry.summary("figures", name))[0].rstrip("."))
+    try:
+        module = registry.load("figures", name)
+        frame = module.points(run, study)
+        # A series has the same colour in all figures, also in those that lack some series.
+        targets = (c.cell for c in study.cells if c.cell.model.role == "target")
+        frame.attrs["series"] = list(dict.fromkeys(map(study.label, targets)))
+        if why := why_missing(frame):
+            return replace(figure, missing=why)
+        spec = specification(module, frame)
+        return replace(figure, caption=caption(module, frame, spec), csv=csv_of(frame), spec=spec)
+    except Exception as error:  # the other figures are drawn whatever happens to one
+        return _failed(figure, error)
+
+
+def _failed(figure: Figure, error: Exception) -> Figure:
+    why = f"it could not be drawn ({type(error).__name__}: {error})"
+    _LOG.warning("figure %s: %s", figure.name, why)
+    return Figure(figure.name, figure.title, missing=why)
+
+
+def csv_of(frame: pd.DataFrame) -> str:
+    """The points as CSV, in which no spreadsheet takes a text for a formula."""
+    texts = frame.select_dtypes(exclude=["number", "bool"])
+    return frame.assign(**texts.map(spreadsheet_field)).to_csv(index=False, lineterminator="\n")
+
+
+def caption(module: ModuleType, frame: pd.DataFrame, spec: Spec) -> str:
+    """The text under the figure, with how many of its panels are left out."""
+    text, n = str(module.caption(frame)), len(panel_titles(spec))
+    return f"{text} {MOST_PANELS} of {n} panels; the appendix of the page has all." if n > MOST_PANELS else text
+
+
+def specification(module: ModuleType, frame: pd.DataFrame) -> Spec:
+    """The chart of a figure as Vega-Lite, stamped where weights are random."""
+    # Altair checks against its schema for seconds; tests do that for the figures here.
+    alt.data_transformers.disable_max_rows()
+    with debug_mode(False):
+        drawn = module.chart(frame)
+        spec = drawn if isinstance(drawn, dict) else drawn.to_dict(validate=False)
+    if (frame["weights"] == "random").any():
+        spec["title"] = style.RANDOM_WEIGHTS
+    # Of a row only what is drawn.
+    marks = json.dumps({key: value for key, value in spec.items() if key != "datasets"})
+    for name, rows in spec.get("datasets", {}).items():
+        spec["datasets"][name] = [{c: v for c, v in row.items() if c == "kind" or c in marks} for row in rows]
+    return spec
+
+
+def panel_titles(spec: Spec) -> list[str]:
+    """The titles of all panels, none for a chart without panels."""
+    facet = spec.get("facet", {})
+    return list(facet.get("sort", [])) if facet.get("field") == "panel" else []
+
+
+def shown_panels(spec: Spec) -> list[str]:
+    """The titles of the panels in print and first on the page: at most four, evenly chosen."""
+    titles = panel_titles(spec)
+    n = min(len(titles), MOST_PANELS)
+    return [titles[round(i * (len(titles) - 1) / max(n - 1, 1))] for i in range(n)]
+
+
+# ---------------------------------------------------------------- print
+
+
+def svg(spec: Spec) -> str:
+    """The figure in a paper's column, 3.4 inches wide."""
+    printed = copy.deepcopy(spec)
+    printed["config"] = style.config(style.FONT_PT, is_print=True)
+    inner, columns = printed, 1
+    if titles := shown_panels(spec):
+        inner = printed["spec"]
+        columns = printed["columns"] = min(printed.get("columns", 1), len(titles))
+        _keep_panels(printed, titles)
+    inner["width"] = (style.WIDTH_PT - 40) / columns - 10
+    inner.setdefault("height", 120 if columns == 1 else 85)
+    drawn = vl_convert.vegalite_to_svg(printed)
+    # Labels need space that only drawing tells: what is too wide or too narrow is given to the panels.
+    found = re.search(r'<svg[^>]* width="([\d.]+)"', drawn)
+    assert found is not None
+    inner["width"] = max(inner["width"] + (style.WIDTH_PT - 1 - float(found[1])) / columns, 40)
+    return vl_convert.vegalite_to_svg(printed)
+
+
+def _keep_panels(spec: Spec, titles: Sequence[str]) -> None:
+    """Only the panels of these titles, which are wrapped to the width of a panel."""
+    letters = int((style.WIDTH_PT - 40) / spec["columns"] / style.LETTER_PT) - 2
+    wrapped = {t: "\n".join(textwrap.wrap(t, letters)) for t in titles}
+    spec["facet"]["sort"] = list(wrapped.values())
+    spec["facet"].setdefault("header", {})["labelLimit"] = (style.WIDTH_PT - 45) / spec["columns"]
+    for name, rows in spec["datasets"].items():
+        spec["datasets"][name] = [r | {"panel": wrapped[r["panel"]]} for r in rows if r["panel"] in wrapped]
+
+
+# ---------------------------------------------------------------- files
+
+
+def figures_folder(run_folder: Path) -> Path:
+    """Where a run's figures go: beside a folder named raw_data, inside any other."""
+    return run_folder.parent / "figures" if run_folder.resolve().name == "raw_data" else run_folder / "figures"
+
+
+def draw(figures: Sequence[Figure], run_folder: Path) -> tuple[Figure, ...]:
+    """The figures with their files written: PNG, PDF and CSV. Earlier files of those not measured are removed.
+
+    Raises:
+        BenchError: the folder cannot be written.
+    """
+    folder = figures_folder(run_folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise write_error(error, folder) from error
+    drawn = []
+    for figure in figures:
+        try:
+            drawn.append(_with_files(figure, run_folder, folder))
+        except (ValueError, RuntimeError) as error:  # as vl-convert raises where a chart is not valid
+            drawn.append(_failed(figure, error))
+        if drawn[-1].missing:
+            for ending in ENDINGS:
+                (folder / f"{figure.name}.{ending}").unlink(missing_ok=True)
+    return tuple(drawn)
+
+
+def files_of(figures: Sequence[Figure], run_folder: Path) -> list[Path]:
+    """The files of the figures that were drawn."""
+    return [figures_folder(run_folder) / f"{f.name}.{ending}" for f in figures if f.picture for ending in ENDINGS]
+
+
+def _with_files(figure: Figure, run_folder: Path, folder: Path) -> Figure:
+    if figure.missing:
+        return figure
+    picture = svg(figure.spec)
+    png = vl_convert.svg_to_png(picture, scale=1, ppi=DPI)
+    for ending, content in zip(ENDINGS, (png, vl_convert.svg_to_pdf(picture), figure.csv.encode()), strict=True):
+        _save(content, folder / f"{figure.name}.{ending}")
+    path = Path(os.path.relpath(folder / f"{figure.name}.png", run_folder))
+    return replace(figure, picture=quote(path.as_posix()))
+
+
+def _save(content: bytes, path: Path) -> None:
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        partial.write_bytes(content)
+        partial.replace(path)
+    except OSError as error:
+        raise write_error(error, path) from error
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+
+
+def drawing_script() -> str:
+    """The script that draws the figures of a page."""
+    return (Path(__file__).parent / "figures.js").read_text(encoding="utf-8")
+
+
+def packed(text: str) -> str:
+    """Text as base64 of gzip, the same bytes every time."""
+    return base64.b64encode(gzip.compress(text.encode(), 9, mtime=0)).decode("ascii")
