@@ -7,8 +7,8 @@ import json
 import sys
 
 import pytest
-from dlmbench.charts.figure import draw
 
+from dlmbench.charts.figure import draw
 from dlmbench.cli import console
 from dlmbench.errors import BenchError
 from dlmbench.experiment import load

@@ -190,6 +190,14 @@ def test_pareto_has_only_panels_with_a_curve():
     run = replace(RUN, cells=(*RUN.cells, lone.cell), results=(*RUN.results, lone))
     frame = figure("pareto_frontier").points(run, analyse(run, draws=20))
     assert set(frame["batch_size"]) == {1, 4}
+    # A single step count is not a curve either, where there are curves.
+    single = [c.id for c in run.cells if c.batch_size == 4 and c.steps in (4, 16)]
+    run = replace(run, results=tuple(failed(r.cell) if r.cell.id in single else r for r in run.results))
+    frame = figure("pareto_frontier").points(run, analyse(run, draws=20))
+    assert set(frame["batch_size"]) == {1, 4}
+    spec = specification(figure("pareto_frontier"), frame)
+    assert [title.rpartition("batch ")[2] for title in panel_titles(spec)] == ["1"]
+    assert ">gain [nats/token]<" in svg(spec)
 
 
 def test_break_evens_are_the_curves_own_and_predicted_only_for_a_known_device():

@@ -36,7 +36,7 @@ DARK: Mapping[str, str] = {
     **dict(zip(COLOURS, ("#4da3e0", "#ff8a3d", "#2fc79a", "#e39bc4", "#ffc04d", "#9ad4f7"), strict=True)),
     **dict(zip(RAMP, ("#7e6bc4", "#6f8fd6", "#4fa6c9", "#3bbcb0", "#52d18d", "#9fe05a", "#fde725"), strict=True)),
 }
-# A column of a two-column paper, in points; the text in it, and the mean width of a letter.
+# A column of a two-column paper, in points; the text in it, and the mean width of a bold letter.
 WIDTH_PT, FONT_PT, LETTER_PT = 3.4 * 72, 7.0, 3.9
 RANDOM_WEIGHTS = "random weights: times and memory are real, quality is not"
 OWN_STEPS = "own"  # on an axis of step counts: samplers that choose their own number of steps
@@ -127,7 +127,7 @@ class Looks:
 
 def legend(names: Sequence[str], **options: Any) -> Any:
     """A legend of `names` with as many columns as they leave space for in print; longer ones are cut."""
-    across = int((WIDTH_PT - 45) // (LETTER_PT * max(map(len, names), default=1) + 20))
+    across = int((WIDTH_PT - 45) // (3.4 * max(map(len, names), default=1) + 20))
     columns = min(max(across, 1), len(names)) or 1
     return alt.Legend(title=None, symbolOpacity=1, columns=columns, labelLimit=int(WIDTH_PT - 70), **options)
 

@@ -96,16 +96,21 @@ def _name(frame: pd.DataFrame) -> str:
 
 
 def chart(frame: pd.DataFrame) -> Any:
-    """A panel for each pair of lengths and batch size."""
+    """A panel for each pair of lengths and batch size that has a curve, or for each where there is none."""
     shown, unit = style.by_shape_and_batch(frame.assign(below=-frame["margin"])), str(frame["unit"].iloc[0])
+    is_curve = shown["kind"] == "curve"
+    has_curve = is_curve.groupby([shown["panel"], shown["series"]]).transform("sum") > 1
+    if has_curve.any():
+        shown = shown[shown["panel"].isin(shown["panel"][has_curve])]
     shown, tips = style.with_tooltip(shown, gain=("gain", unit), latency=("latency_s", "s"))
     ends = [*shown["latency_s"], *shown["latency_low_s"], *shown["latency_high_s"]]
     x = style.axis("latency_s", "latency [s]", ends, alt.X)
     y = style.axis("gain", "", list(shown["gain"]), zero=False)
-    y.axis.title = [f"{_name(frame)}:", f"gain [{unit}]"]
+    y["axis"]["title"] = [f"{_name(frame)}:", f"gain [{unit}]"]
     marks, others = style.Marks(x, y, style.series_looks(shown), tips), style.where("baseline", "other")
-    # K is readable on one curve only.
-    first = style.where("curve").transform_filter(alt.datum.series == (frames.names(shown, kind="curve") or [""])[0])
+    # K is readable on one curve only: the longest.
+    lengths = frames.rows(shown, kind="curve")["series"].value_counts()
+    first = style.where("curve").transform_filter(alt.datum.series == (lengths.idxmax() if len(lengths) else ""))
     label = first.mark_text(align="right", baseline="bottom", dx=-3, dy=-2).transform_calculate(k="'K=' + datum.steps")
     margin = style.where("baseline").mark_rule(strokeDash=style.DOTTED, color=style.MUTED)
     layers = [
