@@ -155,6 +155,7 @@ def test_a_worker_that_dies_costs_its_cell_and_no_other(command):
     assert all("died" in reason for reason in failed)
 
 
+@pytest.mark.timeout(1000)  # as long as the command itself may take
 def test_the_embedded_demo_answers_and_resumes(tmp_path):
     output = tmp_path / "raw_data"
     first = start("demo", "--output_dir", output, timeout=900)

@@ -70,7 +70,7 @@ class TaskRun(TaskModelArgs):
 
     task: str
     definition: str
-    limit: float | None = None
+    limit: int | float | None = None  # 4 stays 4 when it is read back, so that the id is the same
     num_fewshot: int | None = None
     chat: bool = False
 
