@@ -110,7 +110,7 @@ def read_json(path: Path, parse: Callable[[Any], T], hint: str) -> T | None:
     """
     try:
         return parse(json.loads(path.read_text(encoding="utf-8")))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise BenchError(f"{path} is not the file that dlmbench wrote ({error})", hint) from error
