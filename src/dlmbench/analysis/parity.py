@@ -133,6 +133,14 @@ class Parity(ParityRange):
         """Outcome and range at the two-sided level `alpha`."""
         return _range(self.points, self.decides, alpha)
 
+    def state_of(self, point: ParityPoint) -> str:
+        """What the tests say of one step count at ALPHA, in words."""
+        if not self.decides:
+            return "too few prompts"
+        if point.p_good <= ALPHA / 2:
+            return "as good"
+        return "worse" if point.p_worse_jointly <= ALPHA / 2 else "undecided"
+
     def plausible_steps(self, alpha: float = ALPHA) -> tuple[int, ...]:
         """The step counts measured at which parity may lie."""
         found = self.at(alpha)

@@ -132,12 +132,16 @@ def generate(request: GenerateRequest) -> Iterator[GeneratedText]:
             )
 
 
+def beyond_context(model: FoundModel, tokens: int) -> str:
+    """Why a checkpoint cannot be run at a sequence length, "" if it can."""
+    known = model.architecture.max_positions
+    return "" if tokens <= known else f"{tokens} tokens are more than the {known} positions that the checkpoint knows"
+
+
 def _check_length(model: FoundModel, prompt: Prompt, new_tokens: int) -> None:
-    length, known = len(prompt.ids) + new_tokens, model.architecture.max_positions
-    if length > known:
+    if reason := beyond_context(model, len(prompt.ids) + new_tokens):
         raise BenchError(
-            f"prompt {prompt.index + 1} and its {new_tokens} new tokens are {length} tokens, more than the {known} "
-            "positions that the checkpoint knows",
+            f"prompt {prompt.index + 1} with its {new_tokens} new tokens: {reason}",
             "Shorten the prompt, or the text that follows it",
         )
 

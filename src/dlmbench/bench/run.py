@@ -15,7 +15,7 @@ from pathlib import Path
 from dlmbench import prompts as prompt_sources
 from dlmbench.analysis.stats import group_by
 from dlmbench.bench.forecast import AS_FOUND, Machine, forecast_run
-from dlmbench.bench.generate import default_device
+from dlmbench.bench.generate import beyond_context, default_device
 from dlmbench.bench.quality import score_run
 from dlmbench.bench.speed import SpeedPass
 from dlmbench.bench.worker import Pool
@@ -147,10 +147,7 @@ def _find_models(specs: Iterable[ModelSpec], cells: Sequence[Cell]) -> dict[str,
 
 def _beyond_context(cell: Cell, model: FoundModel) -> str:
     """Why a model cannot be run at a cell's length, "" if it can; random weights can at any."""
-    known = model.architecture.max_positions
-    if cell.model.weights == "random" or cell.sequence_length <= known:
-        return ""
-    return f"{cell.sequence_length} tokens are more than the {known} positions that the checkpoint knows"
+    return "" if cell.model.weights == "random" else beyond_context(model, cell.sequence_length)
 
 
 def _fit_together(found: dict[str, FoundModel], keys: Set[str], cells: Sequence[Cell], device: str) -> bool:

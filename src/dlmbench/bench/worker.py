@@ -120,8 +120,15 @@ class WorkerState:
         key = (cell.model, cell.engine, cell.precision, cell.attention)
         if self._loaded is None or self._loaded[0] != key:
             self._loaded = None  # free the memory before the next model takes it
-            controls = {"precision": cell.precision, "attention": cell.attention, "device": self.device}
-            self._loaded = (key, models.load(cell.model, engine=cell.engine, seed=cell.seed, **controls))
+            model = models.load(
+                cell.model,
+                engine=cell.engine,
+                precision=cell.precision,
+                attention=cell.attention,
+                device=self.device,
+                seed=cell.seed,
+            )
+            self._loaded = (key, model)
         return self._loaded[1]
 
     def generator(self, cell: Cell) -> CellGenerator:

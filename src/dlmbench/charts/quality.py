@@ -87,7 +87,7 @@ def caption(frame: pd.DataFrame) -> str:
     text = (
         "Quality against diffusion steps, with 95% intervals from a bootstrap over prompts. These are unpaired; parity "
         "is tested prompt by prompt, which is more sensitive. Rings: S_parity at the leading margin, with a bar to the "
-        " smallest step count at which it may lie. Bands: the autoregressive baseline."
+        "smallest step count at which it may lie. Bands: the autoregressive baseline."
     )
     if (frame["metric"] == metric_for("likelihood")).any():
         text += " The likelihood is the sampler's, with tokens drawn at temperature 1."

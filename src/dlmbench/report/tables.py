@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from dlmbench.analysis.parity import ALPHA, ParityPoint
+from dlmbench.analysis.break_even import BreakEven
 from dlmbench.analysis.quality import MetricInfo, Quality
 from dlmbench.analysis.results import CellSummary, Curve, MetricParity, Study
 from dlmbench.analysis.stats import Interval, group_by
@@ -174,7 +174,7 @@ def cell_table(study: Study) -> Table:
     largest = max((c.memory.bytes for c in study.cells if c.memory), default=0)
     scale, unit = (1 << 30, "GiB") if largest >= 2 << 30 else (1 << 20, "MiB")
     parities = {
-        p.cell.id: _parity_text(point, lead)
+        p.cell.id: lead.parity.state_of(point)
         for curve in study.curves
         if (lead := curve.headline()) is not None
         for p in curve.points
@@ -230,14 +230,6 @@ def _interval(quality: Quality) -> Interval:
     return Interval(quality.value, *(math.nan if end is None else end for end in (quality.low, quality.high)))
 
 
-def _parity_text(point: ParityPoint, lead: MetricParity) -> str:
-    if not lead.parity.decides:
-        return "too few prompts"
-    if point.p_good <= ALPHA / 2:
-        return "as good"
-    return "worse" if point.p_worse_jointly <= ALPHA / 2 else "undecided"
-
-
 def _status(cell: CellSummary) -> str:
     status = cell.status_text
     return f"{status}: {cell.reason}" if cell.reason and status != "ok" else status
@@ -290,16 +282,18 @@ def parity_table(curves: Iterable[Curve], missing: str) -> Table:
 def break_even_table(curves: Sequence[Curve]) -> Table:
     """k* of every setting with its line."""
 
-    lines = {id(c): c.break_even for c in curves if c.break_even}
+    def of_line(text: Callable[[BreakEven], str], unknown: str | None = None) -> Callable[[Curve], str | None]:
+        return lambda curve: text(curve.break_even) if curve.break_even else unknown
+
     # No time is below zero, but a line's intercept can be: by noise, or where latency bends.
-    fixed = {i: sig(1e3 * x.intercept_s) if x.intercept_s > 0 else "below 0" for i, x in lines.items()}
-    off = {i: percent(x.largest_residual) if x.is_checked else "two points" for i, x in lines.items()}
+    fixed = of_line(lambda line: sig(1e3 * line.intercept_s) if line.intercept_s > 0 else "below 0")
+    off = of_line(lambda line: percent(line.largest_residual) if line.is_checked else "two points")
     columns = (
         Column("setting", "setting", name_of, use="setting"),
-        Column("steps", "break-even k*", lambda c: c.break_even.text() if c.break_even else "not known"),
-        Column("fixed", "fixed time", lambda c: fixed.get(id(c)), "ms"),
+        Column("steps", "break-even k*", of_line(BreakEven.text, "not known")),
+        Column("fixed", "fixed time", fixed, "ms"),
         Column("slope", "time per step", "break_even.slope_s", "ms", factor=1e3),
-        Column("off", "off the line", lambda c: off.get(id(c))),
+        Column("off", "off the line", off),
     )
     return tabulate(columns, curves, lambda c: f"{c.points[0].cell.id}.line", "No curve over K is in this run.")
 
