@@ -27,6 +27,7 @@ from dlmbench.analysis.replication import (
 )
 from dlmbench.analysis.results import Curve
 from dlmbench.analysis.stats import autocorrelation, group_by, summarise, two_modes
+from dlmbench.roofline.corrected import launches_slowly
 from dlmbench.types import Cell, CellResult, Finding, Run
 
 WIDE_HALF_WIDTH = 0.05
@@ -259,8 +260,9 @@ def _cards(run: Run) -> Iterator[Finding]:
 
 
 def _neighbours(run: Run) -> Iterator[Finding]:
-    """Launch-bound cells that were measured while the run kept other GPUs busy."""
-    slowed = [r for r in run.results if r.timed and is_launch_bound(r.timed[0]) and any(s.neighbours for s in r.timed)]
+    """Launch-bound cells of engines that launch slowly, measured while the run kept other GPUs busy."""
+    beside = [r for r in run.results if any(s.neighbours for s in r.timed)]
+    slowed = [r for r in beside if launches_slowly(r.cell) and is_launch_bound(r.timed[0])]
     if slowed:
         first = slowed[0].cell.label
         message = f"{len(slowed)} launch-bound cells were measured while other GPUs were busy, the first: {first}"

@@ -76,16 +76,20 @@ def latency_s(
     return float(sum(count * forward_s(load, rates, efficiencies) for count, load in loads))
 
 
+def launches_slowly(cell: Cell) -> bool:
+    """Whether the cell's engine launches kernel by kernel, as far as it states its efficiencies."""
+    e = efficiencies_for(cell)
+    return e is not None and e.host_s > SLOW_LAUNCH_S
+
+
 def is_launch_bound(cell: Cell, architecture: Architecture, hardware: Hardware | None) -> bool:
     """Whether launching kernels on the host costs a cell more than a tenth of its expected time.
 
     On an unknown device: whether the engine launches slowly at all. False where the engine states no efficiencies.
     """
     e = efficiencies_for(cell)
-    if e is None:
-        return False
-    if hardware is None:
-        return e.host_s > SLOW_LAUNCH_S
+    if e is None or hardware is None:
+        return launches_slowly(cell)
     expected, on_device = (latency_s(cell, architecture, hardware, x) for x in (e, replace(e, host_s=0.0)))
     return expected is not None and on_device is not None and expected > 1.1 * on_device
 
