@@ -18,4 +18,10 @@ def main(config: Path, output: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    from dlmbench.errors import StopRequestedError
+
+    try:
+        main(Path(sys.argv[1]), Path(sys.argv[2]))
+    except StopRequestedError as stopped:
+        sys.stderr.write(f"{stopped}\n")
+        sys.exit(stopped.code)

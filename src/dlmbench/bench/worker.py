@@ -353,7 +353,8 @@ _READY = "ready"  # a worker's first message: libraries are imported and its fir
 
 def _serve(connection: Connection, device: str, placement: Placement, process_id: int, first: Cell | None) -> None:
     """The worker's main loop; ends when the parent closes the pipe or dies."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
+    for number in (signal.SIGINT, signal.SIGTERM):  # sent to the whole group, they are for the parent
+        signal.signal(number, signal.SIG_IGN)
     if placement.visible is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = placement.visible  # read when torch first looks for a GPU
     import torch
