@@ -21,6 +21,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from unicodedata import east_asian_width
 from urllib.parse import quote
 
 import altair as alt
@@ -176,14 +177,16 @@ def _keep_panels(spec: Spec, titles: Sequence[str]) -> None:
     lines = json.dumps({title: _lines(title, letters) for title in titles})
     spec["facet"]["sort"] = list(titles)
     spec["facet"]["header"] = {"labelExpr": f"({lines})[datum.label]"}
-    spec["facet"]["header"]["labelLimit"] = (style.WIDTH_PT - 45) / spec["columns"]
+    spec["facet"]["header"]["labelLimit"] = (style.WIDTH_PT - 60) / spec["columns"]
     for name, rows in spec["datasets"].items():
         spec["datasets"][name] = [row for row in rows if row["panel"] in titles]
 
 
 def _lines(title: str, letters: int) -> list[str]:
     """A title in lines; of a long one the beginning and the end, where names of models differ from one another."""
-    lines = textwrap.wrap(title, letters)
+    # Chinese letters are twice as wide as others.
+    spaced = "".join(c + "\u200b" * (east_asian_width(c) in "WF") for c in title)
+    lines = [line.replace("\u200b", "") for line in textwrap.wrap(spaced, letters)]
     return lines if len(lines) <= MOST_LINES else [*lines[: MOST_LINES - 2], f"{lines[MOST_LINES - 2]}…", lines[-1]]
 
 

@@ -322,7 +322,7 @@ def config(font_px: float, *, is_print: bool) -> dict[str, Any]:
         "font": font if is_print else "system-ui, -apple-system, Segoe UI, Roboto, Noto Sans, sans-serif",
         "view": {"stroke": None},
         "axis": {**text, "titleFontWeight": "normal", "gridColor": GRID, "domainColor": HALF, "tickColor": HALF}
-        | {"tickSize": 3, "gridWidth": 0.6, "labelOverlap": "greedy", "labelSeparation": 3, "labelFlush": False}
+        | {"tickSize": 3, "gridWidth": 0.6, "labelOverlap": "greedy", "labelSeparation": 1, "labelFlush": False}
         | {"titlePadding": 4, "labelPadding": 2},
         "header": {**text, "labelFontWeight": "bold", "labelPadding": 4, "labelAnchor": "start", "labelAlign": "left"},
         "facet": {"spacing": 16 if is_print else 22},

@@ -85,9 +85,9 @@ def caption(frame: pd.DataFrame) -> str:
     """What is shown, and which direction is better."""
     return (
         f"Quality against latency, with 95% intervals of both. Quality is the gain over the baseline in {_name(frame)} "
-        "on the same prompts (paired; higher is better). Lines: diffusion, its fewest and most steps K written at one of "
-        "them. Stars: the autoregressive baseline; dotted: how far below it still counts as equally good. Rings: the "
-        "Pareto front, points that no other point of the same batch size and lengths beats in both."
+        "on the same prompts (paired; higher is better). Lines: diffusion, with the fewest and the most steps K at one "
+        "of them. Stars: the autoregressive baseline; dotted: how far below it still counts as equally good. Rings: "
+        "the Pareto front, points that no other point of the same batch size and lengths beats in both."
     )
 
 
