@@ -25,7 +25,7 @@ def test_the_price_of_a_million_tokens():
 
 
 def test_every_timed_cell_has_a_cost_with_the_interval_of_its_latency():
-    priced = costs(RUN, STUDY, 2.0)
+    priced = costs(STUDY, 2.0)
     assert [c.cell.id for c in priced] == [c.cell.id for c in STUDY.cells]
     for cost, summary in zip(priced, STUDY.cells, strict=True):
         tokens = summary.cell.batch_size * summary.cell.new_tokens
@@ -40,14 +40,14 @@ def test_tokens_after_the_end_of_a_text_are_not_paid_for_as_useful():
     samples = [s for s in first.samples if not s.is_warmup]
     useful = tuple(replace(s, useful_tokens=16 if i % 2 else 48) for i, s in enumerate(samples))
     cut = replace(RUN, results=(replace(first, samples=useful), *RUN.results[1:]))
-    whole, half = (costs(r, analyse(r, draws=20), 2.0)[0] for r in (RUN, cut))
+    whole, half = (costs(analyse(r, draws=20), 2.0)[0] for r in (RUN, cut))
     assert (half.tokens, half.counted) == (32, "useful")
     assert half.per_million == pytest.approx(2 * whole.per_million)
 
 
 def test_the_cheapest_way_at_parity_is_the_cheapest_of_all_that_are_at_parity():
     """AR takes 0.15 B^0.2 s, diffusion 0.01 K B^0.8: at B = 8 AR is cheapest, and S_parity = 32 loses to it."""
-    priced = costs(RUN, STUDY, 2.0)
+    priced = costs(STUDY, 2.0)
     (best,) = cheapest(priced, STUDY, QualityGoal())
     assert best.goal == "parity by likelihood"
     assert (best.cost.cell.model.key, best.cost.cell.batch_size) == ("tiny-llama", 8)
@@ -61,12 +61,12 @@ def test_the_cheapest_way_at_parity_is_the_cheapest_of_all_that_are_at_parity():
     )
     run_ = replace(RUN, results=slow)
     study = analyse(run_, draws=200)
-    (best,) = cheapest(costs(run_, study, 2.0), study, QualityGoal())
+    (best,) = cheapest(costs(study, 2.0), study, QualityGoal())
     assert (best.cost.cell.steps, best.cost.cell.batch_size) == (32, 8)
 
 
 def test_the_cheapest_way_to_a_stated_value():
-    priced = costs(RUN, STUDY, 2.0)
+    priced = costs(STUDY, 2.0)
     (loose,) = cheapest(priced, STUDY, goal_of("likelihood=2.5", STUDY))
     assert loose.candidates == len(priced)
     assert loose.cost.per_million == min(c.per_million for c in priced)
@@ -82,7 +82,7 @@ def test_the_cheapest_way_to_a_stated_value():
 def test_without_quality_there_is_no_cheapest_way():
     bare = tiny_run(batches=(1,), blocks=(None,), steps=(4, 16), scored=False)
     study = analyse(bare, draws=20)
-    assert cheapest(costs(bare, study, 1.0), study, QualityGoal()) == ()
+    assert cheapest(costs(study, 1.0), study, QualityGoal()) == ()
 
 
 @pytest.mark.parametrize("text", ["likelyhood=1", "likelihood=cheap", "likelihood=", "likelihood=nan"])
@@ -94,7 +94,7 @@ def test_a_goal_that_is_none(text):
 @pytest.mark.parametrize("price", [-1.0, float("nan"), float("inf")])
 def test_a_price_that_is_none(price):
     with pytest.raises(BenchError, match="must be a number of at least 0, not"):
-        costs(RUN, STUDY, price)
+        costs(STUDY, price)
 
 
 def test_analyze_prints_what_the_h200_study_costs(capsys, tmp_path):

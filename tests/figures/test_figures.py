@@ -518,6 +518,38 @@ def test_the_same_series_has_the_same_colour_and_shape_everywhere():
     assert len(set.union(*looks.values())) == 8
 
 
+def legends_of(name: str) -> list[tuple[set[str], list[str]]]:
+    """The shapes and the names in each legend of a drawing."""
+    drawn = ElementTree.fromstring(svg_of(name, frame_of(name)))
+    groups = [g for g in drawn.iter("{http://www.w3.org/2000/svg}g") if "role-legend-entry" in (g.get("class") or "")]
+    found = []
+    for group in groups:
+        symbols = [g for g in group.iter() if "role-legend-symbol" in (g.get("class") or "")]
+        texts = ["".join(e.itertext()) for e in group.iter("{http://www.w3.org/2000/svg}text")]
+        found.append(({p.get("d", "") for s in symbols for p in s.iter("{http://www.w3.org/2000/svg}path")}, texts))
+    return found
+
+
+@pytest.mark.parametrize("name", ["latency_vs_steps", "throughput_vs_batch_size", "throughput_at_equal_memory"])
+def test_each_name_is_in_one_legend_and_the_baseline_is_a_star_in_it(name):
+    legends = legends_of(name)
+    names = [text for _, texts in legends for text in texts]
+    assert len(names) == len(set(names))
+    ((shapes, _),) = [legend for legend in legends if "tiny-llama (autoregressive)" in legend[1]]
+    assert any(shape.count("L") >= 9 for shape in shapes)  # the ten corners of a star
+
+
+def test_titles_that_are_cut_to_the_same_lines_remain_panels_of_their_own():
+    long = "m" * 180
+    frame = frame_of("memory_heatmap").replace(
+        {"series": {"tiny-llama": f"{long}a{long}", "tiny-llada": f"{long}b{long}"}}
+    )
+    drawn = svg_of("memory_heatmap", frame)
+    assert all(f">{label}<" in drawn for label in ("203", "209"))
+    titles = [e for e in ElementTree.fromstring(drawn).iter("{http://www.w3.org/2000/svg}tspan") if e.text]
+    assert len(titles) == 2 * 4
+
+
 def test_logarithmic_axes_are_announced_and_bars_begin_at_zero():
     for found in figures_of(RUN, STUDY):
         for layer in found.spec.get("spec", {}).get("layer", []):

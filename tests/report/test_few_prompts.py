@@ -70,7 +70,7 @@ def test_no_text_contains_a_missing_number(name):
         tips = [v for rows in spec["datasets"].values() for row in rows for c, v in row.items() if "tooltip" in c]
         texts += map(str, tips)
     texts.append(re.sub(r"(?s)<(script|style)\b.*?</\1>|<[^>]*>", " ", page.compose(Source(run, study))))
-    priced = costs(run, study, 2.0)
+    priced = costs(study, 2.0)
     texts += [c.goal for c in cheapest(priced, study, goal_of(None, study))] if study.curves else []
     assert len("".join(texts)) > 1000
     found = [m.group() for text in texts for m in re.finditer(rf".{{0,60}}{NOT_A_NUMBER.pattern}.{{0,30}}", text)]
@@ -139,7 +139,7 @@ def test_a_metric_of_one_whole_set_of_one_text_has_no_interval():
 
 def test_the_cost_of_a_single_repetition_has_no_interval():
     run = RUNS["one repetition"]
-    assert {(c.low, c.high) for c in costs(run, analyse(run, 50), 2.0)} == {(None, None)}
+    assert {(c.low, c.high) for c in costs(analyse(run, 50), 2.0)} == {(None, None)}
     columns = {c["key"]: c for c in json.loads(cell_table(analyse(run, 50)).as_json())["columns"]}
     assert not {"low", "high"} & {*columns["latency"], *columns["speedup"]}
 

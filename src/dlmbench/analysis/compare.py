@@ -22,7 +22,6 @@ from dlmbench.analysis.replication import (
     LEAST_ALONE,
     LEAST_PROCESSES,
     LEAST_REPETITIONS,
-    Estimate,
     Ratio,
     latencies,
 )
@@ -142,9 +141,7 @@ def compare(first: Run, second: Run) -> Comparison:
     """Everything the two runs have in common; the same runs give the same numbers to the digit."""
     environment = _environment(first, second)
     joined, only_first, only_second = _join(first, second)
-    quality = _Quality(first, second)
-    times = latencies(first.results, first.selfcheck), latencies(second.results, second.selfcheck)
-    pairs = _judged([_pair(a, b, environment, quality, times) for a, b in joined])
+    pairs = _pairs(first, second, joined, environment)
     circumstances = _fields(first.environment, second.environment, _CIRCUMSTANCES)
     return Comparison(
         first=first.name,
@@ -261,79 +258,54 @@ def _agreement(a: Cell, b: Cell) -> int:
     return sum(ours[n] == theirs[n] for n in ours)
 
 
-# ---------------------------------------------------------------- one pair
+# ---------------------------------------------------------------- pairs
 
 
-def _pair(
-    a: CellResult,
-    b: CellResult,
-    environment: tuple[RunDifference, ...],
-    quality: _Quality,
-    times: tuple[Mapping[str, Estimate], Mapping[str, Estimate]],
-) -> CellPair:
-    """Both cells side by side, without a verdict: that needs all pairs."""
-    ours, theirs = times[0].get(a.cell.id), times[1].get(b.cell.id)
-    return CellPair(
-        label=a.cell.label,
-        first=a.cell,
-        second=b.cell,
-        first_latency_s=timing_of(a, ours) if ours else None,
-        second_latency_s=timing_of(b, theirs) if theirs else None,
-        ratio=ours.over(theirs) if ours and theirs else None,
-        verdict="not timed",
-        reason="; ".join(
+def _pairs(
+    first: Run, second: Run, joined: Sequence[tuple[CellResult, CellResult]], environment: tuple[RunDifference, ...]
+) -> tuple[CellPair, ...]:
+    """Both cells side by side, with false discoveries controlled over all times and over all scores."""
+    times = latencies(first.results, first.selfcheck), latencies(second.results, second.selfcheck)
+    estimates = [(times[0].get(a.cell.id), times[1].get(b.cell.id)) for a, b in joined]
+    ratios = [ours.over(theirs) if ours and theirs else None for ours, theirs in estimates]
+    adjusted = iter(false_discovery([r.p_value for r in ratios if r]))
+    quality = _quality(first, second, [(a.cell, b.cell) for a, b in joined])
+    found = []
+    for (a, b), (ours, theirs), ratio in zip(joined, estimates, ratios, strict=True):
+        untimed = (
             f"{side}: {r.status or 'not measured'} {r.reason}".strip()
             for side, r, estimate in (("first", a, ours), ("second", b, theirs))
             if not estimate
-        ),
-        memory=_memory(a.memory, b.memory),
-        quality=quality.changes(a.cell, b.cell),
-        differs=(*environment, *_controls(a, b)),
-        processes=(len({s.process_id for s in a.timed}), len({s.process_id for s in b.timed})),
-    )
-
-
-def _judged(pairs: Sequence[CellPair]) -> tuple[CellPair, ...]:
-    """The pairs with their verdicts, false discoveries controlled over all times and over all scores."""
-    adjusted = iter(false_discovery([p.ratio.p_value for p in pairs if p.ratio]))
-    scores = _judged_scores(pairs)
-    found = []
-    for pair in pairs:
-        verdict: SpeedVerdict = pair.verdict
-        reason = pair.reason
-        if pair.ratio is not None:
-            p_value = next(adjusted)
-            verdict = "no difference shown"
-            if pair.ratio.is_disturbed:
-                verdict, reason = "disturbed", DISTURBED
-            elif not pair.ratio.suffices:
-                verdict, reason = "too few repetitions", _LEAST
-            elif p_value <= ALPHA:
-                verdict = "faster" if pair.ratio.log > 0 else "slower"
-            elif pair.ratio.floor:
-                reason = f"within one process; differences under {pair.ratio.floor:.1%} cannot be shown"
-        quality = tuple(scores.get((*_texts_of(pair), c.metric.name), c) for c in pair.quality)
-        found.append(replace(pair, verdict=verdict, reason=reason, quality=quality))
+        )
+        verdict, reason = _speed(ratio, next(adjusted)) if ratio else ("not timed", "; ".join(untimed))
+        pair = CellPair(
+            label=a.cell.label,
+            first=a.cell,
+            second=b.cell,
+            first_latency_s=timing_of(a, ours) if ours else None,
+            second_latency_s=timing_of(b, theirs) if theirs else None,
+            ratio=ratio,
+            verdict=verdict,
+            reason=reason,
+            memory=_memory(a.memory, b.memory),
+            quality=quality[a.cell.quality_key, b.cell.quality_key],
+            differs=(*environment, *_controls(a, b)),
+            processes=(len({s.process_id for s in a.timed}), len({s.process_id for s in b.timed})),
+        )
+        found.append(pair)
     return tuple(found)
 
 
-def _texts_of(pair: CellPair) -> tuple[str, str]:
-    return pair.first.quality_key, pair.second.quality_key
-
-
-def _judged_scores(pairs: Sequence[CellPair]) -> dict[tuple[str, str, str], QualityChange]:
-    """Every tested change once, by both quality keys and the metric: cells that share texts share it."""
-    changes = {
-        (*_texts_of(p), c.metric.name): c for p in pairs for c in p.quality if c.p_value is not None and c.n is not None
-    }
-    adjusted = false_discovery([c.p_value for c in changes.values() if c.p_value is not None])
-    found = {}
-    for (key, c), p_value in zip(changes.items(), adjusted, strict=True):
-        verdict = c.verdict
-        if p_value <= ALPHA:
-            verdict = "better" if (c.second > c.first) == c.metric.higher_is_better else "worse"
-        found[key] = replace(c, verdict=verdict)
-    return found
+def _speed(ratio: Ratio, p_value: float) -> tuple[SpeedVerdict, str]:
+    """The verdict on a ratio with its adjusted p-value, and the reason where there is none."""
+    if ratio.is_disturbed:
+        return "disturbed", DISTURBED
+    if not ratio.suffices:
+        return "too few repetitions", _LEAST
+    if p_value <= ALPHA:
+        return "faster" if ratio.log > 0 else "slower", ""
+    floor = f"within one process; differences under {ratio.floor:.1%} cannot be shown" if ratio.floor else ""
+    return "no difference shown", floor
 
 
 def _memory(a: MemoryPass | None, b: MemoryPass | None) -> MemoryChange | None:
@@ -344,41 +316,55 @@ def _memory(a: MemoryPass | None, b: MemoryPass | None) -> MemoryChange | None:
     return MemoryChange(ours.source, ours.bytes, theirs.bytes)
 
 
-class _Quality:
-    """The scores of both runs, and their changes."""
+def _quality(
+    first: Run, second: Run, pairs: Sequence[tuple[Cell, Cell]]
+) -> dict[tuple[str, str], tuple[QualityChange, ...]]:
+    """Every metric that both cells have, by their quality keys, false discoveries controlled over all.
 
-    def __init__(self, first: Run, second: Run) -> None:
-        self._texts = scores_by_text(first), scores_by_text(second)
-        self._whole = whole_scores(first), whole_scores(second)
-        theirs = {m.name: m for m in metrics_of(second)}
-        self._metrics = tuple(m for m in metrics_of(first) if theirs.get(m.name) == m and m.truth_of is None)
+    Random weights have none, because their texts mean nothing.
+    """
+    texts, whole = [scores_by_text(r) for r in (first, second)], [whole_scores(r) for r in (first, second)]
+    theirs = {m.name: m for m in metrics_of(second)}
+    metrics = [m for m in metrics_of(first) if theirs.get(m.name) == m and m.truth_of is None]
 
-    def changes(self, a: Cell, b: Cell) -> tuple[QualityChange, ...]:
-        """Every metric that both cells have; random weights have none, because their texts mean nothing."""
-        if "random" in (a.model.weights, b.model.weights):
-            return ()
-        found = (self._change(metric, a, b) for metric in self._metrics)
-        return tuple(c for c in found if c is not None)
-
-    def _change(self, metric: MetricInfo, a: Cell, b: Cell) -> QualityChange | None:
+    def change(metric: MetricInfo, a: Cell, b: Cell) -> QualityChange | None:
         keys = (a.quality_key, metric.name), (b.quality_key, metric.name)
-        one, other = (t.get(k) for t, k in zip(self._texts, keys, strict=True))
-        if one is not None and other is not None:
-            if a.prompts == b.prompts and (shared := common_prompts([one, other])):
-                return self._paired(metric, one.only(shared), other.only(shared))
-            return _unpaired(metric, one.value, other.value)
-        whole = (w.get(k) for w, k in zip(self._whole, keys, strict=True))
-        return _unpaired(metric, *(s.value if s else None for s in whole))
+        one, other = (t.get(k) for t, k in zip(texts, keys, strict=True))
+        if one is None or other is None:
+            values = [score.value if score else None for score in (w.get(k) for w, k in zip(whole, keys, strict=True))]
+            return _unpaired(metric, *values)
+        if a.prompts == b.prompts and (shared := common_prompts([one, other])):
+            return _paired(metric, one.only(shared), other.only(shared))
+        return _unpaired(metric, one.value, other.value)
 
-    def _paired(self, metric: MetricInfo, one: PerText, other: PerText) -> QualityChange | None:
-        if not np.isfinite([one.value, other.value]).all():
-            return None
-        n = min(one.n, other.n)
-        change, p_value = difference(other, one)
-        verdict: QualityVerdict = "no difference shown"
-        if np.array_equal(one.totals, other.totals) and np.array_equal(one.weights, other.weights):
-            verdict = "equal"
-        return QualityChange(metric, one.value, other.value, change if change.is_known else None, verdict, n, p_value)
+    found = {
+        (a.quality_key, b.quality_key): ()
+        if "random" in (a.model.weights, b.model.weights)
+        else tuple(c for metric in metrics if (c := change(metric, a, b)))
+        for a, b in pairs
+    }
+    adjusted = iter(false_discovery([c.p_value for group in found.values() for c in group if c.p_value is not None]))
+    return {
+        key: tuple(c if c.p_value is None else _judged(c, next(adjusted)) for c in group)
+        for key, group in found.items()
+    }
+
+
+def _judged(change: QualityChange, p_value: float) -> QualityChange:
+    if p_value > ALPHA:
+        return change
+    is_better = (change.second > change.first) == change.metric.higher_is_better
+    return replace(change, verdict="better" if is_better else "worse")
+
+
+def _paired(metric: MetricInfo, one: PerText, other: PerText) -> QualityChange | None:
+    if not np.isfinite([one.value, other.value]).all():
+        return None
+    change, p_value = difference(other, one)
+    is_equal = np.array_equal(one.totals, other.totals) and np.array_equal(one.weights, other.weights)
+    verdict: QualityVerdict = "equal" if is_equal else "no difference shown"
+    known = change if change.is_known else None
+    return QualityChange(metric, one.value, other.value, known, verdict, min(one.n, other.n), p_value)
 
 
 def _unpaired(metric: MetricInfo, first: float | None, second: float | None) -> QualityChange | None:

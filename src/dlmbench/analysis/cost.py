@@ -8,14 +8,13 @@ the row is marked. Texts of two models may differ in length at equal tokens, whi
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from dlmbench.errors import BenchError, did_you_mean
 from dlmbench.roofline.predict import per_million_tokens
-from dlmbench.types import Cell, CellResult, Run
+from dlmbench.types import Cell
 
 if TYPE_CHECKING:
     # Types only: the import loads numpy and scipy, and a plan with a price should answer at once.
@@ -39,19 +38,19 @@ class CellCost:
     high: float | None
 
 
-def costs(run: Run, study: Study, price_per_gpu_hour: float) -> tuple[CellCost, ...]:
+def costs(study: Study, price_per_gpu_hour: float) -> tuple[CellCost, ...]:
     """What every timed cell costs, in the order of the summary.
 
     Raises:
         BenchError: the price is negative or not finite.
     """
     check_price(price_per_gpu_hour)
-    results = {r.cell.id: r for r in run.results}
     found = []
     for summary in study.cells:
         if summary.latency is None:
             continue
-        tokens, counted = _tokens(results[summary.cell.id])
+        tokens = summary.useful_tokens or max(1.0, summary.new_tokens or 0.0)
+        counted: Literal["useful", "new"] = "useful" if summary.useful_tokens else "new"
         cost = summary.latency.interval.times(per_million_tokens(1, tokens, price_per_gpu_hour))
         ends = (cost.low, cost.high) if cost.is_known else (None, None)
         found.append(CellCost(summary.cell, study.label(summary.cell), tokens, counted, cost.value, *ends))
@@ -68,13 +67,6 @@ def check_price(price_per_gpu_hour: float) -> None:
         raise BenchError(
             f"--price must be a number of at least 0, not {price_per_gpu_hour:g}", "For example: --price 2.5"
         )
-
-
-def _tokens(result: CellResult) -> tuple[float, Literal["useful", "new"]]:
-    useful = [s.useful_tokens for s in result.timed if s.useful_tokens is not None]
-    if len(useful) == len(result.timed) and sum(useful) > 0:
-        return statistics.fmean(useful), "useful"
-    return max(1.0, statistics.fmean(s.new_tokens for s in result.timed)), "new"
 
 
 # ---------------------------------------------------------------- the cheapest cell of a given quality

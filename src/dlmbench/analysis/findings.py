@@ -89,44 +89,24 @@ def _repetitions(result: CellResult) -> Remarks:
         yield "interval_wide", "warning", message, hint
 
 
-def _slow_start(result: CellResult) -> Remarks:
-    """The first fifth of a process's repetitions against the others: more warm-up is needed if it is slower."""
+def _within_processes(result: CellResult) -> Remarks:
+    """Each process by itself: a slow start, rounds that differ, repetitions that depend on each other, two modes."""
     for process, samples in group_by(result.timed, lambda s: s.process_id).items():
         times = [s.latency_s for s in sorted(samples, key=lambda s: s.index)]
+        # If the first fifth of the repetitions is slower than the others, more warm-up is needed.
         head = max(2, len(times) // 5)
-        if len(times) < 10:
-            continue
-        early, late = float(np.median(times[:head])), float(np.median(times[head:]))
-        p = _scipy.mannwhitneyu(times[:head], times[head:], alternative="greater", method="exact").pvalue
-        # Two against eight cannot be clearer than p = 1/45, hence a laxer level than elsewhere.
-        if early > (1 + SLOWER_SHARE) * late and p < 0.05:
-            message = f"the first {head} repetitions of process {process} are {early / late - 1:.0%} slower"
-            yield "warmup_short", "warning", f"{message} than its others", "raise warmup in the protocol"
-
-
-def _drift(result: CellResult) -> Remarks:
-    """Rounds of the same cell in one process that differ: the machine changed while it was being measured."""
-    for samples in group_by(result.timed, lambda s: s.process_id).values():
+        slower = np.median(times[:head]) / np.median(times[head:]) - 1 if len(times) >= 10 else 0.0
+        if slower > SLOWER_SHARE:
+            # Two against eight cannot be clearer than p = 1/45, hence a laxer level than elsewhere.
+            p = _scipy.mannwhitneyu(times[:head], times[head:], alternative="greater", method="exact").pvalue
+            if p < 0.05:
+                message = f"the first {head} repetitions of process {process} are {slower:.0%} slower than its others"
+                yield "warmup_short", "warning", message, "raise warmup in the protocol"
         rounds = [[s.latency_s for s in g] for g in group_by(samples, lambda s: s.round).values() if len(g) >= 4]
-        if len(rounds) < 2:
-            continue
         span = _span_of_medians(rounds)
         if span > SLOWER_SHARE and _scipy.kruskal(*rounds).pvalue < SIGNIFICANCE:
             hint = "let the machine settle, fix its clocks, keep other work off it; then run again into a new folder"
             yield "drift", "warning", f"the median latency differs by {span:.0%} between rounds", hint
-
-
-def _processes_differ(result: CellResult) -> Remarks:
-    groups = group_by(result.timed, lambda s: s.process_id).values()
-    if len(groups) > 1 and (span := _span_of_medians([[s.latency_s for s in g] for g in groups])) > SLOWER_SHARE:
-        message = f"the medians of its {len(groups)} processes differ by {span:.1%}"
-        yield "processes_differ", "warning", message, "look for other work on the machine; add processes"
-
-
-def _dependence(result: CellResult) -> Remarks:
-    """Repetitions of one process that depend on each other or have two modes, where there are enough to tell."""
-    for process, samples in group_by(result.timed, lambda s: s.process_id).items():
-        times = [s.latency_s for s in sorted(samples, key=lambda s: s.index)]
         r = autocorrelation(times)
         if r is not None and r > _scipy.norm.isf(SIGNIFICANCE) / np.sqrt(len(times)):
             message = f"the repetitions of process {process} follow each other (autocorrelation {r:.2f})"
@@ -137,10 +117,17 @@ def _dependence(result: CellResult) -> Remarks:
             yield "two_modes", "warning", message, "look for a clock that switches or other work; add processes"
 
 
+def _processes_differ(result: CellResult) -> Remarks:
+    groups = group_by(result.timed, lambda s: s.process_id).values()
+    if (span := _span_of_medians([[s.latency_s for s in g] for g in groups])) > SLOWER_SHARE:
+        message = f"the medians of its {len(groups)} processes differ by {span:.1%}"
+        yield "processes_differ", "warning", message, "look for other work on the machine; add processes"
+
+
 def _span_of_medians(groups: list[list[float]]) -> float:
-    """How much larger the largest median is than the smallest, as a share."""
+    """How much larger the largest median is than the smallest, as a share; 0 for fewer than two groups."""
     medians = [float(np.median(g)) for g in groups]
-    return max(medians) / min(medians) - 1
+    return max(medians) / min(medians) - 1 if len(medians) > 1 else 0.0
 
 
 def _tokens_short(result: CellResult) -> Remarks:
@@ -373,31 +360,10 @@ def _pairs_with_baseline(run: Run, metric: str) -> Iterator[tuple[Cell, PerText,
 
 
 _CELL_CHECKS: tuple[Callable[[CellResult], Remarks], ...] = (
-    *(
-        _failed,
-        _repetitions,
-        _slow_start,
-        _drift,
-        _processes_differ,
-        _dependence,
-        _disturbed,
-        _tokens_short,
-        _energy_windows,
-        _device,
-    ),
+    *(_failed, _repetitions, _within_processes, _processes_differ),
+    *(_disturbed, _tokens_short, _energy_windows, _device),
 )
 _RUN_CHECKS: tuple[Callable[[Run], Iterator[Finding]], ...] = (
-    *(
-        _unmeasured,
-        _controls,
-        _few_processes,
-        _node_shared,
-        _cards,
-        _neighbours,
-        _uncommitted,
-        _energy_above_cap,
-        _random_weights,
-        _too_few_prompts,
-    ),
-    *(_tokens_differ, _degenerate, _better_than_truth, _self_judged),
+    *(_unmeasured, _controls, _few_processes, _node_shared, _cards, _neighbours, _uncommitted, _energy_above_cap),
+    *(_random_weights, _too_few_prompts, _tokens_differ, _degenerate, _better_than_truth, _self_judged),
 )

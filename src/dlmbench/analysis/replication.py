@@ -43,28 +43,40 @@ LAUNCH_BOUND_POSITIONS = 64
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """A positive quantity on a log scale: log value, variance of that, degrees of freedom.
-
-    variance: NaN where it is unknown, as for a single repetition. processes: how many complete ones it rests on (see
-    `LEAST_REPETITIONS`). repetitions: all of them. floor: by what share two processes of the same code may differ.
-    is_widened: whether the repetitions of the only process depend on each other or have two modes. is_disturbed: other
-    work or heat slowed more repetitions than `MOST_DISTURBED` allows.
-    """
+class LogNormal:
+    """A positive quantity on a log scale: log value, variance of that (NaN where unknown), degrees of freedom."""
 
     log: float
     variance: float
     df: float
-    processes: int
-    repetitions: int
-    floor: float = UNMEASURED_FLOOR
-    is_widened: bool = False
-    is_disturbed: bool = False
 
     @property
     def value(self) -> float:
         """The quantity in its own unit."""
         return math.exp(self.log)
+
+    def interval(self, confidence: float = CONFIDENCE) -> Interval:
+        """The value with its t interval, unknown for a single repetition."""
+        if not math.isfinite(self.variance):
+            return Interval(self.value, math.nan, math.nan)
+        reach = float(special.stdtrit(self.df, (1 + confidence) / 2)) * math.sqrt(self.variance)
+        return Interval(self.value, math.exp(self.log - reach), math.exp(self.log + reach))
+
+
+@dataclass(frozen=True)
+class Estimate(LogNormal):
+    """A quantity of a cell, as its latency.
+
+    processes: how many complete ones it rests on (see `LEAST_REPETITIONS`). repetitions: all of them. floor: by what
+    share two processes of the same code may differ. is_widened: whether the repetitions of the only process depend on
+    each other or have two modes. is_disturbed: other work or heat slowed more repetitions than `MOST_DISTURBED` allows.
+    """
+
+    processes: int
+    repetitions: int
+    floor: float = UNMEASURED_FLOOR
+    is_widened: bool = False
+    is_disturbed: bool = False
 
     @property
     def is_replicated(self) -> bool:
@@ -76,10 +88,6 @@ class Estimate:
         """Whether a verdict may rest on it at all."""
         enough = self.is_replicated or self.repetitions >= LEAST_ALONE
         return enough and math.isfinite(self.variance) and not self.is_disturbed
-
-    def interval(self, confidence: float = CONFIDENCE) -> Interval:
-        """The value with its t interval."""
-        return _interval(self.log, self.variance, self.df, confidence)
 
     def over(self, other: Estimate) -> Ratio:
         """This over `other`: variances add, degrees of freedom by Welch and Satterthwaite."""
@@ -96,25 +104,17 @@ class Estimate:
 
 
 @dataclass(frozen=True)
-class Ratio:
+class Ratio(LogNormal):
     """One estimate over another. suffices: False where too little was measured for any verdict, or is_disturbed.
 
     floor: the share by which equal code in two processes may differ, 0 where the variance is that between processes. It
-    bounds 95% of such ratios, so it enters the test as a variance: a single ratio must exceed it, one of many must
-    exceed it by more. Among many cells a fixed threshold is passed by chance too often.
+    bounds 95% of such ratios, so it enters the test as a variance (but not the interval): a single ratio must exceed
+    it, one of many must exceed it by more. Among many cells a fixed threshold is passed by chance too often.
     """
 
-    log: float
-    variance: float
-    df: float
     floor: float
     suffices: bool
     is_disturbed: bool = False
-
-    @property
-    def value(self) -> float:
-        """The ratio."""
-        return math.exp(self.log)
 
     @property
     def p_value(self) -> float:
@@ -127,10 +127,6 @@ class Ratio:
         df = self.df * (variance / self.variance) ** 2 if self.variance > 0 else math.inf
         return float(2 * special.stdtr(df, -abs(self.log) / math.sqrt(variance)))
 
-    def interval(self, confidence: float = CONFIDENCE) -> Interval:
-        """The ratio with its t interval, without the floor."""
-        return _interval(self.log, self.variance, self.df, confidence)
-
     def is_above(self, alpha: float = 1 - CONFIDENCE) -> bool:
         """Whether the ratio is shown to be above 1 at the two-sided level `alpha`."""
         return self.log > 0 and self.p_value <= alpha
@@ -138,13 +134,6 @@ class Ratio:
     def is_below(self, alpha: float = 1 - CONFIDENCE) -> bool:
         """Whether the ratio is shown to be below 1 at the two-sided level `alpha`."""
         return self.log < 0 and self.p_value <= alpha
-
-
-def _interval(log: float, variance: float, df: float, confidence: float) -> Interval:
-    if not math.isfinite(variance):
-        return Interval(math.exp(log), math.nan, math.nan)
-    reach = float(special.stdtrit(df, (1 + confidence) / 2)) * math.sqrt(variance)
-    return Interval(math.exp(log), math.exp(log - reach), math.exp(log + reach))
 
 
 # ---------------------------------------------------------------- the error between processes

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from unicodedata import east_asian_width
 from urllib.parse import quote
 
 import altair as alt
@@ -38,6 +39,7 @@ from dlmbench.types import Run
 
 DPI = 300
 MOST_PANELS = 4
+MOST_LINES = 4  # of a panel's title
 ENDINGS = ("png", "pdf", "csv")
 Spec = dict[str, Any]
 _LAST = 1_000_000  # the ORDER of a figure without one
@@ -170,13 +172,22 @@ def svg(spec: Spec) -> str:
 
 
 def _keep_panels(spec: Spec, titles: Sequence[str]) -> None:
-    """Only the panels of these titles, which are wrapped to the width of a panel."""
+    """Only the panels of these titles, which are broken into lines as wide as a panel."""
     letters = int((style.WIDTH_PT - 40) / spec["columns"] / style.LETTER_PT) - 2
-    wrapped = {t: "\n".join(textwrap.wrap(t, letters)) for t in titles}
-    spec["facet"]["sort"] = list(wrapped.values())
-    spec["facet"].setdefault("header", {})["labelLimit"] = (style.WIDTH_PT - 45) / spec["columns"]
+    lines = json.dumps({title: _lines(title, letters) for title in titles})
+    spec["facet"]["sort"] = list(titles)
+    spec["facet"]["header"] = {"labelExpr": f"({lines})[datum.label]"}
+    spec["facet"]["header"]["labelLimit"] = (style.WIDTH_PT - 60) / spec["columns"]
     for name, rows in spec["datasets"].items():
-        spec["datasets"][name] = [r | {"panel": wrapped[r["panel"]]} for r in rows if r["panel"] in wrapped]
+        spec["datasets"][name] = [row for row in rows if row["panel"] in titles]
+
+
+def _lines(title: str, letters: int) -> list[str]:
+    """A title in lines; of a long one the beginning and the end, where names of models differ from one another."""
+    # Chinese letters are twice as wide as others.
+    spaced = "".join(c + "\u200b" * (east_asian_width(c) in "WF") for c in title)
+    lines = [line.replace("\u200b", "") for line in textwrap.wrap(spaced, letters)]
+    return lines if len(lines) <= MOST_LINES else [*lines[: MOST_LINES - 2], f"{lines[MOST_LINES - 2]}…", lines[-1]]
 
 
 # ---------------------------------------------------------------- files

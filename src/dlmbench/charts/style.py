@@ -98,7 +98,7 @@ class Looks:
     """Colour, shape and dash for each name in the column `by`, the same in every mark of a chart.
 
     Baselines are drawn in ink, as stars, dashed; `others`, each with its place in an order, in the colours `hues`. The
-    legend shows colour and shape, or colour and dash where there are `only_lines`.
+    legend shows colour and shape (those of `symbol` where marks have none), or colour and dash for the symbol "stroke".
     """
 
     def __init__(
@@ -107,19 +107,18 @@ class Looks:
         baselines: Sequence[str],
         others: Mapping[str, int],
         hues: Sequence[str],
-        only_lines: bool = False,
+        symbol: str = "circle",
     ) -> None:
         self.domain = [*baselines, *others]
         colours, shapes, dashes = (
             [*(own for _ in baselines), *(values[place % len(values)] for place in others.values())]
             for own, values in ((INK, hues), (STAR, SHAPES), (DASHED, DASHES))
         )
-        named = legend(self.domain, symbolType="stroke" if only_lines else "circle")
-        options: dict[str, Any] = {"legend": named, "sort": None}
+        options: dict[str, Any] = {"legend": legend(self.domain, symbolType=symbol), "sort": None}
         self.color: Any = alt.Color(f"{by}:N", scale=alt.Scale(domain=self.domain, range=colours), **options)
         self.shape: Any = alt.Shape(f"{by}:N", scale=alt.Scale(domain=self.domain, range=shapes), **options)
         dash = alt.Scale(domain=self.domain, range=dashes)
-        if not only_lines:
+        if symbol != "stroke":
             # A domain in another order keeps the dashes out of the legend of the symbols.
             dash, options["legend"] = alt.Scale(domain=self.domain[::-1], range=dashes[::-1]), None
         self.dash: Any = alt.StrokeDash(f"{by}:N", scale=dash, **options)
@@ -143,11 +142,12 @@ def named(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.assign(series=frame["series"].where(~is_baseline, frame["series"] + " (autoregressive)"))
 
 
-def series_looks(frame: pd.DataFrame, *, only_lines: bool = False) -> Looks:
+def series_looks(frame: pd.DataFrame, symbol: str = "circle") -> Looks:
     """The looks of all series of a `named` frame, baselines first; the same in every figure of a run."""
     shown = names(diffusion(frame))
-    order = list(dict.fromkeys([*frame.attrs.get("series", ()), *shown]))
-    return Looks("series", names(frame, kind="baseline"), {s: order.index(s) for s in shown}, COLOURS, only_lines)
+    order = dict.fromkeys([*frame.attrs.get("series", ()), *shown])
+    places = {series: place for place, series in enumerate(order) if series in shown}
+    return Looks("series", names(frame, kind="baseline"), places, COLOURS, symbol)
 
 
 def by_shape(frame: pd.DataFrame) -> pd.DataFrame:
@@ -270,6 +270,19 @@ class Marks:
         line = rows.mark_rule(strokeWidth=1.5).encode(y=self.y, color=color, strokeDash=dash, tooltip=self.tips)
         return [band, line, self.points(rows).encode(x=alt.value(4))]
 
+    def ends(self, rows: Any, field: str, letter: str) -> list[Any]:
+        """The smallest and the largest `field` of each line, written beside it as `letter`=value."""
+        ends = {"first": f"min({field})", "last": f"max({field})"}
+        known = rows.transform_joinaggregate(groupby=["panel", "series"], **ends)
+        known = known.transform_calculate(label=f"'{letter}=' + datum.{field}")
+        first = known.transform_filter(f"datum.{field} == datum.first")
+        last = known.transform_filter(f"datum.{field} == datum.last && datum.first < datum.last")
+        texts = (
+            first.mark_text(align="left", baseline="top", dx=4, dy=3),
+            last.mark_text(align="left", baseline="middle", dx=6),
+        )
+        return [t.encode(x=self.x, y=self.y, text="label:N", color=self.looks.color) for t in texts]
+
     def rings(self, rows: Any, tips: Sequence[Any] = ()) -> Any:
         """Rings around (x, y), with a tooltip of their own."""
         ring = rows.mark_point(shape="circle", filled=False, style="ring", color=INK, opacity=1)
@@ -290,8 +303,7 @@ def panels(layers: Sequence[Any], frame: pd.DataFrame, **independent: Any) -> di
 
     independent: scales that each panel has of its own, as y="independent".
     """
-    expr = "split(datum.label, '\\n')"
-    facet = alt.Facet("panel:N", sort=list(frame["panel"].unique()), title=None, header=alt.Header(labelExpr=expr))
+    facet = alt.Facet("panel:N", sort=list(frame["panel"].unique()), title=None)
     chart = alt.layer(*layers, data=alt.NamedData(name="points")).facet(facet, columns=2).resolve_scale(**independent)
     # Rows are added last: Altair copies whatever is in a chart many times.
     rows = [dict(zip(frame.columns, map(_plain, row), strict=True)) for row in frame.itertuples(index=False)]
@@ -310,9 +322,10 @@ def config(font_px: float, *, is_print: bool) -> dict[str, Any]:
         "font": font if is_print else "system-ui, -apple-system, Segoe UI, Roboto, Noto Sans, sans-serif",
         "view": {"stroke": None},
         "axis": {**text, "titleFontWeight": "normal", "gridColor": GRID, "domainColor": HALF, "tickColor": HALF}
-        | {"tickSize": 3, "gridWidth": 0.6, "labelOverlap": "greedy", "titlePadding": 4, "labelPadding": 2},
+        | {"tickSize": 3, "gridWidth": 0.6, "labelOverlap": "greedy", "labelSeparation": 1, "labelFlush": False}
+        | {"titlePadding": 4, "labelPadding": 2},
         "header": {**text, "labelFontWeight": "bold", "labelPadding": 4, "labelAnchor": "start", "labelAlign": "left"},
-        "facet": {"spacing": 12 if is_print else 22},
+        "facet": {"spacing": 16 if is_print else 22},
         "legend": {**text, "orient": "bottom", "symbolSize": 2 * point, "labelLimit": 0, "titleFontWeight": "normal"}
         | {"offset": 8, "columnPadding": 8, "rowPadding": 2, "padding": 0, "gradientThickness": 8}
         | {"layout": {"bottom": {"direction": "vertical", "anchor": "start", "margin": 4}}},

@@ -73,8 +73,9 @@ def side_by_side(frame: pd.DataFrame) -> Any:
         shown.assign(panel=shown["panel"] + at), "repetitions", throughput=("tokens_per_s", "new tokens/s")
     )
     x: Any = alt.X("batch_size:O", title="batch size", axis=alt.Axis(labelAngle=0))
-    marks = style.Marks(x, _y(shown), style.series_looks(shown), tips)
-    is_log = marks.y["scale"]["type"] == "log"
+    y = _y(shown)
+    is_log = y["scale"]["type"] == "log"
+    marks = style.Marks(x, y, style.series_looks(shown, "circle" if is_log else "square"), tips)
     bars = alt.Chart().mark_bar().encode(x=x, y=marks.y, color=marks.looks.color, tooltip=marks.tips)
     values = marks.points(alt.Chart()) if is_log else bars
     ends = marks.intervals(alt.Chart())

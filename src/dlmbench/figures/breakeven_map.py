@@ -98,7 +98,7 @@ def chart(frame: pd.DataFrame) -> Any:
     shown, tips = style.with_tooltip(shown, "kind", "note", break_even=("steps", "steps"))
     x = style.log2_axis("batch_size", "batch size", list(shown["batch_size"]))
     y = style.axis("steps", "break-even steps k*", [1.0, *shown["steps"], *shown["steps_high"]])
-    marks = style.Marks(x, y, style.series_looks(shown, only_lines=True), tips)
+    marks = style.Marks(x, y, style.series_looks(shown, "stroke"), tips)
     kinds = [kind for kind in MARKS if kind in set(shown["kind"])]
     shapes = alt.Scale(domain=kinds, range=[MARKS[kind] for kind in kinds])
     shape: Any = alt.Shape("kind:N", scale=shapes, sort=None, legend=style.legend(kinds))

@@ -65,7 +65,7 @@ def chart(frame: pd.DataFrame) -> Any:
     ends = [*shown["latency_s"], *shown["latency_low_s"], *shown["latency_high_s"]]
     y = style.axis("latency_s", "latency [s]", ends)
     marks, met = style.Marks(x, y, style.series_looks(shown), tips), style.where("break_even")
-    cross = met.mark_point(shape="cross", angle=45, filled=True, color=style.INK, opacity=1)
+    cross = met.mark_point(shape="cross", angle=45, style="open", color=style.INK, opacity=1)
     line, points = marks.line(style.where("fit")), style.where("curve")
     layers = [
         *marks.bands(style.where("baseline")),

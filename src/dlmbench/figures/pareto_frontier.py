@@ -85,9 +85,9 @@ def caption(frame: pd.DataFrame) -> str:
     """What is shown, and which direction is better."""
     return (
         f"Quality against latency, with 95% intervals of both. Quality is the gain over the baseline in {_name(frame)} "
-        "on the same prompts (paired; higher is better). Lines: diffusion, labelled with its step count K. Stars: the "
-        "autoregressive baseline; dotted: how far below it still counts as equally good. Rings: the Pareto front, "
-        "points that no other point of the same batch size and lengths beats in both."
+        "on the same prompts (paired; higher is better). Lines: diffusion, with the fewest and the most steps K at one "
+        "of them. Stars: the autoregressive baseline; dotted: how far below it still counts as equally good. Rings: "
+        "the Pareto front, points that no other point of the same batch size and lengths beats in both."
     )
 
 
@@ -111,7 +111,6 @@ def chart(frame: pd.DataFrame) -> Any:
     # K is readable on one curve only: the longest.
     lengths = frames.rows(shown, kind="curve")["series"].value_counts()
     first = style.where("curve").transform_filter(alt.datum.series == (lengths.idxmax() if len(lengths) else ""))
-    label = first.mark_text(align="right", baseline="bottom", dx=-3, dy=-2).transform_calculate(k="'K=' + datum.steps")
     margin = style.where("baseline").mark_rule(strokeDash=style.DOTTED, color=style.MUTED)
     layers = [
         margin.encode(y=style.of(y, "below")),
@@ -120,6 +119,6 @@ def chart(frame: pd.DataFrame) -> Any:
         *marks.curves(style.where("curve"), order="steps:Q"),
         marks.intervals(others),
         marks.points(others),
-        label.encode(x=x, y=y, text="k:N", color=marks.looks.color),
+        *marks.ends(first, "steps", "K"),
     ]
     return style.panels(layers, shown)

@@ -72,9 +72,9 @@ def caption(frame: pd.DataFrame) -> str:
     budgets = " or ".join(sorted(b for b in frame["budget"].unique() if b))
     return (
         f"Throughput against peak memory of one generation ({frames.sources(frame)}, weights included), a line through "
-        "the batch sizes of each step count (numbers at the baseline's); medians with 95% intervals. Rings: the "
-        f"largest batch that fits into the same memory (dashed vertical line: {budgets}); no ring where a larger batch "
-        "was not measured."
+        "the batch sizes of each step count (the baseline's smallest and largest are written); medians with 95% "
+        "intervals. Rings: the largest batch that fits into the same memory (dashed vertical line: "
+        f"{budgets}); no ring where a larger batch was not measured."
     )
 
 
@@ -89,10 +89,11 @@ def chart(frame: pd.DataFrame) -> Any:
     )
     amounts = {"throughput": ("tokens_per_s", "new tokens/s"), "peak_memory": ("x", unit)}
     shown, tips = style.with_tooltip(shown, "source", "budget", **amounts)
-    looks = throughput.line_looks(shown)
-    if curves := frames.names(shown, kind="curve"):
-        looks.shape = style.series_looks(shown).shape
-        looks.shape["legend"] = style.legend(curves, values=curves)
+    looks, series = throughput.line_looks(shown), style.series_looks(shown)
+    looks.shape = series.shape
+    looks.shape["legend"] = style.legend(series.domain)
+    lines = list(frames.diffusion(shown).sort_values("steps")["line"].unique())
+    looks.color["legend"] = style.legend(lines, values=lines, symbolType="stroke") if lines else None
     x: Any = alt.X("x:Q", title=f"peak memory [{unit}]", scale=alt.Scale(zero=False, padding=12))
     x.axis = alt.Axis(tickCount=4)
     values = [*shown["tokens_per_s_low"], *shown["tokens_per_s_high"]]
@@ -100,12 +101,10 @@ def chart(frame: pd.DataFrame) -> Any:
     marks = style.Marks(x, y, looks, tips)
     budget = alt.Chart().transform_aggregate(budget_size="max(budget_size)", groupby=["panel"])
     limit = budget.transform_filter("isValid(datum.budget_size)").mark_rule(strokeDash=style.DASHED, color=style.MUTED)
-    # Batch sizes are readable on one line only; the others are in the tooltips.
-    label = style.where("baseline").transform_calculate(text="'B=' + datum.batch_size").mark_text(align="left", dx=5)
     layers = [
         limit.encode(x=style.of(x, "budget_size")),
         *marks.curves(alt.Chart(), order="batch_size:Q", detail=["series:N", "line:N"]),
         marks.rings(style.where(also="datum.is_largest"), tips),
-        label.encode(x=x, y=y, text="text:N", color=looks.color),
+        *marks.ends(style.where("baseline"), "batch_size", "B"),
     ]
     return style.panels(layers, shown)

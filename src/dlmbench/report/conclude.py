@@ -61,6 +61,6 @@ def conclude(
     priced: tuple[CellCost, ...] = ()
     best: tuple[CheapestCell, ...] = ()
     if price_per_gpu_hour is not None:
-        priced = costs(run, study, price_per_gpu_hour)
+        priced = costs(study, price_per_gpu_hour)
         best = cheapest(priced, study, goal_of(quality, study))
     return Conclusion(study, write(run, study, output, progress), priced, best)
