@@ -229,7 +229,7 @@ def main() -> None:
     parser.add_argument("--page", action="store_true", help="only write the table, from the files harness-*.json")
     options = parser.parse_args()
     if options.page:
-        write_part(PAGE, "device time", page_table(RECORDED))
+        write_part(PAGE, "devices", page_table(RECORDED))
         return
     from dlmbench.bench.generate import default_device
     from dlmbench.measure.environment import fingerprint

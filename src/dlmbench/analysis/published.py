@@ -12,7 +12,7 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import combinations
 from pathlib import Path
 from typing import Literal
@@ -112,7 +112,11 @@ def read_published(path: Path) -> tuple[PublishedScore, ...]:
     rows = []
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            for number, values in enumerate(csv.DictReader(file), start=2):
+            table = csv.DictReader(file)
+            if missing := {f.name for f in fields(PublishedScore)} - set(table.fieldnames or ()):
+                hint = "docs/study/published.csv shows the columns"
+                raise BenchError(f"{path} lacks the columns {', '.join(sorted(missing))}", hint)
+            for number, values in enumerate(table, start=2):
                 try:
                     rows.append(_row({k: v or None for k, v in values.items()}))
                 except ValueError as error:

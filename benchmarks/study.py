@@ -1,6 +1,6 @@
 """Join published quality of LLaDA-8B and LLaMA-3-8B with the time of their steps: who is faster at equal quality?
 
-    python scripts/study.py    # writes docs/study/answer.csv and the tables of docs/study/README.md
+    python benchmarks/study.py    # writes docs/study/answer.csv and the table of docs/study/README.md
 
 Quality is what others have published (docs/study/published.csv). A time is measured where a run folder of docs/study
 has the cell, and otherwise predicted by the cost model fitted to docs/study/h200-native, and marked so.
@@ -9,13 +9,16 @@ has the cell, and otherwise predicted by the cost model fitted to docs/study/h20
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from tables import markdown, write_part
 
 from dlmbench.analysis.parity import Parity
 from dlmbench.analysis.published import PublishedCurve, PublishedScore, curves, read_published
 from dlmbench.analysis.replication import latencies
+from dlmbench.analysis.stats import group_by
 from dlmbench.experiment import load, plan
 from dlmbench.models.loading import architectures
 from dlmbench.results import read_run
@@ -42,7 +45,7 @@ class Seconds:
     kind: str
 
     def over(self, other: Seconds) -> Seconds:
-        """The ratio of two times: at the ends of both intervals, so it is wider than 95%."""
+        """The ratio of two times, between the ends of both intervals."""
         kind = "measured" if self.kind == other.kind == "measured" else "predicted"
         return Seconds(self.value / other.value, self.low / other.high, self.high / other.low, kind)
 
@@ -164,6 +167,47 @@ def _answer(
     )
 
 
+def page_table(rows: Sequence[Answer]) -> str:
+    """One line for each curve and baseline: where parity lies, and who is faster there."""
+    lines = []
+    for curve in group_by(rows, lambda r: (r.variant, r.task, r.rule, r.baseline_source)).values():
+        first = curve[0]
+        rule = "threshold" if first.rule == "threshold" else "fixed steps"
+        lines.append(
+            (
+                f"{TASKS[first.task]}, {first.variant}, {rule}",
+                f"{first.baseline:g} ({first.baseline_source.partition(',')[0]})",
+                _where(first),
+                *(_speed(r) for r in curve),
+                *[""] * (len(BATCH_SIZES) - len(curve)),
+            )
+        )
+    header = ("quality", "LLaMA's score", "as good from K", *(f"LLaDA at B={b}" for b in BATCH_SIZES))
+    return markdown(header, lines)
+
+
+def _where(answer: Answer) -> str:
+    if answer.outcome == "not_reached":
+        return "worse at every K published"
+    if answer.to_steps is None:
+        return f"{answer.from_steps} or more, or never" if answer.from_steps else "undecided"
+    if answer.from_steps in (None, answer.to_steps):
+        return str(answer.to_steps)
+    return f"{answer.from_steps} to {answer.to_steps}"
+
+
+def _speed(answer: Answer) -> str:
+    """LLaDA's speed in LLaMA's: "1.6x slower (1.4 to 1.9)"."""
+    if answer.ratio is None or answer.low is None or answer.high is None:
+        return ""
+    is_faster = answer.ratio >= 1
+    value, *ends = (x if is_faster else 1 / x for x in (answer.ratio, answer.low, answer.high))
+    value_text, low_text, high_text = (f"{x:.2g}" if x < 10 else f"{x:.0f}" for x in (value, min(ends), max(ends)))
+    text = f"{value_text}x {'faster' if is_faster else 'slower'} ({low_text} to {high_text})"
+    at = "" if answer.to_steps is not None else f" at {answer.at_steps:g}"
+    return text + at
+
+
 def main() -> None:
     """Write the answer."""
     rows = list(answers())
@@ -171,6 +215,7 @@ def main() -> None:
         writer = csv.DictWriter(file, list(asdict(rows[0])), lineterminator="\n")
         writer.writeheader()
         writer.writerows(asdict(row) for row in rows)
+    write_part(PAGE, "answer", page_table(rows))
 
 
 if __name__ == "__main__":
