@@ -30,7 +30,7 @@ class PageFigure {
     this.hidden = new Set();
     // A click on a name in the legend hides its marks, or shows them again.
     place.addEventListener("click", (event) => {
-      const label = event.target.closest?.(".role-legend-label text")?.textContent.replace(/…$/, "");
+      const label = event.target.closest?.(".role-legend-label text")?.textContent;
       if (!label) return;
       if (!this.hidden.delete(label)) this.hidden.add(label);
       this.draw();
@@ -76,9 +76,10 @@ class PageFigure {
     const inner = spec.facet ? spec.spec : spec;
     if (spec.facet && !this.isAppendix) spec.facet.sort = spec.usermeta.shown;
     const shown = spec.facet && new Set(spec.facet.sort);
-    const isHidden = (name) => name && [...this.hidden].some((label) => name.startsWith(label));
+    const names = (label, name) => (label.endsWith("…") ? name?.startsWith(label.slice(0, -1)) : name === label);
+    const isHidden = (row) => [...this.hidden].some((label) => names(label, row.line) || names(label, row.series));
     for (const [name, rows] of Object.entries(spec.datasets)) {
-      spec.datasets[name] = rows.filter((r) => (shown?.has(r.panel) ?? true) && !isHidden(r.line ?? r.series));
+      spec.datasets[name] = rows.filter((r) => (shown?.has(r.panel) ?? true) && !isHidden(r));
     }
     const panels = spec.facet?.sort?.length ?? 1;
     const wide = this.isAppendix ? Math.floor(this.width / 300) : spec.columns ?? 1;

@@ -152,19 +152,9 @@ def log_errors(efficiencies: Efficiencies, rows: Sequence[MeasuredCell]) -> tupl
 
 
 def calibrate(rows: Sequence[MeasuredCell], label: str = "") -> Calibration:
-    """Fit one engine's efficiencies on one device, and measure their error on each (model, length) group left out.
-
-    Raises:
-        BenchError: no cells, a non-positive latency, or cells of two devices.
-    """
-    if not rows:
-        raise BenchError("no measured cells to calibrate with", "Name a run folder with finished cells")
-    for row in rows:
-        if not 0 < row.latency_s < math.inf:
-            raise BenchError(f"{row.cell.label}: invalid latency {row.latency_s} s", "Leave out cells that failed")
-    devices = sorted({r.hardware.name for r in rows})
-    if len(devices) > 1:
-        raise BenchError(f"cells of {' and '.join(devices)} in one calibration", "Calibrate each device by itself")
+    """Fit one engine's efficiencies on one device, and measure their error on each (model, length) group left out."""
+    assert all(0 < r.latency_s < math.inf for r in rows), "invalid latency"
+    (device,) = {r.hardware.name for r in rows}
     efficiencies = _fit(rows)
     held_out = []
     groups = list(dict.fromkeys(r.group for r in rows))
@@ -175,7 +165,7 @@ def calibrate(rows: Sequence[MeasuredCell], label: str = "") -> Calibration:
     errors = [e for h in held_out for e in h.errors]
     return Calibration(
         label=label,
-        hardware=devices[0],
+        hardware=device,
         efficiencies=efficiencies,
         cells=len(rows),
         fitted_error=float(np.median(np.abs(np.expm1(log_errors(efficiencies, rows))))),
@@ -185,12 +175,13 @@ def calibrate(rows: Sequence[MeasuredCell], label: str = "") -> Calibration:
     )
 
 
-def too_small(calibration: Calibration, groups: int) -> str | None:
-    """Why a calibration of so few cells, in `groups` of a model and length, cannot be relied on; None where it can.
+def too_small(calibration: Calibration) -> str | None:
+    """Why a calibration of so few cells, or groups of a model and length, cannot be relied on; None where it can.
 
     Five cells are one more than the numbers fitted; of two groups, each is predicted from a single other one.
     """
-    if groups == 1:
+    groups = len(calibration.held_out)
+    if not groups:
         return "too small: one model and length, so the error elsewhere is unknown; measure a second length"
     reasons = []
     if calibration.cells <= len(Efficiencies.__dataclass_fields__):
@@ -215,11 +206,10 @@ def estimate(
     """Latency of a cell, on the calibration's device or another one; None where its forwards are unknown.
 
     The interval joins the errors of the groups left out, the disagreement of the refits on this cell,
-    and, on another device, TRANSFER_SD. Student's t with as many degrees as groups less one.
-
-    Raises:
-        BenchError: the calibration has a single group, so that its error is not known.
+    and, on another device, TRANSFER_SD. Student's t with as many degrees as groups less one. A calibration of a single
+    group, whose error is not known, has no estimates.
     """
+    assert calibration.held_out, "the error of one group is unknown"
     from scipy.special import stdtrit  # the whole of scipy.stats takes seconds to import
 
     value = latency_s(cell, architecture, hardware, calibration.efficiencies)
@@ -227,12 +217,6 @@ def estimate(
     refits = [latency_s(cell, architecture, hardware, h.efficiencies) for h in calibration.held_out]
     if value is None or floor is None:
         return None
-    if not refits:
-        raise BenchError(
-            f"the calibration of {calibration.label or calibration.hardware} has only one group of cells, so its error "
-            "is unknown",
-            "Measure a second model or length",
-        )
     refit_variance = statistics.fmean(math.log(seconds / value) ** 2 for seconds in refits if seconds)
     held_out = statistics.fmean(v**2 for h in calibration.held_out for v in h.log_errors)
     variance = held_out + refit_variance + (TRANSFER_SD**2 if hardware.name != calibration.hardware else 0.0)
@@ -308,7 +292,7 @@ def calibrate_run(run: Run, device_name: str | None = None, rows: Sequence[Hardw
             notes.append(f"{label}: not calibrated: every cell is below its floor")
             continue
         calibrations.append(calibrate(plausible, label))
-        if (warning := too_small(calibrations[-1], len({r.group for r in plausible}))) is not None:
+        if (warning := too_small(calibrations[-1])) is not None:
             notes.append(f"{label}: {warning}")
     findings = tuple(below_floor(bounds, device.name))
     return CalibratedRun(run, device, tuple(calibrations), tuple(bounds), findings, tuple(notes))
