@@ -9,7 +9,7 @@ RUN ?= $(DEMO_OUT)
 # uv does not read pip's configuration, so a folder of wheels configured there is passed on if it exists.
 FIND_LINKS = $(shell d="$${PIP_FIND_LINKS:-$$($(PYTHON) -m pip config get global.find-links 2>/dev/null)}"; [ -d "$$d" ] && echo --find-links "$$d")
 
-.PHONY: help setup demo report test simulate study check e2e slurm-test image-test schema requirements clean
+.PHONY: help setup demo report test simulate study faults fuzz check e2e slurm-test image-test schema requirements clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -39,6 +39,12 @@ simulate: $(STAMP) ## try every rule behind a verdict on data of known truth; wr
 
 e2e: $(STAMP) ## slow tests: whole runs, killing and resuming them, the report in a browser
 	@$(BIN)/python -m pytest tests -m "(e2e or browser) and not gpu and not slurm"
+
+faults: $(STAMP) ## kills, full disks, broken records, other faults, and what is lost; writes docs/reliability.md (PART=1: a part, only checks)
+	@$(BIN)/python tests/faults/campaign.py $(if $(PART),--part)
+
+fuzz: $(STAMP) ## thousands of broken files of each kind; writes docs/reliability.md
+	@$(BIN)/python tests/fuzz/campaign.py
 
 slurm-test: $(STAMP) ## tests with a real SLURM on this machine: time limits, cancelled tasks, full disks (needs root)
 	@tests/system_packages.sh slurm-wlm munge

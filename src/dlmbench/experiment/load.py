@@ -161,17 +161,15 @@ _Loader.add_implicit_resolver(
 )
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file.
+def read_yaml(path: Path) -> Any:
+    """What a YAML file holds, where a number is the decimal one that it looks like.
 
     Raises:
-        BenchError: no such file, unreadable, empty, not text, not YAML (with the line), not a mapping.
+        BenchError: no such file, unreadable, not text, not YAML (with the line).
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
-        value = yaml.load(text, Loader=_Loader)
-    except FileNotFoundError:
-        raise BenchError(f"no experiment file at {path}", "Check --config; examples are in config/") from None
+        return yaml.load(text, Loader=_Loader)
     except OSError as error:
         raise BenchError(f"cannot read {path}: {error.strerror}", "Name a readable YAML file") from None
     except UnicodeDecodeError:
@@ -187,14 +185,15 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         raise BenchError(f"{path}: line {number}: a character that YAML does not allow", "Remove it") from None
     except (ValueError, RecursionError) as error:
         raise BenchError(f"{path}: invalid value: {error}", "Correct that value") from None
-    if not isinstance(value, dict):
-        what = "is empty" if value is None else "is not a mapping of keys to values"
-        raise BenchError(f"{path} {what}", "Start from one of the files in config/")
-    return value
 
 
 def _validate(path: Path) -> Document:
-    raw = _read_yaml(path)
+    if not path.exists():
+        raise BenchError(f"no experiment file at {path}", "Check --config; examples are in config/")
+    raw = read_yaml(path)
+    if not isinstance(raw, dict):
+        what = "is empty" if raw is None else "is not a mapping of keys to values"
+        raise BenchError(f"{path} {what}", "Start from one of the files in config/")
     try:
         return Document.model_validate(raw)
     except ValidationError as error:
