@@ -9,7 +9,7 @@ RUN ?= $(DEMO_OUT)
 # uv does not read pip's configuration, so a folder of wheels configured there is passed on if it exists.
 FIND_LINKS = $(shell d="$${PIP_FIND_LINKS:-$$($(PYTHON) -m pip config get global.find-links 2>/dev/null)}"; [ -d "$$d" ] && echo --find-links "$$d")
 
-.PHONY: help setup demo report test simulate study faults fuzz check e2e slurm-test image-test schema requirements clean
+.PHONY: help setup demo report test simulate study faults fuzz wheel-test advisories check e2e slurm-test image-test schema requirements clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -49,6 +49,12 @@ fuzz: $(STAMP) ## thousands of broken files of each kind; writes docs/reliabilit
 slurm-test: $(STAMP) ## tests with a real SLURM on this machine: time limits, cancelled tasks, full disks (needs root)
 	@tests/system_packages.sh slurm-wlm munge
 	@$(BIN)/python -m pytest tests/slurm -m slurm -rs
+
+wheel-test: $(STAMP) ## build the wheel and the sdist, install the wheel into a clean environment, run the demo there
+	@BIN=$(abspath $(BIN)) tests/packaging/wheel.sh $(FIND_LINKS)
+
+advisories: $(STAMP) ## check the pinned packages for known weaknesses (asks pypi.org or osv.dev)
+	@$(BIN)/uv tool run --quiet pip-audit --strict --no-deps --disable-pip -r requirements.txt || { echo "not checked, or something was found: see above (no answer means that the service could not be reached)" >&2; exit 1; }
 
 image-test: ## build the container image on a Debian base and run a benchmark in it (needs root, takes long)
 	@tests/system_packages.sh buildah debootstrap

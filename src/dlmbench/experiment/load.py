@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
+import dlmbench
 from dlmbench import registry
 from dlmbench.errors import BenchError, did_you_mean
 from dlmbench.experiment import knobs as axes
@@ -161,6 +162,9 @@ _Loader.add_implicit_resolver(
 )
 
 
+PACKAGE = Path(dlmbench.__file__).parent
+
+
 def read_yaml(path: Path) -> Any:
     """What a YAML file holds, where a number is the decimal one that it looks like.
 
@@ -222,6 +226,14 @@ def _dotted(keys: Sequence[int | str], raw: Any) -> str:
 # ---------------------------------------------------------------- from the document to the experiment
 
 
+def _shipped(path: Path) -> Path:
+    """A file of config/ as it came with the package, where the working folder has no such file."""
+    for folder in (PACKAGE / "config", PACKAGE.parents[1] / "config"):
+        if path.parent == Path("config") and not path.exists() and (folder / path.name).is_file():
+            return folder / path.name
+    return path
+
+
 def load(path: Path | str, overrides: Overrides | None = None) -> Experiment:
     """The experiment in a YAML file, after the overrides.
 
@@ -229,7 +241,7 @@ def load(path: Path | str, overrides: Overrides | None = None) -> Experiment:
         BenchError: unreadable or malformed YAML, an unknown key or name, a value of the wrong type or out of bounds,
             lengths without a prompt, a knob without effect, or a knob value that no combination can run.
     """
-    path, overrides = Path(path), overrides or Overrides()
+    path, overrides = _shipped(Path(path)), overrides or Overrides()
     document = _validate(path)
     file_grids = tuple(_grid(entry, entry.lengths) for entry in document.grid)
     for place, _, swept in _samplers(file_grids):
