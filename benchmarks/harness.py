@@ -2,6 +2,7 @@
 
     python benchmarks/harness.py --output harness.json               # the embedded pair; minutes on a CPU
     python benchmarks/harness.py --weights 8b --output harness.json  # random weights of 8B shapes; on a GPU
+    python benchmarks/harness.py --page                              # the table of docs/reliability.md
 
 First a grid of 13 cells of the native engine is run as `dlmbench run` does it, in one process for each model and in
 three. Then some of its cells are inspected twice: memory, step times and commit order from one generation, and each
@@ -22,10 +23,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tables import markdown, write_part
+
 if TYPE_CHECKING:
     from dlmbench.bench.worker import CellGenerator, WorkerState
     from dlmbench.types import Cell, Experiment, OnStep, PromptBatch
 
+ROOT = Path(__file__).parents[1]
+RECORDED, PAGE = ROOT / "docs/study/instrument", ROOT / "docs/reliability.md"
 # P = G of the grid, by weights.
 LENGTHS = {"tiny": 64, "8b": 256}
 CONFIG = """
@@ -185,6 +190,25 @@ def compared(state: WorkerState, cell: Cell, batch: PromptBatch) -> dict[str, An
     return result
 
 
+def page_table(folder: Path) -> str:
+    """What docs/reliability.md shows of the recorded runs."""
+    parts = ("timed", "windows", "loading", "warmup", "inspection")
+    header = ("device", "processes", "cells", "seconds", "timed repetitions", "energy windows", "loading", "warm-ups")
+    results = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("harness-*.json"))]
+    rows = [
+        (
+            result["device"],
+            run["processes"],
+            run["cells"],
+            f"{run['seconds']:.0f}",
+            *(f"{run[f'{part}_s'] / run['seconds']:.0%}" for part in parts),
+        )
+        for result in results
+        for run in result["runs"]
+    ]
+    return markdown((*header, "step times, memory, texts"), rows)
+
+
 def seconds_of(state: WorkerState, generate: partial[Any]) -> float:
     """Seconds of one generation on the device."""
     state.clock.synchronize()
@@ -202,10 +226,18 @@ def main() -> None:
     parser.add_argument("--limit", type=float, default=3.0, help="seconds of timed repetitions of a cell (3)")
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 3])
     parser.add_argument("--output", type=Path)
+    parser.add_argument("--page", action="store_true", help="only write the table, from the files harness-*.json")
     options = parser.parse_args()
+    if options.page:
+        write_part(PAGE, "devices", page_table(RECORDED))
+        return
+    from dlmbench.bench.generate import default_device
+    from dlmbench.measure.environment import fingerprint
+
     experiment = experiment_of(options.weights, options.limit)
     result = {
         "weights": options.weights,
+        "device": fingerprint(default_device()).device,
         "runs": [run_share(experiment, n) for n in options.processes],
         "inspections": list(inspections(experiment)),
     }

@@ -40,4 +40,11 @@ class InvalidLogitsError(RuntimeError):
 
 
 class StopRequestedError(Exception):
-    """The run was asked to stop, for example before a time limit. All results are saved; the same command resumes."""
+    """The run was asked to stop, for example before a time limit. All results are saved; the same command resumes.
+
+    code: what the command exits with; 75 (EX_TEMPFAIL of sysexits.h: unfinished, try again) has a job queued again.
+    """
+
+    def __init__(self, code: int = 75) -> None:
+        super().__init__("stopped after a repetition; the same command resumes")
+        self.code = code

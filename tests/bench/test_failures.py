@@ -12,7 +12,7 @@ from dlmbench import prompts
 from dlmbench.analysis.replication import estimate
 from dlmbench.bench.forecast import Expectation
 from dlmbench.bench.run import _beyond_context
-from dlmbench.bench.speed import SpeedPass
+from dlmbench.bench.speed import RunState, SpeedPass
 from dlmbench.bench.worker import Failed, Pool, failure
 from dlmbench.errors import BenchError
 from dlmbench.results import Store
@@ -29,8 +29,8 @@ def test_cells_that_failed_are_tried_again_and_a_tried_one_is_not_called_skipped
         work = Expectation(lambda cell: 1.0, is_seconds=True)
         progress = SimpleNamespace(failed=lambda *_: None)
         experiment = Experiment("study", (), (), PromptSettings("tiny", 1), ProtocolSettings(), metrics=())
-        speed = SpeedPass(Plan(CELLS), experiment, store, None, progress, work)
-        assert speed.ended == {CELLS[0].id: "ok"}
+        speed = SpeedPass(Plan(CELLS), RunState(experiment, store, progress, work), None)
+        assert speed.state.ended == {CELLS[0].id: "ok"}
         speed.skip({CELLS[2].id: "too large"})
         assert store.records.result(CELLS[2].id).status == "oom"
         speed.skip({CELLS[1].id: "too long"}, "invalid")

@@ -9,93 +9,19 @@ from dataclasses import replace
 import pytest
 
 from dlmbench.bench.forecast import Expectation
-from dlmbench.bench.speed import SpeedPass, visiting_order
-from dlmbench.bench.worker import MeterEnergy, ProfileCell, Repeat, Repetition
+from dlmbench.bench.speed import RunState, SpeedPass, visiting_order
+from dlmbench.bench.worker import ProfileCell, Repeat
 from dlmbench.errors import StopRequestedError
 from dlmbench.results import Store, read_run
 from dlmbench.types import (
-    EnergyWindow,
     Experiment,
-    MemoryPass,
     Plan,
     Prompt,
     PromptBatch,
     PromptSettings,
-    ProtocolSettings,
-    TracedPass,
 )
-from support.synthetic_run import ENVIRONMENT, baseline_cell, sample, target_cell
-
-CELLS = (baseline_cell(), baseline_cell(batch_size=2), target_cell(8), target_cell(16))
-SETTINGS = ProtocolSettings(warmup=1, pilot=3, min_repeats=6, max_repeats=6, processes=3, rounds=2)
-
-
-class FakeWorker:
-    """A worker whose processes are numbered as they start; `log` gets (process id, request)."""
-
-    numbers = itertools.count(1)
-
-    def __init__(self, log: list) -> None:
-        self.log, self.process_id, self.is_running = log, 0, False
-
-    def start(self, first=None) -> None:
-        if not self.is_running:
-            self.process_id, self.is_running = next(self.numbers), True
-
-    def stop(self) -> None:
-        self.is_running = False
-
-    def ask(self, request):
-        self.start()
-        self.log.append((self.process_id, request))
-        cell = request.cell
-        if isinstance(request, ProfileCell):
-            yield TracedPass(cell.id, self.process_id, None, None, None, None, None, None, None)
-            yield MemoryPass(cell.id, self.process_id, "rss")
-            return
-        if isinstance(request, MeterEnergy):
-            yield EnergyWindow(cell.id, self.process_id, 4, 3.25, 40.0, 32)
-            return
-        assert isinstance(request, Repeat)
-        visit = request.visit
-        for is_warmup, first, count in (
-            (True, visit.first_warmup_index, visit.warmups),
-            (False, visit.first_index, visit.repetitions),
-        ):
-            for index in range(first, first + count):
-                made = sample(cell, index, 0.1, self.process_id, request.round)
-                yield Repetition(replace(made, is_warmup=is_warmup), ())
-
-
-class FakePool:
-    def __init__(self) -> None:
-        self.log: list = []
-        self.workers = {cell.model.key: FakeWorker(self.log) for cell in CELLS}
-
-    def start(self, first) -> None:
-        for key in first:
-            self.workers[key].start()
-
-    def worker(self, key):
-        return self.workers[key]
-
-
-class NoProgress:
-    """Stops at the repetition `at`."""
-
-    def __init__(self, at: int | None = None) -> None:
-        self.left_until_stop = at
-
-    def cell(self, *_) -> None:
-        pass
-
-    failed = left = cell
-
-    def repetition(self, *_) -> None:
-        if self.left_until_stop is not None:
-            self.left_until_stop -= 1
-            if self.left_until_stop == 0:
-                raise StopRequestedError
+from support.fake_workers import CELLS, SETTINGS, FakePool, NoProgress
+from support.synthetic_run import ENVIRONMENT
 
 
 def measure(folder, settings=SETTINGS, together=True, at=None, processes=None):
@@ -104,7 +30,7 @@ def measure(folder, settings=SETTINGS, together=True, at=None, processes=None):
     with Store.open(folder, ENVIRONMENT, "study", Plan(CELLS)) as store:
         work = Expectation(lambda cell: 1.0, is_seconds=True)
         experiment = Experiment("study", (), (), PromptSettings("tiny", 1), settings, metrics=())
-        speed = SpeedPass(Plan(CELLS), experiment, store, pool, NoProgress(at), work, processes or {})
+        speed = SpeedPass(Plan(CELLS), RunState(experiment, store, NoProgress(at), work), pool, processes or {})
         prompts = {(c.model.key, c.prompt_tokens, c.new_tokens): PromptBatch((Prompt(0, (1,)),), "h") for c in CELLS}
         try:
             speed.run(prompts, together=together)

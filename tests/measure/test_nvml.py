@@ -35,6 +35,9 @@ class FakeNvml:
     def nvmlDeviceGetClockInfo(self, _, kind):
         return {1: 1980}[kind]
 
+    def nvmlDeviceGetUUID(self, _):
+        return b"GPU-1"
+
     def nvmlDeviceGetTemperature(self, _, __):
         raise self.NVMLError
 
@@ -53,6 +56,7 @@ def test_a_reading_keeps_what_the_board_supports_and_leaves_the_rest_unknown():
     reading = meter.read()
     assert (reading.power_w, reading.sm_clock_mhz, reading.temperature_c) == (350.5, 1980, None)
     assert (reading.throttle, reading.other_processes) == ("power_cap+hw_thermal", 1)
+    assert reading.device_uuid == "GPU-1"
     assert meter.process_bytes() == 7
 
 

@@ -6,6 +6,7 @@ All thresholds are defined here and named in the messages.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
@@ -16,9 +17,17 @@ from dlmbench import registry
 from dlmbench.analysis.break_even import RISING_STEP
 from dlmbench.analysis.parity import LEAST_PROMPTS, PerText, common_prompts
 from dlmbench.analysis.quality import all_cells, metric_for, metrics_of, scores_by_text
-from dlmbench.analysis.replication import LEAST_PROCESSES, MOST_DISTURBED, is_disturbed
+from dlmbench.analysis.replication import (
+    LEAST_PROCESSES,
+    MOST_DISTURBED,
+    card_ratios,
+    is_disturbed,
+    is_launch_bound,
+    latencies,
+)
 from dlmbench.analysis.results import Curve
 from dlmbench.analysis.stats import autocorrelation, group_by, summarise, two_modes
+from dlmbench.roofline.corrected import launches_slowly
 from dlmbench.types import Cell, CellResult, Finding, Run
 
 WIDE_HALF_WIDTH = 0.05
@@ -221,6 +230,33 @@ def _node_shared(run: Run) -> Iterator[Finding]:
         yield Finding("node_shared", "warning", None, message, "submit without --shared for times of an idle node")
 
 
+def _cards(run: Run) -> Iterator[Finding]:
+    """How much the GPUs of the run differ, beside how much processes do."""
+    ratios = card_ratios(run.results)
+    if not ratios:
+        return
+    spreads = [math.sqrt(e.variance * e.processes) for e in latencies(run.results).values() if e.processes > 1]
+    apart = max(ratios.values()) / min(ratios.values()) - 1
+    message = (
+        f"its {len(ratios)} GPUs differ by {apart:.2%} on average over cells; "
+        f"processes of a cell by {float(np.median(spreads)):.2%} (standard deviation)"
+    )
+    hint = "the processes of a cell ran on several GPUs, so intervals include the difference"
+    severity: Severity = "warning" if apart > SLOWER_SHARE else "info"
+    yield Finding("gpus_differ", severity, None, message, hint)
+
+
+def _neighbours(run: Run) -> Iterator[Finding]:
+    """Launch-bound cells of engines that launch slowly, measured while the run kept other GPUs busy."""
+    beside = [r for r in run.results if any(s.neighbours for s in r.timed)]
+    slowed = [r for r in beside if launches_slowly(r.cell) and is_launch_bound(r.timed[0])]
+    if slowed:
+        first = slowed[0].cell.label
+        message = f"{len(slowed)} launch-bound cells were measured while other GPUs were busy, the first: {first}"
+        hint = "the host launches for all GPUs and may have slowed them: leave --concurrent out"
+        yield Finding("neighbours", "info", None, message, hint)
+
+
 def _uncommitted(run: Run) -> Iterator[Finding]:
     commit = run.environment.git_commit if run.environment else None
     if commit and commit.endswith("-dirty"):
@@ -328,6 +364,6 @@ _CELL_CHECKS: tuple[Callable[[CellResult], Remarks], ...] = (
     *(_disturbed, _tokens_short, _energy_windows, _device),
 )
 _RUN_CHECKS: tuple[Callable[[Run], Iterator[Finding]], ...] = (
-    *(_unmeasured, _controls, _few_processes, _node_shared, _uncommitted, _energy_above_cap, _random_weights),
-    *(_too_few_prompts, _tokens_differ, _degenerate, _better_than_truth, _self_judged),
+    *(_unmeasured, _controls, _few_processes, _node_shared, _cards, _neighbours, _uncommitted, _energy_above_cap),
+    *(_random_weights, _too_few_prompts, _tokens_differ, _degenerate, _better_than_truth, _self_judged),
 )

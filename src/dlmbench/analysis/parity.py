@@ -271,14 +271,17 @@ def steps_to_parity(
     ]
     n = min(baseline.n, *(c.n for c in scores))
     decides = n >= (LEAST_UNANIMOUS if is_unanimous else LEAST_PROMPTS)
+    is_monotone = n < LEAST_PROMPTS or not any(falls)
+    return parity_of(points, decides, n=n, delta=delta, margin=margin, is_monotone=is_monotone)
+
+
+def parity_of(
+    points: Sequence[ParityPoint], decides: bool, *, n: int, delta: float, margin: float, is_monotone: bool
+) -> Parity:
+    """What tests at every step count say together; for the arguments see `Parity`."""
+    found = vars(_range(points, decides, ALPHA))
     return Parity(
-        **vars(_range(points, decides, ALPHA)),
-        delta=delta,
-        margin=margin,
-        points=tuple(points),
-        is_monotone=n < LEAST_PROMPTS or not any(falls),
-        n=n,
-        decides=decides,
+        **found, delta=delta, margin=margin, points=tuple(points), is_monotone=is_monotone, n=n, decides=decides
     )
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 from scipy import special
@@ -21,6 +22,8 @@ from scipy import stats as _scipy
 
 from dlmbench.analysis.stats import CONFIDENCE, FloatArray, Interval, group_by, median_error, two_modes, widening
 from dlmbench.types import BUSY, LAUNCH_BOUND, CellResult, Sample, Selfcheck
+
+ProcessT = TypeVar("ProcessT", bound=Hashable)
 
 # The least on which a verdict may rest: three processes of three repetitions, or one of six beyond the noise floor.
 LEAST_PROCESSES = 3
@@ -136,6 +139,26 @@ class Ratio(LogNormal):
 # ---------------------------------------------------------------- the error between processes
 
 
+def card_ratios(results: Sequence[CellResult]) -> dict[str, float]:
+    """The time of each GPU over that of the average one, by UUID: geometric means of process medians, over cells.
+
+    Of the cells that were measured on every GPU; empty where the run used one.
+    """
+    logs: list[dict[str, float]] = []
+    for result in filter(usable, results):
+        times = group_by((s for s in result.timed if s.device_uuid), lambda s: (s.device_uuid or "", s.process_id))
+        medians = logs_of({key: [s.latency_s for s in samples] for key, samples in times.items()})
+        by_card = group_by(medians, lambda key: key[0])
+        logs.append({card: float(np.mean([medians[key] for key in keys])) for card, keys in by_card.items()})
+    cards: set[str] = set().union(*logs)
+    everywhere = [cell for cell in logs if cell.keys() == cards]
+    if len(cards) < 2 or not everywhere:
+        return {}
+    offsets_CK = np.array([[cell[card] for card in sorted(cards)] for cell in everywhere])
+    offsets_K = (offsets_CK - offsets_CK.mean(axis=1, keepdims=True)).mean(axis=0)
+    return {card: float(np.exp(offset)) for card, offset in zip(sorted(cards), offsets_K, strict=True)}
+
+
 @dataclass(frozen=True)
 class Spread:
     """The pooled variance of log process medians over cells of one kind, and its degrees of freedom."""
@@ -208,7 +231,7 @@ def _error(logs_P: FloatArray, spread: Spread) -> Spread:
     return Spread(max(own, spread.variance) / n, n - 1 if is_noisier else spread.df)
 
 
-def logs_of(values: Mapping[int, Sequence[float]], least: int = LEAST_REPETITIONS) -> dict[int, float]:
+def logs_of(values: Mapping[ProcessT, Sequence[float]], least: int = LEAST_REPETITIONS) -> dict[ProcessT, float]:
     """The log median of each process that has enough repetitions."""
     return {p: float(np.median(np.log(v))) for p, v in values.items() if len(v) >= least}
 

@@ -14,11 +14,12 @@ from pathlib import Path
 
 from dlmbench import prompts as prompt_sources
 from dlmbench.analysis.stats import group_by
-from dlmbench.bench.forecast import AS_FOUND, Machine, forecast_run
+from dlmbench.bench.forecast import AS_FOUND, Machine, RunForecast, forecast_run, load_seconds, process_s
 from dlmbench.bench.generate import beyond_context, default_device
+from dlmbench.bench.gpus import Dealing, run_on
 from dlmbench.bench.quality import score_run
-from dlmbench.bench.speed import SpeedPass
-from dlmbench.bench.worker import Pool
+from dlmbench.bench.speed import RunState, SpeedPass
+from dlmbench.bench.worker import ANYWHERE, Placement, Pool
 from dlmbench.errors import BenchError
 from dlmbench.experiment import plan as grid
 from dlmbench.measure.environment import fingerprint
@@ -29,6 +30,7 @@ from dlmbench.results.folder import differences
 from dlmbench.results.journal import replace_file
 from dlmbench.results.selfcheck import copy_selfcheck
 from dlmbench.results.settings import EXPERIMENT
+from dlmbench.roofline.corrected import is_launch_bound
 from dlmbench.roofline.operators import ELEMENT_BYTES
 from dlmbench.scoring.settings import MetricSettings, settle
 from dlmbench.types import (
@@ -41,6 +43,7 @@ from dlmbench.types import (
     PromptBatch,
     PromptSets,
     PromptSettings,
+    ProtocolSettings,
 )
 
 
@@ -54,13 +57,16 @@ def run(
     try_oom: bool = False,
     whole: Plan | None = None,
     processes: Mapping[str, tuple[int, ...]] | None = None,
+    placements: Sequence[Placement] = (ANYWHERE,),
+    concurrent: bool = False,
 ) -> str:
     """Speed pass, then quality pass; recorded work is skipped. Returns a hint where the machine's noise is unknown.
 
     machine: the device, where it is not the one found. try_oom: also try cells that are predicted not to fit into
     memory. whole: the plan that `plan` is a part of; prompts suit every model of it, so that all parts use the same
     ones. processes: by cell id, which of a cell's processes to run here, None for all; a cell is inspected and scored
-    where its process 0 runs.
+    where its process 0 runs. placements: the devices to use (`gpus.find_gpus`); concurrent: all at once even for cells
+    that the host's work for the others slows.
 
     Raises:
         BenchError: a model that cannot be used, a folder that cannot be written or holds results of other models,
@@ -79,18 +85,45 @@ def run(
         store = stack.enter_context(Store.open(output, environment, experiment.name, plan))
         replace_file(output / EXPERIMENT, json.dumps(asdict(experiment), indent=2) + "\n")
         hint = copy_selfcheck(output, environment)
-        pool = stack.enter_context(Pool(found, device))
+        pools = [stack.enter_context(Pool(found, device, placement)) for placement in placements]
         prompts = _Prompts(experiment.prompts, found, cells)
-        speed = SpeedPass(plan, experiment, store, pool, progress, outlook.expectation, processes or {})
+        speed = SpeedPass(plan, RunState(experiment, store, progress, outlook.expectation), pools[0], processes or {})
         speed.skip({c.id: why for c in plan.cells if (why := _beyond_context(c, found[c.model.key]))}, "invalid")
         if not try_oom:
             speed.skip(outlook.too_large)
         if not speed.is_done:
             used = {cell.model.key for cell in plan.cells}
-            speed.run(prompts.speed, together=_fit_together(found, used, cells, device))
+            together = _fit_together(found, used, cells, device)
+            if len(pools) == 1:
+                speed.run(prompts.speed, together=together)
+            else:
+                on_gpu = device == "cuda"
+                dealing = _dealing(outlook, plan, found, experiment.protocol, on_gpu=on_gpu, concurrent=concurrent)
+                run_on(speed, pools, dealing, prompts.speed, together=together)
+            progress.left(None, 0)
         scored = replace(plan, cells=tuple(c for c in plan.cells if speed.is_inspected(c)))
-        score_run(scored, requests, store, pool, lambda: prompts.quality, progress)
+        score_run(scored, requests, store, pools[0], lambda: prompts.quality, progress)
     return hint
+
+
+def _dealing(
+    outlook: RunForecast,
+    plan: Plan,
+    found: Mapping[str, FoundModel],
+    protocol: ProtocolSettings,
+    *,
+    on_gpu: bool,
+    concurrent: bool,
+) -> Dealing:
+    """What the cells are dealt out by: predicted seconds, or amounts of work where the device is unknown."""
+    known = {key: model.architecture for key, model in found.items()}
+    weights = {c.id: w for c in plan.cells if (w := outlook.expectation.weight(c)) is not None}
+    alone = (c.id for c in plan.cells if is_launch_bound(c, known[c.model.key], outlook.device))
+    serial = frozenset(alone if on_gpu and not concurrent else ())
+    if not outlook.expectation.is_seconds:
+        return Dealing(weights, {}, serial)
+    seconds = {i: process_s(latency_s, protocol) for i, latency_s in weights.items()}
+    return Dealing(seconds, load_seconds(plan.cells, known), serial)
 
 
 def refuse_other_settings(output: Path, experiment: Experiment) -> None:

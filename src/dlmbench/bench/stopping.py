@@ -1,12 +1,14 @@
-"""Graceful stop: after SIGUSR1 the current repetition is finished and recorded, then the run ends.
+"""Graceful stop: after a signal the current repetition is finished and recorded, then the run ends.
 
 SLURM sends USR1 some time before it kills a job. The records are kept, and the job asks to be queued again. That only
-makes sense if it made progress: a time limit too short for one repetition would be requeued forever.
+makes sense if it made progress: a time limit too short for one repetition would be requeued forever. TERM and Ctrl-C
+end the run in the same way; a second Ctrl-C does so at once.
 """
 
 from __future__ import annotations
 
 import signal
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,14 +20,24 @@ from dlmbench.results import GENERATIONS, RECORDS, TEXT_SCORES
 from dlmbench.results.journal import read_lines
 from dlmbench.types import Cell, Progress
 
+EXIT_CODES = {signal.SIGUSR1: 75, signal.SIGTERM: 143, signal.SIGINT: 130}
+
 
 class _Stopping:
-    """Passes progress on to `inner`; raises `StopRequestedError` at the first safe point after `asked` is set."""
+    """Passes progress on to `inner`; raises `StopRequestedError` at the first safe point after a signal."""
 
     def __init__(self, inner: Progress) -> None:
         self._inner = inner
         self.left, self.failed = inner.left, inner.failed
-        self.asked = False
+        self.asked: signal.Signals | None = None
+
+    def handle(self, number: int, _frame: object) -> None:
+        """Called for each signal; the second Ctrl-C ends the run at once."""
+        if number == signal.SIGINT and self.asked is not None:
+            raise KeyboardInterrupt
+        self.asked = signal.Signals(number)
+        again = "; Ctrl-C again stops at once" if number == signal.SIGINT else ""
+        sys.stderr.write(f"\nstopping after this repetition{again}\n")
 
     def cell(self, cell: Cell, doing: str) -> None:
         self._stop_if_asked()
@@ -36,24 +48,24 @@ class _Stopping:
         self._stop_if_asked()
 
     def _stop_if_asked(self) -> None:
-        if self.asked:
-            raise StopRequestedError
+        if self.asked is not None:
+            raise StopRequestedError(EXIT_CODES[self.asked])
 
 
 @contextmanager
 def stoppable(inner: Progress, folder: Path, processes: int = 1) -> Iterator[Progress]:
-    """Progress for a run into `folder`, which SIGUSR1 stops. processes: of its protocol.
+    """Progress for a run into `folder`, which the signals of `EXIT_CODES` stop. processes: of its protocol.
 
     Raises:
-        StopRequestedError: it was stopped after some progress: the same command resumes it.
-        BenchError: it was stopped before any progress; a second time would be no different.
+        StopRequestedError: it was stopped: the same command resumes it.
+        BenchError: USR1 stopped it before any progress; a second time would be no different.
     """
     stopping, done = _Stopping(inner), _work_done(folder, processes)
-    handler = signal.signal(signal.SIGUSR1, lambda *_: setattr(stopping, "asked", True))
+    handlers = {number: signal.signal(number, stopping.handle) for number in EXIT_CODES}
     try:
         yield stopping
     except StopRequestedError:
-        if _work_done(folder, processes) > done:
+        if stopping.asked != signal.SIGUSR1 or _work_done(folder, processes) > done:
             raise
         least = "one repetition was recorded"
         if processes > 1:
@@ -63,7 +75,8 @@ def stoppable(inner: Progress, folder: Path, processes: int = 1) -> Iterator[Pro
             "Give the job more time: each start loads the models and warms up again",
         ) from None
     finally:
-        signal.signal(signal.SIGUSR1, handler)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 def _work_done(folder: Path, processes: int) -> int:

@@ -53,6 +53,21 @@ ReplyT = TypeVar("ReplyT")
 ReplyT_co = TypeVar("ReplyT_co", covariant=True)
 
 
+@dataclass(frozen=True)
+class Placement:
+    """Which of several equal devices worker processes compute on; `Placement()` leaves it to torch.
+
+    visible: CUDA_VISIBLE_DEVICES of the process. threads: of torch, on a CPU. name: in messages.
+    """
+
+    visible: str | None = None
+    threads: int | None = None
+    name: str = ""
+
+
+ANYWHERE = Placement()
+
+
 # ---------------------------------------------------------------- in the worker: the model and what it generates
 
 
@@ -336,14 +351,19 @@ _DIED = (EOFError, BrokenPipeError, ConnectionResetError)  # what a pipe raises 
 _READY = "ready"  # a worker's first message: libraries are imported and its first model is loaded
 
 
-def _serve(connection: Connection, device: str, process_id: int, first: Cell | None) -> None:
+def _serve(connection: Connection, device: str, placement: Placement, process_id: int, first: Cell | None) -> None:
     """The worker's main loop; ends when the parent closes the pipe or dies."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
+    for number in (signal.SIGINT, signal.SIGTERM):  # sent to the whole group, they are for the parent
+        signal.signal(number, signal.SIG_IGN)
+    if placement.visible is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = placement.visible  # read when torch first looks for a GPU
     import torch
     from transformers.utils import logging
 
     if "TRANSFORMERS_VERBOSITY" not in os.environ:
         logging.set_verbosity_error()
+    if placement.threads is not None:
+        torch.set_num_threads(placement.threads)
     state = WorkerState(device, process_id)
     try:
         if first is not None:
@@ -366,8 +386,8 @@ def _serve(connection: Connection, device: str, process_id: int, first: Cell | N
 class Worker:
     """The parent's handle on one model's process, which starts at its first request."""
 
-    def __init__(self, device: str) -> None:
-        self.device = device
+    def __init__(self, device: str, placement: Placement = ANYWHERE) -> None:
+        self.device, self.placement = device, placement
         self._process: BaseProcess | None = None
         self._connection: Connection | None = None
         self._is_ready = False
@@ -402,7 +422,8 @@ class Worker:
         context = multiprocessing.get_context("spawn")
         self.process_id = secrets.randbits(48)
         self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, self.device, self.process_id, first), daemon=True)
+        arguments = (theirs, self.device, self.placement, self.process_id, first)
+        self._process = context.Process(target=_serve, args=arguments, daemon=True)
         self._process.start()
         theirs.close()
         self._is_ready = False
@@ -413,6 +434,11 @@ class Worker:
             assert self._connection is not None
             assert self._connection.recv() == _READY
             self._is_ready = True
+
+    def kill(self) -> None:
+        """End the process at once: whoever waits for its reply learns that it died."""
+        if self._process is not None:
+            self._process.kill()
 
     def stop(self) -> None:
         """End the process; the next request starts a new one."""
@@ -433,9 +459,9 @@ class Worker:
 class Pool:
     """One worker per model key. Leaving the `with` block ends them all."""
 
-    def __init__(self, keys: Iterable[str], device: str) -> None:
-        self.device = device
-        self._workers = {key: Worker(device) for key in keys}
+    def __init__(self, keys: Iterable[str], device: str, placement: Placement = ANYWHERE) -> None:
+        self.device, self.placement = device, placement
+        self._workers = {key: Worker(device, placement) for key in keys}
 
     def __enter__(self) -> Pool:
         return self
@@ -443,6 +469,11 @@ class Pool:
     def __exit__(self, *_: object) -> None:
         for worker in self._workers.values():
             worker.stop()
+
+    def kill(self) -> None:
+        """End all workers at once, from any thread."""
+        for worker in self._workers.values():
+            worker.kill()
 
     def start(self, first: Mapping[str, Cell]) -> None:
         """Start these models' workers and wait for all, so that none loads while another measures."""

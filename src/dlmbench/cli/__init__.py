@@ -21,8 +21,6 @@ from dlmbench.cli import init, run, report, compare, plan, generate, tasks, slur
 from dlmbench.cli.options import app
 from dlmbench.errors import BenchError, CellsFailedError, StopRequestedError
 
-# EX_TEMPFAIL of sysexits.h: unfinished, try again. The job scripts requeue a job on this code only.
-_RETRY = 75
 _INTERRUPTED = 130
 # typer may bundle its own copy of click, so click's error class is taken from one that typer exports.
 _USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[2]
@@ -46,9 +44,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _fail(
             f"{error.filename or 'the output'}: {error.strerror or error}", "Check the path, its permissions and disk"
         )
-    except StopRequestedError:
-        sys.stderr.write("\nstopped by a signal after a repetition; the same command resumes\n")
-        sys.exit(_RETRY)
+    except StopRequestedError as stopped:
+        sys.stderr.write(f"\n{stopped}\n")
+        sys.exit(stopped.code)
     except (KeyboardInterrupt, typer.Abort):
         code = _INTERRUPTED
     # typer returns the code of an exit, and makes one of Ctrl-C.

@@ -37,6 +37,15 @@ def run(
         bool, Option("--try-oom", help="also run cells that are predicted not to fit into memory")
     ] = False,
     extend: Extend = False,
+    gpus: Annotated[
+        str | None, Option(metavar="all|N", help="GPUs of this node to use; all must be of one kind [default: 1]")
+    ] = None,
+    concurrent: Annotated[
+        bool,
+        Option(
+            "--concurrent", help="with --gpus: also measure cells whose speed the host limits while other GPUs are busy"
+        ),
+    ] = False,
 ) -> None:
     """Measure speed and quality of every cell, then write tables, figures and a report.
 
@@ -51,7 +60,16 @@ def run(
     from dlmbench.roofline.hardware import load_rows
 
     experiment, plan = options.load()
-    _run(experiment, plan, output_dir, Machine(hardware, load_rows(hardware_file)), try_oom=try_oom, extend=extend)
+    _run(
+        experiment,
+        plan,
+        output_dir,
+        Machine(hardware, load_rows(hardware_file)),
+        try_oom=try_oom,
+        extend=extend,
+        gpus=gpus or str(experiment.gpus),
+        concurrent=concurrent,
+    )
 
 
 @command()
@@ -76,6 +94,8 @@ def _run(
     *,
     try_oom: bool = False,
     extend: bool = False,
+    gpus: str = "1",
+    concurrent: bool = False,
 ) -> None:
     from dlmbench.cli import console
 
@@ -83,13 +103,25 @@ def _run(
     console.load_libraries("torch", "dlmbench.bench.run")
     from dlmbench.bench import run as session
     from dlmbench.bench.forecast import AS_FOUND
+    from dlmbench.bench.gpus import find_gpus
+    from dlmbench.bench.worker import ANYWHERE
     from dlmbench.cli.report import conclude
     from dlmbench.results import read_run
 
     if not extend:
         session.refuse_other_settings(output_dir, experiment)
+    placements = (ANYWHERE,) if gpus == "1" else find_gpus(gpus)
     with console.measuring(experiment.name, experiment.protocol, plan, output_dir) as progress:
-        hint = session.run(experiment, plan, output_dir, progress, machine or AS_FOUND, try_oom=try_oom)
+        hint = session.run(
+            experiment,
+            plan,
+            output_dir,
+            progress,
+            machine or AS_FOUND,
+            try_oom=try_oom,
+            placements=placements,
+            concurrent=concurrent,
+        )
     if hint:
         console.log(hint)
     measured = read_run(output_dir)

@@ -257,6 +257,7 @@ def load(path: Path | str, overrides: Overrides | None = None) -> Experiment:
         metric_settings={entry.name: entry.settings for entry in document.metrics if entry.settings},
         hardware=document.hardware,
         seed=document.seed,
+        gpus=document.gpus,
         description=document.description,
     )
 

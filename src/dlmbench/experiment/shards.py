@@ -73,7 +73,7 @@ def balance(
     count: int,
     seconds: Mapping[str, float],
     load_s: Mapping[LoadKey, float] | None = None,
-    processes: int = 1,
+    processes: int | Mapping[str, int] = 1,
 ) -> tuple[Shard, ...]:
     """`count` shards, or fewer if there is less to deal out; the longest is number 0.
 
@@ -82,7 +82,8 @@ def balance(
     ends earlier is taken. No shard loads the same model in two ways while there are enough shards to avoid it.
 
     seconds: predicted time of a cell in one process, by cell id; the mean is used for missing cells. load_s: predicted
-    time to load a model, by `setting_of`; 0 for missing ones. processes: in how many each cell is measured.
+    time to load a model, by `setting_of`; 0 for missing ones. processes: in how many each cell is measured; or by cell
+    id, in how many it is still to be.
 
     Raises:
         BenchError: fewer than one shard.
@@ -94,11 +95,13 @@ def balance(
     for cell in plan.cells:
         shapes.setdefault(cell.shape_key, []).append(cell)
     # The processes of a shape follow each other, so that they are dealt out to different shards.
-    units = [
-        _Unit(tuple(cells), process, setting_of(cells[0]), math.fsum(seconds.get(c.id, mean) for c in cells))
-        for cells in shapes.values()
-        for process in range(processes)
-    ]
+    wanted = dict.fromkeys((c.id for c in plan.cells), processes) if isinstance(processes, int) else processes
+    units = []
+    for cells in shapes.values():
+        for process in range(max(wanted[c.id] for c in cells)):
+            lacking = tuple(c for c in cells if wanted[c.id] > process)
+            total = math.fsum(seconds.get(c.id, mean) for c in lacking)
+            units.append(_Unit(lacking, process, setting_of(cells[0]), total))
     loads = {u.load_key: (load_s or {}).get(u.load_key, 0.0) for u in units}
     count = min(count, len(units))
     mixed = _assign(units, count, loads)

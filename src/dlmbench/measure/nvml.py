@@ -48,6 +48,7 @@ class GpuReading:
     temperature_c: int | None = None
     throttle: str | None = None
     other_processes: int | None = None
+    device_uuid: str | None = None
 
 
 def _is_sibling(pid: int) -> bool:
@@ -172,7 +173,13 @@ class GpuMeter:
             temperature_c=self._get("Temperature", _TEMPERATURE_GPU),
             throttle=self._throttle(),
             other_processes=self.other_processes(),
+            device_uuid=self.uuid(),
         )
+
+    def uuid(self) -> str | None:
+        """The GPU's UUID, the same in every program."""
+        uuid = self._get("UUID")
+        return uuid.decode() if isinstance(uuid, bytes) else uuid
 
     def _throttle(self) -> str | None:
         """What limits the SM clock now, joined by +; "" when nothing does."""

@@ -26,7 +26,7 @@ _COLUMNS = """
     peak_allocated_bytes peak_reserved_bytes device_bytes peak_process_bytes energy_j energy_pass_j
     energy_per_token_j net_energy_per_token_j energy_per_useful_token_j net_energy_per_useful_token_j power_w
     idle_power_w sm_clock_mhz temperature_c throttle other_processes process_id started_at environment_id
-    host_busy"""
+    host_busy device_uuid neighbours"""
 FIXED_COLUMNS = tuple(_COLUMNS.split())
 # What a formula starts with, full-width forms included; spreadsheets skip a leading tab or line break.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")

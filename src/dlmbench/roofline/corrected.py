@@ -7,13 +7,15 @@ measurement below it is wrong. `latency_s` is an expectation, with efficiencies 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from dlmbench.roofline import memory, operators
 from dlmbench.roofline.hardware import Hardware
 from dlmbench.types import Architecture, Cell, Efficiencies, Finding, Prediction
 
+# An engine that takes longer than this to launch a forward of 8B parameters launches kernel by kernel.
+SLOW_LAUNCH_S = 5e-3
 IDEAL = Efficiencies(1.0, 1.0, 1.0, 0.0)
 GivenEfficiencies = Efficiencies | Mapping[str, Efficiencies] | None
 """One set for all cells, sets by "engine/sampler", or None for the defaults of each cell's engine."""
@@ -72,6 +74,24 @@ def latency_s(
     rates = rates_of(cell, hardware)
     loads = [(f.count, operators.load_of(f, cell, architecture)) for f in kinds]
     return float(sum(count * forward_s(load, rates, efficiencies) for count, load in loads))
+
+
+def launches_slowly(cell: Cell) -> bool:
+    """Whether the cell's engine launches kernel by kernel, as far as it states its efficiencies."""
+    e = efficiencies_for(cell)
+    return e is not None and e.host_s > SLOW_LAUNCH_S
+
+
+def is_launch_bound(cell: Cell, architecture: Architecture, hardware: Hardware | None) -> bool:
+    """Whether launching kernels on the host costs a cell more than a tenth of its expected time.
+
+    On an unknown device: whether the engine launches slowly at all. False where the engine states no efficiencies.
+    """
+    e = efficiencies_for(cell)
+    if e is None or hardware is None:
+        return launches_slowly(cell)
+    expected, on_device = (latency_s(cell, architecture, hardware, x) for x in (e, replace(e, host_s=0.0)))
+    return expected is not None and on_device is not None and expected > 1.1 * on_device
 
 
 @dataclass(frozen=True)

@@ -115,8 +115,8 @@ class Sample:
     and differ from host to host only by chance. throttle: why the GPU's clock was lowered, "" when it was not.
     other_processes: of others on the same GPU. host_busy: share of the cores that other programs kept busy, over the
     repetition or half a second of visits; None where unknown. load_s: for how long the process had kept the device busy
-    with this cell when the repetition began, warm-ups included. energy_j: only in folders before schema version 3; see
-    `EnergyWindow`.
+    with this cell when the repetition began, warm-ups included. device_uuid: of the GPU. neighbours: how many other
+    GPUs this run kept busy at the time. energy_j: only in folders before schema version 3; see `EnergyWindow`.
     """
 
     cell_id: str
@@ -143,6 +143,8 @@ class Sample:
     other_processes: int | None = None
     load_s: float | None = None
     host_busy: float | None = None
+    device_uuid: str | None = None
+    neighbours: int | None = None
 
 
 @dataclass(frozen=True)

@@ -271,3 +271,4 @@ class Experiment:
     hardware: Mapping[str, Any] = field(default_factory=dict)
     seed: int = 0
     description: str = ""
+    gpus: int | Literal["all"] = 1

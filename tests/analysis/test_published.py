@@ -1,0 +1,149 @@
+"""Published scores: what is a curve, what is refused, and where parity lies without pairs."""
+
+from __future__ import annotations
+
+import csv
+import math
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import optimize
+
+from dlmbench.analysis.proportions import unpaired_difference, unpaired_score
+from dlmbench.analysis.published import PublishedScore, curves, harness_gaps, read_published
+from dlmbench.errors import BenchError
+
+DATA = Path(__file__).parents[2] / "docs/study/published.csv"
+ROW = PublishedScore(
+    *("LLaDA-8B", "target", "base", "gsm8k", "accuracy", 4, "completion", "OpenCompass", 1000, 256, 256, 64, None),
+    *("none", "low_confidence", None, 50.0, "a paper", "table"),
+)
+BASELINE = replace(ROW, model="LLaMA-3-8B", role="baseline", steps=None, cache="", commit="", value=48.0)
+
+
+def outcome(*rows, baseline=BASELINE):
+    (curve,) = curves([*rows, baseline])
+    return curve.parity
+
+
+def test_the_score_statistic_is_that_of_the_restricted_likelihood():
+    for first, n1, second, n2, d in [
+        (30, 50, 20, 60, 0.1),
+        (3, 20, 9, 25, -0.3),
+        (0, 40, 5, 30, 0.05),
+        (7, 9, 2, 50, 0.4),
+    ]:
+        low, high = max(0.0, -d) + 1e-9, min(1.0, 1.0 - d) - 1e-9
+
+        def loss(q2, first=first, n1=n1, second=second, n2=n2, d=d):
+            q1 = q2 + d
+            return -(
+                first * math.log(q1)
+                + (n1 - first) * math.log(1 - q1)
+                + second * math.log(q2)
+                + (n2 - second) * math.log(1 - q2)
+            )
+
+        q2 = optimize.minimize_scalar(loss, bounds=(low, high), method="bounded", options={"xatol": 1e-12}).x
+        error = math.sqrt((q2 + d) * (1 - q2 - d) / n1 + q2 * (1 - q2) / n2)
+        assert unpaired_score(first, n1, second, n2, d) == pytest.approx(
+            (first / n1 - second / n2 - d) / error, rel=1e-4
+        )
+
+
+@pytest.mark.parametrize(
+    ("p1", "p2", "n1", "n2"), [(0.5, 0.4, 100, 80), (0.05, 0.35, 164, 164), (0.02, 0.01, 150, 300)]
+)
+def test_its_interval_covers(p1, p2, n1, n2):
+    rng = np.random.default_rng(5)
+    pairs = zip(rng.binomial(n1, p1, 1000), rng.binomial(n2, p2, 1000), strict=True)
+    found = [unpaired_difference(int(a), n1, int(b), n2) for a, b in pairs]
+    covered = np.mean([i.low <= p1 - p2 <= i.high for i in found])
+    assert covered >= 0.93
+    widths = np.median([i.high - i.low for i in found])
+    assert widths <= 1.3 * 2 * 1.96 * math.sqrt(p1 * (1 - p1) / n1 + p2 * (1 - p2) / n2)
+
+
+def test_parity_needs_the_gap_and_not_only_the_value():
+    points = [replace(ROW, steps=k, value=v) for k, v in ((16, 20.0), (32, 47.5), (64, 60.0), (128, 61.0))]
+    parity = outcome(*points)
+    assert [parity.state_of(p) for p in parity.points] == ["worse", "undecided", "as good", "as good"]
+    assert (parity.outcome, parity.low_steps, parity.steps) == ("reached", 32, 64)
+    never = outcome(*(replace(p, value=p.value - 30) for p in points[1:]), baseline=replace(BASELINE, value=50.0))
+    assert never.outcome == "not_reached"
+
+
+def test_two_harnesses_widen_the_test_by_what_they_differ_on_one_model():
+    points = [replace(ROW, steps=k, value=v) for k, v in ((32, 20.0), (64, 52.0), (128, 60.0))]
+    assert outcome(*points).steps == 64
+    other = replace(BASELINE, harness="lm-eval")
+    same_model_twice = replace(ROW, steps=128, value=56.5, harness="lm-eval", source="another paper")
+    found = [c for c in curves([*points, same_model_twice, other]) if len(c.points) == 3]
+    assert harness_gaps([*points, same_model_twice]) == {("base", frozenset({"OpenCompass", "lm-eval"})): 3.5}
+    assert [c.allowance for c in found] == [3.5]
+    assert found[0].parity.steps == 128
+    assert found[0].parity.low_steps == 64
+
+
+def test_rows_of_different_protocol_are_never_one_curve():
+    one = [replace(ROW, steps=k) for k in (32, 64)]
+    for change in ({"shots": 5}, {"new_tokens": 512}, {"block_length": 32}, {"cache": "dual"}, {"commit": "random"}):
+        mixed = [one[0], replace(one[1], **change)]
+        assert curves([*mixed, BASELINE]) == ()
+    assert len(curves([*one, BASELINE])) == 1
+    assert curves([*one, replace(BASELINE, task="math")]) == ()
+
+
+def test_what_was_read_at_second_hand_or_cannot_be_a_share_of_the_items_decides_nothing():
+    assert ROW.problem == ""
+    assert "second hand" in replace(ROW, provenance="second hand").problem
+    assert "no multiple of 1/164" in replace(ROW, items=164, value=41.7).problem
+    assert replace(ROW, items=164, value=41.5).problem == ""
+    assert replace(ROW, items=164, value=41.46).problem == ""
+    doubtful = [replace(ROW, steps=k, provenance="second hand") for k in (32, 64)]
+    assert curves([*doubtful, BASELINE]) == ()
+
+
+def test_an_adaptive_rule_has_forwards_instead_of_steps():
+    points = [replace(ROW, steps=None, nfe=n, commit="threshold", value=v) for n, v in ((36.5, 40.0), (78.8, 60.0))]
+    assert [p.steps for p in outcome(*points).points] == [37, 79]
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [("value", "nan"), ("value", "101"), ("value", "much"), ("items", "0"), ("role", "judge"), ("steps", "1.5")],
+)
+def test_a_broken_row_is_named_by_its_line(tmp_path, column, value):
+    good = {k: "" if v is None else str(v) for k, v in asdict(ROW).items()}
+    path = tmp_path / "rows.csv"
+    with path.open("w", newline="") as file:
+        table = csv.DictWriter(file, [f.name for f in fields(PublishedScore)])
+        table.writeheader()
+        table.writerows([good, good | {column: value}])
+    with pytest.raises(BenchError, match=rf"line 3: .*{column}"):
+        read_published(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00", b"model,role\nx,target\n", b"\x00" * 50])
+def test_a_file_that_is_no_such_table(tmp_path, content):
+    path = tmp_path / "rows.csv"
+    path.write_bytes(content)
+    with pytest.raises(BenchError, match=r"rows\.csv"):
+        read_published(path)
+
+
+def test_the_committed_rows_are_few_whole_and_lead_to_the_stated_outcomes():
+    rows = read_published(DATA)
+    assert len(rows) <= 200
+    assert all(r.source and r.provenance for r in rows)
+    assert not [r for r in rows if r.problem and "second hand" not in r.problem]
+    found = {c.points[0].task: c.parity for c in curves(rows) if c.points[0].variant == "base"}
+    assert {task: (p.outcome, p.low_steps, p.steps) for task, p in found.items()} == {
+        "gsm8k": ("reached", 64, 64),
+        "math": ("reached", 64, 128),
+        "humaneval": ("undecided", 128, None),
+        "mbpp": ("undecided", 256, None),
+        "bbh": ("not_reached", None, None),
+    }

@@ -1,0 +1,171 @@
+"""Several devices of one node: what is dealt out, and that one folder gets every process of every cell once."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+
+from dlmbench.bench.forecast import Expectation
+from dlmbench.bench.gpus import Dealing, find_gpus, run_on
+from dlmbench.bench.speed import RunState, SpeedPass
+from dlmbench.bench.worker import ANYWHERE, Failed, Placement, ProfileCell, Repeat
+from dlmbench.errors import BenchError, StopRequestedError
+from dlmbench.results import Store, read_run
+from dlmbench.types import Experiment, Plan, Prompt, PromptBatch, PromptSettings
+from support.fake_workers import CELLS, SETTINGS, FakePool, NoProgress
+from support.synthetic_run import ENVIRONMENT
+
+EVENLY = Dealing({c.id: 1.0 for c in CELLS}, {}, frozenset())
+
+
+class NamedPool(FakePool):
+    """A pool on one of several devices; `refuses` is asked before each request."""
+
+    def __init__(self, name, refuses=lambda request: None) -> None:
+        super().__init__()
+        self.placement, self.killed = Placement(name=name), 0
+        for worker in self.workers.values():
+            worker.ask = self._asked(worker.ask, refuses)
+
+    @staticmethod
+    def _asked(ask, refuses):
+        def asked(request):
+            refusal = refuses(request)
+            yield from ask(request) if refusal is None else [refusal]
+
+        return asked
+
+    def kill(self):
+        self.killed += 1
+
+
+def measure(folder, pools, settings=SETTINGS, dealing=EVENLY, at=None):
+    """A speed pass over `pools` into `folder`; returns the results."""
+    with Store.open(folder, ENVIRONMENT, "study", Plan(CELLS)) as store:
+        work = Expectation(lambda cell: 1.0, is_seconds=True)
+        experiment = Experiment("study", (), (), PromptSettings("tiny", 1), settings, metrics=())
+        whole = SpeedPass(Plan(CELLS), RunState(experiment, store, NoProgress(at), work), pools[0])
+        prompts = {(c.model.key, c.prompt_tokens, c.new_tokens): PromptBatch((Prompt(0, (1,)),), "h") for c in CELLS}
+        run_on(whole, pools, dealing, prompts, together=True)
+        return store.records.results()
+
+
+def complete_processes(result):
+    return sum(n >= 3 for n in Counter(s.process_id for s in result.timed).values())
+
+
+def requests(pool, kind):
+    return [r for _, r in pool.log if isinstance(r, kind)]
+
+
+def test_the_processes_of_each_cell_are_measured_on_several_devices_and_recorded_once(tmp_path):
+    pools = [NamedPool("GPU 0"), NamedPool("GPU 1")]
+    results = measure(tmp_path, pools)
+    assert [complete_processes(r) for r in results] == [3] * len(CELLS)
+    assert all(r.status == "ok" for r in results)
+    for result in results:
+        there = [{p for p, r in pool.log if isinstance(r, Repeat) and r.cell == result.cell} for pool in pools]
+        assert sorted(map(len, there)) == [1, 2], "the processes of a cell go to different devices"
+        indices = [(s.is_warmup, s.index) for s in result.samples]
+        assert len(set(indices)) == len(indices)
+        assert {s.neighbours for s in result.timed} <= {0, 1}
+    inspected = Counter(r.cell.id for pool in pools for r in requests(pool, ProfileCell))
+    assert inspected == {c.id: 1 for c in CELLS}
+    lines = (tmp_path / "records.jsonl").read_text().splitlines()
+    assert sum('"kind": "status"' in line for line in lines) == len(CELLS)
+    assert len(read_run(tmp_path).device_time) == 2
+
+
+@pytest.mark.parametrize("at", [1, 9, 20, 33])
+def test_a_stopped_run_is_completed_by_the_missing_processes_on_any_number_of_devices(tmp_path, at):
+    with pytest.raises(StopRequestedError):
+        measure(tmp_path, [NamedPool("GPU 0"), NamedPool("GPU 1")], at=at)
+    kept = [complete_processes(r) for r in read_run(tmp_path).results]
+    pools = [NamedPool(f"GPU {i}") for i in range(3)]
+    results = measure(tmp_path, pools)
+    assert [complete_processes(r) for r in results] == [3] * len(CELLS)
+    for before, result in zip(kept, results, strict=True):
+        started = {p for pool in pools for p, r in pool.log if isinstance(r, Repeat) and r.cell == result.cell}
+        assert len(started) == 3 - before
+    again = [NamedPool("GPU 0"), NamedPool("GPU 1")]
+    measure(tmp_path, again)
+    assert not any(pool.log for pool in again)
+
+
+def test_a_cell_that_fails_on_one_device_has_failed_and_the_others_go_on(tmp_path):
+    def refuses(request):
+        return Failed("oom", "out of memory") if isinstance(request, Repeat) and request.cell == CELLS[3] else None
+
+    results = measure(tmp_path, [NamedPool("GPU 0"), NamedPool("GPU 1", refuses)])
+    assert [r.status for r in results] == ["ok", "ok", "ok", "oom"]
+    results = measure(tmp_path, [NamedPool("GPU 0"), NamedPool("GPU 1")])
+    assert [(r.status, complete_processes(r)) for r in results] == [("ok", 3)] * 4
+
+
+def test_an_error_of_one_device_ends_the_run_and_keeps_what_was_measured(tmp_path):
+    def refuses(request):
+        if isinstance(request, Repeat) and request.cell == CELLS[2]:
+            raise BenchError("the disk is full", "")
+
+    pools = [NamedPool("GPU 0"), NamedPool("GPU 1", refuses)]
+    with pytest.raises(BenchError, match="disk is full"):
+        measure(tmp_path, pools)
+    assert all(pool.killed for pool in pools)
+    assert {r.status for r in read_run(tmp_path).results} <= {"ok", None}
+    results = measure(tmp_path, [NamedPool("GPU 0"), NamedPool("GPU 1")])
+    assert [(r.status, complete_processes(r) >= 3) for r in results] == [("ok", True)] * 4
+
+
+def test_cells_that_neighbours_would_slow_run_alone_and_last(tmp_path):
+    alone = replace(EVENLY, alone=frozenset({CELLS[0].id}))
+    results = measure(tmp_path, [NamedPool("GPU 0"), NamedPool("GPU 1")], dealing=alone)
+    assert {s.neighbours for s in results[0].samples} == {0}
+    assert complete_processes(results[0]) == 3
+    last_of_others = max(s.started_at for r in results[1:] for s in r.samples)
+    assert all(s.started_at >= last_of_others for s in results[0].samples)
+
+
+def test_one_process_of_each_cell_is_resumed_where_it_was(tmp_path):
+    single = replace(SETTINGS, processes=1)
+    with pytest.raises(StopRequestedError):
+        measure(tmp_path, [NamedPool("GPU 0"), NamedPool("GPU 1")], single, at=4)
+    results = measure(tmp_path, [NamedPool("GPU 0"), NamedPool("GPU 1")], single)
+    assert [len(r.timed) for r in results] == [9] * 4
+
+
+@pytest.mark.parametrize("wanted", ["0", "3", "-1", "many", "1.5"])
+def test_a_number_of_gpus_that_is_not_there_says_how_many_are(monkeypatch, wanted):
+    torch = pytest.importorskip("torch")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(BenchError) as refused:
+        find_gpus(wanted)
+    assert "2" in refused.value.hint
+
+
+def test_without_a_gpu_there_is_no_number_of_them(monkeypatch):
+    torch = pytest.importorskip("torch")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    for wanted in ("all", "1"):
+        with pytest.raises(BenchError, match="gpus"):
+            find_gpus(wanted)
+
+
+@pytest.mark.parametrize(
+    ("listed", "names"), [(None, ["0", "1"]), ("3,1", ["3", "1"]), ("GPU-aa, GPU-bb,GPU-cc", ["GPU-aa", "GPU-bb"])]
+)
+def test_each_worker_sees_its_own_entry_of_cuda_visible_devices(monkeypatch, listed, names):
+    torch = pytest.importorskip("torch")
+    equal = type("Properties", (), {"name": "H100", "total_memory": 80})
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda i: equal)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if listed:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", listed)
+    assert [p.visible for p in find_gpus("all")] == names
+    assert ANYWHERE.visible is None
+    unlike = iter([equal, type("Properties", (), {"name": "A100", "total_memory": 80})])
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda i: next(unlike))
+    with pytest.raises(BenchError, match="several kinds"):
+        find_gpus("2")
