@@ -539,6 +539,13 @@ def test_each_name_is_in_one_legend_and_the_baseline_is_a_star_in_it(name):
     assert any(shape.count("L") >= 9 for shape in shapes)  # the ten corners of a star
 
 
+def test_the_ends_of_a_curve_are_named_and_three_panels_have_an_axis_each():
+    run = tiny_run(batches=(1, 2, 4), blocks=(None,), steps=(4, 16, 64))
+    drawn = svg(specification(figure("pareto_frontier"), figure("pareto_frontier").points(run, analyse(run, draws=20))))
+    assert [drawn.count(f">K={k}<") for k in (4, 16, 64)] == [3, 0, 3]
+    assert drawn.count(">latency [s] (log scale)<") == 3
+
+
 def test_titles_that_are_cut_to_the_same_lines_remain_panels_of_their_own():
     long = "m" * 180
     frame = frame_of("memory_heatmap").replace(
