@@ -219,7 +219,12 @@ def test_break_evens_are_the_curves_own_and_predicted_only_for_a_known_device():
     known = [(c, architecture_of(c.model)) for c in (baseline, target)]
     (at_8,) = break_even_surface(*known, find("H200"), [(64, 64, 8)])
     assert predicted[8] == at_8.steps
+    # Settings without a mark have a legend of lines; marks are those of the other figures.
+    drawn = specification(figure("breakeven_map"), frame)
+    assert {r["kind"] for r in rows_of(drawn)} == {"predicted", "measured"}
     text = figure("breakeven_map").caption(frame)
+    assert "Filled marks: measured" in text
+    assert "Open marks" not in text
     assert "predicted for the H200" in text
     assert "default efficiencies, which come from studies on H200s" in text
 

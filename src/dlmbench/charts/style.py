@@ -324,8 +324,8 @@ def config(font_px: float, *, is_print: bool) -> dict[str, Any]:
         "font": font if is_print else "system-ui, -apple-system, Segoe UI, Roboto, Noto Sans, sans-serif",
         "view": {"stroke": None},
         "axis": {**text, "titleFontWeight": "normal", "gridColor": GRID, "domainColor": HALF, "tickColor": HALF}
-        | {"tickSize": 3, "gridWidth": 0.6, "labelOverlap": "greedy", "labelSeparation": 3, "labelFlush": False}
-        | {"titlePadding": 4, "labelPadding": 2},
+        | {"tickSize": 3, "gridWidth": 0.6, "labelOverlap": "greedy", "titlePadding": 4, "labelPadding": 2},
+        "axisX": {"labelSeparation": 3, "labelFlush": False},
         "header": {**text, "labelFontWeight": "bold", "labelPadding": 4, "labelAnchor": "start", "labelAlign": "left"},
         "facet": {"spacing": 16 if is_print else 22},
         "legend": {**text, "orient": "bottom", "symbolSize": 2 * point, "labelLimit": 0, "titleFontWeight": "normal"}
