@@ -219,7 +219,12 @@ def test_break_evens_are_the_curves_own_and_predicted_only_for_a_known_device():
     known = [(c, architecture_of(c.model)) for c in (baseline, target)]
     (at_8,) = break_even_surface(*known, find("H200"), [(64, 64, 8)])
     assert predicted[8] == at_8.steps
+    # Settings without a mark have a legend of lines; marks are those of the other figures.
+    drawn = specification(figure("breakeven_map"), frame)
+    assert {r["kind"] for r in rows_of(drawn)} == {"predicted", "measured"}
     text = figure("breakeven_map").caption(frame)
+    assert "Filled marks: measured" in text
+    assert "Open marks" not in text
     assert "predicted for the H200" in text
     assert "default efficiencies, which come from studies on H200s" in text
 
@@ -537,6 +542,13 @@ def test_each_name_is_in_one_legend_and_the_baseline_is_a_star_in_it(name):
     assert len(names) == len(set(names))
     ((shapes, _),) = [legend for legend in legends if "tiny-llama (autoregressive)" in legend[1]]
     assert any(shape.count("L") >= 9 for shape in shapes)  # the ten corners of a star
+
+
+def test_the_ends_of_a_curve_are_named_and_three_panels_have_an_axis_each():
+    run = tiny_run(batches=(1, 2, 4), blocks=(None,), steps=(4, 16, 64))
+    drawn = svg(specification(figure("pareto_frontier"), figure("pareto_frontier").points(run, analyse(run, draws=20))))
+    assert [drawn.count(f">K={k}<") for k in (4, 16, 64)] == [3, 0, 3]
+    assert drawn.count(">latency [s] (log scale)<") == 3
 
 
 def test_titles_that_are_cut_to_the_same_lines_remain_panels_of_their_own():

@@ -118,9 +118,10 @@ def cheapest(priced: Sequence[CellCost], study: Study, goal: QualityGoal) -> tup
     At parity are the baseline itself and, on each curve, the step counts from S_parity on (margin 0). A given value
     is compared with the measured one, whatever its interval. Empty without a scored metric.
     """
-    metric = goal.metric or _headline(study)
-    if not metric:
+    compared = [p.metric for c in study.curves for p in c.parities]
+    if not goal.metric and not compared:
         return ()
+    metric = goal.metric or min(compared, key=lambda m: m.rank).name
     good = dict.fromkeys(_at_parity(study, metric) if goal.value is None else _at_value(study, metric, goal.value))
     text = f"parity by {metric}" if goal.value is None else f"{metric} of {goal.value:g} or better"
     found = []
@@ -129,12 +130,6 @@ def cheapest(priced: Sequence[CellCost], study: Study, goal: QualityGoal) -> tup
         best = min(ways, key=lambda c: c.per_million, default=None)
         found.append(CheapestCell(prompt, new, text, best, len(ways)))
     return tuple(found)
-
-
-def _headline(study: Study) -> str:
-    """The headline metric, "" where none was scored."""
-    metrics = [p.metric for c in study.curves for p in c.parities]
-    return min(metrics, key=lambda m: m.rank).name if metrics else ""
 
 
 def _at_parity(study: Study, metric: str) -> Iterator[str]:

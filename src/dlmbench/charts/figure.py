@@ -8,7 +8,6 @@ A figure that fails is named with its reason, and stops no other.
 from __future__ import annotations
 
 import base64
-import contextlib
 import copy
 import gzip
 import json
@@ -34,7 +33,7 @@ from dlmbench.analysis.results import Study
 from dlmbench.charts import style
 from dlmbench.charts.frames import why_missing
 from dlmbench.results import spreadsheet_field
-from dlmbench.results.journal import write_error
+from dlmbench.results.journal import replace_file, write_error
 from dlmbench.types import Run
 
 DPI = 300
@@ -231,22 +230,10 @@ def _with_files(figure: Figure, run_folder: Path, folder: Path) -> Figure:
         return figure
     picture = svg(figure.spec)
     png = vl_convert.svg_to_png(picture, scale=1, ppi=DPI)
-    for ending, content in zip(ENDINGS, (png, vl_convert.svg_to_pdf(picture), figure.csv.encode()), strict=True):
-        _save(content, folder / f"{figure.name}.{ending}")
+    for ending, content in zip(ENDINGS, (png, vl_convert.svg_to_pdf(picture), figure.csv), strict=True):
+        replace_file(folder / f"{figure.name}.{ending}", content)
     path = Path(os.path.relpath(folder / f"{figure.name}.png", run_folder))
     return replace(figure, picture=quote(path.as_posix()))
-
-
-def _save(content: bytes, path: Path) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_bytes(content)
-        partial.replace(path)
-    except OSError as error:
-        raise write_error(error, path) from error
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
 
 
 def drawing_script() -> str:

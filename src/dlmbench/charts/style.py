@@ -200,7 +200,7 @@ def axis(field: str, title: str, values: Sequence[float], channel: Any = alt.Y, 
     known = [float(v) for v in values if not _unknown(v)]
     if not zero or not known or min(known) <= 0 or max(known) / min(known) <= 8:
         scale = alt.Scale(zero=zero, nice=True)
-        return channel(f"{field}:Q", axis=alt.Axis(title=title, format="~r", tickCount=5), scale=scale)
+        return channel(f"{field}:Q", axis=alt.Axis(title=title, format=",~r", tickCount=5), scale=scale)
     low, high = min(known) / 1.3, max(known) * 1.3
     # A factor below 1000 shows few decades: ticks at 1, 2 and 5 keep at least three numbers on the axis.
     digits = (1,) if high / low > 1000 else (1, 2, 5)
@@ -305,6 +305,8 @@ def panels(layers: Sequence[Any], frame: pd.DataFrame, **independent: Any) -> di
     """
     facet = alt.Facet("panel:N", sort=list(frame["panel"].unique()), title=None)
     chart = alt.layer(*layers, data=alt.NamedData(name="points")).facet(facet, columns=2).resolve_scale(**independent)
+    if frame["panel"].nunique() == 3:
+        chart = chart.resolve_axis(x="independent")  # a shared axis would also be drawn where the fourth panel is not
     # Rows are added last: Altair copies whatever is in a chart many times.
     rows = [dict(zip(frame.columns, map(_plain, row), strict=True)) for row in frame.itertuples(index=False)]
     spec: dict[str, Any] = chart.to_dict(validate=False)
@@ -322,8 +324,8 @@ def config(font_px: float, *, is_print: bool) -> dict[str, Any]:
         "font": font if is_print else "system-ui, -apple-system, Segoe UI, Roboto, Noto Sans, sans-serif",
         "view": {"stroke": None},
         "axis": {**text, "titleFontWeight": "normal", "gridColor": GRID, "domainColor": HALF, "tickColor": HALF}
-        | {"tickSize": 3, "gridWidth": 0.6, "labelOverlap": "greedy", "labelSeparation": 1, "labelFlush": False}
-        | {"titlePadding": 4, "labelPadding": 2},
+        | {"tickSize": 3, "gridWidth": 0.6, "labelOverlap": "greedy", "titlePadding": 4, "labelPadding": 2},
+        "axisX": {"labelSeparation": 3, "labelFlush": False},
         "header": {**text, "labelFontWeight": "bold", "labelPadding": 4, "labelAnchor": "start", "labelAlign": "left"},
         "facet": {"spacing": 16 if is_print else 22},
         "legend": {**text, "orient": "bottom", "symbolSize": 2 * point, "labelLimit": 0, "titleFontWeight": "normal"}

@@ -28,7 +28,6 @@ COLUMNS = (*frames.interval_columns("steps"), "device")
 _NOTHING = "no break-even is known: it needs a baseline and two step counts, or a known device"
 # A line ends here where not even one step breaks even, also where the model predicts less than none.
 _LOWEST = 0.5
-MARKS = {"measured": "circle", "extrapolated": "square", "parity": "diamond"}
 # These batch sizes are predicted beside the run's own.
 _BATCHES = (1, 2, 4, 8, 16, 32, 64)
 
@@ -85,9 +84,11 @@ def caption(frame: pd.DataFrame) -> str:
             f"Lines: predicted for the {devices[0]} by the corrected roofline with its default efficiencies, "
             "which come from studies on H200s. "
         )
-    text += "Marks: measured, with 95% intervals; an extrapolated one lies outside the step counts timed."
+    text += "Filled marks: measured, with 95% intervals."
+    if (frame["kind"] == "extrapolated").any():
+        text += " Open marks: extrapolated beyond the step counts timed."
     if (frame["kind"] == "parity").any():
-        text += " Diamonds: S_parity at the leading margin, where it was reached; below k*, both hold."
+        text += " Rings: S_parity at the leading margin, where it was reached; below k*, both hold."
     return text
 
 
@@ -98,17 +99,23 @@ def chart(frame: pd.DataFrame) -> Any:
     shown, tips = style.with_tooltip(shown, "kind", "note", break_even=("steps", "steps"))
     x = style.log2_axis("batch_size", "batch size", list(shown["batch_size"]))
     y = style.axis("steps", "break-even steps k*", [1.0, *shown["steps"], *shown["steps_high"]])
-    marks = style.Marks(x, y, style.series_looks(shown, "stroke"), tips)
-    kinds = [kind for kind in MARKS if kind in set(shown["kind"])]
-    shapes = alt.Scale(domain=kinds, range=[MARKS[kind] for kind in kinds])
-    shape: Any = alt.Shape("kind:N", scale=shapes, sort=None, legend=style.legend(kinds))
-    one = style.once().mark_rule(color=style.HALF).encode(y=alt.datum(1))
-    measured, color = style.where(*MARKS), marks.looks.color
+    predicted, measured, parity = (style.where(kind) for kind in ("predicted", "measured", "parity"))
+    marks = style.Marks(x, y, style.series_looks(shown), tips)
+    marked = frames.names(shown[shown["kind"] != "predicted"])
+    if set(marked) < set(shown["series"]):
+        # Lines without a mark are told apart by their dashes, in a legend of their own.
+        lines, shapes = style.series_looks(shown, "stroke"), marks.looks.shape["scale"]
+        shape_of = dict(zip(shapes["domain"], shapes["range"], strict=True))
+        marks.looks.color, marks.looks.dash = lines.color, lines.dash
+        marks.looks.shape["scale"] = alt.Scale(domain=marked, range=[shape_of[name] for name in marked])
+        marks.looks.shape["legend"] = style.legend(marked)
     layers = [
-        one,
-        style.where("predicted").mark_line().encode(x=x, y=y, color=color, strokeDash=marks.looks.dash),
-        marks.intervals(measured),
-        measured.mark_point(opacity=1).encode(x=x, y=y, color=color, shape=shape, tooltip=tips),
-        marks.points(style.where("measured")).encode(shape=shape),
+        style.once().mark_rule(color=style.HALF).encode(y=alt.datum(1)),
+        marks.line(predicted),
+        marks.intervals(style.where("measured", "parity")),
+        marks.points(measured),
+        marks.points(style.where("extrapolated"), filled=False, style="open"),
+        marks.points(parity),
+        marks.rings(parity, tips),
     ]
     return style.panels(layers, shown)

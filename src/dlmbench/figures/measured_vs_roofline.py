@@ -104,6 +104,6 @@ def chart(frame: pd.DataFrame) -> Any:
         ridge: Any = style.once().encode(x=alt.datum(ridges[0]))
         layers.append(ridge.mark_rule(strokeDash=style.DASHED, color=style.MUTED))
         for label, side, dx in (("memory-bound", "right", -4), ("compute-bound", "left", 4)):
-            text = ridge.mark_text(align=side, dx=dx, text=label, color=style.MUTED)
-            layers.append(text.encode(y=alt.datum(0.85)))
+            text = ridge.mark_text(align=side, dx=dx, dy=-6, text=label, color=style.MUTED)
+            layers.append(text.encode(y=alt.datum(1.0)))
     return style.panels(layers, shown)
