@@ -230,7 +230,8 @@ def _with_files(figure: Figure, run_folder: Path, folder: Path) -> Figure:
         return figure
     picture = svg(figure.spec)
     png = vl_convert.svg_to_png(picture, scale=1, ppi=DPI)
-    for ending, content in zip(ENDINGS, (png, vl_convert.svg_to_pdf(picture), figure.csv), strict=True):
+    contents: tuple[str | bytes, ...] = (png, vl_convert.svg_to_pdf(picture), figure.csv)
+    for ending, content in zip(ENDINGS, contents, strict=True):
         replace_file(folder / f"{figure.name}.{ending}", content)
     path = Path(os.path.relpath(folder / f"{figure.name}.png", run_folder))
     return replace(figure, picture=quote(path.as_posix()))

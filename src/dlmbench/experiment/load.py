@@ -141,6 +141,9 @@ class _Loader(yaml.SafeLoader):
         return node
 
 
+MOST = 2**53  # whole numbers up to here are exact as a float too
+
+
 def _decimal(read: Callable[[_Loader, yaml.ScalarNode], float]) -> Callable[[_Loader, yaml.ScalarNode], float]:
     """`read`, but refusing a number that YAML does not take for the decimal one it looks like."""
 
@@ -150,11 +153,22 @@ def _decimal(read: Callable[[_Loader, yaml.ScalarNode], float]) -> Callable[[_Lo
             base = 60 if ":" in node.value else 8
             problem = f"{node.value} would be {value:g}: YAML reads it in base {base}"
             raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+        if isinstance(value, int) and abs(value) > MOST:
+            raise yaml.constructor.ConstructorError(None, None, f"a number beyond {MOST}", node.start_mark)
         return value
 
     return checked
 
 
+def _encodable(loader: _Loader, node: yaml.ScalarNode) -> str:
+    """A text, which has no half of a surrogate pair: no file could hold it."""
+    value: str = loader.construct_yaml_str(node)
+    if any("\ud800" <= character <= "\udfff" for character in value):
+        raise yaml.constructor.ConstructorError(None, None, "half of a surrogate pair is no character", node.start_mark)
+    return value
+
+
+_Loader.add_constructor("tag:yaml.org,2002:str", _encodable)
 _Loader.add_constructor("tag:yaml.org,2002:int", _decimal(_Loader.construct_yaml_int))
 _Loader.add_constructor("tag:yaml.org,2002:float", _decimal(_Loader.construct_yaml_float))
 _Loader.add_implicit_resolver(
