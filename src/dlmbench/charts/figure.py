@@ -229,9 +229,9 @@ def _with_files(figure: Figure, run_folder: Path, folder: Path) -> Figure:
     if figure.missing:
         return figure
     picture = svg(figure.spec)
-    png = vl_convert.svg_to_png(picture, scale=1, ppi=DPI)
-    for ending, content in zip(ENDINGS, (png, vl_convert.svg_to_pdf(picture), figure.csv), strict=True):
-        replace_file(folder / f"{figure.name}.{ending}", content)
+    replace_file(folder / f"{figure.name}.png", vl_convert.svg_to_png(picture, scale=1, ppi=DPI))
+    replace_file(folder / f"{figure.name}.pdf", vl_convert.svg_to_pdf(picture))
+    replace_file(folder / f"{figure.name}.csv", figure.csv)
     path = Path(os.path.relpath(folder / f"{figure.name}.png", run_folder))
     return replace(figure, picture=quote(path.as_posix()))
 
