@@ -540,6 +540,7 @@ def test_each_name_is_in_one_legend_and_the_baseline_is_a_star_in_it(name):
     legends = legends_of(name)
     names = [text for _, texts in legends for text in texts]
     assert len(names) == len(set(names))
+    assert 'fill="black"' not in svg_of(name, frame_of(name))  # which the page could not turn into a light colour
     ((shapes, _),) = [legend for legend in legends if "tiny-llama (autoregressive)" in legend[1]]
     assert any(shape.count("L") >= 9 for shape in shapes)  # the ten corners of a star
 

@@ -121,7 +121,9 @@ class Looks:
         if symbol != "stroke":
             # A domain in another order keeps the dashes out of the legend of the symbols.
             dash, options["legend"] = alt.Scale(domain=self.domain[::-1], range=dashes[::-1]), None
-        self.dash: Any = alt.StrokeDash(f"{by}:N", scale=dash, **options)
+        # Of a single name the two orders are one.
+        is_one = symbol != "stroke" and len(dashes) == 1
+        self.dash: Any = alt.value(dashes[0]) if is_one else alt.StrokeDash(f"{by}:N", scale=dash, **options)
 
 
 def legend(names: Sequence[str], **options: Any) -> Any:

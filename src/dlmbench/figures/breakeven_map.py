@@ -108,7 +108,7 @@ def chart(frame: pd.DataFrame) -> Any:
         shape_of = dict(zip(shapes["domain"], shapes["range"], strict=True))
         marks.looks.color, marks.looks.dash = lines.color, lines.dash
         marks.looks.shape["scale"] = alt.Scale(domain=marked, range=[shape_of[name] for name in marked])
-        marks.looks.shape["legend"] = style.legend(marked)
+        marks.looks.shape["legend"] = style.legend(marked, symbolFillColor=style.INK, symbolStrokeColor=style.INK)
     layers = [
         style.once().mark_rule(color=style.HALF).encode(y=alt.datum(1)),
         marks.line(predicted),

@@ -31,53 +31,41 @@ class PublishedError(NamedTuple):
         return self.published / self.right
 
 
-_RATES = published.PUBLISHED_A6000
+def published_errors() -> Iterator[PublishedError]:
+    """All four, in the order of docs/roofline.md."""
+    rates = published.PUBLISHED_A6000
 
+    # Matrix peak: published units at base clock, against the data sheet.
+    peak, a6000 = 2 * rates.macs_per_s / 1e12, find(rates.device)
+    dense = published.Rates(rates.device, a6000.bf16_flops / 2, rates.elements_per_s, rates.bytes_per_s)
+    first, second = (1e3 * published.llama(LLAMA_8B, r, 2048, 0).total.total_s for r in (rates, dense))
+    yield PublishedError("matrix peak", "dense BF16 rate, data sheet", peak, 154.8, "TFLOP/s")
+    yield PublishedError("matrix peak", "the same at base clock", peak, peak / 2, "TFLOP/s")
+    yield PublishedError("matrix peak", "LLaMA prefill of 2048", first, second, "ms")
 
-def _peak() -> Iterator[PublishedError]:
-    """Matrix peak: published units at base clock, against the data sheet."""
-    name, published_tflops = "matrix peak", 2 * _RATES.macs_per_s / 1e12
-    a6000 = find("RTX A6000")
-    dense = published.Rates(_RATES.device, a6000.bf16_flops / 2, _RATES.elements_per_s, _RATES.bytes_per_s)
-    first, second = (1e3 * published.llama(LLAMA_8B, r, 2048, 0).total.total_s for r in (_RATES, dense))
-    yield PublishedError(name, "dense BF16 rate, data sheet", published_tflops, 154.8, "TFLOP/s")
-    yield PublishedError(name, "the same at base clock", published_tflops, published_tflops / 2, "TFLOP/s")
-    yield PublishedError(name, "LLaMA prefill of 2048", first, second, "ms")
-
-
-def _schedule() -> Iterator[PublishedError]:
-    """Growing canvas: the ablation's five block lengths, against the whole canvas at each step."""
-    whole = published.llada(LLADA_8B, _RATES, 128, 512, 512, 256).total_s
+    # Growing canvas: the ablation's five block lengths, against the whole canvas at each step.
+    whole = published.llada(LLADA_8B, rates, 128, 512, 512, 256).total_s
     for block in (512, 256, 128, 64, 32):
-        growing = published.llada(LLADA_8B, _RATES, 128, 512, block, 256).total_s
+        growing = published.llada(LLADA_8B, rates, 128, 512, block, 256).total_s
         yield PublishedError("block schedule", f"256 steps, 512 tokens, block {block}", growing, whole, "s")
 
-
-def _first_load(one: Cell, architecture: Architecture) -> operators.Load:
-    return operators.load_of((operators.forwards_of(one) or ())[0], one, architecture)
-
-
-def _head() -> Iterator[PublishedError]:
-    """The head on every position, as the official sampler evaluates it."""
+    # The head on every position, as the official sampler evaluates it.
     for length in (256, 640, 2176):
         load = _first_load(cell(LLADA_8B, "hf", (1, 128, length - 128), steps=1), LLADA_8B)
         without = (load.flops - load.head_flops) / 1e12
         yield PublishedError("missing head", f"LLaDA forward over {length}", without, load.flops / 1e12, "TFLOP")
 
-
-def _mask() -> Iterator[PublishedError]:
-    """The causal mask of LLaMA's prefill, over all query heads and along the context in both products."""
+    # The causal mask of LLaMA's prefill, over all query heads and along the context in both products.
     for length in (160, 640, 2048):
-        prefill = published.llama(LLAMA_8B, _RATES, length, 0).prefill
+        prefill = published.llama(LLAMA_8B, rates, length, 0).prefill
         assert prefill is not None
         counted = 1e3 * prefill.seconds["MHA Attention"]
-        exact_s = _first_load(cell(LLAMA_8B, "hf", (1, length, 0)), LLAMA_8B).attention_flops / 2 / _RATES.macs_per_s
+        exact_s = _first_load(cell(LLAMA_8B, "hf", (1, length, 0)), LLAMA_8B).attention_flops / 2 / rates.macs_per_s
         yield PublishedError("causal mask", f"attention of prefill {length}", counted, 1e3 * exact_s, "ms")
 
 
-def published_errors() -> tuple[PublishedError, ...]:
-    """All four, in the order of docs/roofline.md."""
-    return (*_peak(), *_schedule(), *_head(), *_mask())
+def _first_load(one: Cell, architecture: Architecture) -> operators.Load:
+    return operators.load_of((operators.forwards_of(one) or ())[0], one, architecture)
 
 
 # ---------------------------------------------------------------- the tables
