@@ -229,16 +229,9 @@ def _with_files(figure: Figure, run_folder: Path, folder: Path) -> Figure:
     if figure.missing:
         return figure
     picture = svg(figure.spec)
-<<<<<<< HEAD
-    png = vl_convert.svg_to_png(picture, scale=1, ppi=DPI)
-    contents: tuple[str | bytes, ...] = (png, vl_convert.svg_to_pdf(picture), figure.csv)
-    for ending, content in zip(ENDINGS, contents, strict=True):
-        replace_file(folder / f"{figure.name}.{ending}", content)
-=======
     replace_file(folder / f"{figure.name}.png", vl_convert.svg_to_png(picture, scale=1, ppi=DPI))
     replace_file(folder / f"{figure.name}.pdf", vl_convert.svg_to_pdf(picture))
     replace_file(folder / f"{figure.name}.csv", figure.csv)
->>>>>>> 9338876501383df71b63b41ca9c9dffc2dde52a1
     path = Path(os.path.relpath(folder / f"{figure.name}.png", run_folder))
     return replace(figure, picture=quote(path.as_posix()))
 
