@@ -52,6 +52,18 @@ def hostile(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def many_panels(tmp_path_factory) -> Path:
+    """A report whose figures have more panels than are shown first."""
+    results = []
+    for b in (1, 2, 4, 8, 16, 32):
+        results.append(measured(baseline_cell(b), [0.1 * b] * 5))
+        results += [measured(target_cell(k, None, b), [0.004 * k * b] * 5) for k in (4, 16, 64)]
+    cells = tuple(r.cell for r in results)
+    run = Run("run", "many", tiny_run(batches=(1,), blocks=()).environment, cells, (), tuple(results))
+    return page.write(Source(run, analyse(run, draws=10)), tmp_path_factory.mktemp("many"))
+
+
+@pytest.fixture(scope="session")
 def large(tmp_path_factory) -> Path:
     """A report of 5,000 cells: speed only, so that its analysis takes seconds and not minutes."""
     batches, blocks, steps = (1, 2, 4, 8, 16), (None, *range(2, 21)), (4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048)

@@ -108,6 +108,24 @@ def test_everything_is_drawn_before_the_page_has_loaded(page, ordinary):
     assert rows == 8
 
 
+def test_all_panels_are_in_the_appendix_and_drawn_for_whoever_prints_at_once(page, many_panels):
+    page.goto(many_panels.as_uri(), wait_until="load")
+    empty = "[...document.querySelectorAll('.plot')].filter((p) => !p.querySelector('svg')).map((p) => p.dataset.file)"
+    assert page.evaluate(empty) == []
+    page.click("#panels > summary")
+    page.wait_for_timeout(500)
+    appendix = page.locator("#panels .figure")
+    assert appendix.count() >= 1
+    for i in range(appendix.count()):
+        shown = page.locator(f"#figure-{appendix.nth(i).locator('.plot').get_attribute('data-file')}")
+        panels = [
+            f.locator("svg .role-title-text, svg .role-column-title, svg .cell .background").count()
+            for f in (shown, appendix.nth(i))
+        ]
+        assert appendix.nth(i).locator(".mark-symbol path, .mark-rect path, .mark-line path").count() > 0
+        assert panels[1] > panels[0] > 0
+
+
 def test_hovering_shows_a_value_with_its_unit_and_interval(opened, ordinary):
     at = opened(ordinary).all()
     figure = at.page.locator("#figure-latency_vs_steps")

@@ -106,10 +106,11 @@ const drawOne = (figure) =>
   figure.draw().catch((error) => {
     figure.place.textContent = `This figure could not be drawn here (${error}). Its points are in the CSV.`;
   });
+const MOST_PANELS = 60; // of a figure in the appendix that is drawn before the page has loaded
 const drawAll = async () => {
   // In the order of the page, one after the other, so that the reader can scroll meanwhile.
   for (const figure of figures) {
-    if (figure.isAppendix) continue; // drawn when it is opened
+    if (Number(figure.place.dataset.all ?? 0) > MOST_PANELS) continue; // drawn when it is opened
     await drawOne(figure);
     await new Promise((done) => idle(done, { timeout: 100 }));
   }
