@@ -9,7 +9,7 @@ RUN ?= $(DEMO_OUT)
 # uv does not read pip's configuration, so a folder of wheels configured there is passed on if it exists.
 FIND_LINKS = $(shell d="$${PIP_FIND_LINKS:-$$($(PYTHON) -m pip config get global.find-links 2>/dev/null)}"; [ -d "$$d" ] && echo --find-links "$$d")
 
-.PHONY: help setup demo report test simulate study check e2e slurm-test image-test schema requirements clean
+.PHONY: help setup demo report test simulate study faults fuzz wheel-test advisories check e2e slurm-test image-test schema requirements clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -40,9 +40,21 @@ simulate: $(STAMP) ## try every rule behind a verdict on data of known truth; wr
 e2e: $(STAMP) ## slow tests: whole runs, killing and resuming them, the report in a browser
 	@$(BIN)/python -m pytest tests -m "(e2e or browser) and not gpu and not slurm"
 
+faults: $(STAMP) ## kills, full disks, broken records, other faults, and what is lost; writes docs/reliability.md (PART=1: a part, only checks)
+	@$(BIN)/python tests/faults/campaign.py $(if $(PART),--part)
+
+fuzz: $(STAMP) ## thousands of broken files of each kind; writes docs/reliability.md
+	@$(BIN)/python tests/fuzz/campaign.py
+
 slurm-test: $(STAMP) ## tests with a real SLURM on this machine: time limits, cancelled tasks, full disks (needs root)
 	@tests/system_packages.sh slurm-wlm munge
 	@$(BIN)/python -m pytest tests/slurm -m slurm -rs
+
+wheel-test: $(STAMP) ## build the wheel and the sdist, install the wheel into a clean environment, run the demo there
+	@BIN=$(abspath $(BIN)) tests/packaging/wheel.sh $(FIND_LINKS)
+
+advisories: $(STAMP) ## check the pinned packages for known weaknesses (asks pypi.org or osv.dev)
+	@$(BIN)/uv tool run --quiet pip-audit --strict --no-deps --disable-pip -r requirements.txt || { echo "not checked, or something was found: see above (no answer means that the service could not be reached)" >&2; exit 1; }
 
 image-test: ## build the container image on a Debian base and run a benchmark in it (needs root, takes long)
 	@tests/system_packages.sh buildah debootstrap

@@ -45,6 +45,37 @@ def test_a_steady_run_has_no_findings():
     assert codes(run_of(*(measured(c, STEADY) for c in cells))) == {"few_processes"}
 
 
+def on_cards(of: Cell, *factors: float) -> CellResult:
+    """A cell measured in three processes, each on another of these GPUs, which are slower by `factors`."""
+    result = measured(of, STEADY, processes=3)
+    processes = list(dict.fromkeys(s.process_id for s in result.samples))
+    cards = {p: i % len(factors) for i, p in enumerate(processes)}
+    samples = (
+        replace(s, device_uuid=f"GPU-{cards[s.process_id]}", latency_s=s.latency_s * factors[cards[s.process_id]])
+        for s in result.samples
+    )
+    return replace(result, samples=tuple(samples))
+
+
+def test_gpus_that_differ_are_told_apart_from_processes_that_do():
+    cells = (baseline_cell(), target_cell(8))
+    (found,) = findings(run_of(*(on_cards(c, 1.0, 1.03) for c in cells)))
+    assert (found.code, found.severity) == ("gpus_differ", "info")
+    assert "2 GPUs differ by 3.0" in found.message
+    slow = findings(run_of(*(on_cards(c, 1.0, 1.2) for c in cells)))
+    assert ("gpus_differ", "warning") in {(f.code, f.severity) for f in slow}
+    assert "gpus_differ" not in codes(run_of(*(on_cards(c, 1.0) for c in cells)))
+
+
+@pytest.mark.parametrize(
+    ("engine", "neighbours", "is_found"), [("hf", 1, True), ("hf", 0, False), ("native", 1, False)]
+)
+def test_launch_bound_cells_beside_busy_gpus_are_named(engine, neighbours, is_found):
+    result = measured(replace(baseline_cell(), engine=engine), STEADY, processes=3)
+    samples = tuple(replace(s, neighbours=neighbours, positions=s.forwards) for s in result.samples)
+    assert ("neighbours" in codes(run_of(replace(result, samples=samples)))) is is_found
+
+
 N = len(STEADY)
 
 

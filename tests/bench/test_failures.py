@@ -11,12 +11,14 @@ import torch
 from dlmbench import prompts
 from dlmbench.analysis.replication import estimate
 from dlmbench.bench.forecast import Expectation
-from dlmbench.bench.run import _beyond_context
+from dlmbench.bench.generate import cells_beyond_context
 from dlmbench.bench.speed import RunState, SpeedPass
 from dlmbench.bench.worker import Failed, Pool, failure
 from dlmbench.errors import BenchError
 from dlmbench.results import Store
 from dlmbench.types import CellStatus, Experiment, Plan, PromptSettings, ProtocolSettings
+from support.experiments import embedded_pair
+from support.program import run
 from support.synthetic_run import ENVIRONMENT, baseline_cell, target_cell
 
 CELLS = (baseline_cell(), target_cell(8), target_cell(16))
@@ -57,10 +59,19 @@ def test_out_of_memory_on_the_cpu_is_out_of_memory():
 
 
 def test_trained_weights_are_not_run_beyond_their_context():
-    model = SimpleNamespace(architecture=SimpleNamespace(max_positions=100))
     cell = baseline_cell()
-    assert "128 tokens are more than the 100 positions" in _beyond_context(cell, model)
-    assert not _beyond_context(replace(cell, model=replace(cell.model, weights="random")), model)
+    known = {cell.model.key: SimpleNamespace(max_positions=100)}
+    assert "128 tokens are more than the 100 positions" in cells_beyond_context([cell], known)[cell.id]
+    assert not cells_beyond_context([replace(cell, model=replace(cell.model, weights="random"))], known)
+    assert not cells_beyond_context([cell], {})
+
+
+def test_the_plan_names_the_cells_that_are_longer_than_the_context(tmp_path, capsys):
+    (tmp_path / "long.yaml").write_text(embedded_pair().replace("prompt_tokens: 24", "prompt_tokens: 500"))
+    code, _, err = run(capsys, "plan", "-c", tmp_path / "long.yaml")
+    assert code == 0
+    assert "3 cells would not be measured" in err
+    assert "516 tokens are more than the" in " ".join(err.split())
 
 
 def test_recorded_prompts_are_found_again_or_refused(tmp_path):

@@ -31,9 +31,9 @@ class NamedPool(FakePool):
 
     @staticmethod
     def _asked(ask, refuses):
-        def asked(request):
+        def asked(request, silence_s):
             refusal = refuses(request)
-            yield from ask(request) if refusal is None else [refusal]
+            yield from ask(request, silence_s) if refusal is None else [refusal]
 
         return asked
 

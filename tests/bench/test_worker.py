@@ -165,3 +165,23 @@ def test_a_request_that_fails_or_kills_the_process_is_a_reply_and_the_next_one_i
         (died,) = worker.ask(Crash())
         assert died == Failed("error", "the model's process died: exit code 3")
         assert len(list(worker.ask(Refused()))) == 1
+
+
+class Hang:
+    """A request that answers once and never again."""
+
+    def run(self, state):
+        import time
+
+        yield "one"
+        time.sleep(1000)
+
+
+def test_a_process_that_hangs_is_ended_and_the_next_request_starts_another():
+    with Pool({"m"}, "cpu") as pool:
+        worker = pool.worker("m")
+        assert list(worker.ask(Hang(), silence_s=1)) == [
+            "one",
+            Failed("error", "the model's process gave no answer for 1 s and was ended"),
+        ]
+        assert list(worker.ask(Refused(), silence_s=60)) == [Failed("error", "no. because")]

@@ -47,6 +47,15 @@ def test_what_a_tokenizer_adds_behind_a_text_is_left_out(tmp_path):
     assert len(continuation(ended.encode, "cd")) == 2
 
 
+@pytest.mark.parametrize("file", ["../other/model.safetensors", "/etc/passwd", "a/../../b.safetensors"])
+def test_shards_outside_the_checkpoint_are_refused(tmp_path, file):
+    folder = write_checkpoint(tmp_path / "m", LLAMA)
+    index = {"weight_map": {"model.norm.weight": file}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(BenchError, match="outside the checkpoint"):
+        checkpoint.weight_map(folder)
+
+
 @pytest.mark.parametrize("name", ["model.layers.0.mlp.up_proj.weight_scale", "model.layers.0.mlp.up_proj.bias"])
 def test_tensors_that_would_be_ignored_are_refused(tmp_path, name):
     folder = write_checkpoint(tmp_path / "m", LLAMA)

@@ -454,6 +454,21 @@ def test_usr1_ends_a_run_after_a_whole_repetition_and_the_next_start_resumes(sub
     assert (folder / "ended").is_file()
 
 
+@pytest.mark.parametrize(("status", "is_queued"), [("error", True), ("oom", False), ("ok", False)])
+def test_resuming_queues_complete_shards_again_whose_cells_failed(submitted, capsys, status, is_queued):
+    plan = submitted.plan()
+    for shard in submitted.shards:
+        folder = submitted.shard_folder(shard.index)
+        part = submitted.shard_plan(plan, shard.index)
+        with Store.open(folder, ENVIRONMENT, "s", part) as store:
+            for number, cell in enumerate(part.cells):
+                store.append(CellStatus(cell.id, status if shard.index == 1 and not number else "ok", "why"))
+        shards.mark_ended(folder)
+    code, out, _ = run(capsys, "submit", "--resume", submitted.folder, "--dry-run")
+    assert code == 0
+    assert ("--array=1" in out) is is_queued
+
+
 def test_a_limit_too_short_for_one_timed_repetition_is_an_error_and_not_another_try(tmp_path):
     cell = target_cell(4)
 

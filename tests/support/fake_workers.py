@@ -29,7 +29,7 @@ class FakeWorker:
     def stop(self) -> None:
         self.is_running = False
 
-    def ask(self, request):
+    def ask(self, request, silence_s=None):
         self.start()
         self.log.append((self.process_id, request))
         cell = request.cell

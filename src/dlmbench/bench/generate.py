@@ -6,7 +6,7 @@ This is how users check a sampler, or a likelihood, against the code of its auth
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +21,7 @@ from dlmbench.prompts import continuation, load_texts
 from dlmbench.sampling.generator import generator_for
 from dlmbench.scoring.settings import MetricSettings, settle
 from dlmbench.types import (
+    Architecture,
     Cell,
     KnobValue,
     ModelSpec,
@@ -132,14 +133,21 @@ def generate(request: GenerateRequest) -> Iterator[GeneratedText]:
             )
 
 
-def beyond_context(model: FoundModel, tokens: int) -> str:
+def beyond_context(architecture: Architecture, tokens: int) -> str:
     """Why a checkpoint cannot be run at a sequence length, "" if it can."""
-    known = model.architecture.max_positions
+    known = architecture.max_positions
     return "" if tokens <= known else f"{tokens} tokens are more than the {known} positions that the checkpoint knows"
 
 
+def cells_beyond_context(cells: Sequence[Cell], known: Mapping[str, Architecture]) -> dict[str, str]:
+    """By id, why cells cannot be run at their length; random weights can be at any. known: architectures by model."""
+    trained = [c for c in cells if c.model.weights != "random" and c.model.key in known]
+    found = {c.id: beyond_context(known[c.model.key], c.sequence_length) for c in trained}
+    return {cell_id: why for cell_id, why in found.items() if why}
+
+
 def _check_length(model: FoundModel, prompt: Prompt, new_tokens: int) -> None:
-    if reason := beyond_context(model, len(prompt.ids) + new_tokens):
+    if reason := beyond_context(model.architecture, len(prompt.ids) + new_tokens):
         raise BenchError(
             f"prompt {prompt.index + 1} with its {new_tokens} new tokens: {reason}",
             "Shorten the prompt, or the text that follows it",

@@ -15,7 +15,7 @@ from pathlib import Path
 from dlmbench import prompts as prompt_sources
 from dlmbench.analysis.stats import group_by
 from dlmbench.bench.forecast import AS_FOUND, Machine, RunForecast, forecast_run, load_seconds, process_s
-from dlmbench.bench.generate import beyond_context, default_device
+from dlmbench.bench.generate import cells_beyond_context, default_device
 from dlmbench.bench.gpus import Dealing, run_on
 from dlmbench.bench.quality import score_run
 from dlmbench.bench.speed import RunState, SpeedPass
@@ -34,6 +34,7 @@ from dlmbench.roofline.corrected import is_launch_bound
 from dlmbench.roofline.operators import ELEMENT_BYTES
 from dlmbench.scoring.settings import MetricSettings, settle
 from dlmbench.types import (
+    Architecture,
     Cell,
     Experiment,
     ModelSpec,
@@ -80,7 +81,8 @@ def run(
     experiment, plan = replace(experiment, models=specs), grid.with_models(plan, specs)
     device = default_device()
     environment = fingerprint(device)
-    outlook = forecast_run(plan.cells, {k: m.architecture for k, m in found.items()}, environment, machine)
+    known = {key: model.architecture for key, model in found.items()}
+    outlook = forecast_run(plan.cells, known, environment, machine)
     with ExitStack() as stack:
         store = stack.enter_context(Store.open(output, environment, experiment.name, plan))
         replace_file(output / EXPERIMENT, json.dumps(asdict(experiment), indent=2) + "\n")
@@ -88,7 +90,7 @@ def run(
         pools = [stack.enter_context(Pool(found, device, placement)) for placement in placements]
         prompts = _Prompts(experiment.prompts, found, cells)
         speed = SpeedPass(plan, RunState(experiment, store, progress, outlook.expectation), pools[0], processes or {})
-        speed.skip({c.id: why for c in plan.cells if (why := _beyond_context(c, found[c.model.key]))}, "invalid")
+        speed.skip(cells_beyond_context(plan.cells, known), "invalid")
         if not try_oom:
             speed.skip(outlook.too_large)
         if not speed.is_done:
@@ -98,7 +100,7 @@ def run(
                 speed.run(prompts.speed, together=together)
             else:
                 on_gpu = device == "cuda"
-                dealing = _dealing(outlook, plan, found, experiment.protocol, on_gpu=on_gpu, concurrent=concurrent)
+                dealing = _dealing(outlook, plan, known, experiment.protocol, on_gpu=on_gpu, concurrent=concurrent)
                 run_on(speed, pools, dealing, prompts.speed, together=together)
             progress.left(None, 0)
         scored = replace(plan, cells=tuple(c for c in plan.cells if speed.is_inspected(c)))
@@ -109,14 +111,13 @@ def run(
 def _dealing(
     outlook: RunForecast,
     plan: Plan,
-    found: Mapping[str, FoundModel],
+    known: Mapping[str, Architecture],
     protocol: ProtocolSettings,
     *,
     on_gpu: bool,
     concurrent: bool,
 ) -> Dealing:
     """What the cells are dealt out by: predicted seconds, or amounts of work where the device is unknown."""
-    known = {key: model.architecture for key, model in found.items()}
     weights = {c.id: w for c in plan.cells if (w := outlook.expectation.weight(c)) is not None}
     alone = (c.id for c in plan.cells if is_launch_bound(c, known[c.model.key], outlook.device))
     serial = frozenset(alone if on_gpu and not concurrent else ())
@@ -176,11 +177,6 @@ def _find_models(specs: Iterable[ModelSpec], cells: Sequence[Cell]) -> dict[str,
     """The models that the cells use, by key and with their content, before anything is measured."""
     used = {cell.model.key for cell in cells}
     return {spec.key: identity.find_identified(spec) for spec in specs if spec.key in used}
-
-
-def _beyond_context(cell: Cell, model: FoundModel) -> str:
-    """Why a model cannot be run at a cell's length, "" if it can; random weights can at any."""
-    return "" if cell.model.weights == "random" else beyond_context(model, cell.sequence_length)
 
 
 def _fit_together(found: dict[str, FoundModel], keys: Set[str], cells: Sequence[Cell], device: str) -> bool:

@@ -40,6 +40,10 @@ from dlmbench.types import (
     StoredGeneration,
 )
 
+# A process hangs that says nothing for this many seconds, and for this many times a generation of its cell.
+MOST_SILENT_S = 900.0
+MOST_SILENT = 20
+
 # Batch size for prompts that no timed repetition has used. That the other rows of a batch do not change a row's text is
 # only shown on the CPU in float32; on a GPU in bfloat16 the batch size changes texts.
 MISSING_BATCH_SIZE = 16
@@ -283,7 +287,7 @@ class SpeedPass:
     def _record(self, worker: Worker, request: Repeat | MeterEnergy | ProfileCell | GenerateMissing) -> None:
         """Send a request and record each reply as it comes."""
         cell, began = request.cell, time.perf_counter()
-        for reply in worker.ask(request):
+        for reply in worker.ask(request, self._silence_s(cell)):
             if isinstance(reply, Failed):
                 self._end(cell, reply)
             elif isinstance(reply, Repetition):
@@ -299,6 +303,13 @@ class SpeedPass:
                 self.spent["windows_s"] += reply.region_s if isinstance(reply, EnergyWindow) else 0.0
         if isinstance(request, ProfileCell | GenerateMissing):
             self.spent["inspection_s"] += time.perf_counter() - began
+
+    def _silence_s(self, cell: Cell) -> float:
+        """After how long without an answer a process hangs: a reply takes one or a few generations, or compiling."""
+        samples = self._samples(cell)
+        expected = self.state.expectation.weight(cell) if self.state.expectation.is_seconds else None
+        longest = max((s.latency_s for s in samples), default=expected or 0.0)
+        return max(MOST_SILENT_S, MOST_SILENT * longest)
 
     def _keep(self, cell: Cell, generations: Sequence[StoredGeneration]) -> None:
         with self.state.lock:

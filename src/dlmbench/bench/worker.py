@@ -393,15 +393,23 @@ class Worker:
         self._is_ready = False
         self.process_id = 0  # of the process, new for each one; see `Sample`
 
-    def ask(self, request: WorkerRequest[ReplyT]) -> Iterator[ReplyT | Failed]:
-        """Replies to `request` as they come; the last may be `Failed`."""
+    def ask(self, request: WorkerRequest[ReplyT], silence_s: float | None = None) -> Iterator[ReplyT | Failed]:
+        """Replies to `request` as they come; the last may be `Failed`.
+
+        silence_s: a process that says nothing for so long hangs: it is ended.
+        """
         self.start()
         assert self._connection is not None
         try:
             self.wait()
             self._connection.send(request)
-            while (reply := self._connection.recv()) is not None:
+            while self._connection.poll(silence_s):
+                if (reply := self._connection.recv()) is None:
+                    return
                 yield reply
+            self.kill()
+            self.stop()
+            yield Failed("error", f"the model's process gave no answer for {silence_s:.0f} s and was ended")
         except _DIED:
             assert self._process is not None
             self._process.join(timeout=10)

@@ -72,7 +72,20 @@ def plan(
         out.print(console.total_cost(cost, price))
     for note in forecast.notes if forecast else ():
         console.log(note)
+    if beyond := _beyond_context(planned):
+        console.log(beyond)
     console.left_out(planned)
+
+
+def _beyond_context(planned: Plan) -> str:
+    """Which cells a run would not measure because their checkpoint knows fewer positions."""
+    from dlmbench.bench.generate import cells_beyond_context
+    from dlmbench.models.loading import architectures
+
+    known, _ = architectures(dict.fromkeys(c.model for c in planned.cells))
+    reasons = cells_beyond_context(planned.cells, known)
+    labels = [f"{c.label} ({reasons[c.id]})" for c in planned.cells if c.id in reasons]
+    return f"{len(labels)} cells would not be measured: {'; '.join(labels[:3])}" if labels else ""
 
 
 def _record(

@@ -94,7 +94,7 @@ def submit(
         console.left_out(plan)
     if not dry_run:
         submission.check_resources(made.resources)
-    request = submission.request_for(made, [s.index for s in shard_progress(made) if not s.is_complete])
+    request = submission.request_for(made, [s.index for s in shard_progress(made) if s.broken or not s.is_complete])
     _show_shards(request)
     if dry_run:
         if request.todo:

@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
+import dlmbench
 from dlmbench import registry
 from dlmbench.errors import BenchError, did_you_mean
 from dlmbench.experiment import knobs as axes
@@ -140,6 +141,9 @@ class _Loader(yaml.SafeLoader):
         return node
 
 
+MOST = 2**53  # whole numbers up to here are exact as a float too
+
+
 def _decimal(read: Callable[[_Loader, yaml.ScalarNode], float]) -> Callable[[_Loader, yaml.ScalarNode], float]:
     """`read`, but refusing a number that YAML does not take for the decimal one it looks like."""
 
@@ -149,11 +153,22 @@ def _decimal(read: Callable[[_Loader, yaml.ScalarNode], float]) -> Callable[[_Lo
             base = 60 if ":" in node.value else 8
             problem = f"{node.value} would be {value:g}: YAML reads it in base {base}"
             raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+        if isinstance(value, int) and abs(value) > MOST:
+            raise yaml.constructor.ConstructorError(None, None, f"a number beyond {MOST}", node.start_mark)
         return value
 
     return checked
 
 
+def _encodable(loader: _Loader, node: yaml.ScalarNode) -> str:
+    """A text, which has no half of a surrogate pair: no file could hold it."""
+    value: str = loader.construct_yaml_str(node)
+    if any("\ud800" <= character <= "\udfff" for character in value):
+        raise yaml.constructor.ConstructorError(None, None, "half of a surrogate pair is no character", node.start_mark)
+    return value
+
+
+_Loader.add_constructor("tag:yaml.org,2002:str", _encodable)
 _Loader.add_constructor("tag:yaml.org,2002:int", _decimal(_Loader.construct_yaml_int))
 _Loader.add_constructor("tag:yaml.org,2002:float", _decimal(_Loader.construct_yaml_float))
 _Loader.add_implicit_resolver(
@@ -161,17 +176,18 @@ _Loader.add_implicit_resolver(
 )
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file.
+PACKAGE = Path(dlmbench.__file__).parent
+
+
+def read_yaml(path: Path) -> Any:
+    """What a YAML file holds, where a number is the decimal one that it looks like.
 
     Raises:
-        BenchError: no such file, unreadable, empty, not text, not YAML (with the line), not a mapping.
+        BenchError: no such file, unreadable, not text, not YAML (with the line).
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
-        value = yaml.load(text, Loader=_Loader)
-    except FileNotFoundError:
-        raise BenchError(f"no experiment file at {path}", "Check --config; examples are in config/") from None
+        return yaml.load(text, Loader=_Loader)
     except OSError as error:
         raise BenchError(f"cannot read {path}: {error.strerror}", "Name a readable YAML file") from None
     except UnicodeDecodeError:
@@ -187,14 +203,15 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         raise BenchError(f"{path}: line {number}: a character that YAML does not allow", "Remove it") from None
     except (ValueError, RecursionError) as error:
         raise BenchError(f"{path}: invalid value: {error}", "Correct that value") from None
-    if not isinstance(value, dict):
-        what = "is empty" if value is None else "is not a mapping of keys to values"
-        raise BenchError(f"{path} {what}", "Start from one of the files in config/")
-    return value
 
 
 def _validate(path: Path) -> Document:
-    raw = _read_yaml(path)
+    if not path.exists():
+        raise BenchError(f"no experiment file at {path}", "Check --config; examples are in config/")
+    raw = read_yaml(path)
+    if not isinstance(raw, dict):
+        what = "is empty" if raw is None else "is not a mapping of keys to values"
+        raise BenchError(f"{path} {what}", "Start from one of the files in config/")
     try:
         return Document.model_validate(raw)
     except ValidationError as error:
@@ -223,6 +240,14 @@ def _dotted(keys: Sequence[int | str], raw: Any) -> str:
 # ---------------------------------------------------------------- from the document to the experiment
 
 
+def _shipped(path: Path) -> Path:
+    """A file of config/ as it came with the package, where the working folder has no such file."""
+    for folder in (PACKAGE / "config", PACKAGE.parents[1] / "config"):
+        if path.parent == Path("config") and not path.exists() and (folder / path.name).is_file():
+            return folder / path.name
+    return path
+
+
 def load(path: Path | str, overrides: Overrides | None = None) -> Experiment:
     """The experiment in a YAML file, after the overrides.
 
@@ -230,7 +255,7 @@ def load(path: Path | str, overrides: Overrides | None = None) -> Experiment:
         BenchError: unreadable or malformed YAML, an unknown key or name, a value of the wrong type or out of bounds,
             lengths without a prompt, a knob without effect, or a knob value that no combination can run.
     """
-    path, overrides = Path(path), overrides or Overrides()
+    path, overrides = _shipped(Path(path)), overrides or Overrides()
     document = _validate(path)
     file_grids = tuple(_grid(entry, entry.lengths) for entry in document.grid)
     for place, _, swept in _samplers(file_grids):

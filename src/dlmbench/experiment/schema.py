@@ -76,7 +76,7 @@ def one_of(names: Iterable[str], what: str) -> Any:
     return Annotated[str, AfterValidator(check), WithJsonSchema({"type": "string", "enum": known})]
 
 
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
 
 
 def knobs_model(sampler: str) -> type[BaseModel]:

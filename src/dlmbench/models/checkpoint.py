@@ -152,6 +152,9 @@ def weight_map(folder: Path) -> dict[str, Path]:
         files = read_json(folder / _INDEX).get("weight_map")
         if not isinstance(files, dict) or not all(isinstance(file, str) for file in files.values()):
             raise BenchError(f"{_INDEX} has no weight_map", _DOWNLOAD)
+        for file in files.values():
+            if Path(file).is_absolute() or ".." in Path(file).parts:
+                raise BenchError(f"{_INDEX} names a file outside the checkpoint: {file}", _DOWNLOAD)
         return {name: folder / file for name, file in files.items()}
     if (folder / _SINGLE).is_file():
         names = read_header(folder / _SINGLE).keys() - {METADATA}

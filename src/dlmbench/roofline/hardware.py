@@ -91,12 +91,9 @@ def load_rows(path: Path | None) -> tuple[Hardware, ...]:
     """
     if path is None:
         return ()
-    import yaml
+    from dlmbench.experiment.load import read_yaml
 
-    try:
-        rows = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise BenchError(f"cannot read {path}: {str(error).splitlines()[0]}", "Give a YAML list of devices") from error
+    rows = read_yaml(path)
     if not isinstance(rows, list):
         raise BenchError(f"{path} is not a list of devices", "Begin each device with '- name: ...'")
     return tuple(_row(path, number, row) for number, row in enumerate(rows, 1))

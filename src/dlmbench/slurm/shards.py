@@ -128,14 +128,16 @@ def mark_ended(folder: Path) -> None:
 class ShardProgress:
     """Progress of one shard. ended: cells measured or failed; measured_s and left_s: seconds of measuring.
 
-    left_s is None if a remaining cell has no predicted time. It scales predictions by how long the ended cells took;
-    before the first one has ended it is the prediction itself.
+    broken: cells that failed for a reason that may be gone by now, so that a resumed shard tries them again. left_s is
+    None if a remaining cell has no predicted time. It scales predictions by how long the ended cells took; before the
+    first one has ended it is the prediction itself.
     """
 
     index: int
     cells: int
     ended: int
     failed: int
+    broken: int
     is_complete: bool
     measured_s: float
     left_s: float | None
@@ -158,6 +160,7 @@ def shard_progress(submission: Submission) -> tuple[ShardProgress, ...]:
                 len(shard.cell_ids),
                 len(ended),
                 sum(results[i].status != "ok" for i in ended),
+                sum(results[i].status in ("error", "invalid") for i in ended),
                 is_complete,
                 math.fsum(_measured_s(recorded, i) for i in shard.cell_ids),
                 _left_s(set(shard.cell_ids) - set(ended), recorded, predicted, ratio),

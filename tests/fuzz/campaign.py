@@ -1,0 +1,321 @@
+"""Broken and hostile files, thousands of each kind: accepted or refused with one line, never anything else.
+
+    python tests/fuzz/campaign.py [--inputs 22000]    # writes the table of docs/reliability.md
+
+Each input is a good file with a few changes: values and keys of its structure, or bytes. It is read in this process as
+a command reads it. A traceback, more than LONGEST_S seconds or a file that appears anywhere is a failure.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import chdir
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).parents[2]
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "benchmarks")]
+
+from tables import markdown, write_part  # noqa: E402
+
+import dlmbench  # noqa: E402
+from dlmbench import prompts  # noqa: E402
+from dlmbench.analysis import study  # noqa: E402
+from dlmbench.analysis.published import read_published  # noqa: E402
+from dlmbench.errors import BenchError  # noqa: E402
+from dlmbench.experiment import load, plan  # noqa: E402
+from dlmbench.models import checkpoint  # noqa: E402
+from dlmbench.results import load_settings, read_generations, read_run  # noqa: E402
+from dlmbench.results.selfcheck import read_selfcheck  # noqa: E402
+from dlmbench.roofline.calibrate import calibrate_run, load_calibration  # noqa: E402
+from dlmbench.roofline.hardware import load_rows  # noqa: E402
+from dlmbench.types import PromptSettings  # noqa: E402
+
+LONGEST_S = 20
+CHECKPOINT = Path(dlmbench.__file__).parent / "tiny/checkpoints/llada"
+RUN = ROOT / "docs/study/instrument/h200-b-native-1"
+HUGE = "x" * 100_000
+JUNK: tuple[Any, ...] = (
+    *(None, True, False, 0, -1, 1, 2**31, 2**63, 2**70, 10**400, -(2**63), 1e308, -0.0, 0.5),
+    *(float("nan"), float("inf"), "", " ", "\x00", "a\nb", "../../etc/passwd", "/etc/passwd", "~", "$HOME", "\ud800"),
+    *(
+        "\u2028",
+        "\ufeff",
+        "null",
+        "1e3",
+        "0x10",
+        "010",
+        "1_000",
+        "<script>",
+        "=1+1",
+        HUGE,
+        [],
+        {},
+        [[]],
+        [None],
+        {"": 0},
+    ),
+    *({"a": {"b": {"c": []}}}, [1] * 5000, ["a", 1, None], "é" * 300, "模型", "$\\frac{1}{2}$", "%s%n{}{0}"),
+)
+
+
+class TooSlowError(Exception):
+    """An input took too long."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """One kind of file. prepare: write a good one into a folder, and return its path. read: as a command reads it."""
+
+    name: str
+    prepare: Callable[[Path], Path]
+    read: Callable[[Path], object]
+    parse: Callable[[str], Any] | None = None
+    dump: Callable[[Any], str] | None = None
+    share: int = 1
+
+
+def changed(value: Any, draw: random.Random) -> Any:
+    """A structure with one to four changes."""
+    root = {"": copy.deepcopy(value)}
+    for _ in range(draw.randint(1, 4)):
+        places = [(root, "")]
+        for holder, key in places:
+            inner = holder[key]  # type: ignore[index]
+            if isinstance(inner, dict):
+                places += [(inner, k) for k in inner]
+            elif isinstance(inner, list) and len(inner) < 50:
+                places += [(inner, i) for i in range(len(inner))]  # type: ignore[misc]
+        holder, key = draw.choice(places)
+        kind = draw.randrange(5)
+        if kind == 0 and key != "":
+            del holder[key]
+        elif kind == 1 and isinstance(holder[key], dict):
+            holder[key][draw.choice(("extra", "", "__class__", "steps", HUGE[:50]))] = draw.choice(JUNK)
+        elif kind == 2:
+            holder[key] = [holder[key]] * draw.randint(0, 3)
+        else:
+            holder[key] = copy.deepcopy(draw.choice(JUNK))
+    return root[""]
+
+
+def mutated(data: bytes, draw: random.Random) -> bytes:
+    """Bytes with a few changes: replaced, removed, repeated, cut, or with something unwelcome put in."""
+    out = bytearray(data)
+    for _ in range(draw.randint(1, 6)):
+        at, kind = draw.randrange(len(out) + 1), draw.randrange(6)
+        if kind == 0 and out:
+            out[min(at, len(out) - 1)] = draw.randrange(256)
+        elif kind == 1:
+            del out[at : at + draw.randint(1, 200)]
+        elif kind == 2:
+            out[at:at] = out[at : at + draw.randint(1, 400)] * draw.randint(1, 4)
+        elif kind == 3:
+            out = out[:at]
+        elif kind == 4:
+            out[at:at] = draw.choice(
+                (
+                    b"\x00",
+                    b"\xff\xfe",
+                    b"\xef\xbb\xbf",
+                    b"\xe2\x80\xa8",
+                    b"\xed\xa0\x80",
+                    b"{" * 3000,
+                    b"[" * 3000,
+                    b"&a *a",
+                    b"\r",
+                    b"\t",
+                    b"9" * 5000,
+                    b"!!python/object/apply:os.system ['true']",
+                    b'"',
+                    b"\\u0000",
+                    b" " * 1000,
+                )
+            )
+        else:
+            out[at:at] = bytes(draw.randrange(256) for _ in range(draw.randint(1, 20)))
+    return bytes(out)
+
+
+def _file(name: str, source: Path) -> Callable[[Path], Path]:
+    def prepare(folder: Path) -> Path:
+        return Path(shutil.copy(source, folder / name))
+
+    return prepare
+
+
+def _folder(source: Path, changed_file: str, *names: str) -> Callable[[Path], Path]:
+    def prepare(folder: Path) -> Path:
+        for name in (changed_file, *names):
+            shutil.copy(source / name, folder / name)
+        return folder / changed_file
+
+    return prepare
+
+
+def _text(name: str, text: str) -> Callable[[Path], Path]:
+    def prepare(folder: Path) -> Path:
+        (folder / name).write_text(text, encoding="utf-8")
+        return folder / name
+
+    return prepare
+
+
+def _experiment(path: Path) -> None:
+    plan.expand(load.load(path))
+
+
+def _prompts(path: Path) -> None:
+    settings = PromptSettings("file", None, str(path))
+    prompts.take(settings, prompts.BYTES, 8, 4, (), references=False)
+
+
+def _checkpoint(path: Path) -> None:
+    import torch
+
+    arch = checkpoint.inspect(path.parent)
+    checkpoint.weight_map(path.parent)
+    if arch.parameters < 50_000_000:
+        for _ in checkpoint.tensors(path.parent, arch, torch.device("cpu"), torch.float32):
+            pass
+
+
+def _tokenizer(path: Path) -> None:
+    from dlmbench.models.tokenizer import CheckpointTokenizer
+
+    CheckpointTokenizer(path.parent).encode("The fox.")
+
+
+def _run(path: Path) -> None:
+    folder = path.parent
+    run = read_run(folder)
+    load_settings(folder)
+    read_generations(folder)
+    study.analyse(run, draws=20)
+
+
+def _calibration(folder: Path) -> Path:
+    return _text("c.json", _calibrated())(folder)
+
+
+@cache
+def _calibrated() -> str:
+    return calibrate_run(read_run(ROOT / "docs/study/h200-native")).to_json()
+
+
+CONFIGS = sorted((ROOT / "config").glob("experiments*.yaml"))
+HARDWARE = "- name: My GPU\n  memory_gb: 24\n  bandwidth_gb_s: 1008\n  bf16_tflops: 165\n  fp32_tflops: 83\n"
+PASSAGES = "\n\n".join(f"Passage {i} has a few words about a fox, a door and the rain." for i in range(9))
+RECORDS = "".join(
+    json.dumps({"prompt": f"{i}: the fox went", "reference": " home in the rain"}) + "\n" for i in range(9)
+)
+PUBLISHED = ROOT / "docs/study/published.csv"
+JSON = {"parse": json.loads, "dump": lambda v: json.dumps(v, default=str)}
+YAML = {"parse": yaml.safe_load, "dump": lambda v: yaml.safe_dump(v, allow_unicode=True)}
+TARGETS = (
+    *(
+        Target(f"experiment file ({c.stem[12:] or 'primary'})", _file("e.yaml", c), _experiment, **YAML)
+        for c in CONFIGS
+    ),
+    Target("prompt file, text", _text("p.txt", PASSAGES), _prompts, share=3),
+    Target("prompt file, JSON records", _text("p.jsonl", RECORDS), _prompts, share=3),
+    Target("config.json", _folder(CHECKPOINT, "config.json", "model.safetensors"), _checkpoint, **JSON, share=3),
+    Target("weights", _folder(CHECKPOINT, "model.safetensors", "config.json"), _checkpoint),
+    Target("tokenizer.json", _folder(CHECKPOINT, "tokenizer.json", "config.json"), _tokenizer, **JSON, share=2),
+    Target("published scores", _file("p.csv", PUBLISHED), read_published, share=3),
+    Target("hardware file", _text("h.yaml", HARDWARE), load_rows, **YAML, share=3),
+    Target(
+        "self-check",
+        _file("s.json", ROOT / "docs/study/instrument/selfcheck-h200-b.json"),
+        read_selfcheck,
+        **JSON,
+        share=2,
+    ),
+    Target("calibration", _calibration, load_calibration, **JSON),
+    Target("run folder", _folder(RUN, "records.jsonl"), _run),
+)
+
+
+def _alarm(*_: object) -> None:
+    raise TooSlowError
+
+
+def fuzz(target: Target, inputs: int, seed: int) -> tuple[int, int]:
+    """How many of `inputs` were accepted and refused. Any other exception goes on, with the input's path kept."""
+    draw = random.Random(f"{target.name}:{seed}")
+    accepted = refused = 0
+    signal.signal(signal.SIGALRM, _alarm)
+    with tempfile.TemporaryDirectory() as around:
+        for number in range(inputs):
+            folder = Path(around) / "input"
+            folder.mkdir()
+            path = target.prepare(folder)
+            data = path.read_bytes()
+            if target.parse and target.dump and draw.random() < 0.6:
+                try:
+                    data = target.dump(changed(target.parse(data.decode()), draw)).encode("utf-8", "surrogatepass")
+                except (ValueError, TypeError, RecursionError, yaml.YAMLError):
+                    data = mutated(data, draw)
+            elif len(data) > 100_000:  # weights: the header and the first tensors
+                data = mutated(data[:60_000], draw) + data[60_000:]
+            else:
+                data = mutated(data, draw)
+            path.write_bytes(data)
+            before = set(Path(around).rglob("*"))
+            signal.alarm(LONGEST_S)
+            try:
+                with chdir(around):
+                    target.read(path)
+                accepted += 1
+            except BenchError:
+                refused += 1
+            except BaseException:
+                kept = Path(tempfile.gettempdir()) / f"fuzz-{target.name.split()[0]}-{number}"
+                shutil.copytree(folder, kept, dirs_exist_ok=True)
+                sys.stderr.write(f"{target.name}, input {number} of seed {seed}: kept in {kept}\n")
+                raise
+            finally:
+                signal.alarm(0)
+            assert set(Path(around).rglob("*")) == before, "reading writes nothing"
+            shutil.rmtree(folder)
+    return accepted, refused
+
+
+def main() -> None:
+    """Fuzz every kind and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--inputs", type=int, default=22_000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", help="kinds whose name begins like this")
+    options = parser.parse_args()
+    shares = sum(t.share for t in TARGETS)
+    rows = []
+    for target in TARGETS:
+        if options.only and not target.name.startswith(options.only):
+            continue
+        began = time.monotonic()
+        inputs = -(-options.inputs * target.share // shares)
+        accepted, refused = fuzz(target, inputs, options.seed)
+        rows.append((target.name, inputs, accepted, refused))
+        sys.stderr.write(f"{rows[-1]} {time.monotonic() - began:.0f} s\n")
+    text = markdown(("file", "inputs", "accepted", "refused with one line"), rows)
+    sys.stdout.write(text + "\n")
+    if not options.only:
+        write_part(ROOT / "docs/reliability.md", "fuzz", text)
+
+
+if __name__ == "__main__":
+    main()
