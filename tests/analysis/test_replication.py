@@ -11,8 +11,9 @@ import pytest
 
 from dlmbench.analysis.compare import compare
 from dlmbench.analysis.replication import Ratio, estimate, latencies, logs_of, spread_of
-from dlmbench.types import Cell, CellResult, Environment, Run
-from support.synthetic_run import baseline_cell, sample, target_cell
+from dlmbench.types import LAUNCH_BOUND, Cell, CellResult, Environment, NeighbourCost, Run
+from support.selfchecks import a_selfcheck
+from support.synthetic_run import baseline_cell, measured, sample, target_cell
 
 ENVIRONMENT = Environment(
     *("cpu", 0, None, None, "3.11", "2.13", "5.23", "CPU", 2, 8 << 30, None, "h", "linux", "0.1.0", None)
@@ -187,3 +188,15 @@ def test_a_ratio_without_spread_is_what_it_is():
     assert not Ratio(0.01, 0.0, math.inf, 0.1, True).is_above()
     assert Ratio(0.2, 0.0, math.inf, 0.1, True).is_above()
     assert Ratio(0.2, 0.0, math.inf, 0.1, False).p_value == 1.0
+
+
+@pytest.mark.parametrize(
+    ("neighbours", "cost", "slowed"), [(1, 1.25, True), (0, 1.25, False), (1, 1.005, False), (None, 1.25, False)]
+)
+def test_a_cell_beside_busy_gpus_that_cost_it_more_than_the_noise_decides_nothing(neighbours, cost, slowed):
+    result = measured(baseline_cell(), [1.0, 1.01, 0.99, 1.0, 1.02, 0.98] * 2, processes=3)
+    samples = tuple(replace(s, neighbours=neighbours, positions=s.forwards) for s in result.samples)
+    result = replace(result, samples=samples)
+    check = replace(a_selfcheck(), neighbours=(NeighbourCost(LAUNCH_BOUND, result.cell.engine, 2, cost),))
+    assert latencies([result], check)[result.cell.id].is_disturbed is slowed
+    assert not latencies([result], a_selfcheck())[result.cell.id].is_disturbed

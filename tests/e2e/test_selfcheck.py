@@ -26,6 +26,18 @@ metrics: []
 """
 
 
+def test_neighbours_are_measured_beside_a_cell_and_alone():
+    from dlmbench.bench.selfcheck import checked_cells, neighbour_costs
+    from dlmbench.bench.worker import Placement
+    from dlmbench.measure.environment import fingerprint
+
+    cells = checked_cells(fingerprint("cpu"), "cpu", ["hf"])[:1]
+    devices = [Placement(threads=1, name=f"CPU {i}") for i in range(2)]
+    (found,) = neighbour_costs(cells, "cpu", devices, lambda *_: None)
+    assert (found.engine, found.kind, found.gpus) == ("hf", "launch-bound", 2)
+    assert 0.3 < found.ratio < 10
+
+
 def test_three_processes_of_one_engine_and_the_run_that_uses_them(monkeypatch, tmp_path):
     path, config, folder = tmp_path / "check.json", tmp_path / "smallest.yaml", tmp_path / "run"
     done = start("selfcheck", "--engine", "hf", "--budget", "0", "--output", path, timeout=280)

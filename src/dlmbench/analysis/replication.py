@@ -253,9 +253,20 @@ def floor_of(result: CellResult, selfcheck: Selfcheck | None) -> float:
     """The noise floor of this cell's engine and kind of work, as measured by `selfcheck`."""
     if selfcheck is None:
         return UNMEASURED_FLOOR
-    kind = LAUNCH_BOUND if is_launch_bound(result.timed[0]) else BUSY
-    measured = selfcheck.floor(result.cell.engine, 1, kind)
+    measured = selfcheck.floor(result.cell.engine, 1, _noise_kind(result))
     return UNMEASURED_FLOOR if measured is None else measured
+
+
+def _noise_kind(result: CellResult) -> str:
+    return LAUNCH_BOUND if is_launch_bound(result.timed[0]) else BUSY
+
+
+def is_slowed_by_neighbours(result: CellResult, selfcheck: Selfcheck | None) -> bool:
+    """Whether it ran beside busy GPUs that cost its kind more than the noise of one process, by the self-check."""
+    if selfcheck is None or not any(s.neighbours for s in result.timed):
+        return False
+    cost = selfcheck.neighbour_cost(result.cell.engine, _noise_kind(result))
+    return cost is not None and cost > floor_of(result, selfcheck)
 
 
 def is_disturbed(result: CellResult) -> bool:
@@ -314,5 +325,6 @@ def _by_kind(
         spread = spread_of([logs_of(values[r.cell.id], least) for r in cells])
         for result in cells:
             own = estimate(values[result.cell.id], spread, floor_of(result, selfcheck), least)
-            found[result.cell.id] = replace(own, is_disturbed=is_disturbed(result))
+            disturbed = is_disturbed(result) or is_slowed_by_neighbours(result, selfcheck)
+            found[result.cell.id] = replace(own, is_disturbed=disturbed)
     return found

@@ -11,6 +11,8 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -18,7 +20,7 @@ from typing import TypeVar
 
 from dlmbench import registry
 from dlmbench.bench.generate import default_precision, resolve_knobs
-from dlmbench.bench.worker import Failed, Repeat, Worker, WorkerRequest, WorkerState
+from dlmbench.bench.worker import Failed, Placement, Repeat, Worker, WorkerRequest, WorkerState
 from dlmbench.errors import BenchError
 from dlmbench.measure.host import others_cpu_s
 from dlmbench.measure.protocol import RepetitionPlan
@@ -42,6 +44,7 @@ from dlmbench.types import (
     Generation,
     KnobValue,
     ModelSpec,
+    NeighbourCost,
     NoiseFloor,
     PlantedSlowdown,
     Prompt,
@@ -175,9 +178,14 @@ def _checked(
 
 
 def run_selfcheck(
-    environment: Environment, device: str, on_progress: OnProgress, engines: Sequence[str], budget_s: float
+    environment: Environment,
+    device: str,
+    on_progress: OnProgress,
+    engines: Sequence[str],
+    budget_s: float,
+    placements: Sequence[Placement] = (),
 ) -> Selfcheck:
-    """Check the instrument on this machine.
+    """Check the instrument on this machine, and with several `placements` what busy neighbours cost.
 
     At least `MIN_PROCESSES` processes are started, then more for as long as `budget_s` allows, up to `MAX_PROCESSES`;
     where it is too short to plant slowdowns, without. How many does not depend on what they measured.
@@ -201,6 +209,8 @@ def run_selfcheck(
         duration_s[plants] = time.monotonic() - begun_s
     assert check.clock is not None
     bias, resolution_s = check.clock
+    several = placements if len(placements) > 1 else ()
+    neighbours = tuple(neighbour_costs(check.cells, device, several, on_progress)) if several else ()
     whole_s = time.monotonic() - started_s
     return Selfcheck(
         device=environment.device,
@@ -218,7 +228,33 @@ def run_selfcheck(
         other_cores=max(0.0, others_cpu_s() - before_s) / whole_s,
         other_processes=max(check.other_processes, default=None),
         not_measured=tuple(check.failed),
+        neighbours=neighbours,
     )
+
+
+def neighbour_costs(
+    cells: Sequence[CheckedCell], device: str, placements: Sequence[Placement], on_progress: OnProgress
+) -> Iterator[NeighbourCost]:
+    """Each cell on the first of several GPUs: while the others rest, while they run the same, and at rest again."""
+    for done, checked in enumerate(cells):
+        on_progress(f"beside {len(placements) - 1} busy GPUs: {checked.name}", done, len(cells))
+        with ExitStack() as stack, ThreadPoolExecutor(len(placements)) as threads:
+            workers = [Worker(device, placement) for placement in placements]
+            for worker in workers:
+                stack.callback(worker.stop)
+                worker.start(checked.cell)
+            timed = partial(_latencies, checked=checked)
+            list(threads.map(timed, workers))  # warm
+            alone_s = timed(workers[0])
+            beside_s, *_ = threads.map(timed, workers)
+            alone_s += timed(workers[0])
+        ratio = statistics.median(beside_s) / statistics.median(alone_s)
+        yield NeighbourCost(checked.kind, checked.cell.engine, len(placements), ratio)
+
+
+def _latencies(worker: Worker, checked: CheckedCell) -> list[float]:
+    visit = Repeat(checked.cell, RepetitionPlan(_WARMUPS, _MAX_REPETITIONS, 0, 0), 0, (checked.batch,))
+    return [r.sample.latency_s for r in _replies(worker, visit) if not r.sample.is_warmup]
 
 
 @dataclass

@@ -618,6 +618,9 @@ def selfcheck_remarks(found: Selfcheck) -> list[str]:
         f"Harness: {found.overhead_s * 1e3:.2f} ms a repetition, outside the timed region.",
     ]
     lines += [f"Not measured: {reason}." for reason in found.not_measured]
+    lines += [
+        f"Beside {n.gpus - 1} busy GPUs {n.engine}, {n.kind}, takes {n.ratio - 1:+.1%}." for n in found.neighbours
+    ]
     one, three, five = (_percent(min(1.0, max(f.floor(n) for f in found.floors))) for n in (1, 3, 5))
     lines.append(
         f"Differences under {one} cannot be shown here by a run with 1 process, under {three} by one with 3, "

@@ -21,6 +21,10 @@ def selfcheck(
             min=0, metavar="SECONDS", help="time to spend, at least on three processes; default 150, with a GPU 330"
         ),
     ] = None,
+    gpus: Annotated[
+        str | None,
+        Option(metavar="all|N", help="also measure what the other GPUs of this node cost when they are busy"),
+    ] = None,
     output: Annotated[
         Path | None, Option("--output", metavar="FILE", help="default: where `dlmbench run` looks for it")
     ] = None,
@@ -37,6 +41,7 @@ def selfcheck(
     console.load_libraries("torch")
     from dlmbench.bench import selfcheck as check
     from dlmbench.bench.generate import default_device
+    from dlmbench.bench.gpus import find_gpus
     from dlmbench.measure.environment import fingerprint
     from dlmbench.results.selfcheck import selfcheck_path, write_selfcheck
 
@@ -50,6 +55,7 @@ def selfcheck(
             bar.step,
             split_names(engine) or check.ENGINES,
             check.BUDGET_S[device] if budget is None else budget,
+            find_gpus(gpus) if gpus else (),
         )
     write_selfcheck(path, found)
     out = console.stdout()

@@ -35,6 +35,7 @@ from dlmbench.types.records import (
     Generation,
     Likelihood,
     MemoryPass,
+    NeighbourCost,
     NoiseFloor,
     PlantedSlowdown,
     Prompt,

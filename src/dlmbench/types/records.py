@@ -361,13 +361,26 @@ class PlantedSlowdown:
 
 
 @dataclass(frozen=True)
+class NeighbourCost:
+    """What busy neighbours cost a cell of one kind in one engine.
+
+    ratio: its median latency while the other `gpus` - 1 GPUs of the node run the same, over that while they rest.
+    """
+
+    kind: str
+    engine: str
+    gpus: int
+    ratio: float
+
+
+@dataclass(frozen=True)
 class Selfcheck:
     """What `dlmbench selfcheck` measured of the instrument on one machine.
 
     at: when it started, UTC. overhead_s: of the harness per repetition, outside the timed region.
     clock_resolution_s: the smallest positive difference of two readings. load_average: of the host before the check.
     other_cores: cores that other programs kept busy during it. other_processes: on the same GPU, None if unknown.
-    not_measured: cells that failed, with the reason.
+    not_measured: cells that failed, with the reason. neighbours: only of a check of several GPUs.
     """
 
     device: str
@@ -385,6 +398,7 @@ class Selfcheck:
     other_cores: float
     other_processes: int | None = None
     not_measured: tuple[str, ...] = ()
+    neighbours: tuple[NeighbourCost, ...] = ()
 
     MAX_BUSY_SHARE = 0.25  # of the cores, by other programs
 
@@ -395,6 +409,10 @@ class Selfcheck:
         """
         found = [f.floor(processes) for f in self.floors if f.engine == engine and kind in (None, f.kind)]
         return max(found, default=None)
+
+    def neighbour_cost(self, engine: str, kind: str) -> float | None:
+        """The share that busy neighbours add to such a cell's latency; None where that was not measured."""
+        return max((n.ratio - 1 for n in self.neighbours if (n.engine, n.kind) == (engine, kind)), default=None)
 
     def smallest_found(self, engine: str, kind: str) -> float | None:
         """The smallest planted slowdown from which all larger ones were found; None if not even the largest was."""
