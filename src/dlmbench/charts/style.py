@@ -125,6 +125,13 @@ class Looks:
         is_one = symbol != "stroke" and len(dashes) == 1
         self.dash: Any = alt.value(dashes[0]) if is_one else alt.StrokeDash(f"{by}:N", scale=dash, **options)
 
+    def shapes_apart(self, names: Sequence[str]) -> Any:
+        """The shapes of these names, with a legend of their own."""
+        shape_of = dict(zip(self.shape["scale"]["domain"], self.shape["scale"]["range"], strict=True))
+        scale = alt.Scale(domain=names, range=[shape_of[name] for name in names])
+        own = legend(names, symbolFillColor=INK, symbolStrokeColor=INK)
+        return alt.Shape(self.shape.shorthand, scale=scale, sort=None, legend=own)
+
 
 def legend(names: Sequence[str], **options: Any) -> Any:
     """A legend of `names` with as many columns as they leave space for in print; longer ones are cut."""

@@ -104,11 +104,9 @@ def chart(frame: pd.DataFrame) -> Any:
     marked = frames.names(shown[shown["kind"] != "predicted"])
     if set(marked) < set(shown["series"]):
         # Lines without a mark are told apart by their dashes, in a legend of their own.
-        lines, shapes = style.series_looks(shown, "stroke"), marks.looks.shape["scale"]
-        shape_of = dict(zip(shapes["domain"], shapes["range"], strict=True))
+        lines = style.series_looks(shown, "stroke")
         marks.looks.color, marks.looks.dash = lines.color, lines.dash
-        marks.looks.shape["scale"] = alt.Scale(domain=marked, range=[shape_of[name] for name in marked])
-        marks.looks.shape["legend"] = style.legend(marked, symbolFillColor=style.INK, symbolStrokeColor=style.INK)
+        marks.looks.shape = lines.shapes_apart(marked)
     layers = [
         style.once().mark_rule(color=style.HALF).encode(y=alt.datum(1)),
         marks.line(predicted),
