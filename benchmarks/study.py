@@ -1,6 +1,6 @@
 """Join published quality of LLaDA-8B and LLaMA-3-8B with the time of their steps: who is faster at equal quality?
 
-    python benchmarks/study.py    # writes docs/study/answer.csv and the table of docs/study/README.md
+    python benchmarks/study.py    # writes docs/study/answer.csv, the table of docs/study/README.md and the README's
 
 Quality is what others have published (docs/study/published.csv). A time is measured where a run folder of docs/study
 has the cell, and otherwise predicted by the cost model fitted to docs/study/h200-native, and marked so.
@@ -26,6 +26,7 @@ from dlmbench.roofline import calibrate, corrected
 from dlmbench.types import Architecture, Cell
 
 STUDY = Path(__file__).parents[1] / "docs/study"
+README = STUDY.parents[1] / "README.md"
 PAGE, ANSWER, PUBLISHED = STUDY / "README.md", STUDY / "answer.csv", STUDY / "published.csv"
 CONFIG = STUDY.parents[1] / "config/experiments_study.yaml"
 CALIBRATED = STUDY / "h200-native"
@@ -216,6 +217,7 @@ def main() -> None:
         writer.writeheader()
         writer.writerows(asdict(row) for row in rows)
     write_part(PAGE, "answer", page_table(rows))
+    write_part(README, "study", page_table([r for r in rows if r.variant == "base"]))
 
 
 if __name__ == "__main__":
