@@ -40,8 +40,8 @@ simulate: $(STAMP) ## try every rule behind a verdict on data of known truth; wr
 e2e: $(STAMP) ## slow tests: whole runs, killing and resuming them, the report in a browser
 	@$(BIN)/python -m pytest tests -m "(e2e or browser) and not gpu and not slurm"
 
-faults: $(STAMP) ## kills, full disks, broken records, other faults, and what is lost; writes docs/reliability.md (PART=1: a part, only checks)
-	@$(BIN)/python tests/faults/campaign.py $(if $(PART),--part)
+faults: $(STAMP) ## kills, full disks, broken records, other faults, and what is lost; writes docs/reliability.md (PART=1: fewer of each; CHECK=1: only checks)
+	@$(BIN)/python tests/faults/campaign.py $(if $(PART),--part) $(if $(CHECK),--check)
 
 fuzz: $(STAMP) ## thousands of broken files of each kind; writes docs/reliability.md
 	@$(BIN)/python tests/fuzz/campaign.py
