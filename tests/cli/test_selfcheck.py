@@ -10,6 +10,7 @@ from dlmbench.bench import selfcheck as check
 from dlmbench.cli import console
 from dlmbench.measure.environment import fingerprint
 from dlmbench.results.selfcheck import read_selfcheck, selfcheck_path
+from dlmbench.types import NeighbourCost
 from support.program import run
 from support.selfchecks import a_selfcheck
 
@@ -22,10 +23,13 @@ def state(monkeypatch, tmp_path):
 def test_the_table_ends_with_what_cannot_be_shown(capsys, monkeypatch):
     environment, asked = fingerprint("cpu"), []
 
-    def run_selfcheck(found, device, on_progress, engines, budget_s):
+    def run_selfcheck(found, device, on_progress, engines, budget_s, placements):
+        assert placements == ()
         on_progress("process 1: start", 0, 2)
         asked.append((found.id, device, tuple(engines), budget_s))
-        return replace(a_selfcheck(found), other_cores=1.5, not_measured=("native, busy: no such kernel",))
+        beside = NeighbourCost("busy", "hf", 4, 1.25)
+        broken = ("native, busy: no such kernel",)
+        return replace(a_selfcheck(found), other_cores=1.5, not_measured=broken, neighbours=(beside,))
 
     monkeypatch.setattr(check, "run_selfcheck", run_selfcheck)
     monkeypatch.setattr("dlmbench.bench.generate.default_device", lambda: "cpu")
@@ -37,6 +41,7 @@ def test_the_table_ends_with_what_cannot_be_shown(capsys, monkeypatch):
     assert "Differences under 5.7% cannot be shown here by a run with 1 process, under 3.3% by one with 3" in out
     assert "3% planted" in out
     assert "no such kernel" in out
+    assert "Beside 3 busy GPUs hf, busy, takes +25.0%." in out
     assert "disturbed" in out
     path = selfcheck_path(environment.id)
     assert out.splitlines()[-1] == str(path)
