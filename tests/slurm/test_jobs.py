@@ -493,6 +493,22 @@ def test_a_limit_too_short_for_one_timed_repetition_is_an_error_and_not_another_
         begin(3, is_warmup=False)
 
 
+def test_a_cell_that_fails_at_every_start_is_no_progress(tmp_path):
+    cell = target_cell(4)
+
+    def begin(status):
+        with stoppable(NoProgress(at=1), tmp_path) as stopping, Store.open(tmp_path, ENVIRONMENT, "s") as store:
+            store.add_plan(Plan((cell,)))
+            store.append(CellStatus(cell.id, status, "why"))
+            stopping.repetition(cell, 0.1)
+
+    for status in ("error", "oom", "invalid", "skipped"):
+        with pytest.raises(BenchError, match="stopped before one repetition"):
+            begin(status)
+    with pytest.raises(StopRequestedError):
+        begin("ok")
+
+
 # ---------------------------------------------------------------- progress
 
 

@@ -80,10 +80,10 @@ def stoppable(inner: Progress, folder: Path, processes: int = 1) -> Iterator[Pro
 
 
 def _work_done(folder: Path, processes: int) -> int:
-    """Number of records that a resumed run does not measure again: all but warm-ups and unfinished processes."""
+    """Number of records that a resumed run does not measure again: not warm-ups, unfinished processes, failures."""
     if not folder.is_dir():  # a new run, or a mistake that opening the run reports
         return 0
     lines = [v for name in (RECORDS, GENERATIONS, TEXT_SCORES) for _, v in read_lines(folder / name) if "cell_id" in v]
     timed = Counter((v["cell_id"], v["process_id"]) for v in lines if v.get("is_warmup") is False)
-    others = sum("is_warmup" not in v for v in lines)
+    others = sum(1 for v in lines if "is_warmup" not in v and v.get("status", "ok") == "ok")
     return others + sum(n for n in timed.values() if processes == 1 or n >= MIN_PER_PROCESS)
