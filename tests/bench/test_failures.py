@@ -13,7 +13,7 @@ from dlmbench.analysis.replication import estimate
 from dlmbench.bench.forecast import Expectation
 from dlmbench.bench.generate import cells_beyond_context
 from dlmbench.bench.speed import RunState, SpeedPass
-from dlmbench.bench.worker import Failed, Pool, failure
+from dlmbench.bench.worker import Failed, Pool, Worker, failure
 from dlmbench.errors import BenchError
 from dlmbench.results import Store
 from dlmbench.types import CellStatus, Experiment, Plan, PromptSettings, ProtocolSettings
@@ -49,6 +49,30 @@ def test_a_model_killed_while_it_loads_is_a_failure_and_no_interruption():
         (reply,) = worker.ask(None)
         assert isinstance(reply, Failed)
         assert "SIGKILL" in reply.reason
+
+
+def test_a_worker_may_be_killed_by_another_thread_while_it_starts(monkeypatch):
+    worker, ended = Worker("cpu"), []
+
+    class Starting:
+        """A process without anything to kill before `start` returns, as those of multiprocessing."""
+
+        def __init__(self, **_):
+            self.is_started = False
+
+        def start(self):
+            worker.kill()
+            self.is_started = True
+
+        def kill(self):
+            assert self.is_started
+            ended.append(self)
+
+    context = SimpleNamespace(Pipe=lambda: (None, SimpleNamespace(close=lambda: None)), Process=Starting)
+    monkeypatch.setattr("multiprocessing.get_context", lambda method: context)
+    worker.start()
+    worker.kill()
+    assert len(ended) == 1
 
 
 def test_out_of_memory_on_the_cpu_is_out_of_memory():

@@ -431,8 +431,9 @@ class Worker:
         self.process_id = secrets.randbits(48)
         self._connection, theirs = context.Pipe()
         arguments = (theirs, self.device, self.placement, self.process_id, first)
-        self._process = context.Process(target=_serve, args=arguments, daemon=True)
-        self._process.start()
+        process = context.Process(target=_serve, args=arguments, daemon=True)
+        process.start()
+        self._process = process  # once there is something to kill
         theirs.close()
         self._is_ready = False
 
@@ -444,9 +445,9 @@ class Worker:
             self._is_ready = True
 
     def kill(self) -> None:
-        """End the process at once: whoever waits for its reply learns that it died."""
-        if self._process is not None:
-            self._process.kill()
+        """End the process at once, from any thread: whoever waits for its reply learns that it died."""
+        if (process := self._process) is not None:
+            process.kill()
 
     def stop(self) -> None:
         """End the process; the next request starts a new one."""
