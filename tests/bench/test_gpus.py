@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections import Counter
 from dataclasses import replace
 
 import pytest
 
+from dlmbench.bench import gpus
 from dlmbench.bench.forecast import Expectation
 from dlmbench.bench.gpus import Dealing, find_gpus, run_on
 from dlmbench.bench.speed import RunState, SpeedPass
@@ -133,6 +136,101 @@ def test_one_process_of_each_cell_is_resumed_where_it_was(tmp_path):
         measure(tmp_path, [NamedPool("GPU 0"), NamedPool("GPU 1")], single, at=4)
     results = measure(tmp_path, [NamedPool("GPU 0"), NamedPool("GPU 1")], single)
     assert [len(r.timed) for r in results] == [9] * 4
+
+
+def wait_until(is_true):
+    deadline = time.monotonic() + 20
+    while not is_true():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_device_that_has_ended_is_no_busy_neighbour(tmp_path):
+    records, is_halfway = tmp_path / "records.jsonl", threading.Event()
+
+    def waits(request):
+        if isinstance(request, Repeat) and request.round == 1:
+            is_halfway.set()
+            wait_until(lambda: '"device_time"' in records.read_text())
+            time.sleep(0.1)  # the other thread ends right after that record
+
+    def fails(request):
+        assert is_halfway.wait(20)
+        return Failed("error", "broken")
+
+    results = measure(tmp_path, [NamedPool("GPU 0", waits), NamedPool("GPU 1", fails)], replace(SETTINGS, processes=1))
+    beside = [Counter(s.neighbours for r in results for s in r.samples if s.round == number) for number in (0, 1)]
+    assert set(beside[0]) == {1}
+    # The first repetition of the second round was asked for while the other device was at work.
+    assert (beside[1][1], set(beside[1])) == (1, {0, 1})
+
+
+def test_an_error_during_a_requested_stop_ends_the_run_and_is_the_one_reported(tmp_path):
+    has_stopped = threading.Event()
+
+    def stops(request):
+        has_stopped.set()
+        raise StopRequestedError
+
+    def fails(request):
+        assert has_stopped.wait(20)
+        time.sleep(0.2)
+        raise BenchError("the disk is full", "")
+
+    pools = [NamedPool("GPU 0", stops), NamedPool("GPU 1", fails)]
+    with pytest.raises(BenchError, match="disk is full"):
+        measure(tmp_path, pools)
+    assert all(pool.killed for pool in pools)
+
+
+def test_a_second_ctrl_c_ends_the_devices_that_are_still_at_work(tmp_path, monkeypatch):
+    """The first one stopped a device already; the other is in the middle of a long repetition until it is killed."""
+    is_killed = threading.Event()
+
+    def stops(request):
+        raise StopRequestedError
+
+    def works(request):
+        assert is_killed.wait(20), "never killed"
+        return Failed("error", "the model's process died")
+
+    pools = [NamedPool("GPU 0", stops), NamedPool("GPU 1", works)]
+    pools[1].kill = is_killed.set
+    waits, wait = [], gpus.wait
+
+    def interrupted(futures, return_when):
+        waits.append(futures)
+        if len(waits) == 2:
+            raise KeyboardInterrupt
+        return wait(futures, return_when=return_when)
+
+    monkeypatch.setattr(gpus, "wait", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        measure(tmp_path, pools)
+    assert not any(r.status for r in read_run(tmp_path).results), "a worker that we end is no failure of its cell"
+
+
+def test_what_the_passes_share_changes_under_its_lock(tmp_path, monkeypatch):
+    class Guarded(dict):
+        def __init__(self, lock):
+            super().__init__()
+            self.lock = lock
+
+        def __setitem__(self, key, value):
+            assert self.lock._is_owned()
+            super().__setitem__(key, value)
+
+        def pop(self, *arguments):
+            assert self.lock._is_owned()
+            return super().pop(*arguments)
+
+    class GuardedState(RunState):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            self.left = Guarded(self.lock)
+
+    monkeypatch.setitem(globals(), "RunState", GuardedState)
+    assert all(r.status == "ok" for r in measure(tmp_path, [NamedPool("GPU 0"), NamedPool("GPU 1")]))
 
 
 @pytest.mark.parametrize("wanted", ["0", "3", "-1", "many", "1.5"])

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 
-from dlmbench.bench.speed import RunState, RunStoppedError, SpeedPass
+from dlmbench.bench.speed import RunState, SpeedPass
 from dlmbench.bench.worker import Placement, Pool
 from dlmbench.errors import BenchError, StopRequestedError
 from dlmbench.experiment.shards import LoadKey, balance
@@ -90,11 +90,10 @@ def run_on(whole: SpeedPass, pools: Sequence[Pool], dealing: Dealing, prompts: P
     for part in (*busy, *alone):
         for cell in part.plan.cells:
             state.parts[cell.id] = state.parts.get(cell.id, 0) + 1
-    state.later_s = sum(part.remaining().seconds for part in alone)
-    _at_once(state, busy, pools, lambda part: part.run(prompts, together=together))
-    for part in alone:
-        state.later_s -= part.remaining().seconds
-        _at_once(state, [part], pools, lambda part: part.run(prompts, together=together))
+    parts_in_turn = [busy, *([part] for part in alone)]
+    for number, parts in enumerate(parts_in_turn, start=1):
+        state.later_s = sum(part.remaining().seconds for later in parts_in_turn[number:] for part in later)
+        _at_once(state, parts, pools, lambda part: part.run(prompts, together=together))
 
 
 def _passes(
@@ -123,14 +122,26 @@ def _at_once(
     state: RunState, parts: Sequence[SpeedPass], pools: Sequence[Pool], run: Callable[[SpeedPass], None]
 ) -> None:
     """Run passes at the same time. The first error of one ends them all; a requested stop lets each end by itself."""
-    state.active = max(1, len(parts))
-    with ThreadPoolExecutor(max_workers=state.active) as threads:
-        futures: list[Future[None]] = [threads.submit(run, part) for part in parts]
+
+    def run_counted(part: SpeedPass) -> None:
         try:
-            done, _ = wait(futures, return_when=FIRST_EXCEPTION)
-            failed = [error for f in done if (error := f.exception()) is not None]
-            if failed and not isinstance(failed[0], StopRequestedError):
-                raise failed[0]
+            run(part)
+        finally:
+            with state.lock:
+                state.active -= 1
+
+    state.active = len(parts)
+    stops = []
+    with ThreadPoolExecutor(max_workers=max(1, len(parts))) as threads:
+        left: set[Future[None]] = {threads.submit(run_counted, part) for part in parts}
+        try:
+            # A second Ctrl-C comes while the others still end: until all have, this is inside the `try`.
+            while left:
+                done, left = wait(left, return_when=FIRST_EXCEPTION)
+                for error in filter(None, (future.exception() for future in done)):
+                    if not isinstance(error, StopRequestedError):
+                        raise error
+                    stops.append(error)
         except BaseException:
             with state.lock:
                 state.is_stopped = True
@@ -138,6 +149,5 @@ def _at_once(
                 pool.kill()
             raise
     state.active = 1
-    errors = [error for f in futures if (error := f.exception()) is not None]
-    for error in sorted(errors, key=lambda e: isinstance(e, RunStoppedError)):
-        raise error
+    if stops:
+        raise stops[0]

@@ -90,7 +90,7 @@ class RunState:
                 taken, index = self.store.records.samples[record.cell_id], record.index
                 while (record.is_warmup, index) in taken:
                     index += 1
-                record = replace(record, index=index, neighbours=self.active - 1)
+                record = replace(record, index=index)
             self.store.append(record)
 
     def end(self, cell: Cell, failure: Failed | None) -> None:
@@ -168,7 +168,8 @@ class SpeedPass:
         try:
             self._run_processes(together)
         finally:
-            self.state.left.pop(self.device_name, None)
+            with self.state.lock:
+                self.state.left.pop(self.device_name, None)
             if not self.state.is_stopped:
                 self.state.record(DeviceTime(time.perf_counter() - began, **self.spent))
 
@@ -287,11 +288,12 @@ class SpeedPass:
     def _record(self, worker: Worker, request: Repeat | MeterEnergy | ProfileCell | GenerateMissing) -> None:
         """Send a request and record each reply as it comes."""
         cell, began = request.cell, time.perf_counter()
+        neighbours = self.state.active - 1  # when a repetition begins; they can only become fewer until it ends
         for reply in worker.ask(request, self._silence_s(cell)):
             if isinstance(reply, Failed):
                 self._end(cell, reply)
             elif isinstance(reply, Repetition):
-                self.state.record(reply.sample)
+                self.state.record(replace(reply.sample, neighbours=neighbours))
                 self._keep(cell, reply.generations)
                 self.spent["warmup_s" if reply.sample.is_warmup else "timed_s"] += reply.sample.wall_s
                 with self.state.lock:
@@ -301,6 +303,7 @@ class SpeedPass:
             else:
                 self.state.record(reply)
                 self.spent["windows_s"] += reply.region_s if isinstance(reply, EnergyWindow) else 0.0
+            neighbours = self.state.active - 1
         if isinstance(request, ProfileCell | GenerateMissing):
             self.spent["inspection_s"] += time.perf_counter() - began
 
