@@ -96,6 +96,19 @@ def test_rows_of_different_protocol_are_never_one_curve():
     assert curves([*one, replace(BASELINE, task="math")]) == ()
 
 
+def test_a_mean_over_parts_is_not_compared_with_a_share_of_all_items():
+    points = [replace(ROW, steps=k, metric="macro_accuracy") for k in (32, 64)]
+    assert curves([*points, BASELINE]) == ()
+    assert len(curves([*points, replace(BASELINE, metric="macro_accuracy")])) == 1
+
+
+def test_two_thresholds_are_no_difference_of_harnesses():
+    one = replace(ROW, steps=None, nfe=36.5, commit="threshold", threshold=0.5, value=40.0)
+    other = replace(one, nfe=78.8, threshold=0.9, value=60.0, harness="lm-eval")
+    assert harness_gaps([one, other]) == {}
+    assert harness_gaps([one, replace(other, threshold=0.5)]) == {("base", frozenset({"OpenCompass", "lm-eval"})): 20.0}
+
+
 def test_what_was_read_at_second_hand_or_cannot_be_a_share_of_the_items_decides_nothing():
     assert ROW.problem == ""
     assert "second hand" in replace(ROW, provenance="second hand").problem

@@ -73,11 +73,16 @@ class PublishedScore:
         )
 
     @property
+    def question(self) -> tuple[str, ...]:
+        """Equal for scores that a target and a baseline may be compared by."""
+        return self.variant, self.task, self.metric
+
+    @property
     def setting(self) -> tuple[object, ...]:
         """Equal for scores of one model that differ in harness and source at most."""
         return (
             *(self.model, self.variant, self.task, self.metric, self.shots),
-            *(self.new_tokens, self.block_length, self.steps, self.cache, self.commit),
+            *(self.new_tokens, self.block_length, self.steps, self.cache, self.commit, self.threshold),
         )
 
     @property
@@ -181,7 +186,7 @@ def harness_gaps(rows: Sequence[PublishedScore]) -> dict[tuple[str, frozenset[st
 
 
 def curves(rows: Iterable[PublishedScore]) -> tuple[PublishedCurve, ...]:
-    """Every curve of two step counts or more with every baseline of its task, in the order of the rows.
+    """Every curve of two step counts or more with every baseline of its task and metric, in the order of the rows.
 
     Only rows that may decide. Where two harnesses were never run on one model, or the number of shots differs, the
     allowance is the largest that any two harnesses showed on the variant.
@@ -194,7 +199,7 @@ def curves(rows: Iterable[PublishedScore]) -> tuple[PublishedCurve, ...]:
         ordered = tuple({r.forwards: r for r in sorted(points, key=lambda r: r.forwards or 0)}.values())
         first = ordered[0]
         for baseline in sound if len(ordered) > 1 else ():
-            if baseline.role == "baseline" and (baseline.variant, baseline.task) == (first.variant, first.task):
+            if baseline.role == "baseline" and baseline.question == first.question:
                 found.append(PublishedCurve(ordered, baseline, _allowance(gaps, first, baseline)))
     return tuple(found)
 
