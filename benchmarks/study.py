@@ -171,7 +171,7 @@ def _answer(
 def page_table(rows: Sequence[Answer]) -> str:
     """One line for each curve and baseline: where parity lies, and who is faster there."""
     lines = []
-    for curve in group_by(rows, lambda r: (r.variant, r.task, r.rule, r.baseline_source)).values():
+    for curve in group_by(rows, lambda r: (r.variant, r.task, r.rule, r.quality_source, r.baseline_source)).values():
         first = curve[0]
         rule = "threshold" if first.rule == "threshold" else "fixed steps"
         lines.append(
