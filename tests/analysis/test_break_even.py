@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -70,6 +71,9 @@ def test_anything_else_is_about_and_has_no_interval(times, base):
     assert found.is_rough
     assert (found.low, found.high) == (None, None)
     assert found.text().startswith("about ")
+    assert [replace(found, steps=k).text() for k in (7.62, 99.4, 99.7, 212.0)] == [
+        f"about {k}" for k in ("7.6", "99", "100", "212")
+    ]
 
 
 def test_a_bent_curve_shows_in_the_residual_and_steps_that_get_slower_too():

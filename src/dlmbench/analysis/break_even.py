@@ -59,7 +59,7 @@ class BreakEven:
         if self.steps < 1:
             return "below one step: by the fitted line a single step takes longer than the baseline"
         if self.low is None or self.high is None:
-            return f"about {self.steps:.2g}" if self.steps < 100 else f"about {self.steps:.0f}"
+            return f"about {self.steps:.2g}" if self.steps < 99.5 else f"about {self.steps:.0f}"
         # As many digits as the interval's width allows.
         digits = 1 if self.high - self.low < 1 and self.steps < 100 else 0
         return f"{self.steps:.{digits}f} ({max(self.low, 0):.{digits}f} to {max(self.high, 0):.{digits}f})"
