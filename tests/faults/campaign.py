@@ -105,6 +105,16 @@ def finished(command: list[str], **settings: object) -> subprocess.CompletedProc
     return subprocess.run(command, capture_output=True, text=True, timeout=LONGEST_S, check=False, **settings)  # type: ignore[call-overload,no-any-return]
 
 
+def killed(command: list[str], after_s: float) -> bool:
+    """Kill a command after so many seconds. Whether it was killed: it may have ended before."""
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        process.wait(after_s)
+    except subprocess.TimeoutExpired:
+        process.kill()
+    return process.wait() == -signal.SIGKILL
+
+
 def repetitions(output: Path) -> list[str]:
     """The whole lines of repetitions on record."""
     records = output / "records.jsonl"
@@ -170,14 +180,8 @@ def kill_command(campaign: Campaign, name: str, command: Callable[[Path], list[s
     output = campaign.folder / f"killed-{name}"
     shutil.copytree(campaign.whole, output)
     kept = repetitions(output)
-    for _ in range(kills):
-        process = subprocess.Popen(command(output), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        try:
-            process.wait(campaign.random.uniform(0.5, 6))
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        fault.tries += 1
+    while fault.tries < kills:
+        fault.tries += killed(command(output), campaign.random.uniform(0.5, 6))
         read_run(output)
     done = finished(command(output))
     assert done.returncode == 0, done.stderr
@@ -195,12 +199,8 @@ def kill_merge(campaign: Campaign, kills: int) -> None:
     fault = campaign.fault("SIGKILL of `merge`", "nothing")
     merged = campaign.folder / "merged"
     command = command_line("merge", merged, campaign.whole)
-    for _ in range(kills):
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        time.sleep(campaign.random.uniform(0.3, 2.5))
-        process.kill()
-        process.wait()
-        fault.tries += 1
+    while fault.tries < kills:
+        fault.tries += killed(command, campaign.random.uniform(0.3, 2.5))
     done = finished(command)
     assert done.returncode == 0, done.stderr
     kept = repetitions(campaign.whole)
