@@ -87,6 +87,50 @@ def test_two_harnesses_widen_the_test_by_what_they_differ_on_one_model():
     assert found[0].parity.low_steps == 64
 
 
+@pytest.mark.parametrize(
+    ("change", "allowance"),
+    [({}, 0.0), ({"shots": 5}, 3.5), ({"harness": ""}, 3.5), ({"harness": "lm-eval"}, 1.5), ({"harness": "d1"}, 3.5)],
+)
+def test_what_two_harnesses_may_differ_by(change, allowance):
+    """That of their own pair; the largest of any where they never met, are unknown, or the shots differ."""
+    points = [replace(ROW, steps=k) for k in (32, 64)]
+    met = [replace(points[0], harness=h, value=v, source=h) for h, v in (("lm-eval", 51.5), ("Meta", 53.5))]
+    (curve,) = (c for c in curves([*points, *met, replace(BASELINE, **change)]) if len(c.points) == 2)
+    assert curve.allowance == allowance
+    (unmet,) = curves([*points, replace(BASELINE, harness="d1")])
+    assert unmet.allowance == 2.0
+
+
+def test_unknown_harnesses_are_not_the_same_one():
+    points = [replace(ROW, steps=k, harness="") for k in (32, 64)]
+    (curve,) = curves([*points, replace(BASELINE, harness="")])
+    assert curve.allowance == 2.0
+
+
+def test_the_interval_is_as_wide_as_the_test():
+    points = [replace(ROW, steps=k) for k in (32, 64)]
+    (same,), (other,) = curves([*points, BASELINE]), curves([*points, replace(BASELINE, harness="d1")])
+    one, wide = same.parity.points[0].gap, other.parity.points[0].gap
+    assert (wide.value, wide.low, wide.high) == pytest.approx((one.value, one.low - 2.0, one.high + 2.0))
+
+
+def test_a_step_count_is_worse_only_beyond_what_one_of_several_is_by_chance():
+    low, high = (replace(ROW, steps=k, value=v) for k, v in ((32, 41.5), (64, 60.0)))
+    one_of_two = outcome(low, high)
+    assert 0.0125 < one_of_two.points[0].p_worse < 0.025
+    assert one_of_two.state_of(one_of_two.points[0]) == "undecided"
+    lower = outcome(replace(low, value=40.0), high)
+    assert lower.state_of(lower.points[0]) == "worse"
+
+
+def test_few_items_or_an_unknown_number_decide_nothing():
+    few = [replace(ROW, steps=k, items=20, value=100.0) for k in (32, 64)]
+    parity = outcome(*few, baseline=replace(BASELINE, items=20, value=0.0))
+    assert (parity.outcome, parity.state_of(parity.points[0])) == ("undecided", "too few prompts")
+    assert curves([*(replace(r, items=None) for r in few), BASELINE]) == ()
+    assert curves([*(replace(ROW, steps=k) for k in (32, 64)), replace(BASELINE, items=None)]) == ()
+
+
 def test_rows_of_different_protocol_are_never_one_curve():
     one = [replace(ROW, steps=k) for k in (32, 64)]
     for change in ({"shots": 5}, {"new_tokens": 512}, {"block_length": 32}, {"cache": "dual"}, {"commit": "random"}):
@@ -126,7 +170,15 @@ def test_an_adaptive_rule_has_forwards_instead_of_steps():
 
 @pytest.mark.parametrize(
     ("column", "value"),
-    [("value", "nan"), ("value", "101"), ("value", "much"), ("items", "0"), ("role", "judge"), ("steps", "1.5")],
+    [
+        ("value", "nan"),
+        ("value", "-1"),
+        ("value", "101"),
+        ("value", "much"),
+        ("items", "0"),
+        ("role", "judge"),
+        ("steps", "1.5"),
+    ],
 )
 def test_a_broken_row_is_named_by_its_line(tmp_path, column, value):
     good = {k: "" if v is None else str(v) for k, v in asdict(ROW).items()}

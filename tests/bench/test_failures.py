@@ -19,7 +19,7 @@ from dlmbench.results import Store
 from dlmbench.types import CellStatus, Experiment, Plan, PromptSettings, ProtocolSettings
 from support.experiments import embedded_pair
 from support.program import run
-from support.synthetic_run import ENVIRONMENT, baseline_cell, target_cell
+from support.synthetic_run import ENVIRONMENT, baseline_cell, sample, target_cell
 
 CELLS = (baseline_cell(), target_cell(8), target_cell(16))
 
@@ -49,6 +49,20 @@ def test_a_model_killed_while_it_loads_is_a_failure_and_no_interruption():
         (reply,) = worker.ask(None)
         assert isinstance(reply, Failed)
         assert "SIGKILL" in reply.reason
+
+
+@pytest.mark.parametrize(
+    ("expected_s", "longest_s", "silence_s"), [(1.0, None, 900), (100.0, None, 2000), (100.0, 300.0, 6000)]
+)
+def test_a_process_may_be_silent_for_many_generations_of_its_cell(tmp_path, expected_s, longest_s, silence_s):
+    with Store.open(tmp_path, ENVIRONMENT, "t", Plan(CELLS)) as store:
+        if longest_s:
+            store.append(sample(CELLS[0], 0, 1.0))
+            store.append(sample(CELLS[0], 1, longest_s))
+        work = Expectation(lambda cell: expected_s, is_seconds=True)
+        experiment = Experiment("study", (), (), PromptSettings("tiny", 1), ProtocolSettings(), metrics=())
+        speed = SpeedPass(Plan(CELLS), RunState(experiment, store, SimpleNamespace(), work), None)
+        assert speed._silence_s(CELLS[0]) == silence_s
 
 
 def test_a_worker_may_be_killed_by_another_thread_while_it_starts(monkeypatch):

@@ -130,6 +130,18 @@ def test_cells_that_neighbours_would_slow_run_alone_and_last(tmp_path):
     assert all(s.started_at >= last_of_others for s in results[0].samples)
 
 
+def test_the_time_left_counts_the_cells_that_come_later(tmp_path, monkeypatch):
+    shown = []
+    monkeypatch.setattr(NoProgress, "left", lambda self, seconds, unknown: shown.append(seconds))
+    alone = replace(EVENLY, alone=frozenset(c.id for c in CELLS[:2]))
+    measure(tmp_path, [NamedPool("GPU 0"), NamedPool("GPU 1")], replace(SETTINGS, processes=1), dealing=alone)
+    assert len(shown) > 10
+    assert shown[0] > 2 * shown[-1]
+    generations = SETTINGS.warmup + SETTINGS.min_repeats
+    assert shown[0] >= 3 * generations, "one of the two that run together, then two alone"
+    assert 0 <= shown[-1] < generations
+
+
 def test_one_process_of_each_cell_is_resumed_where_it_was(tmp_path):
     single = replace(SETTINGS, processes=1)
     with pytest.raises(StopRequestedError):
