@@ -44,6 +44,31 @@ def test_a_device_without_a_clock_is_refused():
         clock_for("mps")
 
 
+def test_the_cuda_clock_reads_milliseconds_between_events_on_the_stream(monkeypatch):
+    import torch
+
+    calls, times_ms = [], iter([10.0, 260.0])
+
+    class Event:
+        def __init__(self, enable_timing):
+            assert enable_timing
+
+        def record(self):
+            calls.append("record")
+            self.at_ms = next(times_ms)
+
+        def elapsed_time(self, end):
+            return end.at_ms - self.at_ms
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: calls.append("synchronize"))
+    clock = clock_for("cuda")
+    start, end = clock.mark(), clock.mark()
+    clock.synchronize()
+    assert clock.seconds(start, end) == 0.25
+    assert calls == ["record", "record", "synchronize"]
+
+
 @pytest.mark.gpu
 def test_cuda_events_see_the_work_that_an_unsynchronized_host_timer_misses():
     torch = pytest.importorskip("torch")

@@ -1,6 +1,8 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -68,3 +70,30 @@ def test_measuring_imports_no_torch_until_it_measures():
 def test_a_missing_gpu_is_an_error_the_user_can_fix():
     with pytest.raises(BenchError, match="no CUDA device"):
         environment.fingerprint("cuda")
+
+
+def test_a_processor_without_a_name_is_called_by_its_architecture(monkeypatch):
+    read = Path.read_text
+    unnamed = "processor\t: 0\nFeatures\t: fp asimd\n"
+    shown = lambda self, **options: unnamed if self == Path("/proc/cpuinfo") else read(self, **options)  # noqa: E731
+    monkeypatch.setattr(Path, "read_text", shown)
+    monkeypatch.setattr("platform.processor", lambda: "")
+    monkeypatch.setattr("platform.machine", lambda: "aarch64")
+    assert environment.fingerprint("cpu").device == "CPU aarch64"
+
+
+@pytest.mark.parametrize(("cuda", "hip", "shown"), [("12.8", None, "12.8"), (None, "6.4.1", "rocm 6.4.1")])
+def test_the_fingerprint_of_a_gpu_has_its_memory_and_runtime(monkeypatch, cuda, hip, shown):
+    for name, value in {
+        "is_available": True,
+        "get_device_name": "a card",
+        "device_count": 2,
+        "current_device": 1,
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, lambda value=value: value)
+    memory = {0: 10, 1: 24 << 30}
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda i: SimpleNamespace(total_memory=memory[i]))
+    monkeypatch.setattr(torch.version, "cuda", cuda)
+    monkeypatch.setattr(torch.version, "hip", hip)
+    found = environment.fingerprint("cuda")
+    assert (found.device, found.device_count, found.memory_bytes, found.cuda) == ("a card", 2, 24 << 30, shown)

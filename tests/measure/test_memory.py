@@ -30,6 +30,20 @@ def test_a_peak_that_cannot_be_reset_is_unknown_and_not_somebody_elses(monkeypat
     assert ran == [1]
 
 
+def test_a_peak_on_the_gpu_begins_with_an_empty_cache_and_is_read_after_the_work(monkeypatch):
+    import torch
+
+    calls = []
+    for name in ("synchronize", "empty_cache", "reset_peak_memory_stats"):
+        monkeypatch.setattr(torch.cuda, name, lambda name=name: calls.append(name))
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: calls.append("read") or 7)
+    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda: 8)
+    found = measure_memory("c", 1, lambda: calls.append("generate"), "cuda")
+    assert (found.source, found.peak_allocated_bytes, found.peak_reserved_bytes) == ("cuda", 7, 8)
+    before = ["synchronize", "empty_cache", "reset_peak_memory_stats"]
+    assert calls == [*before, "generate", "synchronize", "read"]
+
+
 @pytest.mark.gpu
 def test_cuda_peaks_are_the_generations_own():
     torch = pytest.importorskip("torch")

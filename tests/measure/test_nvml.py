@@ -149,6 +149,78 @@ def test_the_null_meter_answers_none_to_everything():
     assert (meter.driver(), meter.power_cap_w(), meter.process_bytes()) == (None, None, None)
 
 
+def test_a_counter_that_stops_answering_gives_no_window(board):
+    meter = GpuMeter(board, object())
+
+    def work():
+        board.sleep(1.0)
+        if board.now_s > 3.0:
+            meter._handle = None
+
+    assert measure_energy("c", 1, work, BoardClock(board), meter) is None
+
+
+@pytest.fixture
+def driver(monkeypatch):
+    """Two boards as the driver knows them, and a function that sets what torch says of its current device."""
+    pynvml = pytest.importorskip("pynvml")
+
+    def finds(handles):
+        def find(name):
+            if name not in handles:
+                raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_FOUND)
+            return handles[name]
+
+        return find
+
+    monkeypatch.setattr(pynvml, "nvmlInit", lambda: None)
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetUUID", lambda handle: handle)
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetHandleByUUID", finds({"GPU-aa": "board a"}))
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetHandleByPciBusId", finds({"00000000:3b:00.0": "board b"}))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+
+    def torch_sees(**properties):
+        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(**properties))
+
+    torch_sees(uuid="aa")
+    return torch_sees
+
+
+BUS = {"pci_domain_id": 0, "pci_bus_id": 0x3B, "pci_device_id": 0}
+
+
+@pytest.mark.parametrize(
+    ("properties", "board"),
+    [
+        ({"uuid": "aa", **BUS}, "board a"),
+        ({"uuid": "GPU-aa"}, "board a"),
+        ({"uuid": "MIG-cc", **BUS}, "board b"),
+        (BUS, "board b"),
+        ({"uuid": "zz"}, None),
+        ({}, None),
+    ],
+)
+def test_the_board_of_torchs_device_is_found_by_uuid_then_by_address(driver, properties, board):
+    driver(**properties)
+    assert GpuMeter.of_device("cuda").uuid() == board
+
+
+def test_without_a_driver_or_a_device_there_is_no_board(driver, monkeypatch):
+    import pynvml
+
+    assert GpuMeter.of_device("cuda").uuid() == "board a"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert GpuMeter.of_device("cuda").uuid() is None
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+
+    def fails():
+        raise pynvml.NVMLError(pynvml.NVML_ERROR_LIBRARY_NOT_FOUND)
+
+    monkeypatch.setattr(pynvml, "nvmlInit", fails)
+    assert GpuMeter.of_device("cuda").uuid() is None
+
+
 @pytest.mark.gpu
 def test_the_meter_finds_torchs_own_board_and_counts_its_energy():
     if not torch.cuda.is_available():

@@ -211,7 +211,7 @@ class _Prompts:
 
     @cached_property
     def quality(self) -> PromptSets:
-        """The same for a target; a baseline with another tokenizer gets the bytes of the target's prompt and span."""
+        """The same for a target; a baseline of another tokenizer gets the bytes of the first target's text."""
         return {shape: self._same_bytes(*shape) for shape in self._shapes}
 
     def _take(self, key: str, prompt_tokens: int, new_tokens: int) -> PromptBatch:
@@ -224,21 +224,18 @@ class _Prompts:
 
     def _same_bytes(self, key: str, prompt_tokens: int, new_tokens: int) -> PromptBatch:
         own = self.speed[key, prompt_tokens, new_tokens]
-        targets = [k for k, model in self._models.items() if model.spec.role == "target"]
-        has_references = all(p.reference_ids for p in own.prompts)
-        if not targets or not has_references or all(self._same_tokenizer(key, target) for target in targets):
+        target = next((k for k, model in self._models.items() if model.spec.role == "target"), None)
+        if target is None or self._models[key].spec.role == "target" or self._same_tokenizer(key, target):
             return own
-        target = targets[0]
         source = self._take(target, prompt_tokens, new_tokens)
-        spans = prompt_sources.scored_spans(source, self._tokenizers[target], self._tokenizers[key])
+        # A short text may continue for one tokenizer and not for the other.
+        if not all(p.reference_ids for p in (*own.prompts, *source.prompts)):
+            return own
         prompts = []
+        spans = prompt_sources.scored_spans(source, self._tokenizers[target], self._tokenizers[key])
         for prompt, span in zip(source.prompts, spans, strict=True):
-            if self._models[key].spec.role == "target":
-                prompts.append(replace(own.prompts[prompt.index], scored=(span.first, span.last), scored_tokens=None))
-            else:
-                tokens = span.last - span.first
-                ids, reference = span.prompt_ids, span.reference_ids
-                prompts.append(Prompt(prompt.index, ids, span.before, reference, span.text, scored_tokens=tokens))
+            ids, tokens = span.prompt_ids, span.last - span.first
+            prompts.append(Prompt(prompt.index, ids, span.before, span.reference_ids, span.text, scored_tokens=tokens))
         return PromptBatch(tuple(prompts), source.prompt_hash)
 
     def _same_tokenizer(self, key: str, other: str) -> bool:
