@@ -205,6 +205,10 @@ def _speed(answer: Answer) -> str:
     value, *ends = (x if is_faster else 1 / x for x in (answer.ratio, answer.low, answer.high))
     value_text, low_text, high_text = (f"{x:.2g}" if x < 10 else f"{x:.0f}" for x in (value, min(ends), max(ends)))
     text = f"{value_text}x {'faster' if is_faster else 'slower'} ({low_text} to {high_text})"
+    if answer.low < 1 < answer.high:
+        text = (
+            f"{value_text}x {'faster' if is_faster else 'slower'} (or as fast: {answer.low:.2g}x to {answer.high:.2g}x)"
+        )
     at = "" if answer.to_steps is not None else f" at {answer.at_steps:g}"
     return text + at
 
