@@ -63,6 +63,9 @@ def test_a_process_may_be_silent_for_many_generations_of_its_cell(tmp_path, expe
         experiment = Experiment("study", (), (), PromptSettings("tiny", 1), ProtocolSettings(), metrics=())
         speed = SpeedPass(Plan(CELLS), RunState(experiment, store, SimpleNamespace(), work), None)
         assert speed._silence_s(CELLS[0]) == silence_s
+        amounts = Expectation(lambda cell: 1e12, is_seconds=False)
+        unknown = SpeedPass(Plan(CELLS), RunState(experiment, store, SimpleNamespace(), amounts), None)
+        assert unknown._silence_s(CELLS[1]) is None
 
 
 def test_a_worker_may_be_killed_by_another_thread_while_it_starts(monkeypatch):

@@ -307,12 +307,16 @@ class SpeedPass:
         if isinstance(request, ProfileCell | GenerateMissing):
             self.spent["inspection_s"] += time.perf_counter() - began
 
-    def _silence_s(self, cell: Cell) -> float:
-        """After how long without an answer a process hangs: a reply takes one or a few generations, or compiling."""
-        samples = self._samples(cell)
+    def _silence_s(self, cell: Cell) -> float | None:
+        """After how long without an answer a process hangs: a reply takes one or a few generations, or compiling.
+
+        None, never, where nobody knows yet how long a generation takes.
+        """
+        with self.state.lock:
+            samples = self.state.store.samples(cell.id)
         expected = self.state.expectation.weight(cell) if self.state.expectation.is_seconds else None
-        longest = max((s.latency_s for s in samples), default=expected or 0.0)
-        return max(MOST_SILENT_S, MOST_SILENT * longest)
+        longest = max((s.latency_s for s in samples), default=expected)
+        return None if longest is None else max(MOST_SILENT_S, MOST_SILENT * longest)
 
     def _keep(self, cell: Cell, generations: Sequence[StoredGeneration]) -> None:
         with self.state.lock:

@@ -347,7 +347,8 @@ def failure(error: Exception) -> Failed:
     return Failed("error", f"{type(error).__name__}: {error}" if not isinstance(error, BenchError) else str(error))
 
 
-_DIED = (EOFError, BrokenPipeError, ConnectionResetError)  # what a pipe raises once the process at its other end died
+# What a pipe raises once the process at its other end died; a plain OSError where that was in the middle of a message.
+_DIED = (EOFError, OSError)
 _READY = "ready"  # a worker's first message: libraries are imported and its first model is loaded
 
 
