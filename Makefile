@@ -34,7 +34,7 @@ report: $(STAMP) ## write the report of a finished run again: make report RUN=re
 test: $(STAMP) ## unit tests, without a GPU
 	@$(BIN)/python -m pytest tests -m "not e2e and not browser and not gpu and not slurm" -n auto
 
-coverage: $(STAMP) ## unit tests with the branches that they take; fails under 90% of a measuring package
+coverage: $(STAMP) ## unit tests with the branches that they take; writes docs/reliability.md, fails under 90% of a measuring package
 	@rm -rf build/coverage && mkdir -p build/coverage
 	@$(BIN)/coverage run -m pytest tests -m "not e2e and not browser and not gpu and not slurm" -n auto
 	@$(BIN)/coverage combine --quiet && $(BIN)/coverage json --quiet -o build/coverage/branches.json
@@ -46,7 +46,7 @@ simulate: $(STAMP) ## try every rule behind a verdict on data of known truth; wr
 e2e: $(STAMP) ## slow tests: whole runs, killing and resuming them, the report in a browser
 	@$(BIN)/python -m pytest tests -m "(e2e or browser) and not gpu and not slurm"
 
-faults: $(STAMP) ## kills, full disks, broken records, other faults, and what is lost; writes docs/reliability.md (PART=1: fewer of each; CHECK=1: only checks)
+faults: $(STAMP) ## kills, full disks, broken records, other faults, and what is lost; writes docs/reliability.md (PART=1: fewer of each; CHECK=1: only checks; both write nothing)
 	@$(BIN)/python tests/faults/campaign.py $(if $(PART),--part) $(if $(CHECK),--check)
 
 fuzz: $(STAMP) ## thousands of broken files of each kind; writes docs/reliability.md
