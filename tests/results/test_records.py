@@ -164,6 +164,8 @@ def test_a_reader_passes_over_a_line_still_being_written(tmp_path):
     [
         (b'{"kind": "sample", "cell\n', "not a JSON object"),
         (b"[]\n", "not a JSON object"),
+        (b"[" * 100_000 + b"\n", "not a JSON object"),
+        (b'{"kind": ' + b"9" * 5000 + b"}\n", "not a JSON object"),
         (b'{"kind": "status"}\n', "an incomplete record"),
         (b'{"kind": "song"}\n', "unknown kind of record 'song'"),
         (b'{"kind": "status", "cell_id": "?", "status": "ok"}\n', "cell \\? is not on record"),

@@ -112,7 +112,7 @@ def read_json(path: Path, parse: Callable[[Any], T], hint: str) -> T | None:
         return parse(json.loads(path.read_text(encoding="utf-8")))
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, AttributeError, KeyError, TypeError, ValueError) as error:
+    except (OSError, AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise BenchError(f"{path} is not the file that dlmbench wrote ({error})", hint) from error
 
 
@@ -136,7 +136,7 @@ def read_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     for number, line in enumerate(data.split(b"\n")[:-1], start=1):
         try:
             record = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise broken_line(path, number, "not a JSON object") from error
         if not isinstance(record, dict):
             raise broken_line(path, number, "not a JSON object")

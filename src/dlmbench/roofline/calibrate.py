@@ -329,7 +329,7 @@ def load_calibration(path: Path) -> SavedCalibration:
         saved = SavedCalibration(str(document["hardware"]["name"]), str(document["run"]), found)
     except OSError as error:
         raise BenchError(f"cannot read {path}: {error.strerror}", remedy) from error
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise BenchError(f"{path} is not a calibration", remedy) from error
     if not all(0 < v < math.inf for c in found for v in asdict(c.efficiencies).values()):
         raise BenchError(f"{path} has an efficiency that is not above 0", remedy)

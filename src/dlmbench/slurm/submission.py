@@ -394,7 +394,7 @@ def load(folder: Path) -> Submission:
         raise BenchError(
             f"{folder} was not submitted to a cluster", "Use the --output-dir given to `dlmbench submit`"
         ) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise _unreadable(path, error) from error
     if isinstance(values, dict) and values.get("schema_version") != _SCHEMA:
         raise BenchError(f"{path} was written by another version of dlmbench", "Use the version that submitted it")
@@ -419,5 +419,5 @@ def _with_found_models(submission: Submission) -> Submission:
         found = json.loads(path.read_text(encoding="utf-8"))
         models = tuple(replace(m, content=found["content"].get(m.key)) for m in submission.experiment.models)
         return submission.with_models(models, found["cell_ids"])
-    except (OSError, AttributeError, KeyError, TypeError, ValueError) as error:
+    except (OSError, AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise _unreadable(path, "it is not what the first array task writes") from error

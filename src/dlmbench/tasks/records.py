@@ -268,7 +268,7 @@ def read(folder: Path) -> TaskResults:
         outcomes = {outcome.run.id: outcome for outcome in entries}
         scores = [from_mapping(TaskScore, s) for s in document["scores"] if s["run_id"] in outcomes]
         return TaskResults(outcomes, scores, tuple(from_mapping(TaskDifference, d) for d in document["differences"]))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise BenchError(f"{path} is damaged: {error}", "Restore it from a copy, or remove it to start again") from None
 
 
