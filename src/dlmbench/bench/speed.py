@@ -326,9 +326,11 @@ class SpeedPass:
             done |= {(g.cell_id, g.prompt_index) for g in new}
 
     def _end(self, cell: Cell, failure: Failed | None) -> None:
+        """Record that a cell has ended; what another device found wrong with it first stands."""
         with self.state.lock:
-            self.state.end(cell, failure)
-            self.state.store.write_views()
+            if cell.id not in self.state.ended:
+                self.state.end(cell, failure)
+                self.state.store.write_views()
 
     def remaining(self) -> Remaining:
         """The estimated time that this pass still takes."""
