@@ -12,6 +12,7 @@ longer by a known share, so that the noise is the real one.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import math
 import os
@@ -165,7 +166,8 @@ def main() -> None:
         rows = [row for result in results for row in result["rows"]]
         machine, planted = results[0]["machine"], results[0]["planted"]
     else:
-        measure_pairs(options.pairs, planted, rows)
+        with contextlib.suppress(KeyboardInterrupt):  # what was measured until then is a result
+            measure_pairs(options.pairs, planted, rows)
     result = result_of(machine, planted, rows)
     sys.stdout.write(json.dumps({k: v for k, v in result.items() if k != "rows"}, indent=1) + "\n")
     if options.output:
