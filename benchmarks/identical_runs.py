@@ -32,6 +32,7 @@ from dlmbench.bench import run as session
 from dlmbench.bench.forecast import AS_FOUND
 from dlmbench.cli import console
 from dlmbench.cli.options import PlanOptions
+from dlmbench.errors import StopRequestedError
 from dlmbench.results import read_run
 from dlmbench.types import Run
 
@@ -166,7 +167,7 @@ def main() -> None:
         rows = [row for result in results for row in result["rows"]]
         machine, planted = results[0]["machine"], results[0]["planted"]
     else:
-        with contextlib.suppress(KeyboardInterrupt):  # what was measured until then is a result
+        with contextlib.suppress(KeyboardInterrupt, StopRequestedError):  # what was measured until then is a result
             measure_pairs(options.pairs, planted, rows)
     result = result_of(machine, planted, rows)
     sys.stdout.write(json.dumps({k: v for k, v in result.items() if k != "rows"}, indent=1) + "\n")

@@ -148,6 +148,13 @@ def test_cells_that_neighbours_would_slow_run_alone_and_last(tmp_path):
     assert all(s.started_at >= last_of_others for s in results[0].samples)
 
 
+def test_the_processes_of_a_device_end_with_its_part(tmp_path):
+    pools = [NamedPool("GPU 0"), NamedPool("GPU 1")]
+    measure(tmp_path, pools)
+    assert any(worker.is_running for worker in pools[0].workers.values()), "scoring goes on with these"
+    assert not any(worker.is_running for worker in pools[1].workers.values())
+
+
 def test_the_time_left_counts_the_cells_that_come_later(tmp_path, monkeypatch):
     shown = []
     monkeypatch.setattr(NoProgress, "left", lambda self, seconds, unknown: shown.append(seconds))

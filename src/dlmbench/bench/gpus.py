@@ -127,6 +127,8 @@ def _at_once(
     def run_counted(part: SpeedPass) -> None:
         try:
             run(part)
+            if part.pool is not pools[0]:  # whose models scoring goes on with
+                part.pool.stop()
         finally:
             with state.lock:
                 state.active -= 1

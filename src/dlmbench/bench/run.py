@@ -119,6 +119,7 @@ def _dealing(
 ) -> Dealing:
     """What the cells are dealt out by: predicted seconds, or amounts of work where the device is unknown."""
     weights = {c.id: w for c in plan.cells if (w := outlook.expectation.weight(c)) is not None}
+    weights |= dict.fromkeys(outlook.too_large, 0.0)  # they fail as soon as they are tried
     alone = (c.id for c in plan.cells if is_launch_bound(c, known[c.model.key], outlook.device))
     serial = frozenset(alone if on_gpu and not concurrent else ())
     if not outlook.expectation.is_seconds:

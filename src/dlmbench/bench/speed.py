@@ -210,8 +210,7 @@ class SpeedPass:
                     self._visit(cell, process, number)
 
     def _stop(self, cells: Sequence[Cell]) -> None:
-        for key in {c.model.key for c in cells}:
-            self.pool.worker(key).stop()
+        self.pool.stop({c.model.key for c in cells})
 
     def _visit(self, cell: Cell, process: int, number: int) -> None:
         """One cell in one round: the number of repetitions is computed again once the pilot is recorded."""

@@ -467,19 +467,21 @@ class Worker:
         if (process := self._process) is not None:
             process.kill()
 
+    def dismiss(self) -> None:
+        """Tell the process to end, without waiting for it."""
+        if self._connection is not None:
+            with contextlib.suppress(OSError):
+                self._connection.send(None)
+                self._connection.close()
+
     def stop(self) -> None:
         """End the process; the next request starts a new one."""
-        if self._process is None or self._connection is None:
-            return
-        try:
-            self._connection.send(None)
-            self._connection.close()
-        except (BrokenPipeError, OSError):
-            pass
-        self._process.join(timeout=5)
-        if self._process.is_alive():
-            self._process.kill()
-            self._process.join()
+        self.dismiss()
+        if self._process is not None:
+            self._process.join(timeout=5)
+            if self._process.is_alive():
+                self._process.kill()
+                self._process.join()
         self._process = self._connection = None
 
 
@@ -496,7 +498,14 @@ class Pool:
     def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
         if error is not None:
             self.kill()  # nobody waits for what they still compute
-        for worker in self._workers.values():
+        self.stop()
+
+    def stop(self, keys: Iterable[str] | None = None) -> None:
+        """End the processes of these models, of all with None, at the same time."""
+        workers = [self._workers[key] for key in (self._workers if keys is None else keys)]
+        for worker in workers:
+            worker.dismiss()
+        for worker in workers:
             worker.stop()
 
     def kill(self) -> None:
