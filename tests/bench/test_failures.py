@@ -15,7 +15,7 @@ from dlmbench.bench.forecast import Expectation
 from dlmbench.bench.generate import cells_beyond_context
 from dlmbench.bench.speed import RunState, SpeedPass
 from dlmbench.bench.worker import Failed, Pool, Worker, failure
-from dlmbench.errors import BenchError
+from dlmbench.errors import BenchError, InvalidLogitsError
 from dlmbench.results import Store
 from dlmbench.types import CellStatus, Experiment, Plan, PromptSettings, ProtocolSettings
 from support.experiments import embedded_pair
@@ -135,6 +135,7 @@ def test_out_of_memory_on_the_cpu_is_out_of_memory():
         torch.empty(1 << 60)
     assert failure(raised.value).status == "oom"
     assert failure(RuntimeError("shapes differ")).status == "error"
+    assert failure(InvalidLogitsError("NaN")) == Failed("invalid", "NaN")
 
 
 def test_trained_weights_are_not_run_beyond_their_context():
