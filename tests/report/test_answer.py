@@ -17,7 +17,8 @@ from dlmbench.cli import console
 from dlmbench.report import document, page
 from dlmbench.report.answer import SHARED, answer_of
 from dlmbench.report.source import Source
-from dlmbench.report.text import escape
+from dlmbench.report.tables import text_of
+from dlmbench.report.text import escape, rounded
 from dlmbench.results import read_run
 from dlmbench.types import Run
 from support.report_values import assert_one_text_each, in_document, on_page
@@ -66,10 +67,27 @@ def test_a_value_has_one_text_on_page_in_document_and_on_the_console(source):
     printed = Console(width=400, record=True, file=io.StringIO())
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(console, "stdout", lambda: printed)
-        console.answer(source.answer)
+        console.answer(source.answer, Path("a/report.html"))
     text = " ".join(printed.export_text().split())
     for value in values.values():
         assert " ".join(value.split()) in text
+
+
+def test_the_summary_on_the_console_has_the_numbers_of_the_report():
+    study = analyse(RUNS["two settings"](), 100)
+    printed = Console(width=200, record=True, file=io.StringIO())
+    for part in console.summary(study):
+        printed.print(part)
+    text = printed.export_text()
+    shown = Source(RUNS["two settings"](), study).cells
+    lines = [line for line in text.splitlines() if line.startswith("│")]
+    for line, row in zip(lines, shown.rows, strict=True):
+        values = {c.key: v for c, v in zip(shown.columns, row, strict=True)}
+        assert f" {text_of(values['latency'])} " in line
+        assert f"│{values['model']} " in line
+        assert f" {rounded(values['likelihood'])} " in line
+        assert values["speedup"] is None or f" {rounded(values['speedup'])} " in line
+    assert "The same in all rows: P 64, G 64" in text
 
 
 def test_nothing_but_the_answer_states_who_wins(source):
