@@ -20,11 +20,17 @@ from typing import Literal
 
 from scipy import stats as _scipy
 
-from dlmbench.analysis.parity import ALPHA, LEAST_PROMPTS, Parity, ParityPoint, parity_of
+from dlmbench import registry
+from dlmbench.analysis.parity import ALPHA, LEAST_PROMPTS, Parity, ParityPoint, parity_of, speedup_at_parity
 from dlmbench.analysis.proportions import unpaired_difference, unpaired_score
+from dlmbench.analysis.results import Curve, Study
 from dlmbench.analysis.stats import Interval, group_by
 from dlmbench.errors import BenchError
-from dlmbench.types import Role, from_mapping
+from dlmbench.results.journal import replace_file
+from dlmbench.types import ModelSpec, Role, from_mapping
+
+# The published scores that belong to a run, in its folder.
+PUBLISHED = "published.csv"
 
 # Points that a score may be lower and still be as good.
 MARGIN = 2.0
@@ -140,6 +146,16 @@ def read_published(path: Path) -> tuple[PublishedScore, ...]:
     return tuple(rows)
 
 
+def keep_published(path: Path, folder: Path) -> None:
+    """Copy a file of published scores into a run folder, so that its report needs no other file.
+
+    Raises:
+        BenchError: not such a file, or the folder cannot be written.
+    """
+    read_published(path)
+    replace_file(folder / PUBLISHED, path.read_text(encoding="utf-8"))
+
+
 def _row(values: Mapping[str, str | None]) -> PublishedScore:
     score = from_mapping(PublishedScore, {k: "" if v is None and k in _TEXTS else v for k, v in values.items()})
     if not math.isfinite(score.value) or score.value < 0 or (score.metric in SHARES and score.value > 100):
@@ -231,3 +247,72 @@ def _allowance(
     if row.harness and row.shots is not None and row.shots == baseline.shots and key in gaps:
         return gaps[key]
     return max((gap for (variant, _), gap in gaps.items() if variant == row.variant), default=MARGIN)
+
+
+# ---------------------------------------------------------------- with the times of a run
+
+
+@dataclass(frozen=True)
+class PublishedAnswer:
+    """Published quality, measured time: a curve of published scores and one of a run in the same setting.
+
+    score: what the row is about: the baseline's, or one that decides nothing. curve: None where no parity can be
+    derived, for `reason`. measured: None where the run has no such setting. steps: where the speed is given, S_parity
+    or the most steps published and timed; speed: the baseline's latency over the target's there.
+    """
+
+    score: PublishedScore
+    curve: PublishedCurve | None = None
+    measured: Curve | None = None
+    steps: int | None = None
+    speed: Interval | None = None
+    reason: str = ""
+
+
+def published_answers(rows: Iterable[PublishedScore], study: Study) -> tuple[PublishedAnswer, ...]:
+    """Every published curve with every curve of `study` in its setting; then what no parity can be derived from.
+
+    Those that were timed come first.
+    """
+    rows = tuple(rows)
+    found: list[PublishedAnswer] = []
+    for curve in curves(rows):
+        timed = [_timed_answer(curve, c) for c in study.curves if _is_setting_of(curve, c)]
+        adaptive = "" if curve.points[0].steps else "an adaptive rule's forwards are no K of a fixed schedule"
+        found += timed or [PublishedAnswer(curve.baseline, curve, reason=adaptive or "no such cell in this run")]
+    found.sort(key=lambda a: (a.measured is None, a.score.variant))
+    # Where there is a curve, a further single score of the same setting adds nothing.
+    known = {(a.curve.points[0].question, a.curve.points[0].cache) for a in found if a.curve}
+    single = {(r.question, r.cache): r for r in rows if r.role == "target" and not r.problem}
+    reason = "no baseline, or not two known step counts of one protocol"
+    found += [PublishedAnswer(r, reason=reason) for key, r in single.items() if key not in known]
+    return (*found, *(PublishedAnswer(r, reason=r.problem) for r in rows if r.problem))
+
+
+def _is_setting_of(curve: PublishedCurve, measured: Curve) -> bool:
+    row, cell = curve.points[0], measured.points[0].cell
+    baseline = measured.baseline.cell.model if measured.baseline else None
+    own = (cell.prompt_tokens, cell.new_tokens, measured.points[0].block_length, cell.knob("cache") or "none")
+    theirs = (row.prompt_tokens, row.new_tokens, row.block_length, row.cache)
+    is_same = own == theirs and cell.knob("commit") == row.commit
+    return is_same and _is_model(row, cell.model) and baseline is not None and _is_model(curve.baseline, baseline)
+
+
+def _is_model(row: PublishedScore, model: ModelSpec) -> bool:
+    """Whether a run's model has the shape of a published one: LLaMA-3-8B is of the family LLaMA and the size 8b."""
+    size = registry.attribute("families", model.family, "PUBLISHED", {}).get(model.source, model.source)
+    title = registry.attribute("families", model.family, "TITLE", model.family)
+    name = row.model.lower()
+    return name.startswith(f"{title.lower()}-") and name.endswith(f"-{size.lower()}")
+
+
+def _timed_answer(curve: PublishedCurve, measured: Curve) -> PublishedAnswer:
+    ratios = {p.cell.steps: p.ratio for p in measured.points if p.cell.steps and p.ratio}
+    published = [r.steps for r in curve.points if r.steps in ratios]
+    parity, most = curve.parity, max((k for k in published if k), default=None)
+    steps = parity.steps or most
+    speed = speedup_at_parity(parity, {k: r for k, r in ratios.items() if k})
+    if parity.steps is None and most:
+        speed = ratios[most].interval()
+    reason = "" if speed else f"K={steps or curve.points[-1].forwards} not timed"
+    return PublishedAnswer(curve.baseline, curve, measured, steps if speed else None, speed, reason)
