@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 
 from dlmbench import prompts as prompt_sources
+from dlmbench.analysis.published import keep_published, read_published
 from dlmbench.analysis.stats import group_by
 from dlmbench.bench.forecast import AS_FOUND, Machine, RunForecast, forecast_run, load_seconds, process_s
 from dlmbench.bench.generate import cells_beyond_context, default_device
@@ -74,6 +75,8 @@ def run(
     """
     # What a metric lacks must be reported now, not after hours of measuring.
     requests = settle(experiment.metrics, experiment.metric_settings)
+    if experiment.published is not None:
+        read_published(Path(experiment.published))
     cells = (whole or plan).cells
     found = _find_models(experiment.models, cells)
     specs = tuple(found[s.key].spec if s.key in found else s for s in experiment.models)
@@ -85,6 +88,8 @@ def run(
     with ExitStack() as stack:
         store = stack.enter_context(Store.open(output, environment, experiment.name, plan))
         replace_file(output / EXPERIMENT, json.dumps(asdict(experiment), indent=2) + "\n")
+        if experiment.published is not None:
+            keep_published(Path(experiment.published), output)
         hint = copy_selfcheck(output, environment)
         pools = [stack.enter_context(Pool(found, device, placement)) for placement in placements]
         prompts = _Prompts(experiment.prompts, found, cells)

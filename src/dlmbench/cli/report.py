@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 @command()
 def report(
     runs: Annotated[list[Path], Argument(metavar="RUN", help="folders of finished runs")],
+    published: Annotated[
+        Path | None,
+        Option(metavar="FILE", help="published scores (CSV) to join with the run's times; copied into its folder"),
+    ] = None,
 ) -> None:
     """Write report.html, report.md and the figures (PNG, PDF, CSV) into each run folder.
 
@@ -31,12 +35,15 @@ def report(
 
     console.load_libraries("dlmbench.report")
     from dlmbench import report
+    from dlmbench.analysis.published import keep_published
     from dlmbench.analysis.study import analyse
     from dlmbench.report.answer import answer_of
     from dlmbench.results import read_run
 
     for folder in runs:
         run = read_run(folder)
+        if published is not None:
+            keep_published(published, folder)
         with console.stages(str(folder)) as show_stage:
             show_stage("analysing")
             study = analyse(run)

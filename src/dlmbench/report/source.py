@@ -11,13 +11,14 @@ from typing import Any
 
 from dlmbench import registry
 from dlmbench.analysis.contrasts import setting
+from dlmbench.analysis.published import PUBLISHED, published_answers, read_published
 from dlmbench.analysis.replication import LEAST_PROCESSES, UNMEASURED_FLOOR, floor_of, usable
 from dlmbench.analysis.results import CellSummary, Curve, Study
 from dlmbench.analysis.stats import group_by
 from dlmbench.charts.figure import Figure, figures_of
 from dlmbench.report.answer import Answer, answer_of
 from dlmbench.report.commands import commands_of
-from dlmbench.report.tables import Table, cell_table, name_of, shape
+from dlmbench.report.tables import Table, cell_table, name_of, published_table, shape
 from dlmbench.report.text import counted, from_to, gib, listed, percent, plain
 from dlmbench.results import GENERATIONS, read_generations
 from dlmbench.results.settings import ExperimentSettings, load_settings
@@ -71,6 +72,13 @@ class Source:
     def cells(self) -> Table:
         """The table of cells."""
         return cell_table(self.study)
+
+    @cached_property
+    def published(self) -> Table:
+        """Published quality with the times of this run; no rows where its folder has no published scores."""
+        path = Path(self.run.folder) / PUBLISHED
+        rows = read_published(path) if path.is_file() else ()
+        return published_table(published_answers(rows, self.study))
 
     @property
     def counts(self) -> str:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from dlmbench.analysis.break_even import BreakEven
+from dlmbench.analysis.published import MARGIN, PublishedAnswer
 from dlmbench.analysis.quality import MetricInfo, Quality
 from dlmbench.analysis.results import CellSummary, Curve, MetricParity, Study
 from dlmbench.analysis.stats import Interval, group_by
@@ -302,6 +303,57 @@ def break_even_table(curves: Sequence[Curve]) -> Table:
         Column("off", "off the line", off),
     )
     return tabulate(columns, curves, lambda c: f"{c.points[0].cell.id}.line", "No curve over K is in this run.")
+
+
+def published_table(answers: Sequence[PublishedAnswer]) -> Table:
+    """Parity by published scores, with the speed that this run measured there."""
+
+    def quality(answer: PublishedAnswer) -> str:
+        row = answer.curve.points[0] if answer.curve else answer.score
+        parts = (row.task, row.variant, row.commit, row.cache and f"cache {row.cache}")
+        # Hollow: read at second hand, or no share of the items.
+        return f"{'○ ' if answer.score.problem else ''}{', '.join(filter(None, parts))} ({row.source})"
+
+    def baseline(answer: PublishedAnswer) -> str | None:
+        return f"{answer.score.value:g} ({answer.score.source})" if answer.curve else None
+
+    columns = (
+        Column("quality", "published quality", quality, use="setting"),
+        Column("baseline", "baseline's score", baseline, use="setting"),
+        Column("parity", "parity", _published_parity),
+        Column("setting", "measured", lambda a: name_of(a.measured) if a.measured else None, use="setting"),
+        Column("steps", "at K", "steps"),
+        Column("speed", "speed there", "speed", "x"),
+        Column("reason", "no time because", lambda a: a.reason if a.curve and a.reason else None),
+    )
+    notes = (
+        f"Published quality, measured time. As good: at most {MARGIN:g} points worse, and not by what two runs of one "
+        "model differ. Without parity the speed is at the most steps published, and no speed at equal quality.",
+        "Hollow marks (○) decide nothing.",
+    )
+    numbered = list(enumerate(answers))
+    spread_out = [replace(c, read=_of_second(c)) for c in columns]
+    missing = "No published scores belong to this run: `published:` in the experiment file, or `--published`."
+    return tabulate(spread_out, numbered, lambda pair: f"published-{pair[0]}", missing, notes)
+
+
+def _of_second(column: Column) -> Callable[[Any], Shown]:
+    return lambda pair: column.value(pair[1])
+
+
+def _published_parity(answer: PublishedAnswer) -> str:
+    if answer.curve is None:
+        return f"decides nothing: {answer.reason}" if answer.score.problem else f"not derivable: {answer.reason}"
+    parity, most = answer.curve.parity, answer.curve.points[-1].forwards
+    if parity.outcome == "not_reached":
+        return f"none up to K={most}"
+    bend = "" if parity.is_monotone else ", not monotone"
+    if parity.steps is None:
+        return (f"undecided: K={parity.low_steps} or more, or none" if parity.low_steps else "undecided") + bend
+    if parity.outcome == "reached_at_smallest":
+        return f"K<={parity.steps}{bend}"
+    low = parity.low_steps
+    return (f"K={parity.steps}" if low in (None, parity.steps) else f"K={low} to {parity.steps}") + bend
 
 
 def finding_table(groups: Sequence[Sequence[Finding]]) -> Table:
