@@ -238,3 +238,11 @@ def test_gpus_that_no_cell_links_are_not_compared():
     assert card_ratios([first, second]) == {}
     assert card_ratios([on_cards(baseline_cell(), [("a", 1.0), ("a", 1.1)])]) == {}
     assert card_ratios([]) == {}
+
+
+def test_a_noise_floor_does_not_make_up_for_too_few_repetitions():
+    few = Ratio(log=math.log(0.32), variance=0.09, df=2.2, floor=0.0, suffices=True)
+    interval = few.interval()
+    assert interval.low < 0.32 < 1 < interval.high
+    for floor in (0.05, 0.5, 2.0):
+        assert replace(few, floor=floor).p_value >= few.p_value > 0.05

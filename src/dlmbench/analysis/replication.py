@@ -118,14 +118,19 @@ class Ratio(LogNormal):
 
     @property
     def p_value(self) -> float:
-        """Two-sided, that the true ratio is 1 but for the noise floor; 1 where too little was measured."""
+        """Two-sided, that the true ratio is 1 but for the noise floor; 1 where too little was measured.
+
+        Never below the value without a floor: its many degrees of freedom must not make up for too few repetitions.
+        """
         if not self.suffices:
             return 1.0
-        variance = self.variance + (math.log1p(self.floor) / float(special.ndtri((1 + CONFIDENCE) / 2))) ** 2
-        if variance == 0:
+        if self.variance == 0 == self.floor:
             return 1.0 if self.log == 0 else 0.0
-        df = self.df * (variance / self.variance) ** 2 if self.variance > 0 else math.inf
-        return float(2 * special.stdtr(df, -abs(self.log) / math.sqrt(variance)))
+        floor = (math.log1p(self.floor) / float(special.ndtri((1 + CONFIDENCE) / 2))) ** 2
+        with_floor = self.variance + floor
+        df = self.df * (with_floor / self.variance) ** 2 if self.variance > 0 else math.inf
+        tests = [(self.variance, self.df), (with_floor, df)]
+        return max(float(2 * special.stdtr(df, -abs(self.log) / math.sqrt(v))) for v, df in tests if v > 0)
 
     def is_above(self, alpha: float = 1 - CONFIDENCE) -> bool:
         """Whether the ratio is shown to be above 1 at the two-sided level `alpha`."""
