@@ -9,7 +9,7 @@ RUN ?= $(DEMO_OUT)
 # uv does not read pip's configuration, so a folder of wheels configured there is passed on if it exists.
 FIND_LINKS = $(shell d="$${PIP_FIND_LINKS:-$$($(PYTHON) -m pip config get global.find-links 2>/dev/null)}"; [ -d "$$d" ] && echo --find-links "$$d")
 
-.PHONY: help setup demo report test simulate study faults fuzz wheel-test advisories check e2e slurm-test image-test schema requirements clean
+.PHONY: help setup demo report test coverage simulate study faults fuzz wheel-test advisories check e2e slurm-test image-test schema requirements clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -34,13 +34,19 @@ report: $(STAMP) ## write the report of a finished run again: make report RUN=re
 test: $(STAMP) ## unit tests, without a GPU
 	@$(BIN)/python -m pytest tests -m "not e2e and not browser and not gpu and not slurm" -n auto
 
+coverage: $(STAMP) ## unit tests with the branches that they take; writes docs/reliability.md, fails under 90% of a measuring package
+	@rm -rf build/coverage && mkdir -p build/coverage
+	@$(BIN)/coverage run -m pytest tests -m "not e2e and not browser and not gpu and not slurm" -n auto
+	@$(BIN)/coverage combine --quiet && $(BIN)/coverage json --quiet -o build/coverage/branches.json
+	@$(BIN)/python benchmarks/branches.py build/coverage/branches.json
+
 simulate: $(STAMP) ## try every rule behind a verdict on data of known truth; writes the tables of docs/reliability.md (CHECK=1: only checks)
 	@$(BIN)/python -m benchmarks.simulate $(if $(CHECK),--check)
 
 e2e: $(STAMP) ## slow tests: whole runs, killing and resuming them, the report in a browser
 	@$(BIN)/python -m pytest tests -m "(e2e or browser) and not gpu and not slurm"
 
-faults: $(STAMP) ## kills, full disks, broken records, other faults, and what is lost; writes docs/reliability.md (PART=1: fewer of each; CHECK=1: only checks)
+faults: $(STAMP) ## kills, full disks, broken records, other faults, and what is lost; writes docs/reliability.md (PART=1: fewer of each; CHECK=1: only checks; both write nothing)
 	@$(BIN)/python tests/faults/campaign.py $(if $(PART),--part) $(if $(CHECK),--check)
 
 fuzz: $(STAMP) ## thousands of broken files of each kind; writes docs/reliability.md
@@ -79,4 +85,4 @@ requirements: $(STAMP) ## resolve the dependencies again and pin them in require
 	  | grep -vE '^(cuda-|triton=|nvidia-(cu|nccl|nvj|nvs|nvtx))' | sed -E 's/^torch==([0-9.]+).*/torch==\1/; s/ ; sys_platform != .emscripten.$$//' | grep -v emscripten | sort -u > requirements.txt
 
 clean: ## remove .venv, caches and the demo's results
-	@rm -rf .venv results/demo .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	@rm -rf .venv results/demo .pytest_cache .ruff_cache .mypy_cache .hypothesis build/coverage

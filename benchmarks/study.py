@@ -1,9 +1,10 @@
 """Join published quality of LLaDA-8B and LLaMA-3-8B with the time of their steps: who is faster at equal quality?
 
-    python benchmarks/study.py    # writes docs/study/answer.csv and the tables of README.md, paper.md and the README
+    python benchmarks/study.py    # writes docs/study/answer.csv and the tables of its README, paper.md and the README
 
 Quality is what others have published (docs/study/published.csv). A time is measured where a run folder of docs/study
-has the cell, and otherwise predicted by the cost model fitted to docs/study/h200-native, and marked so.
+has the cell, and otherwise predicted by the cost model fitted to docs/study/h200-native, and marked so. The README's
+second table is the answer of docs/study/h200-x4-native, as its report gives it.
 """
 
 from __future__ import annotations
@@ -18,8 +19,10 @@ from tables import markdown, write_part
 from dlmbench.analysis.published import PublishedCurve, PublishedScore, curves, read_published
 from dlmbench.analysis.replication import latencies
 from dlmbench.analysis.stats import group_by
+from dlmbench.analysis.study import analyse
 from dlmbench.experiment import load, plan
 from dlmbench.models.loading import architectures
+from dlmbench.report.answer import answer_of
 from dlmbench.results import read_run
 from dlmbench.roofline import calibrate, corrected
 from dlmbench.types import Architecture, Cell
@@ -29,7 +32,7 @@ README = STUDY.parents[1] / "README.md"
 PAGE, PAPER = STUDY / "README.md", STUDY / "paper.md"
 ANSWER, PUBLISHED = STUDY / "answer.csv", STUDY / "published.csv"
 CONFIG = STUDY.parents[1] / "config/experiments_study.yaml"
-CALIBRATED = STUDY / "h200-native"
+CALIBRATED, MEASURED = STUDY / "h200-native", STUDY / "h200-x4-native"
 TASKS = {"gsm8k": "GSM8K", "math": "MATH", "humaneval": "HumanEval", "mbpp": "MBPP", "bbh": "BBH"}
 BATCH_SIZES = (1, 8, 32)
 
@@ -275,8 +278,14 @@ def _speed(answer: Answer) -> str:
     return text + at
 
 
+def measured_answer() -> str:
+    """The answer of MEASURED: headline and rows."""
+    answer = answer_of(analyse(read_run(MEASURED)))
+    return f"{answer.headline}\n\n{markdown([*answer.columns.values()], [[t for _, t in row] for row in answer.texts])}"
+
+
 def main() -> None:
-    """Write the answer."""
+    """Write the answers."""
     rows = list(answers())
     with ANSWER.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(asdict(rows[0])), lineterminator="\n")
@@ -285,6 +294,7 @@ def main() -> None:
     write_part(PAGE, "answer", page_table(rows))
     write_part(PAPER, "summary", summary(rows))
     write_part(PAPER, "paper", paper_table(rows))
+    write_part(README, "measured", measured_answer())
     write_part(README, "study", page_table([r for r in rows if r.variant == "base"]))
 
 

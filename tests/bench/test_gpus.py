@@ -73,7 +73,10 @@ def test_the_processes_of_each_cell_are_measured_on_several_devices_and_recorded
         assert sorted(map(len, there)) == [1, 2], "the processes of a cell go to different devices"
         indices = [(s.is_warmup, s.index) for s in result.samples]
         assert len(set(indices)) == len(indices)
-        assert {s.neighbours for s in result.timed} <= {0, 1}
+    # The device that ends first had a busy neighbour all the time.
+    samples = [s for result in results for s in result.samples]
+    beside = [{s.neighbours for s in samples if s.process_id in {p for p, _ in pool.log}} for pool in pools]
+    assert {1} in beside
     inspected = Counter(r.cell.id for pool in pools for r in requests(pool, ProfileCell))
     assert inspected == {c.id: 1 for c in CELLS}
     lines = (tmp_path / "records.jsonl").read_text().splitlines()
@@ -107,18 +110,46 @@ def test_a_cell_that_fails_on_one_device_has_failed_and_the_others_go_on(tmp_pat
     assert [(r.status, complete_processes(r)) for r in results] == [("ok", 3)] * 4
 
 
+def test_what_the_first_device_found_wrong_with_a_cell_stands(tmp_path):
+    def refuses(reason, after_s):
+        def refused(request):
+            if isinstance(request, Repeat) and request.cell == CELLS[3]:
+                time.sleep(after_s)
+                return Failed("oom", reason)
+            return None
+
+        return refused
+
+    pools = [NamedPool("GPU 0", refuses("second", 0.5)), NamedPool("GPU 1", refuses("first", 0.1))]
+    protocol = replace(SETTINGS, processes=2)
+    dealing = replace(EVENLY, seconds={c.id: 100.0 if c == CELLS[3] else 1.0 for c in CELLS})
+    results = measure(tmp_path, pools, protocol, dealing)
+    assert (results[3].status, results[3].reason) == ("oom", "first")
+    assert sum(isinstance(r, Repeat) and r.cell == CELLS[3] for pool in pools for _, r in pool.log) == 0
+
+
 def test_an_error_of_one_device_ends_the_run_and_keeps_what_was_measured(tmp_path):
+    failed_at = []
+
     def refuses(request):
-        if isinstance(request, Repeat) and request.cell == CELLS[2]:
+        if isinstance(request, Repeat) and len(requests(pools[1], Repeat)) == 3:
+            failed_at.append(request.cell.id)
             raise BenchError("the disk is full", "")
 
     pools = [NamedPool("GPU 0"), NamedPool("GPU 1", refuses)]
     with pytest.raises(BenchError, match="disk is full"):
         measure(tmp_path, pools)
     assert all(pool.killed for pool in pools)
-    assert {r.status for r in read_run(tmp_path).results} <= {"ok", None}
+    kept = read_run(tmp_path).results
+    status = {r.cell.id: r.status for r in kept}
+    assert [status[i] for i in failed_at] == [None], "no failure of the cell, and a part of it is missing"
+    of_device = [s for r in kept for s in r.samples if s.process_id in {p for p, _ in pools[1].log}]
+    asked = [r.visit for r in requests(pools[1], Repeat)]
+    assert len(of_device) == sum(v.warmups + v.repetitions for v in asked) > 0
     results = measure(tmp_path, [NamedPool("GPU 0"), NamedPool("GPU 1")])
-    assert [(r.status, complete_processes(r) >= 3) for r in results] == [("ok", True)] * 4
+    assert [(r.status, complete_processes(r)) for r in results] == [("ok", 3)] * 4
+    for before, after in zip(kept, results, strict=True):
+        assert set(before.samples) <= set(after.samples)
 
 
 def test_cells_that_neighbours_would_slow_run_alone_and_last(tmp_path):
@@ -128,6 +159,13 @@ def test_cells_that_neighbours_would_slow_run_alone_and_last(tmp_path):
     assert complete_processes(results[0]) == 3
     last_of_others = max(s.started_at for r in results[1:] for s in r.samples)
     assert all(s.started_at >= last_of_others for s in results[0].samples)
+
+
+def test_the_processes_of_a_device_end_with_its_part(tmp_path):
+    pools = [NamedPool("GPU 0"), NamedPool("GPU 1")]
+    measure(tmp_path, pools)
+    assert any(worker.is_running for worker in pools[0].workers.values()), "scoring goes on with these"
+    assert not any(worker.is_running for worker in pools[1].workers.values())
 
 
 def test_the_time_left_counts_the_cells_that_come_later(tmp_path, monkeypatch):

@@ -12,6 +12,7 @@ from dlmbench.bench.worker import (
     CellGenerator,
     Failed,
     GenerateMissing,
+    MeterEnergy,
     Pool,
     ProfileCell,
     Repeat,
@@ -23,6 +24,7 @@ from dlmbench.errors import BenchError
 from dlmbench.measure.protocol import RepetitionPlan
 from dlmbench.types import (
     CommitOrder,
+    EnergyWindow,
     Generation,
     MemoryPass,
     ModelSpec,
@@ -108,6 +110,21 @@ def test_one_generation_from_a_clean_start_yields_memory_times_and_order_where_i
         expected = ["trace"] * (1 + (more if is_diffusion else 1))
         assert [call for call in generator.calls if call != "reset"] == expected
         assert generator.calls[0] == "reset"
+
+
+def test_energy_is_a_reply_only_where_the_device_counts_it(served, monkeypatch):
+    state, generator = served
+    assert list(MeterEnergy(CELLS[1], BATCH).run(state)) == []
+    assert "generate" not in generator.calls
+
+    def window(cell_id, process_id, generate, clock, meter):
+        generate()
+        return EnergyWindow(cell_id, process_id, 1, 3.0, 300.0, 30)
+
+    monkeypatch.setattr("dlmbench.bench.worker.measure_energy", window)
+    (reply,) = MeterEnergy(CELLS[1], BATCH).run(state)
+    assert (reply.cell_id, reply.energy_j) == (CELLS[1].id, 300.0)
+    assert generator.calls[-1] == "generate"
 
 
 def test_a_metric_that_needs_logits_cannot_score_such_a_model(served):

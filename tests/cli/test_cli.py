@@ -209,6 +209,7 @@ def test_generate_from_an_autoregressive_checkpoint(capsys, tmp_path, ids):
         ('{"prompt_ids": [5]}\nnot json\n', [], "line 2 is not JSON"),
         ('{"prompt_ids": [5, 99]}\n', [], "99 ... vocabulary of 61"),
         ('{"prompt_ids": "5"}\n', [], "prompt_ids"),
+        ('{"prompt": "anna"}\n', [], "prompt 1 has no prompt_ids"),
         ("", [], "empty"),
         ('{"prompt_ids": [5]}\n', ["--sampler", "masked_difusion"], "masked_diffusion"),
         ('{"prompt_ids": [5]}\n', ["--cache", "duel"], "dual"),
@@ -252,6 +253,26 @@ def test_generate_without_a_tokenizer_or_model(capsys, checkpoint, tmp_path):
     fails(capsys, "generate", "--model", checkpoint, "--prompt_file", text, says="tokenizer.json ... --prompt-ids")
     fails(capsys, "generate", "--model", tmp_path / "no", "--prompt_file", text, says="no")
     fails(capsys, "generate", "--model", checkpoint, "--prompt_file", tmp_path / "no.txt", says="no.txt")
+
+
+@pytest.mark.parametrize(
+    ("content", "family", "options", "says"),
+    [
+        ('{"prompt_ids": [5]}\n', LLADA, [], "prompt 1 has no continuation ... reference_ids"),
+        ('{"prompt": "anna", "reference": "gave"}\n', LLADA, [], "no tokenizer.json ... reference_ids"),
+        (
+            '{"prompt_ids": [5], "reference_ids": [6]}\n',
+            LLAMA,
+            ["--metric", "elbo"],
+            "only a masked diffusion ... --metric likelihood",
+        ),
+    ],
+)
+def test_likelihood_refuses_in_one_line(capsys, tmp_path, content, family, options, says):
+    path = tmp_path / "p.jsonl"
+    path.write_text(content)
+    given = ["likelihood", "--model", write_checkpoint(tmp_path / "model", family), "--prompt_file", path, *options]
+    fails(capsys, *given, says=says)
 
 
 # ---------------------------------------------------------------- list and download

@@ -3,7 +3,8 @@
     python tests/fuzz/campaign.py [--inputs 22000]    # writes the table of docs/reliability.md
 
 Each input is a good file with a few changes: values and keys of its structure, or bytes. It is read in this process as
-a command reads it. A traceback, more than LONGEST_S seconds or a file that appears anywhere is a failure.
+a command reads it. A traceback, more than LONGEST_S seconds, or a file opened for writing, made, renamed or removed
+anywhere is a failure.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import os
 import random
 import shutil
 import signal
@@ -72,8 +74,43 @@ JUNK: tuple[Any, ...] = (
 )
 
 
-class TooSlowError(Exception):
-    """An input took too long."""
+class TooSlowError(BaseException):
+    """An input took too long. No `except Exception` of the code under test may take it for an error of its own."""
+
+
+class Writes:
+    """What this process does to files, from the interpreter's audit events; `seen` while `is_watching`."""
+
+    EVENTS = frozenset(
+        {"os.remove", "os.rename", "os.mkdir", "os.rmdir", "os.link", "os.symlink", "os.truncate", "os.chmod"}
+        | {"subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.fork", "socket.connect"}
+    )
+
+    def __init__(self) -> None:
+        self.is_watching, self.seen = False, list[str]()
+
+    def __call__(self, event: str, arguments: tuple[object, ...]) -> None:
+        """An audit hook, which stays for as long as the process lives."""
+        if not self.is_watching:
+            return
+        if event == "open":
+            path, _, flags = arguments
+            is_write = isinstance(flags, int) and flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+            if not is_write or path == os.devnull:
+                return
+        elif event not in self.EVENTS:
+            return
+        if any("__pycache__" in str(a) for a in arguments):  # a module is imported for the first time
+            return
+        self.seen.append(f"{event} {arguments}")
+
+
+@cache
+def writes() -> Writes:
+    """The hook, installed once."""
+    hook = Writes()
+    sys.addaudithook(hook)
+    return hook
 
 
 @dataclass(frozen=True)
@@ -253,11 +290,17 @@ def _alarm(*_: object) -> None:
     raise TooSlowError
 
 
+def contents(folder: Path) -> dict[Path, bytes | None]:
+    """Every file in a folder and what it holds; for code that writes without Python's knowledge."""
+    return {path: path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
+
+
 def fuzz(target: Target, inputs: int, seed: int) -> tuple[int, int]:
     """How many of `inputs` were accepted and refused. Any other exception goes on, with the input's path kept."""
     draw = random.Random(f"{target.name}:{seed}")
     accepted = refused = 0
     signal.signal(signal.SIGALRM, _alarm)
+    watched = writes()
     with tempfile.TemporaryDirectory() as around:
         for number in range(inputs):
             folder = Path(around) / "input"
@@ -274,8 +317,10 @@ def fuzz(target: Target, inputs: int, seed: int) -> tuple[int, int]:
             else:
                 data = mutated(data, draw)
             path.write_bytes(data)
-            before = set(Path(around).rglob("*"))
+            before = contents(Path(around))
+            watched.seen.clear()
             signal.alarm(LONGEST_S)
+            watched.is_watching = True
             try:
                 with chdir(around):
                     target.read(path)
@@ -288,8 +333,10 @@ def fuzz(target: Target, inputs: int, seed: int) -> tuple[int, int]:
                 sys.stderr.write(f"{target.name}, input {number} of seed {seed}: kept in {kept}\n")
                 raise
             finally:
+                watched.is_watching = False
                 signal.alarm(0)
-            assert set(Path(around).rglob("*")) == before, "reading writes nothing"
+            assert not watched.seen, (target.name, number, watched.seen)
+            assert contents(Path(around)) == before, (target.name, number, "reading writes nothing")
             shutil.rmtree(folder)
     return accepted, refused
 

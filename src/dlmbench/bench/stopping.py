@@ -2,7 +2,8 @@
 
 SLURM sends USR1 some time before it kills a job. The records are kept, and the job asks to be queued again. That only
 makes sense if it made progress: a time limit too short for one repetition would be requeued forever. TERM and Ctrl-C
-end the run in the same way; a second Ctrl-C does so at once.
+end the run in the same way; a second Ctrl-C does so at once. The first signal decides the exit code: a TERM after USR1
+comes from the time limit, and the job is still to be queued again.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class _Stopping:
         """Called for each signal; the second Ctrl-C ends the run at once."""
         if number == signal.SIGINT and self.asked is not None:
             raise KeyboardInterrupt
-        self.asked = signal.Signals(number)
+        self.asked = self.asked or signal.Signals(number)
         again = "; Ctrl-C again stops at once" if number == signal.SIGINT else ""
         sys.stderr.write(f"\nstopping after this repetition{again}\n")
 
@@ -83,7 +84,11 @@ def _work_done(folder: Path, processes: int) -> int:
     """Number of records that a resumed run does not measure again: not warm-ups, unfinished processes, failures."""
     if not folder.is_dir():  # a new run, or a mistake that opening the run reports
         return 0
-    lines = [v for name in (RECORDS, GENERATIONS, TEXT_SCORES) for _, v in read_lines(folder / name) if "cell_id" in v]
-    timed = Counter((v["cell_id"], v["process_id"]) for v in lines if v.get("is_warmup") is False)
-    others = sum(1 for v in lines if "is_warmup" not in v and v.get("status", "ok") == "ok")
-    return others + sum(n for n in timed.values() if processes == 1 or n >= MIN_PER_PROCESS)
+    records, texts, scores = ([v for _, v in read_lines(folder / n)] for n in (RECORDS, GENERATIONS, TEXT_SCORES))
+    timed = Counter((v["cell_id"], v["process_id"]) for v in records if v.get("is_warmup") is False)
+    work: int = sum(n for n in timed.values() if processes == 1 or n >= MIN_PER_PROCESS)
+    work += sum("cell_id" in v and "is_warmup" not in v and v.get("status", "ok") == "ok" for v in records)
+    # Texts come with the repetitions of unfinished processes too; those of a profiled cell come on their own.
+    profiled = {v.get("cell_id") for v in records if v.get("kind") == "memory"}
+    work += sum(v.get("cell_id") in profiled for v in texts)
+    return work + sum(v.get("prompt_index", 0) is not None for v in scores)  # None: no text of the cell was scored

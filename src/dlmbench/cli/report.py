@@ -48,8 +48,7 @@ def report(
             show_stage("analysing")
             study = analyse(run)
             paths = report.write(run, study, folder, show_stage)
-        console.answer(answer_of(study))
-        print(f"open {paths[-1]}")
+        console.answer(answer_of(study), paths[-1])
 
 
 @command()
@@ -134,14 +133,13 @@ def conclude(
     console.findings(outcome.study.findings)
     out = console.stdout()
     if not console.STDERR.quiet:
-        out.print(console.summary(outcome.study, "Summary"))
-    console.answer(answer_of(outcome.study))
+        for part in console.summary(outcome.study):
+            out.print(part)
     if price is not None:
         out.print(console.costs(outcome.costs, price))
         for line in console.cheapest(outcome.cheapest):
             out.print(line, soft_wrap=True)
-    if not console.STDERR.quiet:
-        print(f"open {outcome.files[-1]}")
+    console.answer(answer_of(outcome.study), outcome.files[-1])
 
 
 def _record(folder: Path, outcome: Conclusion) -> dict[str, Any]:

@@ -214,7 +214,13 @@ def cell_table(study: Study) -> Table:
         Column("status", "status", _status, "", "ok, or why there is no value"),
     )
     missing = "No cell is on record."
-    return tabulate(columns, study.cells, lambda c: c.cell.id, missing, [FALSE_DISCOVERIES], drop_constant=True)
+    cells = by_workload(study.cells)
+    return tabulate(columns, cells, lambda c: c.cell.id, missing, [FALSE_DISCOVERIES], drop_constant=True)
+
+
+def by_workload(cells: Iterable[CellSummary]) -> list[CellSummary]:
+    """Cells of one workload together, the baseline first: the first rows of a table that is cut are a comparison."""
+    return sorted(cells, key=lambda c: (c.cell.prompt_tokens, c.cell.new_tokens, c.cell.batch_size))
 
 
 def _metric_column(metric: MetricInfo) -> Column:
@@ -239,7 +245,7 @@ def _status(cell: CellSummary) -> str:
 def quality_table(study: Study, missing: str) -> Table:
     """Every metric of every set of texts; a row for each step count."""
     scored = group_by((s for s in study.cells if s.quality), lambda s: s.cell.quality_key)
-    shown = [group[0] for group in scored.values()]
+    shown = by_workload(group[0] for group in scored.values())
     metrics = list(dict.fromkeys(q.metric for s in shown for q in s.quality))
     texts = listed(sorted({q.n for s in shown for q in s.quality}))
     columns = (
