@@ -1,6 +1,6 @@
 """Join published quality of LLaDA-8B and LLaMA-3-8B with the time of their steps: who is faster at equal quality?
 
-    python benchmarks/study.py    # writes docs/study/answer.csv, the table of docs/study/README.md and the README's two
+    python benchmarks/study.py    # writes docs/study/answer.csv and the tables of its README, paper.md and the README
 
 Quality is what others have published (docs/study/published.csv). A time is measured where a run folder of docs/study
 has the cell, and otherwise predicted by the cost model fitted to docs/study/h200-native, and marked so. The README's
@@ -29,7 +29,8 @@ from dlmbench.types import Architecture, Cell
 
 STUDY = Path(__file__).parents[1] / "docs/study"
 README = STUDY.parents[1] / "README.md"
-PAGE, ANSWER, PUBLISHED = STUDY / "README.md", STUDY / "answer.csv", STUDY / "published.csv"
+PAGE, PAPER = STUDY / "README.md", STUDY / "paper.md"
+ANSWER, PUBLISHED = STUDY / "answer.csv", STUDY / "published.csv"
 CONFIG = STUDY.parents[1] / "config/experiments_study.yaml"
 CALIBRATED, MEASURED = STUDY / "h200-native", STUDY / "h200-x4-native"
 TASKS = {"gsm8k": "GSM8K", "math": "MATH", "humaneval": "HumanEval", "mbpp": "MBPP", "bbh": "BBH"}
@@ -209,6 +210,46 @@ def _line(answer: Answer) -> tuple[object, ...]:
     return *setting, answer.quality_source, answer.baseline, answer.baseline_source, answer.kind
 
 
+def paper_table(rows: Sequence[Answer]) -> str:
+    """One line for each answer with its numbers as they are in the CSV; a ratio above 1 means that LLaDA is faster."""
+    lines = [
+        (
+            *(TASKS[r.task], r.variant, r.rule.replace("_", " "), f"{r.baseline:g}", f"{r.allowance:g}", _where(r)),
+            *("" if v is None else f"{v:g}" for v in (r.batch_size, r.at_steps)),
+            "" if r.ratio is None else f"{r.ratio:.2g} ({r.low:.2g} to {r.high:.2g})",
+            r.kind,
+        )
+        for r in rows
+    ]
+    header = (
+        "task",
+        "variant",
+        "rule",
+        "LLaMA",
+        "allowance",
+        "as good from K",
+        "B",
+        "at K",
+        "LLaDA's speed in LLaMA's",
+    )
+    return markdown((*header, "times"), lines)
+
+
+def summary(rows: Sequence[Answer]) -> str:
+    """The base tasks in a sentence each way: where parity is reached, and how fast LLaDA is there."""
+    base = [r for r in rows if r.variant == "base"]
+    reached = [r for r in base if r.to_steps is not None]
+    names = {True: dict.fromkeys(TASKS[r.task] for r in reached)}
+    names[False] = dict.fromkeys(TASKS[r.task] for r in base if r.to_steps is None)
+    speeds = "; ".join(
+        f"{TASKS[r.task]} at batch {r.batch_size}: {_speed(r)}, {r.kind}" for r in reached if r.batch_size is not None
+    )
+    return (
+        f"Base models: shown to be as good on {', '.join(names[True]) or 'no task'}; not shown on "
+        f"{', '.join(names[False]) or 'none'}. LLaDA's speed there: {speeds}."
+    )
+
+
 def _where(answer: Answer) -> str:
     if answer.outcome == "not_reached":
         return "worse at every K published"
@@ -251,6 +292,8 @@ def main() -> None:
         writer.writeheader()
         writer.writerows(asdict(row) for row in rows)
     write_part(PAGE, "answer", page_table(rows))
+    write_part(PAPER, "summary", summary(rows))
+    write_part(PAPER, "paper", paper_table(rows))
     write_part(README, "measured", measured_answer())
     write_part(README, "study", page_table([r for r in rows if r.variant == "base"]))
 

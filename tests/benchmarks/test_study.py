@@ -50,3 +50,10 @@ def test_a_time_is_of_cells_with_as_many_new_tokens():
     assert times.target(1, replace(row, new_tokens=512)) is None
     assert times.baseline(1, replace(row, new_tokens=512)) is None
     assert times.target(1, replace(row, steps=None, nfe=40.0, cache="dual", block_length=32)) is None
+
+
+def test_the_committed_pages_are_what_the_command_writes():
+    rows = list(study.answers())
+    pages = {study.PAGE: [study.page_table(rows)], study.PAPER: [study.summary(rows), study.paper_table(rows)]}
+    for page, parts in pages.items():
+        assert [p for p in parts if f"\n{p}\n" not in page.read_text()] == []

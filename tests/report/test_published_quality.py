@@ -138,7 +138,7 @@ def test_page_and_document_print_it_only_for_a_run_that_has_published_scores(fol
     for text in (document.compose(after), page.compose(after)):
         assert "Published quality, measured time" in text
         assert "1.56" in text
-        assert "48 (a paper)" in text
+        assert "gsm8k, base, low_confidence (a paper)" in text
 
 
 def test_bad_files_are_errors_and_leave_the_folder_as_it_was(folder):

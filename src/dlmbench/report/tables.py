@@ -87,16 +87,20 @@ class Table:
         return [":--" if any(isinstance(v, str) for v in values) else "--:" for c, values in columns if c.use != "page"]
 
     @property
-    def cells(self) -> list[list[tuple[str, str]]]:
-        """(value id, text) of every row in the document; settings have no id."""
+    def texts(self) -> list[list[tuple[str, str]]]:
+        """(value id, text) of every row; settings have no id."""
         return [
             [
                 ("" if c.use == "setting" else value_id(row_id, c.key), text_of(value))
                 for c, value in zip(self.columns, row, strict=True)
-                if c.use != "page"
             ]
             for row_id, row in zip(self.ids, self.rows, strict=True)
         ]
+
+    @property
+    def cells(self) -> list[list[tuple[str, str]]]:
+        """The same in the document."""
+        return [[t for t, c in zip(row, self.columns, strict=True) if c.use != "page"] for row in self.texts]
 
     @property
     def constants(self) -> str:
@@ -310,26 +314,26 @@ def published_table(answers: Sequence[PublishedAnswer]) -> Table:
 
     def quality(answer: PublishedAnswer) -> str:
         row = answer.curve.points[0] if answer.curve else answer.score
-        parts = (row.task, row.variant, row.commit, row.cache and f"cache {row.cache}")
+        parts = (row.task, row.variant, row.commit, "" if row.cache in ("", "none") else f"cache {row.cache}")
         # Hollow: read at second hand, or no share of the items.
         return f"{'○ ' if answer.score.problem else ''}{', '.join(filter(None, parts))} ({row.source})"
 
     def baseline(answer: PublishedAnswer) -> str | None:
-        return f"{answer.score.value:g} ({answer.score.source})" if answer.curve else None
+        return f"{answer.score.value:g}" if answer.curve else None
 
     columns = (
         Column("quality", "published quality", quality, use="setting"),
         Column("baseline", "baseline's score", baseline, use="setting"),
+        Column("source", "its source", lambda a: a.score.source if a.curve else None, use="page"),
         Column("parity", "parity", _published_parity),
         Column("setting", "measured", lambda a: name_of(a.measured) if a.measured else None, use="setting"),
         Column("steps", "at K", "steps"),
         Column("speed", "speed there", "speed", "x"),
-        Column("reason", "no time because", lambda a: a.reason if a.curve and a.reason else None),
+        Column("reason", "no time because", lambda a: a.reason if a.curve and a.reason else None, use="page"),
     )
     notes = (
-        f"Published quality, measured time. As good: at most {MARGIN:g} points worse, and not by what two runs of one "
-        "model differ. Without parity the speed is at the most steps published, and no speed at equal quality.",
-        "Hollow marks (○) decide nothing.",
+        f"As good: at most {MARGIN:g} points worse. Hollow marks (○) decide nothing. "
+        "Without parity a speed is no speed at equal quality.",
     )
     numbered = list(enumerate(answers))
     spread_out = [replace(c, read=_of_second(c)) for c in columns]
