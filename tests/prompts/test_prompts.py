@@ -267,6 +267,8 @@ def test_kinds_of_prompt_files(tmp_path, name, content, expected):
         ("p.txt", b"a\x00b", "is not a text file"),
         ("p.txt", b"good\nbad \xff\n", "line 2 is not UTF-8"),
         ("p.jsonl", b'{"prompt": "a"}\n{"prompt": \n', "line 2 is not JSON"),
+        ("p.jsonl", b'{"prompt": "a"}\n{"prompt": ' + b"9" * 5000 + b"}\n", "line 2: a number has too many digits"),
+        ("p.jsonl", b"[" * 100_000 + b"\n", "line 1: the JSON is nested too deeply"),
         ("p.jsonl", b'{"text": "a"}\n', "line 1 has neither 'prompt' nor 'prompt_ids'"),
         ("p.jsonl", b'{"prompt": ""}\n', "line 1: 'prompt' is not a text"),
         ("p.jsonl", b'{"prompt": "a", "prompt_ids": [1]}\n', "line 1 mixes texts and ids"),

@@ -86,9 +86,10 @@ def _work_done(folder: Path, processes: int) -> int:
         return 0
     records, texts, scores = ([v for _, v in read_lines(folder / n)] for n in (RECORDS, GENERATIONS, TEXT_SCORES))
     timed = Counter((v["cell_id"], v["process_id"]) for v in records if v.get("is_warmup") is False)
-    work: int = sum(n for n in timed.values() if processes == 1 or n >= MIN_PER_PROCESS)
-    work += sum("cell_id" in v and "is_warmup" not in v and v.get("status", "ok") == "ok" for v in records)
-    # Texts come with the repetitions of unfinished processes too; those of a profiled cell come on their own.
+    work = sum(n for n in timed.values() if processes == 1 or n >= MIN_PER_PROCESS)
+    work += sum(1 for v in records if "cell_id" in v and "is_warmup" not in v and v.get("status", "ok") == "ok")
+    # Repetitions of unfinished processes have texts too; a cell is profiled once it has all its repetitions.
     profiled = {v.get("cell_id") for v in records if v.get("kind") == "memory"}
-    work += sum(v.get("cell_id") in profiled for v in texts)
-    return work + sum(v.get("prompt_index", 0) is not None for v in scores)  # None: no text of the cell was scored
+    work += sum(1 for v in texts if v.get("cell_id") in profiled)
+    work += sum(1 for v in scores if v.get("prompt_index", 0) is not None)  # None: no text of the cell was scored
+    return work

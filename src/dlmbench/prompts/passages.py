@@ -134,3 +134,5 @@ def parse_json(text: str, path: Path, first_line: int = 1, hint: str = "Fix the 
         raise BenchError(f"{path}: line {first_line}: the JSON is nested too deeply", hint) from None
     except json.JSONDecodeError as error:
         raise BenchError(f"{path}: line {first_line + error.lineno - 1} is not JSON: {error.msg}", hint) from None
+    except ValueError:  # Python reads no integer of thousands of digits
+        raise BenchError(f"{path}: line {first_line}: a number has too many digits", hint) from None
