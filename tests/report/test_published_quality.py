@@ -166,7 +166,9 @@ def test_the_option_joins_a_finished_run_and_a_bad_file_ends_with_2(tmp_path, ca
 
 def test_an_experiment_file_names_the_scores(tmp_path):
     path = tmp_path / "study.yaml"
-    text = Path(STUDY.parents[1] / "config/experiments_study.yaml").read_text() + "published: docs/study/published.csv\n"
+    text = (
+        Path(STUDY.parents[1] / "config/experiments_study.yaml").read_text() + "published: docs/study/published.csv\n"
+    )
     path.write_text(text)
     assert load.load(path).published == "docs/study/published.csv"
     path.write_text(text.replace("published: docs", "published: 5 #"))
