@@ -1,8 +1,10 @@
-"""Is a run on all GPUs of a node the run on one, only sooner? A native grid of 8B shapes on one GPU, then on several.
+"""Is a run on all GPUs of a node the run on one, only sooner? One grid of 8B shapes, on one GPU and on all.
 
-    python benchmarks/gpus.py --output FOLDER [--gpus all]    # FOLDER/one, FOLDER/all: run folders; FOLDER/gpus.json
+    python benchmarks/gpus.py --output FOLDER [RUN...]    # FOLDER/RUN: run folders; FOLDER/gpus.json
 
-Random weights. Prints the wall time of both runs, how much the cells differ, and how much the GPUs do.
+A RUN is one, all, or all-again: on a node that has compiled nothing yet, the first run compiles for the others. A run
+that was cut goes on, and its times add up. Prints the wall time of each, how much the cells of one and all differ, and
+how much the GPUs do.
 """
 
 from __future__ import annotations
@@ -15,28 +17,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-CONFIG = """
-name: gpus
-models:
-  llama: {family: llama, source: 8b, weights: random}
-  llada: {family: llada, source: 8b, weights: random}
-grid:
-  - &tasks
-    lengths: {prompt_tokens: [132, 894], new_tokens: 256}
-    batch_size: 1
-    precision: bfloat16
-    attention: flash
-    engine: native
-    samplers:
-      autoregressive: {temperature: 0}
-      masked_diffusion: {steps: [4, 16]}
-  - <<: *tasks
-    batch_size: 8
-    lengths: {prompt_tokens: 132, new_tokens: 256}
-prompts: {source: tiny, count: 32}
-protocol: {warmup: 1, pilot: 3, min_repeats: 9, max_repeats: 9, max_time_s: 30, processes: 3, rounds: 1}
-metrics: []
-"""
+ROOT = Path(__file__).parents[1]
+CONFIG = ROOT / "config/experiments_h200_native.yaml"
+RUNS = {"all": "all", "one": "1", "all-again": "all"}
 
 
 class Told:
@@ -59,18 +42,14 @@ class Told:
     left = repetition
 
 
-def measure(folder: Path, gpus: str) -> float:
-    """The grid into `folder`; returns seconds."""
+def measure(config: Path, folder: Path, gpus: str) -> None:
+    """The grid into `folder`."""
     from dlmbench.bench import run
     from dlmbench.bench.gpus import find_gpus
     from dlmbench.experiment import load, plan
 
-    config = folder.with_suffix(".yaml")
-    config.write_text(CONFIG)
     experiment = load.load(config)
-    began = time.perf_counter()
     run.run(experiment, plan.expand(experiment), folder, Told(), placements=find_gpus(gpus))
-    return time.perf_counter() - began
 
 
 def compared(one: Path, several: Path) -> dict[str, Any]:
@@ -102,21 +81,28 @@ def compared(one: Path, several: Path) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measure, print and write after each half."""
+    """Measure, print and write after each run."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--gpus", default="all")
+    parser.add_argument("runs", nargs="*", metavar="RUN", help=", ".join(RUNS))
+    parser.add_argument("--config", type=Path, default=CONFIG)
     parser.add_argument("--output", type=Path, required=True)
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
-    result: dict[str, Any] = {}
-    for name, gpus in (("all", options.gpus), ("one", "1")):
-        result[f"{name}, s"] = measure(options.output / name, gpus)
-        sys.stdout.write(f"{name}: {result[f'{name}, s']:.1f} s\n")
-        (options.output / "gpus.json").write_text(json.dumps(result, indent=1) + "\n")
-    result["share of the time"] = result["all, s"] / result["one, s"]
-    result |= compared(options.output / "one", options.output / "all")
+    kept = options.output / "gpus.json"
+    result: dict[str, Any] = json.loads(kept.read_text()) if kept.exists() else {}
+    for name in options.runs or RUNS:
+        began, before_s = time.perf_counter(), result.get(f"{name}, s", 0.0)
+        try:
+            measure(options.config, options.output / name, RUNS[name])
+            sys.stdout.write(f"{name}: finished\n")
+        finally:
+            result[f"{name}, s"] = before_s + time.perf_counter() - began
+            kept.write_text(json.dumps(result, indent=1) + "\n")
+    one, several = (options.output / name for name in ("one", "all"))
+    if one.exists() and several.exists():
+        result |= compared(one, several)
+    kept.write_text(json.dumps(result, indent=1) + "\n")
     sys.stdout.write(json.dumps({k: v for k, v in result.items() if k != "cells"}, indent=1) + "\n")
-    (options.output / "gpus.json").write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ longer by a known share, so that the noise is the real one.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import math
 import os
@@ -31,6 +32,7 @@ from dlmbench.bench import run as session
 from dlmbench.bench.forecast import AS_FOUND
 from dlmbench.cli import console
 from dlmbench.cli.options import PlanOptions
+from dlmbench.errors import StopRequestedError
 from dlmbench.results import read_run
 from dlmbench.types import Run
 
@@ -165,7 +167,8 @@ def main() -> None:
         rows = [row for result in results for row in result["rows"]]
         machine, planted = results[0]["machine"], results[0]["planted"]
     else:
-        measure_pairs(options.pairs, planted, rows)
+        with contextlib.suppress(KeyboardInterrupt, StopRequestedError):  # what was measured until then is a result
+            measure_pairs(options.pairs, planted, rows)
     result = result_of(machine, planted, rows)
     sys.stdout.write(json.dumps({k: v for k, v in result.items() if k != "rows"}, indent=1) + "\n")
     if options.output:

@@ -1,9 +1,10 @@
 """Join published quality of LLaDA-8B and LLaMA-3-8B with the time of their steps: who is faster at equal quality?
 
-    python benchmarks/study.py    # writes docs/study/answer.csv, the table of docs/study/README.md and the README's
+    python benchmarks/study.py    # writes docs/study/answer.csv and the tables of its README, paper.md and the README
 
 Quality is what others have published (docs/study/published.csv). A time is measured where a run folder of docs/study
-has the cell, and otherwise predicted by the cost model fitted to docs/study/h200-native, and marked so.
+has the cell, and otherwise predicted by the cost model fitted to docs/study/h200-native, and marked so. The README's
+second table is the answer of docs/study/h200-x4-native, as its report gives it.
 """
 
 from __future__ import annotations
@@ -15,23 +16,23 @@ from pathlib import Path
 
 from tables import markdown, write_part
 
-from dlmbench.analysis.parity import Parity
 from dlmbench.analysis.published import PublishedCurve, PublishedScore, curves, read_published
 from dlmbench.analysis.replication import latencies
 from dlmbench.analysis.stats import group_by
+from dlmbench.analysis.study import analyse
 from dlmbench.experiment import load, plan
 from dlmbench.models.loading import architectures
+from dlmbench.report.answer import answer_of
 from dlmbench.results import read_run
 from dlmbench.roofline import calibrate, corrected
 from dlmbench.types import Architecture, Cell
 
 STUDY = Path(__file__).parents[1] / "docs/study"
 README = STUDY.parents[1] / "README.md"
-PAGE, ANSWER, PUBLISHED = STUDY / "README.md", STUDY / "answer.csv", STUDY / "published.csv"
+PAGE, PAPER = STUDY / "README.md", STUDY / "paper.md"
+ANSWER, PUBLISHED = STUDY / "answer.csv", STUDY / "published.csv"
 CONFIG = STUDY.parents[1] / "config/experiments_study.yaml"
-CALIBRATED = STUDY / "h200-native"
-# Mean prompt tokens by LLaDA's tokenizer (arXiv:2502.09992, appendix B.7); none is published for BBH.
-PROMPT_TOKENS = {"gsm8k": 894, "math": 680, "mbpp": 628, "humaneval": 132}
+CALIBRATED, MEASURED = STUDY / "h200-native", STUDY / "h200-x4-native"
 TASKS = {"gsm8k": "GSM8K", "math": "MATH", "humaneval": "HumanEval", "mbpp": "MBPP", "bbh": "BBH"}
 BATCH_SIZES = (1, 8, 32)
 
@@ -73,20 +74,25 @@ class Times:
     def key(cell: Cell) -> tuple[object, ...]:
         """What tells the cells of CONFIG apart."""
         block = cell.knob("block_length") if cell.steps else None
-        return (cell.model.role, cell.batch_size, cell.prompt_tokens, cell.steps, block, cell.knob("cache") or "none")
+        shape = cell.batch_size, cell.prompt_tokens, cell.new_tokens
+        return (cell.model.role, *shape, cell.steps, block, cell.knob("cache") or "none")
 
-    def baseline(self, batch_size: int, prompt_tokens: int) -> Seconds:
-        """LLaMA's, for as many new tokens as LLaDA generates."""
-        return self._of(self.cells["baseline", batch_size, prompt_tokens, None, None, "none"])
+    def baseline(self, batch_size: int, row: PublishedScore) -> Seconds | None:
+        """LLaMA's, for as many new tokens as LLaDA generates in a published row; None where CONFIG has no such cell."""
+        return self._of("baseline", batch_size, row.prompt_tokens, row.new_tokens, None, None, "none")
 
-    def target(self, batch_size: int, prompt_tokens: int, row: PublishedScore) -> Seconds:
+    def target(self, batch_size: int, row: PublishedScore) -> Seconds | None:
         """LLaDA's in the setting of a published row; of an adaptive rule for the forwards that were published."""
-        at = (batch_size, prompt_tokens)
-        steps = row.steps or 256
-        cell = self.cells["target", *at, steps, row.block_length, row.cache]
-        return self._of(cell, None if row.steps else row.nfe)
+        shape, forwards = (batch_size, row.prompt_tokens, row.new_tokens), None if row.steps else row.nfe
+        # Without a cache all forwards are equal; with one, no published row says how many there are.
+        if forwards and row.cache != "none":
+            return None
+        return self._of("target", *shape, row.steps or row.new_tokens, row.block_length, row.cache, forwards=forwards)
 
-    def _of(self, cell: Cell, forwards: float | None = None) -> Seconds:
+    def _of(self, *key: object, forwards: float | None = None) -> Seconds | None:
+        cell = self.cells.get(key)
+        if cell is None:
+            return None
         if forwards is None and cell.id in self.measured:
             found = self.measured[cell.id]
             return Seconds(found.value, found.low, found.high, "measured")
@@ -94,7 +100,6 @@ class Times:
         fit = self.fits[corrected.label_of(cell)]
         estimate = calibrate.estimate(fit, cell, architecture, self.device)
         assert estimate is not None
-        # Without a cache all forwards are equal; with one, no published row says how many there are.
         scale = 1.0 if forwards is None else forwards / (cell.steps or 1)
         return Seconds(scale * estimate.value_s, scale * estimate.low_s, scale * estimate.high_s, "predicted")
 
@@ -104,12 +109,15 @@ class Answer:
     """One row of the answer: where a curve reaches a baseline, and LLaMA's time over LLaDA's there.
 
     from_steps, to_steps: where parity may lie among the published step counts; None where beyond them or nowhere.
-    ratio: at S_parity; where it is not reached, at the most steps published.
+    ratio: at S_parity; where it is not reached, at the most steps published. kind: of the times behind it; "" for none.
     """
 
     variant: str
     task: str
     rule: str
+    new_tokens: int | None
+    block_length: int | None
+    cache: str
     quality_source: str
     baseline: float
     baseline_source: str
@@ -129,29 +137,37 @@ def answers() -> Iterator[Answer]:
     """Every curve against every baseline at every batch size."""
     times = Times()
     for curve in curves(read_published(PUBLISHED)):
-        first, parity = curve.points[0], curve.parity
-        prompt_tokens = PROMPT_TOKENS.get(first.task)
-        if prompt_tokens is None or parity.outcome == "not_reached":
-            yield _answer(curve, parity, None, None, None)
-            continue
-        for batch_size in BATCH_SIZES:
-            baseline = times.baseline(batch_size, prompt_tokens)
-            at = {row.forwards: baseline.over(times.target(batch_size, prompt_tokens, row)) for row in curve.points}
-            row = next(r for r in curve.points if r.forwards == (parity.steps or curve.points[-1].forwards))
-            spanned = [at[k] for k in parity.plausible_steps() if k in at] if parity.steps else [at[row.forwards]]
-            ratio = at[row.forwards]
-            ends = min(s.low for s in spanned), max(s.high for s in spanned)
-            yield _answer(curve, parity, batch_size, row, Seconds(ratio.value, *ends, ratio.kind))
+        found = []
+        for batch_size in BATCH_SIZES if curve.parity.outcome != "not_reached" else ():
+            found += _timed(times, curve, batch_size)
+        yield from found or [_answer(curve, None, None, None)]
 
 
-def _answer(
-    curve: PublishedCurve, parity: Parity, batch_size: int | None, row: PublishedScore | None, ratio: Seconds | None
-) -> Answer:
-    first = curve.points[0]
+def _timed(times: Times, curve: PublishedCurve, batch_size: int) -> Iterator[Answer]:
+    """The answer at one batch size; nothing where the times of the shape are not known."""
+    parity = curve.parity
+    at = parity.steps or curve.points[-1].forwards
+    plausible = parity.plausible_steps() if parity.steps else (at,)
+    row = next(r for r in curve.points if r.forwards == at)
+    baseline, target = times.baseline(batch_size, row), times.target(batch_size, row)
+    if baseline is None or target is None:
+        return
+    spanned = [baseline.over(t) for r in curve.points if r.forwards in plausible and (t := times.target(batch_size, r))]
+    ratio = baseline.over(target)
+    kind = "measured" if all(s.kind == "measured" for s in spanned) else "predicted"
+    ends = min(s.low for s in spanned), max(s.high for s in spanned)
+    yield _answer(curve, batch_size, row, Seconds(ratio.value, *ends, kind))
+
+
+def _answer(curve: PublishedCurve, batch_size: int | None, row: PublishedScore | None, ratio: Seconds | None) -> Answer:
+    first, parity = curve.points[0], curve.parity
     return Answer(
         variant=first.variant,
         task=first.task,
         rule=first.commit,
+        new_tokens=first.new_tokens,
+        block_length=first.block_length,
+        cache=first.cache,
         quality_source=first.source,
         baseline=curve.baseline.value,
         baseline_source=curve.baseline.source,
@@ -160,10 +176,10 @@ def _answer(
         from_steps=parity.low_steps,
         to_steps=parity.steps,
         batch_size=batch_size,
-        at_steps=row and (row.steps or row.nfe),
-        ratio=ratio and round(ratio.value, 4),
-        low=ratio and round(ratio.low, 4),
-        high=ratio and round(ratio.high, 4),
+        at_steps=None if row is None else row.steps or row.nfe,
+        ratio=None if ratio is None else round(ratio.value, 4),
+        low=None if ratio is None else round(ratio.low, 4),
+        high=None if ratio is None else round(ratio.high, 4),
         kind=ratio.kind if ratio else "",
     )
 
@@ -171,20 +187,67 @@ def _answer(
 def page_table(rows: Sequence[Answer]) -> str:
     """One line for each curve and baseline: where parity lies, and who is faster there."""
     lines = []
-    for curve in group_by(rows, lambda r: (r.variant, r.task, r.rule, r.quality_source, r.baseline_source)).values():
+    for curve in group_by(rows, _line).values():
         first = curve[0]
         rule = "threshold" if first.rule == "threshold" else "fixed steps"
+        speeds = {r.batch_size: _speed(r) for r in curve}
         lines.append(
             (
                 f"{TASKS[first.task]}, {first.variant}, {rule}",
                 f"{first.baseline:g} ({first.baseline_source.partition(',')[0]})",
                 _where(first),
-                *(_speed(r) for r in curve),
-                *[""] * (len(BATCH_SIZES) - len(curve)),
+                *(speeds.get(b, "") for b in BATCH_SIZES),
+                first.kind,
             )
         )
-    header = ("quality", "LLaMA's score", "as good from K", *(f"LLaDA at B={b}" for b in BATCH_SIZES))
+    header = ("quality", "LLaMA's score", "as good from K", *(f"LLaDA at B={b}" for b in BATCH_SIZES), "times")
     return markdown(header, lines)
+
+
+def _line(answer: Answer) -> tuple[object, ...]:
+    """Equal for answers that are one line of the table: they differ in batch size alone."""
+    setting = answer.variant, answer.task, answer.rule, answer.new_tokens, answer.block_length, answer.cache
+    return *setting, answer.quality_source, answer.baseline, answer.baseline_source, answer.kind
+
+
+def paper_table(rows: Sequence[Answer]) -> str:
+    """One line for each answer with its numbers as they are in the CSV; a ratio above 1 means that LLaDA is faster."""
+    lines = [
+        (
+            *(TASKS[r.task], r.variant, r.rule.replace("_", " "), f"{r.baseline:g}", f"{r.allowance:g}", _where(r)),
+            *("" if v is None else f"{v:g}" for v in (r.batch_size, r.at_steps)),
+            "" if r.ratio is None else f"{r.ratio:.2g} ({r.low:.2g} to {r.high:.2g})",
+            r.kind,
+        )
+        for r in rows
+    ]
+    header = (
+        "task",
+        "variant",
+        "rule",
+        "LLaMA",
+        "allowance",
+        "as good from K",
+        "B",
+        "at K",
+        "LLaDA's speed in LLaMA's",
+    )
+    return markdown((*header, "times"), lines)
+
+
+def summary(rows: Sequence[Answer]) -> str:
+    """The base tasks in a sentence each way: where parity is reached, and how fast LLaDA is there."""
+    base = [r for r in rows if r.variant == "base"]
+    reached = [r for r in base if r.to_steps is not None]
+    names = {True: dict.fromkeys(TASKS[r.task] for r in reached)}
+    names[False] = dict.fromkeys(TASKS[r.task] for r in base if r.to_steps is None)
+    speeds = "; ".join(
+        f"{TASKS[r.task]} at batch {r.batch_size}: {_speed(r)}, {r.kind}" for r in reached if r.batch_size is not None
+    )
+    return (
+        f"Base models: shown to be as good on {', '.join(names[True]) or 'no task'}; not shown on "
+        f"{', '.join(names[False]) or 'none'}. LLaDA's speed there: {speeds}."
+    )
 
 
 def _where(answer: Answer) -> str:
@@ -192,6 +255,8 @@ def _where(answer: Answer) -> str:
         return "worse at every K published"
     if answer.to_steps is None:
         return f"{answer.from_steps} or more, or never" if answer.from_steps else "undecided"
+    if answer.outcome == "reached_at_smallest":
+        return f"<= {answer.to_steps}"
     if answer.from_steps in (None, answer.to_steps):
         return str(answer.to_steps)
     return f"{answer.from_steps} to {answer.to_steps}"
@@ -213,14 +278,23 @@ def _speed(answer: Answer) -> str:
     return text + at
 
 
+def measured_answer() -> str:
+    """The answer of MEASURED: headline and rows."""
+    answer = answer_of(analyse(read_run(MEASURED)))
+    return f"{answer.headline}\n\n{markdown([*answer.columns.values()], [[t for _, t in row] for row in answer.texts])}"
+
+
 def main() -> None:
-    """Write the answer."""
+    """Write the answers."""
     rows = list(answers())
     with ANSWER.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(asdict(rows[0])), lineterminator="\n")
         writer.writeheader()
         writer.writerows(asdict(row) for row in rows)
     write_part(PAGE, "answer", page_table(rows))
+    write_part(PAPER, "summary", summary(rows))
+    write_part(PAPER, "paper", paper_table(rows))
+    write_part(README, "measured", measured_answer())
     write_part(README, "study", page_table([r for r in rows if r.variant == "base"]))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,19 +12,23 @@ import pytest
 from scipy import optimize
 
 from dlmbench.analysis.proportions import unpaired_difference, unpaired_score
-from dlmbench.analysis.published import PublishedScore, curves, harness_gaps, read_published
+from dlmbench.analysis.published import COLUMNS, PublishedScore, curves, harness_gaps, read_published
 from dlmbench.errors import BenchError
 
 DATA = Path(__file__).parents[2] / "docs/study/published.csv"
 ROW = PublishedScore(
-    *("LLaDA-8B", "target", "base", "gsm8k", "accuracy", 4, "completion", "OpenCompass", 1000, 256, 256, 64, None),
+    *("LLaDA-8B", "target", "base", "gsm8k", "accuracy", 4, "completion", "OpenCompass", 1000, 894, 256, 256, 64, None),
     *("none", "low_confidence", None, 50.0, "a paper", "table"),
 )
 BASELINE = replace(ROW, model="LLaMA-3-8B", role="baseline", steps=None, cache="", commit="", value=48.0)
 
 
+# Two papers that ran one harness on one model, and got the same.
+EQUAL_RUNS = [replace(ROW, steps=7, source=source) for source in ("one paper", "another paper")]
+
+
 def outcome(*rows, baseline=BASELINE):
-    (curve,) = curves([*rows, baseline])
+    (curve,) = curves([*rows, *EQUAL_RUNS, baseline])
     return curve.parity
 
 
@@ -77,7 +81,9 @@ def test_parity_needs_the_gap_and_not_only_the_value():
 
 def test_two_harnesses_widen_the_test_by_what_they_differ_on_one_model():
     points = [replace(ROW, steps=k, value=v) for k, v in ((32, 20.0), (64, 52.0), (128, 60.0))]
-    assert outcome(*points).steps == 64
+    again = replace(ROW, steps=128, value=60.5, source="another paper")
+    (same,) = curves([*points, again, BASELINE])
+    assert (same.allowance, same.parity.steps) == (0.5, 64)
     other = replace(BASELINE, harness="lm-eval")
     same_model_twice = replace(ROW, steps=128, value=56.5, harness="lm-eval", source="another paper")
     found = [c for c in curves([*points, same_model_twice, other]) if len(c.points) == 3]
@@ -89,12 +95,19 @@ def test_two_harnesses_widen_the_test_by_what_they_differ_on_one_model():
 
 @pytest.mark.parametrize(
     ("change", "allowance"),
-    [({}, 0.0), ({"shots": 5}, 3.5), ({"harness": ""}, 3.5), ({"harness": "lm-eval"}, 1.5), ({"harness": "d1"}, 3.5)],
+    [
+        ({}, 0.5),
+        ({"shots": 5}, 3.5),
+        ({"harness": ""}, 3.5),
+        ({"harness": "lm-eval"}, 1.5),
+        ({"harness": "d1"}, 3.5),
+    ],
 )
 def test_what_two_harnesses_may_differ_by(change, allowance):
     """That of their own pair; the largest of any where they never met, are unknown, or the shots differ."""
     points = [replace(ROW, steps=k) for k in (32, 64)]
-    met = [replace(points[0], harness=h, value=v, source=h) for h, v in (("lm-eval", 51.5), ("Meta", 53.5))]
+    scored = (("lm-eval", 51.5), ("Meta", 53.5), ("OpenCompass", 50.5))
+    met = [replace(points[0], harness=h, value=v, source=h) for h, v in scored]
     (curve,) = (c for c in curves([*points, *met, replace(BASELINE, **change)]) if len(c.points) == 2)
     assert curve.allowance == allowance
     (unmet,) = curves([*points, replace(BASELINE, harness="d1")])
@@ -109,9 +122,63 @@ def test_unknown_harnesses_are_not_the_same_one():
 
 def test_the_interval_is_as_wide_as_the_test():
     points = [replace(ROW, steps=k) for k in (32, 64)]
-    (same,), (other,) = curves([*points, BASELINE]), curves([*points, replace(BASELINE, harness="d1")])
-    one, wide = same.parity.points[0].gap, other.parity.points[0].gap
+    (curve,) = curves([*points, replace(BASELINE, harness="d1")])
+    wide, one = curve.parity.points[0].gap, unpaired_difference(500, 1000, 480, 1000).times(100)
     assert (wide.value, wide.low, wide.high) == pytest.approx((one.value, one.low - 2.0, one.high + 2.0))
+
+
+def test_two_runs_of_one_harness_may_differ_as_much_as_such_runs_did():
+    one = replace(ROW, steps=256, value=40.4)
+    other = replace(one, value=38.8, source="another paper")
+    assert harness_gaps([one, other]) == {("base", frozenset({"OpenCompass"})): pytest.approx(1.6)}
+    assert harness_gaps([one, replace(other, source=one.source)]) == {}
+
+
+def test_a_row_that_decides_nothing_widens_no_test():
+    doubtful = replace(ROW, value=55.0, harness="lm-eval", source="a README", provenance="second hand")
+    assert harness_gaps([ROW, doubtful]) == {}
+    assert harness_gaps([ROW, replace(doubtful, provenance="text")]) == {
+        ("base", frozenset({"OpenCompass", "lm-eval"})): 5.0
+    }
+    (curve,) = curves([replace(ROW, steps=32), ROW, doubtful, replace(BASELINE, harness="d1")])
+    assert curve.allowance == 2.0
+
+
+@pytest.mark.parametrize("change", [{"prompt_format": "chat"}, {"items": 500}, {"shots": 5}, {"steps": 32}])
+def test_models_asked_differently_show_no_difference_of_harnesses(change):
+    other = replace(ROW, value=55.0, harness="lm-eval", source="another paper")
+    assert harness_gaps([ROW, other]) != {}
+    assert harness_gaps([ROW, replace(other, **change)]) == {}
+
+
+def test_unknown_shots_are_not_the_same_number():
+    points = [replace(ROW, steps=k, shots=None) for k in (32, 64)]
+    met = [replace(points[0], harness=h, value=v, source=h) for h, v in (("OpenCompass", 50.5), ("Meta", 53.5))]
+    (curve,) = (c for c in curves([*points, *met, replace(BASELINE, shots=None)]) if len(c.points) == 2)
+    assert curve.allowance == 3.5
+
+
+def test_a_fall_beyond_noise_is_no_monotone_curve():
+    def monotone(*values):
+        points = [replace(ROW, steps=2**i, value=v) for i, v in enumerate(values)]
+        return outcome(*points).is_monotone
+
+    assert monotone(30.0, 50.0, 60.0)
+    assert monotone(30.0, 50.0, 46.0)  # p = 0.037: by chance in one of two pairs
+    assert not monotone(30.0, 50.0, 44.0)
+
+
+def test_two_scores_for_as_many_forwards_are_both_kept():
+    rule = replace(ROW, steps=None, commit="threshold")
+    low = replace(rule, nfe=36.2, threshold=0.5, value=60.0)
+    near = replace(rule, nfe=36.8, threshold=0.6, value=20.0)
+    high = replace(rule, nfe=78.8, threshold=0.9, value=61.0)
+    parity = outcome(high, near, low)
+    assert [(p.steps, p.value) for p in parity.points] == [(37, 60.0), (37, 20.0), (79, 61.0)]
+    assert parity.steps == 79
+    same = outcome(replace(ROW, value=20.0), replace(ROW, value=60.0), replace(ROW, steps=32, value=60.0))
+    assert (len(same.points), same.outcome) == (3, "undecided")
+    assert curves([low, near, BASELINE]) == ()
 
 
 def test_a_step_count_is_worse_only_beyond_what_one_of_several_is_by_chance():
@@ -163,6 +230,36 @@ def test_what_was_read_at_second_hand_or_cannot_be_a_share_of_the_items_decides_
     assert curves([*doubtful, BASELINE]) == ()
 
 
+def test_a_score_is_checked_to_the_digits_that_were_printed(tmp_path):
+    for text, problem in (("65", ""), ("65.0", "65% is no multiple of 1/164"), ("65.2", "")):
+        row = {k: "" if v is None else str(v) for k, v in asdict(replace(ROW, items=164)).items()} | {"value": text}
+        path = tmp_path / "rows.csv"
+        with path.open("w", newline="") as file:
+            table = csv.DictWriter(file, COLUMNS, extrasaction="ignore")
+            table.writeheader()
+            table.writerow(row)
+        (read,) = read_published(path)
+        assert (read.value, read.problem) == (float(text), problem)
+
+
+def test_a_mean_over_parts_is_tested_as_a_share_of_fewer_items():
+    """Of parts times the items of the smallest: the intervals of two such means cover, however unequal the parts."""
+    rng = np.random.default_rng(3)
+    sizes, rates = np.array([20, 400, 400]), np.array([[0.5, 0.5, 0.5], [0.3, 0.8, 0.4]])
+    means = (rng.binomial(sizes, rates[:, None], (2, 1000, 3)) / sizes).mean(axis=2)
+
+    def covered(items):
+        counts = np.rint(means * items).astype(int)
+        found = [unpaired_difference(int(a), items, int(b), items) for a, b in counts.T]
+        return np.mean([i.low <= 0.0 <= i.high for i in found])
+
+    assert rates.mean(axis=1) == pytest.approx([0.5, 0.5])
+    assert covered(3 * 20) >= 0.93
+    assert covered(int(sizes.sum())) < 0.8
+    rows = [r for r in read_published(DATA) if r.metric == "macro_accuracy"]
+    assert {r.items for r in rows} == {27 * 146}
+
+
 def test_an_adaptive_rule_has_forwards_instead_of_steps():
     points = [replace(ROW, steps=None, nfe=n, commit="threshold", value=v) for n, v in ((36.5, 40.0), (78.8, 60.0))]
     assert [p.steps for p in outcome(*points).points] == [37, 79]
@@ -184,7 +281,7 @@ def test_a_broken_row_is_named_by_its_line(tmp_path, column, value):
     good = {k: "" if v is None else str(v) for k, v in asdict(ROW).items()}
     path = tmp_path / "rows.csv"
     with path.open("w", newline="") as file:
-        table = csv.DictWriter(file, [f.name for f in fields(PublishedScore)])
+        table = csv.DictWriter(file, COLUMNS, extrasaction="ignore")
         table.writeheader()
         table.writerows([good, good | {column: value}])
     with pytest.raises(BenchError, match=rf"line 3: .*{column}"):

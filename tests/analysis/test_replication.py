@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from dlmbench.analysis.compare import compare
-from dlmbench.analysis.replication import Ratio, estimate, latencies, logs_of, spread_of
+from dlmbench.analysis.replication import Ratio, card_ratios, estimate, latencies, logs_of, spread_of
 from dlmbench.types import LAUNCH_BOUND, Cell, CellResult, Environment, NeighbourCost, Run
 from support.selfchecks import a_selfcheck
 from support.synthetic_run import baseline_cell, measured, sample, target_cell
@@ -200,3 +200,49 @@ def test_a_cell_beside_busy_gpus_that_cost_it_more_than_the_noise_decides_nothin
     check = replace(a_selfcheck(), neighbours=(NeighbourCost(LAUNCH_BOUND, result.cell.engine, 2, cost),))
     assert latencies([result], check)[result.cell.id].is_disturbed is slowed
     assert not latencies([result], a_selfcheck())[result.cell.id].is_disturbed
+
+
+@pytest.mark.parametrize(("beside", "slowed"), [(3, False), (4, True)])
+def test_a_few_repetitions_beside_busy_gpus_do_not_disturb_a_cell(beside, slowed):
+    result = measured(baseline_cell(), [1.0, 1.01, 0.99, 1.0, 1.02, 0.98, 1.0, 1.01, 0.99, 1.0] * 3, processes=3)
+    timed = iter(range(len(result.timed)))
+    samples = (
+        replace(s, neighbours=int(not s.is_warmup and next(timed) < beside), positions=1) for s in result.samples
+    )
+    result = replace(result, samples=tuple(samples))
+    check = replace(a_selfcheck(), neighbours=(NeighbourCost(LAUNCH_BOUND, result.cell.engine, 2, 1.25),))
+    assert latencies([result], check)[result.cell.id].is_disturbed is slowed
+
+
+def on_cards(of, seconds):
+    """A cell with one process for each (GPU, seconds of its repetitions)."""
+    samples = [
+        replace(sample(of, index, latency_s, process_id=process), device_uuid=card)
+        for process, (card, latency_s) in enumerate(seconds)
+        for index in (3 * process, 3 * process + 1, 3 * process + 2)
+    ]
+    return replace(measured(of, [1.0]), samples=tuple(samples))
+
+
+def test_gpus_are_compared_through_cells_that_did_not_run_on_all_of_them():
+    first = on_cards(baseline_cell(), [("a", 1.0), ("b", 1.1), ("c", 1.2)])
+    second = on_cards(target_cell(8), [("d", 3.9), ("a", 3.0), ("b", 3.3)])
+    ratios = card_ratios([first, second])
+    assert [ratios[card] / ratios["a"] for card in "abcd"] == [pytest.approx(r) for r in (1, 1.1, 1.2, 1.3)]
+    assert math.prod(ratios.values()) == pytest.approx(1)
+
+
+def test_gpus_that_no_cell_links_are_not_compared():
+    first = on_cards(baseline_cell(), [("a", 1.0), ("b", 1.1)])
+    second = on_cards(target_cell(8), [("c", 3.0), ("d", 3.3)])
+    assert card_ratios([first, second]) == {}
+    assert card_ratios([on_cards(baseline_cell(), [("a", 1.0), ("a", 1.1)])]) == {}
+    assert card_ratios([]) == {}
+
+
+def test_a_noise_floor_does_not_make_up_for_too_few_repetitions():
+    few = Ratio(log=math.log(0.32), variance=0.09, df=2.2, floor=0.0, suffices=True)
+    interval = few.interval()
+    assert interval.high > 1
+    for floor in (0.05, 0.5, 2.0):
+        assert replace(few, floor=floor).p_value >= few.p_value > 0.05

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -68,6 +69,44 @@ def test_a_process_may_be_silent_for_many_generations_of_its_cell(tmp_path, expe
         assert unknown._silence_s(CELLS[1]) is None
 
 
+def test_a_process_that_never_ends_loading_is_ended(monkeypatch):
+    monkeypatch.setattr("dlmbench.bench.worker.MOST_LOADING_S", 0.2)
+    with Pool({"m"}, "cpu") as pool:
+        (reply,) = pool.worker("m").ask(None)
+        assert reply == Failed("error", "the model's process gave no answer for 0 s and was ended")
+        monkeypatch.undo()
+        assert list(pool.worker("m").ask(Nothing())) == []
+
+
+class Nothing:
+    """A request without replies."""
+
+    def run(self, state):
+        return iter(())
+
+
+class Busy:
+    """A request that is answered once and then computes on."""
+
+    def run(self, state):
+        import time
+
+        yield "one"
+        time.sleep(1000)
+
+
+def busy_process(worker):
+    assert next(worker.ask(Busy())) == "one"
+    return worker._process
+
+
+def test_an_error_ends_busy_processes_without_waiting_for_them():
+    pool = Pool({"a", "b"}, "cpu")
+    processes = [busy_process(pool.worker(key)) for key in "ab"]
+    pool.__exit__(KeyError, KeyError(), None)
+    assert [p.exitcode for p in processes] == [-signal.SIGKILL] * 2
+
+
 def test_a_worker_may_be_killed_by_another_thread_while_it_starts(monkeypatch):
     worker, ended = Worker("cpu"), []
 
@@ -88,7 +127,6 @@ def test_a_worker_may_be_killed_by_another_thread_while_it_starts(monkeypatch):
     context = SimpleNamespace(Pipe=lambda: (None, SimpleNamespace(close=lambda: None)), Process=Starting)
     monkeypatch.setattr("multiprocessing.get_context", lambda method: context)
     worker.start()
-    worker.kill()
     assert len(ended) == 1
 
 

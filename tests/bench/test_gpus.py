@@ -110,6 +110,24 @@ def test_a_cell_that_fails_on_one_device_has_failed_and_the_others_go_on(tmp_pat
     assert [(r.status, complete_processes(r)) for r in results] == [("ok", 3)] * 4
 
 
+def test_what_the_first_device_found_wrong_with_a_cell_stands(tmp_path):
+    def refuses(reason, after_s):
+        def refused(request):
+            if isinstance(request, Repeat) and request.cell == CELLS[3]:
+                time.sleep(after_s)
+                return Failed("oom", reason)
+            return None
+
+        return refused
+
+    pools = [NamedPool("GPU 0", refuses("second", 0.5)), NamedPool("GPU 1", refuses("first", 0.1))]
+    protocol = replace(SETTINGS, processes=2)
+    dealing = replace(EVENLY, seconds={c.id: 100.0 if c == CELLS[3] else 1.0 for c in CELLS})
+    results = measure(tmp_path, pools, protocol, dealing)
+    assert (results[3].status, results[3].reason) == ("oom", "first")
+    assert sum(isinstance(r, Repeat) and r.cell == CELLS[3] for pool in pools for _, r in pool.log) == 0
+
+
 def test_an_error_of_one_device_ends_the_run_and_keeps_what_was_measured(tmp_path):
     failed_at = []
 
@@ -141,6 +159,13 @@ def test_cells_that_neighbours_would_slow_run_alone_and_last(tmp_path):
     assert complete_processes(results[0]) == 3
     last_of_others = max(s.started_at for r in results[1:] for s in r.samples)
     assert all(s.started_at >= last_of_others for s in results[0].samples)
+
+
+def test_the_processes_of_a_device_end_with_its_part(tmp_path):
+    pools = [NamedPool("GPU 0"), NamedPool("GPU 1")]
+    measure(tmp_path, pools)
+    assert any(worker.is_running for worker in pools[0].workers.values()), "scoring goes on with these"
+    assert not any(worker.is_running for worker in pools[1].workers.values())
 
 
 def test_the_time_left_counts_the_cells_that_come_later(tmp_path, monkeypatch):

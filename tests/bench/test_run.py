@@ -106,9 +106,9 @@ KNOWN = {LLAMA.key: LLAMA_8B, LLADA.key: LLADA_8B}
 PROTOCOL = ProtocolSettings()
 
 
-def dealt(is_seconds, on_gpu=True, concurrent=False):
+def dealt(is_seconds, on_gpu=True, concurrent=False, too_large=()):
     weight = lambda cell: None if cell is CELLS[3] else 2.0  # noqa: E731
-    outlook = RunForecast(None, Expectation(weight, is_seconds), {})
+    outlook = RunForecast(None, Expectation(weight, is_seconds), {c.id: "too large" for c in too_large})
     return _dealing(outlook, Plan(CELLS), KNOWN, PROTOCOL, on_gpu=on_gpu, concurrent=concurrent)
 
 
@@ -118,6 +118,11 @@ def test_cells_are_dealt_out_by_seconds_or_by_work_where_the_device_is_unknown()
     assert by_time.seconds == dict.fromkeys(ids, process_s(2.0, PROTOCOL))
     assert by_time.load_s == load_seconds(CELLS, KNOWN)
     assert (by_work.seconds, by_work.load_s) == (dict.fromkeys(ids, 2.0), {})
+
+
+def test_a_cell_that_will_not_fit_keeps_no_device_busy():
+    seconds = dealt(True, too_large=CELLS[2:3]).seconds
+    assert seconds[CELLS[2].id] < min(seconds[c.id] for c in CELLS[:2])
 
 
 def test_cells_that_the_host_slows_run_alone_on_gpus_unless_all_at_once_is_wanted():

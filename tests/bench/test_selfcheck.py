@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -11,7 +12,7 @@ import pytest
 
 from dlmbench.bench import selfcheck
 from dlmbench.bench.selfcheck import CheckClock, RepeatSlowed, run_selfcheck
-from dlmbench.bench.worker import Failed, Repetition
+from dlmbench.bench.worker import Failed, Placement, Repetition
 from dlmbench.errors import BenchError
 from dlmbench.measure.clock import Clock
 from dlmbench.measure.nvml import GpuMeter
@@ -29,10 +30,10 @@ class Machine:
         self.rng, self.now_s, self.started = np.random.default_rng(1), 0.0, 0
         self.requests = []
 
-    def worker(self, device):
+    def worker(self, device, placement=None):
         machine, effects = self, {}
 
-        def ask(request):
+        def ask(request, silence_s):
             machine.requests.append(request)
             if isinstance(request, CheckClock):
                 yield (ClockBias("sleep", 0.01, 1.0, 10),), 1e-7
@@ -58,11 +59,11 @@ class Machine:
 
 @pytest.fixture
 def check(monkeypatch):
-    def run(machine, budget_s=1e9, engines=("hf", "native")):
+    def run(machine, budget_s=1e9, engines=("hf", "native"), placements=()):
         monkeypatch.setattr(selfcheck, "Worker", machine.worker)
         clock = SimpleNamespace(monotonic=lambda: machine.now_s, perf_counter=lambda: machine.now_s)
         monkeypatch.setattr(selfcheck, "time", clock)
-        return run_selfcheck(ENVIRONMENT, "cpu", lambda *progress: None, engines, budget_s)
+        return run_selfcheck(ENVIRONMENT, "cpu", lambda *progress: None, engines, budget_s, placements)
 
     return run
 
@@ -158,3 +159,54 @@ def test_cells_are_8b_shapes_on_a_gpu_with_enough_memory():
     assert {c.cell.model.source for c in small} == {"embedded:ar", "embedded:llada"}
     assert [(c.kind, c.cell.batch_size) for c in large] == [(LAUNCH_BOUND, 1), (BUSY, 8)]
     assert all(len(c.batch.prompts) == c.cell.batch_size for c in [*large, *small])
+
+
+def slower(repetition):
+    return replace(repetition, sample=replace(repetition.sample, latency_s=1.5 * repetition.sample.latency_s))
+
+
+class Neighbours(Machine):
+    """GPUs of one node. A generation takes half as long again while others compute; `lost` is the last one's engine."""
+
+    def __init__(self, lost=None):
+        super().__init__()
+        self.lost, self.at_work, self.are_beside, self.changes = lost, 0, False, threading.Condition()
+
+    def worker(self, device, placement=None):
+        alone = super().worker(device)
+
+        def ask(request, silence_s):
+            with self.changes:
+                self.at_work += 1
+                self.are_beside |= self.at_work > 1
+                self.changes.notify_all()
+                is_beside = self.changes.wait_for(lambda: self.are_beside, timeout=0.5 if placement else 0)
+            for reply in alone.ask(request, silence_s):
+                if placement == PLACEMENTS[-1] and request.cell.engine == self.lost:
+                    yield Failed("error", "the GPU has fallen off the bus")
+                    break
+                yield slower(reply) if is_beside and isinstance(reply, Repetition) else reply
+            with self.changes:
+                self.at_work -= 1
+                self.are_beside &= self.at_work > 0
+
+        return SimpleNamespace(**{**vars(alone), "ask": ask})
+
+
+PLACEMENTS = [Placement(name="GPU 0"), Placement(name="GPU 1")]
+
+
+def test_what_busy_neighbours_cost_is_the_time_beside_them_over_the_time_alone(check):
+    found = check(Neighbours(), placements=PLACEMENTS)
+    assert {(n.engine, n.kind, n.gpus) for n in found.neighbours} == {
+        (engine, kind, 2) for engine in ("hf", "native") for kind in (LAUNCH_BOUND, BUSY)
+    }
+    assert [n.ratio for n in found.neighbours] == [pytest.approx(1.5)] * 4
+
+
+def test_a_gpu_that_is_lost_costs_the_neighbours_of_its_cells_alone(check):
+    found = check(Neighbours(lost="hf"), placements=PLACEMENTS)
+    assert [n.engine for n in found.neighbours] == ["native", "native"]
+    assert len(found.floors) == 4
+    assert len(found.not_measured) == 2
+    assert "beside 1 busy GPUs: the GPU has fallen off the bus" in found.not_measured[0]

@@ -3,13 +3,15 @@
 import sys
 from dataclasses import replace
 
+import pytest
+
 from support.examples import ROOT
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import study
 
 ANSWER = study.Answer(
-    *("base", "gsm8k", "low_confidence", "a paper", 50.0, "another paper", 0.0, "reached", 64, 64),
+    *("base", "gsm8k", "low_confidence", 256, 256, "none", "a paper", 50.0, "another paper", 0.0, "reached", 64, 64),
     *(1, 64, 1.0, 1.0, 1.0, "predicted"),
 )
 
@@ -17,3 +19,41 @@ ANSWER = study.Answer(
 def test_curves_of_two_papers_are_two_lines():
     rows = [replace(ANSWER, quality_source=s, batch_size=b) for s in ("a paper", "a third") for b in (1, 8, 32)]
     assert study.page_table(rows).count("GSM8K") == 2
+
+
+@pytest.mark.parametrize(
+    "change", [{"new_tokens": 512}, {"block_length": 32}, {"cache": "dual"}, {"baseline": 49.0}, {"kind": "measured"}]
+)
+def test_other_settings_and_kinds_of_time_are_other_lines(change):
+    rows = [replace(a, batch_size=b) for a in (ANSWER, replace(ANSWER, **change)) for b in (1, 8, 32)]
+    assert study.page_table(rows).count("GSM8K") == 2
+
+
+def test_a_measured_time_stands_under_its_batch_size_and_is_told_from_a_predicted_one():
+    rows = [replace(ANSWER, batch_size=b, kind="measured" if b == 8 else "predicted") for b in (1, 8, 32)]
+    lines = [[c.strip() for c in line.split("|")[4:-1]] for line in study.page_table(rows).splitlines()[2:]]
+    speed = "1x faster (1 to 1)"
+    assert lines == [[speed, "", speed, "predicted"], ["", speed, "", "measured"]]
+
+
+def test_parity_at_the_fewest_steps_published_may_lie_below_them():
+    assert study._where(replace(ANSWER, outcome="reached_at_smallest")) == "<= 64"
+    assert study._where(ANSWER) == "64"
+
+
+def test_a_time_is_of_cells_with_as_many_new_tokens():
+    times = study.Times()
+    (row, *_) = (r for r in study.read_published(study.PUBLISHED) if r.source.startswith("arXiv:2602.01362, Table 16"))
+    row = replace(row, task="gsm8k", prompt_tokens=894)
+    assert times.target(1, row) is not None
+    assert times.baseline(1, row) is not None
+    assert times.target(1, replace(row, new_tokens=512)) is None
+    assert times.baseline(1, replace(row, new_tokens=512)) is None
+    assert times.target(1, replace(row, steps=None, nfe=40.0, cache="dual", block_length=32)) is None
+
+
+def test_the_committed_pages_are_what_the_command_writes():
+    rows = list(study.answers())
+    pages = {study.PAGE: [study.page_table(rows)], study.PAPER: [study.summary(rows), study.paper_table(rows)]}
+    for page, parts in pages.items():
+        assert [p for p in parts if f"\n{p}\n" not in page.read_text()] == []

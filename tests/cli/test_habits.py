@@ -181,10 +181,15 @@ def test_an_analysis_as_json(capsys, tmp_path):
     timed = [cell for cell in found["cells"] if cell["status"] == "ok"]
     assert timed
     assert all(cell["latency_s"]["median"] > 0 and cell["cost"]["per_million"] > 0 for cell in timed)
-    code, out, err = run(capsys, "analyze", folder, "--quiet")
-    assert (code, err) == (0, "")
-    assert found["headline"] in " ".join(out.split())
-    assert "Summary" not in out
+    for command in ("analyze", "report"):
+        code, out, err = run(capsys, command, folder, "--quiet")
+        assert (code, err) == (0, "")
+        assert found["headline"] in " ".join(out.split())
+        assert "Summary" not in out
+        assert "open " not in out.splitlines()[-1]
+    code, out, _ = run(capsys, "analyze", folder, "--price", 2)
+    assert out.index("Summary") < out.index("Cost at 2") < out.index(found["headline"])
+    assert out.splitlines()[-1] == f"open {folder / 'report.html'}"
 
 
 # ---------------------------------------------------------------- exit codes

@@ -27,13 +27,13 @@ metrics: []
 
 
 def test_neighbours_are_measured_beside_a_cell_and_alone():
-    from dlmbench.bench.selfcheck import checked_cells, neighbour_costs
+    from dlmbench.bench.selfcheck import checked_cells, neighbour_cost
     from dlmbench.bench.worker import Placement
     from dlmbench.measure.environment import fingerprint
 
     cells = checked_cells(fingerprint("cpu"), "cpu", ["hf"])[:1]
     devices = [Placement(threads=1, name=f"CPU {i}") for i in range(2)]
-    (found,) = neighbour_costs(cells, "cpu", devices, lambda *_: None)
+    found = neighbour_cost(cells[0], "cpu", devices)
     assert (found.engine, found.kind, found.gpus) == ("hf", "launch-bound", 2)
     assert 0.3 < found.ratio < 10
 

@@ -17,7 +17,8 @@ from dlmbench.cli import console
 from dlmbench.report import document, page
 from dlmbench.report.answer import SHARED, answer_of
 from dlmbench.report.source import Source
-from dlmbench.report.text import escape
+from dlmbench.report.tables import text_of
+from dlmbench.report.text import escape, rounded
 from dlmbench.results import read_run
 from dlmbench.types import Run
 from support.report_values import assert_one_text_each, in_document, on_page
@@ -66,10 +67,27 @@ def test_a_value_has_one_text_on_page_in_document_and_on_the_console(source):
     printed = Console(width=400, record=True, file=io.StringIO())
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(console, "stdout", lambda: printed)
-        console.answer(source.answer)
+        console.answer(source.answer, Path("a/report.html"))
     text = " ".join(printed.export_text().split())
     for value in values.values():
         assert " ".join(value.split()) in text
+
+
+def test_the_summary_on_the_console_has_the_numbers_of_the_report():
+    study = analyse(RUNS["two settings"](), 100)
+    printed = Console(width=200, record=True, file=io.StringIO())
+    for part in console.summary(study):
+        printed.print(part)
+    text = printed.export_text()
+    shown = Source(RUNS["two settings"](), study).cells
+    lines = [line for line in text.splitlines() if line.startswith("│")]
+    for line, row in zip(lines, shown.rows, strict=True):
+        values = {c.key: v for c, v in zip(shown.columns, row, strict=True)}
+        assert f" {text_of(values['latency'])} " in line
+        assert f"│{values['model']} " in line
+        assert f" {rounded(values['likelihood'])} " in line
+        assert values["speedup"] is None or f" {rounded(values['speedup'])} " in line
+    assert "The same in all rows: P 64, G 64" in text
 
 
 def test_nothing_but_the_answer_states_who_wins(source):
@@ -124,12 +142,28 @@ def test_the_headline_is_what_a_person_would_say():
 def test_a_run_of_random_weights_speaks_of_speed_alone_and_hides_no_workload():
     answer = answer_of(analyse(read_run(STUDY / "h200-native"), 100))
     assert answer.headline == (
-        "Speed only, quality was not measured. At best llada is faster with K=4 and K=8 of 64 steps at batch 1 with "
-        "64+64 tokens. At worst llada breaks even at about 2.3 of 64 steps at batch 8 with 960+64 tokens."
+        "Speed only, quality was not measured. At best (largest share of steps) llada breaks even at about 54 of 64 "
+        "steps at batch 1 with 64+64 tokens. At worst (smallest share) llada breaks even at 2.3 of 64 steps at batch 8 "
+        "with 960+64 tokens."
     )
     assert len(answer.rows) == 8
     assert "as_good_from" not in answer.columns
     assert "All workloads: Undecided: random weights, quality not measured." in answer.notes
+    # "about" is what lies beyond the measured steps; the others name the measured K next to them.
+    texts = {row.workload: row for row in answer.rows}
+    assert texts["1, 64+64"].faster_up_to == "about 54"
+    assert texts["8, 960+64"].faster_up_to == "2.3 (between K=2 and 4)"
+    # How sure each row is stands beside it, with the cause, which is not the noise floor.
+    assert texts["1, 64+64"].sure == "Shown faster at each K"
+    assert texts["8, 960+64"].sure == "Open at each K (too few repetitions)"
+    assert texts["1, 1984+64"].sure == "Shown faster at K=4, open at K=8 (too few repetitions)"
+    assert answer.notes[-2:] == (
+        "Too few repetitions to decide anything: 10 of 19 speeds (it takes 3 processes of 3, or 6 in one).",
+        "From fewer than 3 processes: 9 of 19 speeds. There, differences under 10% decide nothing.",
+    )
+    # The most steps of a workload are those of a cached setting, which is not the best one.
+    speeds = "10.9x at K=8 (block 256, no cache), 0.678x at K=256 (block 32, prefix cache)"
+    assert texts["1, 256+256"].speeds == speeds
 
 
 def test_the_best_setting_leads_and_the_others_are_counted():
@@ -145,12 +179,40 @@ def test_what_all_rows_share_is_a_note_and_not_a_column():
     assert next(iter(answer.columns)) == "workload"
     single = answer_of(analyse(tiny_run(batches=(1,), blocks=(None,), weights="random"), 50))
     assert set(SHARED) <= set(single.columns)
+    scored = answer_of(analyse(RUNS["both win"](), 50))
+    assert "sure" not in scored.columns  # the verdicts say it
 
 
 def test_times_of_one_process_name_the_noise_floor():
     answer = answer_of(analyse(RUNS["one process"](), 100))
-    assert any("differences under 10% decide nothing" in note for note in answer.notes)
+    assert answer.notes[-1] == (
+        "From fewer than 3 processes: all 10 speeds. There, differences under 10% decide nothing."
+    )
     assert not any("decide nothing" in note for note in answer_of(analyse(RUNS["both win"](), 100)).notes)
+
+
+def test_too_few_repetitions_are_the_cause_that_is_named():
+    """Nothing rests on them, so that no noise floor matters."""
+    answer = answer_of(analyse(tiny_run(batches=(1,), blocks=(None,), processes=1, repetitions=3), 100))
+    assert not any("decide nothing" in note for note in answer.notes)
+    assert any(note.startswith("Too few repetitions to decide anything: all 5 speeds") for note in answer.notes)
+
+
+def test_a_busy_machine_is_the_cause_that_is_named():
+    run = timed_alone()
+    busy = [replace(r, samples=tuple(replace(s, host_busy=0.9) for s in r.samples)) for r in run.results]
+    answer = answer_of(analyse(replace(run, results=tuple(busy)), 100))
+    assert "All workloads: Open at each K (slowed by other programs or heat)." in answer.notes
+    assert "Slowed by other programs or heat, so open: all 30 speeds." in answer.notes
+    assert not any("Too few" in note for note in answer.notes)
+
+
+def test_workloads_of_other_lengths_are_named_whole():
+    answer = answer_of(analyse(tiny_run(batches=(1, 4), blocks=(None,), lengths=((64, 64),)), 50))
+    assert "batch 1 and 4" in answer.headline
+    lengths = ((64, 64), (448, 64))
+    answer = answer_of(analyse(tiny_run(batches=(1,), blocks=(None,), lengths=lengths, prompts=8), 50))
+    assert "at batch 1 with 64+64 tokens and batch 1 with 448+64 tokens" in answer.headline
 
 
 def test_without_a_comparison_the_headline_says_what_is_missing():

@@ -7,7 +7,7 @@ import itertools
 import json
 import re
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -22,13 +22,16 @@ from dlmbench.analysis.study import analyse
 from dlmbench.charts.figure import draw
 from dlmbench.charts.frames import why_missing
 from dlmbench.errors import BenchError
+from dlmbench.experiment import load as configuration
+from dlmbench.experiment.plan import expand
 from dlmbench.report import document, page
 from dlmbench.report.questions import QUESTIONS, answers
 from dlmbench.report.source import Source
 from dlmbench.report.text import escape, rounded, seconds, sig, spread, templates
 from dlmbench.results import read_run
+from dlmbench.slurm import submission
 from dlmbench.tasks.records import TaskOutcome, TaskRun, TaskScore, TaskStore
-from dlmbench.types import EnergyWindow, LeftOut, Run
+from dlmbench.types import EnergyWindow, LeftOut, Run, Score
 from support.selfchecks import a_selfcheck
 from support.synthetic_run import ENVIRONMENT, LLADA, LLAMA, baseline_cell, failed, measured, target_cell, tiny_run
 
@@ -95,6 +98,16 @@ def test_parity_break_even_and_speed_of_a_known_run():
 )
 def test_the_ends_of_a_break_even_have_the_digits_of_the_value(value, answered):
     assert BreakEven(0.0, 0.01, 0.0, *value, is_rough=value[1] is None, is_extrapolated=False).text() == answered
+
+
+def test_a_break_even_between_measured_steps_is_not_called_rough():
+    few = analyse(tiny_run(batches=(1,), blocks=(None,), processes=1, repetitions=3), 50).curves[0].break_even
+    assert few is not None
+    assert few.low is None
+    assert few.text() == "15 (between K=8 and 16)"
+    beyond = analyse(tiny_run(batches=(1,), blocks=(None,), steps=(4, 8), processes=1), 50).curves[0].break_even
+    assert beyond is not None
+    assert beyond.text() == "about 15"
 
 
 def test_a_fixed_time_below_zero_is_not_called_noise():
@@ -319,13 +332,71 @@ def test_the_methods_are_those_of_the_run(tmp_path):
     assert "tested together (Holm)" in text
     assert "(Benjamini and Hochberg)" in text
     assert f"dlmbench run --config config/experiments_h200_native.yaml --output_dir {tmp_path}" in text
-    (tmp_path / "submission.json").write_text("{}")
-    assert f"dlmbench submit --config config/experiments_h200_native.yaml --output_dir {tmp_path}" in document.compose(
-        source(whole, 50)
-    )
+    assert "# config/experiments_h200_native.yaml has changed since: protocol.processes: 1 on record, 3 now" in text
     three = document.compose(source(tiny_run(batches=(1,), blocks=(None,)), 50))
     assert "10% assumed" not in three
     assert "dlmbench run --config config/experiments_tiny.yaml --output_dir run\n" in three
+
+
+OVERRIDES = (
+    {},
+    {"max_prompts": "8"},
+    {"steps": "8,16", "batch_size": "2", "models": "llada"},
+    {"seq_len": "96", "knobs": ("commit=random", "temperature=0.5,1.0")},
+)
+
+
+@pytest.mark.parametrize("options", OVERRIDES, ids=lambda o: "-".join(o) or "none")
+def test_the_commands_lead_to_the_same_cells_and_prompts(options, tmp_path):
+    path = "config/experiments_tiny.yaml"
+    experiment = configuration.load(path, configuration.parse_overrides(**options))
+    (tmp_path / "experiment.json").write_text(json.dumps(asdict(experiment)))
+    run = Run(str(tmp_path), experiment.name, ENVIRONMENT, expand(experiment).cells, (), ())
+    first, *_, last = source(run, 50).commands
+    assert last == f"dlmbench report {tmp_path}"
+    assert first in document.compose(source(run, 50))
+    words = first.split()
+    assert words[:4] == ["dlmbench", "run", "--config", path]
+    assert len(words) == 6 + 2 * (len(options) + ("knobs" in options))
+    names = ("steps", "batch_size", "seq_len", "max_prompts", "models")
+    given = {
+        k: words[words.index(f"--{k.replace('_', '-')}") + 1] for k in names if f"--{k.replace('_', '-')}" in words
+    }
+    knobs = [words[i + 1] for i, word in enumerate(words) if word == "--knob"]
+    again = configuration.load(path, configuration.parse_overrides(knobs=knobs, **given))
+    assert {c.id for c in expand(again).cells} == {c.id for c in run.cells}
+    assert again.prompts == experiment.prompts
+
+
+def test_the_commands_of_a_submitted_run_and_of_metrics_added_later(tmp_path):
+    experiment = configuration.load("config/experiments_tiny.yaml")
+    plan = expand(experiment)
+    submission.create(experiment, plan, tmp_path, 3, None, submission.Resources(gres="gpu:h200:1")).save()
+    score = Score(plan.cells[0].id, "unigram_entropy", 1.0, None, None, None, 8, "nats", True)
+    run = Run(str(tmp_path), experiment.name, ENVIRONMENT, plan.cells, (), (), scores=(score,))
+    options = "--shards 3 --gres gpu:h200:1"
+    assert source(run, 50).commands == [
+        f"dlmbench submit --config config/experiments_tiny.yaml {options} --output_dir {tmp_path}",
+        f"dlmbench score {tmp_path} --metrics unigram_entropy",
+        f"dlmbench report {tmp_path}",
+    ]
+    (tmp_path / "submission.json").write_text("{}")
+    assert "submission.json is not the file" in source(run, 50).commands[0]
+
+
+def test_cut_tables_compare_both_models():
+    lengths = [(p, 64) for p in range(64, 1344, 64)]
+    large = tiny_run((1, 8), (None, 16), (4, 8), lengths, repetitions=3)
+    many = tiny_run((1, 2, 4, 8), (None, 16), (4, 8, 16, 32, 64), lengths[:2], repetitions=3)
+    seen = 0
+    for run in (large, many, read_run(STUDY.with_name("h200-native"))):
+        text = sections(document.compose(source(run, 50)))
+        for heading in ("### 5.2 Every cell", "### 5.3 Quality by steps"):
+            if "more row" in text[heading]:
+                seen += 1
+                for model in {c.model.key for c in run.cells}:
+                    assert re.search(rf"(?m)^\| {model}\b", text[heading]), (heading, model)
+    assert seen == 4
 
 
 def test_a_selfcheck_says_what_cannot_be_shown_on_this_machine():

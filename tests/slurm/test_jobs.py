@@ -201,6 +201,16 @@ def test_a_merge_has_every_cell_once_and_is_idempotent(submitted):
     assert files(submitted.folder) == before
 
 
+def test_a_merge_keeps_the_published_scores_of_its_shards(submitted):
+    for index in range(4):
+        fill(submitted, index)
+    scores = (Path(__file__).parents[2] / "docs/study/published.csv").read_text()
+    for shard in {path.parent for path in submitted.folder.rglob("records.jsonl")} - {submitted.folder}:
+        (shard / "published.csv").write_text(scores)
+    merge.merge_submitted(submitted.folder)
+    assert (submitted.folder / "published.csv").read_text() == scores
+
+
 def test_processes_of_one_cell_in_several_shards_are_put_together(submitted):
     """Two shards hold processes of the same cell, whose repetitions they both number from 0."""
     cell = submitted.plan().cells[0]

@@ -60,6 +60,10 @@ class FakePool:
         for key in first:
             self.workers[key].start()
 
+    def stop(self, keys=None) -> None:
+        for key in self.workers if keys is None else keys:
+            self.workers[key].stop()
+
     def worker(self, key):
         return self.workers[key]
 

@@ -32,7 +32,8 @@ class BreakEven:
     there is none, for `reason`. low, high: its 95% interval, None for a rough value. is_rough: not bracketed by two
     measured step counts nor on a line that was checked, or from too few repetitions for a verdict. points: step counts
     measured; through two, a line always fits. rise: how much longer a step takes between the last two step counts than
-    between the first two, as a share; None below three.
+    between the first two, as a share; None below three. between: the two measured step counts next to k*, where those
+    bracket it.
     """
 
     intercept_s: float
@@ -46,6 +47,7 @@ class BreakEven:
     reason: str = ""
     points: int = 0
     rise: float | None = None
+    between: tuple[int, int] | None = None
 
     @property
     def is_checked(self) -> bool:
@@ -53,13 +55,14 @@ class BreakEven:
         return self.points > 2
 
     def text(self) -> str:
-        """k* with its interval in brackets, "about" a rough value, or why there is none."""
+        """k* with its interval or the measured K next to it in brackets, "about" without, or why there is none."""
         if self.steps is None:
             return f"none: {self.reason}"
         if self.steps < 1:
             return "below one step: by the fitted line a single step takes longer than the baseline"
         if self.low is None or self.high is None:
-            return f"about {self.steps:.2g}" if self.steps < 99.5 else f"about {self.steps:.0f}"
+            value = f"{self.steps:.2g}" if self.steps < 99.5 else f"{self.steps:.0f}"
+            return f"{value} (between K={self.between[0]} and {self.between[1]})" if self.between else f"about {value}"
         # As many digits as the interval's width allows.
         digits = 1 if self.high - self.low < 1 and self.steps < 100 else 0
         return f"{self.steps:.{digits}f} ({max(self.low, 0):.{digits}f} to {max(self.high, 0):.{digits}f})"
@@ -133,4 +136,5 @@ def break_even(
         is_extrapolated=outside,
         points=len(steps),
         rise=rise,
+        between=None if bracket is None else (steps[bracket], steps[bracket + 1]),
     )

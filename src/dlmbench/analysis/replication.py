@@ -35,7 +35,7 @@ UNMEASURED_FLOOR = 0.10
 # a CPU, where other programs keep more than this share of the cores busy.
 MOST_DISTURBED = 0.1
 MOST_BUSY = 0.25
-DISTURBED = "other programs, or heat, slowed too many repetitions"
+DISTURBED = "other programs, busy GPUs beside it, or heat slowed too many repetitions"
 # The level of the F test that a cell is noisier than its kind: lax, because a loud cell taken for a quiet one is worse.
 NOISIER = 0.2
 # A forward over fewer positions than this is bound by launches, not by arithmetic or memory traffic.
@@ -118,14 +118,19 @@ class Ratio(LogNormal):
 
     @property
     def p_value(self) -> float:
-        """Two-sided, that the true ratio is 1 but for the noise floor; 1 where too little was measured."""
+        """Two-sided, that the true ratio is 1 but for the noise floor; 1 where too little was measured.
+
+        Never below the value without a floor: its many degrees of freedom must not make up for too few repetitions.
+        """
         if not self.suffices:
             return 1.0
-        variance = self.variance + (math.log1p(self.floor) / float(special.ndtri((1 + CONFIDENCE) / 2))) ** 2
-        if variance == 0:
+        if self.variance == 0 == self.floor:
             return 1.0 if self.log == 0 else 0.0
-        df = self.df * (variance / self.variance) ** 2 if self.variance > 0 else math.inf
-        return float(2 * special.stdtr(df, -abs(self.log) / math.sqrt(variance)))
+        floor = (math.log1p(self.floor) / float(special.ndtri((1 + CONFIDENCE) / 2))) ** 2
+        with_floor = self.variance + floor
+        df = self.df * (with_floor / self.variance) ** 2 if self.variance > 0 else math.inf
+        tests = [(self.variance, self.df), (with_floor, df)]
+        return max(float(2 * special.stdtr(df, -abs(self.log) / math.sqrt(v))) for v, df in tests if v > 0)
 
     def is_above(self, alpha: float = 1 - CONFIDENCE) -> bool:
         """Whether the ratio is shown to be above 1 at the two-sided level `alpha`."""
@@ -140,23 +145,31 @@ class Ratio(LogNormal):
 
 
 def card_ratios(results: Sequence[CellResult]) -> dict[str, float]:
-    """The time of each GPU over that of the average one, by UUID: geometric means of process medians, over cells.
+    """The time of each GPU over that of the average one, by UUID; empty where the run used one, or cannot tell.
 
-    Of the cells that were measured on every GPU; empty where the run used one.
+    Log process medians as the sum of an effect of the cell and one of the GPU, by least squares within cells: a cell
+    need not have run on every GPU, but the cells must link all of them.
     """
-    logs: list[dict[str, float]] = []
-    for result in filter(usable, results):
-        times = group_by((s for s in result.timed if s.device_uuid), lambda s: (s.device_uuid or "", s.process_id))
-        medians = logs_of({key: [s.latency_s for s in samples] for key, samples in times.items()})
-        by_card = group_by(medians, lambda key: key[0])
-        logs.append({card: float(np.mean([medians[key] for key in keys])) for card, keys in by_card.items()})
-    cards: set[str] = set().union(*logs)
-    everywhere = [cell for cell in logs if cell.keys() == cards]
-    if len(cards) < 2 or not everywhere:
+    logs = [logs_of(_times_by_card(result)) for result in results if usable(result)]
+    cards = sorted({card for cell in logs for card, _ in cell})
+    if len(cards) < 2:
         return {}
-    offsets_CK = np.array([[cell[card] for card in sorted(cards)] for cell in everywhere])
-    offsets_K = (offsets_CK - offsets_CK.mean(axis=1, keepdims=True)).mean(axis=0)
-    return {card: float(np.exp(offset)) for card, offset in zip(sorted(cards), offsets_K, strict=True)}
+    logs_N, is_on_NK = [], []
+    for cell in logs:
+        if cell:
+            on_PK = np.array([[card == other for other in cards] for card, _ in cell], dtype=np.float64)
+            is_on_NK.append(on_PK - on_PK.mean(axis=0))
+            logs_N.append(np.array([*cell.values()]) - np.mean([*cell.values()]))
+    offsets_K, _, rank, _ = np.linalg.lstsq(np.concatenate(is_on_NK), np.concatenate(logs_N), rcond=None)
+    if rank < len(cards) - 1:
+        return {}
+    return dict(zip(cards, np.exp(offsets_K - offsets_K.mean()).tolist(), strict=True))
+
+
+def _times_by_card(result: CellResult) -> dict[tuple[str, int], list[float]]:
+    known = (s for s in result.timed if s.device_uuid)
+    groups = group_by(known, lambda s: (s.device_uuid or "", s.process_id))
+    return {key: [s.latency_s for s in samples] for key, samples in groups.items()}
 
 
 @dataclass(frozen=True)
@@ -262,8 +275,12 @@ def _noise_kind(result: CellResult) -> str:
 
 
 def is_slowed_by_neighbours(result: CellResult, selfcheck: Selfcheck | None) -> bool:
-    """Whether it ran beside busy GPUs that cost its kind more than the noise of one process, by the self-check."""
-    if selfcheck is None or not any(s.neighbours for s in result.timed):
+    """Whether too many repetitions ran beside busy GPUs that cost their kind more than a process's noise.
+
+    By the self-check, which has measured that beside all GPUs at once.
+    """
+    beside = sum(bool(s.neighbours) for s in result.timed)
+    if selfcheck is None or beside <= MOST_DISTURBED * len(result.timed):
         return False
     cost = selfcheck.neighbour_cost(result.cell.engine, _noise_kind(result))
     return cost is not None and cost > floor_of(result, selfcheck)

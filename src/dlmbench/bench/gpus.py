@@ -78,6 +78,7 @@ def run_on(whole: SpeedPass, pools: Sequence[Pool], dealing: Dealing, prompts: P
     Raises:
         BenchError, StopRequestedError: as a pass on one device; what the others had recorded until then is kept.
     """
+    assert not whole.processes, "which processes run where is decided here"
     state, settings = whole.state, whole.settings
     state.prompts = prompts
     left = [c for c in whole.plan.cells if c.id not in state.ended]
@@ -126,6 +127,8 @@ def _at_once(
     def run_counted(part: SpeedPass) -> None:
         try:
             run(part)
+            if part.pool is not pools[0]:  # whose models scoring goes on with
+                part.pool.stop()
         finally:
             with state.lock:
                 state.active -= 1

@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 
 from dlmbench import prompts as prompt_sources
+from dlmbench.analysis.published import keep_published, read_published
 from dlmbench.analysis.stats import group_by
 from dlmbench.bench.forecast import AS_FOUND, Machine, RunForecast, forecast_run, load_seconds, process_s
 from dlmbench.bench.generate import cells_beyond_context, default_device
@@ -26,10 +27,9 @@ from dlmbench.measure.environment import fingerprint
 from dlmbench.measure.memory import host_memory
 from dlmbench.models import FoundModel, identity
 from dlmbench.results import Store, load_settings, read_run
-from dlmbench.results.folder import differences
 from dlmbench.results.journal import replace_file
 from dlmbench.results.selfcheck import copy_selfcheck
-from dlmbench.results.settings import EXPERIMENT
+from dlmbench.results.settings import EXPERIMENT, other_settings
 from dlmbench.roofline.corrected import is_launch_bound
 from dlmbench.roofline.operators import ELEMENT_BYTES
 from dlmbench.scoring.settings import MetricSettings, settle
@@ -75,6 +75,8 @@ def run(
     """
     # What a metric lacks must be reported now, not after hours of measuring.
     requests = settle(experiment.metrics, experiment.metric_settings)
+    if experiment.published is not None:
+        read_published(Path(experiment.published))
     cells = (whole or plan).cells
     found = _find_models(experiment.models, cells)
     specs = tuple(found[s.key].spec if s.key in found else s for s in experiment.models)
@@ -86,6 +88,8 @@ def run(
     with ExitStack() as stack:
         store = stack.enter_context(Store.open(output, environment, experiment.name, plan))
         replace_file(output / EXPERIMENT, json.dumps(asdict(experiment), indent=2) + "\n")
+        if experiment.published is not None:
+            keep_published(Path(experiment.published), output)
         hint = copy_selfcheck(output, environment)
         pools = [stack.enter_context(Pool(found, device, placement)) for placement in placements]
         prompts = _Prompts(experiment.prompts, found, cells)
@@ -119,6 +123,7 @@ def _dealing(
 ) -> Dealing:
     """What the cells are dealt out by: predicted seconds, or amounts of work where the device is unknown."""
     weights = {c.id: w for c in plan.cells if (w := outlook.expectation.weight(c)) is not None}
+    weights |= dict.fromkeys(outlook.too_large, 0.0)  # they fail as soon as they are tried
     alone = (c.id for c in plan.cells if is_launch_bound(c, known[c.model.key], outlook.device))
     serial = frozenset(alone if on_gpu and not concurrent else ())
     if not outlook.expectation.is_seconds:
@@ -133,13 +138,7 @@ def refuse_other_settings(output: Path, experiment: Experiment) -> None:
     Raises:
         BenchError: it has another prompt source, seed or protocol, which are named.
     """
-    recorded = load_settings(output)
-    if recorded.protocol is None:
-        return
-    prompts = differences(recorded.prompts, experiment.prompts, ("source", "path", "seed", "chat"))
-    protocol = differences(recorded.protocol, experiment.protocol, vars(recorded.protocol))
-    found = [f"prompts.{text}" for text in prompts] + [f"protocol.{text}" for text in protocol]
-    if found := found + differences(recorded, experiment, ["seed"]):
+    if found := other_settings(load_settings(output), experiment):
         raise BenchError(
             f"{output} was measured with other settings ({'; '.join(found)})",
             "Choose a new --output-dir, or add to this one all the same with --extend",

@@ -57,6 +57,7 @@ ENGINES = ("hf", "native")
 MIN_PROCESSES, MAX_PROCESSES = 3, 6
 BUDGET_S = {"cpu": 150.0, "cuda": 330.0}
 _WARMUPS = 3
+MOST_SILENT_S = 900.0  # a process that says nothing for so long hangs; native code may be compiled in it
 # Timed repetitions of a visit: as many as take `_VISIT_S`, within these limits; so many of each planted slowdown.
 _MIN_REPETITIONS, _MAX_REPETITIONS, _VISIT_S, _PLANTED_REPETITIONS = 5, 15, 1.5, 5
 _BYTES_FOR_8B = 24e9  # of device memory
@@ -209,8 +210,7 @@ def run_selfcheck(
         duration_s[plants] = time.monotonic() - begun_s
     assert check.clock is not None
     bias, resolution_s = check.clock
-    several = placements if len(placements) > 1 else ()
-    neighbours = tuple(neighbour_costs(check.cells, device, several, on_progress)) if several else ()
+    neighbours = tuple(check.beside_neighbours(placements)) if len(placements) > 1 else ()
     whole_s = time.monotonic() - started_s
     return Selfcheck(
         device=environment.device,
@@ -232,24 +232,24 @@ def run_selfcheck(
     )
 
 
-def neighbour_costs(
-    cells: Sequence[CheckedCell], device: str, placements: Sequence[Placement], on_progress: OnProgress
-) -> Iterator[NeighbourCost]:
-    """Each cell on the first of several GPUs: while the others rest, while they run the same, and at rest again."""
-    for done, checked in enumerate(cells):
-        on_progress(f"beside {len(placements) - 1} busy GPUs: {checked.name}", done, len(cells))
-        with ExitStack() as stack, ThreadPoolExecutor(len(placements)) as threads:
-            workers = [Worker(device, placement) for placement in placements]
-            for worker in workers:
-                stack.callback(worker.stop)
-                worker.start(checked.cell)
-            timed = partial(_latencies, checked=checked)
-            list(threads.map(timed, workers))  # warm
-            alone_s = timed(workers[0])
-            beside_s, *_ = threads.map(timed, workers)
-            alone_s += timed(workers[0])
-        ratio = statistics.median(beside_s) / statistics.median(alone_s)
-        yield NeighbourCost(checked.kind, checked.cell.engine, len(placements), ratio)
+def neighbour_cost(checked: CheckedCell, device: str, placements: Sequence[Placement]) -> NeighbourCost:
+    """A cell on the first of several GPUs: while the others rest, while they run the same, and at rest again.
+
+    Raises:
+        BenchError: it failed on one of them.
+    """
+    with ExitStack() as stack, ThreadPoolExecutor(len(placements)) as threads:
+        workers = [Worker(device, placement) for placement in placements]
+        for worker in workers:
+            stack.callback(worker.stop)
+            worker.start(checked.cell)
+        timed = partial(_latencies, checked=checked)
+        list(threads.map(timed, workers))  # warm
+        alone_s = timed(workers[0])
+        beside_s, *_ = threads.map(timed, workers)
+        alone_s += timed(workers[0])
+    ratio = statistics.median(beside_s) / statistics.median(alone_s)
+    return NeighbourCost(checked.kind, checked.cell.engine, len(placements), ratio)
 
 
 def _latencies(worker: Worker, checked: CheckedCell) -> list[float]:
@@ -292,6 +292,16 @@ class _Check:
         finally:
             worker.stop()
 
+    def beside_neighbours(self, placements: Sequence[Placement]) -> Iterator[NeighbourCost]:
+        """What busy neighbours cost each cell; those that fail on a GPU are named in `failed`."""
+        for done, checked in enumerate(self.cells):
+            name = f"{checked.name}, beside {len(placements) - 1} busy GPUs"
+            self.on_progress(name, done, len(self.cells))
+            try:
+                yield neighbour_cost(checked, self.device, placements)
+            except BenchError as failure:
+                self.failed.append(f"{name}: {failure.message}")
+
     def _visit(self, worker: Worker, checked: CheckedCell, number: int, plants: bool) -> None:
         cell, batches = checked.cell, (checked.batch,)
         *_, last = _replies(worker, Repeat(cell, RepetitionPlan(_WARMUPS, 0, 0, 0), number, batches))
@@ -323,7 +333,7 @@ def _replies(worker: Worker, request: WorkerRequest[ReplyT]) -> list[ReplyT]:
         BenchError: it failed.
     """
     replies = []
-    for reply in worker.ask(request):
+    for reply in worker.ask(request, MOST_SILENT_S):
         if isinstance(reply, Failed):
             raise BenchError(reply.reason, "")
         replies.append(reply)

@@ -210,8 +210,7 @@ class SpeedPass:
                     self._visit(cell, process, number)
 
     def _stop(self, cells: Sequence[Cell]) -> None:
-        for key in {c.model.key for c in cells}:
-            self.pool.worker(key).stop()
+        self.pool.stop({c.model.key for c in cells})
 
     def _visit(self, cell: Cell, process: int, number: int) -> None:
         """One cell in one round: the number of repetitions is computed again once the pilot is recorded."""
@@ -326,9 +325,11 @@ class SpeedPass:
             done |= {(g.cell_id, g.prompt_index) for g in new}
 
     def _end(self, cell: Cell, failure: Failed | None) -> None:
+        """Record that a cell has ended; what another device found wrong with it first stands."""
         with self.state.lock:
-            self.state.end(cell, failure)
-            self.state.store.write_views()
+            if cell.id not in self.state.ended:
+                self.state.end(cell, failure)
+                self.state.store.write_views()
 
     def remaining(self) -> Remaining:
         """The estimated time that this pass still takes."""

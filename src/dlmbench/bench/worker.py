@@ -11,12 +11,13 @@ import multiprocessing
 import os
 import secrets
 import signal
+import threading
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from dlmbench import models, registry
 from dlmbench.errors import BenchError, InvalidLogitsError
@@ -48,6 +49,8 @@ from dlmbench.types import (
 
 # A traced generation that takes longer than the timed ones by this share has no times to keep.
 SLOWER_WHEN_TRACED = 0.05
+# A process that is still loading its model after this long hangs: 16 GB in an hour are 5 MB/s.
+MOST_LOADING_S = 3600.0
 
 ReplyT = TypeVar("ReplyT")
 ReplyT_co = TypeVar("ReplyT_co", covariant=True)
@@ -354,7 +357,7 @@ _READY = "ready"  # a worker's first message: libraries are imported and its fir
 
 def _serve(connection: Connection, device: str, placement: Placement, process_id: int, first: Cell | None) -> None:
     """The worker's main loop; ends when the parent closes the pipe or dies."""
-    for number in (signal.SIGINT, signal.SIGTERM):  # sent to the whole group, they are for the parent
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):  # sent to the whole group, they are for the parent
         signal.signal(number, signal.SIG_IGN)
     if placement.visible is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = placement.visible  # read when torch first looks for a GPU
@@ -392,6 +395,8 @@ class Worker:
         self._process: BaseProcess | None = None
         self._connection: Connection | None = None
         self._is_ready = False
+        self._silent_s: float | None = None  # after how long a process was ended that gave no sign of life
+        self._is_killed = threading.Event()
         self.process_id = 0  # of the process, new for each one; see `Sample`
 
     def ask(self, request: WorkerRequest[ReplyT], silence_s: float | None = None) -> Iterator[ReplyT | Failed]:
@@ -404,21 +409,31 @@ class Worker:
         try:
             self.wait()
             self._connection.send(request)
-            while self._connection.poll(silence_s):
-                if (reply := self._connection.recv()) is None:
-                    return
+            while (reply := self._receive(silence_s)) is not None:
                 yield reply
-            self.kill()
-            self.stop()
-            yield Failed("error", f"the model's process gave no answer for {silence_s:.0f} s and was ended")
         except _DIED:
-            assert self._process is not None
-            self._process.join(timeout=10)
-            code = -signal.SIGKILL if self._process.exitcode is None else self._process.exitcode
-            self._process = self._connection = None
-            how = f"signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"exit code {code}"
-            advice = "; the system may have run out of memory" if code == -signal.SIGKILL else ""
-            yield Failed("error", f"the model's process died: {how}{advice}")
+            yield Failed("error", self._cause_of_death())
+
+    def _receive(self, silence_s: float | None) -> Any:
+        """The next message; one of `_DIED` where the process has ended, or has been silent for `silence_s`."""
+        assert self._connection is not None
+        assert self._process is not None
+        if not self._connection.poll(silence_s):
+            self._silent_s = silence_s
+            self._process.kill()
+        return self._connection.recv()
+
+    def _cause_of_death(self) -> str:
+        """Why the process that has just ended did so, in words; the next request starts another."""
+        assert self._process is not None
+        self._process.join(timeout=10)
+        code = -signal.SIGKILL if self._process.exitcode is None else self._process.exitcode
+        self._process = self._connection = None
+        if self._silent_s is not None:
+            return f"the model's process gave no answer for {self._silent_s:.0f} s and was ended"
+        how = f"signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"exit code {code}"
+        advice = "; the system may have run out of memory" if code == -signal.SIGKILL else ""
+        return f"the model's process died: {how}{advice}"
 
     def start(self, first: Cell | None = None) -> None:
         """Start the process, if there is none, without waiting for it; it loads the model of the cell `first`."""
@@ -436,33 +451,37 @@ class Worker:
         process.start()
         self._process = process  # once there is something to kill
         theirs.close()
-        self._is_ready = False
+        self._is_ready, self._silent_s = False, None
+        if self._is_killed.is_set():
+            process.kill()
 
     def wait(self) -> None:
         """Wait until the process is ready for requests."""
         if not self._is_ready:
-            assert self._connection is not None
-            assert self._connection.recv() == _READY
+            assert self._receive(MOST_LOADING_S) == _READY
             self._is_ready = True
 
     def kill(self) -> None:
-        """End the process at once, from any thread: whoever waits for its reply learns that it died."""
+        """End this worker for good, from any thread: whoever waits for its reply learns that the process died."""
+        self._is_killed.set()
         if (process := self._process) is not None:
             process.kill()
 
+    def dismiss(self) -> None:
+        """Tell the process to end, without waiting for it."""
+        if self._connection is not None:
+            with contextlib.suppress(OSError):
+                self._connection.send(None)
+                self._connection.close()
+
     def stop(self) -> None:
         """End the process; the next request starts a new one."""
-        if self._process is None or self._connection is None:
-            return
-        try:
-            self._connection.send(None)
-            self._connection.close()
-        except (BrokenPipeError, OSError):
-            pass
-        self._process.join(timeout=5)
-        if self._process.is_alive():
-            self._process.kill()
-            self._process.join()
+        self.dismiss()
+        if self._process is not None:
+            self._process.join(timeout=5)
+            if self._process.is_alive():
+                self._process.kill()
+                self._process.join()
         self._process = self._connection = None
 
 
@@ -476,8 +495,17 @@ class Pool:
     def __enter__(self) -> Pool:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        for worker in self._workers.values():
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        if error is not None:
+            self.kill()  # nobody waits for what they still compute
+        self.stop()
+
+    def stop(self, keys: Iterable[str] | None = None) -> None:
+        """End the processes of these models, of all with None, at the same time."""
+        workers = [self._workers[key] for key in (self._workers if keys is None else keys)]
+        for worker in workers:
+            worker.dismiss()
+        for worker in workers:
             worker.stop()
 
     def kill(self) -> None:

@@ -51,6 +51,8 @@ if TYPE_CHECKING:
 STDERR = Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
 
 
+# Columns of the summary, besides the leading metrics of quality.
+_SUMMARY = ("model", "steps", "batch", "prompt", "new", "latency", "speedup", "shown", "rate", "memory", "n", "status")
 # Seconds after which a step that shows no progress is named, where no spinner can show it.
 _PATIENCE_S = 1.0
 
@@ -300,45 +302,31 @@ def stages(title: str) -> Iterator[Callable[[str], None]]:
 # ---------------------------------------------------------------- finished runs
 
 
-def summary(study: Study, title: str) -> Table:
-    """Every cell of a run as a table; a dash where nothing was measured."""
-    from dlmbench.analysis.quality import metric_for
+def summary(study: Study) -> Iterator[Table | str]:
+    """Every cell of a run in the numbers of its report, the latency with its interval. The page has all columns."""
+    from dlmbench.analysis.stats import Interval
+    from dlmbench.report.tables import cell_table, text_of
+    from dlmbench.report.text import rounded
 
-    sizes = (">K", ">block", ">B", ">P", ">G")
-    columns = (">latency ms [95%]", ">tokens/s", ">memory MiB", ">nats/token", ">valid", ">speedup", ">n")
-    rows = []
-    for row in study.cells:
-        cell, status, timed = row.cell, row.status_text, row.latency
-        latency = number(timed.median if timed else None, 1e3, 1)
-        if timed is not None and timed.interval.is_known:
-            latency += f" [{timed.low * 1e3:.1f}, {timed.high * 1e3:.1f}]"
-        likelihood, validity = (row.quality_in(metric_for(m)) for m in ("likelihood", "validity"))
-        texts = (
-            study.label(cell) + ("" if status == "ok" else f" ({status})"),
-            number(cell.steps),
-            number(row.block_length),
-            str(cell.batch_size),
-            str(cell.prompt_tokens),
-            str(cell.new_tokens),
-            latency,
-            number(row.throughput.median if row.throughput else None),
-            number(row.memory.bytes if row.memory else None, 2**-20),
-            number(likelihood.value if likelihood else None, 1, 3),
-            number(validity.value if validity else None, 1, 2),
-            f"{row.speedup.value:.2f}x" if row.speedup is not None else "-",
-            str(timed.n if timed else 0),
-        )
-        rows.append(texts)
-    # Columns without any value would take the room of the model's name.
-    kept = [i for i in range(len(sizes) + len(columns) + 1) if any(texts[i] != "-" for texts in rows)]
-    table = new_table(title, *(("model", *sizes, *columns)[i] for i in kept))
-    for texts in rows:
-        table.add_row(*(texts[i] for i in kept))
-    return table
+    found = cell_table(study)
+    wanted = {*_SUMMARY, *[m.name for m in study.metrics if m.decides][:2]}
+    table, shown = new_table("Summary"), []
+    for column, values in zip(found.columns, zip(*found.rows, strict=True), strict=True):
+        if column.key in wanted:
+            is_text = any(isinstance(v, str) for v in values)
+            heading = "\n".join([*column.title.split(), column.unit]).strip()  # a word on a line, to be narrow
+            table.add_column(heading, justify="left" if is_text else "right", no_wrap=not is_text)
+            spread = column.key == "latency"
+            shown.append([text_of(v) if spread or not isinstance(v, Interval) else rounded(v) for v in values])
+    for texts in zip(*shown, strict=True):
+        table.add_row(*(text or "-" for text in texts))
+    yield table
+    if found.constant:
+        yield f"The same in all rows: {found.constants}."
 
 
-def answer(found: Answer) -> None:
-    """Print the answer of a run: headline, a row for each workload, notes."""
+def answer(found: Answer, report: Path) -> None:
+    """Print the answer of a run: headline, a row for each workload, notes, and unless quiet where the report is."""
     out = stdout()
     out.print(Text(f"\n{found.headline}", style="bold"), soft_wrap=True)
     if found.rows:
@@ -348,6 +336,8 @@ def answer(found: Answer) -> None:
         out.print(table)
     for note in found.notes:
         out.print(note, soft_wrap=True)
+    if not STDERR.quiet:
+        out.print(f"open {report}", soft_wrap=True)
 
 
 def number(value: float | None, factor: float = 1, digits: int = 0) -> str:

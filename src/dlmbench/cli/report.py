@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 @command()
 def report(
     runs: Annotated[list[Path], Argument(metavar="RUN", help="folders of finished runs")],
+    published: Annotated[
+        Path | None,
+        Option(metavar="FILE", help="published scores (CSV) to join with the run's times; copied into its folder"),
+    ] = None,
 ) -> None:
     """Write report.html, report.md and the figures (PNG, PDF, CSV) into each run folder.
 
@@ -31,18 +35,20 @@ def report(
 
     console.load_libraries("dlmbench.report")
     from dlmbench import report
+    from dlmbench.analysis.published import keep_published
     from dlmbench.analysis.study import analyse
     from dlmbench.report.answer import answer_of
     from dlmbench.results import read_run
 
     for folder in runs:
         run = read_run(folder)
+        if published is not None:
+            keep_published(published, folder)
         with console.stages(str(folder)) as show_stage:
             show_stage("analysing")
             study = analyse(run)
             paths = report.write(run, study, folder, show_stage)
-        console.answer(answer_of(study))
-        print(f"open {paths[-1]}")
+        console.answer(answer_of(study), paths[-1])
 
 
 @command()
@@ -127,14 +133,13 @@ def conclude(
     console.findings(outcome.study.findings)
     out = console.stdout()
     if not console.STDERR.quiet:
-        out.print(console.summary(outcome.study, "Summary"))
-    console.answer(answer_of(outcome.study))
+        for part in console.summary(outcome.study):
+            out.print(part)
     if price is not None:
         out.print(console.costs(outcome.costs, price))
         for line in console.cheapest(outcome.cheapest):
             out.print(line, soft_wrap=True)
-    if not console.STDERR.quiet:
-        print(f"open {outcome.files[-1]}")
+    console.answer(answer_of(outcome.study), outcome.files[-1])
 
 
 def _record(folder: Path, outcome: Conclusion) -> dict[str, Any]:

@@ -284,6 +284,7 @@ def load(path: Path | str, overrides: Overrides | None = None) -> Experiment:
         seed=document.seed,
         gpus=document.gpus,
         description=document.description,
+        published=document.published and str(home_expanded(Path(document.published))),
     )
 
 

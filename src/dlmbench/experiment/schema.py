@@ -311,6 +311,9 @@ class Document(Strict):
     )
     hardware: dict[str, JsonValue] = Field(default={}, description="free-form notes about the intended machine")
     seed: int = Field(default=0, ge=0, description="for all random numbers")
+    published: str | None = Field(
+        default=None, min_length=1, description="a CSV of published scores that the report joins with the run's times"
+    )
     gpus: Annotated[int, Field(ge=1)] | Literal["all"] = Field(
         default=1, description="how many GPUs of this node `run` uses"
     )

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from dlmbench.analysis.replication import LEAST_ALONE, LEAST_PROCESSES, LEAST_REPETITIONS, Ratio
 from dlmbench.analysis.results import Curve, Study, Verdict
 from dlmbench.analysis.stats import Interval, group_by
 from dlmbench.report.text import counted, listed, percent, rounded, spread, value_id
@@ -21,14 +22,15 @@ COLUMNS = {
     "speed_there": "speed there (x the baseline's)",
     "faster_up_to": "faster only up to k*",
     "speeds": "speed with the fewest and the most steps",
+    "sure": "how sure",
     "verdict": "verdict",
     "settles": "what would settle it",
 }
 # Beyond so many different claims the headline counts them; the rows have them all.
 MOST_CLAIMS = 3
-NOT_MEASURED = {"as_good_from": "not measured", "speed_there": "not known", "speeds": "", "settles": ""}
+NOT_MEASURED = {"as_good_from": "not measured", "speed_there": "not known", "speeds": "", "sure": "", "settles": ""}
 # Columns that become a note where all rows are alike.
-SHARED = ("verdict", "settles")
+SHARED = {"sure": "All workloads", "verdict": "All workloads", "settles": "What would settle it"}
 CONTROLS = ("engine", "precision", "attention")
 # Prompt tokens, new tokens, batch size, and the controls that differ within the run, as text.
 Workload = tuple[int, int, int, str]
@@ -45,6 +47,7 @@ class AnswerRow:
     speed_there: str
     faster_up_to: str
     speeds: str
+    sure: str
     verdict: str
     settles: str
     outcome: str
@@ -110,8 +113,8 @@ def answer_of(study: Study) -> Answer:
         return cell.prompt_tokens, cell.new_tokens, cell.batch_size, ", ".join(getattr(cell, n) for n in varying)
 
     groups = group_by(zip(study.curves, study.verdicts, strict=True), workload)
-    found = [(at, _best(pairs), [v for _, v in pairs]) for at, pairs in sorted(groups.items())]
-    rows = tuple(_row(at, *best, verdicts) for at, best, verdicts in found)
+    found = [(at, _best(pairs), pairs) for at, pairs in sorted(groups.items())]
+    rows = tuple(_row(at, *best, pairs) for at, best, pairs in found)
     one_length = len({at[:2] for at, _, _ in found}) == 1
     places = [_place(at, one_length) for at, _, _ in found]
     return Answer(headline(places, [best for _, best, _ in found]), rows, tuple(_notes(study, rows)))
@@ -155,7 +158,7 @@ def headline(places: Sequence[str], best: Sequence[tuple[Curve, Verdict]]) -> st
     groups = group_by([(claim(*pair), place) for pair, place in ranked], lambda item: item[0])
     claims = [f"{text} {_at([place for _, place in group], len(places))}." for text, group in groups.items()]
     if len(claims) > MOST_CLAIMS and speed_only:
-        ends = [("At best", *ranked[0]), ("At worst", *ranked[-1])]
+        ends = [("At best (largest share of steps)", *ranked[0]), ("At worst (smallest share)", *ranked[-1])]
         claims = [f"{end} {claim(*pair)} {_at([place], len(places))}." for end, pair, place in ends]
     elif len(claims) > MOST_CLAIMS:
         outcomes = Counter(_WINNERS[verdict.outcome] for _, verdict in best)
@@ -186,12 +189,14 @@ def _at_equal_quality(curve: Curve, verdict: Verdict) -> str:
 def _speed_alone(curve: Curve, verdict: Verdict) -> str:
     """Only what is shown is called faster; a rough k* is named as where both take about equally long."""
     line, measured = curve.break_even, [p.cell.steps for p in curve.timed]
-    if line is not None and line.low is not None:
-        return f"{curve.model} is faster up to {line.text().partition(' (')[0]} of {curve.new_tokens} steps"
+    if line is not None and line.steps is not None and 1 <= line.steps <= curve.new_tokens:
+        crossing = f"{line.text().partition(' (')[0]} of {curve.new_tokens} steps"
+        if line.low is not None:
+            return f"{curve.model} is faster up to {crossing}"
+        if not line.is_extrapolated or verdict.faster_steps:
+            return f"{curve.model} breaks even at {crossing}"
     if verdict.slower_steps and list(verdict.slower_steps) == measured:
         return f"{curve.model} is slower at every step count measured"
-    if line is not None and line.steps is not None and not line.is_extrapolated:
-        return f"{curve.model} breaks even at {line.text()} of {curve.new_tokens} steps"
     if verdict.faster_steps:
         known = listed(f"K={k}" for k in verdict.faster_steps)
         return f"{curve.model} is faster with {known} of {curve.new_tokens} steps"
@@ -202,34 +207,65 @@ def _at(places: Sequence[str], n: int) -> str:
     """ "at batch 1, 4 and 8": what the places begin with alike is said once; many of them are counted."""
     if len(places) > MOST_CLAIMS:
         return f"in {'all' if len(places) == n else f'{len(places)} of'} {n} workloads"
-    return f"at {listed([places[0], *(p.removeprefix('batch ') for p in places[1:])])}"
+    short = not any(" with " in p for p in places)
+    return f"at {listed([places[0], *(p.removeprefix('batch ') if short else p for p in places[1:])])}"
 
 
 # ---------------------------------------------------------------- the rows
 
 
-def _row(at: Workload, curve: Curve, verdict: Verdict, settings: Sequence[Verdict]) -> AnswerRow:
+def _row(at: Workload, curve: Curve, verdict: Verdict, settings: Sequence[tuple[Curve, Verdict]]) -> AnswerRow:
     prompt, new, batch, controls = at
-    sure = f"{_capital(_WINNERS[verdict.outcome])}: {verdict.reason.replace(': ', ', ')}"
-    counts = Counter(_WINNERS[v.outcome] for v in settings)
+    decided = f"{_capital(_WINNERS[verdict.outcome])}: {verdict.reason.replace(': ', ', ')}"
+    counts = Counter(_WINNERS[v.outcome] for _, v in settings)
     if len(counts) > 1:
-        sure += f". Of {len(settings)} settings: {', '.join(f'{text} in {n}' for text, n in counts.items())}"
-    speeds = [(p.cell.steps, p.speedup) for p in curve.timed if p.speedup]
-    ends = dict.fromkeys((speeds[0], speeds[-1])) if speeds and verdict.speed is None else ()
+        decided += f". Of {len(settings)} settings: {', '.join(f'{text} in {n}' for text, n in counts.items())}"
     return AnswerRow(
         id=value_id(f"b{batch}-p{prompt}-g{new}" + (f"-{controls}" if controls else "")),
         workload=f"{batch}, {prompt}+{new}" + (f", {controls}" if controls else ""),
         as_good_from=_parity(verdict, curve),
         speed_there="not known" if verdict.speed is None else spread(verdict.speed),
         faster_up_to=verdict.break_even,
-        speeds=", ".join(f"{rounded(speed)}x at K={k}" for k, speed in ends),
-        verdict=sure,
+        speeds=_speeds([c for c, _ in settings]) if verdict.speed is None else "",
+        sure=_sure(curve) if verdict.metric is None else "",
+        verdict=decided,
         settles=verdict.settles,
         outcome=verdict.outcome,
         batch_size=batch,
         prompt_tokens=prompt,
         new_tokens=new,
     )
+
+
+def _speeds(settings: Sequence[Curve]) -> str:
+    """The speed with the fewest and the most steps over all settings; of several with that many the slowest."""
+    timed = [(p.cell.steps or 0, -p.speedup.value, p.speedup, c) for c in settings for p in c.timed if p.speedup]
+    if not timed:
+        return ""
+    fewest, most = min(k for k, *_ in timed), max(k for k, *_ in timed)
+    texts = []
+    for steps in dict.fromkeys((fewest, most)):
+        *_, speed, curve = max((t for t in timed if t[0] == steps), key=lambda t: t[1])
+        setting = f" ({curve.label.removeprefix(f'{curve.model}, ')})" if len(settings) > 1 else ""
+        texts.append(f"{rounded(speed)}x at K={steps}{setting}")
+    return ", ".join(texts)
+
+
+def _sure(curve: Curve) -> str:
+    """At which step counts a speed is shown to differ from the baseline's, and why not at the others."""
+    compared = [(p.cell.steps, p.pace, p.ratio) for p in curve.timed if p.ratio is not None]
+    groups = group_by(compared, lambda item: ("open", _why_open(item[2])) if item[1] == "unclear" else (item[1], ""))
+    texts = []
+    for (state, why), items in groups.items():
+        at = "each K" if 1 < len(items) == len(compared) else listed(f"K={k}" for k, *_ in items)
+        texts.append(f"{state if why else f'shown {state}'} at {at}" + (f" ({why})" if why else ""))
+    return _capital(", ".join(texts))
+
+
+def _why_open(ratio: Ratio) -> str:
+    if ratio.is_disturbed:
+        return "slowed by other programs or heat"
+    return "no difference shown" if ratio.suffices else "too few repetitions"
 
 
 def _parity(verdict: Verdict, curve: Curve) -> str:
@@ -249,18 +285,29 @@ def _parity(verdict: Verdict, curve: Curve) -> str:
 
 def _notes(study: Study, rows: Sequence[AnswerRow]) -> list[str]:
     notes = []
-    for name in SHARED:
+    for name, title in SHARED.items():
         same = {getattr(r, name) for r in rows}
         if len(rows) > 1 and len(same) == 1 and (text := same.pop()):
-            notes.append(f"All workloads: {text}." if name == "verdict" else f"What would settle it: {text}.")
+            notes.append(f"{title}: {text}.")
     lead = next((p.metric for c in study.curves if (p := c.headline())), None)
     if lead is not None:
         margin = "a perplexity up to {:.0%} higher" if lead.log_scale else "up to {:g} worse"
         notes.append(f"As good: by {lead.phrase}, {margin.format(lead.margin)}, on the same prompts.")
     ratios = [p.ratio for c in study.curves for p in c.points if p.ratio is not None]
-    if floor := max((r.floor for r in ratios), default=0.0):
-        few = "Some times come from fewer than three processes."
-        notes.append(f"{few} There, differences under {percent(floor)} decide nothing.")
+    enough = f"it takes {LEAST_PROCESSES} processes of {LEAST_REPETITIONS}, or {LEAST_ALONE} in one"
+    alone = [r for r in ratios if r.suffices and r.floor]
+    floor = percent(max((r.floor for r in alone), default=0.0))
+    for found, text in (
+        ([r for r in ratios if r.is_disturbed], "Slowed by other programs or heat, so open: {}."),
+        (
+            [r for r in ratios if not r.suffices and not r.is_disturbed],
+            f"Too few repetitions to decide anything: {{}} ({enough}).",
+        ),
+        (alone, f"From fewer than {LEAST_PROCESSES} processes: {{}}. There, differences under {floor} decide nothing."),
+    ):
+        if found:
+            share = f"all {len(ratios)}" if len(found) == len(ratios) else f"{len(found)} of {len(ratios)}"
+            notes.append(text.format(f"{share} speeds"))
     if study.others:
         chosen = counted(len(study.others), "setting")
         notes.append(f"{chosen} without a fixed number of steps: see the table of cells.")

@@ -27,7 +27,7 @@ MOST_WORDS = 3500
 MOST_ABSTRACT = 150
 SHOWN_LETTERS = 200
 # Rows of a table, from the most that are shown to the fewest.
-ROWS = (40, 24, 12, 6, 3)
+ROWS = (40, 24, 16, 12, 9, 6, 4, 3)
 
 
 def write(source: Source, folder: Path, figures: Sequence[Figure] | None = None) -> Path:
@@ -86,5 +86,5 @@ def rows_in_abstract(answer: Answer) -> int:
 
 def code(lines: Sequence[str]) -> Markup:
     """Lines as code; as escaped text where a name in them could end the code."""
-    safe = all(re.fullmatch(r"[\w ./:='@+,-]+", line) for line in lines)
+    safe = all(re.fullmatch(r"[\w ./:;='@+,#-]+", line) for line in lines)
     return Markup("\n".join(["```", *lines, "```"]) if safe else "\n".join(f"- {escape(line)}" for line in lines))

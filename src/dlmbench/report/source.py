@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
@@ -12,12 +11,14 @@ from typing import Any
 
 from dlmbench import registry
 from dlmbench.analysis.contrasts import setting
+from dlmbench.analysis.published import PUBLISHED, published_answers, read_published
 from dlmbench.analysis.replication import LEAST_PROCESSES, UNMEASURED_FLOOR, floor_of, usable
 from dlmbench.analysis.results import CellSummary, Curve, Study
 from dlmbench.analysis.stats import group_by
 from dlmbench.charts.figure import Figure, figures_of
 from dlmbench.report.answer import Answer, answer_of
-from dlmbench.report.tables import Table, cell_table, name_of, shape
+from dlmbench.report.commands import commands_of
+from dlmbench.report.tables import Table, cell_table, name_of, published_table, shape
 from dlmbench.report.text import counted, from_to, gib, listed, percent, plain
 from dlmbench.results import GENERATIONS, read_generations
 from dlmbench.results.settings import ExperimentSettings, load_settings
@@ -72,6 +73,13 @@ class Source:
         """The table of cells."""
         return cell_table(self.study)
 
+    @cached_property
+    def published(self) -> Table:
+        """Published quality with the times of this run; no rows where its folder has no published scores."""
+        path = Path(self.run.folder) / PUBLISHED
+        rows = read_published(path) if path.is_file() else ()
+        return published_table(published_answers(rows, self.study))
+
     @property
     def counts(self) -> str:
         """How many cells there are and how they ended."""
@@ -108,14 +116,10 @@ class Source:
             return f"Noise floor not measured: {percent(UNMEASURED_FLOOR)} assumed."
         return "Noise floor not measured; no verdict needs it, for every cell ran in three processes."
 
-    @property
+    @cached_property
     def commands(self) -> list[str]:
-        """The commands that make this run again and write its report, from the files in its folder."""
-        folder = shlex.quote(self.run.folder)
-        made = f"dlmbench run --config {shlex.quote(config_of(self.run.name))} --output_dir {folder}"
-        if (Path(self.run.folder) / "submission.json").is_file():
-            made = f"dlmbench submit --config {shlex.quote(config_of(self.run.name))} --output_dir {folder}"
-        return [made, f"dlmbench report {folder}"]
+        """The commands that make this run again and write its report."""
+        return commands_of(self.run, self.settings)
 
     @cached_property
     def models(self) -> tuple[ModelSpec, ...]:
@@ -257,11 +261,3 @@ class Source:
         prompt = min(shared)
         names = [self.study.label(c) + (" (autoregressive)" if c.steps is None else f", K={c.steps}") for c in writers]
         return prompt, tuple((n, texts[c.quality_key][prompt]) for n, c in zip(names, writers, strict=True))
-
-
-def config_of(name: str) -> str:
-    """The experiment file of that name among those of this checkout, or what to look for."""
-    for path in sorted((Path(__file__).parents[3] / "config").glob("*.yaml")):
-        if f"\nname: {name}\n" in path.read_text(encoding="utf-8"):
-            return f"config/{path.name}"
-    return f"{name}.yaml"

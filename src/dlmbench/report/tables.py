@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from dlmbench.analysis.break_even import BreakEven
+from dlmbench.analysis.published import MARGIN, PublishedAnswer
 from dlmbench.analysis.quality import MetricInfo, Quality
 from dlmbench.analysis.results import CellSummary, Curve, MetricParity, Study
 from dlmbench.analysis.stats import Interval, group_by
@@ -86,16 +87,20 @@ class Table:
         return [":--" if any(isinstance(v, str) for v in values) else "--:" for c, values in columns if c.use != "page"]
 
     @property
-    def cells(self) -> list[list[tuple[str, str]]]:
-        """(value id, text) of every row in the document; settings have no id."""
+    def texts(self) -> list[list[tuple[str, str]]]:
+        """(value id, text) of every row; settings have no id."""
         return [
             [
                 ("" if c.use == "setting" else value_id(row_id, c.key), text_of(value))
                 for c, value in zip(self.columns, row, strict=True)
-                if c.use != "page"
             ]
             for row_id, row in zip(self.ids, self.rows, strict=True)
         ]
+
+    @property
+    def cells(self) -> list[list[tuple[str, str]]]:
+        """The same in the document."""
+        return [[t for t, c in zip(row, self.columns, strict=True) if c.use != "page"] for row in self.texts]
 
     @property
     def constants(self) -> str:
@@ -213,7 +218,13 @@ def cell_table(study: Study) -> Table:
         Column("status", "status", _status, "", "ok, or why there is no value"),
     )
     missing = "No cell is on record."
-    return tabulate(columns, study.cells, lambda c: c.cell.id, missing, [FALSE_DISCOVERIES], drop_constant=True)
+    cells = by_workload(study.cells)
+    return tabulate(columns, cells, lambda c: c.cell.id, missing, [FALSE_DISCOVERIES], drop_constant=True)
+
+
+def by_workload(cells: Iterable[CellSummary]) -> list[CellSummary]:
+    """Cells of one workload together, the baseline first: the first rows of a table that is cut are a comparison."""
+    return sorted(cells, key=lambda c: (c.cell.prompt_tokens, c.cell.new_tokens, c.cell.batch_size))
 
 
 def _metric_column(metric: MetricInfo) -> Column:
@@ -238,7 +249,7 @@ def _status(cell: CellSummary) -> str:
 def quality_table(study: Study, missing: str) -> Table:
     """Every metric of every set of texts; a row for each step count."""
     scored = group_by((s for s in study.cells if s.quality), lambda s: s.cell.quality_key)
-    shown = [group[0] for group in scored.values()]
+    shown = by_workload(group[0] for group in scored.values())
     metrics = list(dict.fromkeys(q.metric for s in shown for q in s.quality))
     texts = listed(sorted({q.n for s in shown for q in s.quality}))
     columns = (
@@ -296,6 +307,57 @@ def break_even_table(curves: Sequence[Curve]) -> Table:
         Column("off", "off the line", off),
     )
     return tabulate(columns, curves, lambda c: f"{c.points[0].cell.id}.line", "No curve over K is in this run.")
+
+
+def published_table(answers: Sequence[PublishedAnswer]) -> Table:
+    """Parity by published scores, with the speed that this run measured there."""
+
+    def quality(answer: PublishedAnswer) -> str:
+        row = answer.curve.points[0] if answer.curve else answer.score
+        parts = (row.task, row.variant, row.commit, "" if row.cache in ("", "none") else f"cache {row.cache}")
+        # Hollow: read at second hand, or no share of the items.
+        return f"{'○ ' if answer.score.problem else ''}{', '.join(filter(None, parts))} ({row.source})"
+
+    def baseline(answer: PublishedAnswer) -> str | None:
+        return f"{answer.score.value:g}" if answer.curve else None
+
+    columns = (
+        Column("quality", "published quality", quality, use="setting"),
+        Column("baseline", "baseline's score", baseline, use="setting"),
+        Column("source", "its source", lambda a: a.score.source if a.curve else None, use="page"),
+        Column("parity", "parity", _published_parity),
+        Column("setting", "measured", lambda a: name_of(a.measured) if a.measured else None, use="setting"),
+        Column("steps", "at K", "steps"),
+        Column("speed", "speed there", "speed", "x"),
+        Column("reason", "no time because", lambda a: a.reason if a.curve and a.reason else None, use="page"),
+    )
+    notes = (
+        f"As good: at most {MARGIN:g} points worse. Hollow marks (○) decide nothing. "
+        "Without parity a speed is no speed at equal quality.",
+    )
+    numbered = list(enumerate(answers))
+    spread_out = [replace(c, read=_of_second(c)) for c in columns]
+    missing = "No published scores belong to this run: `published:` in the experiment file, or `--published`."
+    return tabulate(spread_out, numbered, lambda pair: f"published-{pair[0]}", missing, notes)
+
+
+def _of_second(column: Column) -> Callable[[Any], Shown]:
+    return lambda pair: column.value(pair[1])
+
+
+def _published_parity(answer: PublishedAnswer) -> str:
+    if answer.curve is None:
+        return f"decides nothing: {answer.reason}" if answer.score.problem else f"not derivable: {answer.reason}"
+    parity, most = answer.curve.parity, answer.curve.points[-1].forwards
+    if parity.outcome == "not_reached":
+        return f"none up to K={most}"
+    bend = "" if parity.is_monotone else ", not monotone"
+    if parity.steps is None:
+        return (f"undecided: K={parity.low_steps} or more, or none" if parity.low_steps else "undecided") + bend
+    if parity.outcome == "reached_at_smallest":
+        return f"K<={parity.steps}{bend}"
+    low = parity.low_steps
+    return (f"K={parity.steps}" if low in (None, parity.steps) else f"K={low} to {parity.steps}") + bend
 
 
 def finding_table(groups: Sequence[Sequence[Finding]]) -> Table:

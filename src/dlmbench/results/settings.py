@@ -7,8 +7,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from dlmbench.results.folder import differences
 from dlmbench.results.journal import read_json
-from dlmbench.types import ModelSpec, PromptSettings, ProtocolSettings, from_mapping
+from dlmbench.types import Experiment, ModelSpec, PromptSettings, ProtocolSettings, from_mapping
 
 EXPERIMENT = "experiment.json"
 
@@ -47,3 +48,13 @@ def recorded_protocol(values: Mapping[str, Any]) -> ProtocolSettings:
     if values.get("fresh_process_per_round"):
         return replace(settings, processes=settings.rounds, rounds=1)
     return replace(settings, processes=1)
+
+
+def other_settings(recorded: ExperimentSettings, experiment: Experiment) -> list[str]:
+    """In what prompt source, seed or protocol `experiment` is another than the recorded one, as phrases."""
+    if recorded.protocol is None:
+        return []
+    prompts = differences(recorded.prompts, experiment.prompts, ("source", "path", "seed", "chat"))
+    protocol = differences(recorded.protocol, experiment.protocol, vars(recorded.protocol))
+    named = [f"prompts.{text}" for text in prompts] + [f"protocol.{text}" for text in protocol]
+    return named + differences(recorded, experiment, ["seed"])

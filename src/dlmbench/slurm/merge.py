@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from dlmbench.analysis.published import PUBLISHED, keep_published
 from dlmbench.bench import run
 from dlmbench.bench.quality import aggregate
 from dlmbench.errors import BenchError
@@ -280,6 +281,8 @@ def _write(
             replace_file(output / name, _jsonl(_joined(name, keys, [*(s.folder for s in sources), output], planned)))
         if experiment is not None:
             replace_file(output / EXPERIMENT, experiment)
+        if (published := sources[0].folder / PUBLISHED).is_file():
+            keep_published(published, output)
         replace_file(output / RECORDS, _jsonl(records))
 
 

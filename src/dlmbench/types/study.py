@@ -272,3 +272,4 @@ class Experiment:
     seed: int = 0
     description: str = ""
     gpus: int | Literal["all"] = 1
+    published: str | None = None
