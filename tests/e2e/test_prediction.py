@@ -52,7 +52,7 @@ def test_what_should_not_fit_is_skipped_until_it_is_tried(command):
         rows = [r for r in csv.DictReader(file) if r["batch_size"] == "64"]
     assert [(r["status"], r["latency_s"]) for r in rows] == [("skipped", ""), ("skipped", "")]
     assert all(r["reason"].startswith("predicted not to fit") for r in rows)
-    assert first.stdout.count("(skipped)") == 2  # in the table as well
+    assert first.stdout.count("skipped: predicted not to fit") == 2  # in the table as well
 
     before = measured_lines(folder / "raw_data")
     again = run(*box)
@@ -64,7 +64,7 @@ def test_what_should_not_fit_is_skipped_until_it_is_tried(command):
     assert set().union(*statuses(folder).values()) == {"ok"}
     for result in read_run(folder / "raw_data").results:
         assert len(result.timed) >= 2  # the pilot; a slow machine has no time for more
-    assert "(skipped)" not in tried.stdout
+    assert "skipped" not in tried.stdout
 
 
 def test_a_machine_that_is_another_is_refused_and_one_that_is_unknown_learns_as_it_goes(command):

@@ -307,7 +307,7 @@ def _notes(study: Study, rows: Sequence[AnswerRow]) -> list[str]:
     ):
         if found:
             share = f"all {len(ratios)}" if len(found) == len(ratios) else f"{len(found)} of {len(ratios)}"
-            notes.append(text.format(f"{share} speeds"))
+            notes.append(text.format(f"{share} speeds" if len(ratios) > 1 else "the only speed"))
     if study.others:
         chosen = counted(len(study.others), "setting")
         notes.append(f"{chosen} without a fixed number of steps: see the table of cells.")
