@@ -66,7 +66,7 @@ def test_a_process_may_be_silent_for_many_generations_of_its_cell(tmp_path, expe
         assert speed._silence_s(CELLS[0]) == silence_s
         amounts = Expectation(lambda cell: 1e12, is_seconds=False)
         unknown = SpeedPass(Plan(CELLS), RunState(experiment, store, SimpleNamespace(), amounts), None)
-        assert unknown._silence_s(CELLS[1]) is None
+        assert unknown._silence_s(CELLS[1]) == 3600
 
 
 def test_a_process_that_never_ends_loading_is_ended(monkeypatch):

@@ -632,7 +632,7 @@ def main() -> None:
             try:
                 kind(own, *arguments)
             except Exception:  # the other kinds are worth knowing too
-                wrong.append(own.rows[-1].name)
+                wrong.append(own.rows[-1].name if own.rows else kind.__name__)
                 traceback.print_exc()
             return own.rows
 

@@ -1,4 +1,4 @@
-"""Broken and hostile files, thousands of each kind: accepted or refused with one line, never anything else.
+"""Broken and hostile files, hundreds of each kind: accepted or refused with a message, never anything else.
 
     python tests/fuzz/campaign.py [--inputs 22000]    # writes the table of docs/reliability.md
 
@@ -358,7 +358,7 @@ def main() -> None:
         accepted, refused = fuzz(target, inputs, options.seed)
         rows.append((target.name, inputs, accepted, refused))
         sys.stderr.write(f"{rows[-1]} {time.monotonic() - began:.0f} s\n")
-    text = markdown(("file", "inputs", "accepted", "refused with one line"), rows)
+    text = markdown(("file", "inputs", "accepted", "refused with a message"), rows)
     sys.stdout.write(text + "\n")
     if not options.only:
         write_part(ROOT / "docs/reliability.md", "fuzz", text)

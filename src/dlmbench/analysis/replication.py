@@ -167,7 +167,7 @@ def card_ratios(results: Sequence[CellResult]) -> dict[str, float]:
 
 
 def _times_by_card(result: CellResult) -> dict[tuple[str, int], list[float]]:
-    known = (s for s in result.timed if s.device_uuid)
+    known = (s for s in result.timed if s.device_uuid and s.latency_s > 0)
     groups = group_by(known, lambda s: (s.device_uuid or "", s.process_id))
     return {key: [s.latency_s for s in samples] for key, samples in groups.items()}
 

@@ -19,7 +19,17 @@ from dataclasses import dataclass, field, replace
 from statistics import median
 
 from dlmbench.bench.forecast import Expectation, Remaining, remaining
-from dlmbench.bench.worker import Failed, GenerateMissing, MeterEnergy, Pool, ProfileCell, Repeat, Repetition, Worker
+from dlmbench.bench.worker import (
+    MOST_LOADING_S,
+    Failed,
+    GenerateMissing,
+    MeterEnergy,
+    Pool,
+    ProfileCell,
+    Repeat,
+    Repetition,
+    Worker,
+)
 from dlmbench.measure.protocol import RepetitionPlan, plan_repetitions
 from dlmbench.prompts import in_batches
 from dlmbench.results import Store, read_generations
@@ -306,16 +316,16 @@ class SpeedPass:
         if isinstance(request, ProfileCell | GenerateMissing):
             self.spent["inspection_s"] += time.perf_counter() - began
 
-    def _silence_s(self, cell: Cell) -> float | None:
+    def _silence_s(self, cell: Cell) -> float:
         """After how long without an answer a process hangs: a reply takes one or a few generations, or compiling.
 
-        None, never, where nobody knows yet how long a generation takes.
+        As long as for loading where nobody knows yet how long a generation takes.
         """
         with self.state.lock:
             samples = self.state.store.samples(cell.id)
         expected = self.state.expectation.weight(cell) if self.state.expectation.is_seconds else None
         longest = max((s.latency_s for s in samples), default=expected)
-        return None if longest is None else max(MOST_SILENT_S, MOST_SILENT * longest)
+        return MOST_LOADING_S if longest is None else max(MOST_SILENT_S, MOST_SILENT * longest)
 
     def _keep(self, cell: Cell, generations: Sequence[StoredGeneration]) -> None:
         with self.state.lock:

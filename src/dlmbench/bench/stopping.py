@@ -2,8 +2,8 @@
 
 SLURM sends USR1 some time before it kills a job. The records are kept, and the job asks to be queued again. That only
 makes sense if it made progress: a time limit too short for one repetition would be requeued forever. TERM and Ctrl-C
-end the run in the same way; a second Ctrl-C does so at once. The first signal decides the exit code: a TERM after USR1
-comes from the time limit, and the job is still to be queued again.
+end the run in the same way; a Ctrl-C after any of them does so at once. The first signal decides the exit code: a TERM
+after USR1 comes from the time limit, and the job is still to be queued again.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import signal
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from dlmbench.errors import BenchError, StopRequestedError
@@ -33,12 +33,13 @@ class _Stopping:
         self.asked: signal.Signals | None = None
 
     def handle(self, number: int, _frame: object) -> None:
-        """Called for each signal; the second Ctrl-C ends the run at once."""
+        """Called for each signal; a Ctrl-C that is not the first signal ends the run at once."""
         if number == signal.SIGINT and self.asked is not None:
             raise KeyboardInterrupt
         self.asked = self.asked or signal.Signals(number)
-        again = "; Ctrl-C again stops at once" if number == signal.SIGINT else ""
-        sys.stderr.write(f"\nstopping after this repetition{again}\n")
+        again = " again" if number == signal.SIGINT else ""
+        with suppress(OSError, RuntimeError):  # no terminal any more, or the signal came in the middle of writing to it
+            sys.stderr.write(f"\nstopping after this repetition; Ctrl-C{again} stops at once\n")
 
     def cell(self, cell: Cell, doing: str) -> None:
         self._stop_if_asked()

@@ -351,7 +351,7 @@ def failure(error: Exception) -> Failed:
 
 
 # What a pipe raises once the process at its other end died; a plain OSError where that was in the middle of a message.
-_DIED = (EOFError, OSError)
+DIED = (EOFError, OSError)
 _READY = "ready"  # a worker's first message: libraries are imported and its first model is loaded
 
 
@@ -383,7 +383,7 @@ def _serve(connection: Connection, device: str, placement: Placement, process_id
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
             connection.send(None)
-    except _DIED:
+    except DIED:
         os._exit(1)
 
 
@@ -411,11 +411,11 @@ class Worker:
             self._connection.send(request)
             while (reply := self._receive(silence_s)) is not None:
                 yield reply
-        except _DIED:
+        except DIED:
             yield Failed("error", self._cause_of_death())
 
     def _receive(self, silence_s: float | None) -> Any:
-        """The next message; one of `_DIED` where the process has ended, or has been silent for `silence_s`."""
+        """The next message; one of `DIED` where the process has ended, or has been silent for `silence_s`."""
         assert self._connection is not None
         assert self._process is not None
         if not self._connection.poll(silence_s):
@@ -458,7 +458,8 @@ class Worker:
     def wait(self) -> None:
         """Wait until the process is ready for requests."""
         if not self._is_ready:
-            assert self._receive(MOST_LOADING_S) == _READY
+            message = self._receive(MOST_LOADING_S)
+            assert message == _READY
             self._is_ready = True
 
     def kill(self) -> None:
@@ -518,7 +519,7 @@ class Pool:
         for key, cell in first.items():
             self._workers[key].start(cell)
         for key in first:
-            with contextlib.suppress(*_DIED):  # its first request says so, and is recorded
+            with contextlib.suppress(*DIED):  # its first request says so, and is recorded
                 self._workers[key].wait()
 
     def worker(self, key: str) -> Worker:
