@@ -81,6 +81,9 @@ class Scorers:
     def __exit__(self, *_):
         pass
 
+    def stop(self, keys):
+        self.log.extend(("stop", key) for key in keys)
+
     def worker(self, key):
         return Scorer(self, key)
 
@@ -88,9 +91,6 @@ class Scorers:
 class Scorer:
     def __init__(self, pool, key):
         self.pool, self.key = pool, key
-
-    def stop(self):
-        self.pool.log.append(("stop", self.key))
 
     def ask(self, request):
         self.pool.log.append((request.metric, self.key))

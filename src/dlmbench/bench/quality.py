@@ -169,8 +169,7 @@ class _Scoring:
             worker = self.pool.worker(cell.model.key)
             if "own model" in needs:
                 # The run's models hold the device's memory; a stopped worker starts again at its next request.
-                for key in self.model_keys:
-                    self.pool.worker(key).stop()
+                self.pool.stop(self.model_keys)
                 worker = self.metric_pool.worker(METRIC_WORKER)
             self.progress.cell(cell, f"scoring {request.name}")
             for reply in worker.ask(ScoreTexts(request.name, texts)):

@@ -7,7 +7,6 @@ processes make the noise floor tighter, so they are added for as long as the tim
 
 from __future__ import annotations
 
-import contextlib
 import os
 import statistics
 import time
@@ -21,7 +20,7 @@ from typing import TypeVar
 
 from dlmbench import registry
 from dlmbench.bench.generate import default_precision, resolve_knobs
-from dlmbench.bench.worker import DIED, Failed, Placement, Repeat, Worker, WorkerRequest, WorkerState
+from dlmbench.bench.worker import MOST_SILENT_S, Failed, Placement, Repeat, Worker, WorkerRequest, WorkerState
 from dlmbench.errors import BenchError
 from dlmbench.measure.host import others_cpu_s
 from dlmbench.measure.protocol import RepetitionPlan
@@ -58,7 +57,6 @@ ENGINES = ("hf", "native")
 MIN_PROCESSES, MAX_PROCESSES = 3, 6
 BUDGET_S = {"cpu": 150.0, "cuda": 330.0}
 _WARMUPS = 3
-MOST_SILENT_S = 900.0  # a process that says nothing for so long hangs; native code may be compiled in it
 # Timed repetitions of a visit: as many as take `_VISIT_S`, within these limits; so many of each planted slowdown.
 _MIN_REPETITIONS, _MAX_REPETITIONS, _VISIT_S, _PLANTED_REPETITIONS = 5, 15, 1.5, 5
 _BYTES_FOR_8B = 24e9  # of device memory
@@ -277,8 +275,7 @@ class _Check:
         try:
             self._show(number, 0, "start")
             worker.start(self.cells[0].cell)
-            with contextlib.suppress(*DIED):  # its first request says so
-                worker.wait()
+            worker.wait()
             if self.clock is None:
                 self._show(number, 0, "work of known length")
                 (self.clock,) = _replies(worker, CheckClock())

@@ -21,6 +21,7 @@ from statistics import median
 from dlmbench.bench.forecast import Expectation, Remaining, remaining
 from dlmbench.bench.worker import (
     MOST_LOADING_S,
+    MOST_SILENT_S,
     Failed,
     GenerateMissing,
     MeterEnergy,
@@ -50,8 +51,7 @@ from dlmbench.types import (
     StoredGeneration,
 )
 
-# A process hangs that says nothing for this many seconds, and for this many times a generation of its cell.
-MOST_SILENT_S = 900.0
+# A process hangs that says nothing for MOST_SILENT_S, and for this many times a generation of its cell.
 MOST_SILENT = 20
 
 # Batch size for prompts that no timed repetition has used. That the other rows of a batch do not change a row's text is

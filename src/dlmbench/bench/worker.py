@@ -49,6 +49,8 @@ from dlmbench.types import (
 
 # A traced generation that takes longer than the timed ones by this share has no times to keep.
 SLOWER_WHEN_TRACED = 0.05
+# A process hangs that says nothing for this long; native code may be compiled meanwhile.
+MOST_SILENT_S = 900.0
 # A process that is still loading its model after this long hangs: 16 GB in an hour are 5 MB/s.
 MOST_LOADING_S = 3600.0
 
@@ -351,7 +353,7 @@ def failure(error: Exception) -> Failed:
 
 
 # What a pipe raises once the process at its other end died; a plain OSError where that was in the middle of a message.
-DIED = (EOFError, OSError)
+_DIED = (EOFError, OSError)
 _READY = "ready"  # a worker's first message: libraries are imported and its first model is loaded
 
 
@@ -383,7 +385,7 @@ def _serve(connection: Connection, device: str, placement: Placement, process_id
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
             connection.send(None)
-    except DIED:
+    except _DIED:
         os._exit(1)
 
 
@@ -407,15 +409,15 @@ class Worker:
         self.start()
         assert self._connection is not None
         try:
-            self.wait()
+            self._until_ready()
             self._connection.send(request)
             while (reply := self._receive(silence_s)) is not None:
                 yield reply
-        except DIED:
+        except _DIED:
             yield Failed("error", self._cause_of_death())
 
     def _receive(self, silence_s: float | None) -> Any:
-        """The next message; one of `DIED` where the process has ended, or has been silent for `silence_s`."""
+        """The next message; one of `_DIED` where the process has ended, or has been silent for `silence_s`."""
         assert self._connection is not None
         assert self._process is not None
         if not self._connection.poll(silence_s):
@@ -456,7 +458,11 @@ class Worker:
             process.kill()
 
     def wait(self) -> None:
-        """Wait until the process is ready for requests."""
+        """Wait until the process is ready for requests, or has died: its first request says so then."""
+        with contextlib.suppress(*_DIED):
+            self._until_ready()
+
+    def _until_ready(self) -> None:
         if not self._is_ready:
             message = self._receive(MOST_LOADING_S)
             assert message == _READY
@@ -519,8 +525,7 @@ class Pool:
         for key, cell in first.items():
             self._workers[key].start(cell)
         for key in first:
-            with contextlib.suppress(*DIED):  # its first request says so, and is recorded
-                self._workers[key].wait()
+            self._workers[key].wait()
 
     def worker(self, key: str) -> Worker:
         """The worker of a model."""

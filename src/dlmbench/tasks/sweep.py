@@ -122,8 +122,7 @@ def run(experiment: Experiment, args: TaskListArgs, output: Path, progress: Task
         for number, task_run in enumerate(left, 1):
             key = task_run.model.key
             if number == 1 or left[number - 2].model.key != key:
-                for other in found.keys() - {key}:
-                    pool.worker(other).stop()  # one model at a time, so that each has all of the memory
+                pool.stop(found.keys() - {key})  # one model at a time, so that each has all of the memory
                 progress.reading(f"model {key}")
             progress.begin(task_run, number, len(left))
             outcome, scores, samples = _evaluate(
