@@ -1,6 +1,7 @@
 """Join published quality of LLaDA-8B and LLaMA-3-8B with the time of their steps: who is faster at equal quality?
 
-    python benchmarks/study.py    # writes docs/study/answer.csv and the tables of its README, paper.md and the README
+    python benchmarks/study.py    # writes docs/study/answer.csv, the tables of its README, paper.md and the README, and
+                                  # the cost model beside published speeds (benchmarks/speeds.py)
 
 Quality is what others have published (docs/study/published.csv). A time is measured where a run folder of docs/study
 has the cell, and otherwise predicted by the cost model fitted to docs/study/h200-native, and marked so. The README's
@@ -14,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import speeds
 from tables import markdown, write_part
 
 from dlmbench.analysis.published import PublishedCurve, PublishedScore, curves, read_published
@@ -294,6 +296,7 @@ def main() -> None:
     write_part(PAGE, "answer", page_table(rows))
     write_part(PAPER, "summary", summary(rows))
     write_part(PAPER, "paper", paper_table(rows))
+    write_part(PAPER, "speeds", speeds.write())
     write_part(README, "measured", measured_answer())
     write_part(README, "study", page_table([r for r in rows if r.variant == "base"]))
 

@@ -8,6 +8,7 @@ import pytest
 from support.examples import ROOT
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
+import speeds
 import study
 
 ANSWER = study.Answer(
@@ -54,6 +55,43 @@ def test_a_time_is_of_cells_with_as_many_new_tokens():
 
 def test_the_committed_pages_are_what_the_command_writes():
     rows = list(study.answers())
-    pages = {study.PAGE: [study.page_table(rows)], study.PAPER: [study.summary(rows), study.paper_table(rows)]}
+    in_paper = [study.summary(rows), study.paper_table(rows), speeds.caption(speeds.read())]
+    pages = {study.PAGE: [study.page_table(rows)], study.PAPER: in_paper}
     for page, parts in pages.items():
         assert [p for p in parts if f"\n{p}\n" not in page.read_text()] == []
+
+
+SPEED = speeds.PublishedSpeed(
+    *("LLaDA-8B", "base", "gsm8k", "H200", 1, 256, 256, 256, 256, "none", None, 20.0, "all", "a paper, Table 1"),
+    *("table", None),
+)
+
+
+def test_the_committed_points_of_published_speeds_are_what_the_command_writes():
+    rows = speeds.read()
+    committed = speeds.FIGURE.with_suffix(".csv").read_text(encoding="utf-8")
+    assert committed == speeds.figure.csv_of(speeds.points(rows))
+    assert len(rows) >= 24
+
+
+def test_a_time_of_a_generation_is_the_rate_of_all_its_tokens():
+    timed = replace(SPEED, tokens_per_s=None, seconds=12.8, batch_size=2)
+    assert timed.measured == pytest.approx(40.0)
+
+
+@pytest.mark.parametrize("change", [{"counted": "answer"}, {"counted": "unknown"}, {"provenance": "second hand"}])
+def test_rates_of_other_tokens_and_second_hand_rows_do_not_count_in_the_error(change):
+    row = replace(SPEED, tokens_per_s=SPEED.predicted / 1.1)
+    off = replace(row, tokens_per_s=SPEED.predicted / 3, **change)
+    assert row.decides
+    assert not off.decides
+    text = speeds.caption([row, off])
+    assert "median error 10% of 1" in text
+    assert "- a paper (1), predicted over published 3: unexplained." in text
+    assert list(speeds.points([row, off])["kind"]) == ["decides", "hollow"]
+
+
+def test_both_directions_beyond_the_limit_are_outliers():
+    assert replace(SPEED, tokens_per_s=SPEED.predicted * 1.3).is_outlier
+    assert replace(SPEED, tokens_per_s=SPEED.predicted / 1.3).is_outlier
+    assert not replace(SPEED, tokens_per_s=SPEED.predicted / 1.2).is_outlier
