@@ -154,8 +154,12 @@ def chart(frame: pd.DataFrame) -> Any:
 def write() -> str:
     """Write the figure and its points; what a page says about them."""
     rows = read()
-    frame = points(rows)
-    spec = figure.specification(SimpleNamespace(chart=chart), frame)
-    FIGURE.with_suffix(".csv").write_text(figure.csv_of(frame), encoding="utf-8")
-    FIGURE.with_suffix(".png").write_bytes(vl_convert.svg_to_png(figure.svg(spec), scale=1, ppi=figure.DPI))
+    write_figure(FIGURE, chart, points(rows))
     return caption(rows)
+
+
+def write_figure(path: Path, chart: Any, frame: pd.DataFrame) -> None:
+    """Write a figure and its points, as those of a run are."""
+    spec = figure.specification(SimpleNamespace(chart=chart), frame)
+    path.with_suffix(".csv").write_text(figure.csv_of(frame), encoding="utf-8")
+    path.with_suffix(".png").write_bytes(vl_convert.svg_to_png(figure.svg(spec), scale=1, ppi=figure.DPI))

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import pandas as pd
 import speeds
 from tables import markdown, write_part
 
@@ -22,21 +23,26 @@ from dlmbench.analysis.published import PublishedCurve, PublishedScore, curves, 
 from dlmbench.analysis.replication import latencies
 from dlmbench.analysis.stats import group_by
 from dlmbench.analysis.study import analyse
+from dlmbench.charts import frames
 from dlmbench.experiment import load, plan
+from dlmbench.figures import breakeven_map
+from dlmbench.figures.breakeven_map import published_row
 from dlmbench.models.loading import architectures
 from dlmbench.report.answer import answer_of
 from dlmbench.results import read_run
 from dlmbench.roofline import calibrate, corrected
+from dlmbench.roofline.break_even import break_even_surface
 from dlmbench.types import Architecture, Cell
 
 STUDY = Path(__file__).parents[1] / "docs/study"
 README = STUDY.parents[1] / "README.md"
+BREAK_EVENS = STUDY / "breakeven"
 PAGE, PAPER = STUDY / "README.md", STUDY / "paper.md"
 ANSWER, PUBLISHED = STUDY / "answer.csv", STUDY / "published.csv"
 CONFIG = STUDY.parents[1] / "config/experiments_study.yaml"
 CALIBRATED, MEASURED = STUDY / "h200-native", STUDY / "h200-x4-native"
 TASKS = {"gsm8k": "GSM8K", "math": "MATH", "humaneval": "HumanEval", "mbpp": "MBPP", "bbh": "BBH"}
-BATCH_SIZES = (1, 8, 32)
+BATCH_SIZES, ALL_BATCH_SIZES, NEW_TOKENS = (1, 8, 32), (1, 2, 4, 8, 16, 32), 256
 
 
 @dataclass(frozen=True)
@@ -186,6 +192,40 @@ def _answer(curve: PublishedCurve, batch_size: int | None, row: PublishedScore |
     )
 
 
+def break_evens() -> pd.DataFrame:
+    """The table of `breakeven_map` at the shapes of the tasks: k* by the fitted cost model, S_parity as published."""
+    times = Times()
+    efficiencies = {label: c.efficiencies for label, c in times.fits.items()}
+    found, rows = curves(read_published(PUBLISHED)), []
+    cells = {times.key(c): c for c in times.cells.values()}
+    base = next(c for c in cells.values() if c.model.role == "baseline")
+    for block, prompts in ((256, (132, 628, 680, 894)), (32, (894,))):
+        target = next(c for c in cells.values() if c.knob("block_length") == block)
+        models = [(c, times.known[c.model.key]) for c in (base, target)]
+        shapes = [(p, NEW_TOKENS, b) for p in prompts for b in ALL_BATCH_SIZES]
+        shared = {"series": f"LLaDA, block {block}", "new_tokens": NEW_TOKENS}
+        for point in break_even_surface(models[0], models[1], times.device, shapes, efficiencies):
+            place = {"prompt_tokens": point.prompt_tokens, "batch_size": point.batch_size, "steps": point.steps}
+            rows.append({"kind": "predicted", "device": times.device.name, "source": "", **shared, **place})
+        for curve in found:
+            first = curve.points[0]
+            # An adaptive rule's forwards are no K of a fixed schedule; at each batch size, the score is the same.
+            if first.steps and first.block_length == block and first.prompt_tokens in prompts and first.cache == "none":
+                parity = shared | published_row(curve) | {"kind": "published", "prompt_tokens": first.prompt_tokens}
+                rows += [parity | {"batch_size": b, "device": ""} for b in BATCH_SIZES]
+    return frames.table(breakeven_map.COLUMNS, rows, "")
+
+
+def break_even_part(frame: pd.DataFrame) -> str:
+    """The figure of `break_evens` with its caption, for the page."""
+    return (
+        f"![break-even and parity]({BREAK_EVENS.name}.png)\n\n{breakeven_map.caption(frame)} Prompts of 132 tokens are "
+        "HumanEval's, 628 MBPP's, 680 MATH's and 894 GSM8K's (block 32: instruct). Without a bar, no published K is shown "
+        "to be as good. Where bars are above the line, LLaMA is faster at equal quality "
+        f"([points]({BREAK_EVENS.name}.csv))."
+    )
+
+
 def page_table(rows: Sequence[Answer]) -> str:
     """One line for each curve and baseline: where parity lies, and who is faster there."""
     lines = []
@@ -293,7 +333,9 @@ def main() -> None:
         writer = csv.DictWriter(file, list(asdict(rows[0])), lineterminator="\n")
         writer.writeheader()
         writer.writerows(asdict(row) for row in rows)
-    write_part(PAGE, "answer", page_table(rows))
+    frame = break_evens()
+    speeds.write_figure(BREAK_EVENS, breakeven_map.chart, frame)
+    write_part(PAGE, "answer", f"{page_table(rows)}\n\n{break_even_part(frame)}")
     write_part(PAPER, "summary", summary(rows))
     write_part(PAPER, "paper", paper_table(rows))
     write_part(PAPER, "speeds", speeds.write())

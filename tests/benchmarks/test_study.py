@@ -56,9 +56,19 @@ def test_a_time_is_of_cells_with_as_many_new_tokens():
 def test_the_committed_pages_are_what_the_command_writes():
     rows = list(study.answers())
     in_paper = [study.summary(rows), study.paper_table(rows), speeds.caption(speeds.read())]
-    pages = {study.PAGE: [study.page_table(rows)], study.PAPER: in_paper}
+    pages = {study.PAGE: [study.page_table(rows), study.break_even_part(study.break_evens())], study.PAPER: in_paper}
     for page, parts in pages.items():
         assert [p for p in parts if f"\n{p}\n" not in page.read_text()] == []
+
+
+def test_the_committed_break_evens_have_every_published_parity_at_every_batch_size():
+    frame = study.break_evens()
+    assert study.BREAK_EVENS.with_suffix(".csv").read_text(encoding="utf-8") == speeds.figure.csv_of(frame)
+    reached = frame[(frame["kind"] == "published") & frame["steps"].notna()]
+    rows = [r for r in study.answers() if r.to_steps is not None and r.rule != "threshold"]
+    expected = {(r.batch_size, r.from_steps or r.to_steps, r.to_steps) for r in rows if r.batch_size is not None}
+    assert set(zip(reached["batch_size"], reached["steps_low"], reached["steps_high"], strict=True)) == expected
+    assert set(reached["prompt_tokens"]) == {680, 894}
 
 
 SPEED = speeds.PublishedSpeed(

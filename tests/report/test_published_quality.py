@@ -9,11 +9,20 @@ from pathlib import Path
 
 import pytest
 
-from dlmbench.analysis.published import COLUMNS, PublishedScore, keep_published, published_answers, read_published
+from dlmbench.analysis.published import (
+    COLUMNS,
+    PUBLISHED,
+    PublishedScore,
+    keep_published,
+    published_answers,
+    read_published,
+)
 from dlmbench.analysis.study import analyse
+from dlmbench.charts.figure import specification
 from dlmbench.cli import main
 from dlmbench.errors import BenchError
 from dlmbench.experiment import load
+from dlmbench.figures import breakeven_map
 from dlmbench.report import document, page
 from dlmbench.report.source import Source
 from dlmbench.report.tables import published_table
@@ -118,12 +127,16 @@ def exit_code(*arguments) -> object:
     return 0
 
 
-@pytest.fixture
-def folder(tmp_path):
-    with (tmp_path / "rows.csv").open("w", newline="") as file:
+def write_rows(path, rows):
+    with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore")
         writer.writeheader()
-        writer.writerows({k: "" if v is None else v for k, v in asdict(r).items()} for r in [*SCORES, BASELINE])
+        writer.writerows({k: "" if v is None else v for k, v in asdict(r).items()} for r in rows)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    write_rows(tmp_path / "rows.csv", [*SCORES, BASELINE])
     (tmp_path / "run").mkdir()
     return tmp_path / "run"
 
@@ -184,3 +197,21 @@ def test_a_run_keeps_its_published_scores_and_stops_at_a_bad_file(tmp_path, caps
         scores.write_text(content)
         assert exit_code("run", "--config", tmp_path / "e.yaml", "--output-dir", out) == code, capsys.readouterr().err
         assert (out / "published.csv").is_file() == (code == 0)
+
+
+def test_the_break_even_map_has_the_published_parity_of_cells_in_its_setting(tmp_path):
+    write_rows(tmp_path / PUBLISHED, [*SCORES, BASELINE])
+    run = run_of(folder=tmp_path)
+    frame = breakeven_map.points(run, analyse(run, draws=100))
+    (row,) = frame[frame["kind"] == "published"].to_dict("records")
+    assert (row["batch_size"], row["prompt_tokens"], row["steps"], row["steps_high"]) == (1, 894, 64, 64)
+    assert "Level bars: S_parity by published scores" in breakeven_map.caption(frame)
+    (drawn,) = [r for r in specification(breakeven_map, frame)["datasets"]["points"] if r["kind"] == "published"]
+    assert drawn["steps"] == 64
+    # Without parity there is a reason in the table and nothing in the picture.
+    write_rows(tmp_path / PUBLISHED, [*(replace(r, value=r.value - 14) for r in SCORES), BASELINE])
+    frame = breakeven_map.points(run, analyse(run, draws=100))
+    (row,) = frame[frame["kind"] == "published"].to_dict("records")
+    assert row["steps"] != row["steps"]
+    assert row["note"].endswith("undecided")
+    assert "published" not in breakeven_map.caption(frame)

@@ -27,7 +27,7 @@ from dlmbench.analysis.results import Curve, Study
 from dlmbench.analysis.stats import Interval, group_by
 from dlmbench.errors import BenchError
 from dlmbench.results.journal import replace_file
-from dlmbench.types import ModelSpec, Role, from_mapping
+from dlmbench.types import ModelSpec, Role, Run, from_mapping
 
 # The published scores that belong to a run, in its folder.
 PUBLISHED = "published.csv"
@@ -144,6 +144,12 @@ def read_published(path: Path) -> tuple[PublishedScore, ...]:
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise BenchError(f"{path} could not be read: {error}", "Name a CSV like docs/study/published.csv") from error
     return tuple(rows)
+
+
+def published_of(run: Run) -> tuple[PublishedScore, ...]:
+    """The published scores that belong to a run; none where its folder has no such file."""
+    path = Path(run.folder) / PUBLISHED
+    return read_published(path) if path.is_file() else ()
 
 
 def keep_published(path: Path, folder: Path) -> None:

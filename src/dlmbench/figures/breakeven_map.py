@@ -13,6 +13,7 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
+from dlmbench.analysis.published import PublishedCurve, published_answers, published_of
 from dlmbench.analysis.results import Study
 from dlmbench.analysis.stats import group_by
 from dlmbench.charts import frames, style
@@ -22,9 +23,10 @@ from dlmbench.roofline.hardware import of_device
 from dlmbench.types import Run
 
 ORDER = 40
-# kind: measured, extrapolated (measured, but outside the step counts timed), predicted (without interval), or parity:
-# S_parity at the leading margin and the step counts between which it may lie, with the verdict as its note.
-COLUMNS = (*frames.interval_columns("steps"), "device")
+# kind: measured, extrapolated (measured, but outside the step counts timed), predicted (without interval), or S_parity
+# with the step counts between which it may lie: parity (at the leading margin, with the verdict as its note) or
+# published (by the scores of others, whose sources are in `source`).
+COLUMNS = (*frames.interval_columns("steps"), "device", "source")
 _NOTHING = "no break-even is known: it needs a baseline and two step counts, or a known device"
 # A line ends here where not even one step breaks even, also where the model predicts less than none.
 _LOWEST = 0.5
@@ -41,10 +43,10 @@ def points(run: Run, study: Study) -> pd.DataFrame:
         for curve in study.curves
         if (line := curve.break_even) is not None and line.steps is not None and line.steps > 0
     ]
-    rows = [*measured, *_predicted(run, study), *_parities(study)]
+    rows = [*measured, *_predicted(run, study), *_parities(study), *_published(run, study)]
     if not any(row.get("steps") for row in rows):
         rows = []
-    return frames.table(COLUMNS, [{"device": "", **row} for row in rows], _NOTHING)
+    return frames.table(COLUMNS, [{"device": "", "source": "", **row} for row in rows], _NOTHING)
 
 
 def _parities(study: Study) -> Iterator[frames.Row]:
@@ -54,6 +56,24 @@ def _parities(study: Study) -> Iterator[frames.Row]:
             columns = frames.with_interval("steps", steps, *((low, high) if steps else (None, None)))
             note = f"{verdict.outcome}: {verdict.reason}"
             yield frames.curve_row(curve, "parity", weights=curve.weights, note=note) | columns
+
+
+def _published(run: Run, study: Study) -> Iterator[frames.Row]:
+    for answer in published_answers(published_of(run), study):
+        if answer.curve and answer.measured:
+            row = published_row(answer.curve)
+            yield row | frames.curve_row(answer.measured, "published", weights=answer.measured.weights)
+
+
+def published_row(curve: PublishedCurve) -> frames.Row:
+    """S_parity of a published curve with the step counts between which it may lie; no steps where it has none."""
+    first, base, parity = curve.points[0], curve.baseline, curve.parity
+    ends = (parity.low_steps, parity.steps) if parity.steps else (None, None)
+    return {
+        **frames.with_interval("steps", parity.steps, *ends),
+        "note": f"{first.task}, {first.variant}, against {base.value:g}: {parity.outcome}",
+        "source": first.source if first.source == base.source else f"{first.source}; {base.source}",
+    }
 
 
 def _predicted(run: Run, study: Study) -> Iterator[frames.Row]:
@@ -84,12 +104,19 @@ def caption(frame: pd.DataFrame) -> str:
             f"Lines: predicted for the {devices[0]} by the corrected roofline with its default efficiencies, "
             "which come from studies on H200s. "
         )
-    text += "Filled marks: measured, with 95% intervals."
-    if (frame["kind"] == "extrapolated").any():
-        text += " Open marks: extrapolated beyond the step counts timed."
-    if (frame["kind"] == "parity").any():
-        text += " Rings: S_parity at the leading margin, where it was reached; below k*, both hold."
-    return text
+    kinds = set(frame["kind"])
+    if (frame["steps"] < 1).any():
+        text += "Below 1, not even one step breaks even. "
+    if "measured" in kinds:
+        text += "Filled marks: measured, with 95% intervals. "
+    if "extrapolated" in kinds:
+        text += "Open marks: extrapolated beyond the step counts timed. "
+    if "parity" in kinds:
+        text += "Rings: S_parity at the leading margin, where it was reached; below k*, both hold. "
+    if sources := list(frames.rows(frame, kind="published").dropna(subset=["steps"])["source"].unique()):
+        text += "Level bars: S_parity by published scores, with the step counts at which it may lie "
+        text += f"({'; '.join(sources)}). "
+    return text.rstrip()
 
 
 def chart(frame: pd.DataFrame) -> Any:
@@ -100,17 +127,19 @@ def chart(frame: pd.DataFrame) -> Any:
     x = style.log2_axis("batch_size", "batch size", list(shown["batch_size"]))
     y = style.axis("steps", "break-even steps k*", [1.0, *shown["steps"], *shown["steps_high"]])
     predicted, measured, parity = (style.where(kind) for kind in ("predicted", "measured", "parity"))
+    bars = style.where("published").mark_point(shape="stroke", style="open", opacity=1, strokeWidth=2)
     marks = style.Marks(x, y, style.series_looks(shown), tips)
-    marked = frames.names(shown[shown["kind"] != "predicted"])
+    marked = frames.names(shown[~shown["kind"].isin(("predicted", "published"))])
     if set(marked) < set(shown["series"]):
         # Lines without a mark are told apart by their dashes, in a legend of their own.
         lines = style.series_looks(shown, "stroke")
         marks.looks.color, marks.looks.dash = lines.color, lines.dash
-        marks.looks.shape = lines.shapes_apart(marked)
+        marks.looks.shape = lines.shapes_apart(marked) if marked else lines.shape
     layers = [
         style.once().mark_rule(color=style.HALF).encode(y=alt.datum(1)),
         marks.line(predicted),
-        marks.intervals(style.where("measured", "parity")),
+        marks.intervals(style.where("measured", "parity", "published")),
+        bars.encode(x=x, y=y, color=marks.looks.color, tooltip=tips),
         marks.points(measured),
         marks.points(style.where("extrapolated"), filled=False, style="open"),
         marks.points(parity),

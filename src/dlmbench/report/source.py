@@ -11,7 +11,7 @@ from typing import Any
 
 from dlmbench import registry
 from dlmbench.analysis.contrasts import setting
-from dlmbench.analysis.published import PUBLISHED, published_answers, read_published
+from dlmbench.analysis.published import published_answers, published_of
 from dlmbench.analysis.replication import LEAST_PROCESSES, UNMEASURED_FLOOR, floor_of, usable
 from dlmbench.analysis.results import CellSummary, Curve, Study
 from dlmbench.analysis.stats import group_by
@@ -76,9 +76,7 @@ class Source:
     @cached_property
     def published(self) -> Table:
         """Published quality with the times of this run; no rows where its folder has no published scores."""
-        path = Path(self.run.folder) / PUBLISHED
-        rows = read_published(path) if path.is_file() else ()
-        return published_table(published_answers(rows, self.study))
+        return published_table(published_answers(published_of(self.run), self.study))
 
     @property
     def counts(self) -> str:
