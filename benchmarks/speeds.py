@@ -139,9 +139,8 @@ def caption(rows: list[PublishedSpeed]) -> str:
 
 def chart(frame: pd.DataFrame) -> Any:
     """One panel: on the diagonal the prediction is right."""
-    values = [*frame["measured"], *frame["predicted"]]
-    x = style.axis("measured", "published [new tokens/s]", values, alt.X)
-    y = style.axis("predicted", "predicted [new tokens/s]", values)
+    x = style.axis("measured", "published [new tokens/s]", frame, alt.X, also=list(frame["predicted"]))
+    y = style.axis("predicted", "predicted [new tokens/s]", frame, also=list(frame["measured"]))
     low, high = x["scale"]["domain"]
     shown, tips = style.with_tooltip(frame.assign(panel="predicted without fitting"), "model", "task", "remark")
     marks = style.Marks(x, y, style.series_looks(shown), tips)

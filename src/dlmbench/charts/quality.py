@@ -109,7 +109,7 @@ def chart(frame: pd.DataFrame) -> Any:
     shown = shown.sort_values("metric", key=lambda names: names.map(order.index), kind="stable")
     shown, tips = style.with_tooltip(shown, "metric", "unit", "texts", value=("value", ""))
     x = style.log2_axis("steps", "diffusion steps K", list(curve_steps))
-    y = style.axis("value", "", list(shown["value"]), zero=False)
+    y = style.axis("value", "", shown, zero=False)
     marks = style.Marks(x, y, style.series_looks(shown[shown["kind"] != "truth"]), tips)
     reached = style.where("parity", also="isValid(datum.steps)")
     truth = style.where("truth").mark_rule(color=style.ALARM, strokeDash=style.DOTTED, strokeWidth=1.5)

@@ -40,7 +40,7 @@ DARK: Mapping[str, str] = {
 WIDTH_PT, FONT_PT, LETTER_PT = 3.4 * 72, 7.0, 3.9
 RANDOM_WEIGHTS = "random weights: times and memory are real, quality is not"
 OWN_STEPS = "own"  # on an axis of step counts: samplers that choose their own number of steps
-_MOST_TICKS = 9
+_MOST_TICKS = 6
 
 
 # ---------------------------------------------------------------- texts and data
@@ -178,12 +178,15 @@ def by_shape_and_batch(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def log2_axis(field: str, title: str, values: Sequence[float]) -> Any:
-    """A horizontal base-2 logarithmic axis with a plain tick at each of `values`, thinned where there are many."""
-    ticks = sorted({float(v) for v in values if not _unknown(v) and v > 0})
-    ticks = ticks[:: -(-len(ticks) // _MOST_TICKS)] if ticks else []
-    axis = alt.Axis(values=ticks, format="~r", title=f"{title} (log scale)")
+    """A horizontal base-2 logarithmic axis with ticks at `values`, but for those that have no space for a number."""
+    known = sorted({float(v) for v in values if not _unknown(v) and v > 0}, reverse=True)
+    ticks: list[float] = []
+    for value in known:
+        if not ticks or math.log2(ticks[-1] / value) >= math.log2(known[0] / known[-1]) / _MOST_TICKS:
+            ticks.append(value)
+    axis = alt.Axis(values=ticks[::-1], format="~r", title=f"{title} (log scale)")
     # A single value needs space on both sides.
-    domain = [ticks[0] / 1.5, ticks[-1] * 1.5] if ticks else alt.Undefined
+    domain = [known[-1] / 1.5, known[0] * 1.5] if known else alt.Undefined
     return alt.X(f"{field}:Q", axis=axis, scale=alt.Scale(type="log", base=2, domain=domain, nice=False))
 
 
@@ -201,12 +204,16 @@ def steps_axis(frame: pd.DataFrame) -> tuple[pd.DataFrame, Any]:
     return placed, axis
 
 
-def axis(field: str, title: str, values: Sequence[float], channel: Any = alt.Y, *, zero: bool = True) -> Any:
-    """An axis: logarithmic, and announced as such, where `values` span more than a factor of 8; else from zero.
+def axis(
+    field: str, title: str, frame: pd.DataFrame, channel: Any = alt.Y, *, also: Sequence[float] = (), zero: bool = True
+) -> Any:
+    """An axis of a column with its intervals, from zero or, where values span more than a factor of 8, logarithmic.
 
-    zero: False for quantities that have no meaningful zero, as a log-likelihood.
+    A logarithmic axis is announced as such. also: what else is to be on it. zero: False for quantities that have no
+    meaningful zero, as a log-likelihood.
     """
-    known = [float(v) for v in values if not _unknown(v)]
+    columns = [c for c in interval_columns(field) if c in frame]
+    known = [float(v) for v in (*frame[columns].to_numpy().ravel(), *also) if not _unknown(v)]
     if not zero or not known or min(known) <= 0 or max(known) / min(known) <= 8:
         scale = alt.Scale(zero=zero, nice=True)
         return channel(f"{field}:Q", axis=alt.Axis(title=title, format=",~r", tickCount=5), scale=scale)

@@ -59,9 +59,7 @@ def line_looks(frame: pd.DataFrame) -> style.Looks:
 
 
 def _y(frame: pd.DataFrame) -> Any:
-    return style.axis(
-        "tokens_per_s", "throughput [new tokens/s]", [*frame["tokens_per_s"], *frame["tokens_per_s_high"]]
-    )
+    return style.axis("tokens_per_s", "throughput [new tokens/s]", frame)
 
 
 def side_by_side(frame: pd.DataFrame) -> Any:

@@ -122,10 +122,10 @@ def caption(frame: pd.DataFrame) -> str:
 def chart(frame: pd.DataFrame) -> Any:
     """A panel for each pair of lengths: lines are predicted, marks measured."""
     known = frame.dropna(subset=["steps"])
-    shown = style.by_shape(known.assign(steps=known["steps"].clip(lower=_LOWEST)))
+    shown = style.by_shape(known.assign(**{c: known[c].clip(lower=_LOWEST) for c in frames.interval_columns("steps")}))
     shown, tips = style.with_tooltip(shown, "kind", "note", break_even=("steps", "steps"))
     x = style.log2_axis("batch_size", "batch size", list(shown["batch_size"]))
-    y = style.axis("steps", "break-even steps k*", [1.0, *shown["steps"], *shown["steps_high"]])
+    y = style.axis("steps", "break-even steps k*", shown, also=[1.0])
     predicted, measured, parity = (style.where(kind) for kind in ("predicted", "measured", "parity"))
     bars = style.where("published").mark_point(shape="stroke", style="open", opacity=1, strokeWidth=2)
     marks = style.Marks(x, y, style.series_looks(shown), tips)

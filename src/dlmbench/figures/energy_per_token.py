@@ -68,8 +68,7 @@ def chart(frame: pd.DataFrame) -> Any:
     amounts = {"energy": ("j_per_token", "J/token"), "net_of_idle_power": ("net_j_per_token", "J/token")}
     shown, tips = style.with_tooltip(shown, "windows", **amounts)
     kinds = " or ".join(sorted(set(frame["tokens"]), reverse=True))
-    values = [v for c in ("j_per_token", "j_per_token_high", "net_j_per_token") for v in frame[c]]
-    y = style.axis("j_per_token", f"energy [J/{kinds} token]", values)
+    y = style.axis("j_per_token", f"energy [J/{kinds} token]", shown, also=list(shown["net_j_per_token"]))
     marks, diffusion = style.Marks(x, y, style.series_looks(shown), tips), style.where("curve", "other")
     net = diffusion.transform_filter("isValid(datum.net_j_per_token)").mark_point(shape="stroke", opacity=1)
     layers = [

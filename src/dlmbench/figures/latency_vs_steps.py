@@ -62,8 +62,7 @@ def chart(frame: pd.DataFrame) -> Any:
     shown = _with_lines(style.by_shape_and_batch(shown))
     shown, tips = style.with_tooltip(shown, latency=("latency_s", "s"))
     x = style.log2_axis("steps", "diffusion steps K", list(curves["steps"]))
-    ends = [*shown["latency_s"], *shown["latency_low_s"], *shown["latency_high_s"]]
-    y = style.axis("latency_s", "latency [s]", ends)
+    y = style.axis("latency_s", "latency [s]", shown)
     marks, met = style.Marks(x, y, style.series_looks(shown), tips), style.where("break_even")
     cross = met.mark_point(shape="cross", angle=45, style="open", color=style.INK, opacity=1)
     line, points = marks.line(style.where("fit")), style.where("curve")

@@ -90,9 +90,9 @@ def chart(frame: pd.DataFrame) -> Any:
     amounts = {"measured_over_floor": ("ratio", ""), "latency": ("latency_s", "s"), "floor": ("floor_s", "s")}
     shown, tips = style.with_tooltip(shown, "prompt_tokens", "new_tokens", "regime", **amounts)
     ridges = sorted(frame["ridge_flop_per_byte"].astype(float).unique())
-    intensities = [*frame["intensity_flop_per_byte"], *ridges, ridges[0] / 10]
-    x = style.axis("intensity_flop_per_byte", "arithmetic intensity [FLOP/byte]", intensities, alt.X)
-    y = style.axis("ratio", "measured latency / floor", [*frame["ratio_low"], *frame["ratio_high"], 1.0])
+    also = [*ridges, ridges[0] / 10]
+    x = style.axis("intensity_flop_per_byte", "arithmetic intensity [FLOP/byte]", shown, alt.X, also=also)
+    y = style.axis("ratio", "measured latency / floor", shown, also=[1.0])
     marks = style.Marks(x, y, style.series_looks(shown), tips)
     layers = [
         style.once().mark_rule(color=style.ALARM, strokeWidth=1.5).encode(y=alt.datum(1.0)),

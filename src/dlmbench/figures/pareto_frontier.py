@@ -103,9 +103,8 @@ def chart(frame: pd.DataFrame) -> Any:
     if has_curve.any():
         shown = shown[shown["panel"].isin(shown["panel"][has_curve])]
     shown, tips = style.with_tooltip(shown, gain=("gain", unit), latency=("latency_s", "s"))
-    ends = [*shown["latency_s"], *shown["latency_low_s"], *shown["latency_high_s"]]
-    x = style.axis("latency_s", "latency [s]", ends, alt.X)
-    y = style.axis("gain", "", list(shown["gain"]), zero=False)
+    x = style.axis("latency_s", "latency [s]", shown, alt.X)
+    y = style.axis("gain", "", shown, zero=False)
     y["axis"]["title"] = [f"{_name(frame)}:", f"gain [{unit}]"]
     marks, others = style.Marks(x, y, style.series_looks(shown), tips), style.where("baseline", "other")
     # K is readable on one curve only: the longest.

@@ -95,8 +95,7 @@ def chart(frame: pd.DataFrame) -> Any:
     looks.color["legend"] = style.legend(lines, values=lines, symbolType="stroke") if lines else None
     x: Any = alt.X("x:Q", title=f"peak memory [{unit}]", scale=alt.Scale(zero=False, padding=12))
     x.axis = alt.Axis(tickCount=4)
-    values = [*shown["tokens_per_s_low"], *shown["tokens_per_s_high"]]
-    y = style.axis("tokens_per_s", "throughput [new tokens/s]", values)
+    y = style.axis("tokens_per_s", "throughput [new tokens/s]", shown)
     marks = style.Marks(x, y, looks, tips)
     budget = alt.Chart().transform_aggregate(budget_size="max(budget_size)", groupby=["panel"])
     limit = budget.transform_filter("isValid(datum.budget_size)").mark_rule(strokeDash=style.DASHED, color=style.MUTED)

@@ -73,8 +73,7 @@ def chart(frame: pd.DataFrame) -> Any:
     shown, x = style.steps_axis(style.by_shape(frame))
     seconds = {"first_text": "first_text_s", "full_text": "latency_s", "between_tokens": "inter_token_s"}
     shown, tips = style.with_tooltip(shown, "first_text_tokens", **{n: (c, "s") for n, c in seconds.items()})
-    values = [*frame["first_text_s"], *frame["latency_low_s"], *frame["latency_high_s"]]
-    y = style.axis("latency_s", "time since the request [s]", values)
+    y = style.axis("latency_s", "time since the request [s]", shown, also=list(shown["first_text_s"]))
     marks, first_y = style.Marks(x, y, style.series_looks(shown), tips), style.of(y, "first_text_s")
     baseline, diffusion, color = style.where("baseline"), style.where("curve", "other"), marks.looks.color
     first = baseline.mark_rule(strokeDash=style.DOTTED, strokeWidth=1.5)
