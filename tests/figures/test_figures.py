@@ -18,6 +18,7 @@ from PIL import Image
 
 from dlmbench import registry
 from dlmbench.analysis.study import analyse
+from dlmbench.charts import style
 from dlmbench.charts.figure import (
     caption,
     csv_of,
@@ -548,7 +549,8 @@ def test_each_name_is_in_one_legend_and_the_baseline_is_a_star_in_it(name):
 def test_the_ends_of_a_curve_are_named_and_three_panels_have_an_axis_each():
     run = tiny_run(batches=(1, 2, 4), blocks=(None,), steps=(4, 16, 64))
     drawn = svg(specification(figure("pareto_frontier"), figure("pareto_frontier").points(run, analyse(run, draws=20))))
-    assert [drawn.count(f">K={k}<") for k in (4, 16, 64)] == [3, 0, 3]
+    # Each of three panels draws a text twice: as a gap in the marks behind it, and in its colour.
+    assert [drawn.count(f">K={k}<") for k in (4, 16, 64)] == [6, 0, 6]
     assert drawn.count(">latency [s] (log scale)<") == 3
 
 
@@ -579,3 +581,42 @@ def test_dollar_signs_in_names_are_drawn_as_they_are():
     name = r"cost $5 and $6 x $\frac{$"
     frame = frame_of("latency_vs_steps").replace({"series": {"tiny-llada": name}})
     assert name in svg_of("latency_vs_steps", frame).replace("&#36;", "$")
+
+
+def test_step_counts_without_space_for_a_number_have_no_tick_but_are_on_the_axis():
+    axis = style.log2_axis("steps", "K", [2, 4, 8, 16, 32, 128, 256]).to_dict()
+    assert axis["axis"]["values"] == [2, 8, 32, 256]
+    axis = style.log2_axis("batch_size", "B", [1, 2, 4, 8, 16, 32, 64]).to_dict()
+    assert axis["axis"]["values"] == [1, 2, 4, 8, 16, 32, 64]
+    crowded = list(range(3, 1000))
+    axis = style.log2_axis("steps", "K", crowded).to_dict()
+    assert len(axis["axis"]["values"]) <= 7
+    low, high = axis["scale"]["domain"]
+    assert low < 3
+    assert high > 999
+
+
+def test_an_axis_holds_the_intervals_of_its_column():
+    frame = pd.DataFrame({"latency_s": [1.0, 2.0], "latency_low_s": [0.01, 1.0], "latency_high_s": [1.0, 300.0]})
+    low, high = style.axis("latency_s", "latency", frame, also=[1000.0]).to_dict()["scale"]["domain"]
+    assert low < 0.01
+    assert high > 1000
+
+
+def test_a_map_of_nearly_equal_memory_has_nearly_one_colour():
+    frame = frame_of("memory_heatmap")
+    spec = specification(
+        figure("memory_heatmap"), frame.assign(peak_bytes=[400 << 20, *[410 << 20] * (len(frame) - 1)])
+    )
+    (scale,) = {json.dumps(v["scale"]["domain"]) for v in values_of(spec, "color") if "scale" in v}
+    assert json.loads(scale) == [0, 410]
+
+
+def values_of(spec: object, key: str) -> list[dict]:
+    """Every mapping under `key`, at any depth."""
+    if isinstance(spec, list):
+        return [v for item in spec for v in values_of(item, key)]
+    if not isinstance(spec, dict):
+        return []
+    own = [spec[key]] if isinstance(spec.get(key), dict) else []
+    return own + [v for item in spec.values() for v in values_of(item, key)]

@@ -293,11 +293,13 @@ class Marks:
         known = known.transform_calculate(label=f"'{letter}=' + datum.{field}")
         first = known.transform_filter(f"datum.{field} == datum.first")
         last = known.transform_filter(f"datum.{field} == datum.last && datum.first < datum.last")
-        texts = (
-            first.mark_text(align="left", baseline="top", dx=4, dy=3),
-            last.mark_text(align="left", baseline="middle", dx=6),
-        )
-        return [t.encode(x=self.x, y=self.y, text="label:N", color=self.looks.color) for t in texts]
+        place = {"x": self.x, "y": self.y, "text": "label:N"}
+        texts = []
+        for end, style in ((first, {"baseline": "top", "dx": 4, "dy": 3}), (last, {"baseline": "middle", "dx": 6})):
+            # Marks behind a text leave a gap around it.
+            texts.append(end.mark_text(align="left", stroke=PAPER, strokeWidth=3, **style).encode(**place))
+            texts.append(end.mark_text(align="left", **style).encode(color=self.looks.color, **place))
+        return texts
 
     def rings(self, rows: Any, tips: Sequence[Any] = ()) -> Any:
         """Rings around (x, y), with a tooltip of their own."""

@@ -93,7 +93,9 @@ def scaling(frame: pd.DataFrame) -> Any:
     for series, shape in (curves if len(curves) else frame)[["series", "panel"]].drop_duplicates().to_numpy():
         here = frames.rows(frame, panel=shape)
         name = f"{frames.short(series)}, " if curves["series"].nunique() > 1 else ""
-        shown.append(here[(here["kind"] == "baseline") | (here["series"] == series)].assign(panel=name + shape))
+        # The baseline first, so that its stars hide no other point.
+        own = pd.concat([frames.rows(here, kind="baseline"), frames.rows(curves, panel=shape, series=series)])
+        shown.append(own.assign(panel=name + shape))
     drawn = pd.concat(shown)
     drawn = drawn.assign(line=line_names(drawn))
     drawn, tips = style.with_tooltip(drawn, "repetitions", throughput=("tokens_per_s", "new tokens/s"))

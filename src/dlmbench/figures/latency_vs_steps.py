@@ -78,17 +78,10 @@ def chart(frame: pd.DataFrame) -> Any:
 
 def _with_lines(frame: pd.DataFrame) -> pd.DataFrame:
     """The frame with each fitted line as rows along it, where it is above zero."""
-    fits = frames.rows(frame, kind="fit")
-    lines = [
-        fit.to_frame().T.merge(
-            pd.DataFrame({"at": np.geomspace(fit["steps_low"], fit["steps_high"], _PLACES)}), "cross"
-        )
-        for _, fit in fits.iterrows()
-    ]
-    if not lines:
-        return frame
-    drawn = pd.concat(lines)
-    drawn = drawn.assign(steps=drawn["at"], latency_s=drawn["intercept_s"] + drawn["slope_s"] * drawn["at"])
-    joined = pd.concat([frame[frame["kind"] != "fit"], drawn[drawn["latency_s"] > 0]])
-    joined.attrs = frame.attrs
-    return joined.sort_values([*frames.LENGTHS, "batch_size"], kind="stable")
+    is_fit = frame["kind"] == "fit"
+    ends = (frame.loc[is_fit, c].to_numpy(float) for c in ("steps_low", "steps_high"))
+    drawn = frame.loc[frame.index.repeat(np.where(is_fit, _PLACES, 1))].reset_index(drop=True)
+    drawn.loc[drawn["kind"] == "fit", "steps"] = np.geomspace(*ends, _PLACES, axis=1).ravel()
+    fitted = drawn["intercept_s"] + drawn["slope_s"] * drawn["steps"]
+    drawn["latency_s"] = drawn["latency_s"].where(drawn["kind"] != "fit", fitted)
+    return drawn[drawn["latency_s"] > 0]

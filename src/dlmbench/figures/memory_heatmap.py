@@ -85,13 +85,13 @@ def chart(frame: pd.DataFrame) -> Any:
         "OOM" if pd.isna(p) else f"{p:.{1 if unit == 'GiB' else 0}f}" + ("*" if kind == "some_oom" else "")
         for p, kind in zip(peak, frame["kind"], strict=True)
     ]
-    low, high = peak.min(), peak.max()
-    low = low if high > 1.02 * low else 0.0
-    shown = frame.assign(panel=frame["series"], peak=peak, text=texts, is_light=peak > (low + high) / 2)
+    # From zero, so that a difference of a few percent is no change of colour.
+    most = float(peak.fillna(0).max()) or 1.0
+    shown = frame.assign(panel=frame["series"], peak=peak, text=texts, is_light=peak > most / 2)
     shown, tips = style.with_tooltip(shown, "sequence_tokens", "source", "note", peak_memory=("peak", unit))
     x: Any = alt.X("batch_size:O", title="batch size", axis=alt.Axis(labelAngle=0))
     y: Any = alt.Y("sequence_tokens:O", title="sequence length [tokens]", sort="descending")
-    ramp = alt.Scale(domain=[low, high] if len(peak.dropna()) else [0, 1], range=list(style.RAMP))
+    ramp = alt.Scale(domain=[0, most], range=list(style.RAMP))
     color: Any = alt.Color("peak:Q", scale=ramp, legend=alt.Legend(title=f"{name} [{unit}]"))
     known, out = style.where(also="isValid(datum.peak)"), style.where(also="!isValid(datum.peak)")
     text = known.mark_text().encode(x=x, y=y, text="text:N")
