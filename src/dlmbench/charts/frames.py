@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -125,11 +125,6 @@ def rows(frame: pd.DataFrame, **wanted: Any) -> pd.DataFrame:
     return frame
 
 
-def each(frame: pd.DataFrame, **wanted: Any) -> Iterator[Any]:
-    """The rows that have the values `wanted`, one by one, with the columns as attributes."""
-    yield from rows(frame, **wanted).itertuples(index=False)
-
-
 def diffusion(frame: pd.DataFrame) -> pd.DataFrame:
     """The rows that are not the baseline's."""
     return frame[frame["kind"] != "baseline"]
@@ -152,11 +147,6 @@ def shape_titles(frame: pd.DataFrame) -> pd.Series[str]:
 def with_shapes(titles: pd.Series[str], frame: pd.DataFrame) -> pd.Series[str]:
     """The title of each row followed by its lengths, where the frame has several."""
     return titles + ", " + shape_titles(frame) if len(frame[LENGTHS].drop_duplicates()) > 1 else titles
-
-
-def short(series: str) -> str:
-    """The name of a series without its model, where its settings are enough to tell it from others."""
-    return series.partition(", ")[2] or series
 
 
 def memory_unit(largest_bytes: float) -> tuple[int, str]:

@@ -99,7 +99,7 @@ def caption(frame: pd.DataFrame) -> str:
 def chart(frame: pd.DataFrame) -> Any:
     """A panel for each metric and pair of lengths, in the order of the metrics."""
     curve_steps = frames.rows(frame, kind="curve")["steps"]
-    metrics = [MetricInfo(r.metric, r.unit, bool(r.higher_is_better)) for r in frames.each(frame)]
+    metrics = [MetricInfo(r.metric, r.unit, bool(r.higher_is_better)) for r in frame.itertuples()]
     titles = pd.Series([m.title for m in metrics], frame.index)
     # An end of S_parity's interval beyond the largest step count is drawn there.
     is_parity = frame["kind"] == "parity"

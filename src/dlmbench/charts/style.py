@@ -15,7 +15,7 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from dlmbench.charts.frames import LENGTHS, diffusion, each, interval_columns, names, shape_titles
+from dlmbench.charts.frames import LENGTHS, diffusion, interval_columns, names, shape_titles
 
 INK, PAPER, GRID, MUTED, ALARM, HALF = "#222222", "#ffffff", "#dddddd", "#6b6b6b", "#b00020", "#888888"
 # Okabe & Ito, "Color Universal Design" (2008), without the yellow that vanishes on white.
@@ -63,7 +63,8 @@ def amount(row: Any, column: str, unit: str = "") -> str:
 def with_tooltip(frame: pd.DataFrame, *columns: str, **amounts: tuple[str, str]) -> tuple[pd.DataFrame, list[Any]]:
     """The frame with a text for each name with its (column, unit), and the tooltip of its marks; see `tooltip`."""
     texts = {
-        f"tooltip_{name}": [amount(r, column, unit) for r in each(frame)] for name, (column, unit) in amounts.items()
+        f"tooltip_{name}": [amount(row, column, unit) for row in frame.itertuples()]
+        for name, (column, unit) in amounts.items()
     }
     if "steps" in frame:
         texts["tooltip_K"] = ["–" if _unknown(k) else f"{k:.4g}" for k in frame["steps"]]
@@ -302,9 +303,9 @@ class Marks:
         return texts
 
     def rings(self, rows: Any, tips: Sequence[Any] = ()) -> Any:
-        """Rings around (x, y), with a tooltip of their own."""
+        """Rings around (x, y); tips: a tooltip of their own."""
         ring = rows.mark_point(shape="circle", filled=False, style="ring", color=INK, opacity=1)
-        return ring.encode(x=self.x, y=self.y, tooltip=list(tips))
+        return ring.encode(x=self.x, y=self.y, tooltip=list(tips) or self.tips)
 
 
 def _interval(rows: Any, channel: Any) -> tuple[Any, Any, str]:

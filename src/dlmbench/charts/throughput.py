@@ -92,7 +92,8 @@ def scaling(frame: pd.DataFrame) -> Any:
     shown = []
     for series, shape in (curves if len(curves) else frame)[["series", "panel"]].drop_duplicates().to_numpy():
         here = frames.rows(frame, panel=shape)
-        name = f"{frames.short(series)}, " if curves["series"].nunique() > 1 else ""
+        # Without its model where its settings tell it from others.
+        name = f"{series.partition(', ')[2] or series}, " if curves["series"].nunique() > 1 else ""
         # The baseline first, so that its stars hide no other point.
         own = pd.concat([frames.rows(here, kind="baseline"), frames.rows(curves, panel=shape, series=series)])
         shown.append(own.assign(panel=name + shape))

@@ -143,6 +143,6 @@ def chart(frame: pd.DataFrame) -> Any:
         marks.points(measured),
         marks.points(style.where("extrapolated"), filled=False, style="open"),
         marks.points(parity),
-        marks.rings(parity, tips),
+        marks.rings(parity),
     ]
     return style.panels(layers, shown)

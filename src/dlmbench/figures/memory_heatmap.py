@@ -5,7 +5,6 @@ The largest over all step counts and settings of a model at that shape: what mus
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import altair as alt
@@ -16,7 +15,7 @@ from dlmbench.analysis.stats import group_by
 from dlmbench.charts import frames, style
 from dlmbench.models.loading import architectures
 from dlmbench.roofline.operators import ELEMENT_BYTES
-from dlmbench.types import Architecture, Cell, Run
+from dlmbench.types import Run
 
 # kind: ok, oom (no setting fitted), or some_oom (the peak is of the others). series is the model.
 # weight_bytes: None where the model's shape is not known here; then the whole peak is drawn.
@@ -31,20 +30,16 @@ def points(run: Run, study: Study) -> pd.DataFrame:
         | frames.memory_columns(summary)
         | {
             "kind": "oom" if summary.status == "oom" else "ok",
-            "series": summary.cell.model.key,
-            "sequence_tokens": summary.cell.sequence_length,
-            "weight_bytes": _weight_bytes(summary.cell, known),
+            "series": key,
+            "sequence_tokens": cell.sequence_length,
+            "weight_bytes": known[key].parameters * ELEMENT_BYTES[cell.precision] if key in known else None,
         }
         for row, summary in frames.cells(study)
+        for cell, key in [(summary.cell, summary.cell.model.key)]
         if summary.memory is not None or summary.status == "oom"
     ]
     groups = group_by(cells, lambda row: (row["series"], row["sequence_tokens"], row["batch_size"]))
     return frames.table(COLUMNS, [_largest(group) for group in groups.values()], "no memory pass was run")
-
-
-def _weight_bytes(cell: Cell, known: Mapping[str, Architecture]) -> int | None:
-    architecture = known.get(cell.model.key)
-    return architecture.parameters * ELEMENT_BYTES[cell.precision] if architecture else None
 
 
 def _drawn(frame: pd.DataFrame) -> tuple[pd.Series[float], str]:

@@ -102,7 +102,7 @@ def chart(frame: pd.DataFrame) -> Any:
     layers = [
         limit.encode(x=style.of(x, "budget_size")),
         *marks.curves(alt.Chart(), order="batch_size:Q", detail=["series:N", "line:N"]),
-        marks.rings(style.where(also="datum.is_largest"), tips),
+        marks.rings(style.where(also="datum.is_largest")),
         *marks.ends(style.where("baseline"), "batch_size", "B"),
     ]
     return style.panels(layers, shown)
