@@ -549,7 +549,7 @@ def test_each_name_is_in_one_legend_and_the_baseline_is_a_star_in_it(name):
 def test_the_ends_of_a_curve_are_named_and_three_panels_have_an_axis_each():
     run = tiny_run(batches=(1, 2, 4), blocks=(None,), steps=(4, 16, 64))
     drawn = svg(specification(figure("pareto_frontier"), figure("pareto_frontier").points(run, analyse(run, draws=20))))
-    # Each of three panels draws a text twice: as a gap in the marks behind it, and in its colour.
+    # Each of three panels draws a text twice: as a gap in the lines behind it, and in its colour.
     assert [drawn.count(f">K={k}<") for k in (4, 16, 64)] == [6, 0, 6]
     assert drawn.count(">latency [s] (log scale)<") == 3
 

@@ -288,7 +288,10 @@ class Marks:
         return [band, line, self.points(rows).encode(x=alt.value(4))]
 
     def ends(self, rows: Any, field: str, letter: str) -> list[Any]:
-        """The smallest and the largest `field` of each line, written beside it as `letter`=value."""
+        """The smallest and the largest `field` of each line, written beside it as `letter`=value.
+
+        To be drawn before points, which it must not hide.
+        """
         ends = {"first": f"min({field})", "last": f"max({field})"}
         known = rows.transform_joinaggregate(groupby=["panel", "series"], **ends)
         known = known.transform_calculate(label=f"'{letter}=' + datum.{field}")
@@ -297,7 +300,7 @@ class Marks:
         place = {"x": self.x, "y": self.y, "text": "label:N"}
         texts = []
         for end, style in ((first, {"baseline": "top", "dx": 4, "dy": 3}), (last, {"baseline": "middle", "dx": 6})):
-            # Marks behind a text leave a gap around it.
+            # Lines behind a text leave a gap around it.
             texts.append(end.mark_text(align="left", stroke=PAPER, strokeWidth=3, **style).encode(**place))
             texts.append(end.mark_text(align="left", **style).encode(color=self.looks.color, **place))
         return texts

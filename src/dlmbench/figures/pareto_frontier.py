@@ -113,11 +113,11 @@ def chart(frame: pd.DataFrame) -> Any:
     margin = style.where("baseline").mark_rule(strokeDash=style.DOTTED, color=style.MUTED)
     layers = [
         margin.encode(y=style.of(y, "below")),
+        *marks.ends(first, "steps", "K"),
         marks.rings(style.where(also="datum.is_on_front")),
         marks.intervals(alt.Chart(), across=True),
         *marks.curves(style.where("curve"), order="steps:Q"),
         marks.intervals(others),
         marks.points(others),
-        *marks.ends(first, "steps", "K"),
     ]
     return style.panels(layers, shown)

@@ -101,8 +101,8 @@ def chart(frame: pd.DataFrame) -> Any:
     limit = budget.transform_filter("isValid(datum.budget_size)").mark_rule(strokeDash=style.DASHED, color=style.MUTED)
     layers = [
         limit.encode(x=style.of(x, "budget_size")),
+        *marks.ends(style.where("baseline"), "batch_size", "B"),
         *marks.curves(alt.Chart(), order="batch_size:Q", detail=["series:N", "line:N"]),
         marks.rings(style.where(also="datum.is_largest")),
-        *marks.ends(style.where("baseline"), "batch_size", "B"),
     ]
     return style.panels(layers, shown)
