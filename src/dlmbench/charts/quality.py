@@ -99,8 +99,8 @@ def caption(frame: pd.DataFrame) -> str:
 def chart(frame: pd.DataFrame) -> Any:
     """A panel for each metric and pair of lengths, in the order of the metrics."""
     curve_steps = frames.rows(frame, kind="curve")["steps"]
-    metrics = [MetricInfo(r.metric, r.unit, bool(r.higher_is_better)) for r in frame.itertuples()]
-    titles = pd.Series([m.title for m in metrics], frame.index)
+    metrics = zip(frame["metric"], frame["unit"], frame["higher_is_better"], strict=True)
+    titles = pd.Series([MetricInfo(name, unit, bool(up)).title for name, unit, up in metrics], frame.index)
     # An end of S_parity's interval beyond the largest step count is drawn there.
     is_parity = frame["kind"] == "parity"
     ends = {c: frame[c].where(frame[c].notna() | ~is_parity, curve_steps.max()) for c in ("steps_low", "steps_high")}

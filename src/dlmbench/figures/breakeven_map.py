@@ -96,8 +96,8 @@ def _predicted(run: Run, study: Study) -> Iterator[frames.Row]:
 def caption(frame: pd.DataFrame) -> str:
     """What is shown, what the prediction is based on, and the measured values."""
     text = (
-        "Break-even k*, the number of diffusion steps that takes as long as the autoregressive baseline, against batch "
-        "size: below it diffusion is faster, above it the baseline. "
+        "Break-even k* against batch size: with fewer diffusion steps diffusion is faster, with more the "
+        "autoregressive baseline. "
     )
     if devices := [d for d in frame["device"].unique() if d]:
         text += (

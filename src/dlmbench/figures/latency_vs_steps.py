@@ -79,9 +79,9 @@ def chart(frame: pd.DataFrame) -> Any:
 def _with_lines(frame: pd.DataFrame) -> pd.DataFrame:
     """The frame with each fitted line as rows along it, where it is above zero."""
     is_fit = frame["kind"] == "fit"
-    ends = (frame.loc[is_fit, c].to_numpy(float) for c in ("steps_low", "steps_high"))
+    low, high = (frame.loc[is_fit, c].to_numpy(float) for c in ("steps_low", "steps_high"))
     drawn = frame.loc[frame.index.repeat(np.where(is_fit, _PLACES, 1))].reset_index(drop=True)
-    drawn.loc[drawn["kind"] == "fit", "steps"] = np.geomspace(*ends, _PLACES, axis=1).ravel()
+    drawn.loc[drawn["kind"] == "fit", "steps"] = np.geomspace(low, high, _PLACES, axis=1).ravel()
     fitted = drawn["intercept_s"] + drawn["slope_s"] * drawn["steps"]
     drawn["latency_s"] = drawn["latency_s"].where(drawn["kind"] != "fit", fitted)
     return drawn[drawn["latency_s"] > 0]
