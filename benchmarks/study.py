@@ -38,6 +38,8 @@ TASK_TIMES, CALIBRATED, MEASURED = STUDY / "tasks", STUDY / "h200-native", STUDY
 KINDS = ("measured", "extrapolated", "predicted")
 TASKS = {"gsm8k": "GSM8K", "math": "MATH", "humaneval": "HumanEval", "mbpp": "MBPP", "bbh": "BBH"}
 BATCH_SIZES = (1, 8, 32)
+# In use LLaMA ends with its answer, while LLaDA computes all positions. No source states the length of the answers.
+STOPPED = 128
 
 
 @dataclass(frozen=True)
@@ -110,9 +112,9 @@ class Times:
         shape = cell.batch_size, cell.prompt_tokens, cell.new_tokens
         return (cell.model.role, *shape, block, cell.knob("cache") or "none", cell.steps)
 
-    def baseline(self, batch_size: int, row: PublishedScore) -> Seconds | None:
+    def baseline(self, batch_size: int, row: PublishedScore, new_tokens: int | None = None) -> Seconds | None:
         """LLaMA's, for as many new tokens as LLaDA generates in a published row; None where CONFIG has no such cell."""
-        return self._of("baseline", batch_size, row.prompt_tokens, row.new_tokens, None, "none", None)
+        return self._of("baseline", batch_size, row.prompt_tokens, new_tokens or row.new_tokens, None, "none", None)
 
     def target(self, batch_size: int, row: PublishedScore) -> Seconds | None:
         """LLaDA's in the setting of a published row; of an adaptive rule for the forwards that were published."""
@@ -145,6 +147,7 @@ class Answer:
 
     from_steps, to_steps: where parity may lie among the published step counts; None where beyond them or nowhere.
     ratio: at S_parity; where it is not reached, at the most steps published. kind: of the times behind it; "" for none.
+    stopped: the same for a LLaMA that ends after STOPPED tokens.
     """
 
     variant: str
@@ -166,6 +169,9 @@ class Answer:
     low: float | None
     high: float | None
     kind: str
+    stopped: float | None = None
+    stopped_low: float | None = None
+    stopped_high: float | None = None
 
 
 def answers() -> Iterator[Answer]:
@@ -187,15 +193,27 @@ def _timed(times: Times, curve: PublishedCurve, batch_size: int) -> Iterator[Ans
     baseline, target = times.baseline(batch_size, row), times.target(batch_size, row)
     if baseline is None or target is None:
         return
-    spanned = [baseline.over(t) for r in curve.points if r.forwards in plausible and (t := times.target(batch_size, r))]
-    ratio = baseline.over(target)
-    kind = max((s.kind for s in spanned), key=KINDS.index)
-    ends = min(s.low for s in spanned), max(s.high for s in spanned)
-    yield _answer(curve, batch_size, row, Seconds(ratio.value, *ends, kind))
+    slower = [t for r in curve.points if r.forwards in plausible and (t := times.target(batch_size, r))]
+    ended = times.baseline(batch_size, row, STOPPED)
+    yield _answer(curve, batch_size, row, _spanned(baseline, target, slower), ended and _spanned(ended, target, slower))
 
 
-def _answer(curve: PublishedCurve, batch_size: int | None, row: PublishedScore | None, ratio: Seconds | None) -> Answer:
+def _spanned(baseline: Seconds, target: Seconds, others: Sequence[Seconds]) -> Seconds:
+    """The ratio at `target`, with an interval and a kind that cover the others too."""
+    ratios = [baseline.over(t) for t in others]
+    kind = max((r.kind for r in ratios), key=KINDS.index)
+    return Seconds(baseline.over(target).value, min(r.low for r in ratios), max(r.high for r in ratios), kind)
+
+
+def _answer(
+    curve: PublishedCurve,
+    batch_size: int | None,
+    row: PublishedScore | None,
+    ratio: Seconds | None,
+    stopped: Seconds | None = None,
+) -> Answer:
     first, parity = curve.points[0], curve.parity
+    ends = [None if r is None else [round(v, 4) for v in (r.value, r.low, r.high)] for r in (ratio, stopped)]
     return Answer(
         variant=first.variant,
         task=first.task,
@@ -212,10 +230,9 @@ def _answer(curve: PublishedCurve, batch_size: int | None, row: PublishedScore |
         to_steps=parity.steps,
         batch_size=batch_size,
         at_steps=None if row is None else row.steps or row.nfe,
-        ratio=None if ratio is None else round(ratio.value, 4),
-        low=None if ratio is None else round(ratio.low, 4),
-        high=None if ratio is None else round(ratio.high, 4),
+        **dict(zip(("ratio", "low", "high"), ends[0] or [None] * 3, strict=True)),
         kind=ratio.kind if ratio else "",
+        **dict(zip(("stopped", "stopped_low", "stopped_high"), ends[1] or [None] * 3, strict=True)),
     )
 
 
@@ -252,6 +269,7 @@ def paper_table(rows: Sequence[Answer]) -> str:
             *(TASKS[r.task], r.variant, r.rule.replace("_", " "), f"{r.baseline:g}", f"{r.allowance:g}", _where(r)),
             *("" if v is None else f"{v:g}" for v in (r.batch_size, r.at_steps)),
             "" if r.ratio is None else f"{r.ratio:.2g} ({r.low:.2g} to {r.high:.2g})",
+            "" if r.stopped is None else f"{r.stopped:.2g} ({r.stopped_low:.2g} to {r.stopped_high:.2g})",
             r.kind,
         )
         for r in rows
@@ -266,6 +284,7 @@ def paper_table(rows: Sequence[Answer]) -> str:
         "B",
         "at K",
         "LLaDA's speed in LLaMA's",
+        f"LLaMA ends after {STOPPED}",
     )
     return markdown((*header, "times"), lines)
 
