@@ -134,7 +134,7 @@ def chart(frame: pd.DataFrame) -> Any:
         # Lines without a mark are told apart by their dashes, in a legend of their own.
         lines = style.series_looks(shown, "stroke")
         marks.looks.color, marks.looks.dash = lines.color, lines.dash
-        marks.looks.shape = lines.shapes_apart(marked) if marked else lines.shape
+        marks.looks.shape = lines.shapes_apart(marked) if marked else alt.value("circle")
     layers = [
         style.once().mark_rule(color=style.HALF).encode(y=alt.datum(1)),
         marks.line(predicted),
