@@ -26,14 +26,17 @@ COLUMNS = {
     "verdict": "verdict",
     "settles": "what would settle it",
 }
-# Beyond so many different claims the headline counts them; the rows have them all.
+# Beyond so many workloads of one claim the headline counts them; the rows have them all.
 MOST_CLAIMS = 3
+MOST_WORDS = 25
 NOT_MEASURED = {"as_good_from": "not measured", "speed_there": "not known", "speeds": "", "sure": "", "settles": ""}
 # Columns that become a note where all rows are alike.
 SHARED = {"sure": "All workloads", "verdict": "All workloads", "settles": "What would settle it"}
 CONTROLS = ("engine", "precision", "attention")
 # Prompt tokens, new tokens, batch size, and the controls that differ within the run, as text.
 Workload = tuple[int, int, int, str]
+# How a sentence begins and goes on; where it goes on with a speed, only with its direction.
+Claim = tuple[str, str]
 _WINNERS = {"diffusion": "diffusion wins", "baseline": "the baseline wins", "undecided": "undecided"}
 
 
@@ -115,55 +118,67 @@ def answer_of(study: Study) -> Answer:
     groups = group_by(zip(study.curves, study.verdicts, strict=True), workload)
     found = [(at, _best(pairs), pairs) for at, pairs in sorted(groups.items())]
     rows = tuple(_row(at, *best, pairs) for at, best, pairs in found)
-    one_length = len({at[:2] for at, _, _ in found}) == 1
-    places = [_place(at, one_length) for at, _, _ in found]
-    return Answer(headline(places, [best for _, best, _ in found]), rows, tuple(_notes(study, rows)))
-
-
-def _place(at: Workload, one_length: bool) -> str:
-    prompt, new, batch, controls = at
-    lengths = "" if one_length else f" with {prompt}+{new} tokens"
-    return f"batch {batch}{lengths}" + (f" on {controls}" if controls else "")
+    return Answer(headline([(at, *best) for at, best, _ in found]), rows, tuple(_notes(study, rows)))
 
 
 def _best(pairs: Sequence[tuple[Curve, Verdict]]) -> tuple[Curve, Verdict]:
-    """The setting most favourable to diffusion: by verdict, then by speed at parity, then by break-even."""
+    """The setting most favourable to diffusion: by verdict, speed at parity, break-even, then the largest speed.
+
+    A setting that was not timed against the baseline is never the best of those that were.
+    """
     order = ("baseline", "undecided", "diffusion")
 
-    def merit(pair: tuple[Curve, Verdict]) -> tuple[int, float, float]:
+    def merit(pair: tuple[Curve, Verdict]) -> tuple[int, float, float, float]:
         curve, verdict = pair
         speed = verdict.speed.value if verdict.speed else 0.0
-        return order.index(verdict.outcome), speed, (curve.break_even and curve.break_even.steps) or 0.0
+        fastest = max((p.speedup.value for p in curve.timed if p.speedup), default=0.0)
+        known = (curve.break_even and curve.break_even.steps) or 0.0
+        return order.index(verdict.outcome), speed, known if fastest else -1.0, fastest
 
     return max(pairs, key=merit)
-
-
-def times_faster(speed: Interval) -> str:
-    """A speed relative to the baseline as "2.5x faster" or "3.1x slower"."""
-    if speed.value >= 1:
-        return f"{rounded(speed)}x faster"
-    return f"{rounded(Interval(1 / speed.value, 1 / speed.high, 1 / speed.low))}x slower"
 
 
 # ---------------------------------------------------------------- the headline
 
 
-def headline(places: Sequence[str], best: Sequence[tuple[Curve, Verdict]]) -> str:
+def headline(best: Sequence[tuple[Workload, Curve, Verdict]]) -> str:
     """What a person would say first, from the best setting of each workload; workloads that ended alike together."""
-    speed_only = all(verdict.metric is None for _, verdict in best)
-    claim = _speed_alone if speed_only else _at_equal_quality
-    ranked = list(zip(best, places, strict=True))
-    if speed_only:
-        ranked.sort(key=lambda item: _share_faster(item[0][0]), reverse=True)
-    groups = group_by([(claim(*pair), place) for pair, place in ranked], lambda item: item[0])
-    claims = [f"{text} {_at([place for _, place in group], len(places))}." for text, group in groups.items()]
-    if len(claims) > MOST_CLAIMS and speed_only:
-        ends = [("At best (largest share of steps)", *ranked[0]), ("At worst (smallest share)", *ranked[-1])]
-        claims = [f"{end} {claim(*pair)} {_at([place], len(places))}." for end, pair, place in ends]
-    elif len(claims) > MOST_CLAIMS:
-        outcomes = Counter(_WINNERS[verdict.outcome] for _, verdict in best)
-        claims = [f"Of {len(places)} workloads: {', '.join(f'{text} in {n}' for text, n in outcomes.items())}."]
-    return " ".join([*(["Speed only, quality was not measured."] if speed_only else []), *claims])
+    places = [at for at, _, _ in best]
+    speed_only = all(verdict.metric is None for _, _, verdict in best)
+    if not speed_only:
+        decided_first = sorted(best, key=lambda item: item[2].outcome == "undecided")
+        return _sentences([(_at_equal_quality(curve, verdict), at, verdict) for at, curve, verdict in decided_first])
+    ranked = sorted(best, key=lambda item: _share_faster(item[1]), reverse=True)
+    claims = [(_speed_alone(curve), at, verdict) for at, curve, verdict in ranked]
+    if len({claim for claim, _, _ in claims}) > MOST_CLAIMS:
+        ends = (("At best (largest share of steps)", claims[0]), ("At worst (smallest share)", claims[-1]))
+        text = " ".join(f"{end} {' '.join(claim)} {_at([at], places)}." for end, (claim, at, _) in ends)
+    else:
+        text = _sentences(claims)
+    return f"Speed only, quality was not measured. {text}"
+
+
+def _sentences(claims: Sequence[tuple[Claim, Workload, Verdict]]) -> str:
+    """A sentence for all that begins alike, or one for each claim where that becomes too long."""
+    places, texts = [at for _, at, _ in claims], []
+    for start, same in group_by(claims, lambda item: item[0][0]).items():
+        parts = [
+            f"{_speeds_there(group)}{end} {_at([at for _, at, _ in group], places)}"
+            for (_, end), group in group_by(same, lambda item: item[0]).items()
+        ]
+        whole = f"{start} {listed(parts)}."
+        texts += [whole] if len(whole.split()) < MOST_WORDS else [f"{start} {part}." for part in parts]
+    return " ".join(texts)
+
+
+def _speeds_there(group: Sequence[tuple[Claim, Workload, Verdict]]) -> str:
+    """The speeds of verdicts that have one in their claim, as "1.8x " or "2.2x to 3.1x "."""
+    if group[0][0][1] not in ("faster", "slower"):
+        return ""
+    speeds = [v.speed for _, _, v in group if v.speed]
+    times = [s if s.value >= 1 else Interval(1 / s.value, 1 / s.high, 1 / s.low) for s in speeds]
+    ends = sorted(times, key=lambda speed: speed.value)
+    return f"{' to '.join(dict.fromkeys(f'{rounded(speed)}x' for speed in (ends[0], ends[-1])))} "
 
 
 def _capital(text: str) -> str:
@@ -176,39 +191,47 @@ def _share_faster(curve: Curve) -> float:
     return (line.steps or 0.0) / curve.new_tokens if line else 0.0
 
 
-def _at_equal_quality(curve: Curve, verdict: Verdict) -> str:
+def _at_equal_quality(curve: Curve, verdict: Verdict) -> Claim:
     if verdict.outcome == "undecided":
-        return "Which model wins is undecided"
+        return "Which model wins is", "undecided"
     if verdict.speed is not None:
-        return f"At near-equal quality {curve.model} is {times_faster(verdict.speed)}"
+        return f"At near-equal quality {curve.model} is", "faster" if verdict.speed.value >= 1 else "slower"
     if verdict.parity == "not_reached":
-        return f"{curve.model} does not reach near-equal quality"
-    return f"{curve.model} is slower wherever its quality could be near-equal"
+        return f"{curve.model} does not reach", "near-equal quality"
+    return f"{curve.model} is slower", "wherever its quality could be near-equal"
 
 
-def _speed_alone(curve: Curve, verdict: Verdict) -> str:
+def _speed_alone(curve: Curve) -> Claim:
     """Only what is shown is called faster; a rough k* is named as where both take about equally long."""
-    line, measured = curve.break_even, [p.cell.steps for p in curve.timed]
+    line = curve.break_even
+    paces = group_by((p for p in curve.timed if p.ratio), lambda p: p.pace)
+    faster, slower = (paces.get(pace, []) for pace in ("faster", "slower"))
     if line is not None and line.steps is not None and 1 <= line.steps <= curve.new_tokens:
         crossing = f"{line.text().partition(' (')[0]} of {curve.new_tokens} steps"
         if line.low is not None:
-            return f"{curve.model} is faster up to {crossing}"
-        if not line.is_extrapolated or verdict.faster_steps:
-            return f"{curve.model} breaks even at {crossing}"
-    if verdict.slower_steps and list(verdict.slower_steps) == measured:
-        return f"{curve.model} is slower at every step count measured"
-    if verdict.faster_steps:
-        known = listed(f"K={k}" for k in verdict.faster_steps)
-        return f"{curve.model} is faster with {known} of {curve.new_tokens} steps"
-    return f"{curve.model} is not shown to be faster or slower"
+            return f"{curve.model} is", f"faster up to {crossing}"
+        if not line.is_extrapolated or faster:
+            return f"{curve.model} breaks even", f"at {crossing}"
+    if slower and len(slower) == len(curve.timed):
+        return f"{curve.model} is", "slower at every step count measured"
+    if faster:
+        known = listed(f"K={p.cell.steps}" for p in faster)
+        return f"{curve.model} is", f"faster with {known} of {curve.new_tokens} steps"
+    return f"{curve.model} is", "not shown to be faster or slower" if paces else "not timed against the baseline"
 
 
-def _at(places: Sequence[str], n: int) -> str:
-    """ "at batch 1, 4 and 8": what the places begin with alike is said once; many of them are counted."""
-    if len(places) > MOST_CLAIMS:
-        return f"in {'all' if len(places) == n else f'{len(places)} of'} {n} workloads"
-    short = not any(" with " in p for p in places)
-    return f"at {listed([places[0], *(p.removeprefix('batch ') if short else p for p in places[1:])])}"
+def _at(ats: Sequence[Workload], everywhere: Sequence[Workload]) -> str:
+    """ "at batch 1, 4 and 8": lengths are named where they differ within the run; many workloads are counted."""
+    n = len(everywhere)
+    if len(ats) > MOST_CLAIMS:
+        return f"in {'all' if len(ats) == n else f'{len(ats)} of'} {n} workloads"
+    one_length = len({at[:2] for at in everywhere}) == 1
+    where = group_by(ats, lambda at: (at[:2], at[3]))
+    texts = []
+    for (batches, controls), group in group_by(where, lambda k: (tuple(at[2] for at in where[k]), k[1])).items():
+        lengths = "" if one_length else f" with {listed(f'{p}+{g}' for (p, g), _ in group)} tokens"
+        texts.append(f"batch {listed(batches)}{lengths}" + (f" on {controls}" if controls else ""))
+    return f"at {listed(texts)}"
 
 
 # ---------------------------------------------------------------- the rows
