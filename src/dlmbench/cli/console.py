@@ -330,9 +330,9 @@ def answer(found: Answer, report: Path) -> None:
     out = stdout()
     out.print(Text(f"\n{found.headline}", style="bold"), soft_wrap=True)
     if found.rows:
-        table = new_table(None, *found.columns.values())
-        for row in found.rows:
-            table.add_row(*(text for _, text in found.cells(row)))
+        table = new_table(None, *found.table.headings)
+        for row in found.table.texts:
+            table.add_row(*(text for _, text in row))
         out.print(table)
     for note in found.notes:
         out.print(note, soft_wrap=True)

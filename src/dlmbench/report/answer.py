@@ -8,28 +8,49 @@ the others ended, so that none is hidden. Every text has an id, the same whereve
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from dlmbench.analysis.replication import LEAST_ALONE, LEAST_PROCESSES, LEAST_REPETITIONS, Ratio
 from dlmbench.analysis.results import Curve, Study, Verdict
 from dlmbench.analysis.stats import Interval, group_by
+from dlmbench.report.tables import Column, Table, tabulate
 from dlmbench.report.text import counted, listed, percent, rounded, spread, value_id
 
-COLUMNS = {
-    "workload": "batch, prompt + new tokens",
-    "as_good_from": "as good from K",
-    "speed_there": "speed there (x the baseline's)",
-    "faster_up_to": "faster only up to k*",
-    "speeds": "speed with the fewest and the most steps",
-    "sure": "how sure",
-    "verdict": "verdict",
-    "settles": "what would settle it",
-}
+COLUMNS = (
+    Column("workload", "batch, prompt + new tokens", "workload"),
+    Column(
+        "as_good_from",
+        "as good from K",
+        "as_good_from",
+        help="S_parity: the smallest K from which on every measured K is as good as the baseline",
+    ),
+    Column(
+        "speed_there",
+        "speed there (x the baseline's)",
+        "speed_there",
+        help="the baseline's latency over diffusion's at S_parity; above 1 diffusion is faster",
+    ),
+    Column(
+        "faster_up_to",
+        "faster only up to k*",
+        "faster_up_to",
+        help="k*: the K at which both take equally long; with fewer steps diffusion is faster. "
+        "Brackets: its 95% interval, or the measured K next to it",
+    ),
+    Column("speeds", "speed with the fewest and the most steps", "speeds"),
+    Column(
+        "sure",
+        "how sure",
+        "sure",
+        help="at which K a speed is shown to differ from the baseline's, with false discoveries held at 5%",
+    ),
+    Column("verdict", "verdict", "verdict"),
+    Column("settles", "what would settle it", "settles"),
+)
 # Beyond so many workloads of one claim the headline counts them; the rows have them all.
 MOST_CLAIMS = 3
 MOST_WORDS = 25
-NOT_MEASURED = {"as_good_from": "not measured", "speed_there": "not known", "speeds": "", "sure": "", "settles": ""}
 # Columns that become a note where all rows are alike.
 SHARED = {"sure": "All workloads", "verdict": "All workloads", "settles": "What would settle it"}
 CONTROLS = ("engine", "precision", "attention")
@@ -42,17 +63,17 @@ _WINNERS = {"diffusion": "diffusion wins", "baseline": "the baseline wins", "und
 
 @dataclass(frozen=True)
 class AnswerRow:
-    """One workload as text. id: of the workload; the id of a value is this and the name of its column."""
+    """One workload as text; None for what was not measured or needs no word. id: of the workload, for its values."""
 
     id: str
     workload: str
-    as_good_from: str
-    speed_there: str
+    as_good_from: str | None
+    speed_there: str | None
     faster_up_to: str
-    speeds: str
-    sure: str
+    speeds: str | None
+    sure: str | None
     verdict: str
-    settles: str
+    settles: str | None
     outcome: str
     batch_size: int
     prompt_tokens: int
@@ -61,53 +82,40 @@ class AnswerRow:
 
 @dataclass(frozen=True)
 class Answer:
-    """The headline, the rows in order of lengths and batch size, and notes that concern all of them."""
+    """The headline, the rows in order of lengths and batch size, their table, and notes that concern all of them."""
 
     headline: str
-    rows: tuple[AnswerRow, ...] = ()
-    notes: tuple[str, ...] = ()
-
-    @property
-    def columns(self) -> dict[str, str]:
-        """Name -> title of every column in which some row has a value; what all rows share is in the notes."""
-        texts = {name: [getattr(r, name) for r in self.rows] for name in COLUMNS}
-        kept = {n: t for n, t in texts.items() if any(v != NOT_MEASURED.get(n) for v in t)}
-        return {n: COLUMNS[n] for n, t in kept.items() if n not in SHARED or len(t) == 1 or len(set(t)) > 1}
-
-    def cells(self, row: AnswerRow) -> list[tuple[str, str]]:
-        """(value id, text) of a row in each column."""
-        return [(f"{row.id}.{name}", getattr(row, name)) for name in self.columns]
-
-    @property
-    def texts(self) -> list[list[tuple[str, str]]]:
-        """The cells of every row."""
-        return [self.cells(row) for row in self.rows]
+    rows: tuple[AnswerRow, ...]
+    table: Table
+    notes: tuple[str, ...]
 
     def values(self) -> dict[str, str]:
         """Value id -> text of everything that is printed."""
         notes = {f"note-{i}": text for i, text in enumerate(self.notes, 1)}
-        return {"headline": self.headline, **dict(c for cells in self.texts for c in cells), **notes}
+        return {"headline": self.headline, **dict(c for cells in self.table.texts for c in cells), **notes}
 
     def brief(self) -> list[tuple[str, str, str]]:
         """(value id, where, text) for each workload: its verdict, or what is known where that is the same for all."""
-        name = next((n for n in ("verdict", "faster_up_to") if n in self.columns), "workload")
-        title = "" if name == "verdict" else f"{COLUMNS[name]} "
+        has_verdicts = any(c.key == "verdict" for c in self.table.columns)
+        name, title = ("verdict", "") if has_verdicts else ("faster_up_to", "faster only up to k* ")
         return [(f"{r.id}.{name}", f"Batch {r.workload}: {title}", getattr(r, name)) for r in self.rows]
 
-    def text(self) -> str:
-        """All of it as plain text, a paragraph for each part and a line for each value of a row."""
-        rows = ["\n".join(f"{COLUMNS[i.rpartition('.')[2]]}: {t}." for i, t in cells if t) for cells in self.texts]
-        return "\n\n".join([self.headline, *rows, *self.notes])
+
+def _answer(headline: str, rows: Sequence[AnswerRow] = (), notes: Iterable[str] = ()) -> Answer:
+    """What all rows share becomes a note."""
+    table = tabulate(COLUMNS, rows, lambda row: row.id, headline, drop_constant=SHARED)
+    shared = (f"{SHARED[column.key]}: {text}." for column, text in table.constant)
+    return Answer(headline, tuple(rows), replace(table, constant=()), (*shared, *notes))
 
 
 def answer_of(study: Study) -> Answer:
     """The answer of `study`; without a comparison the headline says what is missing."""
     if not study.curves:
         missing = study.missing or ("no cell has a step count",)
-        return Answer(" ".join(["There is nothing to compare yet.", *(f"{_capital(m)}." for m in missing)]))
+        return _answer(" ".join(["There is nothing to compare yet.", *(f"{_capital(m)}." for m in missing)]))
     if not study.baselines:
         models = listed(c.model for c in study.curves)
-        return Answer(f"{models} was measured alone: a comparison needs an autoregressive baseline.")
+        return _answer(f"{models} was measured alone: a comparison needs an autoregressive baseline.")
     # Engines and precisions are never mixed in a row: a slow one would lend its baseline to the other's diffusion.
     varying = [n for n in CONTROLS if len({getattr(c.points[0].cell, n) for c in study.curves}) > 1]
 
@@ -117,8 +125,8 @@ def answer_of(study: Study) -> Answer:
 
     groups = group_by(zip(study.curves, study.verdicts, strict=True), workload)
     found = [(at, _best(pairs), pairs) for at, pairs in sorted(groups.items())]
-    rows = tuple(_row(at, *best, pairs) for at, best, pairs in found)
-    return Answer(headline([(at, *best) for at, best, _ in found]), rows, tuple(_notes(study, rows)))
+    rows = [_row(at, *best, pairs) for at, best, pairs in found]
+    return _answer(headline([(at, *best) for at, best, _ in found]), rows, _notes(study))
 
 
 def _best(pairs: Sequence[tuple[Curve, Verdict]]) -> tuple[Curve, Verdict]:
@@ -247,12 +255,12 @@ def _row(at: Workload, curve: Curve, verdict: Verdict, settings: Sequence[tuple[
         id=value_id(f"b{batch}-p{prompt}-g{new}" + (f"-{controls}" if controls else "")),
         workload=f"{batch}, {prompt}+{new}" + (f", {controls}" if controls else ""),
         as_good_from=_parity(verdict, curve),
-        speed_there="not known" if verdict.speed is None else spread(verdict.speed),
+        speed_there=verdict.speed and spread(verdict.speed),
         faster_up_to=verdict.break_even,
-        speeds=_speeds([c for c, _ in settings]) if verdict.speed is None else "",
-        sure=_sure(curve) if verdict.metric is None else "",
+        speeds=None if verdict.speed else _speeds([c for c, _ in settings]),
+        sure=None if verdict.metric else _sure(curve),
         verdict=decided,
-        settles=verdict.settles,
+        settles=verdict.settles or None,
         outcome=verdict.outcome,
         batch_size=batch,
         prompt_tokens=prompt,
@@ -260,11 +268,11 @@ def _row(at: Workload, curve: Curve, verdict: Verdict, settings: Sequence[tuple[
     )
 
 
-def _speeds(settings: Sequence[Curve]) -> str:
+def _speeds(settings: Sequence[Curve]) -> str | None:
     """The speed with the fewest and the most steps over all settings; of several with that many the slowest."""
     timed = [(p.cell.steps or 0, -p.speedup.value, p.speedup, c) for c in settings for p in c.timed if p.speedup]
     if not timed:
-        return ""
+        return None
     fewest, most = min(k for k, *_ in timed), max(k for k, *_ in timed)
     texts = []
     for steps in dict.fromkeys((fewest, most)):
@@ -274,7 +282,7 @@ def _speeds(settings: Sequence[Curve]) -> str:
     return ", ".join(texts)
 
 
-def _sure(curve: Curve) -> str:
+def _sure(curve: Curve) -> str | None:
     """At which step counts a speed is shown to differ from the baseline's, and why not at the others."""
     compared = [(p.cell.steps, p.pace, p.ratio) for p in curve.timed if p.ratio is not None]
     groups = group_by(compared, lambda item: ("open", _why_open(item[2])) if item[1] == "unclear" else (item[1], ""))
@@ -282,7 +290,7 @@ def _sure(curve: Curve) -> str:
     for (state, why), items in groups.items():
         at = "each K" if 1 < len(items) == len(compared) else listed(f"K={k}" for k, *_ in items)
         texts.append(f"{state if why else f'shown {state}'} at {at}" + (f" ({why})" if why else ""))
-    return _capital(", ".join(texts))
+    return _capital(", ".join(texts)) or None
 
 
 def _why_open(ratio: Ratio) -> str:
@@ -291,9 +299,9 @@ def _why_open(ratio: Ratio) -> str:
     return "no difference shown" if ratio.suffices else "too few repetitions"
 
 
-def _parity(verdict: Verdict, curve: Curve) -> str:
+def _parity(verdict: Verdict, curve: Curve) -> str | None:
     if verdict.parity is None:
-        return "not measured"
+        return None
     largest = curve.points[-1].cell.steps
     if verdict.parity == "not_reached":
         return f"not up to {largest}"
@@ -306,16 +314,11 @@ def _parity(verdict: Verdict, curve: Curve) -> str:
     return f"undecided: {low} to {high or f'beyond {largest}'}"
 
 
-def _notes(study: Study, rows: Sequence[AnswerRow]) -> list[str]:
-    notes = []
-    for name, title in SHARED.items():
-        same = {getattr(r, name) for r in rows}
-        if len(rows) > 1 and len(same) == 1 and (text := same.pop()):
-            notes.append(f"{title}: {text}.")
+def _notes(study: Study) -> Iterator[str]:
     lead = next((p.metric for c in study.curves if (p := c.headline())), None)
     if lead is not None:
         margin = "a perplexity up to {:.0%} higher" if lead.log_scale else "up to {:g} worse"
-        notes.append(f"As good: by {lead.phrase}, {margin.format(lead.margin)}, on the same prompts.")
+        yield f"As good: by {lead.phrase}, {margin.format(lead.margin)}, on the same prompts."
     ratios = [p.ratio for c in study.curves for p in c.points if p.ratio is not None]
     enough = f"it takes {LEAST_PROCESSES} processes of {LEAST_REPETITIONS}, or {LEAST_ALONE} in one"
     alone = [r for r in ratios if r.suffices and r.floor]
@@ -330,8 +333,7 @@ def _notes(study: Study, rows: Sequence[AnswerRow]) -> list[str]:
     ):
         if found:
             share = f"all {len(ratios)}" if len(found) == len(ratios) else f"{len(found)} of {len(ratios)}"
-            notes.append(text.format(f"{share} speeds" if len(ratios) > 1 else "the only speed"))
+            yield text.format(f"{share} speeds" if len(ratios) > 1 else "the only speed")
     if study.others:
         chosen = counted(len(study.others), "setting")
-        notes.append(f"{chosen} without a fixed number of steps: see the table of cells.")
-    return notes
+        yield f"{chosen} without a fixed number of steps: see the table of cells."

@@ -12,7 +12,7 @@ from dlmbench.analysis.contrasts import by_length, contrasts, equal_but, growth_
 from dlmbench.analysis.quality import metric_for
 from dlmbench.analysis.results import CellSummary, timed_of
 from dlmbench.analysis.stats import Interval, group_by
-from dlmbench.report.answer import COLUMNS, NOT_MEASURED
+from dlmbench.report.answer import COLUMNS
 from dlmbench.report.source import Source
 from dlmbench.report.tables import shape
 from dlmbench.report.text import counted, from_to, gib, listed, percent, plain, seconds, sig, spread
@@ -52,8 +52,9 @@ def answers(source: Source) -> dict[str, str]:
 
 def _each_workload(source: Source, name: str) -> Iterator[str]:
     for row in source.answer.rows:
-        if getattr(row, name) != NOT_MEASURED[name]:
-            yield f"batch {row.workload}: {COLUMNS[name]} {getattr(row, name)}"
+        if getattr(row, name) is not None:
+            title = next(c.title for c in COLUMNS if c.key == name)
+            yield f"batch {row.workload}: {title} {getattr(row, name)}"
 
 
 QUESTIONS += [

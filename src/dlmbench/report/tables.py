@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import json
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -147,13 +147,13 @@ def tabulate(
     row_id: Callable[[Any], str],
     missing: str = "",
     notes: Iterable[str] = (),
-    drop_constant: bool = False,
+    drop_constant: Container[str] = (),
 ) -> Table:
-    """A row for each item; columns without a value are left out, with `drop_constant` also those with a single one."""
+    """A row for each item; columns without a value are left out, those of `drop_constant` also with a single one."""
     values = {c.key: [c.value(item) for item in items] for c in columns}
     known = [c for c in columns if any(v is not None for v in values[c.key])]
     unmeasured = tuple(c.title for c in columns if c not in known)
-    same = [c for c in known[1:] if len(items) > 1 and len(set(values[c.key])) == 1] if drop_constant else []
+    same = [c for c in known[1:] if c.key in drop_constant and len(items) > 1 and len(set(values[c.key])) == 1]
     kept = tuple(c for c in known if c not in same)
     constant = tuple((c, text_of(values[c.key][0])) for c in same)
     rows = tuple(zip(*(values[c.key] for c in kept), strict=True))
@@ -219,7 +219,7 @@ def cell_table(study: Study) -> Table:
     )
     missing = "No cell is on record."
     cells = by_workload(study.cells)
-    return tabulate(columns, cells, lambda c: c.cell.id, missing, [FALSE_DISCOVERIES], drop_constant=True)
+    return tabulate(columns, cells, lambda c: c.cell.id, missing, [FALSE_DISCOVERIES], [c.key for c in columns])
 
 
 def by_workload(cells: Iterable[CellSummary]) -> list[CellSummary]:
