@@ -103,7 +103,7 @@ class Answer:
 
 def _answer(headline: str, rows: Sequence[AnswerRow] = (), notes: Iterable[str] = ()) -> Answer:
     """What all rows share becomes a note."""
-    table = tabulate(COLUMNS, rows, lambda row: row.id, headline, drop_constant=SHARED)
+    table = tabulate(COLUMNS, rows, [row.id for row in rows], headline, drop_constant=SHARED)
     shared = (f"{SHARED[column.key]}: {text}." for column, text in table.constant)
     return Answer(headline, tuple(rows), replace(table, constant=()), (*shared, *notes))
 
