@@ -59,6 +59,9 @@ class Column:
         return f"{self.title} [{self.unit}]" if self.unit else self.title
 
 
+_on_page = functools.partial(Column, page_only=True)
+
+
 @dataclass(frozen=True)
 class Table:
     """Rows with their ids, and a value for each column; `missing` says why there are none. notes stand below it.
@@ -198,40 +201,19 @@ def cell_table(study: Study) -> Table:
         Column("speedup", "speedup", "speedup", "x", "the baseline's latency over this one's"),
         Column("shown", "shown", lambda c: None if c.pace == "unknown" else c.pace, "", FALSE_DISCOVERIES),
         *metrics[:1],
-        Column("parity", "parity", lambda c: parities.get(c.cell.id), "", "by the leading metric", page_only=True),
-        Column("rate", "throughput", "throughput.interval", "tokens/s", "new tokens, whole batch", page_only=True),
-        Column(
-            "useful",
-            "useful throughput",
-            "useful_throughput.interval",
-            "tokens/s",
-            "up to the end of text",
-            page_only=True,
-        ),
+        _on_page("parity", "parity", lambda c: parities.get(c.cell.id), "", "by the leading metric"),
+        _on_page("rate", "throughput", "throughput.interval", "tokens/s", "new tokens, whole batch"),
+        _on_page("useful", "useful throughput", "useful_throughput.interval", "tokens/s", "up to the end of text"),
         Column("first", "first text", "first_text_s", "ms", first, factor=1e3),
         Column("memory", "peak memory", "memory.bytes", unit, "of a generation, with weights", factor=1 / scale),
-        Column("energy", "energy", "energy", "J", "of one generated batch", page_only=True),
+        _on_page("energy", "energy", "energy", "J", "of one generated batch"),
         Column("joules", "energy of a token", "joules_per_token", "J", "gross, idle included"),
-        Column(
-            "useful_j",
-            "energy of a useful token",
-            "joules_per_useful_token",
-            "J",
-            "up to the end of text",
-            page_only=True,
-        ),
+        _on_page("useful_j", "energy of a useful token", "joules_per_useful_token", "J", "up to the end of text"),
         *metrics[1:],
-        Column("block", "block", "block_length", "", "positions in a block", page_only=True),
+        _on_page("block", "block", "block_length", "", "positions in a block"),
         Column("state", "state", "state", "", state),
-        Column(
-            "processes",
-            "processes",
-            "latency.processes",
-            "",
-            "that the interval of the latency rests on",
-            page_only=True,
-        ),
-        Column("n", "n", "latency.n", "", "timed repetitions", page_only=True),
+        _on_page("processes", "processes", "latency.processes", "", "that the interval of the latency rests on"),
+        _on_page("n", "n", "latency.n", "", "timed repetitions"),
         Column("status", "status", _status, "", "ok, or why there is no value"),
     )
     missing = "No cell is on record."
@@ -251,7 +233,7 @@ def _metric_column(metric: MetricInfo) -> Column:
         quality = cell.quality_in(metric.name)
         return None if quality is None else _interval(quality)
 
-    return Column(metric.name, metric.display_name, read, metric.unit, direction, page_only=True)
+    return _on_page(metric.name, metric.display_name, read, metric.unit, direction)
 
 
 def _interval(quality: Quality) -> Interval:
@@ -308,18 +290,19 @@ def parity_table(curves: Iterable[Curve], missing: str) -> Table:
 def break_even_table(curves: Sequence[Curve]) -> Table:
     """k* of every setting with its line."""
 
-    def of_line(text: Callable[[BreakEven], str], unknown: str | None = None) -> Callable[[Curve], str | None]:
-        return lambda curve: text(curve.break_even) if curve.break_even else unknown
+    def fixed(line: BreakEven) -> str:
+        # No time is below zero, but a line's intercept can be: by noise, or where latency bends.
+        return sig(1e3 * line.intercept_s) if line.intercept_s > 0 else "below 0"
 
-    # No time is below zero, but a line's intercept can be: by noise, or where latency bends.
-    fixed = of_line(lambda line: sig(1e3 * line.intercept_s) if line.intercept_s > 0 else "below 0")
-    off = of_line(lambda line: percent(line.largest_residual) if line.is_checked else "two points")
+    def off(line: BreakEven) -> str:
+        return percent(line.largest_residual) if line.is_checked else "two points"
+
     columns = (
         Column("setting", "setting", name_of),
-        Column("steps", "break-even k*", of_line(BreakEven.text, "not known")),
-        Column("fixed", "fixed time", fixed, "ms"),
+        Column("steps", "break-even k*", lambda c: c.break_even.text() if c.break_even else "not known"),
+        Column("fixed", "fixed time", lambda c: c.break_even and fixed(c.break_even), "ms"),
         Column("slope", "time per step", "break_even.slope_s", "ms", factor=1e3),
-        Column("off", "off the line", off),
+        Column("off", "off the line", lambda c: c.break_even and off(c.break_even)),
     )
     return tabulate(columns, curves, [f"{c.points[0].cell.id}.line" for c in curves], "No curve over K is in this run.")
 
@@ -339,12 +322,12 @@ def published_table(answers: Sequence[PublishedAnswer]) -> Table:
     columns = (
         Column("quality", "published quality", quality),
         Column("baseline", "baseline's score", baseline),
-        Column("source", "its source", lambda a: a.score.source if a.curve else None, page_only=True),
+        _on_page("source", "its source", lambda a: a.score.source if a.curve else None),
         Column("parity", "parity", _published_parity),
         Column("setting", "measured", lambda a: name_of(a.measured) if a.measured else None),
         Column("steps", "at K", "steps"),
         Column("speed", "speed there", "speed", "x"),
-        Column("reason", "no time because", lambda a: a.reason if a.curve and a.reason else None, page_only=True),
+        _on_page("reason", "no time because", lambda a: a.reason if a.curve and a.reason else None),
     )
     notes = (
         f"As good: at most {MARGIN:g} points worse. Hollow marks (○) decide nothing. "
