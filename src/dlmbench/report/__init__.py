@@ -30,4 +30,5 @@ def write(run: Run, study: Study, folder: Path, progress: Callable[[str], None])
     figures = draw(source.figures, folder)
     progress("writing the document")
     report = document.write(source, folder, figures)
-    return [folder / VERDICTS, *files_of(figures, folder), report, page.write(source, folder, progress)]
+    progress("writing the page")
+    return [folder / VERDICTS, *files_of(figures, folder), report, page.write(source, folder)]
