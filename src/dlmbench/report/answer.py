@@ -255,7 +255,7 @@ def _row(at: Workload, curve: Curve, verdict: Verdict, settings: Sequence[tuple[
         id=value_id(f"b{batch}-p{prompt}-g{new}" + (f"-{controls}" if controls else "")),
         workload=f"{batch}, {prompt}+{new}" + (f", {controls}" if controls else ""),
         as_good_from=_parity(verdict, curve),
-        speed_there=verdict.speed and spread(verdict.speed),
+        speed_there=spread(verdict.speed) if verdict.speed else None,
         faster_up_to=verdict.break_even,
         speeds=None if verdict.speed else _speeds([c for c, _ in settings]),
         sure=None if verdict.metric else _sure(curve),
