@@ -9,7 +9,7 @@ RUN ?= $(DEMO_OUT)
 # uv does not read pip's configuration, so a folder of wheels configured there is passed on if it exists.
 FIND_LINKS = $(shell d="$${PIP_FIND_LINKS:-$$($(PYTHON) -m pip config get global.find-links 2>/dev/null)}"; [ -d "$$d" ] && echo --find-links "$$d")
 
-.PHONY: help setup demo report test coverage simulate study faults fuzz wheel-test advisories check e2e slurm-test image-test schema requirements clean
+.PHONY: help setup demo report test coverage simulate study study-run faults fuzz wheel-test advisories check e2e slurm-test image-test schema requirements clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -74,6 +74,10 @@ check: $(STAMP) ## lint, types, import rules, schema up to date
 	@$(BIN)/python -m dlmbench.experiment | diff -u config/experiments.schema.json - || { echo "the schema is stale: run make schema" >&2; exit 1; }
 
 study: $(STAMP) ## join published quality with the times of the study: who is faster at equal quality?
+	@$(BIN)/python benchmarks/study.py
+
+study-run: $(STAMP) ## measure the times of the study on all GPUs of this machine, into docs/study/tasks
+	@$(BIN)/python -m dlmbench run --config config/experiments_study_times.yaml --gpus all --output-dir docs/study/tasks
 	@$(BIN)/python benchmarks/study.py
 
 schema: $(STAMP) ## generate config/experiments.schema.json from the code

@@ -2,15 +2,17 @@
 
     python benchmarks/study.py    # writes docs/study/answer.csv and the tables of its README, paper.md and the README
 
-Quality is what others have published (docs/study/published.csv). A time is measured where a run folder of docs/study
-has the cell, and otherwise predicted by the cost model fitted to docs/study/h200-native, and marked so. The README's
-second table is the answer of docs/study/h200-x4-native, as its report gives it.
+Quality is what others have published (docs/study/published.csv). All times come from one run of
+config/experiments_study_times.yaml in docs/study/tasks (`make study-run`): measured, or on the line through the step
+counts that were measured. Where it lacks a shape, the cost model fitted to it predicts; without that folder, the one
+fitted to docs/study/h200-native. The README's second table is the answer of docs/study/h200-x4-native, as its report
+gives it.
 """
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -32,14 +34,17 @@ README = STUDY.parents[1] / "README.md"
 PAGE, PAPER = STUDY / "README.md", STUDY / "paper.md"
 ANSWER, PUBLISHED = STUDY / "answer.csv", STUDY / "published.csv"
 CONFIG = STUDY.parents[1] / "config/experiments_study.yaml"
-CALIBRATED, MEASURED = STUDY / "h200-native", STUDY / "h200-x4-native"
+TASK_TIMES, CALIBRATED, MEASURED = STUDY / "tasks", STUDY / "h200-native", STUDY / "h200-x4-native"
+KINDS = ("measured", "extrapolated", "predicted")
 TASKS = {"gsm8k": "GSM8K", "math": "MATH", "humaneval": "HumanEval", "mbpp": "MBPP", "bbh": "BBH"}
 BATCH_SIZES = (1, 8, 32)
+# In use LLaMA ends with its answer, while LLaDA computes all positions. No source states the length of the answers.
+STOPPED = 128
 
 
 @dataclass(frozen=True)
 class Seconds:
-    """Seconds of one generation with a 95% interval. kind: measured or predicted."""
+    """Seconds of one generation with a 95% interval. kind: one of KINDS."""
 
     value: float
     low: float
@@ -47,39 +52,69 @@ class Seconds:
     kind: str
 
     def over(self, other: Seconds) -> Seconds:
-        """The ratio of two times, between the ends of both intervals."""
-        kind = "measured" if self.kind == other.kind == "measured" else "predicted"
+        """The ratio of two times, between the ends of both intervals, of the weaker kind."""
+        kind = max(self.kind, other.kind, key=KINDS.index)
         return Seconds(self.value / other.value, self.low / other.high, self.high / other.low, kind)
 
 
+def on_line(points: Mapping[int, Seconds], steps: float, error: float) -> Seconds:
+    """Seconds of `steps` on the line through the fewest and the most steps measured.
+
+    Its ends are the lines through opposite ends of the two intervals, and `error` more, the share by which such lines
+    were seen to miss.
+    """
+    first, last = min(points), max(points)
+    share = (steps - first) / (last - first)
+
+    def at(start: float, end: float) -> float:
+        return start + share * (end - start)
+
+    a, b = points[first], points[last]
+    ends = sorted([at(a.low, b.high), at(a.high, b.low)])
+    return Seconds(at(a.value, b.value), ends[0] * (1 - error), ends[1] * (1 + error), "extrapolated")
+
+
+def line_error(lines: Iterable[Mapping[int, Seconds]]) -> float | None:
+    """The largest share by which the line through a curve's first two step counts misses its last one.
+
+    Only curves of three or more step counts say something; None without any.
+    """
+    missed = []
+    for points in lines:
+        if len(points) > 2:
+            *first, last = (sorted(points)[i] for i in (0, 1, -1))
+            missed.append(abs(on_line({k: points[k] for k in first}, last, 0).value / points[last].value - 1))
+    return max(missed, default=None)
+
+
 class Times:
-    """Times of the cells of CONFIG on the device of CALIBRATED."""
+    """Times of the cells of CONFIG on one device, from one run."""
 
     def __init__(self) -> None:
-        fitted = calibrate.calibrate_run(read_run(CALIBRATED))
+        run = read_run(TASK_TIMES if TASK_TIMES.exists() else CALIBRATED)
+        fitted = calibrate.calibrate_run(run)
         self.device = fitted.hardware
         self.fits = {c.label: c for c in fitted.calibrations}
-        cells = plan.expand(load.load(CONFIG)).cells
-        self.cells = {key: cell for cell in cells for key in [self.key(cell)]}
-        self.known, _ = architectures(dict.fromkeys(c.model for c in cells))
-        runs = [read_run(path.parent) for path in sorted(STUDY.glob("*/records.jsonl"))]
-        self.measured = {
-            cell_id: estimate.interval()
-            for run in runs
-            if run.environment is not None and run.environment.device == self.device.name
-            for cell_id, estimate in latencies(run.results, run.selfcheck).items()
-        }
+        self.cells = {self.key(cell): cell for cell in plan.expand(load.load(CONFIG)).cells}
+        self.known, _ = architectures(dict.fromkeys(c.model for c in self.cells.values()))
+        self.measured: dict[tuple[object, ...], dict[int, Seconds]] = {}
+        found = latencies(run.results, run.selfcheck)
+        for cell in (r.cell for r in run.results if r.cell.id in found):
+            interval = found[cell.id].interval()
+            seconds = Seconds(interval.value, interval.low, interval.high, "measured")
+            self.measured.setdefault(self.key(cell)[:-1], {})[cell.steps or 0] = seconds
+        self.line_error = line_error(self.measured.values())
 
     @staticmethod
     def key(cell: Cell) -> tuple[object, ...]:
-        """What tells the cells of CONFIG apart."""
+        """What tells the cells of CONFIG apart, the steps last."""
         block = cell.knob("block_length") if cell.steps else None
         shape = cell.batch_size, cell.prompt_tokens, cell.new_tokens
-        return (cell.model.role, *shape, cell.steps, block, cell.knob("cache") or "none")
+        return (cell.model.role, *shape, block, cell.knob("cache") or "none", cell.steps)
 
-    def baseline(self, batch_size: int, row: PublishedScore) -> Seconds | None:
+    def baseline(self, batch_size: int, row: PublishedScore, new_tokens: int | None = None) -> Seconds | None:
         """LLaMA's, for as many new tokens as LLaDA generates in a published row; None where CONFIG has no such cell."""
-        return self._of("baseline", batch_size, row.prompt_tokens, row.new_tokens, None, None, "none")
+        return self._of("baseline", batch_size, row.prompt_tokens, new_tokens or row.new_tokens, None, "none", None)
 
     def target(self, batch_size: int, row: PublishedScore) -> Seconds | None:
         """LLaDA's in the setting of a published row; of an adaptive rule for the forwards that were published."""
@@ -87,15 +122,17 @@ class Times:
         # Without a cache all forwards are equal; with one, no published row says how many there are.
         if forwards and row.cache != "none":
             return None
-        return self._of("target", *shape, row.steps or row.new_tokens, row.block_length, row.cache, forwards=forwards)
+        return self._of("target", *shape, row.block_length, row.cache, row.steps or row.new_tokens, forwards=forwards)
 
     def _of(self, *key: object, forwards: float | None = None) -> Seconds | None:
         cell = self.cells.get(key)
         if cell is None:
             return None
-        if forwards is None and cell.id in self.measured:
-            found = self.measured[cell.id]
-            return Seconds(found.value, found.low, found.high, "measured")
+        points, steps = self.measured.get(key[:-1], {}), forwards or cell.steps or 0
+        if steps in points:
+            return points[int(steps)]
+        if len(points) > 1 and self.line_error is not None:
+            return on_line(points, steps, self.line_error)
         architecture: Architecture = self.known[cell.model.key]
         fit = self.fits[corrected.label_of(cell)]
         estimate = calibrate.estimate(fit, cell, architecture, self.device)
@@ -110,6 +147,7 @@ class Answer:
 
     from_steps, to_steps: where parity may lie among the published step counts; None where beyond them or nowhere.
     ratio: at S_parity; where it is not reached, at the most steps published. kind: of the times behind it; "" for none.
+    stopped: the same for a LLaMA that ends after STOPPED tokens.
     """
 
     variant: str
@@ -131,6 +169,9 @@ class Answer:
     low: float | None
     high: float | None
     kind: str
+    stopped: float | None = None
+    stopped_low: float | None = None
+    stopped_high: float | None = None
 
 
 def answers() -> Iterator[Answer]:
@@ -152,15 +193,27 @@ def _timed(times: Times, curve: PublishedCurve, batch_size: int) -> Iterator[Ans
     baseline, target = times.baseline(batch_size, row), times.target(batch_size, row)
     if baseline is None or target is None:
         return
-    spanned = [baseline.over(t) for r in curve.points if r.forwards in plausible and (t := times.target(batch_size, r))]
-    ratio = baseline.over(target)
-    kind = "measured" if all(s.kind == "measured" for s in spanned) else "predicted"
-    ends = min(s.low for s in spanned), max(s.high for s in spanned)
-    yield _answer(curve, batch_size, row, Seconds(ratio.value, *ends, kind))
+    slower = [t for r in curve.points if r.forwards in plausible and (t := times.target(batch_size, r))]
+    ended = times.baseline(batch_size, row, STOPPED)
+    yield _answer(curve, batch_size, row, _spanned(baseline, target, slower), ended and _spanned(ended, target, slower))
 
 
-def _answer(curve: PublishedCurve, batch_size: int | None, row: PublishedScore | None, ratio: Seconds | None) -> Answer:
+def _spanned(baseline: Seconds, target: Seconds, others: Sequence[Seconds]) -> Seconds:
+    """The ratio at `target`, with an interval and a kind that cover the others too."""
+    ratios = [baseline.over(t) for t in others]
+    kind = max((r.kind for r in ratios), key=KINDS.index)
+    return Seconds(baseline.over(target).value, min(r.low for r in ratios), max(r.high for r in ratios), kind)
+
+
+def _answer(
+    curve: PublishedCurve,
+    batch_size: int | None,
+    row: PublishedScore | None,
+    ratio: Seconds | None,
+    stopped: Seconds | None = None,
+) -> Answer:
     first, parity = curve.points[0], curve.parity
+    ends = [None if r is None else [round(v, 4) for v in (r.value, r.low, r.high)] for r in (ratio, stopped)]
     return Answer(
         variant=first.variant,
         task=first.task,
@@ -177,10 +230,9 @@ def _answer(curve: PublishedCurve, batch_size: int | None, row: PublishedScore |
         to_steps=parity.steps,
         batch_size=batch_size,
         at_steps=None if row is None else row.steps or row.nfe,
-        ratio=None if ratio is None else round(ratio.value, 4),
-        low=None if ratio is None else round(ratio.low, 4),
-        high=None if ratio is None else round(ratio.high, 4),
+        **dict(zip(("ratio", "low", "high"), ends[0] or [None] * 3, strict=True)),
         kind=ratio.kind if ratio else "",
+        **dict(zip(("stopped", "stopped_low", "stopped_high"), ends[1] or [None] * 3, strict=True)),
     )
 
 
@@ -217,6 +269,7 @@ def paper_table(rows: Sequence[Answer]) -> str:
             *(TASKS[r.task], r.variant, r.rule.replace("_", " "), f"{r.baseline:g}", f"{r.allowance:g}", _where(r)),
             *("" if v is None else f"{v:g}" for v in (r.batch_size, r.at_steps)),
             "" if r.ratio is None else f"{r.ratio:.2g} ({r.low:.2g} to {r.high:.2g})",
+            "" if r.stopped is None else f"{r.stopped:.2g} ({r.stopped_low:.2g} to {r.stopped_high:.2g})",
             r.kind,
         )
         for r in rows
@@ -231,6 +284,7 @@ def paper_table(rows: Sequence[Answer]) -> str:
         "B",
         "at K",
         "LLaDA's speed in LLaMA's",
+        f"LLaMA ends after {STOPPED}",
     )
     return markdown((*header, "times"), lines)
 

@@ -52,6 +52,30 @@ def test_a_time_is_of_cells_with_as_many_new_tokens():
     assert times.target(1, replace(row, steps=None, nfe=40.0, cache="dual", block_length=32)) is None
 
 
+def line(seconds, spread=0.0):
+    return {k: study.Seconds(s, s * (1 - spread), s * (1 + spread), "measured") for k, s in seconds.items()}
+
+
+def test_times_of_more_steps_lie_on_the_line_of_those_measured():
+    found = study.on_line(line({4: 1.0, 16: 2.5}, spread=0.01), 64, error=0.02)
+    assert found.value == pytest.approx(1.0 + 60 * 0.125)
+    # Through 1.01 and 2.475, and through 0.99 and 2.525.
+    assert found.low == pytest.approx(0.98 * (1.01 + 5 * 1.465))
+    assert found.high == pytest.approx(1.02 * (0.99 + 5 * 1.535))
+    assert found.kind == "extrapolated"
+
+
+def test_how_far_a_line_misses_is_seen_on_curves_of_three_step_counts():
+    assert study.line_error([line({4: 1.0, 16: 2.5})]) is None
+    bent = line({4: 1.0, 16: 2.5, 32: 5.0, 64: 10.0})
+    assert study.line_error([bent, line({1: 1.0, 2: 2.0, 4: 4.0})]) == pytest.approx(1 - 8.5 / 10)
+
+
+def test_a_ratio_is_of_the_weaker_kind():
+    times = [study.Seconds(1.0, 1.0, 1.0, kind) for kind in study.KINDS]
+    assert [times[0].over(t).kind for t in times] == [t.over(times[0]).kind for t in times] == [*study.KINDS]
+
+
 def test_the_committed_pages_are_what_the_command_writes():
     rows = list(study.answers())
     pages = {study.PAGE: [study.page_table(rows)], study.PAPER: [study.summary(rows), study.paper_table(rows)]}

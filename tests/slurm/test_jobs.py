@@ -135,6 +135,16 @@ def test_processes_are_dealt_out_so_that_few_shards_load_twice(count):
         assert all(len(s.cell_ids) == len(plan.cells) for s in cut), "one process of every cell each"
 
 
+@pytest.mark.parametrize("seed", range(10, 20))
+def test_no_shard_ends_late_because_it_loads_its_models_once_more(seed):
+    draw, model = random.Random(seed), target_cell(1).model
+    models = [replace(model, key=key, source=key) for key in ("a", *"b" * 2)]
+    plan = Plan(tuple(target_cell(9 * i + s, model=m) for i, m in enumerate(models) for s in range(1, 10)))
+    seconds = {cell.id: draw.uniform(3, 12) for cell in plan.cells}
+    cut = balance(plan, 4, seconds, {setting_of(c): 16.0 for c in plan.cells}, processes=3)
+    assert cut[0].predicted_s <= 1.03 * (sum(seconds.values()) * 3 / 4 + 2 * 16)
+
+
 def test_a_submission_is_read_back_as_it_was(submitted):
     read = submission.load(submitted.folder)
     assert read == submitted

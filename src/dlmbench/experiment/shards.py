@@ -54,6 +54,10 @@ class _OpenShard:
         """Whether the shard has to load the same model in a second way."""
         return any(u.load_key[0] == load_key[0] and u.load_key != load_key for u in self.units)
 
+    def repeats(self, unit: _Unit) -> bool:
+        """Whether the shard has another process of the same cells: it has to load the model once more."""
+        return any(u.cells[0] is unit.cells[0] for u in self.units)
+
     def loads_with(self, *more: _Unit) -> int:
         """How often the shard loads models: each as often as the cell with most processes needs it."""
         counts = Counter((u.load_key, u.cells[0].id) for u in (*self.units, *more))
@@ -78,8 +82,9 @@ def balance(
     """`count` shards, or fewer if there is less to deal out; the longest is number 0.
 
     List scheduling, longest first (Graham 1969): each process goes to the shard that would finish it earliest, loading
-    included. This is done twice, over all shards and over shards reserved for one model each, and the assignment that
-    ends earlier is taken. No shard loads the same model in two ways while there are enough shards to avoid it.
+    included. This is done over all shards, over all that have no other process of the cell, and over shards reserved
+    for one model each, and the assignment that ends earliest is taken. No shard loads the same model in two ways while
+    there are enough shards to avoid it.
 
     seconds: predicted time of a cell in one process, by cell id; the mean is used for missing cells. load_s: predicted
     time to load a model, by `setting_of`; 0 for missing ones. processes: in how many each cell is measured; or by cell
@@ -104,14 +109,14 @@ def balance(
             units.append(_Unit(lacking, process, setting_of(cells[0]), total))
     loads = {u.load_key: (load_s or {}).get(u.load_key, 0.0) for u in units}
     count = min(count, len(units))
-    mixed = _assign(units, count, loads)
+    mixed, spread = _assign(units, count, loads), _assign(units, count, loads, spread=True)
     reserved = [
         shard
         for load_key, n in _reserve(units, count, loads).items()
         for shard in _assign([u for u in units if u.load_key == load_key], n, loads)
     ]
-    # If both end equally early, the mixed one: its shards measure both models on the same node.
-    chosen = min((c for c in (mixed, reserved) if c), key=lambda c: max(s.seconds for s in c))
+    # If they end equally early, a mixed one: its shards measure both models on the same node.
+    chosen = min((c for c in (mixed, spread, reserved) if c), key=lambda c: max(s.seconds for s in c))
     filled = sorted((s for s in chosen if s.units), key=lambda s: -s.seconds)
     return tuple(_closed(index, shard, plan, bool(seconds)) for index, shard in enumerate(filled))
 
@@ -125,15 +130,24 @@ def _closed(index: int, shard: _OpenShard, plan: Plan, is_predicted: bool) -> Sh
     return Shard(index, ids, shard.seconds if is_predicted else None, tuple(tuple(sorted(processes[i])) for i in ids))
 
 
-def _assign(units: Sequence[_Unit], count: int, loads: Mapping[LoadKey, float]) -> list[_OpenShard]:
-    """Longest first; ties keep the order of the plan, so that every machine gets the same shards."""
+def _assign(
+    units: Sequence[_Unit], count: int, loads: Mapping[LoadKey, float], *, spread: bool = False
+) -> list[_OpenShard]:
+    """Longest first; ties keep the order of the plan, so that every machine gets the same shards.
+
+    spread: a cell's processes go to different shards while there are enough.
+    """
     shards = [_OpenShard([]) for _ in range(count)]
     for unit in sorted(units, key=lambda u: -u.seconds):
 
         def cost(shard: _OpenShard, unit: _Unit = unit) -> float:
             return unit.seconds + loads[unit.load_key] * (shard.loads_with(unit) - shard.loads_with())
 
-        best = min(shards, key=lambda s: (s.reloads(unit.load_key), s.seconds + cost(s), len(s.units)))
+        def rank(shard: _OpenShard, unit: _Unit = unit) -> tuple[float, ...]:
+            again = spread and shard.repeats(unit)
+            return shard.reloads(unit.load_key), again, shard.seconds + cost(shard), len(shard.units)
+
+        best = min(shards, key=rank)
         best.seconds += cost(best)
         best.units.append(unit)
     return shards
