@@ -395,7 +395,8 @@ def _speed(answer: Answer) -> str:
 def measured_answer() -> str:
     """The answer of MEASURED: headline and rows."""
     answer = answer_of(analyse(read_run(MEASURED)))
-    return f"{answer.headline}\n\n{markdown([*answer.columns.values()], [[t for _, t in row] for row in answer.texts])}"
+    rows = [[text for _, text in row] for row in answer.table.texts]
+    return f"{answer.headline}\n\n{markdown(answer.table.headings, rows)}"
 
 
 def main() -> None:

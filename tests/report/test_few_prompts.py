@@ -57,7 +57,7 @@ RUNS = {
 def test_no_text_contains_a_missing_number(name):
     run = RUNS[name]
     study = analyse(run, 200)
-    texts = [answer_of(study).text(), document.compose(Source(run, study))]
+    texts = [" ".join(answer_of(study).values().values()), document.compose(Source(run, study))]
     texts += [f.message for f in study.findings]
     for figure in registry.names("figures"):
         module = registry.load("figures", figure)
@@ -89,7 +89,7 @@ def test_one_text_has_no_interval_and_decides_nothing():
     frame = registry.load("figures", "quality_vs_steps").points(RUNS["one prompt"], study)
     assert len(frame)
     assert {v.outcome for v in study.verdicts} == {"undecided"}
-    assert "1 prompts are too few for a verdict on quality" in answer_of(study).text()
+    assert "1 prompts are too few for a verdict on quality" in " ".join(answer_of(study).values().values())
     assert any("it has no interval" in f.message for f in study.findings)
 
 

@@ -65,7 +65,7 @@ def test_without_parity_the_speed_is_at_the_most_steps_and_is_said_not_to_be_at_
     assert (answer.curve.parity.outcome, answer.steps) == ("undecided", 128)
     assert answer.speed.value == pytest.approx(1 / 1.28, rel=1e-3)
     table = published_table([answer])
-    assert "undecided: K=64 or more, or none" in str(table.cells)
+    assert "undecided: K=64 or more, or none" in str(table.in_document.texts)
     assert "no speed at equal quality" in " ".join(table.notes)
 
 
@@ -113,7 +113,7 @@ def test_rows_that_decide_nothing_are_hollow_and_single_scores_derive_nothing():
     hollow = replace(ROW, provenance="second hand", source="a README")
     single = replace(ROW, cache="dual", source="a table")
     table = published_table(answers_of([*SCORES, single, hollow, BASELINE]))
-    text = [[t for _, t in row] for row in table.cells]
+    text = [[t for _, t in row] for row in table.in_document.texts]
     assert [row[0].startswith("○") for row in text] == [False, False, True]
     assert text[1][2].startswith("not derivable")
     assert text[2][2].startswith("decides nothing: read at second hand")

@@ -10,7 +10,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -128,12 +128,14 @@ def cell_json(cell: Cell) -> dict[str, Any]:
     return {"id": cell.id, "model": cell.model.key, **values, "knobs": dict(cell.knobs)}
 
 
-def new_table(title: str | Text | None, *columns: str) -> Table:
-    """An empty table. A leading `>` aligns a column to the right and keeps its cells on one line."""
+def new_table(title: str | Text | None, *columns: str, rows: Iterable[Iterable[str]] = ()) -> Table:
+    """A table of `rows`. A leading `>` aligns a column to the right and keeps its cells on one line."""
     table = Table(title=title, title_justify="left", pad_edge=False)
     for name in columns:
         is_right = name.startswith(">")
         table.add_column(name.removeprefix(">"), justify="right" if is_right else "left", no_wrap=is_right)
+    for row in rows:
+        table.add_row(*row)
     return table
 
 
@@ -330,10 +332,7 @@ def answer(found: Answer, report: Path) -> None:
     out = stdout()
     out.print(Text(f"\n{found.headline}", style="bold"), soft_wrap=True)
     if found.rows:
-        table = new_table(None, *found.columns.values())
-        for row in found.rows:
-            table.add_row(*(text for _, text in found.cells(row)))
-        out.print(table)
+        out.print(new_table(None, *found.table.headings, rows=[[t for _, t in row] for row in found.table.texts]))
     for note in found.notes:
         out.print(note, soft_wrap=True)
     if not STDERR.quiet:
@@ -381,10 +380,8 @@ def cells(planned: Sequence[Cell], forecast: Forecast | None = None, price: floa
         names = [latency, ">tokens/s", ">memory GB", ">fits", *([">per M tokens"] if price is not None else [])]
         predicted = [_predicted(cell, forecast, price) for cell in planned]
         columns |= {name: [row[i] for row in predicted] for i, name in enumerate(names)}
-    table = new_table(title, *columns)
+    table = new_table(title, *columns, rows=zip(*columns.values(), strict=True))
     table.box, table.show_edge, table.collapse_padding = SIMPLE_HEAD, False, True
-    for row in zip(*columns.values(), strict=True):
-        table.add_row(*row)
     return Group(table, f"all cells: {', '.join(f'{name} {value}' for name, value in common.items())}")
 
 
@@ -467,38 +464,44 @@ def calibrations(fitted: Sequence[Calibration], device: str) -> Table:
     """Efficiencies of each engine and sampler, with their errors on the held-out groups."""
     efficiencies = (">GEMM eff.", ">bandwidth eff.", ">attention eff.", ">host overhead ms")
     errors = (">in-sample error", ">held-out median error", ">held-out p90 error")
-    table = new_table(
-        f"Efficiencies on {device}", "engine/sampler", ">cells", ">groups held out", *efficiencies, *errors
-    )
+    rows = []
     for c in fitted:
         e = c.efficiencies
         numbers = [f"{v:.3f}" for v in (e.matrix, e.bandwidth, e.attention)] + [f"{e.host_s * 1e3:.2f}"]
         held_out = ["not known" if v is None else f"{v:.1%}" for v in (c.median_error, c.p90_error)]
-        table.add_row(c.label, str(c.cells), str(len(c.held_out)), *numbers, f"{c.fitted_error:.1%}", *held_out)
-    return table
+        rows.append([c.label, str(c.cells), str(len(c.held_out)), *numbers, f"{c.fitted_error:.1%}", *held_out])
+    columns = ("engine/sampler", ">cells", ">groups held out", *efficiencies, *errors)
+    return new_table(f"Efficiencies on {device}", *columns, rows=rows)
 
 
 def bounds(measured: Sequence[Bounds]) -> Table:
     """Every measured cell with its roofline floor."""
-    columns = (">measured ms", ">floor ms", ">measured/floor", ">MFU", ">MBU")
-    table = new_table(f"{len(measured)} measured cells", "cell", *columns)
-    for b in measured:
-        ratio = f"{b.floor_ratio:.2f}" if b.is_possible else f"{b.floor_ratio:.3g} (below)"
-        times = (number(b.latency_s, 1e3, 1), number(b.floor_s, 1e3, 1))
-        table.add_row(b.cell.label, *times, ratio, f"{b.mfu:.1%}", f"{b.mbu:.1%}")
-    return table
+    columns = ("cell", ">measured ms", ">floor ms", ">measured/floor", ">MFU", ">MBU")
+    rows = [
+        (
+            b.cell.label,
+            number(b.latency_s, 1e3, 1),
+            number(b.floor_s, 1e3, 1),
+            f"{b.floor_ratio:.2f}" if b.is_possible else f"{b.floor_ratio:.3g} (below)",
+            f"{b.mfu:.1%}",
+            f"{b.mbu:.1%}",
+        )
+        for b in measured
+    ]
+    return new_table(f"{len(measured)} measured cells", *columns, rows=rows)
 
 
 def surfaces(predicted: Sequence[BreakEvenSurface], device: str) -> Iterator[str | Table]:
     """Break-even step counts: one table for each way to run diffusion, with lengths as rows, batch sizes as columns."""
     for surface in predicted:
         batches = sorted({p.batch_size for p in surface.points})
-        table = new_table(None, ">P", ">G", *(f">B={b}" for b in batches))
         steps = {(p.prompt_tokens, p.new_tokens, p.batch_size): p.steps for p in surface.points}
-        for prompt, new in dict.fromkeys((p, g) for p, g, _ in steps):
-            table.add_row(str(prompt), str(new), *(_break_even(steps.get((prompt, new, b)), new) for b in batches))
+        rows = [
+            (str(prompt), str(new), *(_break_even(steps.get((prompt, new, b)), new) for b in batches))
+            for prompt, new in dict.fromkeys((p, g) for p, g, _ in steps)
+        ]
         yield f"Break-even k* on {device}, predicted: {surface.target} against {surface.baseline}"
-        yield table
+        yield new_table(None, ">P", ">G", *(f">B={b}" for b in batches), rows=rows)
     if not predicted:
         yield "No break-even can be predicted without a baseline and a scheduled diffusion model of known shapes."
     else:
@@ -640,10 +643,9 @@ def left_out(plan: Plan) -> None:
 
 def findings(found: Sequence[Finding]) -> None:
     """Report the findings about a run: one line per kind, however many cells show it."""
-    by_code: dict[str, list[Finding]] = {}
-    for finding in found:
-        by_code.setdefault(finding.code, []).append(finding)
-    for group in by_code.values():
+    from dlmbench.analysis.stats import group_by
+
+    for group in group_by(found, lambda finding: finding.code).values():
         more = f" (and {len(group) - 1} more)" if len(group) > 1 else ""
         first = group[0]
         style = {"error": "red", "warning": "yellow"}.get(first.severity, "dim")

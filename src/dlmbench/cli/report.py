@@ -12,7 +12,6 @@ from dlmbench.errors import BenchError
 
 if TYPE_CHECKING:
     from dlmbench.analysis.results import CellSummary
-    from dlmbench.report import Conclusion
 
 
 @command()
@@ -31,24 +30,8 @@ def report(
     \b
     Example: dlmbench report results/raw_data
     """
-    from dlmbench.cli import console
-
-    console.load_libraries("dlmbench.report")
-    from dlmbench import report
-    from dlmbench.analysis.published import keep_published
-    from dlmbench.analysis.study import analyse
-    from dlmbench.report.answer import answer_of
-    from dlmbench.results import read_run
-
     for folder in runs:
-        run = read_run(folder)
-        if published is not None:
-            keep_published(published, folder)
-        with console.stages(str(folder)) as show_stage:
-            show_stage("analysing")
-            study = analyse(run)
-            paths = report.write(run, study, folder, show_stage)
-        console.answer(answer_of(study), paths[-1])
+        conclude(folder, published=published, answer_only=True)
 
 
 @command()
@@ -116,54 +99,63 @@ def score(
 
 
 def conclude(
-    output_dir: Path, price: float | None = None, quality: str | None = None, *, as_json: bool = False
+    folder: Path,
+    price: float | None = None,
+    quality: str | None = None,
+    published: Path | None = None,
+    *,
+    as_json: bool = False,
+    answer_only: bool = False,
 ) -> None:
-    """Print the results of a finished run, and write its figures and reports."""
+    """Write the figures and reports of a finished run, from its files alone, and print its results."""
     from dlmbench.cli import console
 
     console.load_libraries("dlmbench.report")
     from dlmbench import report
+    from dlmbench.analysis.cost import cheapest, costs, goal_of
+    from dlmbench.analysis.published import keep_published
+    from dlmbench.analysis.study import analyse
     from dlmbench.report.answer import answer_of
+    from dlmbench.results import read_run
 
-    with console.stages(str(output_dir)) as show_stage:
-        outcome = report.conclude(output_dir, price, quality, show_stage)
+    run = read_run(folder)
+    if published is not None:
+        keep_published(published, folder)
+    with console.stages(str(folder)) as show_stage:
+        show_stage("analysing")
+        study = analyse(run)
+        priced = () if price is None else costs(study, price)
+        best = () if price is None else cheapest(priced, study, goal_of(quality, study))
+        files = report.write(run, study, folder, show_stage)
+    answer = answer_of(study)
     if as_json:
-        console.print_json(_record(output_dir, outcome))
+        money = {cost.cell.id: {k: v for k, v in vars(cost).items() if k != "cell"} for cost in priced}
+        record = {
+            "folder": folder,
+            "headline": answer.headline,
+            "workloads": answer.rows,
+            "notes": answer.notes,
+            "verdicts": study.verdicts,
+            "cells": [{**_cell(row), "cost": money.get(row.cell.id)} for row in study.cells],
+            "cheapest": [
+                {**vars(c), "cost": c.cost and c.cost.per_million, "id": c.cost and c.cost.cell.id} for c in best
+            ],
+            "findings": study.findings,
+            "missing": study.missing,
+            "files": files,
+        }
+        console.print_json(record)
         return
-    console.findings(outcome.study.findings)
     out = console.stdout()
-    if not console.STDERR.quiet:
-        for part in console.summary(outcome.study):
+    if not answer_only:
+        console.findings(study.findings)
+        for part in () if console.STDERR.quiet else console.summary(study):
             out.print(part)
     if price is not None:
-        out.print(console.costs(outcome.costs, price))
-        for line in console.cheapest(outcome.cheapest):
+        out.print(console.costs(priced, price))
+        for line in console.cheapest(best):
             out.print(line, soft_wrap=True)
-    console.answer(answer_of(outcome.study), outcome.files[-1])
-
-
-def _record(folder: Path, outcome: Conclusion) -> dict[str, Any]:
-    """The results for --json."""
-    from dlmbench.report.answer import answer_of
-
-    study = outcome.study
-    answer = answer_of(study)
-    costs = {cost.cell.id: {k: v for k, v in vars(cost).items() if k != "cell"} for cost in outcome.costs}
-    cheapest = [
-        {**vars(c), "cost": c.cost and c.cost.per_million, "id": c.cost and c.cost.cell.id} for c in outcome.cheapest
-    ]
-    return {
-        "folder": folder,
-        "headline": answer.headline,
-        "workloads": answer.rows,
-        "notes": answer.notes,
-        "verdicts": study.verdicts,
-        "cells": [{**_cell(row), "cost": costs.get(row.cell.id)} for row in study.cells],
-        "cheapest": cheapest,
-        "findings": study.findings,
-        "missing": study.missing,
-        "files": outcome.files,
-    }
+    console.answer(answer, files[-1])
 
 
 def _cell(row: CellSummary) -> dict[str, Any]:

@@ -100,7 +100,7 @@ def _run(
     from dlmbench.cli import console
 
     console.left_out(plan)
-    console.load_libraries("torch", "dlmbench.bench.run")
+    console.load_libraries("dlmbench.bench.run")
     from dlmbench.bench import run as session
     from dlmbench.bench.forecast import AS_FOUND
     from dlmbench.bench.gpus import find_gpus
@@ -110,6 +110,7 @@ def _run(
 
     if not extend:
         session.refuse_other_settings(output_dir, experiment)
+    console.load_libraries("torch")
     placements = (ANYWHERE,) if gpus == "1" else find_gpus(gpus)
     with console.measuring(experiment.name, experiment.protocol, plan, output_dir) as progress:
         hint = session.run(

@@ -266,7 +266,8 @@ def _show_shards(request: QueueRequest) -> None:
         state = "to be queued" if s.index in request.todo else "in the queue" if s.index in request.queued else "done"
         time = "unknown" if is_unknown else "-" if s.predicted_s is None else console.duration(s.predicted_s)
         if s.index in ranges:
-            time += " ({} to {})".format(*map(console.duration, ranges[s.index]))
+            low, high = map(console.duration, ranges[s.index])
+            time += f" (about {low})" if low == high else f" ({low} to {high})"
         table.add_row(str(s.index), str(len(s.cell_ids)), time, state)
     console.STDERR.print(table)
     if ranges:

@@ -14,7 +14,6 @@ from markupsafe import Markup
 
 from dlmbench import registry
 from dlmbench.charts.figure import Figure, draw
-from dlmbench.errors import BenchError
 from dlmbench.report import tables
 from dlmbench.report.answer import Answer
 from dlmbench.report.questions import answers
@@ -22,10 +21,8 @@ from dlmbench.report.source import Source
 from dlmbench.report.text import counted, escape, listed, plain, templates
 from dlmbench.results.journal import replace_file
 
-NAME = "report.md"
 MOST_WORDS = 3500
 MOST_ABSTRACT = 150
-SHOWN_LETTERS = 200
 # Rows of a table, from the most that are shown to the fewest.
 ROWS = (40, 24, 16, 12, 9, 6, 4, 3)
 
@@ -34,13 +31,11 @@ def write(source: Source, folder: Path, figures: Sequence[Figure] | None = None)
     """Write report.md into `folder`, with `figures` as they were drawn there; without them they are drawn now.
 
     Raises:
-        BenchError: a file of the run is not what dlmbench wrote, or `folder` cannot be written.
+        BenchError: a file of the run is not what dlmbench wrote.
+        OSError: `folder` cannot be written.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise BenchError(f"{folder} cannot be made a folder ({error.strerror})", "Name another one") from error
-    path = folder / NAME
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "report.md"
     replace_file(path, compose(source, draw(source.figures, folder) if figures is None else figures))
     return path
 
@@ -53,7 +48,6 @@ def compose(source: Source, figures: Sequence[Figure] = ()) -> str:
         "figures": figures,
         "in_abstract": rows_in_abstract(source.answer),
         "answers": answers(source),
-        "letters": SHOWN_LETTERS,
         "tables": tables,
         "commands": code(source.commands),
         "family_title": lambda family: registry.attribute("families", family, "TITLE", family),

@@ -11,9 +11,9 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Callable
 from pathlib import Path
 
+import vl_convert
 from markupsafe import Markup
 
 from dlmbench.charts import style
@@ -23,39 +23,32 @@ from dlmbench.report.tables import FALSE_DISCOVERIES
 from dlmbench.report.text import TEMPLATES, templates
 from dlmbench.results.journal import replace_file
 
-PAGE = "report.html"
-MOST_LISTED = 20
-MOST_TEXTS = 6
 
-
-def write(source: Source, folder: Path, progress: Callable[[str], None] = lambda stage: None) -> Path:
-    """Write the page into `folder` and return its path; `progress` is called with each stage.
+def write(source: Source, folder: Path) -> Path:
+    """Write the page into `folder` and return its path.
 
     Raises:
         BenchError: the folder cannot be written.
     """
-    path = folder / PAGE
-    replace_file(path, compose(source, progress))
+    path = folder / "report.html"
+    replace_file(path, compose(source))
     return path
 
 
-def compose(source: Source, progress: Callable[[str], None] = lambda stage: None) -> str:
+def compose(source: Source) -> str:
     """The page as HTML."""
-    progress("drawing the figures of the page")
-    figures = source.figures
-    progress("collecting cells, findings and texts")
     own = drawing_script() + (TEMPLATES / "page.js").read_text(encoding="utf-8")
-    vega = charting_script()
+    # Vega, Vega-Lite and vega-embed, from the installed package, as one script without names of its own.
+    bundle = vl_convert.javascript_bundle(None)  # type: ignore[arg-type]  # None is the default, and all of Vega
+    vega = f'(() => {{"use strict";{bundle}}})()'
     return (
         templates()
         .get_template("page.html.j2")
         .render(
             source=source,
-            figures=figures,
+            figures=source.figures,
             cells=packed(source.cells.as_json()),
             false_discoveries=FALSE_DISCOVERIES,
-            most_listed=MOST_LISTED,
-            most_texts=MOST_TEXTS,
             random_weights=style.RANDOM_WEIGHTS,
             # Part of the package, not of a run: the only text that is not escaped.
             style=Markup((TEMPLATES / "page.css").read_text(encoding="utf-8")),
@@ -66,14 +59,6 @@ def compose(source: Source, progress: Callable[[str], None] = lambda stage: None
             colours=packed(json.dumps(dict(style.DARK))),
         )
     )
-
-
-def charting_script() -> str:
-    """Vega, Vega-Lite and vega-embed as one script without names of its own, from the installed package."""
-    import vl_convert
-
-    bundle = vl_convert.javascript_bundle(None)  # type: ignore[arg-type]  # None is the default, and all of Vega
-    return f'(() => {{"use strict";{bundle}}})()'
 
 
 def script_hash(script: str) -> str:

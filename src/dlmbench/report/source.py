@@ -223,10 +223,9 @@ class Source:
 
     def knobs(self) -> str:
         """Every setting of the diffusion sampler with its values."""
-        targets = self.of_role("target")
-        names = dict.fromkeys(name for s in targets for name, _ in s.cell.knobs if name != "steps")
-        known = {n: dict.fromkeys(plain(s.cell.knob(n)) for s in targets if n in dict(s.cell.knobs)) for n in names}
-        return "; ".join(f"{n.replace('_', ' ')} {listed(values)}" for n, values in known.items())
+        names = dict.fromkeys(n for s in self.of_role("target") for n, _ in s.cell.knobs if n != "steps")
+        known = {n: listed(map(plain, self.values(n, "target") or [None])) for n in names}
+        return "; ".join(f"{name.replace('_', ' ')} {values}" for name, values in known.items())
 
     def lengths(self, most: int) -> str:
         """At most so many N, each with its P and G."""

@@ -8,14 +8,14 @@ from __future__ import annotations
 import functools
 import json
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 from dlmbench.analysis.break_even import BreakEven
 from dlmbench.analysis.published import MARGIN, PublishedAnswer
 from dlmbench.analysis.quality import MetricInfo, Quality
-from dlmbench.analysis.results import CellSummary, Curve, MetricParity, Study
+from dlmbench.analysis.results import CellSummary, Curve, Study
 from dlmbench.analysis.stats import Interval, group_by
 from dlmbench.report.text import listed, percent, rounded, sig, spread, value_id
 from dlmbench.types import Finding
@@ -31,7 +31,7 @@ Shown = Interval | float | int | str | None
 class Column:
     """A column. read: its value for what a row is about, or the path of the attribute that is it, times `factor`.
 
-    unit: of all its numbers. use: "page" is left out of the document; a "setting" was chosen and has no value id.
+    unit: of all its numbers. page_only: it is left out of the document.
     """
 
     key: str
@@ -39,7 +39,7 @@ class Column:
     read: str | Callable[[Any], Shown]
     unit: str = ""
     help: str = ""
-    use: Literal["", "page", "setting"] = ""
+    page_only: bool = False
     factor: float = 1
 
     def value(self, item: Any) -> Shown:
@@ -57,6 +57,9 @@ class Column:
     def heading(self) -> str:
         """The title with the unit."""
         return f"{self.title} [{self.unit}]" if self.unit else self.title
+
+
+_on_page = functools.partial(Column, page_only=True)
 
 
 @dataclass(frozen=True)
@@ -77,30 +80,28 @@ class Table:
 
     @property
     def headings(self) -> list[str]:
-        """The headings in the document."""
-        return [c.heading for c in self.columns if c.use != "page"]
+        """Title and unit of every column."""
+        return [c.heading for c in self.columns]
 
     @property
     def marks(self) -> list[str]:
-        """The alignment of each of them: numbers to the right."""
-        columns = zip(self.columns, zip(*self.rows, strict=True), strict=True)
-        return [":--" if any(isinstance(v, str) for v in values) else "--:" for c, values in columns if c.use != "page"]
+        """The alignment of each of them in Markdown: numbers to the right."""
+        return [":--" if any(isinstance(v, str) for v in values) else "--:" for values in zip(*self.rows, strict=True)]
 
     @property
     def texts(self) -> list[list[tuple[str, str]]]:
-        """(value id, text) of every row; settings have no id."""
+        """(value id, text) of every row."""
         return [
-            [
-                ("" if c.use == "setting" else value_id(row_id, c.key), text_of(value))
-                for c, value in zip(self.columns, row, strict=True)
-            ]
+            [(value_id(row_id, c.key), text_of(value)) for c, value in zip(self.columns, row, strict=True)]
             for row_id, row in zip(self.ids, self.rows, strict=True)
         ]
 
     @property
-    def cells(self) -> list[list[tuple[str, str]]]:
-        """The same in the document."""
-        return [[t for t, c in zip(row, self.columns, strict=True) if c.use != "page"] for row in self.texts]
+    def in_document(self) -> Table:
+        """The same without the columns of the page alone."""
+        kept = [i for i, c in enumerate(self.columns) if not c.page_only]
+        rows = tuple(tuple(row[i] for i in kept) for row in self.rows)
+        return replace(self, columns=tuple(self.columns[i] for i in kept), rows=rows)
 
     @property
     def constants(self) -> str:
@@ -144,20 +145,20 @@ def _number(value: Shown, end: str) -> float | None:
 def tabulate(
     columns: Sequence[Column],
     items: Sequence[Any],
-    row_id: Callable[[Any], str],
+    ids: Iterable[str],
     missing: str = "",
     notes: Iterable[str] = (),
-    drop_constant: bool = False,
+    drop_constant: Container[str] = (),
 ) -> Table:
-    """A row for each item; columns without a value are left out, with `drop_constant` also those with a single one."""
+    """A row for each item; columns without a value are left out, those of `drop_constant` also with a single one."""
     values = {c.key: [c.value(item) for item in items] for c in columns}
     known = [c for c in columns if any(v is not None for v in values[c.key])]
     unmeasured = tuple(c.title for c in columns if c not in known)
-    same = [c for c in known[1:] if len(items) > 1 and len(set(values[c.key])) == 1] if drop_constant else []
+    same = [c for c in known[1:] if c.key in drop_constant and len(items) > 1 and len(set(values[c.key])) == 1]
     kept = tuple(c for c in known if c not in same)
     constant = tuple((c, text_of(values[c.key][0])) for c in same)
     rows = tuple(zip(*(values[c.key] for c in kept), strict=True))
-    return Table(kept, tuple(map(row_id, items)), rows, missing, tuple(filter(None, notes)), unmeasured, constant)
+    return Table(kept, tuple(ids), rows, missing, tuple(filter(None, notes)), unmeasured, constant)
 
 
 def shape(cell: Any, batch: bool = True) -> str:
@@ -191,35 +192,33 @@ def cell_table(study: Study) -> Table:
     first = "first token, or first final block"
     state = "of the device: rested, or sustained under 20 s of load or more"
     columns = (
-        Column("model", "model", lambda c: study.label(c.cell), "", "with the settings that differ", "setting"),
-        Column("steps", "K", "cell.steps", "", "diffusion steps", "setting"),
-        Column("batch", "B", "cell.batch_size", "", "batch size", "setting"),
-        Column("prompt", "P", "cell.prompt_tokens", "", "prompt tokens", "setting"),
-        Column("new", "G", "cell.new_tokens", "", "new tokens", "setting"),
+        Column("model", "model", lambda c: study.label(c.cell), "", "with the settings that differ"),
+        Column("steps", "K", "cell.steps", "", "diffusion steps"),
+        Column("batch", "B", "cell.batch_size", "", "batch size"),
+        Column("prompt", "P", "cell.prompt_tokens", "", "prompt tokens"),
+        Column("new", "G", "cell.new_tokens", "", "new tokens"),
         Column("latency", "latency", "latency.interval", "ms", "median of a whole generation", factor=1e3),
         Column("speedup", "speedup", "speedup", "x", "the baseline's latency over this one's"),
         Column("shown", "shown", lambda c: None if c.pace == "unknown" else c.pace, "", FALSE_DISCOVERIES),
         *metrics[:1],
-        Column("parity", "parity", lambda c: parities.get(c.cell.id), "", "by the leading metric", "page"),
-        Column("rate", "throughput", "throughput.interval", "tokens/s", "new tokens, whole batch", "page"),
-        Column(
-            "useful", "useful throughput", "useful_throughput.interval", "tokens/s", "up to the end of text", "page"
-        ),
+        _on_page("parity", "parity", lambda c: parities.get(c.cell.id), "", "by the leading metric"),
+        _on_page("rate", "throughput", "throughput.interval", "tokens/s", "new tokens, whole batch"),
+        _on_page("useful", "useful throughput", "useful_throughput.interval", "tokens/s", "up to the end of text"),
         Column("first", "first text", "first_text_s", "ms", first, factor=1e3),
         Column("memory", "peak memory", "memory.bytes", unit, "of a generation, with weights", factor=1 / scale),
-        Column("energy", "energy", "energy", "J", "of one generated batch", "page"),
+        _on_page("energy", "energy", "energy", "J", "of one generated batch"),
         Column("joules", "energy of a token", "joules_per_token", "J", "gross, idle included"),
-        Column("useful_j", "energy of a useful token", "joules_per_useful_token", "J", "up to the end of text", "page"),
+        _on_page("useful_j", "energy of a useful token", "joules_per_useful_token", "J", "up to the end of text"),
         *metrics[1:],
-        Column("block", "block", "block_length", "", "positions in a block", "page"),
+        _on_page("block", "block", "block_length", "", "positions in a block"),
         Column("state", "state", "state", "", state),
-        Column("processes", "processes", "latency.processes", "", "that the interval of the latency rests on", "page"),
-        Column("n", "n", "latency.n", "", "timed repetitions", "page"),
+        _on_page("processes", "processes", "latency.processes", "", "that the interval of the latency rests on"),
+        _on_page("n", "n", "latency.n", "", "timed repetitions"),
         Column("status", "status", _status, "", "ok, or why there is no value"),
     )
     missing = "No cell is on record."
     cells = by_workload(study.cells)
-    return tabulate(columns, cells, lambda c: c.cell.id, missing, [FALSE_DISCOVERIES], drop_constant=True)
+    return tabulate(columns, cells, [c.cell.id for c in cells], missing, [FALSE_DISCOVERIES], [c.key for c in columns])
 
 
 def by_workload(cells: Iterable[CellSummary]) -> list[CellSummary]:
@@ -234,7 +233,7 @@ def _metric_column(metric: MetricInfo) -> Column:
         quality = cell.quality_in(metric.name)
         return None if quality is None else _interval(quality)
 
-    return Column(metric.name, metric.display_name, read, metric.unit, direction, "page")
+    return _on_page(metric.name, metric.display_name, read, metric.unit, direction)
 
 
 def _interval(quality: Quality) -> Interval:
@@ -253,12 +252,12 @@ def quality_table(study: Study, missing: str) -> Table:
     metrics = list(dict.fromkeys(q.metric for s in shown for q in s.quality))
     texts = listed(sorted({q.n for s in shown for q in s.quality}))
     columns = (
-        Column("texts", "texts of", lambda s: f"{study.label(s.cell)}, {shape(s.cell, batch=False)}", use="setting"),
-        Column("steps", "K", "cell.steps", use="setting"),
-        *(replace(_metric_column(m), unit="", use="") for m in metrics),
+        Column("texts", "texts of", lambda s: f"{study.label(s.cell)}, {shape(s.cell, batch=False)}"),
+        Column("steps", "K", "cell.steps"),
+        *(replace(_metric_column(m), unit="", page_only=False) for m in metrics),
     )
     note = f"{'; '.join(map(_legend, metrics))}. Texts a cell: {texts}."
-    return tabulate(columns, shown, lambda s: s.cell.id, f"Not measured: {missing}.", [note])
+    return tabulate(columns, shown, [s.cell.id for s in shown], f"Not measured: {missing}.", [note])
 
 
 def _legend(metric: MetricInfo) -> str:
@@ -270,9 +269,9 @@ def _legend(metric: MetricInfo) -> str:
 def parity_table(curves: Iterable[Curve], missing: str) -> Table:
     """S_parity of every set of texts, by each metric at each of its margins."""
     columns = (
-        Column("setting", "setting", lambda row: name_of(row[0], batch=False), use="setting"),
-        Column("metric", "metric", lambda row: row[1].metric.display_name, use="setting"),
-        Column("margin", "margin", lambda row: f"{row[1].parity.delta:g}", use="setting"),
+        Column("setting", "setting", lambda row: name_of(row[0], batch=False)),
+        Column("metric", "metric", lambda row: row[1].metric.display_name),
+        Column("margin", "margin", lambda row: f"{row[1].parity.delta:g}"),
         Column("parity", "parity", lambda row: row[1].outcome_text),
         Column("first", "first K that passes", lambda row: row[1].parity.literal_steps),
         Column("curve", "curve", lambda row: None if row[1].parity.is_monotone else "not monotone"),
@@ -284,29 +283,28 @@ def parity_table(curves: Iterable[Curve], missing: str) -> Table:
     ]
     note = "A metric's first margin is its leading one. First K that passes: by itself, whatever larger ones do."
 
-    def row_id(row: tuple[Curve, MetricParity]) -> str:
-        return f"{row[0].points[0].cell.id}.{row[1].metric.name}-{row[1].parity.delta:g}"
-
-    return tabulate(columns, rows, row_id, f"Not measured: {missing}.", [note])
+    ids = [f"{curve.points[0].cell.id}.{p.metric.name}-{p.parity.delta:g}" for curve, p in rows]
+    return tabulate(columns, rows, ids, f"Not measured: {missing}.", [note])
 
 
 def break_even_table(curves: Sequence[Curve]) -> Table:
     """k* of every setting with its line."""
 
-    def of_line(text: Callable[[BreakEven], str], unknown: str | None = None) -> Callable[[Curve], str | None]:
-        return lambda curve: text(curve.break_even) if curve.break_even else unknown
+    def fixed(line: BreakEven) -> str:
+        # No time is below zero, but a line's intercept can be: by noise, or where latency bends.
+        return sig(1e3 * line.intercept_s) if line.intercept_s > 0 else "below 0"
 
-    # No time is below zero, but a line's intercept can be: by noise, or where latency bends.
-    fixed = of_line(lambda line: sig(1e3 * line.intercept_s) if line.intercept_s > 0 else "below 0")
-    off = of_line(lambda line: percent(line.largest_residual) if line.is_checked else "two points")
+    def off(line: BreakEven) -> str:
+        return percent(line.largest_residual) if line.is_checked else "two points"
+
     columns = (
-        Column("setting", "setting", name_of, use="setting"),
-        Column("steps", "break-even k*", of_line(BreakEven.text, "not known")),
-        Column("fixed", "fixed time", fixed, "ms"),
+        Column("setting", "setting", name_of),
+        Column("steps", "break-even k*", lambda c: c.break_even.text() if c.break_even else "not known"),
+        Column("fixed", "fixed time", lambda c: c.break_even and fixed(c.break_even), "ms"),
         Column("slope", "time per step", "break_even.slope_s", "ms", factor=1e3),
-        Column("off", "off the line", off),
+        Column("off", "off the line", lambda c: c.break_even and off(c.break_even)),
     )
-    return tabulate(columns, curves, lambda c: f"{c.points[0].cell.id}.line", "No curve over K is in this run.")
+    return tabulate(columns, curves, [f"{c.points[0].cell.id}.line" for c in curves], "No curve over K is in this run.")
 
 
 def published_table(answers: Sequence[PublishedAnswer]) -> Table:
@@ -322,27 +320,21 @@ def published_table(answers: Sequence[PublishedAnswer]) -> Table:
         return f"{answer.score.value:g}" if answer.curve else None
 
     columns = (
-        Column("quality", "published quality", quality, use="setting"),
-        Column("baseline", "baseline's score", baseline, use="setting"),
-        Column("source", "its source", lambda a: a.score.source if a.curve else None, use="page"),
+        Column("quality", "published quality", quality),
+        Column("baseline", "baseline's score", baseline),
+        _on_page("source", "its source", lambda a: a.score.source if a.curve else None),
         Column("parity", "parity", _published_parity),
-        Column("setting", "measured", lambda a: name_of(a.measured) if a.measured else None, use="setting"),
+        Column("setting", "measured", lambda a: name_of(a.measured) if a.measured else None),
         Column("steps", "at K", "steps"),
         Column("speed", "speed there", "speed", "x"),
-        Column("reason", "no time because", lambda a: a.reason if a.curve and a.reason else None, use="page"),
+        _on_page("reason", "no time because", lambda a: a.reason if a.curve and a.reason else None),
     )
     notes = (
         f"As good: at most {MARGIN:g} points worse. Hollow marks (○) decide nothing. "
         "Without parity a speed is no speed at equal quality.",
     )
-    numbered = list(enumerate(answers))
-    spread_out = [replace(c, read=_of_second(c)) for c in columns]
     missing = "No published scores belong to this run: `published:` in the experiment file, or `--published`."
-    return tabulate(spread_out, numbered, lambda pair: f"published-{pair[0]}", missing, notes)
-
-
-def _of_second(column: Column) -> Callable[[Any], Shown]:
-    return lambda pair: column.value(pair[1])
+    return tabulate(columns, answers, [f"published-{i}" for i in range(len(answers))], missing, notes)
 
 
 def _published_parity(answer: PublishedAnswer) -> str:
@@ -363,9 +355,9 @@ def _published_parity(answer: PublishedAnswer) -> str:
 def finding_table(groups: Sequence[Sequence[Finding]]) -> Table:
     """One row per kind of finding: how often, the first, and the advice."""
     columns = (
-        Column("severity", "severity", lambda group: group[0].severity, use="setting"),
-        Column("times", "times", len, use="setting"),
-        Column("first", "first", lambda group: group[0].message, use="setting"),
-        Column("advice", "advice", lambda group: group[0].hint, use="setting"),
+        Column("severity", "severity", lambda group: group[0].severity),
+        Column("times", "times", len),
+        Column("first", "first", lambda group: group[0].message),
+        Column("advice", "advice", lambda group: group[0].hint),
     )
-    return tabulate(columns, groups, lambda group: group[0].code, "Every check passed.")
+    return tabulate(columns, groups, [f"{g[0].code}.{g[0].severity}" for g in groups], "Every check passed.")

@@ -18,18 +18,10 @@ const root = document.documentElement;
 
 // ---------------------------------------------------------------- theme
 
-const remembered = (value) => {
-  try {
-    if (value) localStorage.setItem("dlmbench-theme", value);
-    return localStorage.getItem("dlmbench-theme");
-  } catch {
-    return null; // no storage for pages opened from a file, in some browsers
-  }
-};
 const system = matchMedia("(prefers-color-scheme: dark)");
-let chosen = remembered();
+let chosen; // by the button, as whether it is dark
 let printing = false;
-const isDark = () => !printing && (chosen ? chosen === "dark" : system.matches);
+const isDark = () => !printing && (chosen ?? system.matches);
 const showTheme = () => {
   root.dataset.theme = isDark() ? "dark" : "light";
   byId("theme").textContent = isDark() ? "Light" : "Dark";
@@ -54,7 +46,11 @@ class Cells {
     this.scroller = byId("scroller");
     this.body = document.querySelector("#table tbody");
     this.head();
-    this.filters();
+    const form = byId("filters");
+    form.addEventListener("input", () => this.update());
+    form.addEventListener("submit", (event) => event.preventDefault());
+    form.addEventListener("reset", () => setTimeout(() => this.update()));
+    byId("cells-csv").addEventListener("click", () => save(this.csv(), "cells.csv"));
     this.update();
   }
 
@@ -70,14 +66,6 @@ class Cells {
       row.append(cell);
     });
     table.querySelector("thead").append(row);
-  }
-
-  filters() {
-    const form = byId("filters");
-    form.addEventListener("input", () => this.update());
-    form.addEventListener("submit", (event) => event.preventDefault());
-    form.addEventListener("reset", () => setTimeout(() => this.update()));
-    byId("cells-csv").addEventListener("click", () => save(this.csv(), "cells.csv"));
   }
 
   // Whether a row fits a term of the search. steps=16 or K=16 is the value of a column, by its key or title; any other
@@ -196,7 +184,7 @@ byId("print").addEventListener("click", async () => {
   window.print();
 });
 byId("theme").addEventListener("click", () => {
-  chosen = remembered(isDark() ? "light" : "dark") ?? (isDark() ? "light" : "dark");
+  chosen = !isDark();
   applyTheme();
 });
 system.addEventListener("change", applyTheme);
