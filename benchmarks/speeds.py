@@ -127,8 +127,9 @@ def caption(rows: list[PublishedSpeed]) -> str:
         "",
         f"New tokens a second as published and as predicted, without any fit to them ([points]({FIGURE.name}.csv), "
         f"[rows and sources]({SPEEDS.name})). Filled: all tokens generated, read at first hand: median error "
-        f"{median(r.error for r in deciding):.0%} of {len(deciding)} from {papers}. Hollow: which tokens count is not said, or only "
-        f"those of the answer, or read at second hand; of all {len(rows)}, {median(r.error for r in rows):.0%}. "
+        f"{median(r.error for r in deciding):.0%} of {len(deciding)} from {papers}. Hollow: which tokens "
+        "count is not said, or only those of the answer, or read at second hand; of "
+        f"all {len(rows)}, {median(r.error for r in rows):.0%}. "
         f"Beyond {OUTLIER} times:",
         "",
     ]
