@@ -35,6 +35,8 @@ COLUMNS = ("model", "task", "hardware", "steps", "cache", "measured", "predicted
 class PublishedSpeed:
     """One published speed: of a whole generation in `seconds`, or `tokens_per_s`.
 
+    hardware: a name of our data sheets; an A100 80GB whose form no source states is taken for the SXM's.
+    prompt_tokens: the task's mean by LLaDA's authors (arXiv:2502.09992, appendix B.7), with about as many shots.
     steps: None for decoding. counted: which tokens the rate is of, "all" that are generated, those of the "answer", or
     "unknown". remark: why it differs from the prediction, where that is known.
     """
@@ -119,13 +121,15 @@ def points(rows: list[PublishedSpeed]) -> pd.DataFrame:
 def caption(rows: list[PublishedSpeed]) -> str:
     """What is shown, the median error, and every outlier with its reason."""
     deciding = [r for r in rows if r.decides]
+    papers = ", ".join(dict.fromkeys(r.paper for r in deciding))
     lines = [
         f"![published and predicted speeds]({FIGURE.name}.png)",
         "",
         f"New tokens a second as published and as predicted, without any fit to them ([points]({FIGURE.name}.csv), "
         f"[rows and sources]({SPEEDS.name})). Filled: all tokens generated, read at first hand: median error "
-        f"{median(r.error for r in deciding):.0%} of {len(deciding)}. Hollow: which tokens count is not said, or only "
-        f"those of the answer, or read at second hand; of all {len(rows)}, {median(r.error for r in rows):.0%}. "
+        f"{median(r.error for r in deciding):.0%} of {len(deciding)} from {papers}. Hollow: which tokens "
+        "count is not said, or only those of the answer, or read at second hand; of "
+        f"all {len(rows)}, {median(r.error for r in rows):.0%}. "
         f"Beyond {OUTLIER} times:",
         "",
     ]
