@@ -11,6 +11,7 @@ the same GPU differ by a third where kernel launches dominate.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import statistics
 import sys
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 # (B, P, G) of LLaDA without a cache.
 CANVASES = (
     (1, 64, 64),
+    (1, 128, 128),
     (1, 256, 256),
     (1, 512, 512),
     (1, 1024, 1024),
@@ -37,11 +39,15 @@ CANVASES = (
 )
 # The shapes with the largest share of attention, also measured with cuDNN's kernel.
 CUDNN_CANVASES = ((1, 1024, 1024), (8, 512, 512))
-# (cache, P = G) at batch 1 with blocks of 32.
-CACHED = (("none", 256), ("prefix", 256), ("dual", 256), ("none", 512), ("prefix", 512), ("dual", 512))
+# (cache, B, P, G): a later forward of the middle block of 32; with hf at batch 1 alone.
+CACHED = (
+    *((cache, 1, length, length) for cache in ("none", "prefix", "dual") for length in (256, 512)),
+    *((cache, batch, 894, 256) for cache in ("prefix", "dual") for batch in (1, 4, 8, 16, 32)),
+)
+BLOCK = 32
 # (B, P, G) of LLaMA's generation; G = 1 is a prefill.
-DECODED = ((1, 64, 128), (1, 512, 128), (8, 512, 128), (32, 512, 128))
-PREFILLED = ((1, 128), (1, 512), (1, 2048), (8, 512))
+DECODED = ((1, 64, 128), (1, 512, 128), (8, 512, 128), (32, 512, 128), (64, 512, 128))
+PREFILLED = ((1, 128), (1, 256), (1, 512), (1, 2048), (8, 512))
 PROFILED = ((1, 64, 64), (1, 512, 512), (8, 512, 512))
 # Goals in ms on an H200, set before the engine was built.
 GOALS = {
@@ -73,7 +79,7 @@ class Row:
     """One cell with one engine. ms: of a forward (diffusion), of a token after the prefill, or of a prefill.
 
     Measured under load, one generation after another; rested_ms is one generation after a second of rest, when the
-    device may clock higher. With a cache, ms is of a block's later forwards; its first is like one without a cache.
+    device may clock higher. With a cache, of a block's later forwards; its first is like one without a cache.
     """
 
     what: str
@@ -194,20 +200,45 @@ def diffusion(engines: dict[str, LanguageModel], attention: str, everything: boo
             run = lambda: sampler.generate(model, prompts, new, knobs).forwards  # noqa: B023, E731
             row = Row("step", engine, attention, batch, prompt, new, 0.0)
             rows.append(measure(row, model, run, 3 if batch == 1 else 2 if batch == 8 else 1, rest=True))
-    for cache, length in CACHED if everything else ():
+    for cache, batch, prompt, new in CACHED if everything else ():
         for engine, model in engines.items():
-            prompts, found = batch_of(1, length), []
-            for steps in (length // 16, length // 8):
-                knobs = diffusion_knobs(engine, length, cache=cache, block_length=32, steps=steps)
-                run = lambda: sampler.generate(model, prompts, length, knobs).forwards  # noqa: B023, E731
-                found.append(measure(Row(cache, engine, attention, 1, length, length, 0.0), model, run, 2))
-            # The difference of two step counts leaves the later forwards of a block alone.
-            short, long = found
-            assert short.forwards is not None
-            assert long.forwards is not None
-            long.ms = (long.ms * long.forwards - short.ms * short.forwards) / (long.forwards - short.forwards)
-            rows.append(long)
+            if engine == "native" or batch == 1:
+                rows.append(cached(Row(cache, engine, attention, batch, prompt, new, 0.0), model))
     return rows
+
+
+def cached(row: Row, model: LanguageModel) -> Row:
+    """A row of the forwards after the first of the middle block, each timed by events; the first pass captures them."""
+    import torch
+
+    from dlmbench import registry
+    from dlmbench.sampling.denoise import Canvas, DenoisingLoop, padded
+
+    middle = row.new // BLOCK // 2 * BLOCK
+    knobs = diffusion_knobs(row.engine, row.new, cache=row.what, block_length=BLOCK, steps=row.new)
+    needs = frozenset({"kv_cache"} if registry.load("cache", row.what).USES_KV_CACHE else ())
+    with torch.inference_mode():
+        model.reset_graphs()
+        torch.cuda.empty_cache()
+        batch = batch_of(row.batch, row.prompt)
+        tokens_BP, _ = padded(batch, model)
+        runner = model.graph_runner("cached", lambda: Canvas(model, (row.batch, row.prompt, row.new), needs))
+        for repetition in range(3):
+            ends: list[torch.cuda.Event] = []
+
+            def on_step(forwards: int) -> None:
+                ends.append(torch.cuda.Event(enable_timing=True))  # noqa: B023
+                ends[-1].record()  # noqa: B023
+
+            runner.state.reset(tokens_BP, None, batch)
+            loop = DenoisingLoop(model, runner, knobs, 0, on_step)
+            loop.denoise_block(slice(middle, middle + BLOCK), [1] * BLOCK)
+            torch.cuda.synchronize()
+            if repetition:
+                row.repetitions += [a.elapsed_time(b) for a, b in itertools.pairwise(ends)]
+    row.ms, row.forwards = statistics.median(row.repetitions), len(row.repetitions)
+    log(f"{row.what:8} {row.engine:6} {row.attention:5} B={row.batch} P={row.prompt} G={row.new}: {row.ms:.3f} ms")
+    return row
 
 
 def autoregression(engines: dict[str, LanguageModel], attention: str) -> list[Row]:
@@ -403,7 +434,8 @@ def tables(found: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
 
 def floor_ms(row: dict[str, Any], ceilings: dict[str, float], rate: str) -> float | None:
     """Least time of a forward, a prefill or a decoded token: arithmetic or bytes at this run's ceilings."""
-    from dlmbench.roofline import corrected
+    from dlmbench import registry
+    from dlmbench.roofline import corrected, operators
     from dlmbench.roofline.hardware import Hardware
     from dlmbench.roofline.models_8b import LLADA_8B, LLAMA_8B, cell
 
@@ -416,6 +448,17 @@ def floor_ms(row: dict[str, Any], ceilings: dict[str, float], rate: str) -> floa
         return 1e3 * corrected.floor_s(cell(LLAMA_8B, "native", (batch, 0, tokens)), LLAMA_8B, device) / tokens
     if row["what"] == "prefill":
         return 1e3 * corrected.floor_s(cell(LLAMA_8B, "native", (batch, prompt, 1)), LLAMA_8B, device)
+    if row["what"] in ("prefix", "dual"):
+        one = cell(LLADA_8B, "native", (batch, prompt, new), cache=row["what"], block_length=BLOCK, steps=new)
+        middle = prompt + new // BLOCK // 2 * BLOCK
+        start, stop = registry.load("cache", row["what"]).span(middle, middle + BLOCK, prompt + new)
+        size, length = stop - start, prompt + new
+        forward = operators.Forward(
+            count=1, positions=size, context=length, pairs=size * length, cached=length, sampled=BLOCK,
+            rows=batch, head=BLOCK,
+        )  # fmt: skip
+        load = operators.load_of(forward, one, LLADA_8B, exact_mask=True)
+        return 1e3 * max(load.flops / matrix, load.compulsory_bytes / device.bandwidth)
     if row["what"] == "step":
         return 1e3 * corrected.floor_s(cell(LLADA_8B, "native", (batch, prompt, new), steps=1), LLADA_8B, device)
     return None
