@@ -2,12 +2,12 @@
 
 Plain transformers at batch 1 measures how fast Python launches kernels. Here the same code runs LLaMA (causal, with a
 KV cache) and LLaDA (bidirectional, with or without a cache over the canvas), so that what differs is the architecture.
-Q, K and V are one matrix product, gate and up another. On a GPU, `triton_kernels` replaces `TorchOperators`: fused
-kernels between torch's own attention and matrix products, and these as well where there are few rows. Whole steps are
+Q, K and V are one matrix product, gate and up another. Three compiled functions, shared by all layers, run between
+torch's own attention and matrix products (`triton_kernels` replaces these where there are few rows). Whole steps are
 captured as CUDA graphs (`cuda_graphs`). The head runs over the requested positions in chunks, so that the logits of a
 whole canvas are never materialised.
 
-From top to bottom: weights, operators, the model (`run_blocks` is its blocks), decoding.
+From top to bottom: weights, the functions between the products, the model (`_run_blocks` is its blocks), decoding.
 Shapes: B rows, P prompt, G new tokens, Q positions of a forward, T = B Q, N canvas, D hidden size, H heads, K key-value
 heads, d = D / H, h = d / 2, F = 2 x intermediate size, V vocabulary.
 """
@@ -29,15 +29,14 @@ from dlmbench.types import Architecture, EagerRunner, GraphRunner, ModelSpec, On
 if TYPE_CHECKING:
     import torch
 
-    from dlmbench.models.engines.native.triton_kernels import TritonOperators
-
     LayerAttention = Callable[[int, torch.Tensor], torch.Tensor]  # (layer, qkv) -> attention output
     DecodeAttention = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]  # (q, k, v) -> output
+    FlashDecode = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]  # with last_key
 
 LOGITS_BYTES = 2**28  # of one chunk of the head's output
+COMPILED_WIDTH = 1024  # hidden size from which compiling, up to a minute before the first token, can pay
 MLP_ROWS = 16384  # positions per pass of the feed-forward, whose activations are seven times as wide as a position
-MAX_QUERIES = 64  # of a key head, for which our attention is used
-COMPILED_VOCABULARY = 8192  # the reading of fewer logits is too fast for torch.compile, a quarter of a minute, to pay
+MAX_QUERIES = 64  # of a row and key head, against a cache: with more, torch's attention is faster than ours
 CONTEXT_BUCKET = 256  # with a mask, decode steps whose context rounds up to the same multiple share a graph
 
 
@@ -49,7 +48,7 @@ def load(
     attention: str,
     device: str,
     seed: int = 0,
-    compile: bool = True,
+    compile: bool | None = None,
     cuda_graphs: bool = True,
 ) -> Transformer:
     """Load a checkpoint folder, or random weights of a folder's or a known architecture; see `models.engines`.
@@ -57,7 +56,7 @@ def load(
     Weights are copied one by one into place on the device: the peak is the model and its largest tensor.
 
     Args:
-        compile: fuse small kernels with torch.compile (CUDA only).
+        compile: fuse small kernels with torch.compile (CUDA only); None for models that are large enough to gain by it.
         cuda_graphs: capture and replay steps (CUDA only).
     """
     import torch
@@ -65,6 +64,8 @@ def load(
     where, dtype = torch.device(device), getattr(torch, precision)
     architecture, weights = checkpoint.load_weights(spec, folder, where, dtype, seed)
     on_gpu = where.type == "cuda"
+    if compile is None:
+        compile = architecture.hidden_size >= COMPILED_WIDTH
     return Transformer(architecture, weights, attention, dtype, where, compile and on_gpu, cuda_graphs and on_gpu)
 
 
@@ -128,62 +129,71 @@ class TransformerWeights:
         self.lm_head_VD = self.embed_tokens_VD if arch.tied_head else others["lm_head.weight"]
 
 
-# ---------------------------------------------------------------- operators
+# ---------------------------------------------------------------- matrix products, and three functions to compile
 
 
-class TorchOperators:
-    """Matrix products and what lies between them, in torch's own operators."""
+def mark_dynamic(tensor: torch.Tensor, *dims: int) -> torch.Tensor:
+    """`tensor`, with its sizes in `dims` left open in compiled functions, so that one compilation serves all shapes."""
+    import torch
 
-    def linear(self, x_TK: torch.Tensor, weight_NK: torch.Tensor) -> torch.Tensor:
-        """x W^T."""
-        return x_TK @ weight_NK.T
+    for dim in dims:
+        torch._dynamo.maybe_mark_dynamic(tensor, dim)
+    return tensor
 
-    def linear_add_(self, out_TN: torch.Tensor, x_TK: torch.Tensor, weight_NK: torch.Tensor) -> None:
-        """Add x W^T to `out_TN` in place."""
-        out_TN.addmm_(x_TK, weight_NK.T)
 
-    def linear_silu_and_mul(self, x_TK: torch.Tensor, gate_up_NK: torch.Tensor) -> torch.Tensor:
-        """silu(x G^T) * x U^T (SwiGLU, Shazeer 2020, arXiv 2002.05202), where `gate_up_NK` stacks G and U."""
-        import torch
+def linear(x_TK: torch.Tensor, weight_NK: torch.Tensor) -> torch.Tensor:
+    """x W^T."""
+    return x_TK @ weight_NK.T
 
-        gate, up = self.linear(x_TK, gate_up_NK).chunk(2, -1)
-        return torch.nn.functional.silu(gate) * up
 
-    def rms_norm(self, x_TD: torch.Tensor, weight_D: torch.Tensor, eps: float) -> torch.Tensor:
-        """RMSNorm in float32 (Zhang and Sennrich 2019, arXiv 1910.07467)."""
-        x_float_TD = x_TD.float()
-        return weight_D * (x_float_TD * (x_float_TD.pow(2).mean(-1, keepdim=True) + eps).rsqrt()).to(x_TD.dtype)
+def linear_add_(out_TN: torch.Tensor, x_TK: torch.Tensor, weight_NK: torch.Tensor) -> None:
+    """Add x W^T to `out_TN` in place."""
+    out_TN.addmm_(x_TK, weight_NK.T)
 
-    def split_and_rotate(
-        self,
-        qkv_BQ: torch.Tensor,
-        freqs_cis_Q2h: torch.Tensor,
-        heads: tuple[int, int],
-        k_cache_BNKd: torch.Tensor | None = None,
-        v_cache_BNKd: torch.Tensor | None = None,
-        input_pos_Q: torch.Tensor | None = None,
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """(q_BQHd, k_BQKd, v_BQKd) with rotary positions (Su et al. 2021, arXiv 2104.09864), in float32.
 
-        Halves are paired as in LLaMA's checkpoints. With a cache, k and v are written there at `input_pos_Q`, and the
-        whole cache is returned in their place.
-        """
-        import torch
+def rms_norm(x_TD: torch.Tensor, weight_D: torch.Tensor, eps: float) -> torch.Tensor:
+    """RMSNorm in float32 (Zhang and Sennrich 2019, arXiv 1910.07467)."""
+    x_float_TD = x_TD.float()
+    return weight_D * (x_float_TD * (x_float_TD.pow(2).mean(-1, keepdim=True) + eps).rsqrt()).to(x_TD.dtype)
 
-        n_heads, n_kv_heads = heads
-        q, k, v = qkv_BQ.unflatten(-1, (n_heads + 2 * n_kv_heads, -1)).split([n_heads, n_kv_heads, n_kv_heads], 2)
-        cos, sin = (t[:, None] for t in freqs_cis_Q2h.unbind(1))
 
-        def apply_rotary_emb(x_BQHd: torch.Tensor) -> torch.Tensor:
-            left, right = x_BQHd.float().chunk(2, -1)
-            return torch.cat([left * cos - right * sin, right * cos + left * sin], -1).to(x_BQHd.dtype)
+def silu_and_mul(gate_up_TF: torch.Tensor) -> torch.Tensor:
+    """SiLU of the gate half times the up half (SwiGLU, Shazeer 2020, arXiv 2002.05202)."""
+    import torch
 
-        q, k = apply_rotary_emb(q), apply_rotary_emb(k)
-        if k_cache_BNKd is not None and v_cache_BNKd is not None and input_pos_Q is not None:
-            k_cache_BNKd.index_copy_(1, input_pos_Q, k)
-            v_cache_BNKd.index_copy_(1, input_pos_Q, v)
-            k, v = k_cache_BNKd, v_cache_BNKd
-        return q, k, v
+    gate, up = gate_up_TF.chunk(2, -1)
+    return torch.nn.functional.silu(gate) * up
+
+
+def split_and_rotate(
+    qkv_BQ: torch.Tensor,
+    freqs_cis_Q2h: torch.Tensor,
+    heads: tuple[int, int],
+    k_cache_BNKd: torch.Tensor | None = None,
+    v_cache_BNKd: torch.Tensor | None = None,
+    input_pos_Q: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(q_BQHd, k_BQKd, v_BQKd) with rotary positions (Su et al. 2021, arXiv 2104.09864), in float32.
+
+    Halves are paired as in LLaMA's checkpoints. With a cache, k and v are written there at `input_pos_Q`, and the
+    whole cache is returned in their place.
+    """
+    import torch
+
+    n_heads, n_kv_heads = heads
+    q, k, v = qkv_BQ.unflatten(-1, (n_heads + 2 * n_kv_heads, -1)).split([n_heads, n_kv_heads, n_kv_heads], 2)
+    cos, sin = (t[:, None] for t in freqs_cis_Q2h.unbind(1))
+
+    def apply_rotary_emb(x_BQHd: torch.Tensor) -> torch.Tensor:
+        left, right = x_BQHd.float().chunk(2, -1)
+        return torch.cat([left * cos - right * sin, right * cos + left * sin], -1).to(x_BQHd.dtype)
+
+    q, k = apply_rotary_emb(q), apply_rotary_emb(k)
+    if k_cache_BNKd is not None and v_cache_BNKd is not None and input_pos_Q is not None:
+        k_cache_BNKd.index_copy_(1, input_pos_Q, k)
+        v_cache_BNKd.index_copy_(1, input_pos_Q, v)
+        k, v = k_cache_BNKd, v_cache_BNKd
+    return q, k, v
 
 
 # ---------------------------------------------------------------- the model
@@ -210,25 +220,33 @@ class Transformer:
         self._weights = TransformerWeights(architecture, weights, dtype, device)
         self._runners = CudaGraphRunners()
         self._compiled: dict[Callable[..., Any], Callable[..., Any]] = {}
-        self.operators: TorchOperators | TritonOperators = TorchOperators()
-        if compile:
-            from dlmbench.models.engines.native import triton_kernels
+        self._rms_norm, self._silu_and_mul, self.split_and_rotate = (
+            self.maybe_compile(f) for f in (rms_norm, silu_and_mul, split_and_rotate)
+        )
+        self._linear, self._linear_add_ = linear, linear_add_
+        if compile and dtype.itemsize == 2:
+            from dlmbench.models.engines.native.triton_kernels import SkinnyGemm
 
-            self.operators = triton_kernels.TritonOperators(architecture.hidden_size, device)
+            skinny_gemm = SkinnyGemm(architecture.hidden_size, device)
+            self._linear, self._linear_add_ = skinny_gemm.linear, skinny_gemm.linear_add_
         self._freqs_cis_N2h = torch.empty(0)
         # Half precision on a GPU, unless another kernel is enforced; its head sizes are powers of two.
         supported = device.type == "cuda" and dtype.itemsize == 2 and architecture.head_size in (16, 32, 64, 128, 256)
-        self.has_flash_decoding = supported and attention in ("auto", "flash")
+        self.flash_decode: FlashDecode | None = None
+        if supported and attention in ("auto", "flash"):
+            from dlmbench.models.engines.native.triton_kernels import flash_decode
+
+            self.flash_decode = flash_decode
         if compile:
             # Functions of static shape are compiled once per shape: never fall back to eager after too many of them.
             torch._dynamo.config.recompile_limit = torch._dynamo.config.accumulated_recompile_limit = 4096
             torch._dynamo.config.automatic_dynamic_shapes = False
 
     def maybe_compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """`function`, compiled; unchanged where this engine does not compile, or would not gain by it."""
+        """`function`, compiled; unchanged where this engine does not compile."""
         import torch
 
-        if not self._compile or self.architecture.vocab_size < COMPILED_VOCABULARY:
+        if not self._compile:
             return function
         if function not in self._compiled:
             self._compiled[function] = torch.compile(function)
@@ -262,16 +280,18 @@ class Transformer:
 
         stop, causal = start + tokens_BQ.shape[1], self.architecture.is_causal
         mask_B1QN = None if attention_mask_BN is None else _sdpa_mask(attention_mask_BN, start, stop, causal)
-        freqs_cis_Q2h = self.freqs_cis(stop)[start:stop]
-        input_pos_Q = None if cache is None else torch.arange(start, stop, device=self.device)
-        few_queries = self._few_queries(tokens_BQ.shape[1]) and not causal and mask_B1QN is None
-        last_key_1 = None if cache is None else torch.full((1,), cache.shape[3] - 1, device=self.device)
+        freqs_cis_Q2h = mark_dynamic(self.freqs_cis(stop)[start:stop], 0)
+        input_pos_Q = mark_dynamic(torch.arange(start, stop, device=self.device), 0)
+        few_queries = (stop - start) * self.heads[0] // self.heads[1] <= MAX_QUERIES
+        attend: DecodeAttention | None = None
+        if self.flash_decode is not None and cache is not None and few_queries and not causal and mask_B1QN is None:
+            attend = partial(self.flash_decode, torch.full((1,), cache.shape[3] - 1, device=self.device))
 
         def attention(layer: int, qkv_BQ: torch.Tensor) -> torch.Tensor:
-            k_cache, v_cache = (None, None) if cache is None else cache[layer]
-            q, k, v = self.operators.split_and_rotate(qkv_BQ, freqs_cis_Q2h, self.heads, k_cache, v_cache, input_pos_Q)
-            if few_queries and last_key_1 is not None:
-                return self.flash_decode(q, k, v, last_key_1)
+            k_cache, v_cache = (None, None) if cache is None else (mark_dynamic(t, 0, 1) for t in cache[layer])
+            q, k, v = self.split_and_rotate(qkv_BQ, freqs_cis_Q2h, self.heads, k_cache, v_cache, input_pos_Q)
+            if attend is not None:
+                return attend(q, k, v)
             if causal:
                 k, v = k[:, :stop], v[:, :stop]
             return self.sdpa(q, k, v, mask_B1QN, is_causal=causal and mask_B1QN is None)
@@ -285,7 +305,7 @@ class Transformer:
 
         with torch.inference_mode():
             span_BQD = hidden_BQD[:, first:last]
-            logits_TV = self.operators.linear(span_BQD.flatten(0, 1), self._weights.lm_head_VD)
+            logits_TV = self._linear(span_BQD.flatten(0, 1), self._weights.lm_head_VD)
             return logits_TV.view(*span_BQD.shape[:2], -1)
 
     def logits_chunks(self, hidden_BQD: torch.Tensor, first: int, last: int) -> Iterator[torch.Tensor]:
@@ -338,17 +358,17 @@ class Transformer:
         import torch
 
         weights, eps, (rows, positions) = self._weights, self.architecture.norm_eps, tokens_BQ.shape
-        operators = self.operators
         x_TD = torch.nn.functional.embedding(tokens_BQ, weights.embed_tokens_VD).flatten(0, 1)
         for i, layer in enumerate(weights.layers):
-            qkv_TN = operators.linear(operators.rms_norm(x_TD, layer.input_layernorm_D, eps), layer.qkv_proj)
-            y_BQHd = attention(i, qkv_TN.view(rows, positions, -1))
-            del qkv_TN  # before the feed-forward takes more
-            operators.linear_add_(x_TD, y_BQHd.reshape(x_TD.shape), layer.o_proj)
+            # `out` is qkv, then gate and up: under one name, so that the former is freed before the latter is used.
+            out = self._linear(self._rms_norm(mark_dynamic(x_TD, 0), layer.input_layernorm_D, eps), layer.qkv_proj)
+            y_BQHd = attention(i, mark_dynamic(out.view(rows, positions, -1), 0, 1))
+            self._linear_add_(x_TD, y_BQHd.reshape(x_TD.shape), layer.o_proj)
             for chunk in x_TD.split(MLP_ROWS):
-                normed = operators.rms_norm(chunk, layer.post_attention_layernorm_D, eps)
-                operators.linear_add_(chunk, operators.linear_silu_and_mul(normed, layer.gate_up_proj), layer.down_proj)
-        hidden_TD = operators.rms_norm(x_TD, weights.norm_D, eps)
+                norm_D = layer.post_attention_layernorm_D
+                out = self._linear(self._rms_norm(mark_dynamic(chunk, 0), norm_D, eps), layer.gate_up_proj)
+                self._linear_add_(chunk, self._silu_and_mul(mark_dynamic(out, 0)), layer.down_proj)
+        hidden_TD: torch.Tensor = self._rms_norm(x_TD, weights.norm_D, eps)
         return hidden_TD.view(rows, positions, -1)
 
     def sdpa(
@@ -365,18 +385,6 @@ class Transformer:
             q, k, v, attn_mask=mask, is_causal=is_causal, enable_gqa=q.shape[1] != k.shape[1]
         )
         return y_BHQd.transpose(1, 2)
-
-    def flash_decode(
-        self, q_BQHd: torch.Tensor, k_BNKd: torch.Tensor, v_BNKd: torch.Tensor, last_key_1: torch.Tensor
-    ) -> torch.Tensor:
-        """Output_BQHd of our own kernel, see `triton_kernels`."""
-        from dlmbench.models.engines.native import triton_kernels
-
-        return triton_kernels.flash_decode(q_BQHd, k_BNKd, v_BNKd, last_key_1)
-
-    def _few_queries(self, queries: int) -> bool:
-        """Whether a forward of this many positions with a cache is faster with our attention than with torch's."""
-        return self.has_flash_decoding and queries * (self.heads[0] // self.heads[1]) <= MAX_QUERIES
 
     def freqs_cis(self, positions: int) -> torch.Tensor:
         """Cosine and sine_N2h of at least `positions` positions, float32; the table grows on demand."""
@@ -417,7 +425,7 @@ class DecodeState:
 
         rows, self.prompt_tokens, new_tokens = shape
         self.model, self.greedy, self.length = model, greedy, self.prompt_tokens + new_tokens
-        self.flash_decoding = model.has_flash_decoding and not padding
+        self.flash_decode = None if padding else model.flash_decode
         self.cache = model.new_cache(rows, self.length)
         zeros = partial(torch.zeros, device=model.device)
         self.tokens_BN = zeros((rows, self.length), dtype=torch.int64)
@@ -445,7 +453,7 @@ class DecodeState:
 
     def context_bucket(self, filled: int) -> int:
         """Positions of the cache that a step may read when `filled` are in use: one graph serves the whole bucket."""
-        if self.flash_decoding:
+        if self.flash_decode is not None:
             return self.length
         return min(-(-filled // CONTEXT_BUCKET) * CONTEXT_BUCKET, self.length)
 
@@ -453,14 +461,14 @@ class DecodeState:
         """Forward of the last token at `input_pos_1`, against at most `context` positions of the cache."""
         model = self.model
         freqs_cis = model.freqs_cis(self.length).index_select(0, self.input_pos_1)
-        attend = self._masked_attention(context)
-        if self.flash_decoding:  # reads on the device how far the cache is filled
-            attend = partial(model.flash_decode, last_key_1=self.input_pos_1)
+        if self.flash_decode is None:
+            attend = self._masked_attention(context)
+        else:  # reads on the device how far the cache is filled
+            attend = partial(self.flash_decode, self.input_pos_1)
 
         def attention(layer: int, qkv_B1: torch.Tensor) -> torch.Tensor:
             k_cache, v_cache = self.cache[layer]
-            positions = (k_cache, v_cache, self.input_pos_1)
-            return attend(*model.operators.split_and_rotate(qkv_B1, freqs_cis, model.heads, *positions))
+            return attend(*model.split_and_rotate(qkv_B1, freqs_cis, model.heads, k_cache, v_cache, self.input_pos_1))
 
         with enforced(model.attention):
             self._finish(model.run_blocks(self.last_token_B1, attention))
