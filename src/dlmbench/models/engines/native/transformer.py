@@ -3,11 +3,11 @@
 Plain transformers at batch 1 measures how fast Python launches kernels. Here the same code runs LLaMA (causal, with a
 KV cache) and LLaDA (bidirectional, with or without a cache over the canvas), so that what differs is the architecture.
 Q, K and V are one matrix product, gate and up another. Three compiled functions, shared by all layers, run between
-torch's own attention and matrix products (`triton_kernels` replaces these where there are few rows). Whole steps are
-captured as CUDA graphs (`cuda_graphs`). The head runs over the requested positions in chunks, so that the logits of a
-whole canvas are never materialised.
+torch's own attention and matrix products (`triton_kernels` replaces these where there are few rows or queries). Whole
+steps are captured as CUDA graphs (`cuda_graphs`). The head runs over the requested positions in chunks, so that the
+logits of a whole canvas are never materialised.
 
-From top to bottom: weights, the functions between the products, the model (`_run_blocks` is its blocks), decoding.
+From top to bottom: weights, the functions between the products, the model (`run_blocks` is its blocks), decoding.
 Shapes: B rows, P prompt, G new tokens, Q positions of a forward, T = B Q, N canvas, D hidden size, H heads, K key-value
 heads, d = D / H, h = d / 2, F = 2 x intermediate size, V vocabulary.
 """
@@ -220,6 +220,7 @@ class Transformer:
         self._weights = TransformerWeights(architecture, weights, dtype, device)
         self._runners = CudaGraphRunners()
         self._compiled: dict[Callable[..., Any], Callable[..., Any]] = {}
+        self._mark_dynamic = mark_dynamic if compile else lambda tensor, *_: tensor  # dynamo takes seconds to import
         self._rms_norm, self._silu_and_mul, self.split_and_rotate = (
             self.maybe_compile(f) for f in (rms_norm, silu_and_mul, split_and_rotate)
         )
@@ -280,15 +281,15 @@ class Transformer:
 
         stop, causal = start + tokens_BQ.shape[1], self.architecture.is_causal
         mask_B1QN = None if attention_mask_BN is None else _sdpa_mask(attention_mask_BN, start, stop, causal)
-        freqs_cis_Q2h = mark_dynamic(self.freqs_cis(stop)[start:stop], 0)
-        input_pos_Q = mark_dynamic(torch.arange(start, stop, device=self.device), 0)
+        freqs_cis_Q2h = self._mark_dynamic(self.freqs_cis(stop)[start:stop], 0)
+        input_pos_Q = self._mark_dynamic(torch.arange(start, stop, device=self.device), 0)
         few_queries = (stop - start) * self.heads[0] // self.heads[1] <= MAX_QUERIES
         attend: DecodeAttention | None = None
         if self.flash_decode is not None and cache is not None and few_queries and not causal and mask_B1QN is None:
             attend = partial(self.flash_decode, torch.full((1,), cache.shape[3] - 1, device=self.device))
 
         def attention(layer: int, qkv_BQ: torch.Tensor) -> torch.Tensor:
-            k_cache, v_cache = (None, None) if cache is None else (mark_dynamic(t, 0, 1) for t in cache[layer])
+            k_cache, v_cache = (None, None) if cache is None else (self._mark_dynamic(t, 0, 1) for t in cache[layer])
             q, k, v = self.split_and_rotate(qkv_BQ, freqs_cis_Q2h, self.heads, k_cache, v_cache, input_pos_Q)
             if attend is not None:
                 return attend(q, k, v)
@@ -357,17 +358,20 @@ class Transformer:
         """
         import torch
 
-        weights, eps, (rows, positions) = self._weights, self.architecture.norm_eps, tokens_BQ.shape
+        weights, eps, mark = self._weights, self.architecture.norm_eps, self._mark_dynamic
+        rows, positions = tokens_BQ.shape
         x_TD = torch.nn.functional.embedding(tokens_BQ, weights.embed_tokens_VD).flatten(0, 1)
         for i, layer in enumerate(weights.layers):
             # `out` is qkv, then gate and up: under one name, so that the former is freed before the latter is used.
-            out = self._linear(self._rms_norm(mark_dynamic(x_TD, 0), layer.input_layernorm_D, eps), layer.qkv_proj)
-            y_BQHd = attention(i, mark_dynamic(out.view(rows, positions, -1), 0, 1))
+            out = self._linear(
+                self._rms_norm(self._mark_dynamic(x_TD, 0), layer.input_layernorm_D, eps), layer.qkv_proj
+            )
+            y_BQHd = attention(i, self._mark_dynamic(out.view(rows, positions, -1), 0, 1))
             self._linear_add_(x_TD, y_BQHd.reshape(x_TD.shape), layer.o_proj)
             for chunk in x_TD.split(MLP_ROWS):
                 norm_D = layer.post_attention_layernorm_D
-                out = self._linear(self._rms_norm(mark_dynamic(chunk, 0), norm_D, eps), layer.gate_up_proj)
-                self._linear_add_(chunk, self._silu_and_mul(mark_dynamic(out, 0)), layer.down_proj)
+                out = self._linear(self._rms_norm(self._mark_dynamic(chunk, 0), norm_D, eps), layer.gate_up_proj)
+                self._linear_add_(chunk, self._silu_and_mul(self._mark_dynamic(out, 0)), layer.down_proj)
         hidden_TD: torch.Tensor = self._rms_norm(x_TD, weights.norm_D, eps)
         return hidden_TD.view(rows, positions, -1)
 
