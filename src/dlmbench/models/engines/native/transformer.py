@@ -363,15 +363,13 @@ class Transformer:
         x_TD = torch.nn.functional.embedding(tokens_BQ, weights.embed_tokens_VD).flatten(0, 1)
         for i, layer in enumerate(weights.layers):
             # `out` is qkv, then gate and up: under one name, so that the former is freed before the latter is used.
-            out = self._linear(
-                self._rms_norm(self._mark_dynamic(x_TD, 0), layer.input_layernorm_D, eps), layer.qkv_proj
-            )
-            y_BQHd = attention(i, self._mark_dynamic(out.view(rows, positions, -1), 0, 1))
+            out = self._linear(self._rms_norm(mark(x_TD, 0), layer.input_layernorm_D, eps), layer.qkv_proj)
+            y_BQHd = attention(i, mark(out.view(rows, positions, -1), 0, 1))
             self._linear_add_(x_TD, y_BQHd.reshape(x_TD.shape), layer.o_proj)
             for chunk in x_TD.split(MLP_ROWS):
                 norm_D = layer.post_attention_layernorm_D
-                out = self._linear(self._rms_norm(self._mark_dynamic(chunk, 0), norm_D, eps), layer.gate_up_proj)
-                self._linear_add_(chunk, self._silu_and_mul(self._mark_dynamic(out, 0)), layer.down_proj)
+                out = self._linear(self._rms_norm(mark(chunk, 0), norm_D, eps), layer.gate_up_proj)
+                self._linear_add_(chunk, self._silu_and_mul(mark(out, 0)), layer.down_proj)
         hidden_TD: torch.Tensor = self._rms_norm(x_TD, weights.norm_D, eps)
         return hidden_TD.view(rows, positions, -1)
 
