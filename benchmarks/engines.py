@@ -1,31 +1,42 @@
-"""The two engines side by side on one GPU: 8B shapes with random weights, in one run.
+"""The two engines side by side on one GPU: 8B shapes with random weights, in parts.
 
-    python benchmarks/engines.py --output engines.json      # measure; about seven minutes on an H200
-    python benchmarks/engines.py --page engines.json        # docs/performance.md on stdout, from that file alone
+    python benchmarks/engines.py --output FOLDER                # all parts, each on a GPU of its own if there are many
+    python benchmarks/engines.py --output FOLDER --part cached  # one of them on one GPU, in at most LIMIT_S seconds
+    python benchmarks/engines.py --page FOLDER/engines.json     # docs/performance.md on stdout, from its files alone
 
-First the device's own ceilings (one large matrix product, one large copy), then the same cells with each engine in
-turn, each a whole generation divided by its forwards or tokens. Compare results within one run only: two hosts with
-the same GPU differ by a third where kernel launches dominate.
+A part first measures the device's own ceilings (one large matrix product, one large copy), then the same cells with
+each engine in turn, each a whole generation divided by its forwards or tokens; last, native's again in a second
+process. Compare results within one part only: two hosts with the same GPU differ by a third where kernel launches
+dominate, two GPUs of one host by one per cent.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
+import os
 import statistics
+import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from queue import Queue
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dlmbench.types import LanguageModel, PromptBatch
 
+LIMIT_S = 250  # for a part, its second process included
+CELL = ("what", "engine", "attention", "batch", "prompt", "new")
 # (B, P, G) of LLaDA without a cache.
 CANVASES = (
     (1, 64, 64),
+    (1, 128, 128),
     (1, 256, 256),
     (1, 512, 512),
     (1, 1024, 1024),
@@ -37,11 +48,15 @@ CANVASES = (
 )
 # The shapes with the largest share of attention, also measured with cuDNN's kernel.
 CUDNN_CANVASES = ((1, 1024, 1024), (8, 512, 512))
-# (cache, P = G) at batch 1 with blocks of 32.
-CACHED = (("none", 256), ("prefix", 256), ("dual", 256), ("none", 512), ("prefix", 512), ("dual", 512))
+# (cache, B, P, G): a later forward of the middle block of 32; with hf at batch 1 alone.
+CACHED = (
+    *((cache, 1, length, length) for cache in ("none", "prefix", "dual") for length in (256, 512)),
+    *((cache, batch, 894, 256) for cache in ("prefix", "dual") for batch in (1, 4, 8, 16, 32)),
+)
+BLOCK = 32
 # (B, P, G) of LLaMA's generation; G = 1 is a prefill.
-DECODED = ((1, 64, 128), (1, 512, 128), (8, 512, 128), (32, 512, 128))
-PREFILLED = ((1, 128), (1, 512), (1, 2048), (8, 512))
+DECODED = ((1, 64, 128), (1, 512, 128), (8, 512, 128), (32, 512, 128), (64, 512, 128))
+PREFILLED = ((1, 128), (1, 256), (1, 512), (1, 2048), (8, 512))
 PROFILED = ((1, 64, 64), (1, 512, 512), (8, 512, 512))
 # Goals in ms on an H200, set before the engine was built.
 GOALS = {
@@ -73,7 +88,8 @@ class Row:
     """One cell with one engine. ms: of a forward (diffusion), of a token after the prefill, or of a prefill.
 
     Measured under load, one generation after another; rested_ms is one generation after a second of rest, when the
-    device may clock higher. With a cache, ms is of a block's later forwards; its first is like one without a cache.
+    device may clock higher. With a cache, of a block's later forwards; its first is like one without a cache. again_ms:
+    the same in a second process. kernels: name, ms and calls per forward, the longest first.
     """
 
     what: str
@@ -88,6 +104,8 @@ class Row:
     first_call_s: float | None = None
     peak_over_weights_gib: float | None = None
     forwards: int | None = None
+    again_ms: float | None = None
+    kernels: list[tuple[str, float, float]] = field(default_factory=list)
 
 
 def timed(run: Callable[[], object]) -> float:
@@ -182,32 +200,81 @@ def measure(row: Row, model: LanguageModel, run: Callable[[], int], repetitions:
     return row
 
 
-def diffusion(engines: dict[str, LanguageModel], attention: str, everything: bool) -> list[Row]:
-    """LLaDA's rows, engines in turn; not `everything`: only the shapes measured with cuDNN's attention."""
+def diffusion(
+    engines: dict[str, LanguageModel], attention: str, canvases: tuple[tuple[int, int, int], ...]
+) -> list[Row]:
+    """LLaDA's rows without a cache, engines in turn."""
     from dlmbench import registry
 
     sampler, rows = registry.load("samplers", "masked_diffusion"), []
-    for batch, prompt, new in CANVASES if everything else CUDNN_CANVASES:
+    for batch, prompt, new in canvases:
         for engine, model in engines.items():
             prompts, steps = batch_of(batch, prompt), 8 if batch == 1 else 4
             knobs = diffusion_knobs(engine, new, steps=steps)
             run = lambda: sampler.generate(model, prompts, new, knobs).forwards  # noqa: B023, E731
             row = Row("step", engine, attention, batch, prompt, new, 0.0)
             rows.append(measure(row, model, run, 3 if batch == 1 else 2 if batch == 8 else 1, rest=True))
-    for cache, length in CACHED if everything else ():
-        for engine, model in engines.items():
-            prompts, found = batch_of(1, length), []
-            for steps in (length // 16, length // 8):
-                knobs = diffusion_knobs(engine, length, cache=cache, block_length=32, steps=steps)
-                run = lambda: sampler.generate(model, prompts, length, knobs).forwards  # noqa: B023, E731
-                found.append(measure(Row(cache, engine, attention, 1, length, length, 0.0), model, run, 2))
-            # The difference of two step counts leaves the later forwards of a block alone.
-            short, long = found
-            assert short.forwards is not None
-            assert long.forwards is not None
-            long.ms = (long.ms * long.forwards - short.ms * short.forwards) / (long.forwards - short.forwards)
-            rows.append(long)
+            if engine == "native":
+                with kernel_table(row, steps, start=True):
+                    run()
     return rows
+
+
+@contextmanager
+def kernel_table(row: Row, forwards: int, start: bool = False) -> Iterator[Any]:
+    """A profiler, for the caller to start or started; afterwards, the row has its kernels."""
+    import torch
+    from torch.profiler import ProfilerActivity
+
+    profiler = torch.profiler.profile(activities=[ProfilerActivity.CUDA])
+    if start:
+        profiler.start()
+    yield profiler
+    torch.cuda.synchronize()
+    profiler.stop()
+    events = sorted(profiler.key_averages(), key=lambda e: -e.self_device_time_total)
+    row.kernels = [(e.key[:100], e.self_device_time_total / forwards / 1e3, e.count / forwards) for e in events[:12]]
+
+
+def cached(row: Row, model: LanguageModel) -> Row:
+    """A row of the forwards after the first of the middle block, each timed by events; the first pass captures them."""
+    import torch
+
+    from dlmbench import registry
+    from dlmbench.sampling.denoise import Canvas, DenoisingLoop, padded
+
+    middle = row.new // BLOCK // 2 * BLOCK
+    knobs = diffusion_knobs(row.engine, row.new, cache=row.what, block_length=BLOCK, steps=row.new)
+    needs = frozenset({"kv_cache"} if registry.load("cache", row.what).USES_KV_CACHE else ())
+    with torch.inference_mode():
+        model.reset_graphs()
+        torch.cuda.empty_cache()
+        batch = batch_of(row.batch, row.prompt)
+        tokens_BP, _ = padded(batch, model)
+        runner = model.graph_runner("cached", lambda: Canvas(model, (row.batch, row.prompt, row.new), needs))
+
+        def denoise(steps: int, on_step: Callable[[int], None]) -> None:
+            runner.state.reset(tokens_BP, None, batch)
+            loop = DenoisingLoop(model, runner, knobs, 0, on_step)
+            loop.denoise_block(slice(middle, middle + BLOCK), [1] * steps)
+            torch.cuda.synchronize()
+
+        for repetition in range(3):
+            ends: list[torch.cuda.Event] = []
+
+            def on_step(forwards: int) -> None:
+                ends.append(torch.cuda.Event(enable_timing=True))  # noqa: B023
+                ends[-1].record()  # noqa: B023
+
+            denoise(BLOCK // 2, on_step)
+            if repetition:
+                row.repetitions += [a.elapsed_time(b) for a, b in itertools.pairwise(ends)]
+        if row.engine == "native":
+            with kernel_table(row, 4) as profiler:
+                denoise(5, lambda forwards: profiler.start() if forwards == 1 else None)
+    row.ms, row.forwards = statistics.median(row.repetitions), len(row.repetitions)
+    log(f"{row.what:8} {row.engine:6} {row.attention:5} B={row.batch} P={row.prompt} G={row.new}: {row.ms:.3f} ms")
+    return row
 
 
 def autoregression(engines: dict[str, LanguageModel], attention: str) -> list[Row]:
@@ -225,6 +292,9 @@ def autoregression(engines: dict[str, LanguageModel], attention: str) -> list[Ro
             prompts = batch_of(batch, prompt)
             row = Row("prefill", engine, attention, batch, prompt, 1, 0.0)
             rows.append(measure(row, model, lambda: run(model, prompts, 1), 3))  # noqa: B023
+            if engine == "native":
+                with kernel_table(row, 1, start=True):
+                    run(model, prompts, 1)
         for batch, prompt, new in DECODED:
             prompts = batch_of(batch, prompt)
             prefill_row = Row("prefill", engine, attention, batch, prompt, 1, 0.0)
@@ -234,6 +304,9 @@ def autoregression(engines: dict[str, LanguageModel], attention: str) -> list[Ro
             row.repetitions = [(whole - prefill) / (new - 1) for whole in row.repetitions]
             row.ms = statistics.median(row.repetitions)
             rows.append(row)
+            if engine == "native":
+                with kernel_table(row, new - 1, start=True):
+                    run(model, prompts, new)
     return rows
 
 
@@ -296,13 +369,59 @@ def sustained(model: LanguageModel) -> dict[str, float | int]:
     }
 
 
-def run_all(output: Path) -> None:
-    """The whole benchmark; the file is written after each part, so that an interrupted run keeps its results."""
+def steps_part(engines: tuple[str, ...], result: dict[str, Any]) -> list[Row]:
+    """LLaDA without a cache, and the shapes with much attention by cuDNN's kernel."""
+    models = {name: load(name, "llada", "flash") for name in engines}
+    if "hf" in engines:
+        result["profile"], result["sustained"] = profile(models["native"]), sustained(models["native"])
+    rows = diffusion(models, "flash", CANVASES)
+    models.clear()
+    free()
+    return rows + (diffusion({"native": load("native", "llada", "cudnn")}, "cudnn", CUDNN_CANVASES))
+
+
+def cached_part(engines: tuple[str, ...], result: dict[str, Any]) -> list[Row]:
+    """LLaDA's forwards with a cache; with hf at batch 1 alone."""
+    models = {name: load(name, "llada", "flash") for name in engines}
+    return [
+        cached(Row(cache, name, "flash", batch, prompt, new, 0.0), models[name])
+        for cache, batch, prompt, new in CACHED
+        for name in engines
+        if name == "native" or batch == 1
+    ]
+
+
+def llama_part(engines: tuple[str, ...], result: dict[str, Any]) -> list[Row]:
+    """LLaMA's prefills and its decoding."""
+    return autoregression({name: load(name, "llama", "flash") for name in engines}, "flash")
+
+
+def weights_part(engines: tuple[str, ...], result: dict[str, Any]) -> list[Row]:
+    """Loading and exactness, which have no rows."""
+    import weights
+
+    if "hf" in engines:
+        result["exactness"], result["loading"] = weights.exactness(), weights.loading()
+    return []
+
+
+PARTS = {"steps": steps_part, "cached": cached_part, "llama": llama_part, "weights": weights_part}
+
+
+def free() -> None:
+    """Give memory of models that are gone back to the device."""
     import gc
 
     import torch
+
+    gc.collect()
+    torch.cuda.empty_cache()
+
+
+def run_part(part: str, output: Path, again: bool) -> None:
+    """One part on one GPU, into PART.json; `again`: native's rows alone, into the rows of that file."""
+    import torch
     import transformers
-    import weights
 
     began = time.perf_counter()
     result: dict[str, Any] = {
@@ -310,32 +429,57 @@ def run_all(output: Path) -> None:
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "precision": "bfloat16",
-        "ceilings": ceilings(),
-        "rows": [],
     }
-    log(f"{result['gpu']}: {result['ceilings']}")
+    path = output / f"{part}.json"
+    if again:
+        result = json.loads(path.read_text())
+        for row in PARTS[part](("native",), {}):
+            same = [r for r in result["rows"] if all(r[k] == getattr(row, k) for k in CELL)]
+            same[0]["again_ms"] = row.ms
+    else:
+        result["ceilings"] = ceilings()
+        result["rows"] = [asdict(r) for r in PARTS[part](("hf", "native"), result)]
+        for row in result["rows"]:
+            row["ceilings"] = result["ceilings"]
+    result["seconds"] = result.get("seconds", 0.0) + time.perf_counter() - began
+    path.write_text(json.dumps(result, indent=1) + "\n")
 
-    def save(rows: list[Row]) -> None:
-        result["rows"] += [asdict(r) for r in rows]
-        result["seconds"] = time.perf_counter() - began
-        output.write_text(json.dumps(result, indent=1) + "\n")
-        gc.collect()
-        torch.cuda.empty_cache()
 
-    def pair(family: str) -> dict[str, LanguageModel]:
-        return {name: load(name, family, "flash") for name in ("hf", "native")}
+def run_parts(parts: list[str], output: Path) -> None:
+    """Each part twice, in processes of their own, as many parts at once as there are GPUs; then all in one file.
 
-    engines = pair("llada")
-    result["profile"] = profile(engines["native"])
-    result["sustained"] = sustained(engines["native"])
-    save(diffusion(engines, "flash", everything=True))
-    engines.clear()
-    save(autoregression(pair("llama"), "flash"))
-    save(diffusion({"native": load("native", "llada", "cudnn")}, "cudnn", everything=False))
-    for name, part in (("exactness", weights.exactness), ("loading", weights.loading)):
-        result[name] = part()
-        log(f"{name}: {result[name]}")
-        save([])
+    A part that fails or takes too long is missing there.
+    """
+    import torch
+
+    gpus: Queue[int] = Queue()
+    for gpu in range(torch.cuda.device_count()):
+        gpus.put(gpu)
+
+    def run(part: str) -> None:
+        gpu, began = gpus.get(), time.perf_counter()
+        for words in ([], ["--again"] if part != "weights" else None):
+            if words is not None:
+                left = LIMIT_S - (time.perf_counter() - began)
+                command = [sys.executable, __file__, "--output", str(output), "--part", part, "--inside", *words]
+                environment = {**os.environ, "CUDA_VISIBLE_DEVICES": str(gpu)}
+                try:
+                    subprocess.run(command, env=environment, check=True, timeout=left)
+                except (subprocess.SubprocessError, OSError) as error:
+                    log(f"{part}: {error}")
+                    break
+        gpus.put(gpu)
+
+    with ThreadPoolExecutor(len(parts)) as pool:
+        list(pool.map(run, parts))
+    merged: dict[str, Any] = {"rows": [], "seconds": {}}
+    for part in PARTS:
+        if (path := output / f"{part}.json").exists():
+            found = json.loads(path.read_text())
+            merged["rows"] += found.pop("rows")
+            merged["seconds"][part] = found.pop("seconds")
+            merged = found | merged
+    (output / "engines.json").write_text(json.dumps(merged, indent=1) + "\n")
 
 
 def log(line: str) -> None:
@@ -346,19 +490,33 @@ def log(line: str) -> None:
 # ---------------------------------------------------------------- the page
 
 
-def page(found: dict[str, Any]) -> str:
-    """docs/performance.md, from the JSON and the text in performance.md.jinja."""
+def page(path: Path) -> str:
+    """docs/performance.md, from the JSON, that of a trial beside it and the text in performance.md.jinja."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    folder = Path(__file__).parent
+    found, folder = json.loads(path.read_text()), Path(__file__).parent
     environment = Environment(
         loader=FileSystemLoader(folder), undefined=StrictUndefined, trim_blocks=True, keep_trailing_newline=True
     )
     profiles = [{**p, "total": sum(p["kernels_ms"].values())} for p in found["profile"]]
-    made = tables(found)
+    made, tried = tables(found), trial(path.with_name("block-attention.json"))
     return environment.get_template("performance.md.jinja").render(
-        run=found, tables=made, misses=misses(made), last=profiles[-1]
+        run=found, tables=made, misses=misses(made), last=profiles[-1], trial=tried
     )
+
+
+def trial(path: Path) -> list[dict[str, Any]]:
+    """Forwards with a dual cache before and after attention of a block of queries; shares of the floor held."""
+    found, lines = json.loads(path.read_text()), []
+    for row in (r for r in found["rows"] if r["what"] == "dual"):
+        line = dict(row)
+        for when in ("before", "after"):
+            floor = floor_ms(row, found["ceilings"][f"forwards_{when}"], "matrix_flops_under_load")
+            assert floor is not None
+            line[f"{when}_share"] = f"{100 * floor / row[f'{when}_ms']:.0f}%"
+        attention = (a for a in found["attention"] if (a["batch"], a["queries"]) == (row["batch"], BLOCK))
+        lines.append(line | next(attention))
+    return lines
 
 
 def misses(made: dict[str, list[dict[str, Any]]]) -> dict[str, str]:
@@ -386,7 +544,8 @@ def tables(found: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
         same = [r for r in found["rows"] if [r[k] for k in ("what", "batch", "prompt", "new")] == shape]
         hf = next((r for r in same if r["engine"] == "hf"), {})
         cudnn = next((r for r in same if r["attention"] == "cudnn"), {})
-        floors = [floor_ms(row, found["ceilings"], rate) for rate in ("matrix_flops", "matrix_flops_under_load")]
+        ceilings = row.get("ceilings", found["ceilings"])  # of its own GPU
+        floors = [floor_ms(row, ceilings, rate) for rate in ("matrix_flops", "matrix_flops_under_load")]
         line = {
             **row,
             "hf": hf.get("ms"),
@@ -403,7 +562,8 @@ def tables(found: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
 
 def floor_ms(row: dict[str, Any], ceilings: dict[str, float], rate: str) -> float | None:
     """Least time of a forward, a prefill or a decoded token: arithmetic or bytes at this run's ceilings."""
-    from dlmbench.roofline import corrected
+    from dlmbench import registry
+    from dlmbench.roofline import corrected, operators
     from dlmbench.roofline.hardware import Hardware
     from dlmbench.roofline.models_8b import LLADA_8B, LLAMA_8B, cell
 
@@ -416,6 +576,17 @@ def floor_ms(row: dict[str, Any], ceilings: dict[str, float], rate: str) -> floa
         return 1e3 * corrected.floor_s(cell(LLAMA_8B, "native", (batch, 0, tokens)), LLAMA_8B, device) / tokens
     if row["what"] == "prefill":
         return 1e3 * corrected.floor_s(cell(LLAMA_8B, "native", (batch, prompt, 1)), LLAMA_8B, device)
+    if row["what"] in ("prefix", "dual"):
+        one = cell(LLADA_8B, "native", (batch, prompt, new), cache=row["what"], block_length=BLOCK, steps=new)
+        middle = prompt + new // BLOCK // 2 * BLOCK
+        start, stop = registry.load("cache", row["what"]).span(middle, middle + BLOCK, prompt + new)
+        size, length = stop - start, prompt + new
+        forward = operators.Forward(
+            count=1, positions=size, context=length, pairs=size * length, cached=length, sampled=BLOCK,
+            rows=batch, head=BLOCK,
+        )  # fmt: skip
+        load = operators.load_of(forward, one, LLADA_8B, exact_mask=True)
+        return 1e3 * max(load.flops / matrix, load.compulsory_bytes / device.bandwidth)
     if row["what"] == "step":
         return 1e3 * corrected.floor_s(cell(LLADA_8B, "native", (batch, prompt, new), steps=1), LLADA_8B, device)
     return None
@@ -424,17 +595,24 @@ def floor_ms(row: dict[str, Any], ceilings: dict[str, float], rate: str) -> floa
 def main() -> None:
     """Measure, or make the page from a measurement."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, help="measure on this GPU and write the JSON here")
+    parser.add_argument("--output", type=Path, help="measure, and write the JSON into this folder")
+    parser.add_argument("--part", choices=PARTS, help="this part alone")
     parser.add_argument("--page", type=Path, help="write the page made from this JSON to stdout")
+    parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)  # in the process of one part
+    parser.add_argument("--again", action="store_true", help=argparse.SUPPRESS)  # in its second process
     args = parser.parse_args()
     if args.page:
-        sys.stdout.write(page(json.loads(args.page.read_text())))
+        sys.stdout.write(page(args.page))
         return
     import torch
 
     if args.output is None or not torch.cuda.is_available():
         parser.error("needs --output and a CUDA device, or --page with an earlier run's JSON")
-    run_all(args.output)
+    args.output.mkdir(parents=True, exist_ok=True)
+    if args.inside:
+        run_part(args.part, args.output, args.again)
+    else:
+        run_parts([args.part] if args.part else list(PARTS), args.output)
 
 
 if __name__ == "__main__":

@@ -311,10 +311,10 @@ class DenoisingLoop:
         block = int(self.knobs["block_length"] or new_tokens)
         steps = int(self.knobs.get("steps") or new_tokens) // (new_tokens // block)
         for first in range(0, new_tokens, block):
-            self._denoise_block(slice(first, first + block), quotas(block, steps) if self.rule.SCHEDULED else None)
+            self.denoise_block(slice(first, first + block), quotas(block, steps) if self.rule.SCHEDULED else None)
             self.work.block_ends.append(self.work.forwards)
 
-    def _denoise_block(self, block: slice, schedule: list[int] | None) -> None:
+    def denoise_block(self, block: slice, schedule: list[int] | None) -> None:
         """Run a schedule's forwards, or without one as many as it takes until no mask is left."""
         canvas, length = self.canvas, block.stop - block.start
         if schedule is not None and self.cache.USES_KV_CACHE:

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 COST = EngineCost(
     head_on_all_positions=True,
     efficiencies={
-        "diffusion": Efficiencies(0.596, 0.699, 0.466, 13.1e-3),
-        "autoregressive": Efficiencies(0.568, 0.665, 0.444, 14.8e-3),
+        "diffusion": Efficiencies(0.632, 0.583, 0.456, 13.1e-3),
+        "autoregressive": Efficiencies(0.597, 0.576, 0.440, 14.8e-3),
     },
     measured_on="one H200, bfloat16, flash attention",
     caveat="where launch overhead dominates (decoding, short cells) a later run on an H200 took up to 2.3 times as "

@@ -14,7 +14,7 @@ COST = EngineCost(
     logits_chunk_bytes=2**28,
     mlp_chunk_rows=16384,
     efficiencies={
-        "diffusion": Efficiencies(0.685, 0.634, 0.367, 1.24e-3),
+        "diffusion": Efficiencies(0.692, 0.665, 0.347, 1.24e-3),
         "autoregressive": Efficiencies(0.669, 0.735, 0.403, 1.06e-3),
     },
     measured_on="one H200, bfloat16, flash attention",

@@ -3,11 +3,11 @@
 Plain transformers at batch 1 measures how fast Python launches kernels. Here the same code runs LLaMA (causal, with a
 KV cache) and LLaDA (bidirectional, with or without a cache over the canvas), so that what differs is the architecture.
 Q, K and V are one matrix product, gate and up another. Three compiled functions, shared by all layers, run between
-torch's own attention and matrix products (`triton_kernels` replaces these where there are few rows). Whole steps are
-captured as CUDA graphs (`cuda_graphs`). The head runs over the requested positions in chunks, so that the logits of a
-whole canvas are never materialised.
+torch's own attention and matrix products (`triton_kernels` replaces these where there are few rows or queries). Whole
+steps are captured as CUDA graphs (`cuda_graphs`). The head runs over the requested positions in chunks, so that the
+logits of a whole canvas are never materialised.
 
-From top to bottom: weights, the functions between the products, the model (`_run_blocks` is its blocks), decoding.
+From top to bottom: weights, the functions between the products, the model (`run_blocks` is its blocks), decoding.
 Shapes: B rows, P prompt, G new tokens, Q positions of a forward, T = B Q, N canvas, D hidden size, H heads, K key-value
 heads, d = D / H, h = d / 2, F = 2 x intermediate size, V vocabulary.
 """
@@ -31,9 +31,12 @@ if TYPE_CHECKING:
 
     LayerAttention = Callable[[int, torch.Tensor], torch.Tensor]  # (layer, qkv) -> attention output
     DecodeAttention = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]  # (q, k, v) -> output
+    FlashDecode = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]  # with last_key
 
 LOGITS_BYTES = 2**28  # of one chunk of the head's output
+COMPILED_WIDTH = 1024  # hidden size from which compiling, up to a minute before the first token, can pay
 MLP_ROWS = 16384  # positions per pass of the feed-forward, whose activations are seven times as wide as a position
+MAX_QUERIES = 64  # of a row and key head, against a cache: with more, torch's attention is faster than ours
 CONTEXT_BUCKET = 256  # with a mask, decode steps whose context rounds up to the same multiple share a graph
 
 
@@ -45,7 +48,7 @@ def load(
     attention: str,
     device: str,
     seed: int = 0,
-    compile: bool = True,
+    compile: bool | None = None,
     cuda_graphs: bool = True,
 ) -> Transformer:
     """Load a checkpoint folder, or random weights of a folder's or a known architecture; see `models.engines`.
@@ -53,7 +56,7 @@ def load(
     Weights are copied one by one into place on the device: the peak is the model and its largest tensor.
 
     Args:
-        compile: fuse small kernels with torch.compile (CUDA only).
+        compile: fuse small kernels with torch.compile (CUDA only); None for models that are large enough to gain by it.
         cuda_graphs: capture and replay steps (CUDA only).
     """
     import torch
@@ -61,6 +64,8 @@ def load(
     where, dtype = torch.device(device), getattr(torch, precision)
     architecture, weights = checkpoint.load_weights(spec, folder, where, dtype, seed)
     on_gpu = where.type == "cuda"
+    if compile is None:
+        compile = architecture.hidden_size >= COMPILED_WIDTH
     return Transformer(architecture, weights, attention, dtype, where, compile and on_gpu, cuda_graphs and on_gpu)
 
 
@@ -215,6 +220,7 @@ class Transformer:
         self._weights = TransformerWeights(architecture, weights, dtype, device)
         self._runners = CudaGraphRunners()
         self._compiled: dict[Callable[..., Any], Callable[..., Any]] = {}
+        self._mark_dynamic = mark_dynamic if compile else lambda tensor, *_: tensor  # dynamo takes seconds to import
         self._rms_norm, self._silu_and_mul, self.split_and_rotate = (
             self.maybe_compile(f) for f in (rms_norm, silu_and_mul, split_and_rotate)
         )
@@ -227,7 +233,11 @@ class Transformer:
         self._freqs_cis_N2h = torch.empty(0)
         # Half precision on a GPU, unless another kernel is enforced; its head sizes are powers of two.
         supported = device.type == "cuda" and dtype.itemsize == 2 and architecture.head_size in (16, 32, 64, 128, 256)
-        self.has_flash_decoding = supported and attention in ("auto", "flash")
+        self.flash_decode: FlashDecode | None = None
+        if supported and attention in ("auto", "flash"):
+            from dlmbench.models.engines.native.triton_kernels import flash_decode
+
+            self.flash_decode = flash_decode
         if compile:
             # Functions of static shape are compiled once per shape: never fall back to eager after too many of them.
             torch._dynamo.config.recompile_limit = torch._dynamo.config.accumulated_recompile_limit = 4096
@@ -271,12 +281,18 @@ class Transformer:
 
         stop, causal = start + tokens_BQ.shape[1], self.architecture.is_causal
         mask_B1QN = None if attention_mask_BN is None else _sdpa_mask(attention_mask_BN, start, stop, causal)
-        freqs_cis_Q2h = mark_dynamic(self.freqs_cis(stop)[start:stop], 0)
-        input_pos_Q = mark_dynamic(torch.arange(start, stop, device=self.device), 0)
+        freqs_cis_Q2h = self._mark_dynamic(self.freqs_cis(stop)[start:stop], 0)
+        input_pos_Q = self._mark_dynamic(torch.arange(start, stop, device=self.device), 0)
+        few_queries = (stop - start) * self.heads[0] // self.heads[1] <= MAX_QUERIES
+        attend: DecodeAttention | None = None
+        if self.flash_decode is not None and cache is not None and few_queries and not causal and mask_B1QN is None:
+            attend = partial(self.flash_decode, torch.full((1,), cache.shape[3] - 1, device=self.device))
 
         def attention(layer: int, qkv_BQ: torch.Tensor) -> torch.Tensor:
-            k_cache, v_cache = (None, None) if cache is None else (mark_dynamic(t, 0, 1) for t in cache[layer])
+            k_cache, v_cache = (None, None) if cache is None else (self._mark_dynamic(t, 0, 1) for t in cache[layer])
             q, k, v = self.split_and_rotate(qkv_BQ, freqs_cis_Q2h, self.heads, k_cache, v_cache, input_pos_Q)
+            if attend is not None:
+                return attend(q, k, v)
             if causal:
                 k, v = k[:, :stop], v[:, :stop]
             return self.sdpa(q, k, v, mask_B1QN, is_causal=causal and mask_B1QN is None)
@@ -342,17 +358,18 @@ class Transformer:
         """
         import torch
 
-        weights, eps, (rows, positions) = self._weights, self.architecture.norm_eps, tokens_BQ.shape
+        weights, eps, mark = self._weights, self.architecture.norm_eps, self._mark_dynamic
+        rows, positions = tokens_BQ.shape
         x_TD = torch.nn.functional.embedding(tokens_BQ, weights.embed_tokens_VD).flatten(0, 1)
         for i, layer in enumerate(weights.layers):
             # `out` is qkv, then gate and up: under one name, so that the former is freed before the latter is used.
-            out = self._linear(self._rms_norm(mark_dynamic(x_TD, 0), layer.input_layernorm_D, eps), layer.qkv_proj)
-            y_BQHd = attention(i, mark_dynamic(out.view(rows, positions, -1), 0, 1))
+            out = self._linear(self._rms_norm(mark(x_TD, 0), layer.input_layernorm_D, eps), layer.qkv_proj)
+            y_BQHd = attention(i, mark(out.view(rows, positions, -1), 0, 1))
             self._linear_add_(x_TD, y_BQHd.reshape(x_TD.shape), layer.o_proj)
             for chunk in x_TD.split(MLP_ROWS):
                 norm_D = layer.post_attention_layernorm_D
-                out = self._linear(self._rms_norm(mark_dynamic(chunk, 0), norm_D, eps), layer.gate_up_proj)
-                self._linear_add_(chunk, self._silu_and_mul(mark_dynamic(out, 0)), layer.down_proj)
+                out = self._linear(self._rms_norm(mark(chunk, 0), norm_D, eps), layer.gate_up_proj)
+                self._linear_add_(chunk, self._silu_and_mul(mark(out, 0)), layer.down_proj)
         hidden_TD: torch.Tensor = self._rms_norm(x_TD, weights.norm_D, eps)
         return hidden_TD.view(rows, positions, -1)
 
@@ -410,7 +427,7 @@ class DecodeState:
 
         rows, self.prompt_tokens, new_tokens = shape
         self.model, self.greedy, self.length = model, greedy, self.prompt_tokens + new_tokens
-        self.flash_decoding = model.has_flash_decoding and not padding
+        self.flash_decode = None if padding else model.flash_decode
         self.cache = model.new_cache(rows, self.length)
         zeros = partial(torch.zeros, device=model.device)
         self.tokens_BN = zeros((rows, self.length), dtype=torch.int64)
@@ -438,7 +455,7 @@ class DecodeState:
 
     def context_bucket(self, filled: int) -> int:
         """Positions of the cache that a step may read when `filled` are in use: one graph serves the whole bucket."""
-        if self.flash_decoding:
+        if self.flash_decode is not None:
             return self.length
         return min(-(-filled // CONTEXT_BUCKET) * CONTEXT_BUCKET, self.length)
 
@@ -446,7 +463,10 @@ class DecodeState:
         """Forward of the last token at `input_pos_1`, against at most `context` positions of the cache."""
         model = self.model
         freqs_cis = model.freqs_cis(self.length).index_select(0, self.input_pos_1)
-        attend = self._flash_decoding() if self.flash_decoding else self._masked_attention(context)
+        if self.flash_decode is None:
+            attend = self._masked_attention(context)
+        else:  # reads on the device how far the cache is filled
+            attend = partial(self.flash_decode, self.input_pos_1)
 
         def attention(layer: int, qkv_B1: torch.Tensor) -> torch.Tensor:
             k_cache, v_cache = self.cache[layer]
@@ -463,12 +483,6 @@ class DecodeState:
         if self.attention_mask_BN is not None:
             mask_B11N = mask_B11N & self.attention_mask_BN.bool()[:, None, None, :context]
         return lambda q, k, v: self.model.sdpa(q, k[:, :context], v[:, :context], mask_B11N)
-
-    def _flash_decoding(self) -> DecodeAttention:
-        """Our kernel, which reads on the device how far the cache is filled."""
-        from dlmbench.models.engines.native import triton_kernels
-
-        return lambda q_B1Hd, k, v: triton_kernels.flash_decode(q_B1Hd[:, 0], k, v, self.input_pos_1)
 
     def _finish(self, hidden_B1D: torch.Tensor) -> None:
         """Logits of the last position; when greedy also the token."""

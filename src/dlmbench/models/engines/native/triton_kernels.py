@@ -7,12 +7,13 @@ In decoding, one query per row attends to a cache whose filled length only the d
 must not depend on how long the context is by now. Torch's flash kernel takes no mask; its variable-length form leaves
 most of the device idle, since it gives each row and key head to one multiprocessor. So `flash_decode` is flash decoding
 (Dao et al. 2023, https://crfm.stanford.edu/2023/10/12/flashdecoding.html): several programs split the keys of a row,
-each with the online softmax of FlashAttention (arXiv 2205.14135), and a second kernel combines them.
+each with the online softmax of FlashAttention (arXiv 2205.14135), and a second kernel combines them. A block of queries
+takes it too: they fill a quarter of the tile of torch's kernel.
 
 Imports triton, so import this module on a GPU only.
 
-Shapes: B batch, T rows of a product, K its inputs, N its outputs; in attention H heads, K key-value heads, N cache
-length, d head size.
+Shapes: B batch, T rows of a product, K its inputs, N its outputs; in attention Q queries of a row, H heads, K key-value
+heads, N cache length, d head size.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ _BLOCK_KEYS = 64  # of flash decoding: keys per iteration
 # Flash decoding splits the keys until there are this many programs, or this many splits.
 _TARGET_PROGRAMS = 100
 _MAX_SPLITS = 16
+_LOG2_E = 1.4426950408889634  # scores are scaled by it, for exp2 in place of exp
 
 
 class SkinnyGemm:
@@ -82,34 +84,36 @@ def _num_stages(wanted: int, bytes_each: int) -> int:
 
 
 def flash_decode(
-    q_BHd: torch.Tensor, k_cache_BNKd: torch.Tensor, v_cache_BNKd: torch.Tensor, input_pos_1: torch.Tensor
+    last_key_1: torch.Tensor, q_BQHd: torch.Tensor, k_cache_BNKd: torch.Tensor, v_cache_BNKd: torch.Tensor
 ) -> torch.Tensor:
-    """Output_BHd of one query per row over the cache's positions 0..input_pos, the same in every row.
+    """Output_BQHd of a few queries per row over the cache's positions 0..last_key.
 
     Query heads i * H/K .. (i + 1) * H/K share key head i. Head size a power of two; contiguous tensors.
     """
-    rows, n_heads, head_dim = q_BHd.shape
+    rows, n_queries, n_heads, head_dim = q_BQHd.shape
     length, n_kv_heads = k_cache_BNKd.shape[1:3]
     group = n_heads // n_kv_heads
     num_splits = 1
     while num_splits < _MAX_SPLITS and rows * n_kv_heads * num_splits < _TARGET_PROGRAMS:
         num_splits *= 2
-    out_BHd = torch.empty_like(q_BHd)
-    split_shape = (rows * n_kv_heads, num_splits, group)
-    split_acc = (
-        torch.empty((*split_shape, head_dim), dtype=torch.float32, device=q_BHd.device) if num_splits > 1 else out_BHd
-    )
-    split_sums = torch.empty((*split_shape, 2), dtype=torch.float32, device=q_BHd.device) if num_splits > 1 else out_BHd
+    out_BQHd = torch.empty_like(q_BQHd)
+    split_acc = split_sums = out_BQHd
+    if num_splits > 1:
+        split_shape = (rows * n_kv_heads, num_splits, n_queries * group)
+        split_acc = torch.empty((*split_shape, head_dim), dtype=torch.float32, device=q_BQHd.device)
+        split_sums = torch.empty((*split_shape, 2), dtype=torch.float32, device=q_BQHd.device)
+    # Tensor cores take 16 rows at least; padding 32 to the 64 of a warp group's instruction is faster than not to.
+    block_queries = 16 if n_queries * group <= 16 else max(64, triton.next_power_of_2(n_queries * group))
     _flash_decode_kernel[(rows * n_kv_heads, num_splits)](
-        q_BHd, k_cache_BNKd, v_cache_BNKd, out_BHd, split_acc, split_sums, input_pos_1, length, n_kv_heads,
-        head_dim**-0.5, group, head_dim, num_splits, _BLOCK_KEYS, max(16, group),
+        q_BQHd, k_cache_BNKd, v_cache_BNKd, out_BQHd, split_acc, split_sums, last_key_1, n_queries, length, n_kv_heads,
+        head_dim**-0.5 * _LOG2_E, group, head_dim, num_splits, _BLOCK_KEYS, block_queries,
         num_warps=4, num_stages=_num_stages(3, 4 * _BLOCK_KEYS * head_dim),
     )  # fmt: skip
     if num_splits > 1:
-        _flash_decode_combine_kernel[(rows * n_kv_heads, group)](
-            split_acc, split_sums, out_BHd, group, head_dim, num_splits
+        _flash_decode_combine_kernel[(rows * n_kv_heads, n_queries * group)](
+            split_acc, split_sums, out_BQHd, n_queries, n_kv_heads, group, head_dim, num_splits
         )
-    return out_BHd
+    return out_BQHd
 
 
 @triton.jit
@@ -143,22 +147,23 @@ def _skinny_gemm_kernel(
 
 @triton.jit
 def _flash_decode_kernel(
-    q, k_cache, v_cache, out, split_acc, split_sums, input_pos, length, n_kv_heads, scale,
+    q, k_cache, v_cache, out, split_acc, split_sums, last_key, n_queries, length, n_kv_heads, scale,
     GROUP: tl.constexpr, HEAD_DIM: tl.constexpr, NUM_SPLITS: tl.constexpr, BLOCK_KEYS: tl.constexpr,
-    BLOCK_GROUP: tl.constexpr,
+    BLOCK_QUERIES: tl.constexpr,
 ):  # fmt: skip
-    """A row's queries of one key head over one split of its keys. BLOCK_GROUP: GROUP padded for the tensor cores."""
+    """A row's queries of one key head, padded to BLOCK_QUERIES, over one split of its keys."""
     pair, split = tl.program_id(0), tl.program_id(1)  # pair: row and key head
-    n_keys = tl.load(input_pos) + 1
+    n_keys = (tl.load(last_key) + 1).to(tl.int32)
     split_keys = tl.cdiv(tl.cdiv(n_keys, NUM_SPLITS), BLOCK_KEYS) * BLOCK_KEYS
     first = split * split_keys
     last = tl.minimum(first + split_keys, n_keys)
-    g, d, n = tl.arange(0, BLOCK_GROUP), tl.arange(0, HEAD_DIM), tl.arange(0, BLOCK_KEYS)
-    is_query = g[:, None] < GROUP
-    query = tl.load(q + (pair * GROUP + g[:, None]) * HEAD_DIM + d[None, :], mask=is_query, other=0.0)
-    m = tl.full([BLOCK_GROUP], -float("inf"), tl.float32)
-    exp_sum = tl.zeros([BLOCK_GROUP], tl.float32)
-    acc = tl.zeros([BLOCK_GROUP, HEAD_DIM], tl.float32)
+    g, d, n = tl.arange(0, BLOCK_QUERIES), tl.arange(0, HEAD_DIM), tl.arange(0, BLOCK_KEYS)
+    is_query = g < n_queries * GROUP
+    query_offsets = _query_rows(pair, g, n_queries, n_kv_heads, GROUP)[:, None] * HEAD_DIM + d[None, :]
+    query = tl.load(q + query_offsets, mask=is_query[:, None], other=0.0)
+    m = tl.full([BLOCK_QUERIES], -float("inf"), tl.float32)
+    exp_sum = tl.zeros([BLOCK_QUERIES], tl.float32)
+    acc = tl.zeros([BLOCK_QUERIES, HEAD_DIM], tl.float32)
     head = (pair // n_kv_heads).to(tl.int64) * length * n_kv_heads * HEAD_DIM + (pair % n_kv_heads) * HEAD_DIM
     for start in range(first, last, BLOCK_KEYS):
         is_key = (start + n) < last
@@ -167,31 +172,38 @@ def _flash_decode_kernel(
         value = tl.load(v_cache + offsets, mask=is_key[:, None], other=0.0)
         score = tl.where(is_key[None, :], tl.dot(query, tl.trans(key)) * scale, -float("inf"))
         m_new = tl.maximum(m, tl.max(score, 1))
-        p = tl.exp(score - m_new[:, None])
-        alpha = tl.exp(m - m_new)
+        p = tl.exp2(score - m_new[:, None])
+        alpha = tl.exp2(m - m_new)
         exp_sum = exp_sum * alpha + tl.sum(p, 1)
-        acc = acc * alpha[:, None] + tl.dot(p.to(value.dtype), value)
+        acc = tl.dot(p.to(value.dtype), value, acc * alpha[:, None])
         m = m_new
     if NUM_SPLITS == 1:
-        normalized = (acc / exp_sum[:, None]).to(out.dtype.element_ty)
-        tl.store(out + (pair * GROUP + g[:, None]) * HEAD_DIM + d[None, :], normalized, mask=is_query)
+        tl.store(out + query_offsets, (acc / exp_sum[:, None]).to(out.dtype.element_ty), mask=is_query[:, None])
     else:
-        index = (pair * NUM_SPLITS + split) * GROUP + g
-        tl.store(split_acc + index[:, None] * HEAD_DIM + d[None, :], acc, mask=is_query)
-        tl.store(split_sums + index * 2, m, mask=g < GROUP)
-        tl.store(split_sums + index * 2 + 1, exp_sum, mask=g < GROUP)
+        index = (pair * NUM_SPLITS + split) * n_queries * GROUP + g
+        tl.store(split_acc + index[:, None] * HEAD_DIM + d[None, :], acc, mask=is_query[:, None])
+        tl.store(split_sums + index * 2, m, mask=is_query)
+        tl.store(split_sums + index * 2 + 1, exp_sum, mask=is_query)
+
+
+@triton.jit
+def _query_rows(pair, g, n_queries, n_kv_heads, GROUP: tl.constexpr):
+    """Where query g of a row and key head stands in q_BQHd, in units of d."""
+    position = pair // n_kv_heads * n_queries + g // GROUP
+    return (position * n_kv_heads + pair % n_kv_heads) * GROUP + g % GROUP
 
 
 @triton.jit
 def _flash_decode_combine_kernel(
-    split_acc, split_sums, out, GROUP: tl.constexpr, HEAD_DIM: tl.constexpr, NUM_SPLITS: tl.constexpr
-):
+    split_acc, split_sums, out, n_queries, n_kv_heads,
+    GROUP: tl.constexpr, HEAD_DIM: tl.constexpr, NUM_SPLITS: tl.constexpr,
+):  # fmt: skip
     """Weigh the splits of one query by their softmax sums; a split without keys has weight 0."""
     pair, g = tl.program_id(0), tl.program_id(1)
     s, d = tl.arange(0, NUM_SPLITS), tl.arange(0, HEAD_DIM)
-    index = (pair * NUM_SPLITS + s) * GROUP + g
+    index = (pair * NUM_SPLITS + s) * n_queries * GROUP + g
     m, exp_sum = tl.load(split_sums + index * 2), tl.load(split_sums + index * 2 + 1)
-    weight = tl.where(exp_sum > 0, tl.exp(m - tl.max(m, 0)), 0.0)
+    weight = tl.where(exp_sum > 0, tl.exp2(m - tl.max(m, 0)), 0.0)
     acc = tl.load(split_acc + index[:, None] * HEAD_DIM + d[None, :])
     combined = tl.sum(acc * weight[:, None], 0) / tl.sum(weight * exp_sum, 0)
-    tl.store(out + (pair * GROUP + g) * HEAD_DIM + d, combined.to(out.dtype.element_ty))
+    tl.store(out + _query_rows(pair, g, n_queries, n_kv_heads, GROUP) * HEAD_DIM + d, combined.to(out.dtype.element_ty))
