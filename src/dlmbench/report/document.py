@@ -12,7 +12,6 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from dlmbench import registry
 from dlmbench.charts.figure import Figure, draw
 from dlmbench.report import tables
 from dlmbench.report.answer import Answer
@@ -50,7 +49,6 @@ def compose(source: Source, figures: Sequence[Figure] = ()) -> str:
         "answers": answers(source),
         "tables": tables,
         "commands": code(source.commands),
-        "family_title": lambda family: registry.attribute("families", family, "TITLE", family),
         "axis": lambda name: listed(map(plain, source.values(name))),
         "counted": counted,
         "listed": listed,

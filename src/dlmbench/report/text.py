@@ -21,14 +21,14 @@ TEMPLATES = Path(__file__).parent / "templates"
 # ---------------------------------------------------------------- numbers
 
 
-def sig(value: float, digits: int = 3) -> str:
-    """`value` with `digits` significant digits, in powers of ten only below 1e-4: 0.0123, 1.23, 12,300."""
-    rounded = float(f"{value:.{digits}g}")
+def sig(value: float) -> str:
+    """`value` with three significant digits, in powers of ten only below 1e-4: 0.0123, 1.23, 12,300."""
+    rounded = float(f"{value:.3g}")
     if rounded == 0:
         return "0"
     if abs(rounded) < 1e-4:
-        return f"{rounded:.{digits - 1}e}"
-    return f"{rounded:,.{max(0, digits - 1 - math.floor(math.log10(abs(rounded))))}f}"
+        return f"{rounded:.2e}"
+    return f"{rounded:,.{max(0, 2 - math.floor(math.log10(abs(rounded))))}f}"
 
 
 def seconds(value: float) -> str:
@@ -82,10 +82,10 @@ def from_to(values: Sequence[float], text: Callable[[float], str] = sig) -> str:
     return low if low == high else f"{low} to {high}"
 
 
-def listed(items: Iterable[object], last: str = "and") -> str:
+def listed(items: Iterable[object]) -> str:
     """a, b and c, each once."""
     texts = list(dict.fromkeys(str(i) for i in items))
-    return texts[0] if len(texts) == 1 else f"{', '.join(texts[:-1])} {last} {texts[-1]}" if texts else "none"
+    return texts[0] if len(texts) == 1 else f"{', '.join(texts[:-1])} and {texts[-1]}" if texts else "none"
 
 
 def plain(value: object) -> str:
