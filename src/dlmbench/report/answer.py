@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dlmbench.analysis.replication import LEAST_ALONE, LEAST_PROCESSES, LEAST_REPETITIONS, Ratio
+from dlmbench.analysis.replication import DISTURBED, LEAST_ALONE, LEAST_PROCESSES, LEAST_REPETITIONS, Ratio
 from dlmbench.analysis.results import Curve, Study, Verdict
 from dlmbench.analysis.stats import Interval, group_by
 from dlmbench.report.text import counted, listed, percent, rounded, spread, value_id
@@ -264,7 +264,7 @@ def _sure(curve: Curve) -> str:
 
 def _why_open(ratio: Ratio) -> str:
     if ratio.is_disturbed:
-        return "slowed by other programs or heat"
+        return DISTURBED
     return "no difference shown" if ratio.suffices else "too few repetitions"
 
 
@@ -298,7 +298,7 @@ def _notes(study: Study, rows: Sequence[AnswerRow]) -> list[str]:
     alone = [r for r in ratios if r.suffices and r.floor]
     floor = percent(max((r.floor for r in alone), default=0.0))
     for found, text in (
-        ([r for r in ratios if r.is_disturbed], "Slowed by other programs or heat, so open: {}."),
+        ([r for r in ratios if r.is_disturbed], f"Open, since {DISTURBED}: {{}}."),
         (
             [r for r in ratios if not r.suffices and not r.is_disturbed],
             f"Too few repetitions to decide anything: {{}} ({enough}).",
