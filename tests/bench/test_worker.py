@@ -19,6 +19,7 @@ from dlmbench.bench.worker import (
     Repetition,
     ScoreTexts,
     WorkerState,
+    failure,
 )
 from dlmbench.errors import BenchError
 from dlmbench.measure.protocol import RepetitionPlan
@@ -173,6 +174,12 @@ class Refused:
     def run(self, state):
         raise BenchError("no", "because")
         yield
+
+
+def test_a_reason_does_not_name_the_home_folder(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/jane")
+    assert failure(BenchError("/home/jane/llada: broken", "Fix it")).reason == "~/llada: broken. Fix it"
+    assert failure(OSError("no /home/jane/x")).reason == "OSError: no ~/x"
 
 
 def test_a_request_that_fails_or_kills_the_process_is_a_reply_and_the_next_one_is_answered():

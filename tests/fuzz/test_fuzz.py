@@ -73,7 +73,7 @@ def test_a_reader_that_writes_anywhere_is_found(write, tmp_path_factory):
 
 @pytest.mark.parametrize(
     ("name", "old"),
-    [("generations.jsonl", "went"), ("experiment.json", "\"description\": \""), ("records.jsonl", "Intel(R)")],
+    [("generations.jsonl", "went"), ("experiment.json", '"description": "'), ("records.jsonl", "Intel(R)")],
 )
 def test_a_script_in_a_run_folder_stands_in_its_report_as_text_and_one_that_would_run_is_found(
     name, old, tmp_path, monkeypatch

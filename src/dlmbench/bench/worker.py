@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from dlmbench import models, registry
@@ -349,7 +350,8 @@ def failure(error: Exception) -> Failed:
         return Failed("oom", f"out of memory{peak}")
     if isinstance(error, InvalidLogitsError):
         return Failed("invalid", str(error))
-    return Failed("error", f"{type(error).__name__}: {error}" if not isinstance(error, BenchError) else str(error))
+    reason = f"{type(error).__name__}: {error}" if not isinstance(error, BenchError) else str(error)
+    return Failed("error", reason.replace(str(Path.home()), "~"))  # results are passed on
 
 
 # What a pipe raises once the process at its other end died; a plain OSError where that was in the middle of a message.
