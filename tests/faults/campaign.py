@@ -678,6 +678,7 @@ def main() -> None:
             except Exception:  # the other kinds are worth knowing too
                 wrong.append(own.rows[-1].name if own.rows else kind.__name__)
                 traceback.print_exc()
+            sys.stderr.write(table(own.rows) + "\n")  # the whole takes long, and may be stopped
             return own.rows
 
         wanted = [k for k in kinds if not options.only or k[0].__name__ in options.only]
