@@ -52,16 +52,19 @@ dlmbench() {
 # Run a command that can be stopped: SLURM sends USR1 before the time limit, the command finishes its repetition and
 # exits with code 75, and the job requeues itself and resumes at its next start.
 run_and_requeue() {
-  local own child= code=0 stopping=0 early=0 status
+  local own child= code=0 stopping=0 early= ended=0 status signal
   own=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_}${SLURM_ARRAY_TASK_ID:-${SLURM_JOB_ID:-}}
   echo "dlmbench job $own, start $((${SLURM_RESTART_COUNT:-0} + 1)), on $(hostname -s)," \
     "GPU ${CUDA_VISIBLE_DEVICES:-none}, $(date -Is)"
-  trap 'stopping=1; echo "USR1 at $(date -Is): stopping after this repetition"
-    if [ -n "$child" ]; then kill -USR1 "$child" || true; else early=1; fi' USR1
+  # No $(...) in a trap: a second signal would set its variables in that subshell.
+  trap 'stopping=1; printf "USR1 at %(%FT%T%z)T: stopping after this repetition\n" -1
+    if [ -n "$child" ]; then kill -USR1 "$child" || true; else early+=" USR1"; fi' USR1
+  # At the limit itself, and from scancel, all processes get TERM; this shell has to outlive the command to requeue.
+  trap 'stopping=1 ended=1; if [ -n "$child" ]; then kill -TERM "$child" || true; else early+=" TERM"; fi' TERM
   ("$@") &
   child=$!
-  # The signal may arrive before the process id is known; it is passed on now.
-  if [ "$early" = 1 ]; then kill -USR1 "$child" || true; fi
+  # A signal may arrive before the process id is known; it is passed on now.
+  for signal in $early; do kill -"$signal" "$child" || true; done
   wait "$child" || code=$?
   # A wait interrupted by the signal does not give the exit code of the command, which is still finishing.
   while [ "$stopping" = 1 ]; do
@@ -69,7 +72,7 @@ run_and_requeue() {
     wait "$child" || status=$?
     [ "$status" = 127 ] || code=$status
   done
-  if [ "$code" = 75 ]; then
+  if [ "$code" = 75 ] && { [ "$ended" = 0 ] || scontrol show job -o "$own" | grep -q Reason=TimeLimit; }; then
     echo "unfinished: requeueing $own"
     scontrol requeue "$own"
   fi

@@ -19,6 +19,7 @@ from dlmbench.bench.worker import (
     Repetition,
     ScoreTexts,
     WorkerState,
+    failure,
 )
 from dlmbench.errors import BenchError
 from dlmbench.measure.protocol import RepetitionPlan
@@ -175,6 +176,12 @@ class Refused:
         yield
 
 
+def test_a_reason_does_not_name_the_home_folder(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/jane")
+    assert failure(BenchError("/home/jane/llada: broken", "Fix it")).reason == "~/llada: broken. Fix it"
+    assert failure(OSError("no /home/jane/x")).reason == "OSError: no ~/x"
+
+
 def test_a_request_that_fails_or_kills_the_process_is_a_reply_and_the_next_one_is_answered():
     with Pool({"m"}, "cpu") as pool:
         worker = pool.worker("m")
@@ -197,8 +204,24 @@ class Hang:
 def test_a_process_that_hangs_is_ended_and_the_next_request_starts_another():
     with Pool({"m"}, "cpu") as pool:
         worker = pool.worker("m")
+        list(worker.ask(Refused()))  # the process imports this module for its first request, which may take long
         assert list(worker.ask(Hang(), silence_s=1)) == [
             "one",
             Failed("error", "the model's process gave no answer for 1 s and was ended"),
         ]
         assert list(worker.ask(Refused(), silence_s=60)) == [Failed("error", "no. because")]
+
+
+def test_a_process_that_cannot_start_is_a_reply_and_the_next_request_tries_again(monkeypatch):
+    def no_memory(*_):
+        raise OSError(12, "Cannot allocate memory")
+
+    with Pool({"m"}, "cpu") as pool:
+        worker = pool.worker("m")
+        for broken in ("multiprocessing.context.SpawnProcess.start", "multiprocessing.context.SpawnContext.Pipe"):
+            with monkeypatch.context() as patched:
+                patched.setattr(broken, no_memory)
+                pool.start({"m": baseline_cell()})
+                (failed,) = worker.ask(Refused())
+            assert failed == Failed("error", "the model's process did not start: [Errno 12] Cannot allocate memory")
+        assert list(worker.ask(Refused())) == [Failed("error", "no. because")]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -14,6 +13,7 @@ import psutil
 import pytest
 
 from dlmbench.results import read_generations, read_run
+from support.altered_program import altered
 from support.experiments import embedded_pair
 
 pytestmark = pytest.mark.e2e
@@ -22,7 +22,7 @@ PROTOCOL = "{warmup: 1, pilot: 3, min_repeats: 9, max_repeats: 9, max_time_s: 60
 
 def start(config: Path, output: Path) -> subprocess.Popen:
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
-    command = [sys.executable, "-m", "support.two_devices", str(config), str(output)]
+    command = altered("run", "--config", config, "--output-dir", output, "--gpus", "2", devices=2)
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
 
 

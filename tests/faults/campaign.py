@@ -39,32 +39,35 @@ import dlmbench  # noqa: E402
 from dlmbench.errors import BenchError  # noqa: E402
 from dlmbench.results import Store, read_generations, read_run  # noqa: E402
 from dlmbench.results.records import read_records  # noqa: E402
+from support.altered_program import altered  # noqa: E402
 from support.experiments import embedded_pair  # noqa: E402
 from support.program import command_line  # noqa: E402
 
 CHECKPOINTS = Path(dlmbench.__file__).parent / "tiny/checkpoints"
-PROCESSES = 2
-PROTOCOL = f"{{warmup: 1, pilot: 3, min_repeats: 6, max_repeats: 6, processes: {PROCESSES}, rounds: 1}}"
+PROCESSES, PILOT = 2, 3
+PROTOCOL = f"{{warmup: 1, pilot: {PILOT}, min_repeats: 6, max_repeats: 6, processes: {PROCESSES}, rounds: 1}}"
 CONFIG = embedded_pair(steps="[4]", count=2, protocol=PROTOCOL, metrics="[likelihood, oracle_log_prob]")
 LONGEST_S = 300
 AT_ONCE = 2  # kinds of faults: a run alone leaves cores idle
-RESUMES = "the same command resumes"
+RESUMES, ALL_DONE = "the same command resumes", "2 of 2 cells done"
 
 
 @dataclass
 class Fault:
-    """One row of the table. kept: repetitions on record at the fault. ended: tries that then ended as undisturbed.
+    """One row of the table.
 
-    ended_as: what was compared instead, where the end cannot be that of an undisturbed run. loses: records are removed.
+    seen: None where no one can look. kept: repetitions on record at the faults, None where they were not counted; lost:
+    those of them that are gone at the end. runs: how many were compared, after one or several tries each, and how they
+    ended (`ended_as`). loses: records are removed.
     """
 
     name: str
-    seen: str = "nothing"
+    seen: str | None = None
     tries: int = 0
-    kept: int = 0
-    lost: int = 0
-    ended: int = 0
-    ended_as: str = ""
+    kept: int | None = None
+    lost: int | None = None
+    runs: int = 0
+    ended_as: str = "ended as undisturbed"
     loses: bool = False
 
     def shows(self, code: int | None, stderr: str, expected: int, words: str) -> None:
@@ -73,6 +76,11 @@ class Fault:
         assert words in stderr, (self.name, stderr)
         assert "Traceback" not in stderr, (self.name, stderr)
         self.seen = f'"{words}", exit code {expected}'
+
+    def count(self, kept: list[str], lines: list[str]) -> None:
+        """Count the repetitions on record at one fault, and those that are not among `lines` of the end."""
+        self.kept = (self.kept or 0) + len(kept)
+        self.lost = (self.lost or 0) + len(Counter(kept) - Counter(lines))
 
 
 @dataclass
@@ -98,8 +106,8 @@ class Campaign:
         return command_line("run", "--config", self.config, "--output-dir", output)
 
     def on_two_devices(self, output: Path) -> list[str]:
-        """The same on two devices at once, each one thread of this CPU; it writes no report."""
-        return [sys.executable, "-m", "support.two_devices", str(self.config), str(output)]
+        """The same on two devices at once, each one thread of this CPU."""
+        return altered("run", "--config", self.config, "--output-dir", output, "--gpus", "2", devices=2)
 
     def start(self, output: Path, repetitions_first: int, command: list[str] | None = None) -> subprocess.Popen[str]:
         """A run in a process group of its own, once it has recorded so many repetitions."""
@@ -119,8 +127,8 @@ class Campaign:
         (output / "records.jsonl").write_text("".join(lines[: samples[count]]))
         return repetitions(output)
 
-    def check(self, fault: Fault, output: Path, kept: list[str], command: list[str] | None = None) -> None:
-        """Run again without a fault, then compare with the undisturbed run.
+    def check(self, fault: Fault, output: Path, kept: list[str], command: list[str] | None = None) -> str:
+        """Run again without a fault, then compare with the undisturbed run; returns what the user saw of it.
 
         kept: the repetitions that were on record when the fault came.
         """
@@ -128,21 +136,19 @@ class Campaign:
         done = finished(command or self.arguments(output))
         assert done.returncode == 0, (fault.name, done.stderr)
         assert "Traceback" not in done.stderr, done.stderr
-        self.compare(fault, output, kept, left, is_reported=command is None)
+        self.compare(fault, output, kept, left)
+        return done.stderr
 
-    def compare(self, fault: Fault, output: Path, kept: list[str], left: list[str], *, is_reported: bool) -> None:
+    def compare(self, fault: Fault, output: Path, kept: list[str], left: list[str]) -> None:
         """Compare a run that has ended with the undisturbed one. left: the repetitions that the fault left."""
         lines = repetitions(output)
-        fault.kept += len(kept)
-        fault.lost += len(Counter(kept) - Counter(lines))
+        fault.count(kept, lines)
         assert not Counter(left) - Counter(lines), fault.name
         assert not twice(lines), (fault.name, twice(lines))
         found, expected = state_of(output), state_of(self.whole)
-        if not is_reported:
-            found.pop("page"), expected.pop("page")
         assert found == expected, (fault.name, found, expected)
         fault.tries += 1
-        fault.ended += 1
+        fault.runs += 1
 
     def of_kind(self, name: str) -> Campaign:
         """The same for one kind of faults, with rows and random numbers of its own."""
@@ -241,19 +247,20 @@ def kill_anywhere(campaign: Campaign, kills: int) -> None:
     fault, when, number = campaign.fault("SIGKILL of `run`"), Counter[str](), 0
     whole = state_of(campaign.whole)
     while fault.tries < kills:
-        output, kept, tries = campaign.folder / f"killed-{number}", list[str](), 0
+        output, at_kill = campaign.folder / f"killed-{number}", list[list[str]]()
         number += 1
         for _ in range(4):
-            if killed(campaign.arguments(output), campaign.random.uniform(0.5, campaign.whole_s)):
-                tries += 1
-                when[progress_of(output, whole)] += 1
+            was_killed = killed(campaign.arguments(output), campaign.random.uniform(0.5, campaign.whole_s))
             now = repetitions(output)
-            assert now[: len(kept)] == kept
-            kept = now
-        if tries:
-            campaign.check(fault, output, kept)
-            fault.tries += tries - 1
-            fault.ended += tries - 1
+            assert not at_kill or now[: len(at_kill[-1])] == at_kill[-1]
+            if was_killed:
+                at_kill.append(now)
+                when[progress_of(output, whole)] += 1
+        if at_kill:
+            campaign.check(fault, output, at_kill[-1])
+            for kept in at_kill[:-1]:  # the other kills of the same run
+                fault.tries += 1
+                fault.count(kept, repetitions(output))
     fault.name += f" ({', '.join(f'{n} {name}' for name, n in sorted(when.items()))})"
 
 
@@ -281,9 +288,8 @@ def kill_command(campaign: Campaign, name: str, command: Callable[[Path], list[s
         if was_killed:
             kept = repetitions(campaign.whole)
             assert left == kept
-            fault.tries, fault.ended = fault.tries + 1, fault.ended + 1
-            fault.kept += len(kept)
-            fault.lost += len(Counter(kept) - Counter(repetitions(output)))
+            fault.tries, fault.runs = fault.tries + 1, fault.runs + 1
+            fault.count(kept, repetitions(output))
         shutil.rmtree(output)
 
 
@@ -305,9 +311,8 @@ def kill_merge(campaign: Campaign, kills: int) -> None:
         assert {**found, "page": 0} == {**whole, "page": 0}
         assert not twice(repetitions(merged))
         if was_killed:
-            fault.tries, fault.ended = fault.tries + 1, fault.ended + 1
-            fault.kept += len(kept)
-            fault.lost += len(Counter(kept) - Counter(repetitions(merged)))
+            fault.tries, fault.runs = fault.tries + 1, fault.runs + 1
+            fault.count(kept, repetitions(merged))
         shutil.rmtree(merged)
 
 
@@ -318,11 +323,30 @@ def signals(campaign: Campaign, tries: int) -> None:
         for attempt in range(tries):
             output = campaign.folder / f"{name}-{attempt}"
             process = campaign.start(output, campaign.random.randint(1, 12))
-            kept = repetitions(output)
+            kept = frozen(process, output)
             os.killpg(process.pid, number)
+            os.killpg(process.pid, signal.SIGCONT)
             _, talk = process.communicate(timeout=LONGEST_S)
             fault.shows(process.returncode, talk, code, RESUMES)
+            left = repetitions(output)
+            assert left[:-1] == kept, "the repetition under way is finished and recorded, and no other"
             campaign.check(fault, output, kept)
+
+
+def frozen(process: subprocess.Popen[str], output: Path) -> list[str]:
+    """Stop a run in the middle of a repetition that is not the last of its request; returns those on record."""
+    deadline = time.monotonic() + LONGEST_S
+    while True:
+        before = repetitions(output)
+        time.sleep(0.02)
+        os.killpg(process.pid, signal.SIGSTOP)
+        kept = repetitions(output)
+        numbers = [json.loads(line)["process_id"] for line in kept]
+        if kept == before and numbers.count(numbers[-1]) <= PILOT:  # of one warm-up and the pilot
+            return kept
+        os.killpg(process.pid, signal.SIGCONT)
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline, "no repetition"
 
 
 def kill_on_two_devices(campaign: Campaign, tries: int) -> None:
@@ -357,13 +381,10 @@ def dead_worker_of_two_devices(campaign: Campaign, tries: int) -> None:
         victim = campaign.random.choice(workers)
         victim.kill()
         _, talk = process.communicate(timeout=LONGEST_S)
-        assert process.returncode == 0, talk
-        assert "Traceback" not in talk
+        fault.shows(process.returncode, talk, 1, "the model's process died: signal 9")
         failed = [r for r in read_run(output).results if r.status != "ok"]
         assert len(failed) == 1, (failed, talk)
-        assert "signal 9" in failed[0].reason, failed
         assert failed[0].reason in talk, talk
-        fault.seen = "its cell failed and why; the others are measured"
         campaign.check(fault, output, kept, campaign.on_two_devices(output))
 
 
@@ -381,6 +402,26 @@ def dead_worker(campaign: Campaign, tries: int) -> None:
         fault.shows(process.returncode, talk, 1, "the model's process died: signal 9")
         assert sorted(str(r.status) for r in read_run(output).results) == ["error", "ok"]
         campaign.check(fault, output, kept)
+
+
+def hanging_worker(campaign: Campaign, tries: int) -> None:
+    """A worker that is stopped and stays so, as one hangs in a driver; the limit of silence is lowered."""
+    fault = campaign.fault(f"a worker hangs (limit of silence: {SILENCE_S} s)")
+    for attempt in range(tries):
+        output = campaign.folder / f"hung-{attempt}"
+        command = altered("run", "--config", campaign.config, "--output-dir", output, silent=SILENCE_S)
+        process = campaign.start(output, campaign.random.randint(1, 2), command)
+        workers = workers_of(process)
+        assert len(workers) == 2, workers
+        kept = repetitions(output)
+        campaign.random.choice(workers).suspend()
+        _, talk = process.communicate(timeout=LONGEST_S)
+        fault.shows(process.returncode, talk, 1, "gave no answer for")
+        assert sorted(str(r.status) for r in read_run(output).results) == ["error", "ok"]
+        campaign.check(fault, output, kept)
+
+
+SILENCE_S = 30
 
 
 def full_disk(campaign: Campaign, tries: int) -> None:
@@ -429,7 +470,7 @@ def removed_folder(campaign: Campaign) -> None:
     assert not repetitions(output)
     shutil.rmtree(output, ignore_errors=True)
     campaign.check(fault, output, [])
-    fault.kept, fault.lost = len(kept), len(Counter(kept) - Counter(repetitions(output)))
+    fault.count(kept, repetitions(output))
     fault.loses = True
 
 
@@ -445,17 +486,16 @@ def torn_records(campaign: Campaign, through_program: int) -> None:
     for cut in cuts:
         copy.mkdir()
         whole_lines = data[: data.rindex(b"\n", 0, cut) + 1]
-        kept = whole_lines.count(b'"kind": "sample"')
+        kept = [line for line in whole_lines.decode().splitlines() if '"kind": "sample"' in line]
         (copy / "records.jsonl").write_bytes(data[:cut])
         with Store.open(copy, environment, "small") as store:
             found = sum(len(r.samples) for r in store.records.results())
         assert (copy / "records.jsonl").read_bytes() == whole_lines
-        fault.kept += kept
-        fault.lost += kept - found
+        assert found == len(kept)
+        fault.count(kept, repetitions(copy))
         fault.tries += 1
         shutil.rmtree(copy)
-    fault.ended_as = "opened again"
-    fault.ended = fault.tries
+    fault.runs, fault.ended_as = fault.tries, "opened again, with all whole lines"
     fault = campaign.fault("records cut at a random byte, then `run`")
     for attempt in range(through_program):
         output = campaign.folder / "torn-run"
@@ -464,7 +504,7 @@ def torn_records(campaign: Campaign, through_program: int) -> None:
         first = two_lines_before(data, len(data)) if attempt % 6 else data.index(b'"kind": "sample"')
         cut = data[: campaign.random.randint(first, len(data) - 1)]
         (output / "records.jsonl").write_bytes(cut)
-        campaign.check(fault, output, repetitions(output))
+        fault.shows(0, campaign.check(fault, output, repetitions(output)), 0, ALL_DONE)
         shutil.rmtree(output)
 
 
@@ -485,7 +525,7 @@ def two_writers(campaign: Campaign) -> None:
     assert first.returncode == 0, talk
     assert "Traceback" not in talk
     left = repetitions(output)
-    campaign.compare(fault, output, kept, left, is_reported=True)
+    campaign.compare(fault, output, kept, left)
     assert finished(campaign.arguments(output)).returncode == 0
     assert repetitions(output) == left, "the first run left nothing to measure"
 
@@ -500,7 +540,7 @@ def clock_set_back(campaign: Campaign) -> None:
         if at := record.get("started_at"):
             record["started_at"] = f"{int(at[:4]) + 1}{at[4:]}"
     (output / "records.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
-    campaign.check(fault, output, repetitions(output))
+    fault.shows(0, campaign.check(fault, output, repetitions(output)), 0, ALL_DONE)
 
 
 def out_of_memory(campaign: Campaign) -> None:
@@ -514,19 +554,20 @@ def out_of_memory(campaign: Campaign) -> None:
     assert done.returncode == 0, done.stderr
     kept = repetitions(output)
     config.write_text(large.replace("batch_size: 1", f"batch_size: [1, {LARGE_BATCH}]"))
-    process = started(command)
-    while process.poll() is None:  # workers only: the program that draws figures reserves more than it ever uses
+    process, deadline, talk = started(command), time.monotonic() + LONGEST_S, None
+    while talk is None:  # workers only: the program that draws figures reserves more than it ever uses
+        assert time.monotonic() < deadline, "out of memory, or out of time"
         with contextlib.suppress(psutil.NoSuchProcess):
             for worker in workers_of(process):
                 worker.rlimit(psutil.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-        time.sleep(0.05)
-    _, talk = process.communicate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            _, talk = process.communicate(timeout=0.05)
     fault.shows(process.returncode, talk, 0, "out of memory")
     statuses = {r.cell.batch_size: r.status for r in read_run(output).results}
     assert statuses == {1: "ok", LARGE_BATCH: "oom"}, (statuses, talk)
     fault.seen += "; the cell is `oom`"
-    fault.tries, fault.ended, fault.ended_as = 1, 1, "smaller batch kept"
-    fault.kept, fault.lost = len(kept), len(Counter(kept) - Counter(repetitions(output)))
+    fault.tries, fault.runs, fault.ended_as = 1, 1, "kept the smaller batch"
+    fault.count(kept, repetitions(output))
 
 
 LARGE_BATCH, MEMORY_BYTES = 16384, 6_000_000_000
@@ -552,7 +593,7 @@ def changed_weights(campaign: Campaign) -> None:
     results = {r.cell.model.key: r for r in read_run(output).results}
     assert {key: r.status for key, r in results.items()} == {"ar": "ok", "llada": "invalid"}
     fault.seen += "; the cell is `invalid`"
-    fault.tries, fault.ended, fault.ended_as = 1, 1, "other model measured"
+    fault.tries, fault.runs, fault.ended_as = 1, 1, "measured the other model"
 
     fault = campaign.fault("other weights under the same name")
     bad, output = weights.read_bytes(), campaign.folder / "replaced"
@@ -576,17 +617,19 @@ def changed_weights(campaign: Campaign) -> None:
     found, expected = (sorted(map(str, state_of(o)["texts"].values())) for o in (output, campaign.whole))  # type: ignore[attr-defined]
     assert found == expected
     assert all(r.status == "ok" for r in read_run(output).results)
-    fault.tries, fault.ended = 1, 1
-    fault.kept, fault.lost = len(kept), len(Counter(kept) - Counter(lines))
+    fault.tries, fault.runs, fault.ended_as = 1, 1, "ended with the same texts"
+    fault.count(kept, lines)
+
+
+def shown(value: object) -> object:
+    """A field of the table: a dash where nothing was counted or seen."""
+    return "–" if value is None else value
 
 
 def table(rows: list[Fault]) -> str:
     """What docs/reliability.md shows."""
-    header = ("fault", "tries", "the user sees", "repetitions on record at the fault", "of them lost", "then")
-    lines = [
-        (f.name, f.tries, f.seen, f.kept, f.lost, f"{f.ended_as or 'ended as undisturbed'}: {f.ended} of {f.tries}")
-        for f in rows
-    ]
+    header = ("fault", "tries", "the user sees", "repetitions on record at the fault", "of them lost", "runs compared")
+    lines = [(f.name, f.tries, *map(shown, (f.seen, f.kept, f.lost)), f"{f.runs} {f.ended_as}") for f in rows]
     return markdown(header, lines)
 
 
@@ -614,6 +657,7 @@ def main() -> None:
             (kill_on_two_devices, (1 if part else 2,)),
             (dead_worker_of_two_devices, (1 if part else 2,)),
             (dead_worker, (1 if part else 2,)),
+            (hanging_worker, (1 if part else 2,)),
             (signals, (1 if part else 2,)),
             (torn_records, (1 if part else 20,)),
             (two_writers, ()),
@@ -634,6 +678,7 @@ def main() -> None:
             except Exception:  # the other kinds are worth knowing too
                 wrong.append(own.rows[-1].name if own.rows else kind.__name__)
                 traceback.print_exc()
+            sys.stderr.write(table(own.rows) + "\n")  # the whole takes long, and may be stopped
             return own.rows
 
         wanted = [k for k in kinds if not options.only or k[0].__name__ in options.only]

@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 
-from faults.campaign import ROOT, Campaign, Fault, repetitions
+from faults.campaign import ROOT, Campaign, Fault, repetitions, table
 from faults.campaign import killed as kill_after
 
 WHOLE = ROOT / "docs/study/h200-native"
@@ -23,7 +23,7 @@ def compared(output, kept=None):
     campaign, fault = object.__new__(Campaign), Fault("fault")
     campaign.whole = WHOLE
     before = repetitions(WHOLE) if kept is None else kept
-    campaign.compare(fault, output, before, [], is_reported=True)
+    campaign.compare(fault, output, before, [])
     return fault
 
 
@@ -39,7 +39,7 @@ def samples(lines):
 
 def test_a_run_that_ended_as_undisturbed(output):
     row = compared(output)
-    assert (row.tries, row.ended, row.lost) == (1, 1, 0)
+    assert (row.tries, row.runs, row.lost) == (1, 1, 0)
     assert row.kept == len(repetitions(WHOLE)) > 10
 
 
@@ -90,8 +90,9 @@ def test_a_page_that_was_not_written_is_found(output):
     campaign.whole = shutil.copytree(output, output.with_name("whole"))
     (campaign.whole / "report.md").write_text("")
     with pytest.raises(AssertionError):
-        campaign.compare(fault, output, [], [], is_reported=True)
-    campaign.compare(fault, output, [], [], is_reported=False)
+        campaign.compare(fault, output, [], [])
+    (output / "report.md").write_text("")
+    campaign.compare(fault, output, [], [])
 
 
 def test_what_the_user_sees_is_compared():
@@ -111,3 +112,11 @@ def test_only_a_command_that_a_kill_ended_was_killed(command, was_killed):
 def test_a_command_that_failed_before_its_kill_is_an_error():
     with pytest.raises(AssertionError):
         kill_after(["false"], 20)
+
+
+def test_the_table_says_only_what_was_counted_and_seen():
+    fault = Fault("fault", tries=4)
+    assert "| fault | 4 | – | – | – | 0 ended as undisturbed |" in table([fault])
+    fault.count(["a", "b", "b"], ["b", "c"])
+    fault.count(["a"], ["a"])
+    assert "| fault | 4 | – | 4 | 2 |" in table([fault])

@@ -3,8 +3,8 @@
     python tests/fuzz/campaign.py [--inputs 22000]    # writes the table of docs/reliability.md
 
 Each input is a good file with a few changes: values and keys of its structure, or bytes. It is read in this process as
-a command reads it. A traceback, more than LONGEST_S seconds, or a file opened for writing, made, renamed or removed
-anywhere is a failure.
+a command reads it, and the report of an accepted run folder is composed. A traceback, more than LONGEST_S seconds, a
+stranger's script in a report, or a file opened for writing, made, renamed or removed anywhere is a failure.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import math
 import os
 import random
 import shutil
@@ -21,10 +22,11 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import chdir
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import yaml
 
@@ -40,16 +42,19 @@ from dlmbench.analysis.published import read_published  # noqa: E402
 from dlmbench.errors import BenchError  # noqa: E402
 from dlmbench.experiment import load, plan  # noqa: E402
 from dlmbench.models import checkpoint  # noqa: E402
-from dlmbench.results import load_settings, read_generations, read_run  # noqa: E402
+from dlmbench.report import document, page  # noqa: E402
+from dlmbench.report.source import Source  # noqa: E402
+from dlmbench.results import read_run  # noqa: E402
 from dlmbench.results.selfcheck import read_selfcheck  # noqa: E402
 from dlmbench.roofline.calibrate import calibrate_run, load_calibration  # noqa: E402
 from dlmbench.roofline.hardware import load_rows  # noqa: E402
-from dlmbench.types import PromptSettings  # noqa: E402
+from dlmbench.types import PromptSettings, StoredGeneration, TextScore  # noqa: E402
 
 LONGEST_S = 20
 CHECKPOINT = Path(dlmbench.__file__).parent / "tiny/checkpoints/llada"
-RUN = ROOT / "docs/study/instrument/h200-b-native-1"
+RUN = ROOT / "docs/study/instrument/cpu-tiny-1"
 HUGE = "x" * 100_000
+SCRIPT = "</script><script>stranger()</script>"
 JUNK: tuple[Any, ...] = (
     *(None, True, False, 0, -1, 1, 2**31, 2**63, 2**70, 10**400, -(2**63), 1e308, -0.0, 0.5),
     *(float("nan"), float("inf"), "", " ", "\x00", "a\nb", "../../etc/passwd", "/etc/passwd", "~", "$HOME", "\ud800"),
@@ -61,7 +66,7 @@ JUNK: tuple[Any, ...] = (
         "0x10",
         "010",
         "1_000",
-        "<script>",
+        SCRIPT,
         "=1+1",
         HUGE,
         [],
@@ -115,14 +120,18 @@ def writes() -> Writes:
 
 @dataclass(frozen=True)
 class Target:
-    """One kind of file. prepare: write a good one into a folder, and return its path. read: as a command reads it."""
+    """One kind of file. prepare: write a good one into a folder, and return its path. read: as a command reads it.
+
+    parse, dump: of its structure, where that is what is changed in most inputs. change: in place of both.
+    """
 
     name: str
     prepare: Callable[[Path], Path]
     read: Callable[[Path], object]
     parse: Callable[[str], Any] | None = None
     dump: Callable[[Any], str] | None = None
-    share: int = 1
+    change: Callable[[bytes, random.Random], bytes] | None = None
+    share: float = 1
 
 
 def changed(value: Any, draw: random.Random) -> Any:
@@ -134,11 +143,15 @@ def changed(value: Any, draw: random.Random) -> Any:
             inner = holder[key]  # type: ignore[index]
             if isinstance(inner, dict):
                 places += [(inner, k) for k in inner]
-            elif isinstance(inner, list) and len(inner) < 50:
+            elif isinstance(inner, list) and len(inner) < 300:
                 places += [(inner, i) for i in range(len(inner))]  # type: ignore[misc]
         holder, key = draw.choice(places)
-        kind = draw.randrange(5)
-        if kind == 0 and key != "":
+        texts = [(h, k) for h, k in places if isinstance(h[k], str)]  # type: ignore[index]
+        kind = draw.randrange(6)
+        if kind == 5 and texts:
+            holder, key = draw.choice(texts)
+            holder[key] += SCRIPT
+        elif kind == 0 and key != "":
             del holder[key]
         elif kind == 1 and isinstance(holder[key], dict):
             holder[key][draw.choice(("extra", "", "__class__", "steps", HUGE[:50]))] = draw.choice(JUNK)
@@ -185,6 +198,46 @@ def mutated(data: bytes, draw: random.Random) -> bytes:
         else:
             out[at:at] = bytes(draw.randrange(256) for _ in range(draw.randint(1, 20)))
     return bytes(out)
+
+
+def hostile_header(data: bytes, draw: random.Random) -> bytes:
+    """A safetensors file whose header lies about its tensors, or about its own length."""
+    length = int.from_bytes(data[:8], "little")
+    header, body = json.loads(data[8 : 8 + length]), data[8 + length :]
+    good = copy.deepcopy(header)
+    names = [name for name in header if name != checkpoint.METADATA]
+    for _ in range(draw.randint(0, 2)):
+        tensor, (low, high) = header[draw.choice(names)], good[draw.choice(names)]["data_offsets"]
+        lies = (
+            {"data_offsets": [2**62, 2**63]},
+            {"data_offsets": [0, 2**70]},
+            {"data_offsets": [low, high]},  # of another tensor
+            {"data_offsets": [high, low]},
+            {"data_offsets": [-8, high]},
+            {"data_offsets": [low + 1, high + 1]},
+            {"data_offsets": draw.choice(JUNK)},
+            {"data_offsets": [draw.choice(JUNK), draw.choice(JUNK)]},
+            {"shape": [-1, *good[names[0]]["shape"]]},
+            {"shape": [-2, -2]},
+            {"shape": [2**40, 2**40]},
+            {"shape": [0]},
+            {"shape": draw.choice(JUNK)},
+            {"dtype": draw.choice(("I64", "F64", "F8_E4M3", "BOOL", "", "x", 1, None))},
+        )
+        tensor |= draw.choice(lies)
+        if draw.random() < 0.1:
+            tensor.pop(draw.choice(list(tensor)))
+    text = json.dumps(header, default=str)
+    if draw.random() < 0.2:
+        deep, closed = draw.choice((('{"a":', "}"), ("[", "]")))
+        depth = draw.choice((100, 5_000, 100_000))
+        at = draw.choice(("__metadata__", "x", names[0]))
+        text = f'{text[:-1]}, "{at}": {deep * depth}0{closed * depth if draw.random() < 0.7 else ""}}}'
+    raw = text.encode("utf-8", "surrogatepass")
+    told = len(raw)
+    if draw.random() < 0.3:
+        told = draw.choice((0, 1, told - 1, told + 1, len(data), 10 * len(data), 99_999_999, 2**31, 2**63, 2**64 - 1))
+    return told.to_bytes(8, "little") + raw + body[: draw.choice((len(body), len(body), len(body) // 2, 0))]
 
 
 def _file(name: str, source: Path) -> Callable[[Path], Path]:
@@ -236,12 +289,38 @@ def _tokenizer(path: Path) -> None:
     CheckpointTokenizer(path.parent).encode("The fox.")
 
 
+def _run_folder(changed_file: str) -> Callable[[Path], Path]:
+    """A run of the embedded pair, with a text and a score of each cell."""
+
+    def prepare(folder: Path) -> Path:
+        page.charting_script()  # made once, which may take long
+        for name in ("records.jsonl", "experiment.json"):
+            shutil.copy(RUN / name, folder / name)
+        cells = [line["id"] for line in _lines((RUN / "records.jsonl").read_text()) if line["kind"] == "cell"]
+        texts = [StoredGeneration(c, 0, "h", (1, 2), "the fox went home", 4, None, 17) for c in cells]
+        scores = [TextScore(c, "likelihood", 0, 14.0 + i, 16, 83, 16) for i, c in enumerate(cells)]
+        for name, records in (("generations.jsonl", texts), ("scores.jsonl", scores)):
+            (folder / name).write_text(_joined([asdict(r) for r in records]))
+        return folder / changed_file
+
+    return prepare
+
+
+def _lines(text: str) -> list[Any]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def _joined(records: list[Any]) -> str:
+    return "".join(json.dumps(record, default=str) + "\n" for record in records)
+
+
 def _run(path: Path) -> None:
-    folder = path.parent
-    run = read_run(folder)
-    load_settings(folder)
-    read_generations(folder)
-    study.analyse(run, draws=20)
+    run = read_run(path.parent)
+    source = Source(run, study.analyse(run, draws=20))
+    if crc32(path.read_bytes()) % 10:
+        vars(source)["figures"] = ()  # which take seconds to draw
+    for text in (page.compose(source), document.compose(source)):
+        assert "<script>stranger" not in text, "the report of a stranger's run must be safe to open"
 
 
 def _calibration(folder: Path) -> Path:
@@ -262,6 +341,8 @@ RECORDS = "".join(
 PUBLISHED = ROOT / "docs/study/published.csv"
 JSON = {"parse": json.loads, "dump": lambda v: json.dumps(v, default=str)}
 YAML = {"parse": yaml.safe_load, "dump": lambda v: yaml.safe_dump(v, allow_unicode=True)}
+LINES = {"parse": _lines, "dump": _joined}
+WEIGHTS = _folder(CHECKPOINT, "model.safetensors", "config.json")
 TARGETS = (
     *(
         Target(f"experiment file ({c.stem[12:] or 'primary'})", _file("e.yaml", c), _experiment, **YAML)
@@ -270,7 +351,8 @@ TARGETS = (
     Target("prompt file, text", _text("p.txt", PASSAGES), _prompts, share=3),
     Target("prompt file, JSON records", _text("p.jsonl", RECORDS), _prompts, share=3),
     Target("config.json", _folder(CHECKPOINT, "config.json", "model.safetensors"), _checkpoint, **JSON, share=3),
-    Target("weights", _folder(CHECKPOINT, "model.safetensors", "config.json"), _checkpoint),
+    Target("weights", WEIGHTS, _checkpoint),
+    Target("weights, false headers", WEIGHTS, _checkpoint, change=hostile_header),
     Target("tokenizer.json", _folder(CHECKPOINT, "tokenizer.json", "config.json"), _tokenizer, **JSON, share=2),
     Target("published scores", _file("p.csv", PUBLISHED), read_published, share=3),
     Target("hardware file", _text("h.yaml", HARDWARE), load_rows, **YAML, share=3),
@@ -282,7 +364,11 @@ TARGETS = (
         share=2,
     ),
     Target("calibration", _calibration, load_calibration, **JSON),
-    Target("run folder", _folder(RUN, "records.jsonl"), _run),
+    *(
+        Target(f"run folder, {name}", _run_folder(name), _run, **LINES, share=0.5)
+        for name in ("records.jsonl", "generations.jsonl", "scores.jsonl")
+    ),
+    Target("run folder, experiment.json", _run_folder("experiment.json"), _run, **JSON, share=0.5),
 )
 
 
@@ -307,7 +393,9 @@ def fuzz(target: Target, inputs: int, seed: int) -> tuple[int, int]:
             folder.mkdir()
             path = target.prepare(folder)
             data = path.read_bytes()
-            if target.parse and target.dump and draw.random() < 0.6:
+            if target.change:
+                data = target.change(data, draw)
+            elif target.parse and target.dump and draw.random() < 0.6:
                 try:
                     data = target.dump(changed(target.parse(data.decode()), draw)).encode("utf-8", "surrogatepass")
                 except (ValueError, TypeError, RecursionError, yaml.YAMLError):
@@ -354,7 +442,7 @@ def main() -> None:
         if options.only and not target.name.startswith(options.only):
             continue
         began = time.monotonic()
-        inputs = -(-options.inputs * target.share // shares)
+        inputs = math.ceil(options.inputs * target.share / shares)
         accepted, refused = fuzz(target, inputs, options.seed)
         rows.append((target.name, inputs, accepted, refused))
         sys.stderr.write(f"{rows[-1]} {time.monotonic() - began:.0f} s\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import html
 import shutil
 import signal
 import subprocess
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from fuzz import campaign
-from fuzz.campaign import TARGETS, Target, TooSlowError, fuzz
+from fuzz.campaign import SCRIPT, TARGETS, Target, TooSlowError, fuzz
 
 
 @pytest.fixture(autouse=True)
@@ -68,3 +69,24 @@ def test_a_reader_that_writes_anywhere_is_found(write, tmp_path_factory):
     with pytest.raises(AssertionError):
         fuzz(of(lambda path: write(path, elsewhere)), 1, seed=1)
     fuzz(of(lambda path: path.read_bytes()), 1, seed=1)
+
+
+@pytest.mark.parametrize(
+    ("name", "old"),
+    [("generations.jsonl", "went"), ("experiment.json", '"description": "'), ("records.jsonl", "Intel(R)")],
+)
+def test_a_script_in_a_run_folder_stands_in_its_report_as_text_and_one_that_would_run_is_found(
+    name, old, tmp_path, monkeypatch
+):
+    target = next(t for t in TARGETS if t.name == f"run folder, {name}")
+    path = target.prepare(tmp_path)
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, old + SCRIPT))
+    pages, compose = [], campaign.page.compose
+    monkeypatch.setattr(campaign.page, "compose", lambda source: pages.append(compose(source)) or pages[-1])
+    target.read(path)
+    assert "&lt;script&gt;stranger()" in pages[0]
+    monkeypatch.setattr(campaign.page, "compose", lambda source: html.unescape(compose(source)))
+    with pytest.raises(AssertionError):
+        target.read(path)

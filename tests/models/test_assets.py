@@ -131,6 +131,11 @@ def _shorten(path):
     path.write_bytes(path.read_bytes()[:-1])
 
 
+def _header(path, offsets):
+    header = json.dumps({"a": {"dtype": "F32", "shape": [1], "data_offsets": offsets}}).encode()
+    path.write_bytes(len(header).to_bytes(8, "little") + header)
+
+
 def _pickled(folder):
     for file in folder.glob("*safetensors*"):
         file.unlink()
@@ -143,6 +148,8 @@ def _pickled(folder):
         (lambda f: (f / "model-00002-of-00002.safetensors").unlink(), "model-00002-of-00002.safetensors is missing"),
         (lambda f: (f / "model-00002-of-00002.safetensors").write_bytes(b""), "00002.safetensors is empty"),
         (lambda f: (f / "model-00001-of-00002.safetensors").write_bytes(b"x" * 99), "is not a safetensors file"),
+        (lambda f: _header(f / "model-00001-of-00002.safetensors", [0, "a"]), "is not a safetensors file"),
+        (lambda f: _header(f / "model-00001-of-00002.safetensors", [0, 2**62]), "not a whole safetensors file"),
         (lambda f: _shorten(f / "model-00001-of-00002.safetensors"), "has 85 bytes of 86"),
         (lambda f: (f / "model.safetensors.index.json").write_text("{}"), "index.json has no weight_map"),
         (lambda f: (f / "config.json").unlink(), "config.json is missing"),

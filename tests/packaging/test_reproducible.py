@@ -108,20 +108,26 @@ def test_an_image_is_run_by_apptainer_with_the_folders_it_must_see(tmp_path):
         assert shown == f"exec --nv {said}/a/b.sif dlmbench shard run 3\n"
 
 
-def test_a_job_queues_itself_again_on_code_75_alone(tmp_path):
-    (tmp_path / "scontrol").write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\n')
+def test_a_job_queues_itself_again_on_code_75_alone_and_not_once_it_was_cancelled(tmp_path):
+    (tmp_path / "scontrol").write_text(
+        f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\necho "JobState=COMPLETING Reason=$WHY"\n'
+    )
     (tmp_path / "scontrol").chmod(0o755)
     script = f"set -euo pipefail; . {ROOT}/jobs/env.sh; run_and_requeue bash -c "
     clean = {"PATH": f"{tmp_path}:/usr/bin:/bin", "HOME": "/home/me", "SLURM_JOB_ID": "12"}
     array = clean | {"SLURM_ARRAY_JOB_ID": "11", "SLURM_ARRAY_TASK_ID": "3"}
     stopping = "'trap \"exit 75\" USR1; kill -USR1 $PPID; while :; do sleep 0.05; done'"
+    late = "'trap : USR1; trap \"exit 75\" TERM; kill -USR1 $PPID; kill -TERM $PPID; while :; do sleep 0.05; done'"
     for command, environment, code in (
         ("'exit 0'", clean, 0),
         ("'exit 2'", clean, 2),
         ("'exit 75'", array, 75),
         (stopping, clean, 75),
+        (late, clean | {"WHY": "TimeLimit", "SLURM_JOB_ID": "13"}, 75),
+        (late, clean | {"WHY": "None", "SLURM_JOB_ID": "14"}, 75),
+        ("'kill -TERM $PPID; sleep 20'", clean, 143),
     ):
         done = subprocess.run(["bash", "-c", script + command], env=environment, capture_output=True, timeout=60)
         assert done.returncode == code, done.stderr
     asked = [line for line in (tmp_path / "asked").read_text().splitlines() if line.startswith("requeue")]
-    assert asked == ["requeue 11_3", "requeue 12"]
+    assert asked == ["requeue 11_3", "requeue 12", "requeue 13"]

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from dlmbench.analysis.replication import DISTURBED
 from dlmbench.analysis.study import analyse
 from dlmbench.cli import console
 from dlmbench.report import document, page
@@ -235,8 +236,8 @@ def test_a_busy_machine_is_the_cause_that_is_named():
     run = timed_alone()
     busy = [replace(r, samples=tuple(replace(s, host_busy=0.9) for s in r.samples)) for r in run.results]
     answer = answer_of(analyse(replace(run, results=tuple(busy)), 100))
-    assert "All workloads: Open at each K (slowed by other programs or heat)." in answer.notes
-    assert "Slowed by other programs or heat, so open: all 30 speeds." in answer.notes
+    assert f"All workloads: Open at each K ({DISTURBED})." in answer.notes
+    assert f"Open, since {DISTURBED}: all 30 speeds." in answer.notes
     assert not any("Too few" in note for note in answer.notes)
 
 

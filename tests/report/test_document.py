@@ -31,7 +31,7 @@ from dlmbench.report.text import escape, rounded, seconds, sig, spread, template
 from dlmbench.results import read_run
 from dlmbench.slurm import submission
 from dlmbench.tasks.records import TaskOutcome, TaskRun, TaskScore, TaskStore
-from dlmbench.types import EnergyWindow, LeftOut, Run, Score
+from dlmbench.types import EnergyWindow, LeftOut, PromptSettings, Run, Score
 from support.selfchecks import a_selfcheck
 from support.synthetic_run import ENVIRONMENT, LLADA, LLAMA, baseline_cell, failed, measured, target_cell, tiny_run
 
@@ -332,7 +332,7 @@ def test_the_methods_are_those_of_the_run(tmp_path):
     assert "Noise floor not measured: 10% assumed." in text
     assert "tested together (Holm)" in text
     assert "(Benjamini and Hochberg)" in text
-    assert f"dlmbench run --config config/experiments_h200_native.yaml --output_dir {tmp_path}" in text
+    assert f"dlmbench run --config config/experiments_h200_native.yaml --output_dir {tmp_path.name}" in text
     assert "# config/experiments_h200_native.yaml has changed since: protocol.processes: 1 on record, 3 now" in text
     three = document.compose(source(tiny_run(batches=(1,), blocks=(None,)), 50))
     assert "10% assumed" not in three
@@ -354,7 +354,7 @@ def test_the_commands_lead_to_the_same_cells_and_prompts(options, tmp_path):
     (tmp_path / "experiment.json").write_text(json.dumps(asdict(experiment)))
     run = Run(str(tmp_path), experiment.name, ENVIRONMENT, expand(experiment).cells, (), ())
     first, *_, last = source(run, 50).commands
-    assert last == f"dlmbench report {tmp_path}"
+    assert last == f"dlmbench report {tmp_path.name}"
     assert first in document.compose(source(run, 50))
     words = first.split()
     assert words[:4] == ["dlmbench", "run", "--config", path]
@@ -377,12 +377,29 @@ def test_the_commands_of_a_submitted_run_and_of_metrics_added_later(tmp_path):
     run = Run(str(tmp_path), experiment.name, ENVIRONMENT, plan.cells, (), (), scores=(score,))
     options = "--shards 3 --gres gpu:h200:1"
     assert source(run, 50).commands == [
-        f"dlmbench submit --config config/experiments_tiny.yaml {options} --output_dir {tmp_path}",
-        f"dlmbench score {tmp_path} --metrics unigram_entropy",
-        f"dlmbench report {tmp_path}",
+        f"dlmbench submit --config config/experiments_tiny.yaml {options} --output_dir {tmp_path.name}",
+        f"dlmbench score {tmp_path.name} --metrics unigram_entropy",
+        f"dlmbench report {tmp_path.name}",
     ]
     (tmp_path / "submission.json").write_text("{}")
     assert "submission.json is not the file" in source(run, 50).commands[0]
+
+
+def test_no_folder_of_the_users_own_is_in_a_report(tmp_path):
+    experiment = configuration.load("config/experiments_tiny.yaml")
+    prompts = PromptSettings("file", 8, "/home/jane/prompts/mine.txt")
+    (tmp_path / "experiment.json").write_text(json.dumps(asdict(replace(experiment, prompts=prompts))))
+    run = tiny_run(batches=(1,), blocks=(None,))
+    results = [
+        replace(r, cell=replace(r.cell, model=replace(r.cell.model, source=f"~/models/{r.cell.model.key}")))
+        for r in run.results
+    ]
+    made = source(replace(run, folder=str(tmp_path), results=tuple(results), cells=tuple(r.cell for r in results)), 50)
+    for text in (document.compose(made), page.compose(made)):
+        assert "mine.txt" in text
+        assert tmp_path.name in text
+        for folder in ("/home/jane", "~/models", "\\~/models", str(tmp_path)):
+            assert folder not in text
 
 
 def test_cut_tables_compare_both_models():

@@ -18,8 +18,8 @@ from dlmbench.analysis.break_even import RISING_STEP
 from dlmbench.analysis.parity import LEAST_PROMPTS, PerText, common_prompts
 from dlmbench.analysis.quality import all_cells, metric_for, metrics_of, scores_by_text
 from dlmbench.analysis.replication import (
+    DISTURBED,
     LEAST_PROCESSES,
-    MOST_DISTURBED,
     card_ratios,
     is_disturbed,
     is_launch_bound,
@@ -140,10 +140,7 @@ def _tokens_short(result: CellResult) -> Remarks:
 
 def _disturbed(result: CellResult) -> Remarks:
     if result.timed and is_disturbed(result):
-        message = (
-            f"over {MOST_DISTURBED:.0%} of its repetitions met other work on the device or host, or a device too hot"
-        )
-        yield "disturbed", "warning", f"{message}: no verdict on speed rests on it", "measure again on an idle device"
+        yield "disturbed", "warning", f"{DISTURBED}: no verdict on speed rests on it", "measure again on an idle device"
 
 
 def _energy_windows(result: CellResult) -> Remarks:

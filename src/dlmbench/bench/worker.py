@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from dlmbench import models, registry
@@ -349,7 +350,8 @@ def failure(error: Exception) -> Failed:
         return Failed("oom", f"out of memory{peak}")
     if isinstance(error, InvalidLogitsError):
         return Failed("invalid", str(error))
-    return Failed("error", f"{type(error).__name__}: {error}" if not isinstance(error, BenchError) else str(error))
+    reason = f"{type(error).__name__}: {error}" if not isinstance(error, BenchError) else str(error)
+    return Failed("error", reason.replace(str(Path.home()), "~"))  # results are passed on
 
 
 # What a pipe raises once the process at its other end died; a plain OSError where that was in the middle of a message.
@@ -397,6 +399,7 @@ class Worker:
         self._process: BaseProcess | None = None
         self._connection: Connection | None = None
         self._is_ready = False
+        self._unstarted: OSError | None = None  # why the last process could not start
         self._silent_s: float | None = None  # after how long a process was ended that gave no sign of life
         self._is_killed = threading.Event()
         self.process_id = 0  # of the process, new for each one; see `Sample`
@@ -407,6 +410,9 @@ class Worker:
         silence_s: a process that says nothing for so long hangs: it is ended.
         """
         self.start()
+        if self._process is None:
+            yield Failed("error", f"the model's process did not start: {self._unstarted}")
+            return
         assert self._connection is not None
         try:
             self._until_ready()
@@ -438,7 +444,10 @@ class Worker:
         return f"the model's process died: {how}{advice}"
 
     def start(self, first: Cell | None = None) -> None:
-        """Start the process, if there is none, without waiting for it; it loads the model of the cell `first`."""
+        """Start the process, if there is none, without waiting for it; it loads the model of the cell `first`.
+
+        Where the system cannot start one, the next request tries again and says why.
+        """
         if self._process is not None:
             return
         if self.device == "cpu":
@@ -447,10 +456,14 @@ class Worker:
             os.environ.setdefault("GOMP_SPINCOUNT", "2000")
         context = multiprocessing.get_context("spawn")
         self.process_id = secrets.randbits(48)
-        self._connection, theirs = context.Pipe()
-        arguments = (theirs, self.device, self.placement, self.process_id, first)
-        process = context.Process(target=_serve, args=arguments, daemon=True)
-        process.start()
+        try:
+            self._connection, theirs = context.Pipe()
+            arguments = (theirs, self.device, self.placement, self.process_id, first)
+            process = context.Process(target=_serve, args=arguments, daemon=True)
+            process.start()
+        except OSError as error:  # no memory or no files left
+            self._unstarted = error
+            return
         self._process = process  # once there is something to kill
         theirs.close()
         self._is_ready, self._silent_s = False, None
@@ -460,7 +473,8 @@ class Worker:
     def wait(self) -> None:
         """Wait until the process is ready for requests, or has died: its first request says so then."""
         with contextlib.suppress(*_DIED):
-            self._until_ready()
+            if self._process is not None:
+                self._until_ready()
 
     def _until_ready(self) -> None:
         if not self._is_ready:

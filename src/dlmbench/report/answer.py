@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from dlmbench.analysis.replication import LEAST_ALONE, LEAST_PROCESSES, LEAST_REPETITIONS, Ratio
+from dlmbench.analysis.replication import DISTURBED, LEAST_ALONE, LEAST_PROCESSES, LEAST_REPETITIONS, Ratio
 from dlmbench.analysis.results import Curve, Study, Verdict
 from dlmbench.analysis.stats import Interval, group_by
 from dlmbench.report.tables import Column, Table, tabulate
@@ -295,7 +295,7 @@ def _sure(curve: Curve) -> str | None:
 
 def _why_open(ratio: Ratio) -> str:
     if ratio.is_disturbed:
-        return "slowed by other programs or heat"
+        return DISTURBED
     return "no difference shown" if ratio.suffices else "too few repetitions"
 
 
@@ -324,7 +324,7 @@ def _notes(study: Study) -> Iterator[str]:
     alone = [r for r in ratios if r.suffices and r.floor]
     floor = percent(max((r.floor for r in alone), default=0.0))
     for found, text in (
-        ([r for r in ratios if r.is_disturbed], "Slowed by other programs or heat, so open: {}."),
+        ([r for r in ratios if r.is_disturbed], f"Open, since {DISTURBED}: {{}}."),
         (
             [r for r in ratios if not r.suffices and not r.is_disturbed],
             f"Too few repetitions to decide anything: {{}} ({enough}).",

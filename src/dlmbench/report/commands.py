@@ -12,6 +12,7 @@ from dlmbench.analysis.stats import group_by
 from dlmbench.errors import BenchError
 from dlmbench.experiment import load as configuration
 from dlmbench.experiment import plan as grid
+from dlmbench.report.text import without_folders
 from dlmbench.results.journal import read_json
 from dlmbench.results.settings import ExperimentSettings, other_settings
 from dlmbench.types import Cell, Experiment, Run
@@ -23,20 +24,21 @@ def commands_of(run: Run, settings: ExperimentSettings) -> list[str]:
     """One line each. A line with # names what no option changes: the file has become another one since."""
     path = _file_of(run.name)
     shown = f"config/{path.name}" if path else f"{run.name}.yaml"
-    submission = Path(run.folder) / "submission.json"
+    folder, submission = without_folders(run.folder), Path(run.folder) / "submission.json"
     words = ["dlmbench", "submit" if submission.is_file() else "run", "--config", shown]
     remarks, scored = [], []
     try:
         if path is not None:
             experiment = configuration.load(path)
             words += _options(run, settings, experiment, path)
-            remarks = [f"# {shown} has changed since: {text}" for text in other_settings(settings, experiment)]
+            others = [text for text in other_settings(settings, experiment) if not text.startswith("prompts.path:")]
+            remarks = [f"# {shown} has changed since: {text}" for text in others]  # that is --prompt-file
             later = dict.fromkeys(s.metric for s in run.scores if s.metric not in experiment.metrics)
-            scored = ["dlmbench", "score", run.folder, "--metrics", ",".join(later)] if later else []
+            scored = ["dlmbench", "score", folder, "--metrics", ",".join(later)] if later else []
         words += read_json(submission, _queued, "Take it from a backup") or []
     except BenchError as error:
         remarks = [f"# its options are not known: {error.message}"]
-    lines = ([*words, "--output_dir", run.folder], scored, ["dlmbench", "report", run.folder])
+    lines = ([*words, "--output_dir", folder], scored, ["dlmbench", "report", folder])
     return [*remarks, *(shlex.join(line) for line in lines if line)]
 
 
@@ -74,7 +76,7 @@ def _options(run: Run, settings: ExperimentSettings, experiment: Experiment, pat
     if (own := settings.prompts) is None:
         return
     if own.path and own.path != experiment.prompts.path:
-        yield from ("--prompt-file", own.path)
+        yield from ("--prompt-file", without_folders(own.path))
     most = own.limit or own.count
     if most and most != (experiment.prompts.limit or experiment.prompts.count):
         yield from ("--max-prompts", str(most))

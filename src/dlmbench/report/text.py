@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
@@ -125,6 +125,11 @@ def escape(value: object) -> Markup:
     return Markup(_BLOCK.sub(r"\1\\\2", plain))
 
 
+def without_folders(path: str) -> str:
+    """The last part of an absolute path: its folders tell who ran it where, and a report is passed on."""
+    return PurePath(path).name if path.startswith(("/", "~")) else path
+
+
 def value_id(*parts: object) -> str:
     """The id of a value: the parts joined by dots, in an alphabet that means nothing in HTML and Markdown."""
     return re.sub(r"[^a-z0-9_.]+", "-", ".".join(map(str, parts)).lower())
@@ -132,7 +137,7 @@ def value_id(*parts: object) -> str:
 
 def templates(finalize: Callable[[object], object] | None = None) -> Environment:
     """The templates of this package; whatever they print is escaped by `finalize`, or for HTML, unless it is Markup."""
-    return Environment(
+    environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
         finalize=finalize,
@@ -140,3 +145,5 @@ def templates(finalize: Callable[[object], object] | None = None) -> Environment
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["without_folders"] = without_folders
+    return environment
