@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 from zlib import crc32
 
+import vl_convert
 import yaml
 
 ROOT = Path(__file__).parents[2]
@@ -293,7 +294,7 @@ def _run_folder(changed_file: str) -> Callable[[Path], Path]:
     """A run of the embedded pair, with a text and a score of each cell."""
 
     def prepare(folder: Path) -> Path:
-        page.charting_script()  # made once, which may take long
+        vl_convert.javascript_bundle(None)  # made once, which may take long
         for name in ("records.jsonl", "experiment.json"):
             shutil.copy(RUN / name, folder / name)
         cells = [line["id"] for line in _lines((RUN / "records.jsonl").read_text()) if line["kind"] == "cell"]

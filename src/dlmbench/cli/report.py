@@ -112,12 +112,14 @@ def conclude(
 
     console.load_libraries("dlmbench.report")
     from dlmbench import report
-    from dlmbench.analysis.cost import cheapest, costs, goal_of
+    from dlmbench.analysis.cost import cheapest, check_price, costs, goal_of
     from dlmbench.analysis.published import keep_published
     from dlmbench.analysis.study import analyse
     from dlmbench.report.answer import answer_of
     from dlmbench.results import read_run
 
+    if price is not None:
+        check_price(price)
     run = read_run(folder)
     if published is not None:
         keep_published(published, folder)
