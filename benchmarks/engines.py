@@ -452,17 +452,19 @@ def run_parts(parts: list[str], output: Path) -> None:
     """
     import torch
 
-    gpus: Queue[int] = Queue()
-    for gpu in range(torch.cuda.device_count()):
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    gpus: Queue[str] = Queue()
+    for gpu in visible.split(",") if visible else map(str, range(torch.cuda.device_count())):
         gpus.put(gpu)
 
     def run(part: str) -> None:
         gpu, began = gpus.get(), time.perf_counter()
+        (output / f"{part}.json").unlink(missing_ok=True)
         for words in ([], ["--again"] if part != "weights" else None):
             if words is not None:
                 left = LIMIT_S - (time.perf_counter() - began)
                 command = [sys.executable, __file__, "--output", str(output), "--part", part, "--inside", *words]
-                environment = {**os.environ, "CUDA_VISIBLE_DEVICES": str(gpu)}
+                environment = {**os.environ, "CUDA_VISIBLE_DEVICES": gpu}
                 try:
                     subprocess.run(command, env=environment, check=True, timeout=left)
                 except (subprocess.SubprocessError, OSError) as error:

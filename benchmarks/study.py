@@ -3,11 +3,11 @@
     python benchmarks/study.py    # writes docs/study/answer.csv, the tables of its README, paper.md and the README, and
                                   # the cost model beside published speeds (benchmarks/speeds.py)
 
-Quality is what others have published (docs/study/published.csv). All times come from one run of
-config/experiments_study_times.yaml in docs/study/tasks (`make study-run`): measured, or on the line through the step
-counts that were measured. Where it lacks a shape, the cost model fitted to it predicts; without that folder, the one
-fitted to docs/study/h200-native. The README's second table is the answer of docs/study/h200-x4-native, as its report
-gives it.
+Quality is what others have published (docs/study/published.csv). Times come from a run of
+config/experiments_study_times.yaml in docs/study/tasks (`make study-run`) and, until there is one, from a run of some
+of its cells on two H200s: measured, or on the line through the step counts that were measured. Other shapes are
+predicted by the cost model fitted to docs/study/h200-native. The README's second table is the answer of
+docs/study/h200-x4-native, as its report gives it.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import pandas as pd
 import speeds
 from tables import markdown, write_part
 
+from dlmbench.analysis.break_even import RISING_STEP
 from dlmbench.analysis.published import PublishedCurve, PublishedScore, curves, read_published
 from dlmbench.analysis.replication import latencies
 from dlmbench.analysis.results import Study
@@ -35,6 +36,7 @@ from dlmbench.report.answer import answer_of
 from dlmbench.results import read_run
 from dlmbench.roofline import calibrate, corrected
 from dlmbench.roofline.break_even import break_even_surface
+from dlmbench.roofline.hardware import of_device
 from dlmbench.types import Architecture, Cell
 
 STUDY = Path(__file__).parents[1] / "docs/study"
@@ -43,7 +45,8 @@ BREAK_EVENS = STUDY / "breakeven"
 PAGE, PAPER = STUDY / "README.md", STUDY / "paper.md"
 ANSWER, PUBLISHED = STUDY / "answer.csv", STUDY / "published.csv"
 CONFIG = STUDY.parents[1] / "config/experiments_study.yaml"
-TASK_TIMES, CALIBRATED, MEASURED = STUDY / "tasks", STUDY / "h200-native", STUDY / "h200-x4-native"
+TASKS_RUN, SOME_TASKS = STUDY / "tasks", STUDY / "instrument/gpus-h200-x2/all"
+CALIBRATED, MEASURED = STUDY / "h200-native", STUDY / "h200-x4-native"
 KINDS = ("measured", "extrapolated", "predicted")
 TASKS = {"gsm8k": "GSM8K", "math": "MATH", "humaneval": "HumanEval", "mbpp": "MBPP", "bbh": "BBH"}
 BATCH_SIZES, ALL_BATCH_SIZES, NEW_TOKENS = (1, 8, 32), (1, 2, 4, 8, 16, 32), 256
@@ -71,8 +74,8 @@ class Seconds:
 def on_line(points: Mapping[int, Seconds], steps: float, error: float) -> Seconds:
     """Seconds of `steps` on the line through the fewest and the most steps measured.
 
-    Its ends are the lines through opposite ends of the two intervals, and `error` more, the share by which such lines
-    were seen to miss.
+    Its ends are those of the lines through the ends of both intervals, beyond them through opposite ends, and `error`
+    more, the share by which such lines were seen to miss.
     """
     first, last = min(points), max(points)
     share = (steps - first) / (last - first)
@@ -81,7 +84,8 @@ def on_line(points: Mapping[int, Seconds], steps: float, error: float) -> Second
         return start + share * (end - start)
 
     a, b = points[first], points[last]
-    ends = sorted([at(a.low, b.high), at(a.high, b.low)])
+    is_between = 0 <= share <= 1
+    ends = sorted([at(a.low, b.low if is_between else b.high), at(a.high, b.high if is_between else b.low)])
     return Seconds(at(a.value, b.value), ends[0] * (1 - error), ends[1] * (1 + error), "extrapolated")
 
 
@@ -99,22 +103,28 @@ def line_error(lines: Iterable[Mapping[int, Seconds]]) -> float | None:
 
 
 class Times:
-    """Times of the cells of CONFIG on one device, from one run."""
+    """Times of the cells of CONFIG on one device."""
 
     def __init__(self) -> None:
-        self.run = run = read_run(TASK_TIMES if TASK_TIMES.exists() else CALIBRATED)
-        fitted = calibrate.calibrate_run(run)
+        self.run = read_run(TASKS_RUN if TASKS_RUN.exists() else SOME_TASKS)
+        calibrated = read_run(CALIBRATED)
+        fitted = calibrate.calibrate_run(calibrated)
         self.device = fitted.hardware
+        assert self.run.environment is not None
+        assert of_device(self.run.environment.device) == self.device, "measured and predicted are of one device"
         self.fits = {c.label: c for c in fitted.calibrations}
         self.cells = {self.key(cell): cell for cell in plan.expand(load.load(CONFIG)).cells}
         self.known, _ = architectures(dict.fromkeys(c.model for c in self.cells.values()))
         self.measured: dict[tuple[object, ...], dict[int, Seconds]] = {}
-        found = latencies(run.results, run.selfcheck)
-        for cell in (r.cell for r in run.results if r.cell.id in found):
-            interval = found[cell.id].interval()
-            seconds = Seconds(interval.value, interval.low, interval.high, "measured")
-            self.measured.setdefault(self.key(cell)[:-1], {})[cell.steps or 0] = seconds
-        self.line_error = line_error(self.measured.values())
+        for run in (calibrated, self.run):
+            found = latencies(run.results, run.selfcheck)
+            for cell in (r.cell for r in run.results if r.cell.id in found):
+                interval = found[cell.id].interval()
+                seconds = Seconds(interval.value, interval.low, interval.high, "measured")
+                self.measured.setdefault(self.key(cell)[:-1], {})[cell.steps or 0] = seconds
+        seen = line_error(self.measured.values())
+        # A bend that break-evens let pass may be there too: few curves have many step counts.
+        self.line_error = None if seen is None else max(seen, RISING_STEP)
 
     @staticmethod
     def key(cell: Cell) -> tuple[object, ...]:
@@ -140,7 +150,7 @@ class Times:
         if cell is None:
             return None
         points, steps = self.measured.get(key[:-1], {}), forwards or cell.steps or 0
-        if steps in points:
+        if forwards is None and steps in points:
             return points[int(steps)]
         if len(points) > 1 and self.line_error is not None:
             return on_line(points, steps, self.line_error)
@@ -158,7 +168,8 @@ class Answer:
 
     from_steps, to_steps: where parity may lie among the published step counts; None where beyond them or nowhere.
     ratio: at S_parity; where it is not reached, at the most steps published. kind: of the times behind it; "" for none.
-    stopped: the same for a LLaMA that ends after STOPPED tokens.
+    stopped: the same for a LLaMA that ends after STOPPED tokens. not_at: the most steps published at which LLaDA is not
+    as good. as_fast_at: the steps at which it takes as long as LLaMA.
     """
 
     variant: str
@@ -183,6 +194,10 @@ class Answer:
     stopped: float | None = None
     stopped_low: float | None = None
     stopped_high: float | None = None
+    stopped_kind: str = ""
+    prompt_tokens: int | None = None
+    not_at: float | None = None
+    as_fast_at: float | None = None
 
 
 def answers() -> Iterator[Answer]:
@@ -223,7 +238,8 @@ def _answer(
     ratio: Seconds | None,
     stopped: Seconds | None = None,
 ) -> Answer:
-    first, parity = curve.points[0], curve.parity
+    first, parity, at = curve.points[0], curve.parity, None if row is None else row.steps or row.nfe
+    worse = [r.forwards for r in curve.points if parity.low_steps is not None and r.forwards < parity.low_steps]
     ends = [None if r is None else [round(v, 4) for v in (r.value, r.low, r.high)] for r in (ratio, stopped)]
     return Answer(
         variant=first.variant,
@@ -240,10 +256,15 @@ def _answer(
         from_steps=parity.low_steps,
         to_steps=parity.steps,
         batch_size=batch_size,
-        at_steps=None if row is None else row.steps or row.nfe,
+        at_steps=at,
         **dict(zip(("ratio", "low", "high"), ends[0] or [None] * 3, strict=True)),
         kind=ratio.kind if ratio else "",
         **dict(zip(("stopped", "stopped_low", "stopped_high"), ends[1] or [None] * 3, strict=True)),
+        stopped_kind=stopped.kind if stopped else "",
+        prompt_tokens=first.prompt_tokens,
+        not_at=max(worse, default=None),
+        # Without a cache every step takes as long, and with one no row is timed.
+        as_fast_at=None if ratio is None or at is None else round(at * ratio.value, 1),
     )
 
 
@@ -302,24 +323,35 @@ def page_table(rows: Sequence[Answer]) -> str:
     for curve in group_by(rows, _line).values():
         first = curve[0]
         rule = "threshold" if first.rule == "threshold" else "fixed steps"
-        speeds = {r.batch_size: _speed(r) for r in curve}
+        at = {r.batch_size: r for r in curve}
+        fast = at[1].as_fast_at if 1 in at else None
         lines.append(
             (
                 f"{TASKS[first.task]}, {first.variant}, {rule}",
+                f"{first.prompt_tokens}+{first.new_tokens}" if first.prompt_tokens else "",
                 f"{first.baseline:g} ({first.baseline_source.partition(',')[0]})",
                 _where(first),
-                *(speeds.get(b, "") for b in BATCH_SIZES),
-                first.kind,
+                "" if fast is None else f"{fast:.0f}",
+                *(_speed(at[b]) if b in at else "" for b in BATCH_SIZES),
+                _times(curve),
             )
         )
-    header = ("quality", "LLaMA's score", "as good from K", *(f"LLaDA at B={b}" for b in BATCH_SIZES), "times")
-    return markdown(header, lines)
+    lengths, speeds = "prompt + new tokens", [f"LLaDA at B={b}" for b in BATCH_SIZES]
+    return markdown(("task", lengths, "LLaMA's score", "as good from K", "as fast at K, B=1", *speeds, "times"), lines)
 
 
 def _line(answer: Answer) -> tuple[object, ...]:
     """Equal for answers that are one line of the table: they differ in batch size alone."""
     setting = answer.variant, answer.task, answer.rule, answer.new_tokens, answer.block_length, answer.cache
-    return *setting, answer.quality_source, answer.baseline, answer.baseline_source, answer.kind
+    return *setting, answer.quality_source, answer.baseline, answer.baseline_source
+
+
+def _times(curve: Sequence[Answer]) -> str:
+    """Where the times of a line come from."""
+    kinds = group_by([r for r in curve if r.kind], lambda r: r.kind)
+    if len(kinds) == 1:
+        return next(iter(kinds))
+    return ", ".join(f"{kind} at {', '.join(f'B={r.batch_size}' for r in of)}" for kind, of in kinds.items())
 
 
 def paper_table(rows: Sequence[Answer]) -> str:
@@ -330,7 +362,7 @@ def paper_table(rows: Sequence[Answer]) -> str:
             *("" if v is None else f"{v:g}" for v in (r.batch_size, r.at_steps)),
             "" if r.ratio is None else f"{r.ratio:.2g} ({r.low:.2g} to {r.high:.2g})",
             "" if r.stopped is None else f"{r.stopped:.2g} ({r.stopped_low:.2g} to {r.stopped_high:.2g})",
-            r.kind,
+            r.kind if r.stopped_kind in ("", r.kind) else f"{r.kind}, {r.stopped_kind}",
         )
         for r in rows
     ]
@@ -371,9 +403,9 @@ def _where(answer: Answer) -> str:
         return f"{answer.from_steps} or more, or never" if answer.from_steps else "undecided"
     if answer.outcome == "reached_at_smallest":
         return f"<= {answer.to_steps}"
-    if answer.from_steps in (None, answer.to_steps):
-        return str(answer.to_steps)
-    return f"{answer.from_steps} to {answer.to_steps}"
+    is_one = answer.from_steps in (None, answer.to_steps)
+    span = f"{answer.to_steps}" if is_one else f"{answer.from_steps} to {answer.to_steps}"
+    return span if answer.not_at is None else f"{span} (not {answer.not_at:g})"
 
 
 def _speed(answer: Answer) -> str:
@@ -385,9 +417,7 @@ def _speed(answer: Answer) -> str:
     value_text, low_text, high_text = (f"{x:.2g}" if x < 10 else f"{x:.0f}" for x in (value, min(ends), max(ends)))
     text = f"{value_text}x {'faster' if is_faster else 'slower'} ({low_text} to {high_text})"
     if answer.low < 1 < answer.high:
-        text = (
-            f"{value_text}x {'faster' if is_faster else 'slower'} (or as fast: {answer.low:.2g}x to {answer.high:.2g}x)"
-        )
+        text = f"{1 / answer.low:.2g}x slower to {answer.high:.2g}x faster"
     at = "" if answer.to_steps is not None else f" at {answer.at_steps:g}"
     return text + at
 

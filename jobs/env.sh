@@ -72,7 +72,7 @@ run_and_requeue() {
     wait "$child" || status=$?
     [ "$status" = 127 ] || code=$status
   done
-  if [ "$code" = 75 ] && { [ "$ended" = 0 ] || scontrol show job -o "$own" | grep -q Reason=TimeLimit; }; then
+  if [ "$code" = 75 ] && { [ "$ended" = 0 ] || scontrol show job -o "$own" | grep Reason=TimeLimit >/dev/null; }; then
     echo "unfinished: requeueing $own"
     scontrol requeue "$own"
   fi

@@ -25,19 +25,25 @@ def test_curves_of_two_papers_are_two_lines():
     assert study.page_table(rows).count("GSM8K") == 2
 
 
-@pytest.mark.parametrize(
-    "change", [{"new_tokens": 512}, {"block_length": 32}, {"cache": "dual"}, {"baseline": 49.0}, {"kind": "measured"}]
-)
-def test_other_settings_and_kinds_of_time_are_other_lines(change):
+@pytest.mark.parametrize("change", [{"new_tokens": 512}, {"block_length": 32}, {"cache": "dual"}, {"baseline": 49.0}])
+def test_other_settings_are_other_lines(change):
     rows = [replace(a, batch_size=b) for a in (ANSWER, replace(ANSWER, **change)) for b in (1, 8, 32)]
     assert study.page_table(rows).count("GSM8K") == 2
 
 
-def test_a_measured_time_stands_under_its_batch_size_and_is_told_from_a_predicted_one():
+def test_a_measured_time_is_told_from_a_predicted_one():
     rows = [replace(ANSWER, batch_size=b, kind="measured" if b == 8 else "predicted") for b in (1, 8, 32)]
-    lines = [[c.strip() for c in line.split("|")[4:-1]] for line in study.page_table(rows).splitlines()[2:]]
-    speed = "1x faster (1 to 1)"
-    assert lines == [[speed, "", speed, "predicted"], ["", speed, "", "measured"]]
+    (line,) = ([c.strip() for c in line.split("|")] for line in study.page_table(rows).splitlines()[2:])
+    assert line[-5:-1] == ["1x faster (1 to 1)"] * 3 + ["predicted at B=1, B=32, measured at B=8"]
+
+
+def test_steps_between_two_published_ones_are_named():
+    assert study._where(replace(ANSWER, not_at=32.0)) == "64 (not 32)"
+    assert study._where(replace(ANSWER, from_steps=32, not_at=16.0)) == "32 to 64 (not 16)"
+
+
+def test_a_speed_on_either_side_of_one_is_a_range():
+    assert study._speed(replace(ANSWER, ratio=0.9, low=0.5, high=1.25)) == "2x slower to 1.2x faster"
 
 
 def test_parity_at_the_fewest_steps_published_may_lie_below_them():

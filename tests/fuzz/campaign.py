@@ -212,6 +212,7 @@ def hostile_header(data: bytes, draw: random.Random) -> bytes:
         lies = (
             {"data_offsets": [2**62, 2**63]},
             {"data_offsets": [0, 2**70]},
+            {"data_offsets": [0, draw.choice([math.inf, high + 0.5])]},
             {"data_offsets": [low, high]},  # of another tensor
             {"data_offsets": [high, low]},
             {"data_offsets": [-8, high]},

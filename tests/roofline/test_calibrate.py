@@ -67,7 +67,7 @@ def test_left_out_groups_are_really_left_out():
 def test_json_there_and_back(tmp_path):
     found = calibrate(_cells(LLADA_8B)[::3], "hf")
     path = tmp_path / "calibration.json"
-    text = json.dumps({"schema_version": 1, "run": "r", "hardware": {"name": "H200"}, "calibrations": [asdict(found)]})
+    text = json.dumps({"schema_version": 2, "run": "r", "hardware": {"name": "H200"}, "calibrations": [asdict(found)]})
     path.write_text(text)
     assert load_calibration(path).calibrations == (found,)
     for damaged in ("[]", "{}", text.replace("matrix", "matrices")):
@@ -104,7 +104,7 @@ def test_the_spread_of_a_move_is_the_one_that_was_measured():
     assert math.sqrt(sum(e**2 for e in errors) / len(errors)) == pytest.approx(TRANSFER_SD, abs=0.01)
 
 
-def test_cached_forwards_that_no_fit_has_seen():
+def test_cached_forwards_to_which_no_efficiency_was_fitted():
     """A later forward of the middle block of 32: few positions, where FLOPs and bytes take about equally long."""
     measured = json.loads((Path(__file__).parents[2] / "docs/study/engines-h200/block-attention.json").read_text())
     errors = []

@@ -35,7 +35,7 @@ UNMEASURED_FLOOR = 0.10
 # a CPU, where other programs keep more than this share of the cores busy.
 MOST_DISTURBED = 0.1
 MOST_BUSY = 0.25
-DISTURBED = f"other programs, busy GPUs beside it, or heat slowed over {MOST_DISTURBED:.0%} of the repetitions"
+DISTURBED = f"over {MOST_DISTURBED:.0%} of the repetitions met other programs, busy GPUs beside it, or heat"
 # The level of the F test that a cell is noisier than its kind: lax, because a loud cell taken for a quiet one is worse.
 NOISIER = 0.2
 # A forward over fewer positions than this is bound by launches, not by arithmetic or memory traffic.

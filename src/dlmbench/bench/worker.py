@@ -17,7 +17,6 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
-from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from dlmbench import models, registry
@@ -351,7 +350,8 @@ def failure(error: Exception) -> Failed:
     if isinstance(error, InvalidLogitsError):
         return Failed("invalid", str(error))
     reason = f"{type(error).__name__}: {error}" if not isinstance(error, BenchError) else str(error)
-    return Failed("error", reason.replace(str(Path.home()), "~"))  # results are passed on
+    home = os.environ.get("HOME", "").rstrip("/")
+    return Failed("error", reason.replace(f"{home}/", "~/") if home else reason)  # results are passed on
 
 
 # What a pipe raises once the process at its other end died; a plain OSError where that was in the middle of a message.
@@ -399,7 +399,7 @@ class Worker:
         self._process: BaseProcess | None = None
         self._connection: Connection | None = None
         self._is_ready = False
-        self._unstarted: OSError | None = None  # why the last process could not start
+        self._unstarted = ""  # why the last process could not start
         self._silent_s: float | None = None  # after how long a process was ended that gave no sign of life
         self._is_killed = threading.Event()
         self.process_id = 0  # of the process, new for each one; see `Sample`
@@ -462,7 +462,7 @@ class Worker:
             process = context.Process(target=_serve, args=arguments, daemon=True)
             process.start()
         except OSError as error:  # no memory or no files left
-            self._unstarted = error
+            self._unstarted, self._connection = str(error), None
             return
         self._process = process  # once there is something to kill
         theirs.close()

@@ -37,6 +37,7 @@ LoadKey = tuple[str, ...]
 class _Unit:
     """One process of the cells of one shape, which stay together."""
 
+    shape_key: str
     cells: tuple[Cell, ...]
     process: int
     load_key: LoadKey
@@ -56,11 +57,11 @@ class _OpenShard:
 
     def repeats(self, unit: _Unit) -> bool:
         """Whether the shard has another process of the same cells: it has to load the model once more."""
-        return any(u.cells[0] is unit.cells[0] for u in self.units)
+        return any(u.shape_key == unit.shape_key for u in self.units)
 
     def loads_with(self, *more: _Unit) -> int:
-        """How often the shard loads models: each as often as the cell with most processes needs it."""
-        counts = Counter((u.load_key, u.cells[0].id) for u in (*self.units, *more))
+        """How often the shard loads models: each as often as the shape with most processes needs it."""
+        counts = Counter((u.load_key, u.shape_key) for u in (*self.units, *more))
         most: dict[LoadKey, int] = {}
         for (load_key, _), count in counts.items():
             most[load_key] = max(count, most.get(load_key, 0))
@@ -102,11 +103,11 @@ def balance(
     # The processes of a shape follow each other, so that they are dealt out to different shards.
     wanted = dict.fromkeys((c.id for c in plan.cells), processes) if isinstance(processes, int) else processes
     units = []
-    for cells in shapes.values():
+    for shape_key, cells in shapes.items():
         for process in range(max(wanted[c.id] for c in cells)):
             lacking = tuple(c for c in cells if wanted[c.id] > process)
             total = math.fsum(seconds.get(c.id, mean) for c in lacking)
-            units.append(_Unit(lacking, process, setting_of(cells[0]), total))
+            units.append(_Unit(shape_key, lacking, process, setting_of(cells[0]), total))
     loads = {u.load_key: (load_s or {}).get(u.load_key, 0.0) for u in units}
     count = min(count, len(units))
     mixed, spread = _assign(units, count, loads), _assign(units, count, loads, spread=True)

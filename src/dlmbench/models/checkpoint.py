@@ -132,7 +132,9 @@ def read_header(path: Path) -> dict[str, Any]:
         with path.open("rb") as stream:
             (length,) = struct.unpack("<Q", stream.read(8))
             header: Any = json.loads(stream.read(length)) if length <= min(size, _MAX_HEADER_BYTES) else None
-        ends = [int(tensor["data_offsets"][1]) for name, tensor in header.items() if name != METADATA]
+        ends = [tensor["data_offsets"][1] for name, tensor in header.items() if name != METADATA]
+        if any(type(end) is not int for end in ends):
+            raise TypeError
     except (OSError, ValueError, RecursionError, struct.error, AttributeError, KeyError, TypeError, IndexError):
         problem = "is empty" if size == 0 else "is not a safetensors file"
         raise BenchError(f"{path.name} {problem}", _DOWNLOAD) from None

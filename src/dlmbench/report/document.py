@@ -30,8 +30,7 @@ def write(source: Source, folder: Path, figures: Sequence[Figure] | None = None)
     """Write report.md into `folder`, with `figures` as they were drawn there; without them they are drawn now.
 
     Raises:
-        BenchError: a file of the run is not what dlmbench wrote.
-        OSError: `folder` cannot be written.
+        BenchError: a file of the run is not what dlmbench wrote, or `folder` cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "report.md"

@@ -38,7 +38,7 @@ from dlmbench.roofline.hardware import Hardware, find, of_device
 from dlmbench.types import Architecture, Cell, CellResult, Efficiencies, Finding, Run
 
 FloatArray = NDArray[np.float64]
-_SCHEMA = 1
+_SCHEMA = 2  # 1: of the roofline without a rounded ridge
 
 # A weak prior, for numbers that the cells do not determine: it weighs like one cell with relative errors of 25%,
 # 20% and 33%, where measured cells have 5%. Without it, matrix and bandwidth trade against one another on cells whose

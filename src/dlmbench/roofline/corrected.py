@@ -16,8 +16,8 @@ from dlmbench.types import Architecture, Cell, Efficiencies, Finding, Prediction
 
 # An engine that takes longer than this to launch a forward of 8B parameters launches kernel by kernel.
 SLOW_LAUNCH_S = 5e-3
-# How sharply the roofline bends where both limits meet; at infinity the larger of the two counts alone. 3 lowers the
-# errors on groups left out, and on batches of cached forwards (docs/study/engines-h200), which no fit has seen.
+# How sharply the roofline bends where both limits meet; at infinity the larger of the two counts alone. 3 was chosen:
+# it lowers the errors on groups left out, and on cached forwards in batches (docs/study/engines-h200/block-attention).
 _RIDGE = 3
 IDEAL = Efficiencies(1.0, 1.0, 1.0, 0.0)
 GivenEfficiencies = Efficiencies | Mapping[str, Efficiencies] | None

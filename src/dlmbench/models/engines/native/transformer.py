@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -233,11 +233,7 @@ class Transformer:
         self._freqs_cis_N2h = torch.empty(0)
         # Half precision on a GPU, unless another kernel is enforced; its head sizes are powers of two.
         supported = device.type == "cuda" and dtype.itemsize == 2 and architecture.head_size in (16, 32, 64, 128, 256)
-        self.flash_decode: FlashDecode | None = None
-        if supported and attention in ("auto", "flash"):
-            from dlmbench.models.engines.native.triton_kernels import flash_decode
-
-            self.flash_decode = flash_decode
+        self._has_flash_decoding = supported and attention in ("auto", "flash")
         if compile:
             # Functions of static shape are compiled once per shape: never fall back to eager after too many of them.
             torch._dynamo.config.recompile_limit = torch._dynamo.config.accumulated_recompile_limit = 4096
@@ -285,7 +281,7 @@ class Transformer:
         input_pos_Q = self._mark_dynamic(torch.arange(start, stop, device=self.device), 0)
         few_queries = (stop - start) * self.heads[0] // self.heads[1] <= MAX_QUERIES
         attend: DecodeAttention | None = None
-        if self.flash_decode is not None and cache is not None and few_queries and not causal and mask_B1QN is None:
+        if cache is not None and few_queries and not causal and mask_B1QN is None and self.flash_decode is not None:
             attend = partial(self.flash_decode, torch.full((1,), cache.shape[3] - 1, device=self.device))
 
         def attention(layer: int, qkv_BQ: torch.Tensor) -> torch.Tensor:
@@ -387,6 +383,15 @@ class Transformer:
             q, k, v, attn_mask=mask, is_causal=is_causal, enable_gqa=q.shape[1] != k.shape[1]
         )
         return y_BHQd.transpose(1, 2)
+
+    @cached_property
+    def flash_decode(self) -> FlashDecode | None:
+        """Attention of few queries against a cache; imports triton."""
+        if not self._has_flash_decoding:
+            return None
+        from dlmbench.models.engines.native.triton_kernels import flash_decode
+
+        return flash_decode
 
     def freqs_cis(self, positions: int) -> torch.Tensor:
         """Cosine and sine_N2h of at least `positions` positions, float32; the table grows on demand."""
