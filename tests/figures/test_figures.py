@@ -308,7 +308,7 @@ def test_a_caption_says_what_its_picture_leaves_out():
     frame = module.points(run, analyse(run, draws=20))
     spec = specification(module, frame)
     assert [title.rpartition("batch ")[2] for title in panel_titles(spec)] == ["1", "2", "4", "8", "16"]
-    assert caption(module, frame, spec) == f"{module.caption(frame)} 4 of 5 panels; the appendix of the page has all."
+    assert caption(module, frame, spec) == f"{module.caption(frame)} 4 of 5 panels; all are at the end of the page."
     printed = [batch for batch in (1, 2, 4, 8, 16) if f"batch {batch}<" in svg(spec)]
     assert len(printed) == 4
     assert {1, 16} < set(printed)
@@ -485,7 +485,7 @@ def test_of_many_panels_four_are_shown_and_the_page_has_all():
     spec = json.loads(shown.plot)
     assert spec["usermeta"] == {"shown": shown_panels(shown.spec)}
     assert {r["panel"] for r in rows_of(spec)} == set(titles)
-    assert shown.caption.endswith("4 of 10 panels; the appendix of the page has all.")
+    assert shown.caption.endswith("4 of 10 panels; all are at the end of the page.")
 
 
 HOSTILE = ("a$b_c^{d}$", "<a href='javascript:x'>m</a>", "汉字模型", "m" * 180, "a.b[0]'\"\\n{{x}}")

@@ -116,7 +116,7 @@ def csv_of(frame: pd.DataFrame) -> str:
 def caption(module: ModuleType, frame: pd.DataFrame, spec: Spec) -> str:
     """The text under the figure, with how many of its panels are left out."""
     text, n = str(module.caption(frame)), len(panel_titles(spec))
-    return f"{text} {MOST_PANELS} of {n} panels; the appendix of the page has all." if n > MOST_PANELS else text
+    return f"{text} {MOST_PANELS} of {n} panels; all are at the end of the page." if n > MOST_PANELS else text
 
 
 def specification(module: ModuleType, frame: pd.DataFrame) -> Spec:

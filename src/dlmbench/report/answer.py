@@ -256,9 +256,9 @@ def _row(at: Workload, curve: Curve, verdict: Verdict, settings: Sequence[tuple[
         workload=f"{batch}, {prompt}+{new}" + (f", {controls}" if controls else ""),
         as_good_from=_parity(verdict, curve),
         speed_there=spread(verdict.speed) if verdict.speed else None,
-        faster_up_to=verdict.break_even,
-        speeds=None if verdict.speed else _speeds([c for c, _ in settings]),
-        sure=None if verdict.metric else _sure(curve),
+        faster_up_to=verdict.break_even + _setting(curve, settings),
+        speeds=None if verdict.speed else _speeds(settings),
+        sure=None if verdict.metric else _sure(curve, settings),
         verdict=decided,
         settles=verdict.settles or None,
         outcome=verdict.outcome,
@@ -268,29 +268,43 @@ def _row(at: Workload, curve: Curve, verdict: Verdict, settings: Sequence[tuple[
     )
 
 
-def _speeds(settings: Sequence[Curve]) -> str | None:
+def _speeds(settings: Sequence[tuple[Curve, Verdict]]) -> str | None:
     """The speed with the fewest and the most steps over all settings; of several with that many the slowest."""
-    timed = [(p.cell.steps or 0, -p.speedup.value, p.speedup, c) for c in settings for p in c.timed if p.speedup]
+    timed = [(p.cell.steps or 0, -p.speedup.value, p.speedup, c) for c, _ in settings for p in c.timed if p.speedup]
     if not timed:
         return None
     fewest, most = min(k for k, *_ in timed), max(k for k, *_ in timed)
     texts = []
     for steps in dict.fromkeys((fewest, most)):
         *_, speed, curve = max((t for t in timed if t[0] == steps), key=lambda t: t[1])
-        setting = f" ({curve.label.removeprefix(f'{curve.model}, ')})" if len(settings) > 1 else ""
+        setting = _setting(curve, settings)
         texts.append(f"{rounded(speed)}x at K={steps}{setting}")
     return ", ".join(texts)
 
 
-def _sure(curve: Curve) -> str | None:
-    """At which step counts a speed is shown to differ from the baseline's, and why not at the others."""
-    compared = [(p.cell.steps, p.pace, p.ratio) for p in curve.timed if p.ratio is not None]
+def _sure(curve: Curve, settings: Sequence[tuple[Curve, Verdict]]) -> str | None:
+    """At which step counts a speed is shown to differ from the baseline's, and why not at the others.
+
+    The row's own setting first; the step counts of others name theirs.
+    """
+    ordered = sorted((c for c, _ in settings), key=lambda c: c is not curve)
+    compared = [
+        (f"K={p.cell.steps}" + ("" if c is curve else _setting(c, settings)), p.pace, p.ratio)
+        for c in ordered
+        for p in c.timed
+        if p.ratio is not None
+    ]
     groups = group_by(compared, lambda item: ("open", _why_open(item[2])) if item[1] == "unclear" else (item[1], ""))
     texts = []
     for (state, why), items in groups.items():
-        at = "each K" if 1 < len(items) == len(compared) else listed(f"K={k}" for k, *_ in items)
+        at = "each K timed" if 1 < len(items) == len(compared) else listed(k for k, *_ in items)
         texts.append(f"{state if why else f'shown {state}'} at {at}" + (f" ({why})" if why else ""))
     return _capital(", ".join(texts)) or None
+
+
+def _setting(curve: Curve, settings: Sequence[tuple[Curve, Verdict]]) -> str:
+    """The setting of a curve in brackets, where a workload was measured with several."""
+    return f" ({curve.label.removeprefix(f'{curve.model}, ')})" if len(settings) > 1 else ""
 
 
 def _why_open(ratio: Ratio) -> str:

@@ -31,10 +31,8 @@ def commands_of(run: Run, settings: ExperimentSettings) -> list[str]:
         if path is not None:
             experiment = configuration.load(path)
             words += _options(run, settings, experiment, path)
-            others = other_settings(settings, experiment)
-            if "--prompt-file" in words:
-                others = [text for text in others if not text.startswith("prompts.path:")]
-            remarks = [f"# {shown} has changed since: {text}" for text in others]
+            others = [text for text in other_settings(settings, experiment) if not text.startswith("prompts.path:")]
+            remarks = [f"# {shown} has changed since: {text}" for text in others]  # that is --prompt-file
             later = dict.fromkeys(s.metric for s in run.scores if s.metric not in experiment.metrics)
             scored = ["dlmbench", "score", folder, "--metrics", ",".join(later)] if later else []
         words += read_json(submission, _queued, "Take it from a backup") or []
