@@ -329,7 +329,9 @@ def signals(campaign: Campaign, tries: int) -> None:
             _, talk = process.communicate(timeout=LONGEST_S)
             fault.shows(process.returncode, talk, code, RESUMES)
             left = repetitions(output)
-            assert left[:-1] == kept, "the repetition under way is finished and recorded, and no other"
+            # One may have been on its way to the records when the run was frozen.
+            assert left[: len(kept)] == kept, "what is recorded stays"
+            assert len(left) - len(kept) in (1, 2), "the repetition under way is finished and recorded, and no other"
             campaign.check(fault, output, kept)
 
 
