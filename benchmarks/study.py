@@ -15,6 +15,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 
 import pandas as pd
@@ -162,6 +163,12 @@ class Times:
         return Seconds(scale * estimate.value_s, scale * estimate.low_s, scale * estimate.high_s, "predicted")
 
 
+@cache
+def times_here() -> Times:
+    """The times of the committed runs, read and fitted once."""
+    return Times()
+
+
 @dataclass(frozen=True)
 class Answer:
     """One row of the answer: where a curve reaches a baseline, and LLaMA's time over LLaDA's there.
@@ -202,7 +209,7 @@ class Answer:
 
 def answers() -> Iterator[Answer]:
     """Every curve against every baseline at every batch size."""
-    times = Times()
+    times = times_here()
     for curve in curves(read_published(PUBLISHED)):
         found = []
         for batch_size in BATCH_SIZES if curve.parity.outcome != "not_reached" else ():
@@ -286,7 +293,7 @@ def measured_break_evens(study: Study) -> list[frames.Row]:
 
 def break_evens() -> pd.DataFrame:
     """The table of `breakeven_map` at the shapes of the tasks: k* predicted and, where there is a run, measured."""
-    times = Times()
+    times = times_here()
     efficiencies = {label: c.efficiencies for label, c in times.fits.items()}
     found, rows = curves(read_published(PUBLISHED)), measured_break_evens(analyse(times.run))
     base = next(c for c in times.cells.values() if c.model.role == "baseline")

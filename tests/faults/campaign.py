@@ -48,6 +48,7 @@ PROCESSES, PILOT = 2, 3
 PROTOCOL = f"{{warmup: 1, pilot: {PILOT}, min_repeats: 6, max_repeats: 6, processes: {PROCESSES}, rounds: 1}}"
 CONFIG = embedded_pair(steps="[4]", count=2, protocol=PROTOCOL, metrics="[likelihood, oracle_log_prob]")
 LONGEST_S = 300
+SILENCE_S = 30  # the lowered limit, after which a worker that says nothing is ended
 AT_ONCE = 2  # kinds of faults: a run alone leaves cores idle
 RESUMES, ALL_DONE = "the same command resumes", "2 of 2 cells done"
 
@@ -393,37 +394,37 @@ def dead_worker_of_two_devices(campaign: Campaign, tries: int) -> None:
 def dead_worker(campaign: Campaign, tries: int) -> None:
     """A worker that is killed from outside, as the system does when memory runs out."""
     fault = campaign.fault("a worker killed")
-    for attempt in range(tries):
-        output = campaign.folder / f"worker-{attempt}"
-        process = campaign.start(output, campaign.random.randint(1, 2))
-        workers = workers_of(process)
-        assert len(workers) == 2, workers
-        kept = repetitions(output)
-        campaign.random.choice(workers).kill()
-        _, talk = process.communicate(timeout=LONGEST_S)
-        fault.shows(process.returncode, talk, 1, "the model's process died: signal 9")
-        assert sorted(str(r.status) for r in read_run(output).results) == ["error", "ok"]
-        campaign.check(fault, output, kept)
+    lose_worker(campaign, tries, fault, psutil.Process.kill, "the model's process died: signal 9")
 
 
 def hanging_worker(campaign: Campaign, tries: int) -> None:
     """A worker that is stopped and stays so, as one hangs in a driver; the limit of silence is lowered."""
     fault = campaign.fault(f"a worker hangs (limit of silence: {SILENCE_S} s)")
+    lose_worker(campaign, tries, fault, psutil.Process.suspend, "gave no answer for", silent=SILENCE_S)
+
+
+def lose_worker(
+    campaign: Campaign,
+    tries: int,
+    fault: Fault,
+    harm: Callable[[psutil.Process], None],
+    says: str,
+    silent: int | None = None,
+) -> None:
+    """One of a run's two workers is lost while it measures; the other model's cell is finished."""
     for attempt in range(tries):
-        output = campaign.folder / f"hung-{attempt}"
-        command = altered("run", "--config", campaign.config, "--output-dir", output, silent=SILENCE_S)
+        output = campaign.folder / f"{harm.__name__}-{attempt}"
+        own = ("run", "--config", campaign.config, "--output-dir", output)
+        command = None if silent is None else altered(*own, silent=silent)
         process = campaign.start(output, campaign.random.randint(1, 2), command)
         workers = workers_of(process)
         assert len(workers) == 2, workers
         kept = repetitions(output)
-        campaign.random.choice(workers).suspend()
+        harm(campaign.random.choice(workers))
         _, talk = process.communicate(timeout=LONGEST_S)
-        fault.shows(process.returncode, talk, 1, "gave no answer for")
+        fault.shows(process.returncode, talk, 1, says)
         assert sorted(str(r.status) for r in read_run(output).results) == ["error", "ok"]
         campaign.check(fault, output, kept)
-
-
-SILENCE_S = 30
 
 
 def full_disk(campaign: Campaign, tries: int) -> None:
