@@ -76,8 +76,9 @@ check: $(STAMP) ## lint, types, import rules, schema up to date
 study: $(STAMP) ## join published quality with the times of the study: who is faster at equal quality?
 	@$(BIN)/python benchmarks/study.py
 
-study-run: $(STAMP) ## measure the times of the study on all GPUs of this machine, into docs/study/tasks
+study-run: $(STAMP) ## measure the times of the study on all GPUs of this machine, into docs/study/tasks and tasks-hf
 	@$(BIN)/python -m dlmbench run --config config/experiments_study_times.yaml --gpus all --output-dir docs/study/tasks
+	@$(BIN)/python -m dlmbench run --config config/experiments_study_hf.yaml --gpus all --output-dir docs/study/tasks-hf
 	@$(BIN)/python benchmarks/study.py
 
 schema: $(STAMP) ## generate config/experiments.schema.json from the code

@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dlmbench.types import LanguageModel, PromptBatch
 
-LIMIT_S = 250  # for a part, its second process included
+LIMIT_S = 300  # for a part, its second process included
 CELL = ("what", "engine", "attention", "batch", "prompt", "new")
 # (B, P, G) of LLaDA without a cache.
 CANVASES = (
@@ -474,6 +474,11 @@ def run_parts(parts: list[str], output: Path) -> None:
 
     with ThreadPoolExecutor(len(parts)) as pool:
         list(pool.map(run, parts))
+    merge(output)
+
+
+def merge(output: Path) -> None:
+    """The parts that a folder has, in one file, engines.json."""
     merged: dict[str, Any] = {"rows": [], "seconds": {}}
     for part in PARTS:
         if (path := output / f"{part}.json").exists():
