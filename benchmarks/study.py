@@ -3,170 +3,56 @@
     python benchmarks/study.py    # writes docs/study/answer.csv, the tables of its README, paper.md and the README, and
                                   # the cost model beside published speeds (benchmarks/speeds.py)
 
-Quality is what others have published (docs/study/published.csv). Times come from a run of
-config/experiments_study_times.yaml in docs/study/tasks (`make study-run`) and, until there is one, from a run of some
-of its cells on two H200s: measured, or on the line through the step counts that were measured. Other shapes are
-predicted by the cost model fitted to docs/study/h200-native. The README's second table is the answer of
-docs/study/h200-x4-native, as its report gives it.
+Quality is what others have published (docs/study/published.csv). Times come from runs of `make study-run`, one for each
+engine: measured, or on the line through the step counts that were measured. Other shapes are predicted by the cost
+model fitted to these runs and older ones on the same device.
 """
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache
 from pathlib import Path
 
 import pandas as pd
 import speeds
+from study_times import (
+    BATCH_SIZES,
+    KINDS,
+    NEW_TOKENS,
+    RUNS,
+    Seconds,
+    Times,
+    at_fixed_steps,
+    elsewhere,
+    in_words,
+    memory_law,
+    resources,
+    times_of,
+)
 from tables import markdown, write_part
 
-from dlmbench.analysis.break_even import RISING_STEP
 from dlmbench.analysis.published import PublishedCurve, PublishedScore, curves, read_published
-from dlmbench.analysis.replication import latencies
 from dlmbench.analysis.results import Study
 from dlmbench.analysis.stats import group_by
 from dlmbench.analysis.study import analyse
 from dlmbench.charts import frames
-from dlmbench.experiment import load, plan
 from dlmbench.figures import breakeven_map
 from dlmbench.figures.breakeven_map import published_row
-from dlmbench.models.loading import architectures
-from dlmbench.report.answer import answer_of
-from dlmbench.results import read_run
-from dlmbench.roofline import calibrate, corrected
 from dlmbench.roofline.break_even import break_even_surface
-from dlmbench.roofline.hardware import of_device
-from dlmbench.types import Architecture, Cell
 
 STUDY = Path(__file__).parents[1] / "docs/study"
 README = STUDY.parents[1] / "README.md"
 BREAK_EVENS = STUDY / "breakeven"
 PAGE, PAPER = STUDY / "README.md", STUDY / "paper.md"
 ANSWER, PUBLISHED = STUDY / "answer.csv", STUDY / "published.csv"
-CONFIG = STUDY.parents[1] / "config/experiments_study.yaml"
-TASKS_RUN, SOME_TASKS = STUDY / "tasks", STUDY / "instrument/gpus-h200-x2/all"
-CALIBRATED, MEASURED = STUDY / "h200-native", STUDY / "h200-x4-native"
-KINDS = ("measured", "extrapolated", "predicted")
 TASKS = {"gsm8k": "GSM8K", "math": "MATH", "humaneval": "HumanEval", "mbpp": "MBPP", "bbh": "BBH"}
-BATCH_SIZES, ALL_BATCH_SIZES, NEW_TOKENS = (1, 8, 32), (1, 2, 4, 8, 16, 32), 256
+ALL_BATCH_SIZES = (1, 2, 4, 8, 16, 32)
 # By block length: the mean prompts of the tasks whose published curves have it.
 BREAK_EVEN_PROMPTS: dict[int, tuple[int, ...]] = {256: (132, 628, 680, 894), 32: (894,)}
 # In use LLaMA ends with its answer, while LLaDA computes all positions. No source states the length of the answers.
 STOPPED = 128
-
-
-@dataclass(frozen=True)
-class Seconds:
-    """Seconds of one generation with a 95% interval. kind: one of KINDS."""
-
-    value: float
-    low: float
-    high: float
-    kind: str
-
-    def over(self, other: Seconds) -> Seconds:
-        """The ratio of two times, between the ends of both intervals, of the weaker kind."""
-        kind = max(self.kind, other.kind, key=KINDS.index)
-        return Seconds(self.value / other.value, self.low / other.high, self.high / other.low, kind)
-
-
-def on_line(points: Mapping[int, Seconds], steps: float, error: float) -> Seconds:
-    """Seconds of `steps` on the line through the fewest and the most steps measured.
-
-    Its ends are those of the lines through the ends of both intervals, beyond them through opposite ends, and `error`
-    more, the share by which such lines were seen to miss.
-    """
-    first, last = min(points), max(points)
-    share = (steps - first) / (last - first)
-
-    def at(start: float, end: float) -> float:
-        return start + share * (end - start)
-
-    a, b = points[first], points[last]
-    is_between = 0 <= share <= 1
-    ends = sorted([at(a.low, b.low if is_between else b.high), at(a.high, b.high if is_between else b.low)])
-    return Seconds(at(a.value, b.value), ends[0] * (1 - error), ends[1] * (1 + error), "extrapolated")
-
-
-def line_error(lines: Iterable[Mapping[int, Seconds]]) -> float | None:
-    """The largest share by which the line through a curve's first two step counts misses its last one.
-
-    Only curves of three or more step counts say something; None without any.
-    """
-    missed = []
-    for points in lines:
-        if len(points) > 2:
-            *first, last = (sorted(points)[i] for i in (0, 1, -1))
-            missed.append(abs(on_line({k: points[k] for k in first}, last, 0).value / points[last].value - 1))
-    return max(missed, default=None)
-
-
-class Times:
-    """Times of the cells of CONFIG on one device."""
-
-    def __init__(self) -> None:
-        self.run = read_run(TASKS_RUN if TASKS_RUN.exists() else SOME_TASKS)
-        calibrated = read_run(CALIBRATED)
-        fitted = calibrate.calibrate_run(calibrated)
-        self.device = fitted.hardware
-        assert self.run.environment is not None
-        assert of_device(self.run.environment.device) == self.device, "measured and predicted are of one device"
-        self.fits = {c.label: c for c in fitted.calibrations}
-        self.cells = {self.key(cell): cell for cell in plan.expand(load.load(CONFIG)).cells}
-        self.known, _ = architectures(dict.fromkeys(c.model for c in self.cells.values()))
-        self.measured: dict[tuple[object, ...], dict[int, Seconds]] = {}
-        for run in (calibrated, self.run):
-            found = latencies(run.results, run.selfcheck)
-            for cell in (r.cell for r in run.results if r.cell.id in found):
-                interval = found[cell.id].interval()
-                seconds = Seconds(interval.value, interval.low, interval.high, "measured")
-                self.measured.setdefault(self.key(cell)[:-1], {})[cell.steps or 0] = seconds
-        seen = line_error(self.measured.values())
-        # A bend that break-evens let pass may be there too: few curves have many step counts.
-        self.line_error = None if seen is None else max(seen, RISING_STEP)
-
-    @staticmethod
-    def key(cell: Cell) -> tuple[object, ...]:
-        """What tells the cells of CONFIG apart, the steps last."""
-        block = cell.knob("block_length") if cell.steps else None
-        shape = cell.batch_size, cell.prompt_tokens, cell.new_tokens
-        return (cell.model.role, *shape, block, cell.knob("cache") or "none", cell.steps)
-
-    def baseline(self, batch_size: int, row: PublishedScore, new_tokens: int | None = None) -> Seconds | None:
-        """LLaMA's, for as many new tokens as LLaDA generates in a published row; None where CONFIG has no such cell."""
-        return self._of("baseline", batch_size, row.prompt_tokens, new_tokens or row.new_tokens, None, "none", None)
-
-    def target(self, batch_size: int, row: PublishedScore) -> Seconds | None:
-        """LLaDA's in the setting of a published row; of an adaptive rule for the forwards that were published."""
-        shape, forwards = (batch_size, row.prompt_tokens, row.new_tokens), None if row.steps else row.nfe
-        # Without a cache all forwards are equal; with one, no published row says how many there are.
-        if forwards and row.cache != "none":
-            return None
-        return self._of("target", *shape, row.block_length, row.cache, row.steps or row.new_tokens, forwards=forwards)
-
-    def _of(self, *key: object, forwards: float | None = None) -> Seconds | None:
-        cell = self.cells.get(key)
-        if cell is None:
-            return None
-        points, steps = self.measured.get(key[:-1], {}), forwards or cell.steps or 0
-        if forwards is None and steps in points:
-            return points[int(steps)]
-        if len(points) > 1 and self.line_error is not None:
-            return on_line(points, steps, self.line_error)
-        architecture: Architecture = self.known[cell.model.key]
-        fit = self.fits[corrected.label_of(cell)]
-        estimate = calibrate.estimate(fit, cell, architecture, self.device)
-        assert estimate is not None
-        scale = 1.0 if forwards is None else forwards / (cell.steps or 1)
-        return Seconds(scale * estimate.value_s, scale * estimate.low_s, scale * estimate.high_s, "predicted")
-
-
-@cache
-def times_here() -> Times:
-    """The times of the committed runs, read and fitted once."""
-    return Times()
 
 
 @dataclass(frozen=True)
@@ -185,6 +71,7 @@ class Answer:
     new_tokens: int | None
     block_length: int | None
     cache: str
+    engine: str
     quality_source: str
     baseline: float
     baseline_source: str
@@ -208,13 +95,18 @@ class Answer:
 
 
 def answers() -> Iterator[Answer]:
-    """Every curve against every baseline at every batch size."""
-    times = times_here()
-    for curve in curves(read_published(PUBLISHED)):
+    """Every curve against every baseline with every engine at every batch size.
+
+    With a cache a single step count is a curve: so few are published that it is all there is.
+    """
+    rows = read_published(PUBLISHED)
+    for curve in (c for c in curves(rows, 1) if len(c.points) > 1 or c.points[0].cache != "none"):
         found = []
-        for batch_size in BATCH_SIZES if curve.parity.outcome != "not_reached" else ():
-            found += _timed(times, curve, batch_size)
-        yield from found or [_answer(curve, None, None, None)]
+        for engine in RUNS if curve.parity.outcome != "not_reached" else ():
+            for batch_size in BATCH_SIZES:
+                found += _timed(times_of(engine), curve, batch_size)
+        if found or len(curve.points) > 1:
+            yield from found or [_answer(curve, "", None, None, None)]
 
 
 def _timed(times: Times, curve: PublishedCurve, batch_size: int) -> Iterator[Answer]:
@@ -228,7 +120,14 @@ def _timed(times: Times, curve: PublishedCurve, batch_size: int) -> Iterator[Ans
         return
     slower = [t for r in curve.points if r.forwards in plausible and (t := times.target(batch_size, r))]
     ended = times.baseline(batch_size, row, STOPPED)
-    yield _answer(curve, batch_size, row, _spanned(baseline, target, slower), ended and _spanned(ended, target, slower))
+    yield _answer(
+        curve,
+        times.engine,
+        batch_size,
+        row,
+        _spanned(baseline, target, slower),
+        ended and _spanned(ended, target, slower),
+    )
 
 
 def _spanned(baseline: Seconds, target: Seconds, others: Sequence[Seconds]) -> Seconds:
@@ -240,6 +139,7 @@ def _spanned(baseline: Seconds, target: Seconds, others: Sequence[Seconds]) -> S
 
 def _answer(
     curve: PublishedCurve,
+    engine: str,
     batch_size: int | None,
     row: PublishedScore | None,
     ratio: Seconds | None,
@@ -255,6 +155,7 @@ def _answer(
         new_tokens=first.new_tokens,
         block_length=first.block_length,
         cache=first.cache,
+        engine=engine,
         quality_source=first.source,
         baseline=curve.baseline.value,
         baseline_source=curve.baseline.source,
@@ -270,8 +171,8 @@ def _answer(
         stopped_kind=stopped.kind if stopped else "",
         prompt_tokens=first.prompt_tokens,
         not_at=max(worse, default=None),
-        # Without a cache every step takes as long, and with one no row is timed.
-        as_fast_at=None if ratio is None or at is None else round(at * ratio.value, 1),
+        # Only without a cache does every step take as long.
+        as_fast_at=None if ratio is None or at is None or first.cache != "none" else round(at * ratio.value, 1),
     )
 
 
@@ -293,9 +194,9 @@ def measured_break_evens(study: Study) -> list[frames.Row]:
 
 def break_evens() -> pd.DataFrame:
     """The table of `breakeven_map` at the shapes of the tasks: k* predicted and, where there is a run, measured."""
-    times = times_here()
+    times = times_of("native")
     efficiencies = {label: c.efficiencies for label, c in times.fits.items()}
-    found, rows = curves(read_published(PUBLISHED)), measured_break_evens(analyse(times.run))
+    found, rows = curves(read_published(PUBLISHED)), measured_break_evens(analyse(times.runs[0]))
     base = next(c for c in times.cells.values() if c.model.role == "baseline")
     for block, prompts in BREAK_EVEN_PROMPTS.items():
         target = next(c for c in times.cells.values() if c.knob("block_length") == block)
@@ -325,30 +226,31 @@ def break_even_part(frame: pd.DataFrame) -> str:
 
 
 def page_table(rows: Sequence[Answer]) -> str:
-    """One line for each curve and baseline: where parity lies, and who is faster there."""
-    lines = []
-    for curve in group_by(rows, _line).values():
+    """One line for each curve, baseline and engine: where parity lies, and who is faster there."""
+    lines: list[tuple[str, ...]] = []
+    for curve in group_by(rows, _question).values():
         first = curve[0]
         rule = "threshold" if first.rule == "threshold" else "fixed steps"
-        at = {r.batch_size: r for r in curve}
-        fast = at[1].as_fast_at if 1 in at else None
-        lines.append(
-            (
-                f"{TASKS[first.task]}, {first.variant}, {rule}",
-                f"{first.prompt_tokens}+{first.new_tokens}" if first.prompt_tokens else "",
-                f"{first.baseline:g} ({first.baseline_source.partition(',')[0]})",
-                _where(first),
-                "" if fast is None else f"{fast:.0f}",
-                *(_speed(at[b]) if b in at else "" for b in BATCH_SIZES),
-                _times(curve),
-            )
+        cache = "" if first.cache == "none" else f", {first.cache} cache"
+        question = (
+            f"{TASKS[first.task]}, {first.variant}, {rule}{cache}",
+            f"{first.prompt_tokens}+{first.new_tokens}" if first.prompt_tokens else "",
+            f"{first.baseline:g} ({first.baseline_source.partition(',')[0]})",
+            _where(first),
         )
-    lengths, speeds = "prompt + new tokens", [f"LLaDA at B={b}" for b in BATCH_SIZES]
-    return markdown(("task", lengths, "LLaMA's score", "as good from K", "as fast at K, B=1", *speeds, "times"), lines)
+        for engine, answers in group_by(curve, lambda r: r.engine).items():
+            at = {r.batch_size: r for r in answers}
+            fast = at[1].as_fast_at if 1 in at else None
+            speeds = (_speed(at[b]) if b in at else "" for b in BATCH_SIZES)
+            lines.append((*question, engine, "" if fast is None else f"{fast:.0f}", *speeds, _times(answers)))
+            question = ("",) * len(question)  # said once
+    lengths, speed = "prompt + new tokens", [f"LLaDA at B={b}" for b in BATCH_SIZES]
+    header = ("task", lengths, "LLaMA's score", "as good from K", "engine", "as fast at K, B=1", *speed, "times")
+    return markdown(header, lines)
 
 
-def _line(answer: Answer) -> tuple[object, ...]:
-    """Equal for answers that are one line of the table: they differ in batch size alone."""
+def _question(answer: Answer) -> tuple[object, ...]:
+    """Equal for answers to one question: they differ in engine and batch size alone."""
     setting = answer.variant, answer.task, answer.rule, answer.new_tokens, answer.block_length, answer.cache
     return *setting, answer.quality_source, answer.baseline, answer.baseline_source
 
@@ -365,7 +267,8 @@ def paper_table(rows: Sequence[Answer]) -> str:
     """One line for each answer with its numbers as they are in the CSV; a ratio above 1 means that LLaDA is faster."""
     lines = [
         (
-            *(TASKS[r.task], r.variant, r.rule.replace("_", " "), f"{r.baseline:g}", f"{r.allowance:g}", _where(r)),
+            *(TASKS[r.task], r.variant, r.rule.replace("_", " "), "" if r.cache == "none" else r.cache),
+            *(f"{r.baseline:g}", f"{r.allowance:g}", _where(r), r.engine),
             *("" if v is None else f"{v:g}" for v in (r.batch_size, r.at_steps)),
             "" if r.ratio is None else f"{r.ratio:.2g} ({r.low:.2g} to {r.high:.2g})",
             "" if r.stopped is None else f"{r.stopped:.2g} ({r.stopped_low:.2g} to {r.stopped_high:.2g})",
@@ -373,33 +276,23 @@ def paper_table(rows: Sequence[Answer]) -> str:
         )
         for r in rows
     ]
-    header = (
-        "task",
-        "variant",
-        "rule",
-        "LLaMA",
-        "allowance",
-        "as good from K",
-        "B",
-        "at K",
-        "LLaDA's speed in LLaMA's",
-        f"LLaMA ends after {STOPPED}",
-    )
-    return markdown((*header, "times"), lines)
+    header = ("task", "variant", "rule", "cache", "LLaMA", "allowance", "as good from K", "engine", "B", "at K")
+    return markdown((*header, "LLaDA's speed in LLaMA's", f"LLaMA ends after {STOPPED}", "times"), lines)
 
 
 def summary(rows: Sequence[Answer]) -> str:
     """The base tasks in a sentence each way: where parity is reached, and how fast LLaDA is there."""
     base = [r for r in rows if r.variant == "base"]
-    reached = [r for r in base if r.to_steps is not None]
-    names = {True: dict.fromkeys(TASKS[r.task] for r in reached)}
-    names[False] = dict.fromkeys(TASKS[r.task] for r in base if r.to_steps is None)
-    speeds = "; ".join(
-        f"{TASKS[r.task]} at batch {r.batch_size}: {_speed(r)}, {r.kind}" for r in reached if r.batch_size is not None
-    )
+    reached = [r for r in base if r.to_steps is not None and r.ratio is not None]
+    shown = dict.fromkeys(TASKS[r.task] for r in reached)
+    others = [name for name in dict.fromkeys(TASKS[r.task] for r in base) if name not in shown]
+    speeds = []
+    for (task, engine), found in group_by(reached, lambda r: (r.task, r.engine)).items():
+        batches = ", ".join(f"{_speed(r, ends=False)} at batch {r.batch_size}" for r in found)
+        speeds.append(f"{TASKS[task]} at K={found[0].at_steps:g} with {engine}: {batches}")
     return (
-        f"Base models: shown to be as good on {', '.join(names[True]) or 'no task'}; not shown on "
-        f"{', '.join(names[False]) or 'none'}. LLaDA's speed there: {speeds}."
+        f"Base models: shown to be as good on {', '.join(shown) or 'no task'}; not shown on "
+        f"{', '.join(others) or 'none'}. LLaDA's speed there: {'; '.join(speeds)}."
     )
 
 
@@ -415,25 +308,12 @@ def _where(answer: Answer) -> str:
     return span if answer.not_at is None else f"{span} (not {answer.not_at:g})"
 
 
-def _speed(answer: Answer) -> str:
-    """LLaDA's speed in LLaMA's: "1.6x slower (1.4 to 1.9)"."""
+def _speed(answer: Answer, ends: bool = True) -> str:
+    """LLaDA's speed in LLaMA's: "1.6x slower (1.4 to 1.9)", or without `ends` of its interval."""
     if answer.ratio is None or answer.low is None or answer.high is None:
         return ""
-    is_faster = answer.ratio >= 1
-    value, *ends = (x if is_faster else 1 / x for x in (answer.ratio, answer.low, answer.high))
-    value_text, low_text, high_text = (f"{x:.2g}" if x < 10 else f"{x:.0f}" for x in (value, min(ends), max(ends)))
-    text = f"{value_text}x {'faster' if is_faster else 'slower'} ({low_text} to {high_text})"
-    if answer.low < 1 < answer.high:
-        text = f"{1 / answer.low:.2g}x slower to {answer.high:.2g}x faster"
-    at = "" if answer.to_steps is not None else f" at {answer.at_steps:g}"
-    return text + at
-
-
-def measured_answer() -> str:
-    """The answer of MEASURED: headline and rows."""
-    answer = answer_of(analyse(read_run(MEASURED)))
-    rows = [[text for _, text in row] for row in answer.table.texts]
-    return f"{answer.headline}\n\n{markdown(answer.table.headings, rows)}"
+    text = in_words(Seconds(answer.ratio, answer.low, answer.high, answer.kind), ends)
+    return text if answer.to_steps is not None or not ends else f"{text} at {answer.at_steps:g}"
 
 
 def main() -> None:
@@ -448,8 +328,11 @@ def main() -> None:
     write_part(PAGE, "answer", f"{page_table(rows)}\n\n{break_even_part(frame)}")
     write_part(PAPER, "summary", summary(rows))
     write_part(PAPER, "paper", paper_table(rows))
+    write_part(PAPER, "fixed", at_fixed_steps())
+    write_part(PAPER, "resources", resources())
+    write_part(PAPER, "memory", memory_law())
+    write_part(PAPER, "elsewhere", elsewhere())
     write_part(PAPER, "speeds", speeds.write())
-    write_part(README, "measured", measured_answer())
     write_part(README, "study", page_table([r for r in rows if r.variant == "base"]))
 
 

@@ -13,9 +13,10 @@ from support.synthetic_run import ENVIRONMENT, baseline_cell, measured, target_c
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import speeds
 import study
+import study_times
 
 ANSWER = study.Answer(
-    *("base", "gsm8k", "low_confidence", 256, 256, "none", "a paper", 50.0, "another paper", 0.0, "reached", 64, 64),
+    *("base", "gsm8k", "low_confidence", 256, 256, "none", "native", "a paper", 50.0, "another paper", 0.0, "reached", 64, 64),
     *(1, 64, 1.0, 1.0, 1.0, "predicted"),
 )
 
@@ -52,7 +53,7 @@ def test_parity_at_the_fewest_steps_published_may_lie_below_them():
 
 
 def test_a_time_is_of_cells_with_as_many_new_tokens():
-    times = study.Times()
+    times = study.Times("native")
     (row, *_) = (r for r in study.read_published(study.PUBLISHED) if r.source.startswith("arXiv:2602.01362, Table 16"))
     row = replace(row, task="gsm8k", prompt_tokens=894)
     assert times.target(1, row) is not None
@@ -67,7 +68,7 @@ def line(seconds, spread=0.0):
 
 
 def test_times_of_more_steps_lie_on_the_line_of_those_measured():
-    found = study.on_line(line({4: 1.0, 16: 2.5}, spread=0.01), 64, error=0.02)
+    found = study_times.on_line(line({4: 1.0, 16: 2.5}, spread=0.01), 64, error=0.02)
     assert found.value == pytest.approx(1.0 + 60 * 0.125)
     # Through 1.01 and 2.475, and through 0.99 and 2.525.
     assert found.low == pytest.approx(0.98 * (1.01 + 5 * 1.465))
@@ -76,9 +77,38 @@ def test_times_of_more_steps_lie_on_the_line_of_those_measured():
 
 
 def test_how_far_a_line_misses_is_seen_on_curves_of_three_step_counts():
-    assert study.line_error([line({4: 1.0, 16: 2.5})]) is None
+    assert study_times.line_error([line({4: 1.0, 16: 2.5})]) is None
     bent = line({4: 1.0, 16: 2.5, 32: 5.0, 64: 10.0})
-    assert study.line_error([bent, line({1: 1.0, 2: 2.0, 4: 4.0})]) == pytest.approx(1 - 8.5 / 10)
+    assert study_times.line_error([bent, line({1: 1.0, 2: 2.0, 4: 4.0})]) == pytest.approx(1 - 8.5 / 10)
+
+
+def test_every_task_with_prompts_has_its_speed_with_both_engines_at_every_batch_size():
+    rows = [r for r in study.answers() if r.outcome != "not_reached"]
+    assert {r.task for r in rows} == {"gsm8k", "math", "humaneval", "mbpp"}
+    for of in study.group_by(rows, study._question).values():
+        assert {(r.engine, r.batch_size) for r in of} == {(e, b) for e in study.RUNS for b in study.BATCH_SIZES}
+
+
+def test_lines_of_four_and_five_step_counts_are_straight_within_the_error_that_is_added():
+    times = study.times_of("native")
+    lines = [points for points in times.measured.values() if len(points) > 3]
+    assert sorted(map(len, lines)) == [4, 5, 5, 5, 5, 5]
+    for points in lines:
+        ends = {k: points[k] for k in (min(points), max(points))}
+        missed = [abs(study_times.on_line(ends, k, 0).value / s.value - 1) for k, s in points.items()]
+        assert max(missed) < times.line_error
+
+
+def test_a_single_step_count_is_an_answer_only_with_a_cache():
+    (cached,) = {(r.task, r.cache, r.at_steps) for r in study.answers() if r.cache != "none"}
+    assert cached == ("gsm8k", "prefix", 256)
+
+
+def test_a_ratio_of_times_in_words():
+    ratio = study.Seconds(0.4, 0.35, 0.5, "measured")
+    assert study.in_words(ratio) == "2.5x slower (2 to 2.9)"
+    assert study.in_words(ratio, ends=False) == "2.5x slower"
+    assert study.in_words(study.Seconds(12.0, 10.6, 14.0, "measured")) == "12x faster (11 to 14)"
 
 
 def test_a_ratio_is_of_the_weaker_kind():
@@ -89,6 +119,7 @@ def test_a_ratio_is_of_the_weaker_kind():
 def test_the_committed_pages_are_what_the_command_writes():
     rows = list(study.answers())
     in_paper = [study.summary(rows), study.paper_table(rows), speeds.caption(speeds.read())]
+    in_paper += [part() for part in (study.at_fixed_steps, study.resources, study.memory_law, study.elsewhere)]
     pages = {study.PAGE: [study.page_table(rows), study.break_even_part(study.break_evens())], study.PAPER: in_paper}
     for page, parts in pages.items():
         assert [p for p in parts if f"\n{p}\n" not in page.read_text()] == []
@@ -98,7 +129,7 @@ def test_the_committed_break_evens_have_every_published_parity_at_every_batch_si
     frame = study.break_evens()
     assert study.BREAK_EVENS.with_suffix(".csv").read_text(encoding="utf-8") == speeds.figure.csv_of(frame)
     reached = frame[(frame["kind"] == "published") & frame["steps"].notna()]
-    rows = [r for r in study.answers() if r.to_steps is not None and r.rule != "threshold"]
+    rows = [r for r in study.answers() if r.to_steps is not None and r.rule != "threshold" and r.cache == "none"]
     expected = {(r.batch_size, r.from_steps or r.to_steps, r.to_steps) for r in rows if r.batch_size is not None}
     assert set(zip(reached["batch_size"], reached["steps_low"], reached["steps_high"], strict=True)) == expected
     assert set(reached["prompt_tokens"]) == {680, 894}

@@ -106,9 +106,9 @@ def test_the_spread_of_a_move_is_the_one_that_was_measured():
 
 def test_cached_forwards_to_which_no_efficiency_was_fitted():
     """A later forward of the middle block of 32: few positions, where FLOPs and bytes take about equally long."""
-    measured = json.loads((Path(__file__).parents[2] / "docs/study/engines-h200/block-attention.json").read_text())
+    measured = json.loads((Path(__file__).parents[2] / "docs/study/engines-h200/engines.json").read_text())
     errors = []
-    for row in (r for r in measured["rows"] if r["what"] in ("dual", "prefix")):
+    for row in (r for r in measured["rows"] if r["engine"] == "native" and r["what"] in ("dual", "prefix")):
         x = cell(LLADA_8B, "native", (row["batch"], row["prompt"], row["new"]), cache=row["what"], block_length=32)
         length, middle = row["prompt"] + row["new"], row["prompt"] + row["new"] // 2
         start, stop = registry.load("cache", row["what"]).span(middle, middle + 32, length)
@@ -116,10 +116,10 @@ def test_cached_forwards_to_which_no_efficiency_was_fitted():
         forward = operators.Forward(count=1, sampled=32, rows=row["batch"], head=32, **shape)
         load, efficiencies = operators.load_of(forward, x, LLADA_8B), corrected.efficiencies_for(x)
         seconds = corrected.forward_s(load, corrected.rates_of(x, H200), efficiencies)
-        errors.append(abs(1e3 * seconds / row["after_ms"] - 1))
-    assert len(errors) == 10
+        errors.append(abs(1e3 * seconds / row["ms"] - 1))
+    assert len(errors) == 14
     assert np.median(errors) < 0.02
-    assert max(errors) < 0.07
+    assert max(errors) < 0.08
 
 
 def test_cells_of_a_run_by_engine_and_sampler():

@@ -197,9 +197,8 @@ class PublishedCurve:
     @property
     def _is_monotone(self) -> bool:
         """Whether no score is worse than the one before it, beyond noise (Bonferroni)."""
-        falls = (unpaired_score(b.right, b.items or 0, a.right, a.items or 0, 0.0) for a, b in pairwise(self.points))
-        least = float(_scipy.norm.ppf(ALPHA / 2 / (len(self.points) - 1)))
-        return not any(fall <= least for fall in falls)
+        falls = [unpaired_score(b.right, b.items or 0, a.right, a.items or 0, 0.0) for a, b in pairwise(self.points)]
+        return not falls or min(falls) > float(_scipy.norm.ppf(ALPHA / 2 / len(falls)))
 
     def _point(self, row: PublishedScore) -> ParityPoint:
         assert row.forwards is not None
@@ -227,8 +226,8 @@ def harness_gaps(rows: Iterable[PublishedScore]) -> dict[tuple[str, frozenset[st
     return gaps
 
 
-def curves(rows: Iterable[PublishedScore]) -> tuple[PublishedCurve, ...]:
-    """Every curve of two step counts or more with every baseline of its task and metric, in the order of the rows.
+def curves(rows: Iterable[PublishedScore], least: int = 2) -> tuple[PublishedCurve, ...]:
+    """Every curve of `least` step counts or more with every baseline of its task and metric, in the order of the rows.
 
     Only rows that may decide. Where two harnesses were never run on one model, or the shots differ or are unknown, the
     allowance is the largest that any two runs showed on the variant. Of two scores for equally many forwards the worse
@@ -240,7 +239,7 @@ def curves(rows: Iterable[PublishedScore]) -> tuple[PublishedCurve, ...]:
     for points in group_by((r for r in sound if r.role == "target" and r.forwards), lambda r: r.protocol).values():
         ordered = tuple(sorted(points, key=lambda r: (r.steps or r.nfe or 0.0, -r.value)))
         first = ordered[0]
-        for baseline in sound if len({r.forwards for r in ordered}) > 1 else ():
+        for baseline in sound if len({r.forwards for r in ordered}) >= least else ():
             if baseline.role == "baseline" and baseline.question == first.question:
                 found.append(PublishedCurve(ordered, baseline, _allowance(gaps, first, baseline)))
     return tuple(found)
