@@ -37,14 +37,16 @@ from dlmbench.analysis.published import PublishedCurve, PublishedScore, curves, 
 from dlmbench.analysis.results import Study
 from dlmbench.analysis.stats import group_by
 from dlmbench.analysis.study import analyse
-from dlmbench.charts import frames
+from dlmbench.charts import figure, frames
 from dlmbench.figures import breakeven_map
 from dlmbench.figures.breakeven_map import published_row
 from dlmbench.roofline.break_even import break_even_surface
+from dlmbench.types import Run
 
 STUDY = Path(__file__).parents[1] / "docs/study"
 README = STUDY.parents[1] / "README.md"
 BREAK_EVENS = STUDY / "breakeven"
+SHOWN = ("latency_vs_steps", "energy_per_token", "measured_vs_roofline")
 PAGE, PAPER = STUDY / "README.md", STUDY / "paper.md"
 ANSWER, PUBLISHED = STUDY / "answer.csv", STUDY / "published.csv"
 TASKS = {"gsm8k": "GSM8K", "math": "MATH", "humaneval": "HumanEval", "mbpp": "MBPP", "bbh": "BBH"}
@@ -316,6 +318,18 @@ def _speed(answer: Answer, ends: bool = True) -> str:
     return text if answer.to_steps is not None or not ends else f"{text} at {answer.at_steps:g}"
 
 
+def task_figures(run: Run) -> list[figure.Figure]:
+    """The figures of the study's native run that the paper shows."""
+    return [f for f in figure.figures_of(run, analyse(run)) if f.name in SHOWN]
+
+
+def figures_part(figures: Sequence[figure.Figure]) -> str:
+    """The figures with their captions, for the paper."""
+    folder = f"{RUNS['native'][0].name}/figures"
+    texts = (f"![{f.title}]({folder}/{f.name}.png)\n\n{f.caption}" for f in figures)
+    return "\n\n".join(texts).replace("all are at the end of the page", "`dlmbench report` draws all")
+
+
 def main() -> None:
     """Write the answers."""
     rows = list(answers())
@@ -331,6 +345,11 @@ def main() -> None:
     write_part(PAPER, "fixed", at_fixed_steps())
     write_part(PAPER, "resources", resources())
     write_part(PAPER, "memory", memory_law())
+    run = times_of("native").runs[0]
+    drawn = figure.draw(task_figures(run), RUNS["native"][0])
+    for picture in drawn:
+        (RUNS["native"][0] / picture.picture).with_suffix(".pdf").unlink()
+    write_part(PAPER, "figures", figures_part(drawn))
     write_part(PAPER, "elsewhere", elsewhere())
     write_part(PAPER, "speeds", speeds.write())
     write_part(README, "study", page_table([r for r in rows if r.variant == "base"]))
