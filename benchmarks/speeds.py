@@ -122,13 +122,14 @@ def caption(rows: list[PublishedSpeed]) -> str:
     """What is shown, the median error, and every outlier with its reason."""
     deciding = [r for r in rows if r.decides]
     papers = ", ".join(dict.fromkeys(r.paper for r in deciding))
+    settings = {(r.task, r.hardware, r.prompt_tokens, r.new_tokens, r.steps, r.cache) for r in deciding}
     lines = [
         f"![published and predicted speeds]({FIGURE.name}.png)",
         "",
         f"New tokens a second as published and as predicted, without any fit to them ([points]({FIGURE.name}.csv), "
         f"[rows and sources]({SPEEDS.name})). Filled: all tokens generated, read at first hand: median error "
-        f"{median(r.error for r in deciding):.0%} of {len(deciding)} from {papers}. Hollow: which tokens "
-        "count is not said, or only those of the answer, or read at second hand; of "
+        f"{median(r.error for r in deciding):.0%} of {len(deciding)} in {len(settings)} settings from {papers}. "
+        "Hollow: which tokens count is not said, or only those of the answer, or read at second hand; of "
         f"all {len(rows)}, {median(r.error for r in rows):.0%}. "
         f"Beyond {OUTLIER} times:",
         "",

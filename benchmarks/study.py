@@ -46,6 +46,8 @@ from dlmbench.types import Run
 STUDY = Path(__file__).parents[1] / "docs/study"
 README = STUDY.parents[1] / "README.md"
 BREAK_EVENS = STUDY / "breakeven"
+# Not "random" alone, by which a figure is stamped as one without quality: here the quality is that of trained weights.
+TIMED_WEIGHTS = "random, for times"
 SHOWN = ("latency_vs_steps", "energy_per_token", "measured_vs_roofline")
 PAGE, PAPER = STUDY / "README.md", STUDY / "paper.md"
 ANSWER, PUBLISHED = STUDY / "answer.csv", STUDY / "published.csv"
@@ -62,7 +64,8 @@ class Answer:
     """One row of the answer: where a curve reaches a baseline, and LLaMA's time over LLaDA's there.
 
     from_steps, to_steps: where parity may lie among the published step counts; None where beyond them or nowhere.
-    ratio: at S_parity; where it is not reached, at the most steps published. kind: of the times behind it; "" for none.
+    ratio: at S_parity; where it is not reached, at the most steps published. low, high: over every step count where
+    parity may lie. kind: of the times behind it; "" for none.
     stopped: the same for a LLaMA that ends after STOPPED tokens. not_at: the most steps published at which LLaDA is not
     as good. as_fast_at: the steps at which it takes as long as LLaMA.
     """
@@ -115,20 +118,20 @@ def _timed(times: Times, curve: PublishedCurve, batch_size: int) -> Iterator[Ans
     """The answer at one batch size; nothing where the times of the shape are not known."""
     parity = curve.parity
     at = parity.steps or curve.points[-1].forwards
-    plausible = parity.plausible_steps() if parity.steps else (at,)
+    plausible = parity.plausible_steps() or tuple(r.forwards for r in curve.points)
     row = next(r for r in curve.points if r.forwards == at)
     baseline, target = times.baseline(batch_size, row), times.target(batch_size, row)
     if baseline is None or target is None:
         return
-    slower = [t for r in curve.points if r.forwards in plausible and (t := times.target(batch_size, r))]
+    targets = [t for r in curve.points if r.forwards in plausible and (t := times.target(batch_size, r))]
     ended = times.baseline(batch_size, row, STOPPED)
     yield _answer(
         curve,
         times.engine,
         batch_size,
         row,
-        _spanned(baseline, target, slower),
-        ended and _spanned(ended, target, slower),
+        _spanned(baseline, target, targets),
+        ended and _spanned(ended, target, targets),
     )
 
 
@@ -174,7 +177,7 @@ def _answer(
         prompt_tokens=first.prompt_tokens,
         not_at=max(worse, default=None),
         # Only without a cache does every step take as long.
-        as_fast_at=None if ratio is None or at is None or first.cache != "none" else round(at * ratio.value, 1),
+        as_fast_at=None if ratio is None or at is None or first.cache != "none" else round(at * ratio.value, 2),
     )
 
 
@@ -189,7 +192,8 @@ def measured_break_evens(study: Study) -> list[frames.Row]:
         )
         if is_shown and line is not None and line.steps is not None and line.steps > 0:
             kind = "extrapolated" if line.is_extrapolated else "measured"
-            row = frames.curve_row(curve, kind, device="", source="") | frames.break_even_columns(line)
+            row = frames.curve_row(curve, kind, device="", source="", weights=TIMED_WEIGHTS)
+            row |= frames.break_even_columns(line)
             rows.append(row | {"series": f"LLaDA, block {cell.knob('block_length') or NEW_TOKENS}"})
     return rows
 
@@ -204,7 +208,7 @@ def break_evens() -> pd.DataFrame:
         target = next(c for c in times.cells.values() if c.knob("block_length") == block)
         models = [(c, times.known[c.model.key]) for c in (base, target)]
         shapes = [(p, NEW_TOKENS, b) for p in prompts for b in ALL_BATCH_SIZES]
-        shared = {"series": f"LLaDA, block {block}", "new_tokens": NEW_TOKENS}
+        shared = {"series": f"LLaDA, block {block}", "new_tokens": NEW_TOKENS, "weights": TIMED_WEIGHTS}
         for point in break_even_surface(models[0], models[1], times.device, shapes, efficiencies):
             place = {"prompt_tokens": point.prompt_tokens, "batch_size": point.batch_size, "steps": point.steps}
             rows.append({"kind": "predicted", "device": times.device.name, "source": "", **shared, **place})
@@ -212,7 +216,8 @@ def break_evens() -> pd.DataFrame:
             first = curve.points[0]
             # An adaptive rule's forwards are no K of a fixed schedule; at each batch size, the score is the same.
             if first.steps and first.block_length == block and first.prompt_tokens in prompts and first.cache == "none":
-                parity = shared | published_row(curve) | {"kind": "published", "prompt_tokens": first.prompt_tokens}
+                parity = shared | published_row(curve) | {"kind": "published", "weights": "pretrained"}
+                parity |= {"prompt_tokens": first.prompt_tokens}
                 rows += [parity | {"batch_size": b, "device": ""} for b in BATCH_SIZES]
     return frames.table(breakeven_map.COLUMNS, rows, "")
 
@@ -230,8 +235,8 @@ def break_even_part(frame: pd.DataFrame) -> str:
 def page_table(rows: Sequence[Answer]) -> str:
     """One line for each curve, baseline and engine: where parity lies, and who is faster there."""
     lines: list[tuple[str, ...]] = []
-    for curve in group_by(rows, _question).values():
-        first = curve[0]
+    for of_curve in group_by(rows, _question).values():
+        first = of_curve[0]
         rule = "threshold" if first.rule == "threshold" else "fixed steps"
         cache = "" if first.cache == "none" else f", {first.cache} cache"
         question = (
@@ -240,14 +245,14 @@ def page_table(rows: Sequence[Answer]) -> str:
             f"{first.baseline:g} ({first.baseline_source.partition(',')[0]})",
             _where(first),
         )
-        for engine, answers in group_by(curve, lambda r: r.engine).items():
-            at = {r.batch_size: r for r in answers}
+        for engine, found in group_by(of_curve, lambda r: r.engine).items():
+            at = {r.batch_size: r for r in found}
             fast = at[1].as_fast_at if 1 in at else None
-            speeds = (_speed(at[b]) if b in at else "" for b in BATCH_SIZES)
-            lines.append((*question, engine, "" if fast is None else f"{fast:.0f}", *speeds, _times(answers)))
-            question = ("",) * len(question)  # said once
+            by_batch = (_speed(at[b]) if b in at else "" for b in BATCH_SIZES)
+            lines.append((*question, engine, "" if fast is None else f"{fast:.0f}", *by_batch, _times(found)))
+            question = ("as above", "", "", "")
     lengths, speed = "prompt + new tokens", [f"LLaDA at B={b}" for b in BATCH_SIZES]
-    header = ("task", lengths, "LLaMA's score", "as good from K", "engine", "as fast at K, B=1", *speed, "times")
+    header = ("task", lengths, "LLaMA's score", "as good from K", "engine", "as fast at about K, B=1", *speed, "times")
     return markdown(header, lines)
 
 
@@ -257,9 +262,9 @@ def _question(answer: Answer) -> tuple[object, ...]:
     return *setting, answer.quality_source, answer.baseline, answer.baseline_source
 
 
-def _times(curve: Sequence[Answer]) -> str:
+def _times(answers: Sequence[Answer]) -> str:
     """Where the times of a line come from."""
-    kinds = group_by([r for r in curve if r.kind], lambda r: r.kind)
+    kinds = group_by([r for r in answers if r.kind], lambda r: r.kind)
     if len(kinds) == 1:
         return next(iter(kinds))
     return ", ".join(f"{kind} at {', '.join(f'B={r.batch_size}' for r in of)}" for kind, of in kinds.items())
@@ -287,14 +292,16 @@ def summary(rows: Sequence[Answer]) -> str:
     base = [r for r in rows if r.variant == "base"]
     reached = [r for r in base if r.to_steps is not None and r.ratio is not None]
     shown = dict.fromkeys(TASKS[r.task] for r in reached)
-    others = [name for name in dict.fromkeys(TASKS[r.task] for r in base) if name not in shown]
-    speeds = []
+    worse = dict.fromkeys(TASKS[r.task] for r in base if r.outcome == "not_reached")
+    undecided = [name for name in dict.fromkeys(TASKS[r.task] for r in base) if name not in {**shown, **worse}]
+    speeds_there = []
     for (task, engine), found in group_by(reached, lambda r: (r.task, r.engine)).items():
-        batches = ", ".join(f"{_speed(r, ends=False)} at batch {r.batch_size}" for r in found)
-        speeds.append(f"{TASKS[task]} at K={found[0].at_steps:g} with {engine}: {batches}")
+        batches = ", ".join(f"{_speed(r)} at batch {r.batch_size}" for r in found)
+        speeds_there.append(f"{TASKS[task]} at K={found[0].at_steps:g} with {engine}: {batches} ({_times(found)})")
     return (
-        f"Base models: shown to be as good on {', '.join(shown) or 'no task'}; not shown on "
-        f"{', '.join(others) or 'none'}. LLaDA's speed there: {'; '.join(speeds)}."
+        f"Base models: shown to be as good on {', '.join(shown) or 'no task'}; undecided on "
+        f"{', '.join(undecided) or 'none'}; worse on {', '.join(worse) or 'none'}. LLaDA's speed there, with 95% "
+        f"intervals: {'; '.join(speeds_there)}."
     )
 
 
@@ -310,12 +317,15 @@ def _where(answer: Answer) -> str:
     return span if answer.not_at is None else f"{span} (not {answer.not_at:g})"
 
 
-def _speed(answer: Answer, ends: bool = True) -> str:
-    """LLaDA's speed in LLaMA's: "1.6x slower (1.4 to 1.9)", or without `ends` of its interval."""
+def _speed(answer: Answer) -> str:
+    """LLaDA's speed in LLaMA's: "1.6x slower (1.4 to 1.9)"; without parity also at which steps."""
     if answer.ratio is None or answer.low is None or answer.high is None:
         return ""
-    text = in_words(Seconds(answer.ratio, answer.low, answer.high, answer.kind), ends)
-    return text if answer.to_steps is not None or not ends else f"{text} at {answer.at_steps:g}"
+    text = in_words(Seconds(answer.ratio, answer.low, answer.high, answer.kind))
+    if answer.to_steps is not None:
+        return text
+    is_one = answer.from_steps in (None, answer.at_steps)
+    return f"{text} at {answer.at_steps:g}" if is_one else f"{text} at {answer.from_steps} to {answer.at_steps:g}"
 
 
 def task_figures(run: Run) -> list[figure.Figure]:

@@ -82,8 +82,9 @@ def line_error(lines: Iterable[Mapping[int, Seconds]]) -> float | None:
     missed = []
     for points in lines:
         if len(points) > 2:
-            *first, last = (sorted(points)[i] for i in (0, 1, -1))
-            missed.append(abs(on_line({k: points[k] for k in first}, last, 0).value / points[last].value - 1))
+            first, second, last = (sorted(points)[i] for i in (0, 1, -1))
+            through = {k: points[k] for k in (first, second)}
+            missed.append(abs(on_line(through, last, 0).value / points[last].value - 1))
     return max(missed, default=None)
 
 
@@ -102,12 +103,14 @@ class Times:
         self.known, _ = architectures(dict.fromkeys(c.model for c in cells))
         self.measured: dict[tuple[object, ...], dict[int, Seconds]] = {}
         rows: dict[str, list[corrected.MeasuredCell]] = {}
-        for run in reversed(self.runs):  # of a cell that both have, the study's time
-            found = latencies(run.results, run.selfcheck)
+        for run in self.runs:
+            found, earlier = latencies(run.results, run.selfcheck), set(self.measured)
             for cell in (r.cell for r in run.results if r.cell.id in found):
-                interval = found[cell.id].interval()
-                seconds = Seconds(interval.value, interval.low, interval.high, "measured")
-                self.measured.setdefault(self.key(cell)[:-1], {})[cell.steps or 0] = seconds
+                *key, _ = self.key(cell)
+                if tuple(key) not in earlier:  # a line is of one run
+                    interval = found[cell.id].interval()
+                    seconds = Seconds(interval.value, interval.low, interval.high, "measured")
+                    self.measured.setdefault(tuple(key), {})[cell.steps or 0] = seconds
             for label, measured in calibrate.measured_cells(run.results, self.known, device).items():
                 rows.setdefault(label, []).extend(measured)
         self.fits = {label: calibrate.calibrate(measured, label) for label, measured in rows.items()}
@@ -165,17 +168,13 @@ def times_of(engine: str) -> Times:
     return Times(engine)
 
 
-def in_words(ratio: Seconds, ends: bool = True) -> str:
-    """A ratio of speeds: "1.6x slower (1.4 to 1.9)", or without `ends` of its interval."""
-    is_faster = ratio.value >= 1
-    value, low, high = (_digits(x if is_faster else 1 / x) for x in (ratio.value, ratio.low, ratio.high))
-    word = "faster" if is_faster else "slower"
-    if not ends:
-        return f"{value}x {word}"
+def in_words(ratio: Seconds) -> str:
+    """A ratio of speeds: "1.6x slower (1.4 to 1.9)", or "1.1x slower to 1.3x faster" where it may be either."""
     if ratio.low < 1 < ratio.high:
         return f"{_digits(1 / ratio.low)}x slower to {_digits(ratio.high)}x faster"
-    low, high = (low, high) if is_faster else (high, low)
-    return f"{value}x {word} ({low} to {high})"
+    if ratio.value >= 1:
+        return f"{_digits(ratio.value)}x faster ({_digits(ratio.low)} to {_digits(ratio.high)})"
+    return f"{_digits(1 / ratio.value)}x slower ({_digits(1 / ratio.high)} to {_digits(1 / ratio.low)})"
 
 
 def _digits(value: float) -> str:
@@ -232,7 +231,7 @@ def resources() -> str:
                 )
             )
     header = ("engine", "model", "B", "prompt", "block", "cache", "forwards", "s", "first text", "J a forward", "W")
-    return markdown((*header, "GiB over weights", "of floor"), lines)
+    return markdown((*header, "GiB over weights, reserved", "of floor"), lines)
 
 
 def memory_law() -> str:
@@ -254,7 +253,7 @@ def memory_law() -> str:
             assert split is not None
             row.append(f"{(split.total - split.weights) / 2**30:.2f}")
         lines.append((batch_size, name, *row))
-    return markdown(("B", "GiB over weights", *(f"N={n}" for n in (128, 512, 1024, 2048))), lines)
+    return markdown(("B", "GiB over weights, allocated", *(f"N={n}" for n in (128, 512, 1024, 2048))), lines)
 
 
 def elsewhere() -> str:
@@ -268,7 +267,12 @@ def elsewhere() -> str:
                     ("baseline", batch_size, LONGEST, NEW_TOKENS, None, "none", None),
                     ("target", batch_size, LONGEST, NEW_TOKENS, NEW_TOKENS, "none", 64),
                 ]
-                baseline, target = (times.predicted(times.cells[key], find(name)) for key in keys)
+                device, cells = find(name), [times.cells[key] for key in keys]
+                splits = [memory.split(cell, times.known[cell.model.key]) for cell in cells]
+                if any(split is not None and split.total > device.memory_bytes for split in splits):
+                    words.append("does not fit")
+                    continue
+                baseline, target = (times.predicted(cell, device) for cell in cells)
                 ratio = baseline.over(target)
                 words.append(f"{ratio.value:.2g} ({ratio.low:.2g} to {ratio.high:.2g})")
             lines.append((name, engine, *words))

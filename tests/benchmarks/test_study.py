@@ -16,7 +16,22 @@ import study
 import study_times
 
 ANSWER = study.Answer(
-    *("base", "gsm8k", "low_confidence", 256, 256, "none", "native", "a paper", 50.0, "another paper", 0.0, "reached", 64, 64),
+    *(
+        "base",
+        "gsm8k",
+        "low_confidence",
+        256,
+        256,
+        "none",
+        "native",
+        "a paper",
+        50.0,
+        "another paper",
+        0.0,
+        "reached",
+        64,
+        64,
+    ),
     *(1, 64, 1.0, 1.0, 1.0, "predicted"),
 )
 
@@ -41,6 +56,12 @@ def test_a_measured_time_is_told_from_a_predicted_one():
 def test_steps_between_two_published_ones_are_named():
     assert study._where(replace(ANSWER, not_at=32.0)) == "64 (not 32)"
     assert study._where(replace(ANSWER, from_steps=32, not_at=16.0)) == "32 to 64 (not 16)"
+
+
+def test_a_speed_without_parity_is_of_all_steps_where_it_may_lie():
+    undecided = replace(ANSWER, outcome="undecided", to_steps=None, at_steps=256, ratio=0.5, low=0.45, high=0.55)
+    assert study._speed(undecided) == "2x slower (1.8 to 2.2) at 64 to 256"
+    assert study._speed(replace(undecided, from_steps=256)) == "2x slower (1.8 to 2.2) at 256"
 
 
 def test_a_speed_on_either_side_of_one_is_a_range():
@@ -104,10 +125,14 @@ def test_a_single_step_count_is_an_answer_only_with_a_cache():
     assert cached == ("gsm8k", "prefix", 256)
 
 
+def test_no_speed_is_predicted_where_the_memory_is_too_small():
+    lines = [line for line in study.elsewhere().splitlines() if "RTX 4090 | hf" in line]
+    assert [line.count("does not fit") for line in lines] == [1]
+
+
 def test_a_ratio_of_times_in_words():
     ratio = study.Seconds(0.4, 0.35, 0.5, "measured")
     assert study.in_words(ratio) == "2.5x slower (2 to 2.9)"
-    assert study.in_words(ratio, ends=False) == "2.5x slower"
     assert study.in_words(study.Seconds(12.0, 10.6, 14.0, "measured")) == "12x faster (11 to 14)"
 
 
@@ -172,7 +197,7 @@ def test_rates_of_other_tokens_and_second_hand_rows_do_not_count_in_the_error(ch
     assert row.decides
     assert not off.decides
     text = speeds.caption([row, off])
-    assert "median error 10% of 1" in text
+    assert "median error 10% of 1 in 1 settings" in text
     assert "- a paper (1), predicted over published 3: unexplained." in text
     assert list(speeds.points([row, off])["kind"]) == ["decides", "hollow"]
 
