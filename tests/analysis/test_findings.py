@@ -195,10 +195,11 @@ def test_a_step_that_gets_slower_with_their_number_is_found():
     assert "9% longer" in found[0].message
 
 
-def test_a_rested_baseline_beside_sustained_diffusion_is_found():
+def test_a_baseline_measured_after_less_load_than_diffusion_is_found():
     base, target = measured(baseline_cell(), STEADY, processes=3), measured(target_cell(8), STEADY, processes=3)
     under_load = tuple(replace(s, load_s=1.0) for s in base.samples)
     for_long = tuple(replace(s, load_s=60.0) for s in target.samples)
     found = analyse(run_of(replace(base, samples=under_load), replace(target, samples=for_long)))
-    assert [c.state for c in found.cells] == ["rested", "sustained"]
-    assert "states_differ" in {f.code for f in found.findings}
+    assert [c.busy_before for c in found.cells] == ["under 20 s", "20 s or longer"]
+    (finding,) = (f for f in found.findings if f.code == "load_differs")
+    assert "the device had been busy for under 20 s before the baseline, not before K=8" in finding.message

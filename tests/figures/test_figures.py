@@ -220,9 +220,13 @@ def test_break_evens_are_the_curves_own_and_predicted_only_for_a_known_device():
     known = [(c, architecture_of(c.model)) for c in (baseline, target)]
     (at_8,) = break_even_surface(*known, find("H200"), [(64, 64, 8)])
     assert predicted[8] == at_8.steps
-    # Settings without a mark have a legend of lines; marks are those of the other figures.
     drawn = specification(figure("breakeven_map"), frame)
     assert {r["kind"] for r in rows_of(drawn)} == {"predicted", "measured"}
+    # What is read off is a number of steps that one can choose.
+    exact = {(r["kind"], r["batch_size"]): r["steps"] for r in rows_of(drawn)}
+    assert any(steps % 1 for steps in exact.values())
+    for row in rows_of(drawn):
+        assert row["tooltip_break_even"].split()[0] == str(int(exact[row["kind"], row["batch_size"]]))
     text = figure("breakeven_map").caption(frame)
     assert "Filled marks: measured" in text
     assert "Open marks" not in text
@@ -488,6 +492,16 @@ def test_of_many_panels_four_are_shown_and_the_page_has_all():
     assert shown.caption.endswith("4 of 10 panels; all are at the end of the page.")
 
 
+def test_the_shown_panels_have_the_batch_sizes_that_were_measured():
+    lengths = [(16 * i, 64) for i in range(1, 4)]
+    run = tiny_run(batches=(1, 2, 8), blocks=(None,), steps=(4, 16), lengths=lengths, scored=False)
+    shown = {f.name: f for f in figures_of(run, analyse(run, draws=10))}["latency_vs_steps"]
+    assert len(shown.panels) == 9
+    chosen = shown_panels(shown.spec)
+    assert {title.rpartition(", ")[2] for title in chosen} == {"batch 1", "batch 2", "batch 8"}
+    assert chosen == [title for title in shown.panels if title in chosen]
+
+
 HOSTILE = ("a$b_c^{d}$", "<a href='javascript:x'>m</a>", "汉字模型", "m" * 180, "a.b[0]'\"\\n{{x}}")
 
 
@@ -524,9 +538,9 @@ def test_the_same_series_has_the_same_colour_and_shape_everywhere():
     assert len(set.union(*looks.values())) == 8
 
 
-def legends_of(name: str) -> list[tuple[set[str], list[str]]]:
+def legends_of(name: str, frame: pd.DataFrame | None = None) -> list[tuple[set[str], list[str]]]:
     """The shapes and the names in each legend of a drawing."""
-    drawn = ElementTree.fromstring(svg_of(name, frame_of(name)))
+    drawn = ElementTree.fromstring(svg_of(name, frame_of(name) if frame is None else frame))
     groups = [g for g in drawn.iter("{http://www.w3.org/2000/svg}g") if "role-legend-entry" in (g.get("class") or "")]
     found = []
     for group in groups:
@@ -544,6 +558,14 @@ def test_each_name_is_in_one_legend_and_the_baseline_is_a_star_in_it(name):
     assert 'fill="black"' not in svg_of(name, frame_of(name))  # which the page could not turn into a light colour
     ((shapes, _),) = [legend for legend in legends if "tiny-llama (autoregressive)" in legend[1]]
     assert any(shape.count("L") >= 9 for shape in shapes)  # the ten corners of a star
+
+
+def test_predicted_measured_and_extrapolated_break_evens_of_a_setting_have_one_name():
+    run = read_run(Path(__file__).parents[2] / "docs/study/h200-native")
+    frame = figure("breakeven_map").points(run, analyse(run, draws=50))
+    assert {"predicted", "measured", "extrapolated"} <= set(frame["kind"])
+    (legend,) = legends_of("breakeven_map", frame)
+    assert sorted(legend[1]) == sorted(frame["series"].unique())
 
 
 def test_the_ends_of_a_curve_are_named_and_three_panels_have_an_axis_each():

@@ -93,7 +93,7 @@ def test_the_summary_on_the_console_has_the_numbers_of_the_report():
         assert f"│{values['model']} " in line
         assert f" {rounded(values['likelihood'])} " in line
         assert values["speedup"] is None or f" {rounded(values['speedup'])} " in line
-    assert "The same in all rows: P 64, G 64" in text
+    assert "The same in all rows: P: 64; G: 64;" in text
 
 
 def test_nothing_but_the_answer_states_who_wins(source):
@@ -176,9 +176,13 @@ def test_what_was_not_timed_is_not_called_without_a_difference():
 def test_a_run_of_random_weights_speaks_of_speed_alone_and_hides_no_workload():
     answer = answer_of(analyse(read_run(STUDY / "h200-native"), 100))
     assert answer.headline == (
-        "Speed only, quality was not measured. At best (largest share of steps) llada breaks even at about 54 of 64 "
-        "steps at batch 1 with 64+64 tokens. At worst (smallest share) llada breaks even at 2.3 of 64 steps at batch 8 "
+        "Speed only: random weights. At best (largest share of steps) llada breaks even after about 54 of 64 steps "
+        "at batch 1 with 64+64 tokens. At worst (smallest share) llada breaks even after 2 of 64 steps at batch 8 "
         "with 960+64 tokens."
+    )
+    assert answer.caveats == (
+        "Measured by commit cc648f7fd43b with uncommitted changes: nobody can check out what was measured.",
+        "Random weights (llada, llama): times and memory are real, quality is not measured.",
     )
     assert len(answer.rows) == 8
     assert "as_good_from" not in keys(answer)
@@ -186,7 +190,7 @@ def test_a_run_of_random_weights_speaks_of_speed_alone_and_hides_no_workload():
     # "about" is what lies beyond the measured steps; the others name the measured K next to them.
     texts = {row.workload: row for row in answer.rows}
     assert texts["1, 64+64"].faster_up_to == "about 54"
-    assert texts["8, 960+64"].faster_up_to == "2.3 (between K=2 and 4)"
+    assert texts["8, 960+64"].faster_up_to == "2 (between K=2 and 4)"
     # How sure each row is stands beside it, with the cause, which is not the noise floor.
     assert texts["1, 64+64"].sure == "Shown faster at each K timed"
     assert texts["8, 960+64"].sure == "Open at each K timed (too few repetitions)"

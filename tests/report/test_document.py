@@ -81,22 +81,22 @@ def test_parity_break_even_and_speed_of_a_known_run():
     assert re.search(r"\| 8, 64\+64<!-- .* -->.* \| 16<!-- b8-p64-g64.as_good_from --> \| 0\.27\d* \(", text)
     batch = answer(run, "higher throughput at large batches")
     assert re.fullmatch(r"P=64, K=64: 0\.23\d*x \(.*\) at B=1, 0\.06\d+x \(.*\) at B=8\.", batch), batch
-    assert re.search(r"tiny-llada, B=1, P=64, G=64 \| 15\.0 \(14\.\d to 15\.\d\)", without_ids(text))
+    assert re.search(r"tiny-llada, B=1, P=64, G=64 \| 1[45] \(14 to 15\)", without_ids(text))
 
 
 @pytest.mark.parametrize(
     ("value", "answered"),
     [
-        ((2.48, 2.44, 2.52), "2.5 (2.4 to 2.5)"),
-        ((1.67, 1.6, 1.75), "1.7 (1.6 to 1.8)"),
-        ((9.9, 9.7, 10.2), "9.9 (9.7 to 10.2)"),
-        ((91.4, 90.6, 92.3), "91 (91 to 92)"),
-        ((151.4, 149.6, 152.3), "151 (150 to 152)"),
+        ((2.48, 2.44, 2.52), "2 (2 to 2)"),
+        ((1.67, 1.6, 2.75), "1 (1 to 2)"),
+        ((9.9, 9.7, 10.2), "9 (9 to 10)"),
+        ((151.4, 149.6, 152.3), "151 (149 to 152)"),
         ((4.0, None, None), "about 4"),
-        ((1.5, -0.4, 3.2), "2 (0 to 3)"),
+        ((3.9999999, None, None), "about 4"),
+        ((1.5, -0.4, 3.2), "1 (0 to 3)"),
     ],
 )
-def test_the_ends_of_a_break_even_have_the_digits_of_the_value(value, answered):
+def test_a_break_even_is_the_most_whole_steps_with_which_diffusion_is_faster(value, answered):
     assert BreakEven(0.0, 0.01, 0.0, *value, is_rough=value[1] is None, is_extrapolated=False).text() == answered
 
 
@@ -107,7 +107,7 @@ def test_a_break_even_between_measured_steps_is_not_called_rough():
     assert few.text() == "15 (between K=8 and 16)"
     beyond = analyse(tiny_run(batches=(1,), blocks=(None,), steps=(4, 8), processes=1), 50).curves[0].break_even
     assert beyond is not None
-    assert beyond.text() == "about 15"
+    assert beyond.text() == "about 14"
 
 
 def test_a_fixed_time_below_zero_is_not_called_noise():
@@ -116,7 +116,7 @@ def test_a_fixed_time_below_zero_is_not_called_noise():
     results = tuple(measured(c, [t] * 6) for c, t in times)
     run = Run("f", "n", ENVIRONMENT, tuple(r.cell for r in results), (), results)
     shown = sections(without_ids(document.compose(source(run))))["### 5.5 Break-even"]
-    assert "| setting | break-even k\\* | fixed time \\[ms\\] | time per step \\[ms\\] |" in shown
+    assert "| setting | faster only up to k\\* | fixed time \\[ms\\] | time per step \\[ms\\] |" in shown
     assert "| below 0 | 7.50 |" in shown
 
 
@@ -212,9 +212,18 @@ def test_the_energy_of_a_token_is_compared_with_the_baselines():
 
 
 def test_streaming_is_answered_by_the_first_text():
-    assert answer(tiny_run(batches=(1,)), "all at once").startswith(
-        "Tiny-llada, one block, N=128: first text after 50.0 ms, the baseline's after 10.0 ms"
+    assert answer(tiny_run(batches=(1,)), "all at once") == (
+        "Tiny-llada, one block, N=128: first text after 39.9 ms to 640 ms, the baseline's after 10.0 ms; "
+        "tiny-llada, block 16, N=128: first text after 50.0 ms, the baseline's after 10.0 ms."
     )
+
+
+@pytest.mark.parametrize("name", ["h200-native", "h200-random", "h200-x4-native"])
+def test_no_text_is_whole_before_it_has_begun(name):
+    """One block is the whole text: one traced generation may take longer than the median of many timed ones."""
+    cells = [c for c in analyse(read_run(STUDY.with_name(name)), 20).cells if c.latency and c.first_text_s]
+    assert any((c.traced_first_s or 0) > c.latency.median for c in cells if c.latency)
+    assert all(c.first_text_s <= c.latency.median for c in cells if c.latency and c.first_text_s)
 
 
 def test_task_accuracy_comes_from_the_run_folder(tmp_path):
@@ -441,7 +450,7 @@ def test_a_commit_with_uncommitted_changes_is_a_finding():
 
 def test_random_weights_claim_no_quality():
     text = document.compose(source(cases()["random"]))
-    assert "quality was not measured" in text
+    assert "Speed only: random weights." in text.partition("## 1. ")[0]
     assert "Not measured" in sections(text)["### 5.3 Quality by steps"]
     assert "Not measured" in sections(text)["### 5.4 Steps to parity by metric and margin"]
     assert "not the published 8B checkpoints" in text

@@ -180,7 +180,7 @@ def test_cells_are_all_in_the_table(read):
     lead = [c["key"] for c in table["columns"]][:6]
     assert lead == ["model", "steps", "batch", "latency", "speedup", "shown"]
     assert not {"prompt", "new", "status"} & set(columns)  # the same in every cell, hence named above the table
-    assert any("The same in all rows: P 64, G 64" in text for text in read.shown)
+    assert any("The same in all rows: P: 64; G: 64;" in text for text in read.shown)
     assert set(table["constant"]) >= {"p=64", "prompt=64", "g=64", "status=ok"}
     assert set(columns["parity"]) == {"", "worse"}
     assert set(columns["shown"]) == {"", "faster", "slower"}
@@ -188,10 +188,14 @@ def test_cells_are_all_in_the_table(read):
     assert any("energy" in after for what, after in itertools.pairwise(read.shown) if what == "In no cell")
 
 
-def test_random_weights_are_stamped_and_their_texts_not_shown():
+def test_random_weights_and_uncommitted_changes_are_on_the_first_screen_and_texts_not_shown():
     run = tiny_run(batches=(1,), weights="random", steps=(4, 16), repetitions=5)
+    run = replace(run, environment=replace(run.environment, git_commit="abc-dirty"))
     reader = Reader(page.compose(Source(run, analyse(run, draws=20))))
-    assert any(style.RANDOM_WEIGHTS in text for text in reader.shown)
+    first_screen = reader.shown[: reader.shown.index("batch, prompt + new tokens")]
+    assert any(text.startswith("Speed only: random weights.") for text in first_screen)
+    assert any("with uncommitted changes" in text for text in first_screen)
+    assert any(text.startswith("Random weights (") for text in first_screen)
     assert style.RANDOM_WEIGHTS in json.loads(reader.packed("plot-latency_vs_steps"))["title"]
     assert not [a for _, a in reader.elements if a.get("id") == "texts"]
 

@@ -55,17 +55,20 @@ class BreakEven:
         return self.points > 2
 
     def text(self) -> str:
-        """k* with its interval or the measured K next to it in brackets, "about" without, or why there is none."""
+        """k* in whole steps with its interval or the measured K next to it, "about" without, or why there is none."""
         if self.steps is None:
             return f"none: {self.reason}"
         if self.steps < 1:
             return "below one step: by the fitted line a single step takes longer than the baseline"
+        value = whole_steps(self.steps)
         if self.low is None or self.high is None:
-            value = f"{self.steps:.2g}" if self.steps < 99.5 else f"{self.steps:.0f}"
             return f"{value} (between K={self.between[0]} and {self.between[1]})" if self.between else f"about {value}"
-        # As many digits as the interval's width allows.
-        digits = 1 if self.high - self.low < 1 and self.steps < 100 else 0
-        return f"{self.steps:.{digits}f} ({max(self.low, 0):.{digits}f} to {max(self.high, 0):.{digits}f})"
+        return f"{value} ({whole_steps(self.low)} to {whole_steps(self.high)})"
+
+
+def whole_steps(steps: float) -> int:
+    """The most steps with which diffusion takes no longer than at k* = `steps`: those that a user can choose."""
+    return max(math.floor(round(steps, 6)), 0)
 
 
 def fit_line(steps_K: FloatArray, latency_KD: FloatArray) -> tuple[FloatArray, FloatArray]:

@@ -168,13 +168,12 @@ def _curve(curve: Curve) -> Remarks:
         message = f"a step takes {line.rise:.0%} longer between the largest step counts than between the smallest"
         hint = "long generations run at lower clocks under a power cap: compare cells of the same state"
         yield "step_time_rises", "warning", message, hint
-    states = {p.cell.steps: p.state for p in curve.timed if p.state}
-    base = curve.baseline.state if curve.baseline else None
-    others = [k for k, state in states.items() if base and state != base]
+    busy = curve.baseline.busy_before if curve.baseline else None
+    others = [p.cell.steps for p in curve.timed if busy and p.busy_before not in (None, busy)]
     if others:
-        message = f"the baseline was measured {base}, K={', '.join(map(str, others))} was not"
-        hint = "a rested device runs at higher clocks than a sustained one: raise warmup, or read both"
-        yield "states_differ", "info", message, hint
+        message = f"the device had been busy for {busy} before the baseline, not before K={', '.join(map(str, others))}"
+        hint = "clocks fall under long load: raise warmup, or read both"
+        yield "load_differs", "info", message, hint
 
 
 # ---------------------------------------------------------------- the whole run
@@ -276,7 +275,7 @@ def _energy_above_cap(run: Run) -> Iterator[Finding]:
 def _random_weights(run: Run) -> Iterator[Finding]:
     keys = sorted({c.model.key for c in all_cells(run) if c.model.weights == "random"})
     if keys:
-        message = f"random weights: {', '.join(keys)}. Times and memory are real, quality is not measured"
+        message = f"random weights ({', '.join(keys)}): times and memory are real, quality is not measured"
         yield Finding("random_weights", "info", None, message, "give the models' trained weights to measure quality")
 
 

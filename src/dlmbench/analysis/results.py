@@ -34,10 +34,10 @@ class CellSummary:
 
     seconds: of one generation, with the error of that; energy: its joules, idle power included, without ends where one
     process was measured. ratio: the baseline's latency over this cell's. adjusted_p: that it is 1, adjusted for all
-    ratios of the run (Benjamini and Hochberg). first_text_s: time to the first token (baseline) or the first final
-    block (diffusion). inter_token_s: (L_e2e - L_prefill) / (N - 1) of the latency in this record. new_tokens,
-    useful_tokens: of one generation, over the whole batch; useful ones are those up to and with the first end of text.
-    state: "sustained" if the device had been under load for long before each repetition.
+    ratios of the run (Benjamini and Hochberg). traced_first_s: time to the first token (baseline) or the first
+    final block (diffusion) of one generation. inter_token_s: (L_e2e - L_prefill) / (N - 1) of the latency in this
+    record. new_tokens, useful_tokens: of one generation, over the whole batch; useful ones are those up to and with the
+    first end of text. busy_before: how long the device had been busy before a repetition, as text.
     """
 
     cell: Cell
@@ -50,11 +50,11 @@ class CellSummary:
     quality: tuple[Quality, ...] = ()
     ratio: Ratio | None = None
     adjusted_p: float = 1.0
-    first_text_s: float | None = None
+    traced_first_s: float | None = None
     inter_token_s: float | None = None
     new_tokens: float | None = None
     useful_tokens: float | None = None
-    state: Literal["rested", "sustained"] | None = None
+    busy_before: str | None = None
 
     @property
     def speedup(self) -> Interval | None:
@@ -99,8 +99,15 @@ class CellSummary:
         """Positions in a block: all new tokens for a diffusion cell without a set length, None for a baseline."""
         value = self.cell.knob("block_length")
         if isinstance(value, int):
-            return value
+            return min(value, self.cell.new_tokens)
         return self.cell.new_tokens if self.cell.model.role == "target" else None
+
+    @property
+    def first_text_s(self) -> float | None:
+        """Time to the first text; of a text in one block the latency, which many timed generations tell better."""
+        if self.latency and self.traced_first_s is not None and self.block_length == self.cell.new_tokens:
+            return self.latency.median
+        return self.traced_first_s
 
     @property
     def status_text(self) -> str:

@@ -22,8 +22,8 @@ from dlmbench.analysis.stats import Summary, bootstrap_indices, false_discovery,
 from dlmbench.analysis.verdict import verdicts_of
 from dlmbench.types import Cell, CellResult, KnobValue, MemoryPass, Run
 
-# Under load for this long, a device has reached the clocks and the temperature at which it stays.
-SUSTAINED_S = 20.0
+# Busy for so long, a device has reached the clocks and the temperature at which it stays.
+LONG_LOAD_S = 20.0
 
 __all__ = ["CellSummary", "Curve", "Study", "analyse", "labels_of"]
 
@@ -49,6 +49,10 @@ def timing_of(result: CellResult, latency: Estimate) -> Summary:
     if times.covered and latency.is_widened:
         return replace(times, low=min(times.low, ends.low), high=max(times.high, ends.high))
     return times
+
+
+def _busy(load_s: float) -> str:
+    return f"{LONG_LOAD_S:g} s or longer" if load_s >= LONG_LOAD_S else f"under {LONG_LOAD_S:g} s"
 
 
 def peak_of(memory: MemoryPass | None) -> PeakMemory | None:
@@ -198,11 +202,11 @@ class _Analysis:
             memory=peak_of(result.memory),
             quality=quality,
             ratio=baseline.seconds.over(seconds) if seconds and baseline and baseline.seconds else None,
-            first_text_s=first,
+            traced_first_s=first,
             inter_token_s=inter_token_s,
             new_tokens=statistics.fmean(s.new_tokens for s in result.timed) if latency else None,
             useful_tokens=statistics.fmean(useful) if useful and len(useful) == len(result.timed) else None,
-            state=("sustained" if statistics.median(loads) >= SUSTAINED_S else "rested") if loads else None,
+            busy_before=_busy(statistics.median(loads)) if loads else None,
         )
 
     def quality(self, cell: Cell) -> tuple[Quality, ...]:

@@ -142,10 +142,14 @@ def panel_titles(spec: Spec) -> list[str]:
 
 
 def shown_panels(spec: Spec) -> list[str]:
-    """The titles of the panels in print and first on the page: at most four, evenly chosen."""
+    """The titles of the panels in print and first on the page: at most four, evenly chosen over batch sizes first."""
     titles = panel_titles(spec)
+    rows = spec["datasets"]["points"] if len(titles) > MOST_PANELS else ()
+    batch_size = {row["panel"]: row.get("batch_size") or 0 for row in reversed(rows)}
+    ordered = sorted(titles, key=lambda title: batch_size.get(title, 0))
     n = min(len(titles), MOST_PANELS)
-    return [titles[round(i * (len(titles) - 1) / max(n - 1, 1))] for i in range(n)]
+    chosen = {ordered[round(i * (len(titles) - 1) / max(n - 1, 1))] for i in range(n)}
+    return [title for title in titles if title in chosen]
 
 
 # ---------------------------------------------------------------- print

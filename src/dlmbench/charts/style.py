@@ -15,6 +15,7 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
+from dlmbench.analysis.break_even import whole_steps
 from dlmbench.charts.frames import LENGTHS, diffusion, interval_columns, names, shape_titles
 
 INK, PAPER, GRID, MUTED, ALARM, HALF = "#222222", "#ffffff", "#dddddd", "#6b6b6b", "#b00020", "#888888"
@@ -67,7 +68,7 @@ def with_tooltip(frame: pd.DataFrame, *columns: str, **amounts: tuple[str, str])
         for name, (column, unit) in amounts.items()
     }
     if "steps" in frame:
-        texts["tooltip_K"] = ["–" if _unknown(k) else f"{k:.4g}" for k in frame["steps"]]
+        texts["tooltip_K"] = ["–" if _unknown(k) else str(whole_steps(k)) for k in frame["steps"]]
     frame = frame.assign(**texts)
     return frame, tooltip(frame, *columns)
 
@@ -115,16 +116,20 @@ class Looks:
             [*(own for _ in baselines), *(values[place % len(values)] for place in others.values())]
             for own, values in ((INK, hues), (STAR, SHAPES), (DASHED, DASHES))
         )
-        options: dict[str, Any] = {"legend": legend(self.domain, symbolType=symbol), "sort": None}
-        self.color: Any = alt.Color(f"{by}:N", scale=alt.Scale(domain=self.domain, range=colours), **options)
-        self.shape: Any = alt.Shape(f"{by}:N", scale=alt.Scale(domain=self.domain, range=shapes), **options)
-        dash = alt.Scale(domain=self.domain, range=dashes)
-        if symbol != "stroke":
-            # A domain in another order keeps the dashes out of the legend of the symbols.
-            dash, options["legend"] = alt.Scale(domain=self.domain[::-1], range=dashes[::-1]), None
-        # Of a single name the two orders are one.
-        is_one = symbol != "stroke" and len(dashes) == 1
-        self.dash: Any = alt.value(dashes[0]) if is_one else alt.StrokeDash(f"{by}:N", scale=dash, **options)
+
+        def channel(kind: Any, values: list[Any], in_legend: bool = True) -> Any:
+            if in_legend:
+                scale = alt.Scale(domain=self.domain, range=values)
+                return kind(f"{by}:N", scale=scale, sort=None, legend=legend(self.domain, symbolType=symbol))
+            if len(values) == 1:
+                return alt.value(values[0])
+            # A domain in another order keeps a channel out of the legend of the others; of one name there is no other.
+            scale = alt.Scale(domain=self.domain[::-1], range=values[::-1])
+            return kind(f"{by}:N", scale=scale, sort=None, legend=None)
+
+        self.color: Any = channel(alt.Color, colours)
+        self.shape: Any = channel(alt.Shape, shapes, symbol != "stroke")
+        self.dash: Any = channel(alt.StrokeDash, dashes, symbol == "stroke")
 
     def shapes_apart(self, names: Sequence[str]) -> Any:
         """The shapes of these names, with a legend of their own."""

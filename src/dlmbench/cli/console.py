@@ -331,6 +331,8 @@ def answer(found: Answer, report: Path) -> None:
     """Print the answer of a run: headline, a row for each workload, notes, and unless quiet where the report is."""
     out = stdout()
     out.print(Text(f"\n{found.headline}", style="bold"), soft_wrap=True)
+    for caveat in found.caveats:
+        out.print(caveat, style="bold red", soft_wrap=True)
     if found.rows:
         out.print(new_table(None, *found.table.headings, rows=[[t for _, t in row] for row in found.table.texts]))
     for note in found.notes:
@@ -506,17 +508,19 @@ def surfaces(predicted: Sequence[BreakEvenSurface], device: str) -> Iterator[str
         yield "No break-even can be predicted without a baseline and a scheduled diffusion model of known shapes."
     else:
         yield (
-            "With fewer steps than k*, diffusion is faster. +: k* is at least G, so it is faster even with one step "
+            "Up to k* steps diffusion is faster. +: k* is at least G, so it is faster even with one step "
             "per token; none: it is slower even with a single step."
         )
 
 
 def _break_even(steps: float | None, new_tokens: int) -> str:
+    from dlmbench.analysis.break_even import whole_steps
+
     if steps is None:
         return "-"
     if steps < 1:
         return "none"
-    return (f"{steps:.1f}" if steps < 10 else f"{steps:.0f}") + ("+" if steps >= new_tokens else "")
+    return f"{whole_steps(steps)}" + ("+" if steps >= new_tokens else "")
 
 
 def _short(value: float) -> str:

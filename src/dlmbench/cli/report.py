@@ -135,6 +135,7 @@ def conclude(
         record = {
             "folder": folder,
             "headline": answer.headline,
+            "caveats": answer.caveats,
             "workloads": answer.rows,
             "notes": answer.notes,
             "verdicts": study.verdicts,

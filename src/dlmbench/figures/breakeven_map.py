@@ -13,6 +13,7 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
+from dlmbench.analysis.break_even import whole_steps
 from dlmbench.analysis.published import PublishedCurve, published_answers, published_of
 from dlmbench.analysis.results import Study
 from dlmbench.analysis.stats import group_by
@@ -122,19 +123,17 @@ def caption(frame: pd.DataFrame) -> str:
 def chart(frame: pd.DataFrame) -> Any:
     """A panel for each pair of lengths: lines are predicted, marks measured."""
     known = frame.dropna(subset=["steps"])
-    shown = style.by_shape(known.assign(**{c: known[c].clip(lower=_LOWEST) for c in frames.interval_columns("steps")}))
-    shown, tips = style.with_tooltip(shown, "kind", "note", break_even=("steps", "steps"))
+    columns = frames.interval_columns("steps")
+    whole = known.assign(**{c: known[c].map(whole_steps, na_action="ignore") for c in columns})
+    shown, tips = style.with_tooltip(whole, "kind", "note", break_even=("steps", "steps"))
+    shown = style.by_shape(shown.assign(**{c: known[c].clip(lower=_LOWEST) for c in columns}))
     x = style.log2_axis("batch_size", "batch size", list(shown["batch_size"]))
     y = style.axis("steps", "break-even steps k*", shown, also=[1.0])
     predicted, measured, parity = (style.where(kind) for kind in ("predicted", "measured", "parity"))
     bars = style.where("published").mark_point(shape="stroke", style="open", opacity=1, strokeWidth=2)
-    marks = style.Marks(x, y, style.series_looks(shown), tips)
-    marked = frames.names(shown[~shown["kind"].isin(("predicted", "published"))])
-    if set(marked) < set(shown["series"]):
-        # Lines without a mark are told apart by their dashes, in a legend of their own.
-        lines = style.series_looks(shown, "stroke")
-        marks.looks.color, marks.looks.dash = lines.color, lines.dash
-        marks.looks.shape = lines.shapes_apart(marked) if marked else alt.value("circle")
+    # One legend: of the lines where there are some, whose colours the marks have.
+    symbol = "stroke" if (shown["kind"] == "predicted").any() else "circle"
+    marks = style.Marks(x, y, style.series_looks(shown, symbol), tips)
     layers = [
         style.once().mark_rule(color=style.HALF).encode(y=alt.datum(1)),
         marks.line(predicted),

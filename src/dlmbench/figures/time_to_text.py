@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from dlmbench.analysis.results import CellSummary, Study
+from dlmbench.analysis.results import Study
 from dlmbench.charts import frames, style
 from dlmbench.types import Run
 
@@ -26,23 +26,16 @@ COLUMNS = (
 def points(run: Run, study: Study) -> pd.DataFrame:
     """Every cell with both times. kind: baseline, curve or other."""
     rows = [
-        row | _first_text(summary, latency.median)
+        row
+        | {
+            "first_text_s": summary.first_text_s,
+            "first_text_tokens": summary.block_length or 1,
+            "inter_token_s": summary.inter_token_s,
+        }
         for row, summary in frames.cells(study)
-        if (latency := summary.latency) is not None and summary.first_text_s is not None
+        if summary.latency is not None and summary.first_text_s is not None
     ]
     return frames.table(COLUMNS, rows, frames.why_untimed(study, "no cell was traced"))
-
-
-def _first_text(summary: CellSummary, latency_s: float) -> frames.Row:
-    tokens = min(summary.block_length or 1, summary.cell.new_tokens)
-    # With one block both are the same moment, and many timed generations measure it better than one traced.
-    at_once = summary.block_length is not None and tokens == summary.cell.new_tokens
-    return {
-        "note": "one block: the first text is the full text" if at_once else "",
-        "first_text_s": latency_s if at_once else summary.first_text_s,
-        "first_text_tokens": tokens,
-        "inter_token_s": summary.inter_token_s,
-    }
 
 
 def _shown(frame: pd.DataFrame) -> pd.DataFrame:
@@ -62,7 +55,7 @@ def caption(frame: pd.DataFrame) -> str:
         "Time to the first text (open marks) and to the full text (filled marks, medians with 95% intervals), joined "
         "by a line; level lines: the autoregressive baseline's, dotted for its first text. The first text is the first "
         f"token of the autoregressive baseline, or the first final block of diffusion{size}; where that block is the "
-        "whole text, both are the same. The first text is timed in one traced generation and has no interval. Shown at "
+        "whole text, both are the same. Any other first text is timed in one generation and has no interval. Shown at "
         f"batch size {frame['batch_size'].iloc[0]}; the table has the other workloads."
     )
 

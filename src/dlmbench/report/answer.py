@@ -35,7 +35,7 @@ COLUMNS = (
         "faster_up_to",
         "faster only up to k*",
         "faster_up_to",
-        help="k*: the K at which both take equally long; with fewer steps diffusion is faster. "
+        help="k*: the K at which both take equally long, in whole steps; up to there diffusion is faster. "
         "Brackets: its 95% interval, or the measured K next to it",
     ),
     Column("speeds", "speed with the fewest and the most steps", "speeds"),
@@ -53,6 +53,8 @@ MOST_CLAIMS = 3
 MOST_WORDS = 25
 # Columns that become a note where all rows are alike.
 SHARED = {"sure": "All workloads", "verdict": "All workloads", "settles": "What would settle it"}
+# Codes of findings that are printed below the headline.
+CAVEATS = ("random_weights", "uncommitted")
 CONTROLS = ("engine", "precision", "attention")
 # Prompt tokens, new tokens, batch size, and the controls that differ within the run, as text.
 Workload = tuple[int, int, int, str]
@@ -82,17 +84,25 @@ class AnswerRow:
 
 @dataclass(frozen=True)
 class Answer:
-    """The headline, the rows in order of lengths and batch size, their table, and notes that concern all of them."""
+    """The headline, the rows in order of lengths and batch size, their table, and notes that concern all of them.
+
+    caveats: what must be known before anything is believed, printed right below the headline.
+    """
 
     headline: str
+    caveats: tuple[str, ...]
     rows: tuple[AnswerRow, ...]
     table: Table
     notes: tuple[str, ...]
 
     def values(self) -> dict[str, str]:
         """Value id -> text of everything that is printed."""
-        notes = {f"note-{i}": text for i, text in enumerate(self.notes, 1)}
-        return {"headline": self.headline, **dict(c for cells in self.table.texts for c in cells), **notes}
+        lines = {
+            f"{name}-{i}": text
+            for name, texts in (("caveat", self.caveats), ("note", self.notes))
+            for i, text in enumerate(texts, 1)
+        }
+        return {"headline": self.headline, **dict(c for cells in self.table.texts for c in cells), **lines}
 
     def brief(self) -> list[tuple[str, str, str]]:
         """(value id, where, text) for each workload: its verdict, or what is known where that is the same for all."""
@@ -101,21 +111,22 @@ class Answer:
         return [(f"{r.id}.{name}", f"Batch {r.workload}: {title}", getattr(r, name)) for r in self.rows]
 
 
-def _answer(headline: str, rows: Sequence[AnswerRow] = (), notes: Iterable[str] = ()) -> Answer:
+def _answer(study: Study, headline: str, rows: Sequence[AnswerRow] = (), notes: Iterable[str] = ()) -> Answer:
     """What all rows share becomes a note."""
+    caveats = (f"{_capital(f.message)}." for f in study.findings if f.code in CAVEATS)
     table = tabulate(COLUMNS, rows, [row.id for row in rows], headline, drop_constant=SHARED)
     shared = (f"{SHARED[column.key]}: {text}." for column, text in table.constant)
-    return Answer(headline, tuple(rows), replace(table, constant=()), (*shared, *notes))
+    return Answer(headline, tuple(caveats), tuple(rows), replace(table, constant=()), (*shared, *notes))
 
 
 def answer_of(study: Study) -> Answer:
     """The answer of `study`; without a comparison the headline says what is missing."""
     if not study.curves:
         missing = study.missing or ("no cell has a step count",)
-        return _answer(" ".join(["There is nothing to compare yet.", *(f"{_capital(m)}." for m in missing)]))
+        return _answer(study, " ".join(["There is nothing to compare yet.", *(f"{_capital(m)}." for m in missing)]))
     if not study.baselines:
         models = listed(c.model for c in study.curves)
-        return _answer(f"{models} was measured alone: a comparison needs an autoregressive baseline.")
+        return _answer(study, f"{models} was measured alone: a comparison needs an autoregressive baseline.")
     # Engines and precisions are never mixed in a row: a slow one would lend its baseline to the other's diffusion.
     varying = [n for n in CONTROLS if len({getattr(c.points[0].cell, n) for c in study.curves}) > 1]
 
@@ -126,7 +137,7 @@ def answer_of(study: Study) -> Answer:
     groups = group_by(zip(study.curves, study.verdicts, strict=True), workload)
     found = [(at, _best(pairs), pairs) for at, pairs in sorted(groups.items())]
     rows = [_row(at, *best, pairs) for at, best, pairs in found]
-    return _answer(headline([(at, *best) for at, best, _ in found]), rows, _notes(study))
+    return _answer(study, headline([(at, *best) for at, best, _ in found]), rows, _notes(study))
 
 
 def _best(pairs: Sequence[tuple[Curve, Verdict]]) -> tuple[Curve, Verdict]:
@@ -163,7 +174,8 @@ def headline(best: Sequence[tuple[Workload, Curve, Verdict]]) -> str:
         text = " ".join(f"{end} {' '.join(claim)} {_at([at], places)}." for end, (claim, at, _) in ends)
     else:
         text = _sentences(claims)
-    return f"Speed only, quality was not measured. {text}"
+    is_random = any(curve.weights == "random" for _, curve, _ in best)
+    return f"Speed only{': random weights' if is_random else ', quality was not measured'}. {text}"
 
 
 def _sentences(claims: Sequence[tuple[Claim, Workload, Verdict]]) -> str:
@@ -219,7 +231,7 @@ def _speed_alone(curve: Curve) -> Claim:
         if line.low is not None:
             return f"{curve.model} is", f"faster up to {crossing}"
         if not line.is_extrapolated or faster:
-            return f"{curve.model} breaks even", f"at {crossing}"
+            return f"{curve.model} breaks even", f"after {crossing}"
     if slower and len(slower) == len(curve.timed):
         return f"{curve.model} is", "slower at every step count measured"
     if faster:

@@ -49,7 +49,6 @@ def compose(source: Source) -> str:
             figures=source.figures,
             cells=packed(source.cells.as_json()),
             false_discoveries=FALSE_DISCOVERIES,
-            random_weights=style.RANDOM_WEIGHTS,
             # Part of the package, not of a run: the only text that is not escaped.
             style=Markup((TEMPLATES / "page.css").read_text(encoding="utf-8")),
             script=Markup(own),

@@ -106,7 +106,7 @@ class Table:
     @property
     def constants(self) -> str:
         """The columns with one value in all rows, as a list."""
-        return ", ".join(f"{column.title} {text}" for column, text in self.constant)
+        return "; ".join(f"{column.title}: {text}" for column, text in self.constant)
 
     def as_json(self) -> str:
         """All of it for the page: ids, texts, and the numbers to sort by and to export."""
@@ -189,8 +189,7 @@ def cell_table(study: Study) -> Table:
     }
     metrics = [_metric_column(m) for m in study.metrics]
 
-    first = "first token, or first final block"
-    state = "of the device: rested, or sustained under 20 s of load or more"
+    first = "first token, or first final block, of one generation; the latency where one block is the whole text"
     columns = (
         Column("model", "model", lambda c: study.label(c.cell), "", "with the settings that differ"),
         Column("steps", "K", "cell.steps", "", "diffusion steps"),
@@ -211,7 +210,7 @@ def cell_table(study: Study) -> Table:
         _on_page("useful_j", "energy of a useful token", "joules_per_useful_token", "J", "up to the end of text"),
         *metrics[1:],
         _on_page("block", "block", "block_length", "", "positions in a block"),
-        Column("state", "state", "state", "", state),
+        Column("busy", "device busy before", "busy_before", "", "a repetition, for so long at the median"),
         _on_page("processes", "processes", "latency.processes", "", "that the interval of the latency rests on"),
         _on_page("n", "n", "latency.n", "", "timed repetitions"),
         Column("status", "status", _status, "", "ok, or why there is no value"),
@@ -299,7 +298,7 @@ def break_even_table(curves: Sequence[Curve]) -> Table:
 
     columns = (
         Column("setting", "setting", name_of),
-        Column("steps", "break-even k*", lambda c: c.break_even.text() if c.break_even else "not known"),
+        Column("steps", "faster only up to k*", lambda c: c.break_even.text() if c.break_even else "not known"),
         Column("fixed", "fixed time", lambda c: c.break_even and fixed(c.break_even), "ms"),
         Column("slope", "time per step", "break_even.slope_s", "ms", factor=1e3),
         Column("off", "off the line", lambda c: c.break_even and off(c.break_even)),
