@@ -367,7 +367,7 @@ def test_no_cell_of_a_csv_looks_like_a_formula_or_is_quoted_against_one(run):
 
 
 def test_no_cell_of_a_committed_csv_is_quoted_against_a_formula():
-    paths = [path for folder in COMMITTED for path in (folder / "figures").glob("*.csv")]
+    paths = list(COMMITTED[0].parent.glob("*/figures/*.csv"))
     assert paths
     for path in paths:
         cells = [cell for row in csv.reader(path.open(encoding="utf-8", newline="")) for cell in row]

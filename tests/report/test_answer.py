@@ -173,6 +173,16 @@ def test_what_was_not_timed_is_not_called_without_a_difference():
     )
 
 
+def test_many_step_counts_are_a_range_and_those_of_many_other_settings_are_counted():
+    texts = {row.workload: row.sure for row in answer_of(analyse(read_run(STUDY / "tasks"), 20)).rows}
+    assert texts["1, 680+256"] == "Shown faster at K=4 to K=32, shown slower at K=64"
+    assert texts["1, 894+256"] == (
+        "Shown faster at K=16 to K=128 and 8 of 9 in other settings, shown slower at K=256 and 1 of 9 in other settings"
+    )
+    two = "K=16 (block 32, dual cache) and K=32 (block 32, dual cache)"
+    assert texts["32, 894+256"] == f"Shown faster at K=2, shown slower at K=4, {two}"
+
+
 def test_a_run_of_random_weights_speaks_of_speed_alone_and_hides_no_workload():
     answer = answer_of(analyse(read_run(STUDY / "h200-native"), 100))
     assert answer.headline == (

@@ -94,17 +94,16 @@ def _predicted(run: Run, study: Study) -> Iterator[frames.Row]:
             yield frames.curve_row(curve, "predicted", weights=curve.weights) | columns
 
 
-def caption(frame: pd.DataFrame) -> str:
+def caption(
+    frame: pd.DataFrame, efficiencies: str = "its default efficiencies, which come from studies on H200s"
+) -> str:
     """What is shown, what the prediction is based on, and the measured values."""
     text = (
         "Break-even k* against batch size: with fewer diffusion steps diffusion is faster, with more the "
         "autoregressive baseline. "
     )
     if devices := [d for d in frame["device"].unique() if d]:
-        text += (
-            f"Lines: predicted for the {devices[0]} by the corrected roofline with its default efficiencies, "
-            "which come from studies on H200s. "
-        )
+        text += f"Lines: predicted for the {devices[0]} by the corrected roofline with {efficiencies}. "
     kinds = set(frame["kind"])
     if (frame["steps"] < 1).any():
         text += "Below 1, not even one step breaks even. "

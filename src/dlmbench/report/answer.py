@@ -51,6 +51,8 @@ COLUMNS = (
 # Beyond so many workloads of one claim the headline counts them; the rows have them all.
 MOST_CLAIMS = 3
 MOST_WORDS = 25
+# Step counts of other settings that are still named one by one.
+MOST_OTHERS = 4
 # Columns that become a note where all rows are alike.
 SHARED = {"sure": "All workloads", "verdict": "All workloads", "settles": "What would settle it"}
 # Codes of findings that are printed below the headline.
@@ -297,21 +299,30 @@ def _speeds(settings: Sequence[tuple[Curve, Verdict]]) -> str | None:
 def _sure(curve: Curve, settings: Sequence[tuple[Curve, Verdict]]) -> str | None:
     """At which step counts a speed is shown to differ from the baseline's, and why not at the others.
 
-    The row's own setting first; the step counts of others name theirs.
+    The row's own setting first; the step counts of others name theirs, or are only counted where they are many.
     """
     ordered = sorted((c for c, _ in settings), key=lambda c: c is not curve)
-    compared = [
-        (f"K={p.cell.steps}" + ("" if c is curve else _setting(c, settings)), p.pace, p.ratio)
-        for c in ordered
-        for p in c.timed
-        if p.ratio is not None
-    ]
-    groups = group_by(compared, lambda item: ("open", _why_open(item[2])) if item[1] == "unclear" else (item[1], ""))
+    compared = [(c, p.cell.steps, p.pace, p.ratio) for c in ordered for p in c.timed if p.ratio is not None]
+    others = [c for c, *_ in compared if c is not curve]
+    own = [steps for c, steps, *_ in compared if c is curve]
+    groups = group_by(compared, lambda item: ("open", _why_open(item[3])) if item[2] == "unclear" else (item[2], ""))
     texts = []
     for (state, why), items in groups.items():
-        at = "each K timed" if 1 < len(items) == len(compared) else listed(k for k, *_ in items)
+        places = _steps([steps for c, steps, *_ in items if c is curve], own)
+        elsewhere = [f"K={steps}{_setting(c, settings)}" for c, steps, *_ in items if c is not curve]
+        if elsewhere and len(others) > MOST_OTHERS:
+            elsewhere = [f"{len(elsewhere)} of {len(others)} in other settings"]
+        at = "each K timed" if 1 < len(items) == len(compared) else listed([*places, *elsewhere])
         texts.append(f"{state if why else f'shown {state}'} at {at}" + (f" ({why})" if why else ""))
     return _capital(", ".join(texts)) or None
+
+
+def _steps(chosen: Sequence[int | None], timed: Sequence[int | None]) -> list[str]:
+    """The chosen step counts, three or more in a row as a range."""
+    at = [timed.index(k) for k in chosen]
+    if len(at) > 2 and at[-1] - at[0] == len(at) - 1:
+        return [f"K={chosen[0]} to K={chosen[-1]}"]
+    return [f"K={k}" for k in chosen]
 
 
 def _setting(curve: Curve, settings: Sequence[tuple[Curve, Verdict]]) -> str:
