@@ -122,6 +122,18 @@ def test_cached_forwards_to_which_no_efficiency_was_fitted():
     assert max(errors) < 0.08
 
 
+@pytest.mark.parametrize(
+    ("label", "cells", "median", "worst"),
+    [("native/autoregressive", 11, 0.02, 0.045), ("native/masked_diffusion", 45, 0.03, 0.125)],
+)
+def test_the_defaults_on_cells_of_a_later_session(label, cells, median, worst):
+    rows = _studied("tasks")[label]
+    errors = np.abs(np.expm1(log_errors(corrected.efficiencies_for(rows[0].cell), rows)))
+    assert len(errors) == cells
+    assert np.median(errors) < median
+    assert max(errors) < worst
+
+
 def test_cells_of_a_run_by_engine_and_sampler():
     def result(x, latencies, status="ok"):
         samples = tuple(
