@@ -149,7 +149,7 @@ def test_quality_points_appear_once_for_all_batch_sizes():
     assert truth["metric"].tolist() == ["oracle_log_prob"]  # a line beside the models, not a metric of theirs
     values = likelihood[likelihood["kind"] == "curve"]["value"].tolist()
     assert values == [p.quality_in("likelihood").value for p in STUDY.curves[0].points]
-    assert likelihood[likelihood["kind"] == "parity"]["note"].tolist() == ["not reached"]
+    assert likelihood[likelihood["kind"] == "parity"]["note"].tolist() == ["as good from K: not up to 64"]
 
 
 def test_parity_has_a_range_down_to_the_smallest_step_count_that_is_not_excluded():
@@ -162,10 +162,10 @@ def test_parity_has_a_range_down_to_the_smallest_step_count_that_is_not_excluded
         rows.append(frame[(frame["kind"] == "parity") & (frame["metric"] == "likelihood")].iloc[0])
     sure, unsure = rows
     assert (sure["steps"], sure["steps_low"], sure["steps_high"]) == (16, 16, 16)
-    assert sure["note"] == "K = 16"
+    assert sure["note"] == "as good from K: 16"
     # 64 is what can be shown, 16 is what may be true.
     assert (unsure["steps"], unsure["steps_low"], unsure["steps_high"]) == (64, 16, 64)
-    assert unsure["note"] == "K = 64 (perhaps 16)"
+    assert unsure["note"] == "as good from K: 64 (perhaps 16)"
 
 
 def test_pareto_points_are_the_paired_gains_of_the_verdict_and_the_front_is_right():
@@ -409,7 +409,8 @@ def test_a_figure_of_an_installed_package_is_written_and_shown_like_any_other(tm
     for cached in caches:
         cached.cache_clear()
     try:
-        document.write(Source(RUN, STUDY), tmp_path / "report")
+        found = Source(RUN, STUDY)
+        document.write(found, tmp_path / "report", draw(found.figures, tmp_path / "report"))
         shown = {f.name: f for f in figures_of(RUN, STUDY)}
     finally:
         for cached in caches:

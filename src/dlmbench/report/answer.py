@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from dlmbench.analysis.parity import ParityRange
 from dlmbench.analysis.replication import DISTURBED, LEAST_ALONE, LEAST_PROCESSES, LEAST_REPETITIONS, Ratio
 from dlmbench.analysis.results import Curve, Study, Verdict
 from dlmbench.analysis.stats import Interval, group_by
@@ -328,16 +329,8 @@ def _why_open(ratio: Ratio) -> str:
 def _parity(verdict: Verdict, curve: Curve) -> str | None:
     if verdict.parity is None:
         return None
-    largest = curve.points[-1].cell.steps
-    if verdict.parity == "not_reached":
-        return f"not up to {largest}"
-    low, high = verdict.low_steps, verdict.high_steps
-    if verdict.parity_steps is not None:
-        at = f"{verdict.parity_steps}" + (" or fewer" if verdict.parity == "reached_at_smallest" else "")
-        return at if low == verdict.parity_steps else f"{at} (perhaps {low})"
-    if low is None:
-        return f"beyond {largest}, or nowhere"
-    return f"undecided: {low} to {high or f'beyond {largest}'}"
+    found = ParityRange(verdict.parity, verdict.parity_steps, None, verdict.low_steps)
+    return found.text(curve.points[-1].cell.steps or 0)
 
 
 def _notes(study: Study) -> Iterator[str]:
