@@ -149,7 +149,7 @@ def test_quality_points_appear_once_for_all_batch_sizes():
     assert truth["metric"].tolist() == ["oracle_log_prob"]  # a line beside the models, not a metric of theirs
     values = likelihood[likelihood["kind"] == "curve"]["value"].tolist()
     assert values == [p.quality_in("likelihood").value for p in STUDY.curves[0].points]
-    assert likelihood[likelihood["kind"] == "parity"]["note"].tolist() == ["not reached"]
+    assert likelihood[likelihood["kind"] == "parity"]["note"].tolist() == ["as good from K: not up to 64"]
 
 
 def test_parity_has_a_range_down_to_the_smallest_step_count_that_is_not_excluded():
@@ -162,10 +162,10 @@ def test_parity_has_a_range_down_to_the_smallest_step_count_that_is_not_excluded
         rows.append(frame[(frame["kind"] == "parity") & (frame["metric"] == "likelihood")].iloc[0])
     sure, unsure = rows
     assert (sure["steps"], sure["steps_low"], sure["steps_high"]) == (16, 16, 16)
-    assert sure["note"] == "K = 16"
+    assert sure["note"] == "as good from K: 16"
     # 64 is what can be shown, 16 is what may be true.
     assert (unsure["steps"], unsure["steps_low"], unsure["steps_high"]) == (64, 16, 64)
-    assert unsure["note"] == "K = 64 (perhaps 16)"
+    assert unsure["note"] == "as good from K: 64 (perhaps 16)"
 
 
 def test_pareto_points_are_the_paired_gains_of_the_verdict_and_the_front_is_right():
@@ -231,7 +231,7 @@ def test_break_evens_are_the_curves_own_and_predicted_only_for_a_known_device():
     assert "Filled marks: measured" in text
     assert "Open marks" not in text
     assert "predicted for the H200" in text
-    assert "default efficiencies, which come from studies on H200s" in text
+    assert "default efficiencies, fitted to runs on H200s" in text
 
 
 def test_a_sampler_that_chooses_its_steps_has_a_place():
@@ -287,7 +287,7 @@ def test_memory_is_the_largest_of_a_shape_and_failures_are_kept():
     assert peaks["tiny-llada", 1] == 209 << 20
     assert pd.isna(peaks["tiny-llada", 4])
     assert "OOM: out of memory" in figure("memory_heatmap").caption(frame)
-    assert "A star: some settings ran out of memory" in figure("memory_heatmap").caption(frame)
+    assert "A star: some step counts ran out of memory" in figure("memory_heatmap").caption(frame)
     drawn = svg_of("memory_heatmap", frame)
     assert all(f">{label}<" in drawn for label in ("203", "209*", "OOM"))
     assert "out of memory" not in figure("memory_heatmap").caption(frame_of("memory_heatmap"))
@@ -312,7 +312,7 @@ def test_a_caption_says_what_its_picture_leaves_out():
     frame = module.points(run, analyse(run, draws=20))
     spec = specification(module, frame)
     assert [title.rpartition("batch ")[2] for title in panel_titles(spec)] == ["1", "2", "4", "8", "16"]
-    assert caption(module, frame, spec) == f"{module.caption(frame)} 4 of 5 panels; all are at the end of the page."
+    assert caption(module, frame, spec) == f"{module.caption(frame)} 4 of 5 panels; the report's page has all."
     printed = [batch for batch in (1, 2, 4, 8, 16) if f"batch {batch}<" in svg(spec)]
     assert len(printed) == 4
     assert {1, 16} < set(printed)
@@ -409,7 +409,8 @@ def test_a_figure_of_an_installed_package_is_written_and_shown_like_any_other(tm
     for cached in caches:
         cached.cache_clear()
     try:
-        document.write(Source(RUN, STUDY), tmp_path / "report")
+        found = Source(RUN, STUDY)
+        document.write(found, tmp_path / "report", draw(found.figures, tmp_path / "report"))
         shown = {f.name: f for f in figures_of(RUN, STUDY)}
     finally:
         for cached in caches:
@@ -489,7 +490,7 @@ def test_of_many_panels_four_are_shown_and_the_page_has_all():
     spec = json.loads(shown.plot)
     assert spec["usermeta"] == {"shown": shown_panels(shown.spec)}
     assert {r["panel"] for r in rows_of(spec)} == set(titles)
-    assert shown.caption.endswith("4 of 10 panels; all are at the end of the page.")
+    assert shown.caption.endswith("4 of 10 panels; the report's page has all.")
 
 
 def test_the_shown_panels_have_the_batch_sizes_that_were_measured():

@@ -186,8 +186,8 @@ def test_many_step_counts_are_a_range_and_those_of_many_other_settings_are_count
 def test_a_run_of_random_weights_speaks_of_speed_alone_and_hides_no_workload():
     answer = answer_of(analyse(read_run(STUDY / "h200-native"), 100))
     assert answer.headline == (
-        "Speed only: random weights. At best (largest share of steps) llada breaks even after about 54 of 64 steps "
-        "at batch 1 with 64+64 tokens. At worst (smallest share) llada breaks even after 2 of 64 steps at batch 8 "
+        "Speed only: random weights. In the best workload llada breaks even after about 54 of 64 steps "
+        "at batch 1 with 64+64 tokens. In the worst llada breaks even after 2 of 64 steps at batch 8 "
         "with 960+64 tokens."
     )
     assert answer.caveats == (
@@ -196,7 +196,7 @@ def test_a_run_of_random_weights_speaks_of_speed_alone_and_hides_no_workload():
     )
     assert len(answer.rows) == 8
     assert "as_good_from" not in keys(answer)
-    assert "All workloads: Undecided: random weights, quality not measured." in answer.notes
+    assert "Who wins at equal quality: Undecided: random weights, quality not measured." in answer.notes
     # "about" is what lies beyond the measured steps; the others name the measured K next to them.
     texts = {row.workload: row for row in answer.rows}
     assert texts["1, 64+64"].faster_up_to == "about 54"

@@ -27,6 +27,7 @@ from dlmbench.experiment.plan import expand
 from dlmbench.report import document, page
 from dlmbench.report.questions import answers
 from dlmbench.report.source import Source
+from dlmbench.report.tables import Column, tabulate
 from dlmbench.report.text import escape, rounded, seconds, sig, spread, templates
 from dlmbench.results import read_run
 from dlmbench.slurm import submission
@@ -470,7 +471,8 @@ def test_written_with_figures_beside_it_by_relative_path(tmp_path):
     run = tiny_run(batches=(1,), blocks=(None,), steps=(8, 16))
     found = Source(run, analyse(run, 50))
     for folder in (tmp_path / "a folder", tmp_path / "raw_data"):
-        text = document.write(found, folder).read_text()
+        folder.mkdir()
+        text = document.write(found, folder, draw(found.figures, folder)).read_text()
         pictures = re.findall(r"!\[.*?\]\((.*?)\)", text)
         drawable = [
             n
@@ -481,10 +483,6 @@ def test_written_with_figures_beside_it_by_relative_path(tmp_path):
         assert all((folder / p).is_file() for p in pictures)
         module = registry.load("figures", "latency_vs_steps")
         assert escape(module.caption(module.points(run, found.study)))[:60] in text
-    # Figures that are given are not drawn again.
-    figures = draw(found.figures, tmp_path / "drawn")
-    document.write(found, tmp_path / "given", figures)
-    assert not (tmp_path / "given" / "figures").exists()
 
 
 def test_a_figure_that_fails_is_named_and_the_document_written(tmp_path, monkeypatch):
@@ -494,7 +492,8 @@ def test_a_figure_that_fails_is_named_and_the_document_written(tmp_path, monkeyp
     for name in registry.names("figures"):
         monkeypatch.setattr(registry.load("figures", name), "points", broken)
     run = cases()["nothing"]
-    text = document.write(Source(run, analyse(run, 50)), tmp_path).read_text()
+    found = Source(run, analyse(run, 50))
+    text = document.write(found, tmp_path, draw(found.figures, tmp_path)).read_text()
     assert "(ZeroDivisionError: planted &lt;b&gt;)" in text.partition("Not drawn: ")[2]
 
 
@@ -513,7 +512,7 @@ def test_a_broken_experiment_file_is_reported_in_one_line(tmp_path):
     (tmp_path / "run/experiment.json").write_text(json.dumps({"protocol": []}))
     run = read_run(tmp_path / "run")
     with pytest.raises(BenchError, match=r"experiment\.json is not the file"):
-        document.write(Source(run, analyse(run, 50)), tmp_path / "out")
+        document.compose(Source(run, analyse(run, 50)))
 
 
 # ---------------------------------------------------------------- escaping
@@ -555,8 +554,9 @@ def test_escaped_text_is_text_wherever_it_stands(evil):
         )
         assert "http://" not in wrapped
         assert "www." not in wrapped
-    macros = templates(escape).get_template("markdown.j2").module
-    made = PARSER.parse(macros.table((evil, "b"), ("---", "---"), [[("", evil), ("", evil)], [("", "x"), ("", "y")]]))
+    columns = (Column("a", evil, lambda row: row[0]), Column("b", "b", lambda row: row[1]))
+    table = tabulate(columns, [(evil, evil), ("x", "y")], ["", ""])
+    made = PARSER.parse(without_ids(templates(escape).get_template("markdown.j2").module.show(table, None)))
     assert sum(t.type == "tr_open" for t in made) == 3
     assert sum(t.type == "td_open" for t in made) == 4
     assert not {t.type for top in made for t in top.children or ()} - {"text", "text_special"}

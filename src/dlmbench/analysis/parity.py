@@ -112,6 +112,16 @@ class ParityRange:
         """Whether S_parity exists on the grid."""
         return self.steps is not None
 
+    def text(self, largest: int) -> str:
+        """S_parity, or where it may lie; `largest`: the most steps measured."""
+        if self.outcome == "not_reached":
+            return f"not up to {largest}"
+        if self.steps is None:
+            low = f"{self.low_steps} to " if self.low_steps else ""
+            return f"undecided, {low}beyond {largest} or nowhere"
+        text = f"{self.steps}" + (" or fewer" if self.outcome == "reached_at_smallest" else "")
+        return text if self.low_steps == self.steps else f"{text} (perhaps {self.low_steps})"
+
 
 @dataclass(frozen=True)
 class Parity(ParityRange):

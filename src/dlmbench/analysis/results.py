@@ -123,13 +123,9 @@ class MetricParity:
     parity: Parity
 
     @property
-    def outcome_text(self) -> str:
-        """The outcome as text, with the step count."""
-        parity = self.parity
-        if parity.reached:
-            smallest = ", the smallest step count scored" if parity.outcome == "reached_at_smallest" else ""
-            return f"reached at K={parity.steps}{smallest}"
-        return f"{parity.outcome.replace('_', ' ')} up to K={parity.points[-1].steps}"
+    def text(self) -> str:
+        """The step count from which diffusion is as good, as text."""
+        return self.parity.text(self.parity.points[-1].steps)
 
 
 @dataclass(frozen=True)

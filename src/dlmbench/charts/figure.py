@@ -66,11 +66,6 @@ class Figure:
         return panel_titles(self.spec)
 
     @property
-    def has_more(self) -> bool:
-        """Whether print and page leave panels to the appendix."""
-        return len(self.panels) > MOST_PANELS
-
-    @property
     def plot(self) -> str:
         """The chart as JSON for the page, in which no text can be a tag, whatever names a user's file has."""
         spec = self.spec | {"config": style.config(12, is_print=False), "description": self.title}
@@ -116,7 +111,7 @@ def csv_of(frame: pd.DataFrame) -> str:
 def caption(module: ModuleType, frame: pd.DataFrame, spec: Spec) -> str:
     """The text under the figure, with how many of its panels are left out."""
     text, n = str(module.caption(frame)), len(panel_titles(spec))
-    return f"{text} {MOST_PANELS} of {n} panels; all are at the end of the page." if n > MOST_PANELS else text
+    return f"{text} {MOST_PANELS} of {n} panels; the report's page has all." if n > MOST_PANELS else text
 
 
 def specification(module: ModuleType, frame: pd.DataFrame) -> Spec:
@@ -238,11 +233,6 @@ def _with_files(figure: Figure, run_folder: Path, folder: Path) -> Figure:
     replace_file(folder / f"{figure.name}.csv", figure.csv)
     path = Path(os.path.relpath(folder / f"{figure.name}.png", run_folder))
     return replace(figure, picture=quote(path.as_posix()))
-
-
-def drawing_script() -> str:
-    """The script that draws the figures of a page."""
-    return (Path(__file__).parent / "figures.js").read_text(encoding="utf-8")
 
 
 def packed(text: str) -> str:

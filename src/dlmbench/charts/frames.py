@@ -9,7 +9,7 @@ import pandas as pd
 
 from dlmbench.analysis.break_even import BreakEven
 from dlmbench.analysis.results import CellSummary, Curve, Study
-from dlmbench.analysis.stats import Summary
+from dlmbench.analysis.stats import Interval
 
 Row = dict[str, Any]
 MISSING = "missing"
@@ -35,9 +35,9 @@ def with_interval(name: str, value: float | None, low: float | None, high: float
     return dict(zip(interval_columns(name), (value, low, high), strict=True))
 
 
-def median_columns(name: str, summary: Summary | None) -> Row:
-    """The median with its interval in the columns of `name`; nothing where there is no summary."""
-    return with_interval(name, summary.median, summary.low, summary.high) if summary else {}
+def interval_row(name: str, interval: Interval) -> Row:
+    """An interval in the columns of `name`, without ends where one is not known."""
+    return with_interval(name, interval.value, *((interval.low, interval.high) if interval.is_known else (None, None)))
 
 
 def memory_columns(summary: CellSummary) -> Row:
@@ -66,9 +66,9 @@ def cells(study: Study) -> list[tuple[Row, CellSummary]]:
             "weights": cell.model.weights,
             "steps": cell.steps,
             "repetitions": summary.latency.n if summary.latency else None,
-            **median_columns("latency_s", summary.latency),
-            **median_columns("tokens_per_s", summary.throughput),
         }
+        for name, median in (("latency_s", summary.latency), ("tokens_per_s", summary.throughput)):
+            row |= with_interval(name, median.median, median.low, median.high) if median else {}
         found.append((row, summary))
     return found
 

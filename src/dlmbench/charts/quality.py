@@ -21,7 +21,6 @@ COLUMNS = (
     *frames.interval_columns("value"),
     "texts",
 )
-_OUTCOMES = {"not_reached": "not reached", "undecided": "undecided"}
 
 
 def points(is_leading: bool, run: Run, study: Study) -> pd.DataFrame:
@@ -70,16 +69,12 @@ def _value(quality: Quality) -> frames.Row:
 
 
 def _parity_columns(parity: Parity) -> frames.Row:
-    """S_parity with its interval where it is reached, and a note that says so or why it is not."""
+    """S_parity as a note, and where it is reached its place with the interval."""
+    note = {"note": f"as good from K: {parity.text(parity.points[-1].steps)}"}
     if parity.steps is None:
-        return {"note": _OUTCOMES[parity.outcome]}
-    fewer = " or fewer" if parity.outcome == "reached_at_smallest" else ""
-    perhaps = f" (perhaps {parity.low_steps})" if parity.low_steps != parity.steps else ""
-    return {
-        **frames.with_interval("steps", parity.steps, parity.low_steps, parity.steps),
-        "value": next((p.value for p in parity.points if p.steps == parity.steps), None),
-        "note": f"K = {parity.steps}{fewer}{perhaps}",
-    }
+        return note
+    value = next((p.value for p in parity.points if p.steps == parity.steps), None)
+    return note | {"value": value} | frames.with_interval("steps", parity.steps, parity.low_steps, parity.steps)
 
 
 def caption(frame: pd.DataFrame) -> str:

@@ -131,24 +131,12 @@ class Looks:
         self.shape: Any = channel(alt.Shape, shapes, symbol != "stroke")
         self.dash: Any = channel(alt.StrokeDash, dashes, symbol == "stroke")
 
-    def shapes_apart(self, names: Sequence[str]) -> Any:
-        """The shapes of these names, with a legend of their own."""
-        shape_of = dict(zip(self.shape["scale"]["domain"], self.shape["scale"]["range"], strict=True))
-        scale = alt.Scale(domain=names, range=[shape_of[name] for name in names])
-        own = legend(names, symbolFillColor=INK, symbolStrokeColor=INK)
-        return alt.Shape(self.shape.shorthand, scale=scale, sort=None, legend=own)
-
 
 def legend(names: Sequence[str], **options: Any) -> Any:
     """A legend of `names` with as many columns as they leave space for in print; longer ones are cut."""
     across = int((WIDTH_PT - 45) // (3.4 * max(map(len, names), default=1) + 20))
     columns = min(max(across, 1), len(names)) or 1
     return alt.Legend(title=None, symbolOpacity=1, columns=columns, labelLimit=int(WIDTH_PT - 70), **options)
-
-
-def ordered_colours(n: int) -> list[str]:
-    """n colours for an ordered quantity, as K: of the ramp, as only those have a dark counterpart."""
-    return [RAMP[round(i * (len(RAMP) - 1) / max(n - 1, 1))] for i in range(n)]
 
 
 def named(frame: pd.DataFrame) -> pd.DataFrame:

@@ -54,8 +54,10 @@ def line_names(frame: pd.DataFrame) -> list[str]:
 def line_looks(frame: pd.DataFrame) -> style.Looks:
     """Looks of the lines of a frame with the column `line`: baselines in ink, step counts from dark to light."""
     lines = list(frames.diffusion(frame).sort_values("steps")["line"].unique())  # without a step count last
-    hues = [*style.ordered_colours(len(lines) - (OWN in lines)), style.COLOURS[0]]
-    return style.Looks("line", frames.names(frame, kind="baseline"), {n: i for i, n in enumerate(lines)}, hues)
+    n = len(lines) - (OWN in lines)
+    hues = [style.RAMP[round(i * (len(style.RAMP) - 1) / max(n - 1, 1))] for i in range(n)]
+    places = {name: place for place, name in enumerate(lines)}
+    return style.Looks("line", frames.names(frame, kind="baseline"), places, [*hues, style.COLOURS[0]])
 
 
 def _y(frame: pd.DataFrame) -> Any:

@@ -334,7 +334,8 @@ def answer(found: Answer, report: Path) -> None:
     for caveat in found.caveats:
         out.print(caveat, style="bold red", soft_wrap=True)
     if found.rows:
-        out.print(new_table(None, *found.table.headings, rows=[[t for _, t in row] for row in found.table.texts]))
+        headings = [column.heading for column in found.table.columns]
+        out.print(new_table(None, *headings, rows=[[t for _, t in row] for row in found.table.texts]))
     for note in found.notes:
         out.print(note, soft_wrap=True)
     if not STDERR.quiet:

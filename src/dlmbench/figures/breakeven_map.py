@@ -45,8 +45,7 @@ def points(run: Run, study: Study) -> pd.DataFrame:
         if (line := curve.break_even) is not None and line.steps is not None and line.steps > 0
     ]
     rows = [*measured, *_predicted(run, study), *_parities(study), *_published(run, study)]
-    if not any(row.get("steps") for row in rows):
-        rows = []
+    rows = rows if any(row.get("steps") for row in rows) else []
     return frames.table(COLUMNS, [{"device": "", "source": "", **row} for row in rows], _NOTHING)
 
 
@@ -95,28 +94,27 @@ def _predicted(run: Run, study: Study) -> Iterator[frames.Row]:
 
 
 def caption(
-    frame: pd.DataFrame, efficiencies: str = "its default efficiencies, which come from studies on H200s"
+    frame: pd.DataFrame, efficiencies: str = "its default efficiencies, fitted to runs on H200s (docs/roofline.md)"
 ) -> str:
     """What is shown, what the prediction is based on, and the measured values."""
-    text = (
+    texts = [
         "Break-even k* against batch size: with fewer diffusion steps diffusion is faster, with more the "
-        "autoregressive baseline. "
-    )
+        "autoregressive baseline."
+    ]
     if devices := [d for d in frame["device"].unique() if d]:
-        text += f"Lines: predicted for the {devices[0]} by the corrected roofline with {efficiencies}. "
-    kinds = set(frame["kind"])
+        texts.append(f"Lines: predicted for the {devices[0]} by the corrected roofline with {efficiencies}.")
     if (frame["steps"] < 1).any():
-        text += "Below 1, not even one step breaks even. "
-    if "measured" in kinds:
-        text += "Filled marks: measured, with 95% intervals. "
-    if "extrapolated" in kinds:
-        text += "Open marks: extrapolated beyond the step counts timed. "
-    if "parity" in kinds:
-        text += "Rings: S_parity at the leading margin, where it was reached; below k*, both hold. "
+        texts.append("Below 1, not even one step breaks even.")
+    kinds = {
+        "measured": "Filled marks: measured, with 95% intervals.",
+        "extrapolated": "Open marks: extrapolated beyond the step counts timed.",
+        "parity": "Rings: S_parity at the leading margin, where it was reached; below k*, both hold.",
+    }
+    texts += [text for kind, text in kinds.items() if (frame["kind"] == kind).any()]
     if sources := list(frames.rows(frame, kind="published").dropna(subset=["steps"])["source"].unique()):
-        text += "Level bars: S_parity by published scores, with the step counts at which it may lie "
-        text += f"({'; '.join(sources)}). "
-    return text.rstrip()
+        at = "Level bars: S_parity by published scores, with the step counts at which it may lie"
+        texts.append(f"{at} ({'; '.join(sources)}).")
+    return " ".join(texts)
 
 
 def chart(frame: pd.DataFrame) -> Any:
@@ -140,7 +138,6 @@ def chart(frame: pd.DataFrame) -> Any:
         bars.encode(x=x, y=y, color=marks.looks.color, tooltip=tips),
         marks.points(measured),
         marks.points(style.where("extrapolated"), filled=False, style="open"),
-        marks.points(parity),
         marks.rings(parity),
     ]
     return style.panels(layers, shown)

@@ -41,8 +41,7 @@ def _energy(result: CellResult, summary: CellSummary) -> frames.Row:
     assert joules is not None
     assert summary.energy is not None
     assert summary.latency is not None
-    ends = (joules.low, joules.high) if joules.is_known else (None, None)
-    energy = frames.with_interval("j_per_token", joules.value, *ends)
+    energy = frames.interval_row("j_per_token", joules)
     if result.memory and (idle := result.memory.idle_power_w) is not None:
         share = 1 - idle * summary.latency.median / summary.energy.value
         energy |= {"idle_power_w": idle, "net_j_per_token": joules.value * share}

@@ -1,6 +1,6 @@
-"""Memory above the weights over sequence length and batch size, a map for each model, out of memory marked.
+"""Memory above the weights over sequence length and batch size, a map for each setting, out of memory marked.
 
-The largest over all step counts and settings of a model at that shape: what must fit into the device.
+The largest over all step counts at that shape: what must fit into the device.
 """
 
 from __future__ import annotations
@@ -17,20 +17,19 @@ from dlmbench.models.loading import architectures
 from dlmbench.roofline.operators import ELEMENT_BYTES
 from dlmbench.types import Run
 
-# kind: ok, oom (no setting fitted), or some_oom (the peak is of the others). series is the model.
+# kind: ok, oom (no step count fitted), or some_oom (the peak is of the others).
 # weight_bytes: None where the model's shape is not known here; then the whole peak is drawn.
 COLUMNS = ("sequence_tokens", "peak_bytes", "weight_bytes", "source")
 
 
 def points(run: Run, study: Study) -> pd.DataFrame:
-    """The largest peak of each (model, sequence length, batch size), and where memory ran out."""
+    """The largest peak of each (series, sequence length, batch size), and where memory ran out."""
     known, _ = architectures(dict.fromkeys(s.cell.model for s in study.cells))
     cells = [
         row
         | frames.memory_columns(summary)
         | {
             "kind": "oom" if summary.status == "oom" else "ok",
-            "series": key,
             "sequence_tokens": cell.sequence_length,
             "weight_bytes": known[key].parameters * ELEMENT_BYTES[cell.precision] if key in known else None,
         }
@@ -63,16 +62,16 @@ def caption(frame: pd.DataFrame) -> str:
     oom = " OOM: out of memory." if frame["peak_bytes"].isna().any() else ""
     places = frame["series"].nunique() * frame["sequence_tokens"].nunique() * frame["batch_size"].nunique()
     blank = " Blank: not measured." if len(frame) < places else ""
-    some = " A star: some settings ran out of memory." if (frame["kind"] == "some_oom").any() else ""
+    some = " A star: some step counts ran out of memory." if (frame["kind"] == "some_oom").any() else ""
     return (
         f"{_drawn(frame)[1].capitalize()} of one generation ({frames.sources(frame) or 'none measured'}) by sequence "
-        "length (prompt and new tokens) and batch size: the largest over all step counts and settings of a model."
+        "length (prompt and new tokens) and batch size: the largest over all step counts."
         f"{oom}{some}{blank}"
     )
 
 
 def chart(frame: pd.DataFrame) -> Any:
-    """A panel for each model, in one colour scale; the text in a place says what its colour shows."""
+    """A panel for each series, in one colour scale; the text in a place says what its colour shows."""
     drawn, name = _drawn(frame)
     size, unit = frames.memory_unit(drawn.max())
     peak = drawn / size

@@ -76,9 +76,8 @@ def _rows(run: Run, study: Study) -> Iterator[frames.Row]:
 
 
 def _gain(shown: MetricParity, gap: Interval) -> frames.Row:
-    ends = (gap.low, gap.high) if gap.is_known else (None, None)
     metric = {"metric": shown.metric.name, "unit": shown.metric.unit, "margin": shown.parity.margin}
-    return metric | frames.with_interval("gain", gap.value, *ends)
+    return metric | frames.interval_row("gain", gap)
 
 
 def caption(frame: pd.DataFrame) -> str:

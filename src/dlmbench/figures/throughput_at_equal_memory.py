@@ -90,7 +90,8 @@ def chart(frame: pd.DataFrame) -> Any:
     amounts = {"throughput": ("tokens_per_s", "new tokens/s"), "peak_memory": ("x", unit)}
     shown, tips = style.with_tooltip(shown, "source", "budget", **amounts)
     looks, series = throughput.line_looks(shown), style.series_looks(shown)
-    looks.shape = series.shapes_apart(series.domain)
+    looks.shape = series.shape
+    looks.shape["legend"] = style.legend(series.domain, symbolFillColor=style.INK, symbolStrokeColor=style.INK)
     lines = [name for name in looks.domain if name not in series.domain]
     looks.color["legend"] = style.legend(lines, values=lines, symbolType="stroke") if lines else None
     x: Any = alt.X("x:Q", title=f"peak memory [{unit}]", scale=alt.Scale(zero=False, padding=12))

@@ -8,9 +8,10 @@ the others ended, so that none is hidden. Every text has an id, the same whereve
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from dlmbench.analysis.parity import ParityRange
 from dlmbench.analysis.replication import DISTURBED, LEAST_ALONE, LEAST_PROCESSES, LEAST_REPETITIONS, Ratio
 from dlmbench.analysis.results import Curve, Study, Verdict
 from dlmbench.analysis.stats import Interval, group_by
@@ -29,14 +30,15 @@ COLUMNS = (
         "speed_there",
         "speed there (x the baseline's)",
         "speed_there",
-        help="the baseline's latency over diffusion's at S_parity; above 1 diffusion is faster",
+        help="the baseline's latency over diffusion's at S_parity; above 1 diffusion is faster. Brackets: an interval "
+        "that holds for all verdicts of the run together",
     ),
     Column(
         "faster_up_to",
         "faster only up to k*",
         "faster_up_to",
         help="k*: the K at which both take equally long, in whole steps; up to there diffusion is faster. "
-        "Brackets: its 95% interval, or the measured K next to it",
+        "Brackets: its 95% interval, or the measured K next to it. About: beyond the K timed",
     ),
     Column("speeds", "speed with the fewest and the most steps", "speeds"),
     Column(
@@ -54,7 +56,7 @@ MOST_WORDS = 25
 # Step counts of other settings that are still named one by one.
 MOST_OTHERS = 4
 # Columns that become a note where all rows are alike.
-SHARED = {"sure": "All workloads", "verdict": "All workloads", "settles": "What would settle it"}
+SHARED = {"sure": "All workloads", "verdict": "Who wins at equal quality", "settles": "What would settle it"}
 # Codes of findings that are printed below the headline.
 CAVEATS = ("random_weights", "uncommitted")
 CONTROLS = ("engine", "precision", "attention")
@@ -139,7 +141,8 @@ def answer_of(study: Study) -> Answer:
     groups = group_by(zip(study.curves, study.verdicts, strict=True), workload)
     found = [(at, _best(pairs), pairs) for at, pairs in sorted(groups.items())]
     rows = [_row(at, *best, pairs) for at, best, pairs in found]
-    return _answer(study, headline([(at, *best) for at, best, _ in found]), rows, _notes(study))
+    settings = {at: _setting(best[0], pairs) for at, best, pairs in found}
+    return _answer(study, headline([(at, *best) for at, best, _ in found], settings), rows, _notes(study))
 
 
 def _best(pairs: Sequence[tuple[Curve, Verdict]]) -> tuple[Curve, Verdict]:
@@ -162,8 +165,11 @@ def _best(pairs: Sequence[tuple[Curve, Verdict]]) -> tuple[Curve, Verdict]:
 # ---------------------------------------------------------------- the headline
 
 
-def headline(best: Sequence[tuple[Workload, Curve, Verdict]]) -> str:
-    """What a person would say first, from the best setting of each workload; workloads that ended alike together."""
+def headline(best: Sequence[tuple[Workload, Curve, Verdict]], settings: Mapping[Workload, str]) -> str:
+    """What a person would say first, from the best setting of each workload; workloads that ended alike together.
+
+    settings: the setting in words, "" where a workload has no other.
+    """
     places = [at for at, _, _ in best]
     speed_only = all(verdict.metric is None for _, _, verdict in best)
     if not speed_only:
@@ -172,8 +178,8 @@ def headline(best: Sequence[tuple[Workload, Curve, Verdict]]) -> str:
     ranked = sorted(best, key=lambda item: _share_faster(item[1]), reverse=True)
     claims = [(_speed_alone(curve), at, verdict) for at, curve, verdict in ranked]
     if len({claim for claim, _, _ in claims}) > MOST_CLAIMS:
-        ends = (("At best (largest share of steps)", claims[0]), ("At worst (smallest share)", claims[-1]))
-        text = " ".join(f"{end} {' '.join(claim)} {_at([at], places)}." for end, (claim, at, _) in ends)
+        ends = (("In the best workload", claims[0]), ("In the worst", claims[-1]))
+        text = " ".join(f"{end} {' '.join(claim)} {_at([at], places)}{settings[at]}." for end, (claim, at, _) in ends)
     else:
         text = _sentences(claims)
     is_random = any(curve.weights == "random" for _, curve, _ in best)
@@ -339,16 +345,8 @@ def _why_open(ratio: Ratio) -> str:
 def _parity(verdict: Verdict, curve: Curve) -> str | None:
     if verdict.parity is None:
         return None
-    largest = curve.points[-1].cell.steps
-    if verdict.parity == "not_reached":
-        return f"not up to {largest}"
-    low, high = verdict.low_steps, verdict.high_steps
-    if verdict.parity_steps is not None:
-        at = f"{verdict.parity_steps}" + (" or fewer" if verdict.parity == "reached_at_smallest" else "")
-        return at if low == verdict.parity_steps else f"{at} (perhaps {low})"
-    if low is None:
-        return f"beyond {largest}, or nowhere"
-    return f"undecided: {low} to {high or f'beyond {largest}'}"
+    found = ParityRange(verdict.parity, verdict.parity_steps, None, verdict.low_steps)
+    return found.text(curve.points[-1].cell.steps or 0)
 
 
 def _notes(study: Study) -> Iterator[str]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from dlmbench.charts.figure import Figure, draw
+from dlmbench.charts.figure import Figure
 from dlmbench.report import tables
 from dlmbench.report.answer import Answer
 from dlmbench.report.questions import answers
@@ -26,15 +26,14 @@ MOST_ABSTRACT = 150
 ROWS = (40, 24, 16, 12, 9, 6, 4, 3)
 
 
-def write(source: Source, folder: Path, figures: Sequence[Figure] | None = None) -> Path:
-    """Write report.md into `folder`, with `figures` as they were drawn there; without them they are drawn now.
+def write(source: Source, folder: Path, figures: Sequence[Figure]) -> Path:
+    """Write report.md into `folder`, with `figures` as they were drawn there.
 
     Raises:
         BenchError: a file of the run is not what dlmbench wrote, or `folder` cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / "report.md"
-    replace_file(path, compose(source, draw(source.figures, folder) if figures is None else figures))
+    replace_file(path, compose(source, figures))
     return path
 
 

@@ -16,8 +16,8 @@ from pathlib import Path
 import vl_convert
 from markupsafe import Markup
 
-from dlmbench.charts import style
-from dlmbench.charts.figure import drawing_script, packed
+from dlmbench.charts import figure, style
+from dlmbench.charts.figure import packed
 from dlmbench.report.source import Source
 from dlmbench.report.tables import FALSE_DISCOVERIES
 from dlmbench.report.text import TEMPLATES, templates
@@ -37,7 +37,8 @@ def write(source: Source, folder: Path) -> Path:
 
 def compose(source: Source) -> str:
     """The page as HTML."""
-    own = drawing_script() + (TEMPLATES / "page.js").read_text(encoding="utf-8")
+    scripts = (Path(figure.__file__).with_name("figures.js"), TEMPLATES / "page.js")
+    own = "".join(path.read_text(encoding="utf-8") for path in scripts)
     # Vega, Vega-Lite and vega-embed, from the installed package, as one script without names of its own.
     bundle = vl_convert.javascript_bundle(None)  # type: ignore[arg-type]  # None is the default, and all of Vega
     vega = f'(() => {{"use strict";{bundle}}})()'
@@ -47,6 +48,7 @@ def compose(source: Source) -> str:
         .render(
             source=source,
             figures=source.figures,
+            many_panels=[f for f in source.figures if len(f.panels) > figure.MOST_PANELS],
             cells=packed(source.cells.as_json()),
             false_discoveries=FALSE_DISCOVERIES,
             # Part of the package, not of a run: the only text that is not escaped.

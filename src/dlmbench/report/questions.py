@@ -46,8 +46,8 @@ def _quality(source: Source) -> Asked:
     yield "Few steps (K=16) give gibberish fast, many (K=256) good text slowly.", _ends_of_the_curves(source)
     yield "At 16 steps its perplexity is 9,900 times the baseline's.", _gap_at_few_steps(source)
     leading = ([p for p in c.parities if p.parity.delta == p.metric.margin] for c in source.scored_curves)
-    agree = (", ".join(f"{p.metric.display_name} {p.outcome_text}" for p in group) for group in leading if group[1:])
-    yield "Do other metrics agree?", agree
+    each = (", ".join(f"by {p.metric.display_name} {p.text}" for p in group) for group in leading if group[1:])
+    yield "Do other metrics agree?", (f"as good from K: {text}" for text in each)
     yield "Does task accuracy agree?", _tasks(source)
     values = source.values("temperature", "target")
     is_scored = len(values) > 1 and source.study.metrics and not source.random

@@ -133,12 +133,8 @@ class Source:
     @property
     def unpublished(self) -> tuple[str, ...]:
         """The models that are not a published checkpoint, listed by its family, with its trained weights."""
-
-        def is_published(model: ModelSpec) -> bool:
-            published = registry.attribute("families", model.family, "PUBLISHED", {})
-            return model.weights == "pretrained" and model.source in published
-
-        return tuple(m.key for m in self.models if not is_published(m))
+        listed = {m: m.source in registry.attribute("families", m.family, "PUBLISHED", {}) for m in self.models}
+        return tuple(m.key for m in self.models if m.weights != "pretrained" or not listed[m])
 
     @property
     def why_no_quality(self) -> str:

@@ -17,6 +17,7 @@ from dlmbench.analysis.published import MARGIN, PublishedAnswer
 from dlmbench.analysis.quality import MetricInfo, Quality
 from dlmbench.analysis.results import CellSummary, Curve, Study
 from dlmbench.analysis.stats import Interval, group_by
+from dlmbench.charts.frames import memory_unit
 from dlmbench.report.text import listed, percent, rounded, sig, spread, value_id
 from dlmbench.types import Finding
 
@@ -79,13 +80,8 @@ class Table:
     constant: tuple[tuple[Column, str], ...] = ()
 
     @property
-    def headings(self) -> list[str]:
-        """Title and unit of every column."""
-        return [c.heading for c in self.columns]
-
-    @property
     def marks(self) -> list[str]:
-        """The alignment of each of them in Markdown: numbers to the right."""
+        """The alignment of each column in Markdown: numbers to the right."""
         return [":--" if any(isinstance(v, str) for v in values) else "--:" for values in zip(*self.rows, strict=True)]
 
     @property
@@ -177,8 +173,7 @@ def name_of(curve: Curve, batch: bool = True) -> str:
 
 def cell_table(study: Study) -> Table:
     """Every cell: settings, time, speed, quality, memory, energy."""
-    largest = max((c.memory.bytes for c in study.cells if c.memory), default=0)
-    scale, unit = (1 << 30, "GiB") if largest >= 2 << 30 else (1 << 20, "MiB")
+    scale, unit = memory_unit(max((c.memory.bytes for c in study.cells if c.memory), default=0))
     parities = {
         p.cell.id: lead.parity.state_of(point)
         for curve in study.curves
@@ -271,7 +266,7 @@ def parity_table(curves: Iterable[Curve], missing: str) -> Table:
         Column("setting", "setting", lambda row: name_of(row[0], batch=False)),
         Column("metric", "metric", lambda row: row[1].metric.display_name),
         Column("margin", "margin", lambda row: f"{row[1].parity.delta:g}"),
-        Column("parity", "parity", lambda row: row[1].outcome_text),
+        Column("parity", "as good from K", lambda row: row[1].text),
         Column("first", "first K that passes", lambda row: row[1].parity.literal_steps),
         Column("curve", "curve", lambda row: None if row[1].parity.is_monotone else "not monotone"),
     )
@@ -322,7 +317,7 @@ def published_table(answers: Sequence[PublishedAnswer]) -> Table:
         Column("quality", "published quality", quality),
         Column("baseline", "baseline's score", baseline),
         _on_page("source", "its source", lambda a: a.score.source if a.curve else None),
-        Column("parity", "parity", _published_parity),
+        Column("parity", "as good from K", _published_parity),
         Column("setting", "measured", lambda a: name_of(a.measured) if a.measured else None),
         Column("steps", "at K", "steps"),
         Column("speed", "speed there", "speed", "x"),
@@ -339,16 +334,8 @@ def published_table(answers: Sequence[PublishedAnswer]) -> Table:
 def _published_parity(answer: PublishedAnswer) -> str:
     if answer.curve is None:
         return f"decides nothing: {answer.reason}" if answer.score.problem else f"not derivable: {answer.reason}"
-    parity, most = answer.curve.parity, answer.curve.points[-1].forwards
-    if parity.outcome == "not_reached":
-        return f"none up to K={most}"
-    bend = "" if parity.is_monotone else ", not monotone"
-    if parity.steps is None:
-        return (f"undecided: K={parity.low_steps} or more, or none" if parity.low_steps else "undecided") + bend
-    if parity.outcome == "reached_at_smallest":
-        return f"K<={parity.steps}{bend}"
-    low = parity.low_steps
-    return (f"K={parity.steps}" if low in (None, parity.steps) else f"K={low} to {parity.steps}") + bend
+    parity = answer.curve.parity
+    return parity.text(answer.curve.points[-1].forwards) + ("" if parity.is_monotone else ", not monotone")
 
 
 def finding_table(groups: Sequence[Sequence[Finding]]) -> Table:
