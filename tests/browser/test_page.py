@@ -110,14 +110,15 @@ def test_everything_is_drawn_before_the_page_has_loaded(page, ordinary):
 
 def test_all_panels_are_in_the_appendix_and_drawn_for_whoever_prints_at_once(page, many_panels):
     page.goto(many_panels.as_uri(), wait_until="load")
-    empty = "[...document.querySelectorAll('.plot')].filter((p) => !p.querySelector('svg')).map((p) => p.dataset.file)"
+    empty = "[...document.querySelectorAll('.plot')].filter((p) => !p.querySelector('svg')).map((p) => p.dataset.plot)"
     assert page.evaluate(empty) == []
     page.click("#panels > summary")
     page.wait_for_timeout(500)
     appendix = page.locator("#panels .figure")
     assert appendix.count() >= 1
     for i in range(appendix.count()):
-        shown = page.locator(f"#figure-{appendix.nth(i).locator('.plot').get_attribute('data-file')}")
+        name = appendix.nth(i).locator(".plot").get_attribute("data-plot").removeprefix("plot-")
+        shown = page.locator(f"#figure-{name}")
         panels = [
             f.locator("svg .role-title-text, svg .role-column-title, svg .cell .background").count()
             for f in (shown, appendix.nth(i))

@@ -23,7 +23,7 @@ from dlmbench.report.tables import text_of
 from dlmbench.report.text import escape, rounded
 from dlmbench.results import read_run
 from dlmbench.types import Cell, Run
-from support.report_values import assert_one_text_each, in_document, on_page
+from support.report_values import assert_one_text_each, in_document, on_page, values_of
 from support.synthetic_run import failed, tiny_run
 
 STUDY = Path(__file__).parents[2] / "docs/study"
@@ -62,7 +62,7 @@ def source(request) -> Source:
 
 
 def test_a_value_has_one_text_on_page_in_document_and_on_the_console(source):
-    values = source.answer.values()
+    values = values_of(source.answer)
     shown = dict(pairs := on_page(page.compose(source)))
     assert len(shown) == len(pairs)
     assert {i: shown[i] for i in values} == values
@@ -98,7 +98,7 @@ def test_the_summary_on_the_console_has_the_numbers_of_the_report():
 
 def test_nothing_but_the_answer_states_who_wins(source):
     """Wherever a report names a winner, it prints the text of a verdict."""
-    values = [text for text in source.answer.values().values() if len(text) > 12]
+    values = [text for text in values_of(source.answer).values() if len(text) > 12]
     values += [f"{v.outcome}: {v.reason}" for v in source.study.verdicts]  # in the captions of figures
     written = re.sub(r"<!--.*?-->", "", document.compose(source))
     for text in map(escape, sorted(values, key=len, reverse=True)):
@@ -125,7 +125,7 @@ def test_every_row_prints_the_verdict_of_its_best_setting(source):
 
 def test_sentences_are_short_and_plain(source):
     answer = source.answer
-    texts = list(answer.values().values())
+    texts = list(values_of(answer).values())
     for sentence in (s for text in texts for s in re.split(r"(?<=[.!?])\s", text)):
         assert len(sentence.split()) < 25, sentence
     for word in ("neither", "told", "strays", "nan", "None"):

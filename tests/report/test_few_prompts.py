@@ -20,6 +20,7 @@ from dlmbench.report.source import Source
 from dlmbench.report.tables import cell_table
 from dlmbench.report.text import spread
 from dlmbench.types import Run, Score
+from support.report_values import values_of
 from support.synthetic_run import target_cell, tiny_run
 
 NOT_A_NUMBER = re.compile(r"\b(nan|None|NaN)\b")
@@ -57,7 +58,7 @@ RUNS = {
 def test_no_text_contains_a_missing_number(name):
     run = RUNS[name]
     study = analyse(run, 200)
-    texts = [" ".join(answer_of(study).values().values()), document.compose(Source(run, study))]
+    texts = [" ".join(values_of(answer_of(study)).values()), document.compose(Source(run, study))]
     texts += [f.message for f in study.findings]
     for figure in registry.names("figures"):
         module = registry.load("figures", figure)
@@ -89,7 +90,7 @@ def test_one_text_has_no_interval_and_decides_nothing():
     frame = registry.load("figures", "quality_vs_steps").points(RUNS["one prompt"], study)
     assert len(frame)
     assert {v.outcome for v in study.verdicts} == {"undecided"}
-    assert "1 prompts are too few for a verdict on quality" in " ".join(answer_of(study).values().values())
+    assert "1 prompts are too few for a verdict on quality" in " ".join(values_of(answer_of(study)).values())
     assert any("it has no interval" in f.message for f in study.findings)
 
 

@@ -8,6 +8,7 @@ import html
 import json
 import re
 
+from dlmbench.report.answer import Answer
 from dlmbench.report.text import escape
 
 
@@ -39,3 +40,13 @@ def assert_one_text_each(page: str, document: str) -> None:
         expected = escape(texts.setdefault(value_id, before))
         # In a paragraph, more may stand before a value.
         assert before == expected if value_id.partition(".")[0] in cells else before.endswith(expected), value_id
+
+
+def values_of(answer: Answer) -> dict[str, str]:
+    """Value id -> text of everything that is printed of an answer."""
+    lines = {
+        f"{name}-{i}": text
+        for name, texts in (("caveat", answer.caveats), ("note", answer.notes))
+        for i, text in enumerate(texts, 1)
+    }
+    return {"headline": answer.headline, **dict(c for cells in answer.table.texts for c in cells), **lines}

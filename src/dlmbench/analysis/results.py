@@ -159,14 +159,6 @@ class Curve:
         exact = [p for p in self.parities if p.parity.delta == p.metric.margin]
         return min(exact, key=lambda p: p.metric.rank, default=None)
 
-    @property
-    def rank(self) -> tuple[bool, int]:
-        """Sort key, best known break-even first: within the step counts timed, then by how many there are."""
-        line = self.break_even
-        if line is None or line.steps is None:
-            return (True, 0)
-        return (line.is_extrapolated, -line.points)
-
     def at(self, steps: int | None) -> CellSummary | None:
         """The point at `steps`."""
         return next((p for p in self.points if p.cell.steps == steps), None)

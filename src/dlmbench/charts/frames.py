@@ -10,6 +10,7 @@ import pandas as pd
 from dlmbench.analysis.break_even import BreakEven
 from dlmbench.analysis.results import CellSummary, Curve, Study
 from dlmbench.analysis.stats import Interval
+from dlmbench.types import Cell
 
 Row = dict[str, Any]
 MISSING = "missing"
@@ -60,9 +61,7 @@ def cells(study: Study) -> list[tuple[Row, CellSummary]]:
         row = {
             "kind": "baseline" if cell.model.role == "baseline" else target,
             "series": study.label(cell),
-            "batch_size": cell.batch_size,
-            "prompt_tokens": cell.prompt_tokens,
-            "new_tokens": cell.new_tokens,
+            **_shape(cell),
             "weights": cell.model.weights,
             "steps": cell.steps,
             "repetitions": summary.latency.n if summary.latency else None,
@@ -75,8 +74,11 @@ def cells(study: Study) -> list[tuple[Row, CellSummary]]:
 
 def curve_row(curve: Curve, kind: str, **columns: Any) -> Row:
     """A row about a whole curve: its name and shape, then `columns`."""
-    shape = {"batch_size": curve.batch_size, "prompt_tokens": curve.prompt_tokens, "new_tokens": curve.new_tokens}
-    return {"kind": kind, "series": curve.label, **shape, **columns}
+    return {"kind": kind, "series": curve.label, **_shape(curve), **columns}
+
+
+def _shape(of: Cell | Curve) -> Row:
+    return {name: getattr(of, name) for name in ("batch_size", *LENGTHS)}
 
 
 def break_even_columns(line: BreakEven) -> Row:

@@ -99,15 +99,6 @@ class Answer:
     table: Table
     notes: tuple[str, ...]
 
-    def values(self) -> dict[str, str]:
-        """Value id -> text of everything that is printed."""
-        lines = {
-            f"{name}-{i}": text
-            for name, texts in (("caveat", self.caveats), ("note", self.notes))
-            for i, text in enumerate(texts, 1)
-        }
-        return {"headline": self.headline, **dict(c for cells in self.table.texts for c in cells), **lines}
-
     def brief(self) -> list[tuple[str, str, str]]:
         """(value id, where, text) for each workload: its verdict, or what is known where that is the same for all."""
         has_verdicts = any(c.key == "verdict" for c in self.table.columns)

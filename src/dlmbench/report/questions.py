@@ -51,8 +51,8 @@ def _quality(source: Source) -> Asked:
     yield "Does task accuracy agree?", _tasks(source)
     values = source.values("temperature", "target")
     is_scored = len(values) > 1 and source.study.metrics and not source.random
-    stand = f"temperatures {listed(map(plain, values))} stand in the table of quality"
-    yield "Temperature changes the output.", [stand] if is_scored else []
+    where = f"temperatures {listed(map(plain, values))} are in the table of quality"
+    yield "Temperature changes the output.", [where] if is_scored else []
 
 
 def _each_workload(source: Source, name: str) -> Iterator[str]:

@@ -20,7 +20,7 @@ from dlmbench.report.answer import Answer, answer_of
 from dlmbench.report.commands import commands_of
 from dlmbench.report.tables import Table, cell_table, name_of, published_table, shape
 from dlmbench.report.text import counted, from_to, gib, listed, percent, plain
-from dlmbench.results import GENERATIONS, read_generations
+from dlmbench.results import read_generations
 from dlmbench.results.settings import ExperimentSettings, load_settings
 from dlmbench.tasks.records import TaskResults
 from dlmbench.tasks.records import read as read_tasks
@@ -133,8 +133,8 @@ class Source:
     @property
     def unpublished(self) -> tuple[str, ...]:
         """The models that are not a published checkpoint, listed by its family, with its trained weights."""
-        listed = {m: m.source in registry.attribute("families", m.family, "PUBLISHED", {}) for m in self.models}
-        return tuple(m.key for m in self.models if m.weights != "pretrained" or not listed[m])
+        known = {m: m.source in registry.attribute("families", m.family, "PUBLISHED", {}) for m in self.models}
+        return tuple(m.key for m in self.models if m.weights != "pretrained" or not known[m])
 
     @property
     def why_no_quality(self) -> str:
@@ -235,8 +235,6 @@ class Source:
         The writers are the baseline and at most `most` points of a curve, from few to many steps; those without a
         stored text are left out.
         """
-        if not (Path(self.run.folder) / GENERATIONS).is_file():
-            return 0, ()
         curve = next(iter((*self.scored_curves, *self.study.curves)), None)
         base = (curve.quality_baseline or curve.baseline) if curve else next(iter(self.study.baselines), None)
         points = [p.cell for p in curve.points] if curve else []

@@ -335,7 +335,7 @@ def _published_parity(answer: PublishedAnswer) -> str:
     if answer.curve is None:
         return f"decides nothing: {answer.reason}" if answer.score.problem else f"not derivable: {answer.reason}"
     parity = answer.curve.parity
-    return parity.text(answer.curve.points[-1].forwards) + ("" if parity.is_monotone else ", not monotone")
+    return parity.text(answer.curve.points[-1].forwards or 0) + ("" if parity.is_monotone else ", not monotone")
 
 
 def finding_table(groups: Sequence[Sequence[Finding]]) -> Table:
