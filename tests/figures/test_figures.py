@@ -293,6 +293,23 @@ def test_memory_is_the_largest_of_a_shape_and_failures_are_kept():
     assert "out of memory" not in figure("memory_heatmap").caption(frame_of("memory_heatmap"))
 
 
+def test_lengths_at_which_only_the_baseline_was_timed_are_not_compared():
+    run = read_run(COMMITTED[0].parent / "tasks")
+    frame = figure("throughput_by_batch_size").points(run, analyse(run, draws=20))
+    assert 128 in set(frame["new_tokens"])
+    assert {
+        row["panel"].partition(", K")[0] for row in rows_of(specification(figure("throughput_by_batch_size"), frame))
+    } == {f"{p} prompt + 256 new tokens" for p in (132, 680, 894)}
+
+
+def test_in_the_same_memory_only_the_largest_batches_are_drawn():
+    run = read_run(COMMITTED[0].parent / "tasks")
+    frame = figure("throughput_at_equal_memory").points(run, analyse(run, draws=20))
+    drawn = rows_of(specification(figure("throughput_at_equal_memory"), frame))
+    assert len(drawn) == frame["is_largest"].eq(True).sum() < len(frame)
+    assert {row["batch"] for row in drawn if row["kind"] == "baseline"} == {"B=8", "B=1", "B=32"}
+
+
 def test_memory_is_drawn_above_the_weights_where_they_are_known():
     run = tiny_run(batches=(1,), blocks=(None,), steps=(4,), weights="random")
     frame = figure("memory_heatmap").points(run, analyse(run, draws=10))

@@ -67,12 +67,14 @@ def _y(frame: pd.DataFrame) -> Any:
 def side_by_side(frame: pd.DataFrame) -> Any:
     """A panel for each pair of lengths: bars from zero, or dots on a logarithmic axis."""
     is_compared = (frame["kind"] == "baseline") | frame["steps"].isna() | (frame["steps"] == frame["compared_steps"])
-    shown = style.by_shape(frame[is_compared])
+    # Lengths at which only the baseline was timed compare nothing, unless nothing else was timed.
+    has_diffusion = frame["compared_steps"].notna()
+    shown = style.by_shape(frame[is_compared & (has_diffusion if has_diffusion.any() else True)])
     at = [f", K = {k:.0f}" if pd.notna(k) else "" for k in shown["compared_steps"]]
     shown, tips = style.with_tooltip(
         shown.assign(panel=shown["panel"] + at), "repetitions", throughput=("tokens_per_s", "new tokens/s")
     )
-    x: Any = alt.X("batch_size:O", title="batch size", axis=alt.Axis(labelAngle=0))
+    x: Any = alt.X("batch_size:O", title="batch size", axis=alt.Axis(labelAngle=0, grid=True, tickBand="extent"))
     y = _y(shown)
     is_log = y["scale"]["type"] == "log"
     marks = style.Marks(x, y, style.series_looks(shown, "circle" if is_log else "square"), tips)

@@ -1,4 +1,4 @@
-"""Throughput against peak memory, batch by batch: what each model achieves in the same memory.
+"""Throughput in the same memory: that of the largest batch of each model that fits, by step count.
 
 A comparison at equal batch size is unfair to the model that needs less memory: it could take more sequences at once.
 Here both have the same budget, and each the largest batch that fits into it.
@@ -42,7 +42,11 @@ def points(run: Run, study: Study) -> pd.DataFrame:
     frame = frames.table(COLUMNS, rows, "")
     budgeted = [_with_budget(own, device) for _, own in frame.groupby(frames.LENGTHS, sort=False)]
     budgeted = [own for own in budgeted if own["budget_bytes"].notna().any()]
-    return pd.concat(budgeted) if budgeted else frames.table(COLUMNS, [], "memory was not measured for two models")
+    if not budgeted:
+        return frames.table(COLUMNS, [], "memory was not measured for two models")
+    found = pd.concat(budgeted)
+    why = "no batch is known to be the largest that fits"
+    return found if found["is_largest"].any() else frames.table(COLUMNS, [], why)
 
 
 def _with_budget(frame: pd.DataFrame, device_bytes: float | None) -> pd.DataFrame:
@@ -71,39 +75,27 @@ def caption(frame: pd.DataFrame) -> str:
     """What is shown, and what the models share."""
     budgets = " or ".join(sorted(b for b in frame["budget"].unique() if b))
     return (
-        f"Throughput against peak memory of one generation ({frames.sources(frame)}, weights included), a line through "
-        "the batch sizes of each step count (the baseline's smallest and largest are written); medians with 95% "
-        "intervals. Rings: the largest batch that fits into the same memory (dashed vertical line: "
-        f"{budgets}); no ring where a larger batch was not measured."
+        "Throughput of the largest batch (written) that fits into the same memory, by step count; medians with 95% "
+        f"intervals. The memory ({frames.sources(frame)}, weights included): {budgets}. Dashed: the autoregressive "
+        "baseline. No mark where a larger batch was not measured."
     )
 
 
 def chart(frame: pd.DataFrame) -> Any:
-    """A panel for each pair of lengths; colour is K, the shape the sampler's settings."""
+    """A panel for each pair of lengths."""
     size, unit = frames.memory_unit(frame["peak_bytes"].max())
-    shown = style.by_shape(frame[frame["kind"] != "oom"])
-    shown = shown.assign(
-        x=shown["peak_bytes"].astype(float) / size,
-        budget_size=shown["budget_bytes"].astype(float) / size,
-        line=throughput.line_names(shown),
-    )
-    amounts = {"throughput": ("tokens_per_s", "new tokens/s"), "peak_memory": ("x", unit)}
-    shown, tips = style.with_tooltip(shown, "source", "budget", **amounts)
-    looks, series = throughput.line_looks(shown), style.series_looks(shown)
-    looks.shape = series.shape
-    looks.shape["legend"] = style.legend(series.domain, symbolFillColor=style.INK, symbolStrokeColor=style.INK)
-    lines = [name for name in looks.domain if name not in series.domain]
-    looks.color["legend"] = style.legend(lines, values=lines, symbolType="stroke") if lines else None
-    x: Any = alt.X("x:Q", title=f"peak memory [{unit}]", scale=alt.Scale(zero=False, padding=12))
-    x.axis = alt.Axis(tickCount=4)
+    best = style.by_shape(frame[frame["is_largest"].eq(True)])
+    best = best.assign(memory=best["peak_bytes"].astype(float) / size, batch=[f"B={b}" for b in best["batch_size"]])
+    shown, x = style.steps_axis(best)
+    amounts = {"throughput": ("tokens_per_s", "new tokens/s"), "peak_memory": ("memory", unit)}
+    shown, tips = style.with_tooltip(shown, "batch_size", "source", "budget", **amounts)
     y = style.axis("tokens_per_s", "throughput [new tokens/s]", shown)
-    marks = style.Marks(x, y, looks, tips)
-    budget = alt.Chart().transform_aggregate(budget_size="max(budget_size)", groupby=["panel"])
-    limit = budget.transform_filter("isValid(datum.budget_size)").mark_rule(strokeDash=style.DASHED, color=style.MUTED)
+    marks = style.Marks(x, y, style.series_looks(shown), tips)
+    baseline, diffusion = style.where("baseline"), style.where("curve")
     layers = [
-        limit.encode(x=style.of(x, "budget_size")),
-        *marks.ends(style.where("baseline"), "batch_size", "B"),
-        *marks.curves(alt.Chart(), order="batch_size:Q", detail=["series:N", "line:N"]),
-        marks.rings(style.where(also="datum.is_largest")),
+        *marks.bands(baseline),
+        baseline.mark_text(align="right", dy=-6).encode(x=alt.value("width"), y=y, text="batch:N"),
+        *marks.curves(diffusion),
+        diffusion.mark_text(align="left", dx=6, dy=-4).encode(x=x, y=y, text="batch:N"),
     ]
     return style.panels(layers, shown)
