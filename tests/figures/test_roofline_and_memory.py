@@ -81,9 +81,16 @@ def test_without_the_memory_of_two_models_nothing_is_compared():
     assert frame["note"].tolist() == ["memory was not measured for two models"]
 
 
+def test_a_batch_that_fits_of_one_model_alone_is_no_comparison():
+    run = run_of(timed(baseline_cell(1), 1.0, 400), timed(target_cell(8, None, 1), 1.0, 300))
+    frame = frame_of("throughput_at_equal_memory", run)
+    assert frame["note"].tolist() == ["at no lengths is the largest batch that fits known of both models"]
+
+
 def test_a_line_that_was_not_tried_at_a_larger_batch_has_no_largest():
     run = run_of(
-        timed(baseline_cell(1), 1.0, 400),
+        timed(baseline_cell(1), 1.0, 250),
+        timed(baseline_cell(8), 1.0, 400),
         timed(target_cell(8, None, 1), 1.0, 100),
         timed(target_cell(8, None, 8), 1.0, 300),
         timed(target_cell(16, None, 1), 1.0, 100),

@@ -45,8 +45,14 @@ def points(run: Run, study: Study) -> pd.DataFrame:
     if not budgeted:
         return frames.table(COLUMNS, [], "memory was not measured for two models")
     found = pd.concat(budgeted)
-    why = "no batch is known to be the largest that fits"
-    return found if found["is_largest"].any() else frames.table(COLUMNS, [], why)
+    why = "at no lengths is the largest batch that fits known of both models"
+    return found if len(_compared(found)) else frames.table(COLUMNS, [], why)
+
+
+def _compared(frame: pd.DataFrame) -> pd.DataFrame:
+    """The largest batches that fit, at lengths at which both models have one."""
+    best = frame[frame["is_largest"].eq(True)]
+    return best[best.groupby(frames.LENGTHS)["kind"].transform("nunique") > 1]
 
 
 def _with_budget(frame: pd.DataFrame, device_bytes: float | None) -> pd.DataFrame:
@@ -77,14 +83,14 @@ def caption(frame: pd.DataFrame) -> str:
     return (
         "Throughput of the largest batch (written) that fits into the same memory, by step count; medians with 95% "
         f"intervals. The memory ({frames.sources(frame)}, weights included): {budgets}. Dashed: the autoregressive "
-        "baseline. No mark where a larger batch was not measured."
+        "baseline. No mark where a larger batch was not measured, no panel where that leaves one model."
     )
 
 
 def chart(frame: pd.DataFrame) -> Any:
     """A panel for each pair of lengths."""
     size, unit = frames.memory_unit(frame["peak_bytes"].max())
-    best = style.by_shape(frame[frame["is_largest"].eq(True)])
+    best = style.by_shape(_compared(frame))
     best = best.assign(memory=best["peak_bytes"].astype(float) / size, batch=[f"B={b}" for b in best["batch_size"]])
     shown, x = style.steps_axis(best)
     amounts = {"throughput": ("tokens_per_s", "new tokens/s"), "peak_memory": ("memory", unit)}
