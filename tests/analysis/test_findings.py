@@ -11,7 +11,9 @@ import pytest
 
 from dlmbench.analysis.findings import findings
 from dlmbench.analysis.study import analyse
+from dlmbench.results import read_run
 from dlmbench.types import Cell, CellResult, EnergyWindow, Run, Sample, TextScore
+from support.examples import ROOT
 from support.synthetic_run import ENVIRONMENT, baseline_cell, failed, measured, per_text, sample, target_cell, tiny_run
 
 STEADY = [1.0, 1.001, 0.999, 1.002, 0.998, 1.003, 0.997, 1.0, 1.001, 0.999, 1.002, 0.998]
@@ -165,6 +167,11 @@ def test_few_prompts_and_tokens_that_differ():
     scores = per_text(base, "likelihood", [1.0] * 8, weight=60) + per_text(target, "likelihood", [1.0] * 8, weight=64)
     found = codes_but_processes(run_of(measured(base, STEADY), measured(target, STEADY), scores=scores))
     assert found == {"few_prompts", "tokens_differ"}
+
+
+@pytest.mark.parametrize(("folder", "is_small"), [("instrument/cpu-tiny-1", True), ("h200-native", False)])
+def test_tiny_models_are_noted(folder, is_small):
+    assert ("small_models" in codes(read_run(ROOT / "docs/study" / folder))) == is_small
 
 
 def test_random_weights_are_noted():

@@ -302,6 +302,14 @@ def test_lengths_at_which_only_the_baseline_was_timed_are_not_compared():
     } == {f"{p} prompt + 256 new tokens" for p in (132, 680, 894)}
 
 
+def test_a_predicted_line_ends_where_no_step_breaks_even():
+    run = read_run(COMMITTED[0])
+    frame = figure("breakeven_map").points(run, analyse(run, draws=20))
+    assert frame["steps"].min() < 1
+    drawn = rows_of(specification(figure("breakeven_map"), frame))
+    assert min(row["steps"] for row in drawn if row["kind"] == "predicted") >= 1
+
+
 def test_in_the_same_memory_only_the_largest_batches_are_drawn():
     run = read_run(COMMITTED[0].parent / "tasks")
     frame = figure("throughput_at_equal_memory").points(run, analyse(run, draws=20))

@@ -27,6 +27,7 @@ from dlmbench.analysis.replication import (
 )
 from dlmbench.analysis.results import Curve
 from dlmbench.analysis.stats import autocorrelation, group_by, summarise, two_modes
+from dlmbench.models.loading import architectures
 from dlmbench.roofline.corrected import launches_slowly
 from dlmbench.types import Cell, CellResult, Finding, Run
 
@@ -38,6 +39,7 @@ TEMPERATURE_SPAN_C = 10
 CLOCK_SPAN = 0.05
 REPETITION_MARGIN = 0.10
 CAP_MARGIN = 0.05
+SMALL_PARAMETERS = 1e8
 
 Severity = Literal["info", "warning", "error"]
 # Code, severity, message and advice; the cell is added where there is one.
@@ -279,6 +281,13 @@ def _random_weights(run: Run) -> Iterator[Finding]:
         yield Finding("random_weights", "info", None, message, "give the models' trained weights to measure quality")
 
 
+def _small_models(run: Run) -> Iterator[Finding]:
+    known, _ = architectures(dict.fromkeys(c.model for c in all_cells(run) if c.model.weights == "pretrained"))
+    if keys := sorted(key for key, found in known.items() if found.parameters < SMALL_PARAMETERS):
+        message = f"tiny models ({', '.join(keys)}): what holds for them need not hold for large ones"
+        yield Finding("small_models", "info", None, message, "compare the models that you mean to use")
+
+
 def _too_few_prompts(run: Run) -> Iterator[Finding]:
     fewest: dict[str, int] = {}
     for (_, metric), scores in scores_by_text(run).items():
@@ -361,5 +370,5 @@ _CELL_CHECKS: tuple[Callable[[CellResult], Remarks], ...] = (
 )
 _RUN_CHECKS: tuple[Callable[[Run], Iterator[Finding]], ...] = (
     *(_unmeasured, _controls, _few_processes, _node_shared, _cards, _neighbours, _uncommitted, _energy_above_cap),
-    *(_random_weights, _too_few_prompts, _tokens_differ, _degenerate, _better_than_truth, _self_judged),
+    *(_random_weights, _small_models, _too_few_prompts, _tokens_differ, _degenerate, _better_than_truth, _self_judged),
 )

@@ -119,7 +119,9 @@ def caption(
 
 def chart(frame: pd.DataFrame) -> Any:
     """A panel for each pair of lengths: lines are predicted, marks measured."""
+    # Lines end where not even one step breaks even.
     known = frame.dropna(subset=["steps"])
+    known = known[(known["kind"] != "predicted") | (known["steps"] >= 1)]
     columns = frames.interval_columns("steps")
     whole = known.assign(**{c: known[c].map(whole_steps, na_action="ignore") for c in columns})
     shown, tips = style.with_tooltip(whole, "kind", "note", break_even=("steps", "steps"))

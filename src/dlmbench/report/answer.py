@@ -58,7 +58,7 @@ MOST_OTHERS = 4
 # Columns that become a note where all rows are alike.
 SHARED = {"sure": "All workloads", "verdict": "Who wins at equal quality", "settles": "What would settle it"}
 # Codes of findings that are printed below the headline.
-CAVEATS = ("random_weights", "uncommitted")
+CAVEATS = ("small_models", "random_weights", "uncommitted")
 CONTROLS = ("engine", "precision", "attention")
 # Prompt tokens, new tokens, batch size, and the controls that differ within the run, as text.
 Workload = tuple[int, int, int, str]
