@@ -14,7 +14,6 @@ import csv
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import pandas as pd
 import speeds
@@ -23,6 +22,7 @@ from study_times import (
     KINDS,
     NEW_TOKENS,
     RUNS,
+    STUDY,
     Seconds,
     Times,
     at_fixed_steps,
@@ -37,14 +37,11 @@ from tables import markdown, write_part
 from dlmbench.analysis.published import PublishedCurve, PublishedScore, curves, read_published
 from dlmbench.analysis.results import Study
 from dlmbench.analysis.stats import group_by
-from dlmbench.analysis.study import analyse
 from dlmbench.charts import figure, frames
 from dlmbench.figures import breakeven_map
 from dlmbench.figures.breakeven_map import published_row
 from dlmbench.roofline.break_even import break_even_surface
-from dlmbench.types import Run
 
-STUDY = Path(__file__).parents[1] / "docs/study"
 README = STUDY.parents[1] / "README.md"
 BREAK_EVENS = STUDY / "breakeven"
 # Not "random" alone, by which a figure is stamped as one without quality: here the quality is that of trained weights.
@@ -203,7 +200,7 @@ def break_evens() -> pd.DataFrame:
     """The table of `breakeven_map` at the shapes of the tasks: k* predicted and, where there is a run, measured."""
     times = times_of("native")
     efficiencies = {label: c.efficiencies for label, c in times.fits.items()}
-    found, rows = curves(read_published(PUBLISHED)), measured_break_evens(analyse(times.runs[0]))
+    found, rows = curves(read_published(PUBLISHED)), measured_break_evens(times.study)
     base = next(c for c in times.cells.values() if c.model.role == "baseline")
     for block, prompts in BREAK_EVEN_PROMPTS.items():
         target = next(c for c in times.cells.values() if c.knob("block_length") == block)
@@ -330,9 +327,10 @@ def _speed(answer: Answer) -> str:
     return f"{text} at {answer.at_steps:g}" if is_one else f"{text} at {answer.from_steps} to {answer.at_steps:g}"
 
 
-def task_figures(run: Run) -> list[figure.Figure]:
+def task_figures() -> list[figure.Figure]:
     """The figures of the study's native run that the paper shows."""
-    return [f for f in figure.figures_of(run, analyse(run)) if f.name in SHOWN]
+    times = times_of("native")
+    return [f for f in figure.figures_of(times.runs[0], times.study) if f.name in SHOWN]
 
 
 def figures_part(figures: Sequence[figure.Figure]) -> str:
@@ -357,8 +355,7 @@ def main() -> None:
     write_part(PAPER, "fixed", at_fixed_steps())
     write_part(PAPER, "resources", resources())
     write_part(PAPER, "memory", memory_law())
-    run = times_of("native").runs[0]
-    drawn = figure.draw(task_figures(run), RUNS["native"][0])
+    drawn = figure.draw(task_figures(), RUNS["native"][0])
     for picture in drawn:
         (RUNS["native"][0] / picture.picture).with_suffix(".pdf").unlink()
     write_part(PAPER, "figures", figures_part(drawn))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,12 @@ from tables import markdown
 from dlmbench.analysis.break_even import RISING_STEP
 from dlmbench.analysis.published import PublishedScore
 from dlmbench.analysis.replication import latencies
-from dlmbench.analysis.results import CellSummary
+from dlmbench.analysis.results import CellSummary, Study
 from dlmbench.analysis.study import analyse
 from dlmbench.experiment import load, plan
 from dlmbench.models.loading import architectures
 from dlmbench.results import read_run
-from dlmbench.roofline import calibrate, corrected, memory, models_8b
+from dlmbench.roofline import calibrate, corrected, memory, models_8b, operators
 from dlmbench.roofline.hardware import Hardware, find, of_device
 from dlmbench.roofline.models_8b import LLADA_8B, LLAMA_8B
 from dlmbench.types import Architecture, Cell
@@ -37,7 +37,6 @@ KINDS = ("measured", "extrapolated", "predicted")
 BATCH_SIZES, NEW_TOKENS = (1, 8, 32), 256
 # Prompt tokens of GSM8K and of HumanEval, whose prompts are the longest and the shortest.
 LONGEST, SHORTEST = 894, 132
-WEIGHT_BYTES = 2  # bfloat16
 ELSEWHERE = ("H200", "H100 SXM", "A100 80GB SXM", "RTX 4090")
 
 
@@ -115,7 +114,12 @@ class Times:
                 rows.setdefault(label, []).extend(measured)
         self.fits = {label: calibrate.calibrate(measured, label) for label, measured in rows.items()}
 
-    @property
+    @cached_property
+    def study(self) -> Study:
+        """The study's own run, analysed."""
+        return analyse(self.runs[0])
+
+    @cached_property
     def line_error(self) -> float:
         """The largest bend seen with any engine, and at least one that break-evens let pass: few curves show more."""
         curves_seen = (curve for engine in RUNS for curve in times_of(engine).measured.values())
@@ -206,7 +210,7 @@ def resources() -> str:
     for engine in RUNS:
         times = times_of(engine)
         settings: dict[tuple[object, ...], CellSummary] = {}
-        for summary in sorted(analyse(times.runs[0]).cells, key=lambda s: s.cell.steps or 0):
+        for summary in sorted(times.study.cells, key=lambda s: s.cell.steps or 0):
             *setting, _ = times.key(summary.cell)
             settings[tuple(setting)] = summary
         for summary in sorted(settings.values(), key=lambda s: (s.cell.prompt_tokens, s.cell.batch_size)):
@@ -214,6 +218,7 @@ def resources() -> str:
             if cell.prompt_tokens not in (LONGEST, SHORTEST) or cell.new_tokens != NEW_TOKENS:
                 continue
             architecture = times.known[cell.model.key]
+            weight_bytes = architecture.parameters * operators.ELEMENT_BYTES[cell.precision]
             floor = corrected.floor_s(cell, architecture, times.device)
             assert energy is not None
             assert seconds is not None
@@ -226,7 +231,7 @@ def resources() -> str:
                     *(cell.knob("block_length") or "", cell.knob("cache") or "", forwards),
                     *(f"{latency:.3g}", "" if summary.first_text_s is None else f"{summary.first_text_s:.2g}"),
                     *(f"{energy.value / forwards:.3g}", f"{energy.value / latency:.0f}"),
-                    f"{(peak.bytes - WEIGHT_BYTES * architecture.parameters) / 2**30:.2f}",
+                    f"{(peak.bytes - weight_bytes) / 2**30:.2f}",
                     f"{100 * floor / latency:.0f}%",
                 )
             )
@@ -259,21 +264,18 @@ def memory_law() -> str:
 def elsewhere() -> str:
     """LLaDA's speed in LLaMA's at K = 64 without a cache, predicted for other devices by the fits to this one."""
     lines = []
-    for name in ELSEWHERE:
-        for engine in RUNS:
-            times, words = times_of(engine), []
-            for batch_size in BATCH_SIZES:
-                keys = [
-                    ("baseline", batch_size, LONGEST, NEW_TOKENS, None, "none", None),
-                    ("target", batch_size, LONGEST, NEW_TOKENS, NEW_TOKENS, "none", 64),
-                ]
-                device, cells = find(name), [times.cells[key] for key in keys]
-                splits = [memory.split(cell, times.known[cell.model.key]) for cell in cells]
-                if any(split is not None and split.total > device.memory_bytes for split in splits):
-                    words.append("does not fit")
-                    continue
-                baseline, target = (times.predicted(cell, device) for cell in cells)
-                ratio = baseline.over(target)
-                words.append(f"{ratio.value:.2g} ({ratio.low:.2g} to {ratio.high:.2g})")
-            lines.append((name, engine, *words))
+    for device, times in ((find(name), times_of(engine)) for name in ELSEWHERE for engine in RUNS):
+        words = []
+        for batch_size in BATCH_SIZES:
+            shape = (batch_size, LONGEST, NEW_TOKENS)
+            keys = (("baseline", *shape, None, "none", None), ("target", *shape, NEW_TOKENS, "none", 64))
+            cells = [times.cells[key] for key in keys]
+            splits = [memory.split(cell, times.known[cell.model.key]) for cell in cells]
+            if any(split is not None and split.total > device.memory_bytes for split in splits):
+                words.append("does not fit")
+                continue
+            baseline, target = (times.predicted(cell, device) for cell in cells)
+            ratio = baseline.over(target)
+            words.append(f"{ratio.value:.2g} ({ratio.low:.2g} to {ratio.high:.2g})")
+        lines.append((device.name, times.engine, *words))
     return markdown(("device", "engine", *(f"B={b}" for b in BATCH_SIZES)), lines)

@@ -144,7 +144,7 @@ def test_a_ratio_is_of_the_weaker_kind():
 def test_the_committed_pages_are_what_the_command_writes():
     rows = sorted(study.answers(), key=lambda r: r.variant)
     in_paper = [study.summary(rows), study.paper_table(rows), speeds.caption(speeds.read())]
-    in_paper.append(study.figures_part(study.task_figures(study.times_of("native").runs[0])))
+    in_paper.append(study.figures_part(study.task_figures()))
     in_paper += [part() for part in (study.at_fixed_steps, study.resources, study.memory_law, study.elsewhere)]
     pages = {study.PAGE: [study.page_table(rows), study.break_even_part(study.break_evens())], study.PAPER: in_paper}
     for page, parts in pages.items():
