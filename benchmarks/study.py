@@ -31,6 +31,7 @@ from study_times import (
     memory_law,
     resources,
     times_of,
+    union,
 )
 from tables import markdown, write_part
 
@@ -65,7 +66,8 @@ class Answer:
     ratio: at S_parity; where it is not reached, at the most steps published. low, high: over every step count where
     parity may lie. kind: of the times behind it; "" for none.
     stopped: the same for a LLaMA that ends after STOPPED tokens. not_at: the most steps published at which LLaDA is not
-    as good. as_fast_at: the steps at which it takes as long as LLaMA.
+    as good. as_fast_at: the steps at which it takes as long as LLaMA. cells: those behind the times, each as "run
+    folder/cell id"; of predicted times the runs alone.
     """
 
     variant: str
@@ -95,6 +97,8 @@ class Answer:
     prompt_tokens: int | None = None
     not_at: float | None = None
     as_fast_at: float | None = None
+    cells: str = ""
+    stopped_cells: str = ""
 
 
 def answers() -> Iterator[Answer]:
@@ -137,7 +141,8 @@ def _spanned(baseline: Seconds, target: Seconds, others: Sequence[Seconds]) -> S
     """The ratio at `target`, with an interval and a kind that cover the others too."""
     ratios = [baseline.over(t) for t in others]
     kind = max((r.kind for r in ratios), key=KINDS.index)
-    return Seconds(baseline.over(target).value, min(r.low for r in ratios), max(r.high for r in ratios), kind)
+    cells = union(baseline.over(target).cells, *(r.cells for r in ratios))
+    return Seconds(baseline.over(target).value, min(r.low for r in ratios), max(r.high for r in ratios), kind, cells)
 
 
 def _answer(
@@ -176,6 +181,8 @@ def _answer(
         not_at=max(worse, default=None),
         # Only without a cache does every step take as long.
         as_fast_at=None if ratio is None or at is None or first.cache != "none" else round(at * ratio.value, 2),
+        cells=" ".join(ratio.cells) if ratio else "",
+        stopped_cells=" ".join(stopped.cells) if stopped else "",
     )
 
 

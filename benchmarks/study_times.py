@@ -7,8 +7,9 @@ need no quality: times at fixed steps, energy and memory, and the same on other 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -42,17 +43,27 @@ ELSEWHERE = ("H200", "H100 SXM", "A100 80GB SXM", "RTX 4090")
 
 @dataclass(frozen=True)
 class Seconds:
-    """Seconds of one generation with a 95% interval. kind: one of KINDS."""
+    """Seconds of one generation with a 95% interval.
+
+    kind: one of KINDS. cells: those behind it, each as "run folder/cell id"; of a prediction only the runs, by whose
+    cells the cost model is fitted.
+    """
 
     value: float
     low: float
     high: float
     kind: str
+    cells: tuple[str, ...] = ()
 
     def over(self, other: Seconds) -> Seconds:
-        """The ratio of two times, between the ends of both intervals, of the weaker kind."""
-        kind = max(self.kind, other.kind, key=KINDS.index)
-        return Seconds(self.value / other.value, self.low / other.high, self.high / other.low, kind)
+        """The ratio of two times, between the ends of both intervals, of the weaker kind and from the cells of both."""
+        kind, cells = max(self.kind, other.kind, key=KINDS.index), union(self.cells, other.cells)
+        return Seconds(self.value / other.value, self.low / other.high, self.high / other.low, kind, cells)
+
+
+def union(*cells: Iterable[str]) -> tuple[str, ...]:
+    """All of them, each once."""
+    return tuple(dict.fromkeys(chain.from_iterable(cells)))
 
 
 def on_line(points: Mapping[int, Seconds], steps: float, error: float) -> Seconds:
@@ -70,7 +81,8 @@ def on_line(points: Mapping[int, Seconds], steps: float, error: float) -> Second
     a, b = points[first], points[last]
     is_between = 0 <= share <= 1
     ends = sorted([at(a.low, b.low if is_between else b.high), at(a.high, b.high if is_between else b.low)])
-    return Seconds(at(a.value, b.value), ends[0] * (1 - error), ends[1] * (1 + error), "extrapolated")
+    cells = union(a.cells, b.cells)
+    return Seconds(at(a.value, b.value), ends[0] * (1 - error), ends[1] * (1 + error), "extrapolated", cells)
 
 
 def line_error(lines: Iterable[Mapping[int, Seconds]]) -> float | None:
@@ -102,13 +114,14 @@ class Times:
         self.known, _ = architectures(dict.fromkeys(c.model for c in cells))
         self.measured: dict[tuple[object, ...], dict[int, Seconds]] = {}
         rows: dict[str, list[corrected.MeasuredCell]] = {}
-        for run in self.runs:
+        for folder, run in zip(RUNS[engine], self.runs, strict=True):
             found, earlier = latencies(run.results, run.selfcheck), set(self.measured)
             for cell in (r.cell for r in run.results if r.cell.id in found):
                 *key, _ = self.key(cell)
                 if tuple(key) not in earlier:  # a line is of one run
                     interval = found[cell.id].interval()
-                    seconds = Seconds(interval.value, interval.low, interval.high, "measured")
+                    origin = (f"{folder.name}/{cell.id}",)
+                    seconds = Seconds(interval.value, interval.low, interval.high, "measured", origin)
                     self.measured.setdefault(tuple(key), {})[cell.steps or 0] = seconds
             for label, measured in calibrate.measured_cells(run.results, self.known, device).items():
                 rows.setdefault(label, []).extend(measured)
@@ -156,14 +169,15 @@ class Times:
             return on_line(points, steps, self.line_error)
         scale = 1.0 if forwards is None else forwards / (cell.steps or 1)
         whole = self.predicted(cell, self.device)
-        return Seconds(scale * whole.value, scale * whole.low, scale * whole.high, "predicted")
+        return replace(whole, value=scale * whole.value, low=scale * whole.low, high=scale * whole.high)
 
     def predicted(self, cell: Cell, device: Hardware) -> Seconds:
         """By the cost model, with a 95% interval from cells left out of its fit."""
         architecture: Architecture = self.known[cell.model.key]
         estimate = calibrate.estimate(self.fits[corrected.label_of(cell)], cell, architecture, device)
         assert estimate is not None
-        return Seconds(estimate.value_s, estimate.low_s, estimate.high_s, "predicted")
+        runs = tuple(folder.name for folder in RUNS[self.engine])
+        return Seconds(estimate.value_s, estimate.low_s, estimate.high_s, "predicted", runs)
 
 
 @cache

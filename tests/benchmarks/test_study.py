@@ -1,11 +1,16 @@
 """The table of benchmarks/study.py."""
 
+import csv
+import io
 import sys
 from dataclasses import replace
 
+import pandas as pd
 import pytest
 
+from dlmbench.analysis.replication import latencies
 from dlmbench.analysis.study import analyse
+from dlmbench.results import read_run
 from dlmbench.types import Run
 from support.examples import ROOT
 from support.synthetic_run import ENVIRONMENT, baseline_cell, measured, target_cell
@@ -136,6 +141,41 @@ def test_a_ratio_of_times_in_words():
     assert study.in_words(study.Seconds(12.0, 10.6, 14.0, "measured")) == "12x faster (11 to 14)"
 
 
+def test_the_cells_behind_a_time_lead_back_to_it():
+    """From the rows of the CSV and the records alone: LLaMA's median over LLaDA's, or the line through two of them."""
+    runs = {f.name: read_run(f) for folders in study_times.RUNS.values() for f in folders}
+    seconds = {
+        f"{name}/{result.cell.id}": (result.cell, found[result.cell.id].value)
+        for name, run in runs.items()
+        for found in [latencies(run.results, run.selfcheck)]
+        for result in run.results
+        if result.cell.id in found
+    }
+    with study.ANSWER.open(encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if row["kind"] in ("measured", "extrapolated")]
+    followed = 0
+    for row in rows:
+        (base, baseline_s), *targets = (seconds[cell] for cell in row["cells"].split())
+        assert base.model.role == "baseline"
+        assert {c.model.role for c, _ in targets} == {"target"}
+        assert {c.batch_size for c, _ in (*targets, (base, 0))} == {int(row["batch_size"])}
+        assert {c.prompt_tokens for c, _ in (*targets, (base, 0))} == {int(row["prompt_tokens"])}
+        (first, first_s), (last, last_s) = targets[0], targets[-1]
+        share = (float(row["at_steps"]) - first.steps) / ((last.steps - first.steps) or 1)
+        assert float(row["ratio"]) == pytest.approx(baseline_s / (first_s + share * (last_s - first_s)), abs=1e-4)
+        followed += 1
+    assert followed == 23
+    assert {r.cells for r in study.answers() if r.kind == ""} == {""}
+
+
+def test_a_predicted_time_names_the_runs_that_the_cost_model_is_fitted_to():
+    rows = [r for r in study.answers() if r.kind == "predicted"]
+    fitted = {e: {f.name for f in folders} for e, folders in study_times.RUNS.items()}
+    assert rows
+    for row in rows:
+        assert {cell for cell in row.cells.split() if "/" not in cell} == fitted[row.engine]
+
+
 def test_a_ratio_is_of_the_weaker_kind():
     times = [study.Seconds(1.0, 1.0, 1.0, kind) for kind in study.KINDS]
     assert [times[0].over(t).kind for t in times] == [t.over(times[0]).kind for t in times] == [*study.KINDS]
@@ -153,7 +193,9 @@ def test_the_committed_pages_are_what_the_command_writes():
 
 def test_the_committed_break_evens_have_every_published_parity_at_every_batch_size():
     frame = study.break_evens()
-    assert study.BREAK_EVENS.with_suffix(".csv").read_text(encoding="utf-8") == speeds.figure.csv_of(frame)
+    committed = pd.read_csv(study.BREAK_EVENS.with_suffix(".csv"))
+    now = pd.read_csv(io.StringIO(speeds.figure.csv_of(frame)))
+    pd.testing.assert_frame_equal(committed, now, rtol=1e-5)  # a sixth digit may be rounded either way
     reached = frame[(frame["kind"] == "published") & frame["steps"].notna()]
     rows = [r for r in study.answers() if r.to_steps is not None and r.rule != "threshold" and r.cache == "none"]
     expected = {(r.batch_size, r.from_steps or r.to_steps, r.to_steps) for r in rows if r.batch_size is not None}
@@ -180,8 +222,9 @@ SPEED = speeds.PublishedSpeed(
 
 def test_the_committed_points_of_published_speeds_are_what_the_command_writes():
     rows = speeds.read()
-    committed = speeds.FIGURE.with_suffix(".csv").read_text(encoding="utf-8")
-    assert committed == speeds.figure.csv_of(speeds.points(rows))
+    committed = pd.read_csv(speeds.FIGURE.with_suffix(".csv"))
+    now = pd.read_csv(io.StringIO(speeds.figure.csv_of(speeds.points(rows))))
+    pd.testing.assert_frame_equal(committed, now, rtol=1e-5)
     assert len(rows) >= 24
 
 

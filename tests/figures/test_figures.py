@@ -468,7 +468,9 @@ def test_writes_png_of_a_column_at_300_dpi_pdf_and_csv(tmp_path):
         if path.suffix == ".pdf":
             assert path.read_bytes().startswith(b"%PDF")
     frame = pd.read_csv(folder / "latency_vs_steps.csv")
-    assert frame["latency_s"].dropna().tolist() == frame_of("latency_vs_steps")["latency_s"].dropna().tolist()
+    assert frame["latency_s"].dropna().tolist() == pytest.approx(
+        frame_of("latency_vs_steps")["latency_s"].dropna().tolist(), rel=1e-5
+    )
 
 
 def test_one_failing_figure_is_reported_and_stops_no_other(tmp_path, monkeypatch, caplog):

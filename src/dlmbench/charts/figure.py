@@ -103,9 +103,19 @@ def _failed(figure: Figure, error: Exception) -> Figure:
 
 
 def csv_of(frame: pd.DataFrame) -> str:
-    """The points as CSV, in which no spreadsheet takes a text for a formula."""
+    """The points as CSV, in which no spreadsheet takes a text for a formula.
+
+    Whole numbers are exact; others have six digits, more than any interval allows, as a fit's last ones depend on the
+    machine that computes it.
+    """
     texts = frame.select_dtypes(exclude=["number", "bool"])
-    return frame.assign(**texts.map(spreadsheet_field)).to_csv(index=False, lineterminator="\n")
+    columns = frame.assign(**texts.map(spreadsheet_field))
+    return columns.to_csv(index=False, lineterminator="\n", float_format=_digits)
+
+
+def _digits(value: object) -> str:
+    number = float(str(value))
+    return f"{number:.0f}" if number.is_integer() else f"{number:.6g}"
 
 
 def caption(module: ModuleType, frame: pd.DataFrame, spec: Spec) -> str:
