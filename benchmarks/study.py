@@ -35,6 +35,7 @@ from study_times import (
 )
 from tables import markdown, write_part
 
+from dlmbench.analysis.parity import Outcome, ParityRange
 from dlmbench.analysis.published import PublishedCurve, PublishedScore, curves, read_published
 from dlmbench.analysis.results import Study
 from dlmbench.analysis.stats import group_by
@@ -62,7 +63,8 @@ STOPPED = 128
 class Answer:
     """One row of the answer: where a curve reaches a baseline, and LLaMA's time over LLaDA's there.
 
-    from_steps, to_steps: where parity may lie among the published step counts; None where beyond them or nowhere.
+    published_to: the most steps with a score. from_steps, to_steps: where parity may lie among the published step
+    counts; None where beyond them or nowhere.
     ratio: at S_parity; where it is not reached, at the most steps published. low, high: over every step count where
     parity may lie. kind: of the times behind it; "" for none.
     stopped: the same for a LLaMA that ends after STOPPED tokens. not_at: the most steps published at which LLaDA is not
@@ -81,7 +83,8 @@ class Answer:
     baseline: float
     baseline_source: str
     allowance: float
-    outcome: str
+    outcome: Outcome
+    published_to: int
     from_steps: int | None
     to_steps: int | None
     batch_size: int | None
@@ -169,6 +172,7 @@ def _answer(
         baseline_source=curve.baseline.source,
         allowance=round(curve.allowance, 2),
         outcome=parity.outcome,
+        published_to=curve.points[-1].forwards or 0,
         from_steps=parity.low_steps,
         to_steps=parity.steps,
         batch_size=batch_size,
@@ -312,15 +316,8 @@ def summary(rows: Sequence[Answer]) -> str:
 
 
 def _where(answer: Answer) -> str:
-    if answer.outcome == "not_reached":
-        return "worse at every K published"
-    if answer.to_steps is None:
-        return f"{answer.from_steps} or more, or never" if answer.from_steps else "undecided"
-    if answer.outcome == "reached_at_smallest":
-        return f"<= {answer.to_steps}"
-    is_one = answer.from_steps in (None, answer.to_steps)
-    span = f"{answer.to_steps}" if is_one else f"{answer.from_steps} to {answer.to_steps}"
-    return span if answer.not_at is None else f"{span} (not {answer.not_at:g})"
+    text = ParityRange(answer.outcome, answer.to_steps, None, answer.from_steps).text(answer.published_to)
+    return text if answer.to_steps is None or answer.not_at is None else f"{text}, not {answer.not_at:g}"
 
 
 def _speed(answer: Answer) -> str:

@@ -109,6 +109,14 @@ def test_planted_fault_is_found(code, fields):
     assert found[0].hint
 
 
+def test_a_slow_start_is_found_among_thousands_of_repetitions():
+    """An exact test counts more orders than a float can hold here: it took minutes, and its p-value was NaN."""
+    times = np.random.default_rng(0).normal(1.0, 0.4, 4000).clip(0.1)
+    times[:800] += 0.08
+    (found,) = (f for f in findings(run_of(measured(target_cell(8), list(times)))) if f.code == "warmup_short")
+    assert "the first 800 repetitions" in found.message
+
+
 def test_energy_in_every_process_and_steady_sensors_are_silent():
     quiet = changed(target_cell(8), temperature_c=[40] * N, sm_clock_mhz=[1980] * N)
     windows = tuple(EnergyWindow(target_cell(8).id, p, 4, 4.0, 400.0, 40) for p in (7,))

@@ -34,6 +34,7 @@ ANSWER = study.Answer(
         "another paper",
         0.0,
         "reached",
+        256,
         64,
         64,
     ),
@@ -59,8 +60,8 @@ def test_a_measured_time_is_told_from_a_predicted_one():
 
 
 def test_steps_between_two_published_ones_are_named():
-    assert study._where(replace(ANSWER, not_at=32.0)) == "64 (not 32)"
-    assert study._where(replace(ANSWER, from_steps=32, not_at=16.0)) == "32 to 64 (not 16)"
+    assert study._where(replace(ANSWER, not_at=32.0)) == "64, not 32"
+    assert study._where(replace(ANSWER, from_steps=32, not_at=16.0)) == "64 (perhaps 32), not 16"
 
 
 def test_a_speed_without_parity_is_of_all_steps_where_it_may_lie():
@@ -74,7 +75,7 @@ def test_a_speed_on_either_side_of_one_is_a_range():
 
 
 def test_parity_at_the_fewest_steps_published_may_lie_below_them():
-    assert study._where(replace(ANSWER, outcome="reached_at_smallest")) == "<= 64"
+    assert study._where(replace(ANSWER, outcome="reached_at_smallest")) == "64 or fewer"
     assert study._where(ANSWER) == "64"
 
 

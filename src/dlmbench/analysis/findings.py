@@ -100,7 +100,7 @@ def _within_processes(result: CellResult) -> Remarks:
         slower = np.median(times[:head]) / np.median(times[head:]) - 1 if len(times) >= 10 else 0.0
         if slower > SLOWER_SHARE:
             # Two against eight cannot be clearer than p = 1/45, hence a laxer level than elsewhere.
-            p = _scipy.mannwhitneyu(times[:head], times[head:], alternative="greater", method="exact").pvalue
+            p = _scipy.mannwhitneyu(times[:head], times[head:], alternative="greater").pvalue
             if p < 0.05:
                 message = f"the first {head} repetitions of process {process} are {slower:.0%} slower than its others"
                 yield "warmup_short", "warning", message, "raise warmup in the protocol"

@@ -117,8 +117,7 @@ class ParityRange:
         if self.outcome == "not_reached":
             return f"not up to {largest}"
         if self.steps is None:
-            low = f"{self.low_steps} to " if self.low_steps else ""
-            return f"undecided, {low}beyond {largest} or nowhere"
+            return f"undecided, {f'{self.low_steps} or more' if self.low_steps else f'beyond {largest}'} or never"
         text = f"{self.steps}" + (" or fewer" if self.outcome == "reached_at_smallest" else "")
         return text if self.low_steps == self.steps else f"{text} (perhaps {self.low_steps})"
 
