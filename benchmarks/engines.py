@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dlmbench.types import LanguageModel, PromptBatch
 
-LIMIT_S = 300  # for a part, its second process included
+LIMIT_S = 450  # for a part, its second process included
 CELL = ("what", "engine", "attention", "batch", "prompt", "new")
 # (B, P, G) of LLaDA without a cache.
 CANVASES = (
