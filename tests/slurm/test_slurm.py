@@ -56,7 +56,7 @@ grid:
     precision: float32
     attention: auto
     samplers:
-      masked_diffusion: {{steps: [32]}}
+      masked_diffusion: {{steps: [64]}}
 prompts: {{source: tiny, count: 4}}
 protocol:
   {{warmup: 1, pilot: 3, min_repeats: {repeats}, max_repeats: {repeats}, max_time_s: {limit_s},
@@ -177,7 +177,7 @@ def assert_whole(run: Path, shards: int) -> Run:
 
 
 def test_an_array_reaches_its_time_limit_and_gives_the_results_of_a_serial_run(cluster):
-    run = submit(cluster, STUDY.format(repeats=4000, limit_s=90), 4, "--shared", "--warn", 118)
+    run = submit(cluster, STUDY.format(repeats=800, limit_s=90), 4, "--shared", "--warn", 118)
     array, last = submission.load(run).jobs
     (cluster / "one.yaml").write_text(SMALL.format(name="one", steps=[2]))
     given = {"CONFIG": "one.yaml", "OUTPUT_DIR": "one", "DLMBENCH_HOME": ROOT, "DLMBENCH_PYTHON": sys.executable}
