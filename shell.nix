@@ -13,6 +13,7 @@ let
     tokenizers
     huggingface-hub
     datasets
+    annotated-types
     pydantic
     typer
     rich

@@ -16,6 +16,7 @@ import pytest
 from dlmbench import registry
 from dlmbench.errors import BenchError
 from dlmbench.results import FIXED_COLUMNS, Store, read_generations, read_run, read_text_results, recorded_protocol
+from dlmbench.results.journal import is_being_written
 from dlmbench.types import (
     Cell,
     CellStatus,
@@ -165,8 +166,11 @@ def test_a_reader_passes_over_a_line_still_being_written(tmp_path):
         (b'{"kind": "sample", "cell\n', "not a JSON object"),
         (b"[]\n", "not a JSON object"),
         (b"[" * 100_000 + b"\n", "not a JSON object"),
-        (b'{"kind": ' + b"9" * 5000 + b"}\n", "not a JSON object"),
-        (b'{"kind": "status"}\n', "an incomplete record"),
+        (b'{"kind": ' + b"9" * 5000 + b"}\n", "99999999999999999999 is not a number"),
+        (b'{"kind": "status", "n": NaN}\n', "NaN is not a number"),
+        (b'{"kind": "status", "n": -1e51}\n', "-1e51 is not a number"),
+        (b'{"kind": "status", "n": 1e400}\n', "1e400 is not a number"),
+        (b'{"kind": "status"}\n', "not a record as dlmbench writes it"),
         (b'{"kind": "song"}\n', "unknown kind of record 'song'"),
         (b'{"kind": "status", "cell_id": "?", "status": "ok"}\n', "cell \\? is not on record"),
         (b'{"kind": "experiment", "name": "x", "schema_version": 99}\n', "schema version 99"),
@@ -180,6 +184,24 @@ def test_a_broken_line_in_the_middle_is_named(tmp_path, line, reason):
     for attempt in (read_run, an_open_store):
         with pytest.raises(BenchError, match=rf"records\.jsonl, line 5: {reason}"):
             attempt(tmp_path)
+
+
+@pytest.mark.parametrize("seconds", [0, -0.01, 1e-320, 1e30])
+@pytest.mark.parametrize("name", ["latency_s", "wall_s"])
+def test_a_time_that_no_clock_can_have_measured_is_refused(tmp_path, name, seconds):
+    with an_open_store(tmp_path) as store:
+        store.append(a_sample(a_cell(), 0))
+    path = tmp_path / "records.jsonl"
+    *lines, last = path.read_text().splitlines()
+    path.write_text("\n".join([*lines, json.dumps(json.loads(last) | {name: seconds})]) + "\n")
+    with pytest.raises(BenchError, match=rf"line {len(lines) + 1}: not a record as dlmbench writes it .*{name}"):
+        read_run(tmp_path)
+
+
+def test_a_score_that_is_not_a_number_is_not_taken_for_one_that_is_missing(tmp_path):
+    (tmp_path / "scores.jsonl").write_text('{"cell_id": "a", "metric": "m", "prompt_index": 0, "total": NaN}\n')
+    with pytest.raises(BenchError, match="line 1: NaN is not a number"):
+        read_text_results(tmp_path)
 
 
 def test_a_cell_whose_id_no_longer_fits_its_content_is_not_mistaken_for_another(tmp_path):
@@ -412,6 +434,19 @@ def test_a_folder_belongs_to_one_environment(tmp_path):
     assert "--output-dir" in caught.value.hint
     an_open_store(tmp_path, environment=replace(ENVIRONMENT, host="elsewhere")).close()
     assert read_run(tmp_path).environment.host == "elsewhere"
+
+
+def test_a_run_before_its_first_record_is_not_called_another_folder(tmp_path):
+    (tmp_path / ".lock").touch()
+    with pytest.raises(BenchError, match=r"nothing is on record in .* yet"):
+        read_run(tmp_path)
+
+
+def test_a_folder_is_being_written_as_long_as_its_store_is_open(tmp_path):
+    assert not is_being_written(tmp_path)
+    with an_open_store(tmp_path):
+        assert is_being_written(tmp_path)
+    assert not is_being_written(tmp_path)
 
 
 def test_a_folder_that_cannot_be_one(tmp_path):

@@ -168,7 +168,7 @@ def _curve(curve: Curve) -> Remarks:
     line = curve.break_even
     if line is not None and line.rise is not None and line.rise > RISING_STEP:
         message = f"a step takes {line.rise:.0%} longer between the largest step counts than between the smallest"
-        hint = "long generations run at lower clocks under a power cap: compare cells of the same state"
+        hint = "lower clocks or other work slowed the long generations: compare cells measured in the same state"
         yield "step_time_rises", "warning", message, hint
     busy = curve.baseline.busy_before if curve.baseline else None
     others = [p.cell.steps for p in curve.timed if busy and p.busy_before not in (None, busy)]

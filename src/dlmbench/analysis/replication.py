@@ -167,7 +167,7 @@ def card_ratios(results: Sequence[CellResult]) -> dict[str, float]:
 
 
 def _times_by_card(result: CellResult) -> dict[tuple[str, int], list[float]]:
-    known = (s for s in result.timed if s.device_uuid and s.latency_s > 0)
+    known = (s for s in result.timed if s.device_uuid)
     groups = group_by(known, lambda s: (s.device_uuid or "", s.process_id))
     return {key: [s.latency_s for s in samples] for key, samples in groups.items()}
 
@@ -298,14 +298,14 @@ def is_disturbed(result: CellResult) -> bool:
 
 def usable(result: CellResult | None) -> bool:
     """Whether a cell has timed repetitions and did not fail."""
-    return result is not None and result.status in ("ok", None) and any(s.latency_s > 0 for s in result.timed)
+    return result is not None and result.status in ("ok", None) and bool(result.timed)
 
 
 def latencies(results: Sequence[CellResult], selfcheck: Selfcheck | None = None) -> dict[str, Estimate]:
     """The latency in seconds of every usable cell, by id, with variances pooled over the cells given."""
     times = {
         r.cell.id: {
-            process: [s.latency_s for s in samples if s.latency_s > 0]
+            process: [s.latency_s for s in samples]
             for process, samples in group_by(r.timed, lambda s: s.process_id).items()
         }
         for r in results

@@ -41,7 +41,7 @@ def timing_of(result: CellResult, latency: Estimate) -> Summary:
 
     In one process the interval is that of order statistics, widened where repetitions depend on each other.
     """
-    times = summarise([s.latency_s for s in result.timed if s.latency_s > 0])
+    times = summarise([s.latency_s for s in result.timed])
     ends = latency.interval()
     if latency.processes > 1:
         known = replace(times, covered=True, processes=latency.processes)

@@ -117,10 +117,13 @@ def conclude(
     from dlmbench.analysis.study import analyse
     from dlmbench.report.answer import answer_of
     from dlmbench.results import read_run
+    from dlmbench.results.journal import is_being_written
 
     if price is not None:
         check_price(price)
     run = read_run(folder)
+    if is_being_written(folder):
+        console.log(f"A run is writing to {folder}: these are its results so far.")
     if published is not None:
         keep_published(published, folder)
     with console.stages(str(folder)) as show_stage:

@@ -11,6 +11,7 @@ import fcntl
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -20,6 +21,7 @@ from dlmbench.errors import BenchError
 T = TypeVar("T")
 
 LOCK = ".lock"
+LARGEST = 1e50
 
 
 def write_error(error: OSError, path: Path) -> BenchError:
@@ -102,6 +104,27 @@ def drop_torn_line(path: Path) -> None:
         raise write_error(error, path) from error
 
 
+class _NumberError(ValueError):
+    """A number that no measurement gives."""
+
+
+def parse_json(text: str | bytes) -> Any:
+    """A JSON document whose numbers are finite and at most LARGEST in size: what dlmbench writes and can square.
+
+    Raises:
+        ValueError: not JSON, or another number, NaN among them.
+        RecursionError: nested too deeply.
+    """
+
+    def number(digits: str, kind: Callable[[str], float]) -> float:
+        if not abs(float(digits)) <= LARGEST:
+            raise _NumberError(f"{digits[:20]} is not a number that dlmbench writes")
+        return kind(digits)
+
+    whole, fraction = partial(number, kind=int), partial(number, kind=float)
+    return json.loads(text, parse_int=whole, parse_float=fraction, parse_constant=fraction)
+
+
 def read_json(path: Path, parse: Callable[[Any], T], hint: str) -> T | None:
     """What `parse` makes of a JSON file; None without the file.
 
@@ -109,7 +132,7 @@ def read_json(path: Path, parse: Callable[[Any], T], hint: str) -> T | None:
         BenchError: the file cannot be read, or is not one that dlmbench wrote; with `hint`.
     """
     try:
-        return parse(json.loads(path.read_text(encoding="utf-8")))
+        return parse(parse_json(path.read_text(encoding="utf-8")))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
@@ -135,12 +158,26 @@ def read_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         raise BenchError(f"{path} could not be read: {error.strerror}", "Check its permissions") from error
     for number, line in enumerate(data.split(b"\n")[:-1], start=1):
         try:
-            record = json.loads(line)
+            record = parse_json(line)
+        except _NumberError as error:
+            raise broken_line(path, number, str(error)) from error
         except (ValueError, RecursionError) as error:
             raise broken_line(path, number, "not a JSON object") from error
         if not isinstance(record, dict):
             raise broken_line(path, number, "not a JSON object")
         yield number, record
+
+
+def is_being_written(folder: Path) -> bool:
+    """Whether a process has the folder open for writing; False on file systems that cannot lock."""
+    try:
+        with (folder / LOCK).open("rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        pass
+    return False
 
 
 class LockedFolder:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from dlmbench.errors import BenchError
-from dlmbench.results.journal import broken_line, read_json, read_lines
+from dlmbench.results.journal import LOCK, broken_line, read_json, read_lines
 from dlmbench.results.selfcheck import SELFCHECK, read_selfcheck
 from dlmbench.types import (
     SCHEMA_VERSION,
@@ -184,7 +184,8 @@ def _parsed(path: Path, parse: Callable[[Mapping[str, Any]], T], what: str) -> I
         try:
             yield parse(values)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise broken_line(path, number, f"an incomplete {what} ({type(error).__name__}: {error})") from error
+            fault = f"not a {what} as dlmbench writes it ({type(error).__name__}: {error})"
+            raise broken_line(path, number, fault) from error
 
 
 def read_text_results(folder: Path) -> tuple[TextResult, ...]:
@@ -218,6 +219,8 @@ def read_run(folder: Path) -> Run:
         BenchError: no records there, a broken line, or a damaged self-check.
     """
     records = read_records(folder)
+    if not records.name and (folder / LOCK).exists():
+        raise BenchError(f"nothing is on record in {folder} yet", "Wait for the first cell, or start the run again")
     if not records.name:
         raise BenchError(
             f"{folder} is not a run folder", f"Name the folder given to --output-dir (it contains {RECORDS})"

@@ -15,7 +15,14 @@ from typing import Any, Literal, get_args
 
 from dlmbench.errors import BenchError
 from dlmbench.results.folder import finite, refuse_replaced_models
-from dlmbench.results.journal import LockedFolder, append_lines, drop_torn_line, read_lines, replace_file
+from dlmbench.results.journal import (
+    LockedFolder,
+    append_lines,
+    drop_torn_line,
+    parse_json,
+    read_lines,
+    replace_file,
+)
 from dlmbench.results.views import csv_text
 from dlmbench.types import SCHEMA_VERSION, Knobs, ModelSpec, Status, from_mapping, stable_hash
 
@@ -263,7 +270,7 @@ def read(folder: Path) -> TaskResults:
     if not path.exists():
         return TaskResults()
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = parse_json(path.read_text(encoding="utf-8"))
         entries = [from_mapping(TaskOutcome, entry | {"run": entry}) for entry in document["runs"]]
         outcomes = {outcome.run.id: outcome for outcome in entries}
         scores = [from_mapping(TaskScore, s) for s in document["scores"] if s["run_id"] in outcomes]

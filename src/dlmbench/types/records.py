@@ -5,11 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Interval
 
 from dlmbench.types.study import Cell, LeftOut, Status, stable_hash
 
 SCHEMA_VERSION = 3  # of the files in a run folder
+# Seconds that a clock can have measured, from a nanosecond to decades.
+Duration = Annotated[float, Interval(ge=1e-9, le=1e9)]
+Positive = Annotated[int, Ge(1)]
 
 # ---------------------------------------------------------------- prompts and texts
 
@@ -126,8 +131,8 @@ class Sample:
     process_id: int
     started_at: str
     clock: str
-    latency_s: float
-    wall_s: float
+    latency_s: Duration
+    wall_s: Duration
     new_tokens: int
     useful_tokens: int | None
     output_bytes: int | None
@@ -188,10 +193,10 @@ class MemoryPass:
     cell_id: str
     process_id: int
     source: str
-    peak_allocated_bytes: int | None = None
-    peak_reserved_bytes: int | None = None
+    peak_allocated_bytes: Positive | None = None
+    peak_reserved_bytes: Positive | None = None
     device_bytes: int | None = None
-    peak_process_bytes: int | None = None
+    peak_process_bytes: Positive | None = None
     idle_power_w: float | None = None
 
 
@@ -205,8 +210,8 @@ class EnergyWindow:
 
     cell_id: str
     process_id: int
-    repetitions: int
-    region_s: float
+    repetitions: Positive
+    region_s: Duration
     energy_j: float
     refreshes: int | None = None
 
