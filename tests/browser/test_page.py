@@ -253,6 +253,8 @@ def test_nothing_sticks_out_or_is_cut_at_any_width(opened, ordinary, many_panels
         at.all()
         assert at.page.evaluate("document.documentElement.scrollWidth") <= width
         assert [text for text in at.page.locator(".plot text").all_text_contents() if "…" in text] == []
+        cut = "names => names.filter((n) => n.scrollWidth > n.clientWidth).map((n) => n.textContent)"
+        assert at.page.eval_on_selector_all("#table tbody th", cut) == []
 
 
 def test_prints_with_figures_and_table_and_without_controls(opened, ordinary, tmp_path):
