@@ -235,9 +235,9 @@ def break_even_part(frame: pd.DataFrame) -> str:
     """The figure of `break_evens` with its caption, for the page."""
     text = breakeven_map.caption(frame, "efficiencies of the native engine, fitted to the marks and an older run")
     return (
-        f"![break-even and parity]({BREAK_EVENS.name}.png)\n\n{text} Prompts of 132 tokens "
-        "are HumanEval's, 628 MBPP's, 680 MATH's, 894 GSM8K's (block 32: instruct, against 70.1 only). Without a bar, "
-        "no K is shown to be as good. Where bars are above the line, LLaMA is faster at equal quality "
+        f"![break-even and parity]({BREAK_EVENS.name}.png)\n\n{text} In all panels: {NEW_TOKENS} new tokens. "
+        "Prompts of 132 are HumanEval's, 628 MBPP's, 680 MATH's, 894 GSM8K's (block 32: instruct, against 70.1 only). "
+        "Without a bar, no K is shown to be as good. Where bars are above the line, LLaMA is faster at equal quality "
         f"([points]({BREAK_EVENS.name}.csv))."
     )
 

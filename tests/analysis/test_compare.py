@@ -166,7 +166,7 @@ def test_too_few_repetitions_decide_nothing(repetitions, processes):
     (pair,) = compare(*runs).pairs
     assert pair.speedup.value == pytest.approx(1 / 9, rel=0.05)
     assert pair.verdict == "too few repetitions"
-    assert "3 processes of 3 undisturbed repetitions, or 6 in one" in pair.reason
+    assert "3 processes with at least 3 repetitions each, or 6 repetitions in one process" in pair.reason
 
 
 def test_other_work_on_the_device_forbids_a_verdict():

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dlmbench.analysis.findings import findings
+from dlmbench.analysis.findings import by_kind, findings, in_one_line
 from dlmbench.analysis.study import analyse
 from dlmbench.results import read_run
-from dlmbench.types import Cell, CellResult, EnergyWindow, Run, Sample, TextScore
+from dlmbench.types import Cell, CellResult, EnergyWindow, Finding, Run, Sample, TextScore
 from support.examples import ROOT
 from support.synthetic_run import ENVIRONMENT, baseline_cell, failed, measured, per_text, sample, target_cell, tiny_run
 
@@ -134,6 +134,29 @@ def test_energy_that_the_board_cannot_have_taken():
     }
     above = {"energy_above_cap"}
     assert found == {None: set(), 290.0: above, 385.0: set(), 375.0: above}  # 5% more than the cap is allowed
+
+
+@pytest.mark.parametrize(
+    ("cells", "also"),
+    [
+        (1, ""),
+        (2, "; also {1}"),
+        (4, "; also {1}, {2} and {3}"),
+        (9, "; also {1}, {2} and 6 more"),
+    ],
+)
+def test_findings_of_one_kind_are_one_line_that_names_a_few_cells(cells, also):
+    own = [target_cell(2 * k) for k in range(1, cells + 1)]
+    few = [f for f in findings(run_of(*(measured(c, STEADY[:4]) for c in own))) if f.code == "few_repetitions"]
+    (group,) = by_kind(few)
+    assert len(group) == cells
+    labels = [c.label for c in own]
+    assert in_one_line(group) == f"{labels[0]}: 4 timed repetitions, fewer than 10{also.format(*labels)}"
+
+
+def test_findings_about_the_run_are_all_in_their_line():
+    group = [Finding("controls_differ", "warning", None, f"{name} differs", "") for name in ("engine", "clock")]
+    assert in_one_line(group) == "engine differs; clock differs"
 
 
 def test_few_repetitions():

@@ -196,7 +196,7 @@ def test_too_few_repetitions_are_the_reason_and_not_a_difference_that_is_not_sho
     (verdict,) = verdicts_of(analyse(replace(run, results=few)).curves)
     assert verdict.outcome == "undecided"
     assert "too little was timed" in verdict.reason
-    assert verdict.settles == "3 undisturbed processes, or 6 repetitions in one"
+    assert verdict.settles == "3 processes with at least 3 repetitions each, or 6 repetitions in one process"
 
 
 def test_a_faster_step_count_that_is_as_good_keeps_the_baseline_from_winning():

@@ -125,6 +125,12 @@ def test_all_panels_are_in_the_appendix_and_drawn_for_whoever_prints_at_once(pag
         ]
         assert appendix.nth(i).locator(".mark-symbol path, .mark-rect path, .mark-line path").count() > 0
         assert panels[1] > panels[0] > 0
+    names = [
+        page.locator(f"{part} [data-plot=plot-latency_vs_steps] .role-legend-label text").all_text_contents()
+        for part in ("#answer", "#panels")
+    ]
+    assert names[0] == ["tiny-llama (autoregressive)", "tiny-llada, one block"]
+    assert names[1] == [*names[0], "tiny-llada, block 16"]
 
 
 def test_hovering_shows_a_value_with_its_unit_and_interval(opened, ordinary):
@@ -239,12 +245,16 @@ def test_the_theme_button_wins_over_the_system_and_figures_follow(opened, ordina
 
 
 @pytest.mark.parametrize("width", [390, 768, 1440])
-def test_nothing_sticks_out_at_any_width(opened, ordinary, page, width):
+def test_nothing_sticks_out_or_is_cut_at_any_width(opened, ordinary, many_panels, page, width):
     page.set_viewport_size({"width": width, "height": 800})
-    at = opened(ordinary).drawn()
-    assert at.page.evaluate("document.documentElement.scrollWidth") <= width
-    at.all()
-    assert at.page.evaluate("document.documentElement.scrollWidth") <= width
+    for path in (ordinary, many_panels):
+        at = opened(path).drawn()
+        assert at.page.evaluate("document.documentElement.scrollWidth") <= width
+        at.all()
+        assert at.page.evaluate("document.documentElement.scrollWidth") <= width
+        assert [text for text in at.page.locator(".plot text").all_text_contents() if "…" in text] == []
+        cut = "names => names.filter((n) => n.scrollWidth > n.clientWidth).map((n) => n.textContent)"
+        assert at.page.eval_on_selector_all("#table tbody th", cut) == []
 
 
 def test_prints_with_figures_and_table_and_without_controls(opened, ordinary, tmp_path):

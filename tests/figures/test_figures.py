@@ -297,9 +297,10 @@ def test_lengths_at_which_only_the_baseline_was_timed_are_not_compared():
     run = read_run(COMMITTED[0].parent / "tasks")
     frame = figure("throughput_by_batch_size").points(run, analyse(run, draws=20))
     assert 128 in set(frame["new_tokens"])
-    assert {
-        row["panel"].partition(", K")[0] for row in rows_of(specification(figure("throughput_by_batch_size"), frame))
-    } == {f"{p} prompt + 256 new tokens" for p in (132, 680, 894)}
+    spec = specification(figure("throughput_by_batch_size"), frame)
+    titles = {row["panel"].partition(", K")[0] for row in rows_of(spec)}
+    assert titles == {f"{p} prompt tokens" for p in (132, 680, 894)}
+    assert "In all panels: 256 new tokens." in caption(figure("throughput_by_batch_size"), frame, spec)
 
 
 def test_a_predicted_line_ends_where_no_step_breaks_even():
@@ -337,12 +338,13 @@ def test_a_caption_says_what_its_picture_leaves_out():
     frame = module.points(run, analyse(run, draws=20))
     spec = specification(module, frame)
     assert [title.rpartition("batch ")[2] for title in panel_titles(spec)] == ["1", "2", "4", "8", "16"]
-    assert caption(module, frame, spec) == f"{module.caption(frame)} 4 of 5 panels; the report's page has all."
+    same = "In all panels: 64 prompt tokens, 64 new tokens."
+    assert caption(module, frame, spec) == f"{module.caption(frame)} {same} 4 of 5 panels; the report's page has all."
     printed = [batch for batch in (1, 2, 4, 8, 16) if f"batch {batch}<" in svg(spec)]
     assert len(printed) == 4
     assert {1, 16} < set(printed)
     two = frame_of("pareto_frontier")
-    assert caption(module, two, specification(module, two)) == module.caption(two)
+    assert caption(module, two, specification(module, two)) == f"{module.caption(two)} {same}"
 
 
 DEGENERATE = {
@@ -511,13 +513,15 @@ def test_of_many_panels_four_are_shown_and_the_page_has_all():
         batches=(1,), blocks=(None,), steps=(4, 16), lengths=[(64, 16 * i) for i in range(1, 11)], scored=False
     )
     shown = {f.name: f for f in figures_of(run, analyse(run, draws=10))}["latency_vs_steps"]
-    titles = [f"64 prompt + {16 * i} new tokens" for i in range(1, 11)]
+    titles = [f"{16 * i} new tokens" for i in range(1, 11)]
     assert shown.panels == titles
     assert shown_panels(shown.spec) == [titles[i] for i in (0, 3, 6, 9)]
     spec = json.loads(shown.plot)
     assert spec["usermeta"] == {"shown": shown_panels(shown.spec)}
     assert {r["panel"] for r in rows_of(spec)} == set(titles)
-    assert shown.caption.endswith("4 of 10 panels; the report's page has all.")
+    assert shown.caption.endswith(
+        "In all panels: 64 prompt tokens, batch 1. 4 of 10 panels; the report's page has all."
+    )
 
 
 def test_the_shown_panels_have_the_batch_sizes_that_were_measured():
@@ -530,6 +534,7 @@ def test_the_shown_panels_have_the_batch_sizes_that_were_measured():
     assert chosen == [title for title in shown.panels if title in chosen]
 
 
+SERIES_COLOURS = {*style.COLOURS, *style.RAMP}
 HOSTILE = ("a$b_c^{d}$", "<a href='javascript:x'>m</a>", "汉字模型", "m" * 180, "a.b[0]'\"\\n{{x}}")
 
 
@@ -588,6 +593,26 @@ def test_each_name_is_in_one_legend_and_the_baseline_is_a_star_in_it(name):
     assert any(shape.count("L") >= 9 for shape in shapes)  # the ten corners of a star
 
 
+STUDIED = {name: read_run(COMMITTED[0].parent / name) for name in ("h200-native", "h200-x4-native", "tasks")}
+STUDIED["scored"] = tiny_run(batches=(1, 4), blocks=(None, 16), steps=(4, 16), lengths=[(64, 64), (960, 32)])
+
+
+@pytest.mark.parametrize("name", STUDIED)
+def test_titles_are_not_cut_and_a_legend_lists_exactly_what_its_panels_draw(name):
+    study = analyse(STUDIED[name], draws=20)
+    drawn = {f.name: svg(f.spec) for f in figures_of(STUDIED[name], study) if not f.missing}
+    for figure_name, text in drawn.items():
+        assert "…" not in text, figure_name
+        groups = [g for g in ElementTree.fromstring(text).iter() if "mark-" in (g.get("class") or "")]
+        looks = {}
+        for role in ("role-legend-symbol", "role-mark"):
+            shapes = [shape for g in groups if role in g.get("class").split() for shape in g]
+            stars = {"star"} if any((shape.get("d") or "").count("L") == 9 for shape in shapes) else set()
+            looks[role] = {shape.get(key) for shape in shapes for key in ("fill", "stroke")} & SERIES_COLOURS | stars
+        if looks["role-legend-symbol"]:
+            assert looks["role-legend-symbol"] == looks["role-mark"], figure_name
+
+
 def test_predicted_measured_and_extrapolated_break_evens_of_a_setting_have_one_name():
     run = read_run(Path(__file__).parents[2] / "docs/study/h200-native")
     frame = figure("breakeven_map").points(run, analyse(run, draws=50))
@@ -612,7 +637,7 @@ def test_titles_that_are_cut_to_the_same_lines_remain_panels_of_their_own():
     drawn = svg_of("memory_heatmap", frame)
     assert all(f">{label}<" in drawn for label in ("203", "209"))
     titles = [e for e in ElementTree.fromstring(drawn).iter("{http://www.w3.org/2000/svg}tspan") if e.text]
-    assert len(titles) == 2 * 4
+    assert [title.text[-1] for title in titles] == ["…", "m", "…", "m"]
 
 
 def test_logarithmic_axes_are_announced_and_bars_begin_at_zero():

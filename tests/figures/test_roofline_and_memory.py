@@ -165,7 +165,7 @@ def test_one_workload_is_drawn_with_both_times_of_each_setting():
     frame = frame_of("time_to_text", run_of(*(timed(c, 0.1, 10) for c in cells)))
     assert len(frame) == 12
     spec = specification(figure("time_to_text"), frame)
-    assert spec["facet"]["sort"] == ["64 prompt + 32 new tokens"]
+    assert spec["facet"]["sort"] == ["64 prompt tokens, 32 new tokens"]
     rows = [row for rows in spec["datasets"].values() for row in rows]
     assert sorted((r["x"], r["first_text_s"], r["latency_s"]) for r in rows) == [(4, 0.05, 0.1), (16, 0.05, 0.1)]
     assert "Shown at batch size 1" in figure("time_to_text").caption(frame)

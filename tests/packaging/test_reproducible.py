@@ -17,7 +17,8 @@ let
   named = prefix: names: builtins.listToAttrs (map (n: { name = n; value = prefix + n; }) names);
   python = named "python:" [
     "torchWithRocm" "transformers" "safetensors" "tokenizers" "huggingface-hub" "datasets" "typer" "rich"
-    "annotated-types" "pydantic" "pyyaml" "numpy" "scipy" "pandas" "altair" "vl-convert-python" "nvidia-ml-py" "psutil" "jinja2" "pytest"
+    "annotated-types" "pydantic" "pyyaml" "numpy" "scipy" "pandas" "altair" "vl-convert-python" "nvidia-ml-py" "psutil"
+    "jinja2" "pytest"
   ];
   pkgs = named "" [ "git" "gnumake" ] // {
     mkShell = arguments: arguments;

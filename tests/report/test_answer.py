@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from dlmbench.analysis.replication import DISTURBED
+from dlmbench.analysis.replication import DISTURBED, LEAST
 from dlmbench.analysis.study import analyse
 from dlmbench.cli import console
 from dlmbench.report import document, page
@@ -203,11 +203,11 @@ def test_a_run_of_random_weights_speaks_of_speed_alone_and_hides_no_workload():
     assert texts["8, 960+64"].faster_up_to == "2 (between K=2 and 4)"
     # How sure each row is stands beside it, with the cause, which is not the noise floor.
     assert texts["1, 64+64"].sure == "Shown faster at each K timed"
-    assert texts["8, 960+64"].sure == "Open at each K timed (too few repetitions)"
-    assert texts["1, 1984+64"].sure == "Shown faster at K=4, open at K=8 (too few repetitions)"
+    assert texts["8, 960+64"].sure == "Undecided at each K timed (too few repetitions)"
+    assert texts["1, 1984+64"].sure == "Shown faster at K=4, undecided at K=8 (too few repetitions)"
     assert answer.notes[-2:] == (
-        "Too few repetitions to decide anything: 10 of 19 speeds (it takes 3 processes of 3, or 6 in one).",
-        "From fewer than 3 processes: 9 of 19 speeds. There, differences under 10% decide nothing.",
+        f"Too few repetitions for a verdict: 10 of 19 speeds. A verdict needs {LEAST}.",
+        "Fewer than 3 processes: 9 of 19 speeds. For them, a difference under 10% decides nothing.",
     )
     # The most steps of a workload are those of a cached setting, which is not the best one.
     speeds = "10.9x at K=8 (block 256, no cache), 0.678x at K=256 (block 32, prefix cache)"
@@ -234,24 +234,24 @@ def test_what_all_rows_share_is_a_note_and_not_a_column():
 def test_times_of_one_process_name_the_noise_floor():
     answer = answer_of(analyse(RUNS["one process"](), 100))
     assert answer.notes[-1] == (
-        "From fewer than 3 processes: all 10 speeds. There, differences under 10% decide nothing."
+        "Fewer than 3 processes: all 10 speeds. For them, a difference under 10% decides nothing."
     )
-    assert not any("decide nothing" in note for note in answer_of(analyse(RUNS["both win"](), 100)).notes)
+    assert not any("decides nothing" in note for note in answer_of(analyse(RUNS["both win"](), 100)).notes)
 
 
 def test_too_few_repetitions_are_the_cause_that_is_named():
     """Nothing rests on them, so that no noise floor matters."""
     answer = answer_of(analyse(tiny_run(batches=(1,), blocks=(None,), processes=1, repetitions=3), 100))
-    assert not any("decide nothing" in note for note in answer.notes)
-    assert any(note.startswith("Too few repetitions to decide anything: all 5 speeds") for note in answer.notes)
+    assert not any("decides nothing" in note for note in answer.notes)
+    assert any(note.startswith("Too few repetitions for a verdict: all 5 speeds") for note in answer.notes)
 
 
 def test_a_busy_machine_is_the_cause_that_is_named():
     run = timed_alone()
     busy = [replace(r, samples=tuple(replace(s, host_busy=0.9) for s in r.samples)) for r in run.results]
     answer = answer_of(analyse(replace(run, results=tuple(busy)), 100))
-    assert f"All workloads: Open at each K timed ({DISTURBED})." in answer.notes
-    assert f"Open, since {DISTURBED}: all 30 speeds." in answer.notes
+    assert f"All workloads: Undecided at each K timed ({DISTURBED})." in answer.notes
+    assert f"Undecided because {DISTURBED}: all 30 speeds." in answer.notes
     assert not any("Too few" in note for note in answer.notes)
 
 

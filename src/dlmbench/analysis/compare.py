@@ -17,14 +17,7 @@ import numpy as np
 
 from dlmbench.analysis.parity import ALPHA, PerText, common_prompts, difference
 from dlmbench.analysis.quality import MetricInfo, all_cells, metrics_of, scores_by_text, whole_scores
-from dlmbench.analysis.replication import (
-    DISTURBED,
-    LEAST_ALONE,
-    LEAST_PROCESSES,
-    LEAST_REPETITIONS,
-    Ratio,
-    latencies,
-)
+from dlmbench.analysis.replication import DISTURBED, LEAST, Ratio, latencies
 from dlmbench.analysis.stats import Interval, Summary, false_discovery, group_by
 from dlmbench.analysis.study import peak_of, timing_of
 from dlmbench.types import Cell, CellResult, Environment, MemoryPass, Run
@@ -34,7 +27,6 @@ QualityVerdict = Literal["better", "worse", "no difference shown", "equal"]
 # Environments may differ in these and still be compared; the differences are listed.
 _CIRCUMSTANCES = ("device_count", "cuda", "python", "cpu", "power_cap_w", "host", "platform", "dlmbench", "git_commit")
 _UNKNOWN = "not on record"
-_LEAST = f"under {LEAST_PROCESSES} processes of {LEAST_REPETITIONS} undisturbed repetitions, or {LEAST_ALONE} in one"
 
 
 @dataclass(frozen=True)
@@ -301,7 +293,7 @@ def _speed(ratio: Ratio, p_value: float) -> tuple[SpeedVerdict, str]:
     if ratio.is_disturbed:
         return "disturbed", DISTURBED
     if not ratio.suffices:
-        return "too few repetitions", _LEAST
+        return "too few repetitions", f"a verdict needs {LEAST}"
     if p_value <= ALPHA:
         return "faster" if ratio.log > 0 else "slower", ""
     floor = f"within one process; differences under {ratio.floor:.1%} cannot be shown" if ratio.floor else ""

@@ -7,7 +7,7 @@ All thresholds are defined here and named in the messages.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Literal
 
 import numpy as np
@@ -40,6 +40,7 @@ CLOCK_SPAN = 0.05
 REPETITION_MARGIN = 0.10
 CAP_MARGIN = 0.05
 SMALL_PARAMETERS = 1e8
+MOST_NAMED = 3  # other cells that have the same finding
 
 Severity = Literal["info", "warning", "error"]
 # Code, severity, message and advice; the cell is added where there is one.
@@ -53,6 +54,24 @@ def findings(run: Run, curves: Sequence[Curve] = ()) -> tuple[Finding, ...]:
     remarks += [_cell_finding(c.points[-1].cell, *remark) for c in curves for remark in _curve(c)]
     rank = {"error": 0, "warning": 1, "info": 2}
     return tuple(sorted(remarks, key=lambda f: rank[f.severity]))
+
+
+def by_kind(found: Iterable[Finding]) -> list[list[Finding]]:
+    """Findings of one kind and severity together, in their order."""
+    return list(group_by(found, lambda f: (f.severity, f.code)).values())
+
+
+def in_one_line(group: Sequence[Finding]) -> str:
+    """Findings of one kind: the first message, and a few of the other cells; all messages where they are of no cell."""
+    first = group[0]
+    if first.cell_id is None:
+        return "; ".join(dict.fromkeys(f.message for f in group))
+    # A message of a cell begins with the cell's label.
+    labels = {f.cell_id: f.message.partition(": ")[0] for f in group}
+    others = [label for cell_id, label in labels.items() if cell_id != first.cell_id]
+    named = others if len(others) <= MOST_NAMED else [*others[: MOST_NAMED - 1], f"{len(others) - MOST_NAMED + 1} more"]
+    listed = " and ".join(filter(None, (", ".join(named[:-1]), *named[-1:])))
+    return first.message + (f"; also {listed}" if others else "")
 
 
 def _cell_finding(cell: Cell, code: str, severity: Severity, message: str, hint: str) -> Finding:

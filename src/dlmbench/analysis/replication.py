@@ -29,13 +29,17 @@ ProcessT = TypeVar("ProcessT", bound=Hashable)
 LEAST_PROCESSES = 3
 LEAST_REPETITIONS = 3
 LEAST_ALONE = 6
+LEAST = (
+    f"{LEAST_PROCESSES} processes with at least {LEAST_REPETITIONS} repetitions each, "
+    f"or {LEAST_ALONE} repetitions in one process"
+)
 # What two processes of the same code may differ by, where no self-check has measured it on this machine.
 UNMEASURED_FLOOR = 0.10
 # No verdict rests on a cell of which more repetitions than this share met other work on the device or a hot device; on
 # a CPU, where other programs keep more than this share of the cores busy.
 MOST_DISTURBED = 0.1
 MOST_BUSY = 0.25
-DISTURBED = f"over {MOST_DISTURBED:.0%} of the repetitions met other programs, busy GPUs beside it, or heat"
+DISTURBED = f"other programs, busy GPUs in the same node or heat disturbed over {MOST_DISTURBED:.0%} of the repetitions"
 # The level of the F test that a cell is noisier than its kind: lax, because a loud cell taken for a quiet one is worse.
 NOISIER = 0.2
 # A forward over fewer positions than this is bound by launches, not by arithmetic or memory traffic.

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from dlmbench.analysis.parity import ALPHA, LEAST_PROMPTS, ParityRange, speedup_at_parity
-from dlmbench.analysis.replication import DISTURBED, LEAST_ALONE, LEAST_PROCESSES
+from dlmbench.analysis.replication import DISTURBED, LEAST
 from dlmbench.analysis.results import RANDOM_WEIGHTS, Curve, MetricParity, Verdict, VerdictOutcome
 
 Pace = Literal["faster", "slower", "unclear", "unknown"]
@@ -84,7 +84,6 @@ def pace(curve: Curve, steps: int, alpha: float = ALPHA) -> Pace:
     return "slower" if steps > line.high else "faster" if steps < line.low else "unclear"
 
 
-_LEAST = f"{LEAST_PROCESSES} undisturbed processes, or {LEAST_ALONE} repetitions in one"
 _MORE_PROMPTS = "more prompts"
 _MORE_PROCESSES = "more processes, or a larger difference in time"
 
@@ -120,7 +119,7 @@ def _decide(curve: Curve, shown: MetricParity | None, alpha: float) -> Decision:
         if paces >= {"faster", "slower"}:
             return "undecided", f"parity lies at {span}, where the faster model changes", _MORE_PROMPTS
         if not all(p.ratio and p.ratio.suffices for p in curve.points if p.cell.steps in steps):
-            return "undecided", f"as good at {span}, where too little was timed for a verdict", _LEAST
+            return "undecided", f"as good at {span}, where too little was timed for a verdict", LEAST
         return "undecided", f"as good at {span}, where the times are not shown to differ", _MORE_PROCESSES
     if found.outcome == "not_reached":
         return "undecided", f"diffusion is worse up to K={largest}, still not slower there", "larger K"

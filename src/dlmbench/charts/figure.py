@@ -38,7 +38,7 @@ from dlmbench.types import Run
 
 DPI = 300
 MOST_PANELS = 4
-MOST_LINES = 4  # of a panel's title
+MOST_LINES = 2  # of a panel's title
 ENDINGS = ("png", "pdf", "csv")
 Spec = dict[str, Any]
 _LAST = 1_000_000  # the ORDER of a figure without one
@@ -119,9 +119,15 @@ def _digits(value: object) -> str:
 
 
 def caption(module: ModuleType, frame: pd.DataFrame, spec: Spec) -> str:
-    """The text under the figure, with how many of its panels are left out."""
-    text, n = str(module.caption(frame)), len(panel_titles(spec))
-    return f"{text} {MOST_PANELS} of {n} panels; the report's page has all." if n > MOST_PANELS else text
+    """The text under the figure, with what its panels share and how many of them are left out."""
+    texts, titles = [str(module.caption(frame))], panel_titles(spec)
+    if same := spec.get("usermeta", {}).get("same"):
+        texts.append(f"In all panels: {same}.")
+    if any(re.search(r"\d\+\d+ tokens", title) for title in titles):
+        texts.append("Titles: prompt + new tokens.")
+    if len(titles) > MOST_PANELS:
+        texts.append(f"{MOST_PANELS} of {len(titles)} panels; the report's page has all.")
+    return " ".join(texts)
 
 
 def specification(module: ModuleType, frame: pd.DataFrame) -> Spec:
@@ -164,13 +170,15 @@ def svg(spec: Spec) -> str:
     """The figure in a paper's column, 3.4 inches wide."""
     printed = copy.deepcopy(spec)
     printed["config"] = style.config(style.FONT_PT, is_print=True)
-    inner, columns = printed, 1
-    if titles := shown_panels(spec):
-        inner = printed["spec"]
-        columns = printed["columns"] = min(printed.get("columns", 1), len(titles))
+    inner, columns, titles = printed, 1, shown_panels(spec)
+    if titles:
+        inner, columns = printed["spec"], min(printed.get("columns", 1), len(titles))
+        if any(len(_lines(title, columns)) > MOST_LINES for title in titles):
+            columns = 1
+        printed["columns"] = columns
         _keep_panels(printed, titles)
     inner["width"] = (style.WIDTH_PT - 40) / columns - 10
-    inner.setdefault("height", 120 if columns == 1 else 85)
+    inner.setdefault("height", 85 if columns > 1 else 60 if len(titles) > 1 else 120)
     drawn = vl_convert.vegalite_to_svg(printed)
     # Labels need space that only drawing tells: what is too wide or too narrow is given to the panels.
     found = re.search(r'<svg[^>]* width="([\d.]+)"', drawn)
@@ -180,21 +188,41 @@ def svg(spec: Spec) -> str:
 
 
 def _keep_panels(spec: Spec, titles: Sequence[str]) -> None:
-    """Only the panels of these titles, which are broken into lines as wide as a panel."""
-    letters = int((style.WIDTH_PT - 40) / spec["columns"] / style.LETTER_PT) - 2
-    lines = json.dumps({title: _lines(title, letters) for title in titles})
+    """Only the panels of these titles, broken into lines as wide as a panel, and only their names in the legend."""
+    lines = json.dumps({title: _cut(_lines(title, spec["columns"])) for title in titles})
     spec["facet"]["sort"] = list(titles)
     spec["facet"]["header"] = {"labelExpr": f"({lines})[datum.label]"}
     spec["facet"]["header"]["labelLimit"] = (style.WIDTH_PT - 60) / spec["columns"]
     for name, rows in spec["datasets"].items():
         spec["datasets"][name] = [row for row in rows if row["panel"] in titles]
+    _fit_legends(spec["spec"], [row for rows in spec["datasets"].values() for row in rows])
 
 
-def _lines(title: str, letters: int) -> list[str]:
-    """A title in lines; of a long one the beginning and the end, where names of models differ from one another."""
+def _fit_legends(part: object, rows: Sequence[Spec]) -> None:
+    """Every legend in this part of a chart with the names that `rows` have, and no other."""
+    if isinstance(part, list):
+        for item in part:
+            _fit_legends(item, rows)
+    if not isinstance(part, dict):
+        return
+    if part.get("legend") and part["type"] == "nominal" and (names := part.get("scale", {}).get("domain")):
+        drawn = {row.get(part["field"]) for row in rows}
+        part["legend"]["values"] = [name for name in names if name in drawn]
+    for item in part.values():
+        _fit_legends(item, rows)
+
+
+def _lines(title: str, columns: int) -> list[str]:
+    """A title in lines as wide as a panel of so many side by side; a number stays beside its word."""
+    bound = re.sub(r"(?<=\d) | (?=\d)", "\u00a0", title)
     # Chinese letters are twice as wide as others.
-    spaced = "".join(c + "\u200b" * (east_asian_width(c) in "WF") for c in title)
-    lines = [line.replace("\u200b", "") for line in textwrap.wrap(spaced, letters)]
+    spaced = "".join(c + "\u200b" * (east_asian_width(c) in "WF") for c in bound)
+    letters = int((style.WIDTH_PT - 40) / columns / style.LETTER_PT) - 2
+    return [line.replace("\u200b", "").replace("\u00a0", " ") for line in textwrap.wrap(spaced, letters)]
+
+
+def _cut(lines: list[str]) -> list[str]:
+    """Of many lines the first and the last, where names of models differ from one another."""
     return lines if len(lines) <= MOST_LINES else [*lines[: MOST_LINES - 2], f"{lines[MOST_LINES - 2]}…", lines[-1]]
 
 

@@ -11,16 +11,28 @@ const vegaEmbed = () =>
     document.head.append(element("script", { textContent: source }));
     return window.vegaEmbed;
   }));
-// A legend has as many columns as its names leave space for; names that do not fit are cut.
-const fitLegends = (part, width) => {
+// A legend has the names that `rows` have, in as many columns as they leave space for; names that do not fit are cut.
+const fitLegends = (part, rows, width) => {
   if (!part || typeof part !== "object") return;
-  const names = part.scale?.domain;
-  if (part.legend && Array.isArray(names)) {
-    const longest = Math.max(...names.map((n) => String(n).length));
-    const across = Math.max(1, Math.floor(width / (6.6 * longest + 34)));
-    Object.assign(part.legend, { columns: Math.min(across, names.length), labelLimit: width - 40 });
+  if (part.legend && part.type === "nominal" && part.scale?.domain) {
+    const drawn = new Set(rows.map((row) => row[part.field]));
+    const names = part.scale.domain.filter((name) => drawn.has(name));
+    const across = Math.max(1, Math.floor(width / (6.6 * Math.max(...names.map((n) => n.length)) + 34)));
+    Object.assign(part.legend, { values: names, columns: Math.min(across, names.length), labelLimit: width - 40 });
   }
-  Object.entries(part).forEach(([key, value]) => key !== "datasets" && fitLegends(value, width));
+  Object.values(part).forEach((value) => fitLegends(value, rows, width));
+};
+// A title in lines of at most `width` pixels; a number stays beside its word.
+const pen = document.createElement("canvas").getContext("2d");
+const inLines = (title, width) => {
+  pen.font = `bold 12px ${getComputedStyle(document.body).fontFamily}`;
+  const lines = [];
+  for (const word of title.split(/(?<!\d) (?!\d)/)) {
+    const longer = `${lines.at(-1)} ${word}`;
+    if (lines.length && pen.measureText(longer).width <= width) lines[lines.length - 1] = longer;
+    else lines.push(word);
+  }
+  return lines.join("\n");
 };
 
 class PageFigure {
@@ -79,7 +91,9 @@ class PageFigure {
     const names = (label, name) => (label.endsWith("…") ? name?.startsWith(label.slice(0, -1)) : name === label);
     const isHidden = (row) => [...this.hidden].some((label) => names(label, row.line) || names(label, row.series));
     for (const [name, rows] of Object.entries(spec.datasets)) {
-      spec.datasets[name] = rows.filter((r) => (shown?.has(r.panel) ?? true) && !isHidden(r));
+      const own = rows.filter((r) => shown?.has(r.panel) ?? true);
+      fitLegends(inner, own, this.width);
+      spec.datasets[name] = own.filter((r) => !isHidden(r));
     }
     const panels = spec.facet?.sort?.length ?? 1;
     const wide = this.isAppendix ? Math.floor(this.width / 300) : spec.columns ?? 1;
@@ -92,11 +106,14 @@ class PageFigure {
     }
     if (spec.facet) {
       spec.columns = columns;
-      spec.facet.header = { ...spec.facet.header, labelLimit: (this.width - 40) / columns };
+      const width = (this.width - 80) / columns - 24;
+      const lines = (title) => inLines(title, width);
+      spec.facet.sort = spec.facet.sort.map(lines);
+      Object.values(spec.datasets).flat().forEach((row) => (row.panel = lines(row.panel)));
+      spec.facet.header = { ...spec.facet.header, labelLimit: width, labelExpr: "split(datum.label, '\\n')" };
     }
     inner.width = (this.width - 80) / columns - 24;
     if (spec.title && this.width < NARROW_PX) spec.title = spec.title.split(/(?<=:) /);
-    fitLegends(spec, this.width);
     return { inner, columns };
   }
 }

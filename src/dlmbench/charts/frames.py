@@ -140,15 +140,30 @@ def names(frame: pd.DataFrame, **wanted: Any) -> list[str]:
 # ---------------------------------------------------------------- texts
 
 
-def shape_titles(frame: pd.DataFrame) -> pd.Series[str]:
-    """The lengths of each row as the title of a panel."""
+def length_texts(frame: pd.DataFrame) -> list[pd.Series[str]]:
+    """The lengths of each row: prompt and new tokens as one text where both differ between rows."""
     prompt, new = (frame[c].astype(int).astype(str) for c in LENGTHS)
-    return prompt + " prompt + " + new + " new tokens"
+    if prompt.nunique() > 1 and new.nunique() > 1:
+        return [prompt + "+" + new + " tokens"]
+    return [prompt + " prompt tokens", new + " new tokens"]
 
 
-def with_shapes(titles: pd.Series[str], frame: pd.DataFrame) -> pd.Series[str]:
-    """The title of each row followed by its lengths, where the frame has several."""
-    return titles + ", " + shape_titles(frame) if len(frame[LENGTHS].drop_duplicates()) > 1 else titles
+def series_texts(frame: pd.DataFrame) -> list[pd.Series[str]]:
+    """The series of each row as its model and its settings."""
+    return [frame["series"].str.partition(", ")[part] for part in (0, 2)]
+
+
+def with_panels(frame: pd.DataFrame, *texts: pd.Series[str]) -> pd.DataFrame:
+    """The frame with the column `panel`, its titles: those of the `texts` of each row that differ between rows.
+
+    What is the same in all panels is left to the caption (`attrs["same"]`). A single panel has all of it as its title.
+    """
+    differing = [text for text in texts if text.nunique() > 1]
+    same = [text.iloc[0] for text in texts if differing and text.nunique() == 1]
+    titles = [", ".join(filter(None, row)) for row in zip(*(differing or texts), strict=True)]
+    titled = frame.assign(panel=titles)
+    titled.attrs = frame.attrs | {"same": ", ".join(filter(None, same))}
+    return titled
 
 
 def memory_unit(largest_bytes: float) -> tuple[int, str]:

@@ -82,7 +82,7 @@ def caption(frame: pd.DataFrame) -> str:
     text = (
         "Quality against diffusion steps, with 95% intervals from a bootstrap over prompts. These are unpaired; parity "
         "is tested prompt by prompt, which is more sensitive. Rings: S_parity at the leading margin, with a bar to the "
-        "smallest step count at which it may lie. Bands: the autoregressive baseline."
+        "smallest step count at which it may lie. Bands: the autoregressive baseline. Arrows: the better direction."
     )
     if (frame["metric"] == metric_for("likelihood")).any():
         text += " The likelihood is the sampler's, with tokens drawn at temperature 1."
@@ -94,17 +94,20 @@ def caption(frame: pd.DataFrame) -> str:
 def chart(frame: pd.DataFrame) -> Any:
     """A panel for each metric and pair of lengths, in the order of the metrics."""
     curve_steps = frames.rows(frame, kind="curve")["steps"]
-    metrics = zip(frame["metric"], frame["unit"], frame["higher_is_better"], strict=True)
-    titles = pd.Series([MetricInfo(name, unit, bool(up)).title for name, unit, up in metrics], frame.index)
+    metrics = map(MetricInfo, frame["metric"], frame["unit"], frame["higher_is_better"])
+    names = [f"{m.display_name} [{m.unit}] {'↑' if m.higher_is_better else '↓'}" for m in metrics]
+    # A single metric is the title of the axis, several are those of panels.
+    texts = [pd.Series(names, frame.index)] if len(set(names)) > 1 else []
     # An end of S_parity's interval beyond the largest step count is drawn there.
     is_parity = frame["kind"] == "parity"
     ends = {c: frame[c].where(frame[c].notna() | ~is_parity, curve_steps.max()) for c in ("steps_low", "steps_high")}
-    shown = style.named(frame).assign(panel=frames.with_shapes(titles, frame), **ends)
+    shown = frames.with_panels(style.named(frame).assign(**ends), *texts, *frames.length_texts(frame))
     order = list(shown["metric"].unique())
     shown = shown.sort_values("metric", key=lambda names: names.map(order.index), kind="stable")
     shown, tips = style.with_tooltip(shown, "metric", "unit", "texts", value=("value", ""))
     x = style.log2_axis("steps", "diffusion steps K", list(curve_steps))
     y = style.axis("value", "", shown, zero=False)
+    y["axis"]["title"] = "" if texts else names[0].replace(" [", "\n[").split("\n")
     marks = style.Marks(x, y, style.series_looks(shown[shown["kind"] != "truth"]), tips)
     reached = style.where("parity", also="isValid(datum.steps)")
     truth = style.where("truth").mark_rule(color=style.ALARM, strokeDash=style.DOTTED, strokeWidth=1.5)

@@ -16,7 +16,7 @@ import altair as alt
 import pandas as pd
 
 from dlmbench.analysis.break_even import whole_steps
-from dlmbench.charts.frames import LENGTHS, diffusion, interval_columns, names, shape_titles
+from dlmbench.charts.frames import LENGTHS, diffusion, interval_columns, length_texts, names, with_panels
 
 INK, PAPER, GRID, MUTED, ALARM, HALF = "#222222", "#ffffff", "#dddddd", "#6b6b6b", "#b00020", "#888888"
 # Okabe & Ito, "Color Universal Design" (2008), without the yellow that vanishes on white.
@@ -153,19 +153,25 @@ def series_looks(frame: pd.DataFrame, symbol: str = "circle") -> Looks:
     return Looks("series", names(frame, kind="baseline"), places, COLOURS, symbol)
 
 
-def by_shape(frame: pd.DataFrame) -> pd.DataFrame:
-    """The frame in the order of its panels, one for each pair of lengths, with `named` series."""
+def by_shape(frame: pd.DataFrame, **also: str) -> pd.DataFrame:
+    """The frame in the order of its panels, one for each pair of lengths, with `named` series.
+
+    also: further columns that panels differ by, each with the form of its value in a title.
+    """
     ordered = named(frame).sort_values([*LENGTHS, "batch_size"], kind="stable")
-    return ordered.assign(panel=shape_titles(ordered))
+    texts = (ordered[column].map(form.format, na_action="ignore").fillna("") for column, form in also.items())
+    return with_panels(ordered, *length_texts(ordered), *texts)
 
 
 def by_shape_and_batch(frame: pd.DataFrame) -> pd.DataFrame:
     """The same with a panel for each pair of lengths and batch size with diffusion in it."""
-    ordered = by_shape(frame)
-    if ordered["batch_size"].nunique() > 1:
-        ordered["panel"] += ", batch " + ordered["batch_size"].astype(int).astype(str)
-    with_diffusion = ordered["panel"].isin(diffusion(ordered)["panel"])
-    return ordered[with_diffusion] if with_diffusion.any() else ordered
+    has_diffusion = any_of_shape(frame, frame["kind"] != "baseline")
+    return by_shape(frame[has_diffusion] if has_diffusion.any() else frame, batch_size="batch {:.0f}")
+
+
+def any_of_shape(frame: pd.DataFrame, is_wanted: pd.Series[bool]) -> pd.Series[bool]:
+    """For each row whether any row of its lengths and batch size is wanted."""
+    return is_wanted.groupby([frame[c] for c in (*LENGTHS, "batch_size")]).transform("any")
 
 
 # ---------------------------------------------------------------- axes
@@ -325,7 +331,7 @@ def panels(layers: Sequence[Any], frame: pd.DataFrame, **independent: Any) -> di
     # Rows are added last: Altair copies whatever is in a chart many times.
     rows = [dict(zip(frame.columns, map(_plain, row), strict=True)) for row in frame.itertuples(index=False)]
     spec: dict[str, Any] = chart.to_dict(validate=False)
-    return spec | {"datasets": {"points": rows}}
+    return spec | {"datasets": {"points": rows}, "usermeta": {"same": frame.attrs.get("same", "")}}
 
 
 def config(font_px: float, *, is_print: bool) -> dict[str, Any]:
@@ -344,7 +350,7 @@ def config(font_px: float, *, is_print: bool) -> dict[str, Any]:
         "header": {**text, "labelFontWeight": "bold", "labelPadding": 4, "labelAnchor": "start", "labelAlign": "left"},
         "facet": {"spacing": 16 if is_print else 22},
         "legend": {**text, "orient": "bottom", "symbolSize": 2 * point, "labelLimit": 0, "titleFontWeight": "normal"}
-        | {"offset": 8, "columnPadding": 8, "rowPadding": 2, "padding": 0, "gradientThickness": 8}
+        | {"offset": 8, "columnPadding": 8, "rowPadding": 2, "padding": 0, "gradientThickness": 8, "titleLimit": 0}
         | {"layout": {"bottom": {"direction": "vertical", "anchor": "start", "margin": 4}}},
         "title": {"fontSize": font_px, "color": ALARM, "anchor": "start", "offset": 6, "fontWeight": "bold"},
         "line": {"strokeWidth": 1.5 * thin},

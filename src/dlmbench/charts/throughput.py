@@ -69,11 +69,9 @@ def side_by_side(frame: pd.DataFrame) -> Any:
     is_compared = (frame["kind"] == "baseline") | frame["steps"].isna() | (frame["steps"] == frame["compared_steps"])
     # Lengths at which only the baseline was timed compare nothing, unless nothing else was timed.
     has_diffusion = frame["compared_steps"].notna()
-    shown = style.by_shape(frame[is_compared & (has_diffusion if has_diffusion.any() else True)])
-    at = [f", K = {k:.0f}" if pd.notna(k) else "" for k in shown["compared_steps"]]
-    shown, tips = style.with_tooltip(
-        shown.assign(panel=shown["panel"] + at), "repetitions", throughput=("tokens_per_s", "new tokens/s")
-    )
+    shown = frame[is_compared & (has_diffusion if has_diffusion.any() else True)]
+    shown = style.by_shape(shown, compared_steps="K={:.0f}")
+    shown, tips = style.with_tooltip(shown, "repetitions", throughput=("tokens_per_s", "new tokens/s"))
     x: Any = alt.X("batch_size:O", title="batch size", axis=alt.Axis(labelAngle=0, grid=True, tickBand="extent"))
     y = _y(shown)
     is_log = y["scale"]["type"] == "log"
@@ -91,18 +89,16 @@ def scaling(frame: pd.DataFrame) -> Any:
 
     The baseline has a panel of its own only where there is nothing else.
     """
-    frame = style.named(frame).assign(panel=frames.shape_titles(frame))
-    curves = frames.diffusion(frame)
+    named = style.named(frame)
+    of_panels = frames.diffusion(named) if (named["kind"] != "baseline").any() else named
     shown = []
-    for series, shape in (curves if len(curves) else frame)[["series", "panel"]].drop_duplicates().to_numpy():
-        here = frames.rows(frame, panel=shape)
-        # Without its model where its settings tell it from others.
-        name = f"{series.partition(', ')[2] or series}, " if curves["series"].nunique() > 1 else ""
+    for _, own in of_panels.groupby(["series", *frames.LENGTHS], sort=False):
+        baselines = frames.rows(named, kind="baseline", **own[frames.LENGTHS].iloc[0])
         # The baseline first, so that its stars hide no other point.
-        own = pd.concat([frames.rows(here, kind="baseline"), frames.rows(curves, panel=shape, series=series)])
-        shown.append(own.assign(panel=name + shape))
-    drawn = pd.concat(shown)
-    drawn = drawn.assign(line=line_names(drawn))
+        shown.append(pd.concat([baselines, frames.diffusion(own)]).assign(setting=own["series"].iloc[0]))
+    drawn = pd.concat(shown, ignore_index=True)
+    settings = frames.series_texts(drawn.assign(series=drawn["setting"]))
+    drawn = frames.with_panels(drawn.assign(line=line_names(drawn)), *settings, *frames.length_texts(drawn))
     drawn, tips = style.with_tooltip(drawn, "repetitions", throughput=("tokens_per_s", "new tokens/s"))
     x = style.log2_axis("batch_size", "batch size", list(frame["batch_size"]))
     marks = style.Marks(x, _y(frame), line_looks(drawn), tips)

@@ -648,10 +648,9 @@ def left_out(plan: Plan) -> None:
 
 def findings(found: Sequence[Finding]) -> None:
     """Report the findings about a run: one line per kind, however many cells show it."""
-    from dlmbench.analysis.stats import group_by
+    from dlmbench.analysis.findings import by_kind, in_one_line
 
-    for group in group_by(found, lambda finding: finding.code).values():
-        more = f" (and {len(group) - 1} more)" if len(group) > 1 else ""
-        first = group[0]
-        style = {"error": "red", "warning": "yellow"}.get(first.severity, "dim")
-        STDERR.print(f"{first.severity}: {first.message}{more}: {first.hint}", style=style)
+    for group in by_kind(found):
+        times = f", {len(group)} times" if len(group) > 1 else ""
+        style = {"error": "red", "warning": "yellow"}.get(group[0].severity, "dim")
+        STDERR.print(f"{group[0].severity}{times}: {in_one_line(group)}: {group[0].hint}", style=style)

@@ -140,6 +140,6 @@ def chart(frame: pd.DataFrame) -> Any:
         bars.encode(x=x, y=y, color=marks.looks.color, tooltip=tips),
         marks.points(measured),
         marks.points(style.where("extrapolated"), filled=False, style="open"),
-        marks.rings(parity),
+        marks.rings(parity).encode(color=marks.looks.color),
     ]
     return style.panels(layers, shown)

@@ -45,9 +45,8 @@ def caption(frame: pd.DataFrame) -> str:
 
 def chart(frame: pd.DataFrame) -> Any:
     """A panel for each setting and step count: a map of positions (across) and forwards (down)."""
-    steps = [f", K={k:.0f}" if pd.notna(k) else "" for k in frame["steps"]]
-    shown = frame.assign(
-        panel=frames.with_shapes(frame["series"] + pd.Series(steps, frame.index, dtype=str), frame),
+    steps = frame["steps"].map("K={:.0f}".format, na_action="ignore").fillna("")
+    shown = frames.with_panels(frame, *frames.series_texts(frame), steps, *frames.length_texts(frame)).assign(
         left=frame["position"] - 0.5,
         right=frame["position"] + 0.5,
         above=frame["forward"] - 0.5,

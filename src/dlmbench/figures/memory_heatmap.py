@@ -81,7 +81,8 @@ def chart(frame: pd.DataFrame) -> Any:
     ]
     # From zero, so that a difference of a few percent is no change of colour.
     most = float(peak.fillna(0).max()) or 1.0
-    shown = frame.assign(panel=frame["series"], peak=peak, text=texts, is_light=peak > most / 2)
+    shown = frames.with_panels(frame, *frames.series_texts(frame))
+    shown = shown.assign(peak=peak, text=texts, is_light=peak > most / 2)
     shown, tips = style.with_tooltip(shown, "sequence_tokens", "source", "note", peak_memory=("peak", unit))
     x: Any = alt.X("batch_size:O", title="batch size", axis=alt.Axis(labelAngle=0))
     y: Any = alt.Y("sequence_tokens:O", title="sequence length [tokens]", sort="descending")

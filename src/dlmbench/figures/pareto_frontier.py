@@ -96,11 +96,11 @@ def _name(frame: pd.DataFrame) -> str:
 
 def chart(frame: pd.DataFrame) -> Any:
     """A panel for each pair of lengths and batch size that has a curve, or for each where there is none."""
-    shown, unit = style.by_shape_and_batch(frame.assign(below=-frame["margin"])), str(frame["unit"].iloc[0])
-    is_curve = shown["kind"] == "curve"
-    has_curve = is_curve.groupby([shown["panel"], shown["series"]]).transform("sum") > 1
-    if has_curve.any():
-        shown = shown[shown["panel"].isin(shown["panel"][has_curve])]
+    unit, keys = str(frame["unit"].iloc[0]), ["series", *frames.LENGTHS, "batch_size"]
+    points = (frame["kind"] == "curve").groupby([frame[key] for key in keys]).transform("sum")
+    has_curve = style.any_of_shape(frame, points > 1)
+    shown = style.by_shape_and_batch(frame[has_curve] if has_curve.any() else frame)
+    shown = shown.assign(below=-shown["margin"])
     shown, tips = style.with_tooltip(shown, gain=("gain", unit), latency=("latency_s", "s"))
     x = style.axis("latency_s", "latency [s]", shown, alt.X)
     y = style.axis("gain", "", shown, zero=False)

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from dlmbench.analysis.parity import ParityRange
-from dlmbench.analysis.replication import DISTURBED, LEAST_ALONE, LEAST_PROCESSES, LEAST_REPETITIONS, Ratio
+from dlmbench.analysis.replication import DISTURBED, LEAST, LEAST_PROCESSES, Ratio
 from dlmbench.analysis.results import Curve, Study, Verdict
 from dlmbench.analysis.stats import Interval, group_by
 from dlmbench.report.tables import Column, Table, tabulate
@@ -302,7 +302,9 @@ def _sure(curve: Curve, settings: Sequence[tuple[Curve, Verdict]]) -> str | None
     compared = [(c, p.cell.steps, p.pace, p.ratio) for c in ordered for p in c.timed if p.ratio is not None]
     others = [c for c, *_ in compared if c is not curve]
     own = [steps for c, steps, *_ in compared if c is curve]
-    groups = group_by(compared, lambda item: ("open", _why_open(item[3])) if item[2] == "unclear" else (item[2], ""))
+    groups = group_by(
+        compared, lambda item: ("undecided", _why_open(item[3])) if item[2] == "unclear" else (item[2], "")
+    )
     texts = []
     for (state, why), items in groups.items():
         places = _steps([steps for c, steps, *_ in items if c is curve], own)
@@ -346,16 +348,15 @@ def _notes(study: Study) -> Iterator[str]:
         margin = "a perplexity up to {:.0%} higher" if lead.log_scale else "up to {:g} worse"
         yield f"As good: by {lead.phrase}, {margin.format(lead.margin)}, on the same prompts."
     ratios = [p.ratio for c in study.curves for p in c.points if p.ratio is not None]
-    enough = f"it takes {LEAST_PROCESSES} processes of {LEAST_REPETITIONS}, or {LEAST_ALONE} in one"
     alone = [r for r in ratios if r.suffices and r.floor]
     floor = percent(max((r.floor for r in alone), default=0.0))
     for found, text in (
-        ([r for r in ratios if r.is_disturbed], f"Open, since {DISTURBED}: {{}}."),
+        ([r for r in ratios if r.is_disturbed], f"Undecided because {DISTURBED}: {{}}."),
         (
             [r for r in ratios if not r.suffices and not r.is_disturbed],
-            f"Too few repetitions to decide anything: {{}} ({enough}).",
+            f"Too few repetitions for a verdict: {{}}. A verdict needs {LEAST}.",
         ),
-        (alone, f"From fewer than {LEAST_PROCESSES} processes: {{}}. There, differences under {floor} decide nothing."),
+        (alone, f"Fewer than {LEAST_PROCESSES} processes: {{}}. For them, a difference under {floor} decides nothing."),
     ):
         if found:
             share = f"all {len(ratios)}" if len(found) == len(ratios) else f"{len(found)} of {len(ratios)}"

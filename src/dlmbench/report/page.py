@@ -16,6 +16,7 @@ from pathlib import Path
 import vl_convert
 from markupsafe import Markup
 
+from dlmbench.analysis.findings import in_one_line
 from dlmbench.charts import figure, style
 from dlmbench.charts.figure import packed
 from dlmbench.report.source import Source
@@ -51,6 +52,7 @@ def compose(source: Source) -> str:
             many_panels=[f for f in source.figures if len(f.panels) > figure.MOST_PANELS],
             cells=packed(source.cells.as_json()),
             false_discoveries=FALSE_DISCOVERIES,
+            in_one_line=in_one_line,
             # Part of the package, not of a run: the only text that is not escaped.
             style=Markup((TEMPLATES / "page.css").read_text(encoding="utf-8")),
             script=Markup(own),

@@ -11,6 +11,7 @@ from typing import Any
 
 from dlmbench import registry
 from dlmbench.analysis.contrasts import setting
+from dlmbench.analysis.findings import by_kind
 from dlmbench.analysis.published import published_answers, published_of
 from dlmbench.analysis.replication import LEAST_PROCESSES, UNMEASURED_FLOOR, floor_of, usable
 from dlmbench.analysis.results import CellSummary, Curve, Study
@@ -201,7 +202,7 @@ class Source:
     @property
     def finding_groups(self) -> list[list[Finding]]:
         """Findings of the same kind and severity together, errors first."""
-        return list(group_by(self.study.findings, lambda f: (f.severity, f.code)).values())
+        return by_kind(self.study.findings)
 
     def name_of(self, summary: CellSummary) -> str:
         """A cell's label and shape."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from dlmbench.analysis.break_even import BreakEven
+from dlmbench.analysis.findings import in_one_line
 from dlmbench.analysis.published import MARGIN, PublishedAnswer
 from dlmbench.analysis.quality import MetricInfo, Quality
 from dlmbench.analysis.results import CellSummary, Curve, Study
@@ -339,11 +340,11 @@ def _published_parity(answer: PublishedAnswer) -> str:
 
 
 def finding_table(groups: Sequence[Sequence[Finding]]) -> Table:
-    """One row per kind of finding: how often, the first, and the advice."""
+    """One row per kind of finding: how often, the first and where else, and the advice."""
     columns = (
         Column("severity", "severity", lambda group: group[0].severity),
         Column("times", "times", len),
-        Column("first", "first", lambda group: group[0].message),
+        Column("finding", "finding", in_one_line),
         Column("advice", "advice", lambda group: group[0].hint),
     )
     return tabulate(columns, groups, [f"{g[0].code}.{g[0].severity}" for g in groups], "Every check passed.")
