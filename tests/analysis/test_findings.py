@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from dlmbench.analysis.findings import by_kind, findings, in_one_line
+from dlmbench.analysis.replication import latencies
 from dlmbench.analysis.study import analyse
 from dlmbench.results import read_run
 from dlmbench.types import Cell, CellResult, EnergyWindow, Finding, Run, Sample, TextScore
@@ -151,7 +152,7 @@ def test_findings_of_one_kind_are_one_line_that_names_a_few_cells(cells, also):
     (group,) = by_kind(few)
     assert len(group) == cells
     labels = [c.label for c in own]
-    assert in_one_line(group) == f"{labels[0]}: 4 timed repetitions, fewer than 10{also.format(*labels)}"
+    assert in_one_line(group) == f"{labels[0]}: 4 timed repetitions, too few for a verdict{also.format(*labels)}"
 
 
 def test_findings_about_the_run_are_all_in_their_line():
@@ -159,8 +160,13 @@ def test_findings_about_the_run_are_all_in_their_line():
     assert in_one_line(group) == "engine differs; clock differs"
 
 
-def test_few_repetitions():
-    assert "few_repetitions" in codes(run_of(measured(target_cell(8), STEADY[:4])))
+@pytest.mark.parametrize(
+    ("repetitions", "processes", "found"), [(5, 1, True), (6, 1, False), (4, 2, True), (9, 3, False), (1, 1, True)]
+)
+def test_few_repetitions_are_those_on_which_no_verdict_may_rest(repetitions, processes, found):
+    of = measured(target_cell(8), STEADY[:repetitions], processes=processes)
+    estimate = latencies([of])[of.cell.id]
+    assert ("few_repetitions" in codes(run_of(of))) is found is not estimate.suffices
 
 
 def test_failed_and_unmeasured_cells():

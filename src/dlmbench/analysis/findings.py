@@ -19,7 +19,9 @@ from dlmbench.analysis.parity import LEAST_PROMPTS, PerText, common_prompts
 from dlmbench.analysis.quality import all_cells, metric_for, metrics_of, scores_by_text
 from dlmbench.analysis.replication import (
     DISTURBED,
+    LEAST_ALONE,
     LEAST_PROCESSES,
+    LEAST_REPETITIONS,
     card_ratios,
     is_disturbed,
     is_launch_bound,
@@ -34,7 +36,8 @@ from dlmbench.types import Cell, CellResult, Finding, Run
 WIDE_HALF_WIDTH = 0.05
 SLOWER_SHARE = 0.05
 SIGNIFICANCE = 0.01
-FEW_REPETITIONS = 10
+# Among fewer repetitions none can be told to lie far from the rest.
+LEAST_FOR_OUTLIERS = 10
 TEMPERATURE_SPAN_C = 10
 CLOCK_SPAN = 0.05
 REPETITION_MARGIN = 0.10
@@ -95,13 +98,15 @@ def _failed(result: CellResult) -> Remarks:
 
 def _repetitions(result: CellResult) -> Remarks:
     n = len(result.timed)
-    if result.status == "ok" and n < FEW_REPETITIONS:
-        message = f"{n} timed repetitions, fewer than {FEW_REPETITIONS}"
-        yield "few_repetitions", "warning", message, "raise min_repeats or max_time_s"
+    processes = group_by(result.timed, lambda s: s.process_id).values()
+    complete = sum(len(samples) >= LEAST_REPETITIONS for samples in processes)
+    if result.status == "ok" and complete < LEAST_PROCESSES and n < LEAST_ALONE:
+        message = f"{n} timed repetition{'s' * (n != 1)}, too few for a verdict"
+        yield "few_repetitions", "warning", message, "raise processes, min_repeats or max_time_s"
     if n < 2:
         return
     latency = summarise([s.latency_s for s in result.timed])
-    if n >= FEW_REPETITIONS and latency.outliers:
+    if n >= LEAST_FOR_OUTLIERS and latency.outliers:
         message = f"{latency.outliers} of {n} latencies lie far from the rest (none is dropped)"
         yield "outliers", "info", message, "look for other work on the machine at those times"
     if latency.half_width > WIDE_HALF_WIDTH:
