@@ -20,7 +20,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import chdir
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -201,6 +201,26 @@ def mutated(data: bytes, draw: random.Random) -> bytes:
     return bytes(out)
 
 
+def impossible_number(data: bytes, draw: random.Random) -> bytes:
+    """A log in which one number of one record, of a kind drawn first, is one that no clock or counter gives."""
+    lines = [json.loads(line) for line in data.splitlines()]
+    kind = draw.choice(sorted({str(line.get("kind")) for line in lines}))
+    record = draw.choice([line for line in lines if str(line.get("kind")) == kind])
+    places = [(part, key) for part in _parts(record) for key in part if type(part[key]) in (int, float)]
+    if places:
+        part, key = draw.choice(places)
+        part[key] = draw.choice((0, -1, 1e-320, 1e-40, 1e49, -1e49, 1e200, 1e308, -1e308, 10**400, math.nan, math.inf))
+    return _joined(lines).encode()
+
+
+def _parts(value: Any) -> Iterator[dict[Any, Any]]:
+    """A record and the mappings in it."""
+    if isinstance(value, dict):
+        yield value
+    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from _parts(inner)
+
+
 def hostile_header(data: bytes, draw: random.Random) -> bytes:
     """A safetensors file whose header lies about its tensors, or about its own length."""
     length = int.from_bytes(data[:8], "little")
@@ -369,6 +389,10 @@ TARGETS = (
     *(
         Target(f"run folder, {name}", _run_folder(name), _run, **LINES, share=0.5)
         for name in ("records.jsonl", "generations.jsonl", "scores.jsonl")
+    ),
+    *(
+        Target(f"run folder, numbers of {name}", _run_folder(name), _run, change=impossible_number, share=0.5)
+        for name in ("records.jsonl", "scores.jsonl")
     ),
     Target("run folder, experiment.json", _run_folder("experiment.json"), _run, **JSON, share=0.5),
 )
