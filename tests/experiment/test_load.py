@@ -280,6 +280,7 @@ def test_a_part_chosen_on_the_command_line_drops_the_knobs_it_lacks(tmp_path):
         ({"knobs": ["steps"]}, "'steps' is not name=value"),
         ({"knobs": ["stpes=3"]}, "unknown knob 'stpes'. Did you mean 'steps'?"),
         ({"knobs": ["threshold=0.5"]}, "--knob threshold has no effect"),
+        ({"knobs": ["commit=threshold", "threshold=0.9,5"]}, "threshold: 5.0 is invalid for every length"),
         ({"knobs": ["threshold=nan"]}, "is 'nan', not a number"),
         ({"knobs": ["factor_quirk=perhaps"]}, "is 'perhaps', not true or false"),
         ({"knobs": ["cache=dul"]}, "unknown value of cache 'dul'. Did you mean 'dual'?"),

@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -227,6 +228,9 @@ def test_spans_of_a_prompt_set(corpus):
     found = prompts.take(asked, FINE, 30, 20, also=[COARSE])
     spans = prompts.scored_spans(found, FINE, COARSE)
     assert [s.text for s in spans] == [p.reference_text for p in found.prompts]
+    without = replace(found, prompts=tuple(replace(p, reference_ids=None) for p in found.prompts))
+    with pytest.raises(BenchError, match="prompt 1 has no true continuation"):
+        prompts.scored_spans(without, FINE, COARSE)
 
 
 # ---------------------------------------------------------------- files of one's own
@@ -270,7 +274,11 @@ def test_kinds_of_prompt_files(tmp_path, name, content, expected):
         ("p.jsonl", b'{"prompt": "a"}\n{"prompt": ' + b"9" * 5000 + b"}\n", "line 2: a number has too many digits"),
         ("p.jsonl", b"[" * 100_000 + b"\n", "line 1: the JSON is nested too deeply"),
         ("p.jsonl", b'{"text": "a"}\n', "line 1 has neither 'prompt' nor 'prompt_ids'"),
-        ("p.jsonl", b'{"prompt": ""}\n', "line 1: 'prompt' is not a text"),
+        ("p.jsonl", b'{"prompt": ""}\n', "line 1: 'prompt' is empty"),
+        ("p.jsonl", b'{"prompt": 3}\n', "line 1: 'prompt' is not a text"),
+        ("p.jsonl", b'{"prompt": "a", "reference": " "}\n', "line 1: 'reference' is empty"),
+        ("p.jsonl", b'{"prompt_ids": []}\n', "line 1: 'prompt_ids' is empty"),
+        ("p.jsonl", b'{"prompt_ids": {}}\n', "line 1: 'prompt_ids' is not a list of token ids"),
         ("p.jsonl", b'{"prompt": "a", "prompt_ids": [1]}\n', "line 1 mixes texts and ids"),
         ("p.jsonl", b'{"prompt_ids": [1, -2]}\n', "line 1: 'prompt_ids' is not a list of token ids"),
         ("p.jsonl", b"3\n", "line 1 is not a record"),

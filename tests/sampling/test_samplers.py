@@ -18,7 +18,7 @@ from dlmbench.metrics import elbo
 from dlmbench.sampling.commit import factor as factor_rule
 from dlmbench.sampling.denoise import BlockScores, quotas
 from dlmbench.sampling.rng import choose_tokens
-from dlmbench.sampling.samplers import masked_diffusion
+from dlmbench.sampling.samplers import autoregressive, masked_diffusion
 from dlmbench.types import Cell, ModelSpec, Prompt, PromptBatch, Texts
 from support.reference_sampler import factor_rule as literal_factor_rule
 from support.reference_sampler import pick, run, schedule, threshold_rule
@@ -426,7 +426,7 @@ def test_the_precision_of_confidences_follows_attributes(monkeypatch):
 def test_prompts_that_cannot_be_run_are_refused(diffusion):
     knobs = settled("masked_diffusion", 8)
     for row, message in (([5, 61], "outside the vocabulary"), ([MASK], "mask id"), ([], "empty"), ([-1], "outside")):
-        with pytest.raises(BenchError, match=message):
+        with pytest.raises(BenchError, match=f"prompt 1 .*{message}"):
             masked_diffusion.generate(diffusion, batch(row), 8, knobs)
 
 
@@ -439,16 +439,30 @@ def test_a_causal_model_cannot_be_diffused(causal):
     ("given_", "text"),
     [
         ({"block_length": 5}, "does not divide"),
+        ({"block_length": 0}, "block_length (0) must be at least 1"),
+        ({"steps": 0}, "steps (0) must be at least 1"),
+        ({"steps": -8}, "steps (-8) must be at least 1"),
         ({"block_length": 4, "steps": 7}, "steps (7) is not a multiple of the number of blocks (3)"),
         ({"cfg_scale": 1.0, "cache": "dual"}, "cfg_scale needs cache none"),
         ({"confidence_dtype": "int8"}, "confidence_dtype"),
         ({"temperature": -1.0}, "temperature must be 0 or more"),
+        ({"cfg_scale": float("nan")}, "cfg_scale must be 0 or more"),
+        ({"temperature": float("inf")}, "temperature must be 0 or more, and finite"),
         ({"commit": "factor", "factor": -1.0}, "factor must be 0 or more"),
+        ({"commit": "factor", "factor": float("inf")}, "factor must be 0 or more, and finite"),
+        *(({"commit": "threshold", "threshold": t}, "threshold must be more than 0") for t in (-3.0, 0.0, 5.0)),
     ],
 )
 def test_impossible_knobs_have_a_reason(given_, text):
     knobs = {k.name: k.default for k in registry.knobs_of("masked_diffusion", given_).values()} | given_
     assert text in masked_diffusion.check(knobs, 12)
+
+
+def test_bounds_belong_to_the_possible_values():
+    for given_ in ({"commit": "threshold", "threshold": 1.0}, {"block_length": None}, {"block_length": 1, "steps": 12}):
+        settled("masked_diffusion", 12, **given_)
+    assert autoregressive.check({"temperature": 0.0}, 12) is None
+    assert autoregressive.check({"temperature": float("inf")}, 12)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

@@ -24,7 +24,8 @@ class CheckpointOptions:
 
     model: Annotated[str, Option(metavar="MODEL", help="checkpoint folder, hub id, embedded:ar or embedded:llada")]
     prompt_file: Annotated[Path, Option(metavar="FILE", help="text lines, JSONL or paragraphs")]
-    seed: Annotated[int, Option(metavar="N", help="seed of all random draws")] = 0
+    # The bounds of an experiment file's seed.
+    seed: Annotated[int, Option(min=0, max=2**53, metavar="N", help="seed of all random draws")] = 0
     precision: Annotated[
         str | None,
         Option(metavar="DTYPE", help="float32 | bfloat16 | float16; default: by device"),

@@ -45,16 +45,16 @@ def padded(batch: PromptBatch, model: LanguageModel) -> tuple[torch.Tensor, torc
     pad = architecture.pad_id if architecture.pad_id is not None else architecture.eos_id or 0
     for prompt in batch.prompts:
         if not prompt.ids:
-            raise BenchError(f"prompt {prompt.index} is empty", "Give it at least one token")
+            raise BenchError(f"prompt {prompt.index + 1} is empty", "Give it at least one token")
         for token in prompt.ids:
             if not 0 <= token < architecture.vocab_size:
                 raise BenchError(
-                    f"prompt {prompt.index} has the id {token}, outside the vocabulary of {architecture.vocab_size}",
+                    f"prompt {prompt.index + 1} has the id {token}, outside the vocabulary of {architecture.vocab_size}",
                     "Check that the ids were made with this model's tokenizer",
                 )
             if token == architecture.mask_id:
                 raise BenchError(
-                    f"prompt {prompt.index} contains the mask id {token}",
+                    f"prompt {prompt.index + 1} contains the mask id {token}",
                     "A prompt is text; masks stand for tokens still to be generated",
                 )
     rows = [torch.tensor(prompt.ids) for prompt in batch.prompts]

@@ -20,7 +20,7 @@ from dlmbench import models, registry
 from dlmbench.bench.generate import ATTENTION, PRECISIONS, default_device
 from dlmbench.bench.worker import Failed, Worker, WorkerRequest, WorkerState
 from dlmbench.errors import BenchError, did_you_mean
-from dlmbench.experiment.load import knob_values
+from dlmbench.experiment.load import MOST, knob_values
 from dlmbench.models import FoundModel
 from dlmbench.tasks.records import LIKELIHOODS, TaskModelArgs
 from dlmbench.tasks.requests import (
@@ -335,8 +335,10 @@ def read_model_args(given: Mapping[str, Any], rows: int = 1) -> TaskModelArgs:
     knobs: dict[str, KnobValue] = {}
     for name, value in values.items():
         if name in _LEAST:
-            if not value.isdecimal() or int(value) < _LEAST[name]:
-                raise BenchError(f"--model_args: {name} = {value}", f"Give a whole number of at least {_LEAST[name]}")
+            # No number up to MOST has more digits, and Python reads none of thousands of them.
+            if not value.isdecimal() or len(value) > len(str(MOST)) or not _LEAST[name] <= int(value) <= MOST:
+                hint = f"Give a whole number of at least {_LEAST[name]} and at most {MOST}"
+                raise BenchError(f"--model_args: {name} = {value}", hint)
             chosen[name] = int(value)
         elif name in _CHOICES:
             if value not in _CHOICES[name]:

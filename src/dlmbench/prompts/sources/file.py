@@ -74,13 +74,17 @@ def _record(record: Any, place: str) -> Passage:
         raise BenchError(f"{place} has neither 'prompt' nor 'prompt_ids'", _RECORD)
     if given & {"prompt", "reference", "prompt_ids", "reference_ids"} not in _KEYS:
         raise BenchError(f"{place} mixes texts and ids", _RECORD)
-    for key in given & {"prompt", "reference"}:
-        if not isinstance(record[key], str) or not record[key].strip():
+    for key in sorted(given & {"prompt", "reference"}):
+        if not isinstance(record[key], str):
             raise BenchError(f"{place}: '{key}' is not a text", _RECORD)
+        if not record[key].strip():
+            raise BenchError(f"{place}: '{key}' is empty", _RECORD)
         require_characters(record[key], place)
-    for key in given & {"prompt_ids", "reference_ids"}:
+    for key in sorted(given & {"prompt_ids", "reference_ids"}):
         ids = record[key]
-        if not isinstance(ids, list) or not ids or not all(type(i) is int and i >= 0 for i in ids):
+        if ids == []:
+            raise BenchError(f"{place}: '{key}' is empty", _RECORD)
+        if not isinstance(ids, list) or not all(type(i) is int and i >= 0 for i in ids):
             raise BenchError(f"{place}: '{key}' is not a list of token ids", _RECORD)
     return Passage(
         text=record.get("prompt") or "",

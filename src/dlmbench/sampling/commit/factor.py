@@ -6,6 +6,7 @@ needs c_n >= 1 - f / (n + 1); rank 1 is exempt, because each step has to commit 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -36,7 +37,7 @@ KNOBS = FactorKnobs
 
 def check(knobs: Mapping[str, KnobValue]) -> str | None:
     """Why these knobs cannot run, or None."""
-    return "factor must be 0 or more" if float(knobs["factor"] or 0) < 0 else None
+    return None if 0 <= float(knobs["factor"] or 0) < math.inf else "factor must be 0 or more, and finite"
 
 
 def decide(scores: BlockScores, knobs: Mapping[str, KnobValue]) -> torch.Tensor:

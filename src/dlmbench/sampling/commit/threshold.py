@@ -30,6 +30,11 @@ class ThresholdKnobs:
 KNOBS = ThresholdKnobs
 
 
+def check(knobs: Mapping[str, KnobValue]) -> str | None:
+    """Why these knobs cannot run, or None."""
+    return None if 0 < float(knobs["threshold"] or 0) <= 1 else "threshold must be more than 0 and at most 1"
+
+
 def decide(scores: BlockScores, knobs: Mapping[str, KnobValue]) -> torch.Tensor:
     """commit_Bb: the best masked position, and every one with a confidence of at least `threshold`."""
     confident_Bb = scores.masked_Bb & (scores.confidence_Bb >= float(knobs["threshold"] or 0))

@@ -6,6 +6,7 @@ suppressing it would change the text of one model only.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -32,7 +33,7 @@ KNOBS = AutoregressiveKnobs
 
 def check(knobs: Mapping[str, KnobValue], new_tokens: int) -> str | None:
     """Why these knobs cannot run, or None."""
-    return "temperature must be 0 or more" if float(knobs["temperature"] or 0) < 0 else None
+    return None if 0 <= float(knobs["temperature"] or 0) < math.inf else "temperature must be 0 or more, and finite"
 
 
 def generate(

@@ -6,6 +6,7 @@ Vanilla LLaDA (Nie et al. 2025, arXiv 2502.09992) is commit low_confidence or ra
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -52,17 +53,21 @@ KNOBS = MaskedDiffusionKnobs
 def check(knobs: Mapping[str, KnobValue], new_tokens: int) -> str | None:
     """Why these knobs cannot run with `new_tokens`, or None."""
     rule, cache = registry.load("commit", str(knobs["commit"])), registry.load("cache", str(knobs["cache"]))
-    block = int(knobs["block_length"] or new_tokens)
-    if block < 1 or new_tokens % block:
+    block = new_tokens if knobs["block_length"] is None else int(knobs["block_length"])
+    if block < 1:
+        return f"block_length ({block}) must be at least 1"
+    if new_tokens % block:
         return f"block_length {block} does not divide the {new_tokens} new tokens"
     steps, blocks = knobs.get("steps"), new_tokens // block
-    if steps is not None and (int(steps) < 1 or int(steps) % blocks):
+    if steps is not None and int(steps) < 1:
+        return f"steps ({steps}) must be at least 1"
+    if steps is not None and int(steps) % blocks:
         return f"steps ({steps}) is not a multiple of the number of blocks ({blocks})"
     if float(knobs["cfg_scale"] or 0) > 0 and cache.USES_KV_CACHE:
         return f"cfg_scale needs cache none: the {knobs['cache']} cache has no rows for the unconditional half"
     for name in ("cfg_scale", "temperature"):
-        if float(knobs[name] or 0) < 0:
-            return f"{name} must be 0 or more"
+        if not 0 <= float(knobs[name] or 0) < math.inf:
+            return f"{name} must be 0 or more, and finite"
     if knobs["confidence_dtype"] not in ("auto", "model", "float32", "float64"):
         return f"confidence_dtype is model, float32 or float64, not '{knobs['confidence_dtype']}'"
     reason: str | None = rule.check(knobs) if hasattr(rule, "check") else None
