@@ -288,12 +288,36 @@ def test_a_broken_row_is_named_by_its_line(tmp_path, column, value):
         read_published(path)
 
 
-@pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00", b"model,role\nx,target\n", b"\x00" * 50])
-def test_a_file_that_is_no_such_table(tmp_path, content):
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"", "is empty"),
+        (b"\xff\xfe\x00", "could not be read"),
+        (b"model,role\nx,target\n", "lacks the columns"),
+        (b"\x00" * 50, ""),
+        (",".join(COLUMNS).encode() + b"\n", "has no rows"),
+    ],
+)
+def test_a_file_that_is_no_such_table(tmp_path, content, says):
     path = tmp_path / "rows.csv"
     path.write_bytes(content)
-    with pytest.raises(BenchError, match=r"rows\.csv"):
+    with pytest.raises(BenchError, match=rf"rows\.csv.*{says}"):
         read_published(path)
+
+
+def test_one_score_has_one_row(tmp_path):
+    good = {k: "" if v is None else str(v) for k, v in asdict(ROW).items()}
+    path = tmp_path / "rows.csv"
+    for change, says in (({}, "repeats line 2"), ({"value": "12"}, "gives 12 for what is .* in line 2"), (None, "")):
+        with path.open("w", newline="") as file:
+            table = csv.DictWriter(file, COLUMNS, extrasaction="ignore")
+            table.writeheader()
+            table.writerows([good, good | {"steps": "7"}, good | ({"source": "another"} if change is None else change)])
+        if says:
+            with pytest.raises(BenchError, match=f"line 4: {says}"):
+                read_published(path)
+        else:
+            assert len(read_published(path)) == 3
 
 
 def test_the_committed_rows_are_few_whole_and_lead_to_the_stated_outcomes():

@@ -210,6 +210,16 @@ def test_exit_codes_are_those_of_the_docs(capsys, config, monkeypatch, error, co
     assert "Traceback" not in err
 
 
+@pytest.mark.parametrize("arguments", [["list"], ["list", "--json"], ["plan", "-c", "config/experiments_full.yaml"]])
+def test_a_reader_that_closes_the_pipe_ends_the_command_as_sigpipe_would(arguments):
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "wb") as closed:
+        done = subprocess.run(command_line(*arguments), stdout=closed, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    assert (done.returncode, done.stderr) == (141, "")
+    assert "| 141 |" in COMMANDS
+
+
 def test_failed_cells_fail_the_run_and_out_of_memory_does_not(capsys, config, tmp_path):
     planned = plan.expand(load.load(config))
 
@@ -287,6 +297,7 @@ def test_init_writes_a_commented_file_that_passes_plan_and_never_overwrites(caps
         (["--models", "lama=org/unknown"], "lama ... llama"),
         (["--models", "embedded:ar", "--lengths", "64"], "--lengths ... P+G"),
         (["--models", "embedded:ar", "--batch-size", "0"], "--batch-size"),
+        (["--models", "embedded:ar", "--lengths", "600+16"], "no cell ... 616 tokens ... 512 positions ... --lengths"),
         (["--models", "embedded:ar", "--hardware", "a100"], "a100 ... A100 80GB SXM"),
     ],
 )
@@ -294,6 +305,16 @@ def test_init_refuses_in_one_line_and_writes_nothing(capsys, tmp_path, monkeypat
     monkeypatch.chdir(tmp_path)
     fails(capsys, "init", *options, says=says)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_init_says_what_cannot_be_compared_or_measured(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, _, err = run(capsys, "init", "-o", "one.yaml", "--models", "embedded:ar", "--lengths", "24+16")
+    assert code == 0
+    assert "\n1 cell; next:" in err
+    assert "only a baseline is measured" in err
+    err = run(capsys, "init", "-o", "b.yaml", "--models", "embedded:ar", "--lengths", "24+16,600+16")[2]
+    assert "1 cell would not be measured" in err
 
 
 def test_init_asks_on_a_terminal(capsys, tmp_path, monkeypatch):

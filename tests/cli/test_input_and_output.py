@@ -54,6 +54,39 @@ def test_a_home_folder_is_expanded_in_every_path(tmp_path, capsys, monkeypatch):
     fails(capsys, "plan", "--config=~/c.yaml", "--prompt-file=~/p.txt", says=str(tmp_path / "p.txt"))
 
 
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["run", "--output-dir", ""], "--output-dir is empty and names no folder"),
+        (["run", "-o", ""], "--output-dir"),
+        (["demo", "--output_dir="], "--output-dir"),
+        (["submit", "--dry-run", "--output-dir="], "--output-dir"),
+        (["submit", "--resume="], "--resume"),
+        (["tasks", "-t", "x", "--output-dir="], "--output-dir"),
+        (["calibrate", "run", "--output="], "--output is empty and names no file"),
+        (["init", "--output="], "--output"),
+        (["plan", "--config="], "--config"),
+        (["plan", "--prompt-file="], "--prompt-file"),
+        (["generate", "--model=", "--prompt-file", "p.txt"], "--model"),
+        (["report", "run", ""], "RUN is empty"),
+        (["analyze", ""], "RUN"),
+        (["status", ""], "RUN"),
+        (["compare", "run", ""], "RUN2"),
+        (["merge", "run", ""], "SHARD"),
+        (["download", "--model-cache-dir="], "--model-cache-dir"),
+    ],
+)
+def test_an_empty_path_is_not_the_working_folder(tmp_path, capsys, monkeypatch, arguments, says):
+    monkeypatch.chdir(tmp_path)
+    fails(capsys, *arguments, says=f"{says} ... unset")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dot_is_the_working_folder(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert "unset" not in run(capsys, "analyze", ".")[2]
+
+
 def test_json_has_escapes_where_stdout_takes_no_others(monkeypatch):
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding="ascii"))
     text = console.json_text({"text": "é🙂"})

@@ -213,6 +213,7 @@ def test_a_missing_key_is_named(tmp_path):
         (b"name: a\n---\nname: b\n", "line 2"),
         (b"name: !!python/object/apply:os.getcwd []\n", "line 1"),
         (b"name: a\nhardware: &x {again: *x}\n", "'models' is missing"),
+        (b"[" * 5000, "is nested too deeply"),
     ],
 )
 def test_broken_files(tmp_path, content, expected):
@@ -273,7 +274,10 @@ def test_a_part_chosen_on_the_command_line_drops_the_knobs_it_lacks(tmp_path):
         ({"steps": "many"}, "--steps: 'many'"),
         ({"batch_size": "-4"}, "--batch-size: '-4'"),
         ({"batch_size": "1.5"}, "--batch-size: '1.5'"),
-        ({"max_prompts": "0"}, "--max-prompts: '0'"),
+        (
+            {"max_prompts": "0"},
+            "--max-prompts: '0' is not a positive whole number. Write, for example, --max-prompts 16",
+        ),
         ({"max_prompts": "1,2"}, "more than one number"),
         ({"seq_len": "128"}, "128 is too short for a prompt and 128 new tokens"),
         ({"models": "lama"}, "has no model 'lama'. Did you mean 'llama'?"),
@@ -285,6 +289,9 @@ def test_a_part_chosen_on_the_command_line_drops_the_knobs_it_lacks(tmp_path):
         ({"knobs": ["factor_quirk=perhaps"]}, "is 'perhaps', not true or false"),
         ({"knobs": ["cache=dul"]}, "unknown value of cache 'dul'. Did you mean 'dual'?"),
         ({"knobs": ["commit=threshold"], "steps": "8"}, "--steps has no effect"),
+        ({"models": "llama", "steps": "8"}, "--steps has no effect: none of the models llama uses this knob"),
+        ({"models": "llama", "knobs": ["commit=random"]}, "--knob commit has no effect"),
+        ({"knobs": [f"threshold={'[' * 5000}"]}, "is not a value"),
         ({"steps": "8", "knobs": ["steps=4"]}, "steps are set both by --steps and by --knob"),
         ({"steps": "3", "knobs": ["block_length=16"]}, "steps: 3 is invalid for every length"),
     ],

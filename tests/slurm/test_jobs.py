@@ -601,6 +601,25 @@ def test_a_resumed_run_keeps_its_resources_and_refuses_other_options(submitted, 
     assert "--time=3:00:00" in last.split()
 
 
+def test_a_warning_comes_after_the_start_of_a_task(submitted, capsys):
+    given = ["submit", "--config", "small.yaml", "--output_dir", "new", "--gres", "none", "--dry-run"]
+    fails(capsys, *given, "--time", "0:00:30", "--warn", 180, says="--time 0:00:30 ... 180 s ... --warn")
+    fails(capsys, *given, "--time", "3", says="--time 3 ... 180 s")
+    fails(capsys, "submit", "--resume", submitted.folder, "--dry-run", "--time", "2:00", says="--time 2:00")
+    assert run(capsys, *given, "--time", "3", "--warn", 179)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("time", "seconds"),
+    [
+        *(("30", 1800), ("1:30", 90), ("4:00:00", 14400), ("1-2", 93600), ("1-0:30", 88200), ("2-0:0:1", 172801)),
+        *(("", None), ("UNLIMITED", None), ("1:2:3:4", None)),
+    ],
+)
+def test_time_limits_are_read_as_slurm_reads_them(time, seconds):
+    assert submission.Resources(time=time).limit_s == seconds
+
+
 def test_submitting_without_slurm_is_refused_with_the_reason(submitted, capsys, monkeypatch):
     monkeypatch.setenv("PATH", "")
     given = ["submit", "--config", "small.yaml", "--output_dir", "new", "--gres", "none"]

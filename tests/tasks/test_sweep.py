@@ -257,7 +257,10 @@ def test_the_chat_template_is_the_checkpoints_and_start_tokens_are_added_once(tm
         ({"pretrained": "embedded:llada", "stepz": 4}, "stepz.*steps"),
         ({"pretrained": "embedded:llada", "steps": "four"}, "steps.*four"),
         ({"pretrained": "embedded:llada", "steps": 0}, "steps"),
-        *(({"pretrained": "embedded:ar", "seed": n}, "seed = .*at most 9007199254740992") for n in (2**53 + 1, "9" * 5000)),
+        *(
+            ({"pretrained": "embedded:ar", "seed": n}, "seed = .*at most 9007199254740992")
+            for n in (2**53 + 1, "9" * 5000)
+        ),
         ({"pretrained": "embedded:llada", "likelihood": "elb"}, "likelihood.*elbo"),
         ({"pretrained": "embedded:llada", "sampler": "autoregressive"}, "masked_diffusion"),
         ({"pretrained": "embedded:ar", "steps": 4}, "no knob 'steps'"),

@@ -128,21 +128,31 @@ def read_published(path: Path) -> tuple[PublishedScore, ...]:
     Raises:
         BenchError: not such a file, with the line.
     """
+    lines: dict[PublishedScore, tuple[int, float]] = {}
     rows = []
+    hint = "docs/study/published.csv shows the columns"
     try:
         with path.open(newline="", encoding="utf-8") as file:
             table = csv.DictReader(file)
-            if missing := set(COLUMNS) - set(table.fieldnames or ()):
-                hint = "docs/study/published.csv shows the columns"
+            if table.fieldnames is None:
+                raise BenchError(f"{path} is empty", hint)
+            if missing := set(COLUMNS) - set(table.fieldnames):
                 raise BenchError(f"{path} lacks the columns {', '.join(sorted(missing))}", hint)
-            for number, values in enumerate(table, start=2):
+            for values in table:
                 try:
-                    rows.append(_row({k: v or None for k, v in values.items()}))
+                    row = _row({k: v or None for k, v in values.items()})
                 except ValueError as error:
-                    hint = "docs/study/published.csv shows the columns"
-                    raise BenchError(f"{path}, line {number}: {error}", hint) from None
+                    raise BenchError(f"{path}, line {table.line_num}: {error}", hint) from None
+                rows.append(row)
+                asked = replace(row, value=0.0, decimals=None, provenance="")
+                line, value = lines.setdefault(asked, (table.line_num, row.value))
+                if line != table.line_num:
+                    what = "repeats" if value == row.value else f"gives {row.value:g} for what is {value:g} in"
+                    raise BenchError(f"{path}, line {table.line_num}: {what} line {line}", "Keep one of the two lines")
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise BenchError(f"{path} could not be read: {error}", "Name a CSV like docs/study/published.csv") from error
+    if not rows:
+        raise BenchError(f"{path} has no rows below its columns", "Add a row for each published score")
     return tuple(rows)
 
 

@@ -7,6 +7,7 @@ stderr.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -22,6 +23,7 @@ from dlmbench.cli.options import app
 from dlmbench.errors import BenchError, CellsFailedError, StopRequestedError
 
 _INTERRUPTED = 130
+_READER_GONE = 141  # as a shell reports a program that SIGPIPE ended
 # typer may bundle its own copy of click, so click's error class is taken from one that typer exports.
 _USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[2]
 
@@ -40,6 +42,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _fail(str(getattr(error, "format_message", error.__str__)()), "See `dlmbench COMMAND --help`")
     except UnicodeEncodeError as error:
         _fail(f"the output has characters that {error.encoding} cannot write", "Set PYTHONIOENCODING=utf-8")
+    except (BrokenPipeError, SystemExit) as error:  # typer and rich make an exit with code 1 of a broken pipe
+        if not isinstance(error, BrokenPipeError) and not isinstance(error.__context__, BrokenPipeError):
+            raise
+        # What is left in the buffer has no reader either; without this Python would complain on its way out.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno() if sys.__stdout__ else 1)
+        sys.exit(_READER_GONE)
     except OSError as error:
         _fail(
             f"{error.filename or 'the output'}: {error.strerror or error}", "Check the path, its permissions and disk"

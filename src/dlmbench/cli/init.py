@@ -8,14 +8,18 @@ import shlex
 import sys
 import tempfile
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from typer import Option
 
 from dlmbench import registry
 from dlmbench.cli.options import command, split_names
+from dlmbench.cli.plan import beyond_context, remark_beyond_context
 from dlmbench.errors import BenchError, did_you_mean
+
+if TYPE_CHECKING:
+    from dlmbench.types import Plan
 
 _MODELS = "meta-llama/Meta-Llama-3-8B,GSAI-ML/LLaDA-8B-Base"
 _LENGTHS = "384+128"
@@ -98,7 +102,7 @@ def init(
     batches = [_count(text) for text in split_names(batch_size) or _ask("batch sizes", "1")]
     device = hardware if hardware is not None else ",".join(_ask("GPU (empty: not known yet)", ""))
     text = experiment_text(output.stem, sources, pairs, batches, device)
-    cells = _check(text)
+    planned = _check(text)
     try:
         with output.open("x", encoding="utf-8") as file:
             file.write(text)
@@ -106,7 +110,11 @@ def init(
         raise BenchError(f"{output} cannot be written: {error.strerror}", "Choose another --output") from error
     prediction = f" --hardware {shlex.quote(device)}" if device else ""
     path = shlex.quote(str(output))
-    console.log(f"{cells} cells; next: dlmbench plan -c {path}{prediction}, then dlmbench run -c {path}")
+    console.left_out(planned)
+    if remark := remark_beyond_context(planned):
+        console.log(remark)
+    cells = "1 cell" if len(planned.cells) == 1 else f"{len(planned.cells)} cells"
+    console.log(f"{cells}; next: dlmbench plan -c {path}{prediction}, then dlmbench run -c {path}")
     print(output)
 
 
@@ -197,11 +205,11 @@ def experiment_text(
     return _FILE.format(name=json.dumps(name), models=entries, grids=grids, prompts=prompts, hardware=gpu)
 
 
-def _check(text: str) -> int:
-    """The number of cells of an experiment file.
+def _check(text: str) -> Plan:
+    """The plan of an experiment file.
 
     Raises:
-        BenchError: `dlmbench plan` would refuse it, or it has no cell.
+        BenchError: `dlmbench plan` would refuse it, or it has no cell that its models can run.
     """
     from dlmbench.experiment import load as configuration
     from dlmbench.experiment import plan
@@ -212,4 +220,9 @@ def _check(text: str) -> int:
         planned = plan.expand(configuration.load(path))
     if not planned.cells:
         raise BenchError("no cell of this experiment can be run", planned.left_out[0].reason)
-    return len(planned.cells)
+    reasons = beyond_context(planned)
+    if len(reasons) == len(planned.cells):
+        raise BenchError(
+            f"no cell of this experiment can be run: {next(iter(reasons.values()))}", "Write shorter --lengths"
+        )
+    return planned

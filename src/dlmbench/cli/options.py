@@ -16,6 +16,7 @@ from typer import Argument, Option
 from typer.core import TyperCommand, TyperGroup
 
 import dlmbench
+from dlmbench.errors import BenchError
 from dlmbench.types import home_expanded
 
 if TYPE_CHECKING:
@@ -63,11 +64,25 @@ def _program(
     pass
 
 
+# What values with these names in the help stand for.
+_PATHS = {"FILE": "file", "MODEL": "model", **dict.fromkeys(("DIR", "RUN", "RUN1", "RUN2", "SHARD"), "folder")}
+
+
 class _Command(TyperCommand):
-    """A command whose options the shell completes with `_` as well as with `-`.
+    """A command whose options the shell completes with `_` as well as with `-`, and whose paths are not empty.
 
     Its help shows an argument as RUN, where typer would show {RUN} and its Python type.
     """
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the command line of the command. A path of "" would be the working folder, which has the name "."."""
+        given, _, _ = self.make_parser(ctx).parse_args(args=[*args])
+        for parameter in self.params:
+            values, kind = given.get(parameter.name or ""), _PATHS.get(str(parameter.metavar))
+            if kind and "" in (values if isinstance(values, list | tuple) else (values,)):
+                name = parameter.opts[0] if parameter.opts[0].startswith("-") else parameter.metavar
+                raise BenchError(f"{name} is empty and names no {kind}", "Name one; is a variable of the shell unset?")
+        return super().parse_args(ctx, args)
 
     def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:
         """Completions of a word, spelled as it is."""

@@ -72,20 +72,26 @@ def plan(
         out.print(console.total_cost(cost, price))
     for note in forecast.notes if forecast else ():
         console.log(note)
-    if beyond := _beyond_context(planned):
-        console.log(beyond)
+    if remark := remark_beyond_context(planned):
+        console.log(remark)
     console.left_out(planned)
 
 
-def _beyond_context(planned: Plan) -> str:
-    """Which cells a run would not measure because their checkpoint knows fewer positions."""
+def beyond_context(planned: Plan) -> dict[str, str]:
+    """By id, why a run would not measure cells: their checkpoint knows fewer positions."""
     from dlmbench.bench.generate import cells_beyond_context
     from dlmbench.models.loading import architectures
 
     known, _ = architectures(dict.fromkeys(c.model for c in planned.cells))
-    reasons = cells_beyond_context(planned.cells, known)
+    return cells_beyond_context(planned.cells, known)
+
+
+def remark_beyond_context(planned: Plan) -> str:
+    """How many cells are beyond the context of their checkpoint, and the first of them; "" where none is."""
+    reasons = beyond_context(planned)
     labels = [f"{c.label} ({reasons[c.id]})" for c in planned.cells if c.id in reasons]
-    return f"{len(labels)} cells would not be measured: {'; '.join(labels[:3])}" if labels else ""
+    cells = "1 cell" if len(labels) == 1 else f"{len(labels)} cells"
+    return f"{cells} would not be measured: {'; '.join(labels[:3])}" if labels else ""
 
 
 def _record(
@@ -144,6 +150,8 @@ def _forecast(
     from dlmbench.roofline.predict import predict
 
     if price is not None:
+        if break_even:
+            raise BenchError("--price has no effect with --break-even", "Leave one of them out")
         check_price(price)
     device = hardware.find(name, hardware.load_rows(file))
     saved = None

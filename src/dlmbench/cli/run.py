@@ -112,6 +112,8 @@ def _run(
         session.refuse_other_settings(output_dir, experiment)
     console.load_libraries("torch")
     placements = (ANYWHERE,) if gpus == "1" else find_gpus(gpus)
+    if concurrent and len(placements) == 1:
+        console.log("--concurrent has no effect with one GPU.")
     with console.measuring(experiment.name, experiment.protocol, plan, output_dir) as progress:
         hint = session.run(
             experiment,

@@ -77,6 +77,7 @@ def submit(
         made = submission.load(resume.absolute())
         old = made.resources
         made = replace(made, resources=replace(old, time=time or old.time, warn_s=warn or old.warn_s))
+        submission.check_time(made.resources)
         made.plan()
     else:
         experiment, plan = options.load()
@@ -84,6 +85,7 @@ def submit(
         resources = submission.Resources(
             partition, gpu, time, account, cpus_per_task, not shared, warn or 180, tuple(sbatch or ())
         )
+        submission.check_time(resources)
         device = find(hardware) if hardware is not None else submission.requested_device(gpu)
         made = submission.create(experiment, plan, output_dir, shards, device, resources, allow_cpu)
         submission.check_not_serial_run(output_dir)

@@ -64,14 +64,19 @@ class Overrides:
     knobs: tuple[tuple[str, tuple[KnobValue, ...]], ...] = ()
 
 
-def _items(option: str, text: str | None, pattern: str, what: str) -> tuple[str, ...] | None:
+_ONE_LIMIT = "Write, for example, --max-prompts 16"
+
+
+def _items(option: str, text: str | None, pattern: str, what: str, hint: str = "") -> tuple[str, ...] | None:
     """The items of a comma-separated list, each of which must match `pattern`; None where the option is not given."""
     if text is None:
         return None
     items = tuple(dict.fromkeys(item.strip() for item in text.split(",")))
     for item in items:
         if not re.fullmatch(pattern, item):
-            raise BenchError(f"{option}: '{item}' is not {what}", f"Separate several values by commas: {option} A,B")
+            raise BenchError(
+                f"{option}: '{item}' is not {what}", hint or f"Separate several values by commas: {option} A,B"
+            )
     return items
 
 
@@ -95,11 +100,12 @@ def parse_overrides(*, knobs: Sequence[str] = (), **options: Any) -> Overrides:
         raise BenchError("steps are set both by --steps and by --knob", "Keep one of them")
     for name in ("steps", "batch_size", "seq_len", "max_prompts"):
         option = f"--{name.replace('_', '-')}"
-        found = _items(option, options.get(name), "[1-9][0-9]*", "a positive whole number")
+        hint = _ONE_LIMIT if name == "max_prompts" else ""
+        found = _items(option, options.get(name), "[1-9][0-9]*", "a positive whole number", hint)
         options[name] = None if found is None else tuple(map(int, found))
     if limit := options.pop("max_prompts"):
         if len(limit) > 1:
-            raise BenchError("--max-prompts: more than one number", "Write, for example, --max-prompts 16")
+            raise BenchError("--max-prompts: more than one number", _ONE_LIMIT)
         options["max_prompts"] = limit[0]
     options["models"] = _items("--models", options.get("models"), ".+", "the name of a model")
     return Overrides(**options, knobs=tuple(settings.items()))
@@ -115,11 +121,11 @@ def knob_values(knob: str, texts: Sequence[str]) -> tuple[KnobValue, ...]:
     try:
         values = [yaml.load(text, Loader=_Loader) for text in texts]
         chosen = knobs_model(sampler).model_validate({knob: values})
-    except yaml.YAMLError:
-        raise BenchError(f"knob {knob}: '{','.join(texts)}' is not a value", "Write it as in the file") from None
     except ValidationError as error:
         what, hint = describe_error(error.errors(include_url=False)[0])
         raise BenchError(f"knob {knob}: {what}", hint or registry.all_knobs(sampler)[knob].help) from None
+    except (yaml.YAMLError, ValueError, RecursionError):
+        raise BenchError(f"knob {knob}: '{','.join(texts)[:60]}' is not a value", "Write it as in the file") from None
     return tuple(dict.fromkeys(getattr(chosen, knob)))
 
 
@@ -201,7 +207,9 @@ def read_yaml(path: Path) -> Any:
     except yaml.reader.ReaderError as error:
         number = text[: error.position].count("\n") + 1
         raise BenchError(f"{path}: line {number}: a character that YAML does not allow", "Remove it") from None
-    except (ValueError, RecursionError) as error:
+    except RecursionError:
+        raise BenchError(f"{path} is nested too deeply", "Write lists and mappings with fewer levels") from None
+    except ValueError as error:
         raise BenchError(f"{path}: invalid value: {error}", "Correct that value") from None
 
 
@@ -264,7 +272,8 @@ def load(path: Path | str, overrides: Overrides | None = None) -> Experiment:
                 f"{path}: {place}.{knob}: has no effect: no selected part of the sampler has this knob",
                 f"It belongs to {_owner_text(swept.sampler, knob)}",
             )
-    grids = _apply_overrides(document, file_grids, overrides, path)
+    models = _models(document, overrides, path)
+    grids = _apply_overrides(document, file_grids, models, overrides, path)
     for place, grid, swept in _samplers(grids):
         if (impossible := axes.impossible_value(grid, swept)) is not None:
             knob, value, reason = impossible
@@ -274,7 +283,7 @@ def load(path: Path | str, overrides: Overrides | None = None) -> Experiment:
             )
     return Experiment(
         name=document.name,
-        models=_models(document, overrides, path),
+        models=models,
         grids=grids,
         prompts=_prompts(document.prompts, overrides),
         protocol=ProtocolSettings(**document.protocol.model_dump()),
@@ -343,7 +352,7 @@ def _grid(entry: GridEntry, lengths: Lengths) -> Grid:
 
 
 def _apply_overrides(
-    document: Document, file_grids: tuple[Grid, ...], overrides: Overrides, path: Path
+    document: Document, file_grids: tuple[Grid, ...], models: tuple[ModelSpec, ...], overrides: Overrides, path: Path
 ) -> tuple[Grid, ...]:
     grids = file_grids
     if overrides.seq_len is not None:
@@ -363,24 +372,33 @@ def _apply_overrides(
     if overrides.steps is not None:
         knobs.append(("steps", overrides.steps))
     for name, values in knobs:
-        grids = _with_knob(grids, name, values)
+        grids = _with_knob(grids, models, name, values)
     return grids
 
 
-def _with_knob(grids: tuple[Grid, ...], name: str, values: tuple[KnobValue, ...]) -> tuple[Grid, ...]:
+def _with_knob(
+    grids: tuple[Grid, ...], models: tuple[ModelSpec, ...], name: str, values: tuple[KnobValue, ...]
+) -> tuple[Grid, ...]:
     option = "--steps" if name == "steps" else f"--knob {name}"
     having = axes.owners(name)
-    effect = False
+    paradigms = {registry.load("families", model.family).PARADIGM for model in models}
+    exists = effect = False
     changed = []
     for grid in grids:
         samplers = []
         for old in grid.samplers:
             new = replace(old, knobs=(*((k, v) for k, v in old.knobs if k != name), (name, values)))
             usable = old.sampler in having and name not in axes.unused_knobs(new)
-            effect = effect or usable
+            exists |= usable
+            effect |= usable and registry.load("samplers", old.sampler).PARADIGM in paradigms
             samplers.append(new if usable else old)
         changed.append(replace(grid, samplers=tuple(samplers)))
-    if not effect:
+    if exists and not effect:
+        raise BenchError(
+            f"{option} has no effect: none of the models {', '.join(model.key for model in models)} uses this knob",
+            "Leave it out, or add a model of the other kind",
+        )
+    if not exists:
         raise BenchError(
             f"{option} has no effect: no grid has a sampler, or a part of one, with this knob",
             f"It belongs to {_owner_text(having[0], name)}",

@@ -112,7 +112,9 @@ def scored_spans(prompts: PromptBatch, target: Tokenizer, baseline: Tokenizer) -
     spans = []
     for prompt in prompts.prompts:
         if prompt.reference_ids is None:
-            raise BenchError(f"prompt {prompt.index + 1} has no true continuation", "Use a prompt source with references")
+            raise BenchError(
+                f"prompt {prompt.index + 1} has no true continuation", "Use a prompt source with references"
+            )
         ids = prompt.ids + prompt.reference_ids
         spans.append(same_bytes(ids, len(prompt.ids), target.decode, baseline.encode))
     return tuple(spans)

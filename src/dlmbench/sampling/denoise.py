@@ -49,7 +49,7 @@ def padded(batch: PromptBatch, model: LanguageModel) -> tuple[torch.Tensor, torc
         for token in prompt.ids:
             if not 0 <= token < architecture.vocab_size:
                 raise BenchError(
-                    f"prompt {prompt.index + 1} has the id {token}, outside the vocabulary of {architecture.vocab_size}",
+                    f"prompt {prompt.index + 1} has id {token}, outside the vocabulary of {architecture.vocab_size}",
                     "Check that the ids were made with this model's tokenizer",
                 )
             if token == architecture.mask_id:

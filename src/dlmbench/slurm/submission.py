@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -56,6 +57,17 @@ class Resources:
     def wants_gpu(self) -> bool:
         """Whether a GPU is requested, so that running without one is an error."""
         return "gpu" in self.gres
+
+    @property
+    def limit_s(self) -> int | None:
+        """The time limit, which SLURM reads as M, M:S, H:M:S, D-H, D-H:M or D-H:M:S; None where it is none of these."""
+        found = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", self.time)
+        if found is None:
+            return None
+        days, first, second, third = (int(part or 0) for part in found.groups())
+        if found[1] is None and found[4] is None:
+            return 60 * first + second
+        return 86400 * days + 3600 * first + 60 * second + third
 
 
 @dataclass(frozen=True)
@@ -236,6 +248,19 @@ def check_not_serial_run(folder: Path) -> None:
         raise BenchError(
             f"{folder} contains a run that was not submitted",
             "`dlmbench run` resumes it; to submit, choose a new --output-dir",
+        )
+
+
+def check_time(resources: Resources) -> None:
+    """Check that tasks are not told to stop as soon as they start, which would queue them again and again.
+
+    Raises:
+        BenchError: the warning comes no later than the task.
+    """
+    if resources.limit_s is not None and resources.limit_s <= resources.warn_s:
+        raise BenchError(
+            f"--time {resources.time} ends before its warning, {resources.warn_s} s earlier, so that nothing would run",
+            "Give more --time, or less --warn",
         )
 
 
