@@ -210,6 +210,14 @@ def test_exit_codes_are_those_of_the_docs(capsys, config, monkeypatch, error, co
     assert "Traceback" not in err
 
 
+def test_options_without_effect_are_named(capsys, config, tmp_path):
+    given = ("plan", "-c", config, "--hardware", "h200", "--break-even", "--price", 2)
+    fails(capsys, *given, says="--price has no effect with --break-even")
+    (tmp_path / "file").touch()
+    code, _, err = run(capsys, "run", "-c", config, "-o", tmp_path / "file", "--concurrent")
+    assert (code, "--concurrent has no effect with one GPU." in err) == (2, True)
+
+
 @pytest.mark.parametrize("arguments", [["list"], ["list", "--json"], ["plan", "-c", "config/experiments_full.yaml"]])
 def test_a_reader_that_closes_the_pipe_ends_the_command_as_sigpipe_would(arguments):
     reader, writer = os.pipe()
