@@ -142,10 +142,10 @@ def _timed(times: Times, curve: PublishedCurve, batch_size: int) -> Iterator[Ans
 
 def _spanned(baseline: Seconds, target: Seconds, others: Sequence[Seconds]) -> Seconds:
     """The ratio at `target`, with an interval and a kind that cover the others too."""
-    ratios = [baseline.over(t) for t in others]
+    ratio, ratios = baseline.over(target), [baseline.over(t) for t in others]
     kind = max((r.kind for r in ratios), key=KINDS.index)
-    cells = union(baseline.over(target).cells, *(r.cells for r in ratios))
-    return Seconds(baseline.over(target).value, min(r.low for r in ratios), max(r.high for r in ratios), kind, cells)
+    cells = union(ratio.cells, *(r.cells for r in ratios))
+    return Seconds(ratio.value, min(r.low for r in ratios), max(r.high for r in ratios), kind, cells)
 
 
 def _answer(

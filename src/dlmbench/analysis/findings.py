@@ -19,13 +19,13 @@ from dlmbench.analysis.parity import LEAST_PROMPTS, PerText, common_prompts
 from dlmbench.analysis.quality import all_cells, metric_for, metrics_of, scores_by_text
 from dlmbench.analysis.replication import (
     DISTURBED,
-    LEAST_ALONE,
     LEAST_PROCESSES,
-    LEAST_REPETITIONS,
+    are_enough,
     card_ratios,
     is_disturbed,
     is_launch_bound,
     latencies,
+    logs_of,
 )
 from dlmbench.analysis.results import Curve
 from dlmbench.analysis.stats import autocorrelation, group_by, summarise, two_modes
@@ -98,9 +98,9 @@ def _failed(result: CellResult) -> Remarks:
 
 def _repetitions(result: CellResult) -> Remarks:
     n = len(result.timed)
-    processes = group_by(result.timed, lambda s: s.process_id).values()
-    complete = sum(len(samples) >= LEAST_REPETITIONS for samples in processes)
-    if result.status == "ok" and complete < LEAST_PROCESSES and n < LEAST_ALONE:
+    by_process = group_by(result.timed, lambda s: s.process_id)
+    complete = logs_of({p: [s.latency_s for s in samples] for p, samples in by_process.items()})
+    if result.status == "ok" and not are_enough(len(complete), n):
         message = f"{n} timed repetition{'s' * (n != 1)}, too few for a verdict"
         yield "few_repetitions", "warning", message, "raise processes, min_repeats or max_time_s"
     if n < 2:

@@ -67,6 +67,11 @@ class LogNormal:
         return Interval(self.value, math.exp(self.log - reach), math.exp(self.log + reach))
 
 
+def are_enough(processes: int, repetitions: int) -> bool:
+    """Whether a verdict may rest on so many complete processes, or on so many repetitions in all (see `LEAST`)."""
+    return processes >= LEAST_PROCESSES or repetitions >= LEAST_ALONE
+
+
 @dataclass(frozen=True)
 class Estimate(LogNormal):
     """A quantity of a cell, as its latency.
@@ -90,8 +95,7 @@ class Estimate(LogNormal):
     @property
     def suffices(self) -> bool:
         """Whether a verdict may rest on it at all."""
-        enough = self.is_replicated or self.repetitions >= LEAST_ALONE
-        return enough and math.isfinite(self.variance) and not self.is_disturbed
+        return are_enough(self.processes, self.repetitions) and math.isfinite(self.variance) and not self.is_disturbed
 
     def over(self, other: Estimate) -> Ratio:
         """This over `other`: variances add, degrees of freedom by Welch and Satterthwaite."""

@@ -102,7 +102,7 @@ def init(
     batches = [_count(text) for text in split_names(batch_size) or _ask("batch sizes", "1")]
     device = hardware if hardware is not None else ",".join(_ask("GPU (empty: not known yet)", ""))
     text = experiment_text(output.stem, sources, pairs, batches, device)
-    planned = _check(text)
+    planned, beyond = _check(text)
     try:
         with output.open("x", encoding="utf-8") as file:
             file.write(text)
@@ -111,7 +111,7 @@ def init(
     prediction = f" --hardware {shlex.quote(device)}" if device else ""
     path = shlex.quote(str(output))
     console.left_out(planned)
-    if remark := remark_beyond_context(planned):
+    if remark := remark_beyond_context(planned, beyond):
         console.log(remark)
     cells = "1 cell" if len(planned.cells) == 1 else f"{len(planned.cells)} cells"
     console.log(f"{cells}; next: dlmbench plan -c {path}{prediction}, then dlmbench run -c {path}")
@@ -205,8 +205,8 @@ def experiment_text(
     return _FILE.format(name=json.dumps(name), models=entries, grids=grids, prompts=prompts, hardware=gpu)
 
 
-def _check(text: str) -> Plan:
-    """The plan of an experiment file.
+def _check(text: str) -> tuple[Plan, dict[str, str]]:
+    """The plan of an experiment file, and by id why a run would not measure some of its cells.
 
     Raises:
         BenchError: `dlmbench plan` would refuse it, or it has no cell that its models can run.
@@ -225,4 +225,4 @@ def _check(text: str) -> Plan:
         raise BenchError(
             f"no cell of this experiment can be run: {next(iter(reasons.values()))}", "Write shorter --lengths"
         )
-    return planned
+    return planned, reasons

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -72,7 +73,7 @@ def plan(
         out.print(console.total_cost(cost, price))
     for note in forecast.notes if forecast else ():
         console.log(note)
-    if remark := remark_beyond_context(planned):
+    if remark := remark_beyond_context(planned, beyond_context(planned)):
         console.log(remark)
     console.left_out(planned)
 
@@ -86,9 +87,8 @@ def beyond_context(planned: Plan) -> dict[str, str]:
     return cells_beyond_context(planned.cells, known)
 
 
-def remark_beyond_context(planned: Plan) -> str:
+def remark_beyond_context(planned: Plan, reasons: Mapping[str, str]) -> str:
     """How many cells are beyond the context of their checkpoint, and the first of them; "" where none is."""
-    reasons = beyond_context(planned)
     labels = [f"{c.label} ({reasons[c.id]})" for c in planned.cells if c.id in reasons]
     cells = "1 cell" if len(labels) == 1 else f"{len(labels)} cells"
     return f"{cells} would not be measured: {'; '.join(labels[:3])}" if labels else ""

@@ -11,7 +11,6 @@ import fcntl
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -115,14 +114,19 @@ def parse_json(text: str | bytes) -> Any:
         ValueError: not JSON, or another number, NaN among them.
         RecursionError: nested too deeply.
     """
+    return json.loads(text, parse_int=_whole, parse_float=_fraction, parse_constant=_fraction)
 
-    def number(digits: str, kind: Callable[[str], float]) -> float:
-        if not abs(float(digits)) <= LARGEST:
-            raise _NumberError(f"{digits[:20]} is not a number that dlmbench writes")
-        return kind(digits)
 
-    whole, fraction = partial(number, kind=int), partial(number, kind=float)
-    return json.loads(text, parse_int=whole, parse_float=fraction, parse_constant=fraction)
+def _fraction(digits: str) -> float:
+    value = float(digits)
+    if not abs(value) <= LARGEST:
+        raise _NumberError(f"{digits[:20]} is not a number that dlmbench writes")
+    return value
+
+
+def _whole(digits: str) -> int:
+    _fraction(digits)  # the limit first: Python reads no integer of thousands of digits
+    return int(digits)
 
 
 def read_json(path: Path, parse: Callable[[Any], T], hint: str) -> T | None:
